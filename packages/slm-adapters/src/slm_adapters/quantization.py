@@ -1,0 +1,66 @@
+"""The door to bitsandbytes: 4-bit bases for QLoRA (Dettmers et al. 2023, arXiv:2305.14314)."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from peft import prepare_model_for_kbit_training
+from transformers import BitsAndBytesConfig, PreTrainedModel
+
+from slm_adapters.errors import AdapterError
+
+
+def four_bit_config(compute_dtype: torch.dtype) -> BitsAndBytesConfig:
+    """NF4 with double quantisation; matrices are multiplied in ``compute_dtype``.
+
+    Raises AdapterError where bitsandbytes has no wheel for the machine.
+    """
+    with quiet_bitsandbytes():
+        try:
+            import bitsandbytes  # noqa: F401  # only whether it is there: transformers uses it
+        except ImportError as missing:
+            raise AdapterError(
+                "qlora needs bitsandbytes, which is not installed (it has wheels for Linux, Windows and "
+                "Apple silicon); use --mode lora"
+            ) from missing
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute_dtype,
+    )
+
+
+def compute_dtype(device: torch.device, bf16: bool) -> torch.dtype:
+    """bfloat16 where the device multiplies in it, float16 on older GPUs, float32 on older CPUs."""
+    if bf16:
+        return torch.bfloat16
+    return torch.float16 if device.type == "cuda" else torch.float32
+
+
+def prepare_four_bit(model: PreTrainedModel, *, gradient_checkpointing: bool) -> PreTrainedModel:
+    """Freeze a 4-bit model for adapters: norms and embeddings in float32, as PEFT advises."""
+    return prepare_model_for_kbit_training(
+        model,
+        use_gradient_checkpointing=gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+    )
+
+
+@contextmanager
+def quiet_bitsandbytes() -> Iterator[None]:
+    """Without its optional CPU kernel bitsandbytes warns and takes a slower path with the same
+    results; a user can do nothing about that, so it is not worth a line."""
+    logger = logging.getLogger("bitsandbytes")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*gemm_4bit.*")
+        try:
+            yield
+        finally:
+            logger.setLevel(level)

@@ -1,0 +1,1 @@
+"""What needs no network: a corpus that is generated on the spot."""

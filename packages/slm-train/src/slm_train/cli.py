@@ -1,0 +1,58 @@
+"""``slm-train``: one sentence for a user's mistake, exit code 2; never a traceback for it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+
+from slm_train.flags import UsageError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``slm-train`` with ``argv`` (the process's own by default); returns the exit code."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(given)
+    except KeyboardInterrupt:
+        print("slm-train: stopped", file=sys.stderr)
+        return 130
+    except _mistakes() as mistake:
+        print(f"slm-train: {mistake}", file=sys.stderr)
+        return 2
+
+
+def _run(argv: list[str]) -> int:
+    if argv[:1] == ["dynamic"]:
+        raise UsageError(
+            "the token-budget loop (slm-train dynamic) is not built yet; slm-train alone runs the Trainer"
+        )
+    _quiet_libraries()
+    from slm_train.arguments import parse  # after the line above: these imports print
+
+    arguments = parse(argv)
+    from slm_train.flow import run
+
+    return run(arguments)
+
+
+def _mistakes() -> tuple[type[Exception], ...]:
+    """What a user can get wrong, by the package that says so."""
+    from slm_adapters.errors import AdapterError
+    from slm_data.errors import DataError
+    from slm_train.checkpoint import CheckpointError
+    from slm_train.errors import UserError
+
+    return (UsageError, UserError, DataError, AdapterError, CheckpointError)
+
+
+def _quiet_libraries() -> None:
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

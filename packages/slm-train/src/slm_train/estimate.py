@@ -1,0 +1,2 @@
+def show_dry_run(*_):
+    raise NotImplementedError

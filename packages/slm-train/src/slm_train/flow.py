@@ -1,0 +1,230 @@
+"""The Trainer flow, from flags to a run folder: read it from top to bottom."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from transformers import PreTrainedModel, set_seed
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.utils.logging import disable_progress_bar
+
+from slm_data import load_corpus
+from slm_train.accounting import Memory, count_parameters, weight_bytes
+from slm_train.arguments import Arguments
+from slm_train.callbacks import Accounts, Bar, MetricsLog, StopSignals
+from slm_train.data import Rows, make_rows, summary
+from slm_train.device import fastest_threads
+from slm_train.estimate import show_dry_run
+from slm_train.memory_errors import out_of_memory_explained
+from slm_train.modes import Base, build_model, find_base
+from slm_train.report import next_command, show_report
+from slm_train.resume import Start, choose_start
+from slm_train.run_record import environment, write_run
+from slm_train.samples import continue_prompt
+from slm_train.trainer import SlmTrainer
+
+
+@dataclass
+class Run:
+    """One run under way: what was asked for, what it runs on, what it will leave."""
+
+    arguments: Arguments
+    start: Start
+    base: Base
+    rows: Rows
+    memory: Memory
+    record: dict[str, Any]
+
+
+def run(arguments: Arguments) -> int:
+    """Train as ``arguments`` say and leave a run folder. Returns the exit code: 0, or 128 + signal."""
+    console = Console(soft_wrap=True, highlight=False, quiet=not arguments.training.should_log)
+    disable_progress_bar()
+    for note in arguments.notes:
+        console.print(note)
+    start = choose_start(arguments, console.print)
+    _set_threads(arguments, start, console)
+    corpus = load_corpus(arguments.source)
+    for note in corpus.notes:
+        console.print(note)
+    base = find_base(arguments.model, arguments.model_name, corpus.train)
+    rows = make_rows(arguments, corpus, base, console.print)
+    identity = _identity(arguments, base, rows)
+    start.check_same(identity)
+    current = Run(arguments, start, base, rows, Memory(arguments.training.device), {"identity": identity})
+    if arguments.run.dry_run:
+        return _dry_run(console, current)
+    with out_of_memory_explained(arguments, rows.block_size), StopSignals() as signals:
+        trainer = _prepare(current, corpus.name, console, signals)
+        _before(current, trainer)
+        _train(current, trainer)
+        if signals.received:
+            return _stopped(current, console, signals)
+        _after(current, trainer)
+    show_report(console, current.record)
+    console.print(f"\nrun folder: {start.folder}\nnext: {next_command(current.record)}")
+    return 0
+
+
+def _set_threads(arguments: Arguments, start: Start, console: Console) -> None:
+    """The flag, the count that the resumed run had (sums of other orders differ in the last bit), or
+    the fastest of a probe."""
+    if not arguments.training.use_cpu:
+        return
+    recorded = start.record["device"]["threads"] if start.record else None
+    threads = arguments.run.threads or recorded or fastest_threads()
+    torch.set_num_threads(threads)
+    precision = "bfloat16 autocast" if arguments.training.bf16 else "float32"
+    console.print(
+        f"CPU, {threads} {'thread' if threads == 1 else 'threads'} (--threads), {precision} (--bf16)"
+    )
+
+
+def _identity(arguments: Arguments, base: Base, rows: Rows) -> dict[str, Any]:
+    """What must be the same for a run to be continued."""
+    model, training = arguments.model, arguments.training
+    adapter = [model.lora_r, model.lora_alpha, model.use_rslora, model.use_dora, sorted(model.target_modules)]
+    return {
+        "mode": model.mode,
+        "base": base.name or model.from_scratch,
+        "data": rows.fingerprint,
+        "adapter": adapter if model.mode != "baseline" else [],
+        "batch": [training.per_device_train_batch_size, training.gradient_accumulation_steps],
+        "seed": training.seed,
+    }
+
+
+def _prepare(current: Run, dataset: str, console: Console, signals: StopSignals) -> SlmTrainer:
+    """The folder, the model and the Trainer; everything that can be refused has been by now."""
+    arguments, memory = current.arguments, current.memory
+    set_seed(arguments.training.seed)
+    before_wrapping = memory.now()
+    model = build_model(arguments, current.base)
+    trainer = SlmTrainer(
+        model=model,
+        args=arguments.training,
+        rows=current.rows.train,
+        eval_rows=current.rows.validation,
+        processing_class=current.base.tokenizer,
+        muon=arguments.run.muon,
+        callbacks=[signals],
+    )
+    trainer.remove_callback(ProgressCallback)
+    trainer.remove_callback(PrinterCallback)
+    for callback in (MetricsLog(current.start.folder), Bar(console)):
+        trainer.add_callback(callback)
+    current.record |= _opening_record(current, dataset, model, before_wrapping)
+    if arguments.training.should_save:
+        current.start.prepare()
+        write_run(current.start.folder, current.record)
+    trainer.accelerator.wait_for_everyone()
+    return trainer
+
+
+def _opening_record(
+    current: Run, dataset: str, model: PreTrainedModel, before_wrapping: int
+) -> dict[str, Any]:
+    arguments, rows = current.arguments, current.rows
+    parameters = count_parameters(model)
+    return {
+        "status": "running",
+        "mode": arguments.model.mode,
+        "base": current.base.name,
+        "dataset": dataset,
+        **environment(arguments.training.device, arguments.device_name),
+        "data": {"train": summary(rows.train), "validation": summary(rows.validation)},
+        "parameters": {"trainable": parameters.trainable, "total": parameters.total},
+        "memory": {
+            "kind": current.memory.kind,
+            "before_model": before_wrapping,
+            "with_model": current.memory.now(),
+            "weights": weight_bytes(model),
+        },
+        "evaluation": {},
+        "samples": {},
+        "arguments": arguments.as_dict(),
+    }
+
+
+def _before(current: Run, trainer: SlmTrainer) -> None:
+    """The base on the validation rows; a resumed run takes that from its record."""
+    if current.start.record:
+        for part in ("evaluation", "samples"):
+            current.record[part] = {k: v for k, v in current.start.record[part].items() if k == "before"}
+        return
+    _look(current, trainer, "before")
+
+
+def _look(current: Run, trainer: SlmTrainer, when: str) -> None:
+    metrics = trainer.evaluate(metric_key_prefix="eval")
+    kept = {name.removeprefix("eval_"): value for name, value in metrics.items()}
+    for unwanted in ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time"):
+        kept.pop(unwanted, None)
+    current.record["evaluation"][when] = kept
+    prompt = current.arguments.run.prompt
+    if prompt:
+        held: Any = trainer.model
+        current.record["samples"][when] = continue_prompt(held, current.base.tokenizer, prompt)
+    if current.arguments.training.should_save:
+        write_run(current.start.folder, current.record)
+
+
+def _train(current: Run, trainer: SlmTrainer) -> None:
+    accounts, checkpoint = Accounts(), current.start.checkpoint
+    trainer.add_callback(accounts)
+    current.memory.reset_peak()
+    set_seed(current.arguments.training.seed)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    current.record["memory"] |= {
+        "gradients": accounts.gradients,
+        "optimizer": accounts.optimizer,
+        "peak": current.memory.peak(),
+    }
+    tokens = int(trainer.trained_tokens)
+    current.record["speed"] = {
+        "steps": accounts.steps,
+        "tokens": tokens,
+        "train_seconds": accounts.seconds,
+        "tokens_per_second": tokens / max(accounts.seconds, 1e-9),
+    }
+
+
+def _stopped(current: Run, console: Console, signals: StopSignals) -> int:
+    assert signals.received is not None
+    if current.arguments.training.should_save:
+        write_run(current.start.folder, current.record | {"status": "stopped"})
+    console.print(
+        f"stopped by {signals.received.name}, saved in {current.start.folder}; the same command with "
+        "--resume_from_checkpoint goes on from there"
+    )
+    return signals.exit_code
+
+
+def _after(current: Run, trainer: SlmTrainer) -> None:
+    """Weights, tokenizer and the finished record, in that order: a finished record has weights."""
+    _look(current, trainer, "after")
+    current.record["status"] = "finished"
+    if trainer.args.should_save:
+        aside = current.start.folder / ".weights.writing"
+        trainer.save_model(str(aside))
+        _publish(aside, current.start.folder)
+        write_run(current.start.folder, current.record)
+
+
+def _publish(aside: Path, folder: Path) -> None:
+    """Move files to their place one by one, each whole."""
+    for file in sorted(aside.iterdir()):
+        with file.open("rb") as written:
+            os.fsync(written.fileno())
+        os.replace(file, folder / file.name)
+    aside.rmdir()
+
+
+def _dry_run(console: Console, current: Run) -> int:
+    show_dry_run(console, current.arguments, current.base, current.rows)
+    return 0

@@ -1,0 +1,26 @@
+"""Trouble with a model of the hub, in one sentence. The libraries raise a dozen different exceptions."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from slm_data.hub_trouble import reason
+from slm_train.errors import UserError
+
+WAYS_OUT = (
+    "check the name, try again later, use a copy loaded before (HF_HUB_OFFLINE=1), a local folder, or sample"
+)
+
+
+@contextmanager
+def explained(name: str, kind: str) -> Iterator[None]:
+    """Turn what goes wrong while ``name`` (a model or a tokenizer) is loaded into a UserError."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as fault:
+        where = "the files in it are damaged or not a model's" if os.path.isdir(name) else WAYS_OUT
+        raise UserError(f"cannot load the {kind} {name}: {reason(fault)}; {where}") from fault

@@ -1,0 +1,162 @@
+"""From a name to a model that trains: the base, and what each mode puts on it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from slm_adapters import (
+    LoraSettings,
+    add_lora,
+    compute_dtype,
+    four_bit_config,
+    prepare_four_bit,
+    quiet_bitsandbytes,
+)
+from slm_data import sample_base, train_tokenizer
+from slm_data.sources import Documents
+from slm_train.arguments import Arguments, ModelOptions
+from slm_train.errors import UserError
+from slm_train.hub import explained
+
+SAMPLE = "sample"
+FULL_NAMES = {"distilgpt2": "distilbert/distilgpt2", "gpt2": "openai-community/gpt2"}
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base model by a name that resolves on another machine, and where it lies on this one."""
+
+    name: str
+    location: str
+    config: PretrainedConfig
+    tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def context(self) -> int | None:
+        """The most positions the model takes, if it says."""
+        return getattr(self.config, "max_position_embeddings", None)
+
+
+def find_base(options: ModelOptions, name: str, texts: Documents) -> Base:
+    """Configuration and tokenizer of the model called ``name``, or of a new one from ``--from_scratch``.
+
+    Raises UserError for a name that nothing answers to, a folder without weights, a bad config file.
+    """
+    if options.from_scratch:
+        return _new_base(options, texts)
+    location = _location(name)
+    revision = {"revision": options.model_revision} if options.model_revision else {}
+    with explained(name, "model"):
+        config = AutoConfig.from_pretrained(location, **revision)
+        tokenizer = AutoTokenizer.from_pretrained(options.tokenizer_path or location, **revision)
+    return Base(FULL_NAMES.get(name, name), location, config, tokenizer)
+
+
+def _location(name: str) -> str:
+    if name == SAMPLE:
+        return str(sample_base())
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        _check_folder(folder)
+        return str(folder)
+    if name.startswith((".", "/", "~")):
+        raise UserError(
+            f"model folder {name} does not exist; give a folder, a hub name such as distilgpt2, or sample"
+        )
+    return FULL_NAMES.get(name, name)
+
+
+def _check_folder(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        hint = (
+            "it holds an adapter: give its base model"
+            if (folder / "adapter_config.json").is_file()
+            else "give another"
+        )
+        raise UserError(f"model folder {folder} has no config.json; {hint}")
+    if not any(folder.glob("*.safetensors")):
+        raise UserError(
+            f"model folder {folder} has no weights (*.safetensors); copy them there or give another folder"
+        )
+
+
+def _new_base(options: ModelOptions, texts: Documents) -> Base:
+    config = _read_config(Path(str(options.from_scratch)))
+    if options.vocab_size is not None:
+        tokenizer = train_tokenizer(texts, options.vocab_size, config.max_position_embeddings)
+    elif options.tokenizer_path:
+        with explained(options.tokenizer_path, "tokenizer"):
+            tokenizer = AutoTokenizer.from_pretrained(_location(options.tokenizer_path))
+    else:
+        raise UserError(
+            "--from_scratch needs a tokenizer: give --vocab_size to learn one, or --tokenizer_path"
+        )
+    config.vocab_size = len(tokenizer)
+    for token in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        setattr(config, token, getattr(tokenizer, token))
+    return Base("", "", config, tokenizer)
+
+
+def _read_config(path: Path) -> PretrainedConfig:
+    try:
+        settings = json.loads(path.read_text())
+        return AutoConfig.for_model(settings.pop("model_type"), **settings)
+    except (OSError, ValueError, KeyError, AttributeError) as fault:
+        raise UserError(
+            f"--from_scratch {path}: no model configuration ({fault}); it must be a config.json with a model_type"
+        ) from fault
+
+
+def build_model(arguments: Arguments, base: Base) -> PreTrainedModel:
+    """The model of ``arguments.model.mode``, ready to train. Weights are float32, or 4-bit in qlora."""
+    options = arguments.model
+    if options.from_scratch:
+        torch.manual_seed(arguments.training.seed)
+        return AutoModelForCausalLM.from_config(base.config, dtype=torch.float32)
+    model = _load(arguments, base)
+    if options.mode == "baseline":
+        return model
+    adapted = add_lora(model, _lora_settings(options))
+    adapted.peft_config["default"].base_model_name_or_path = base.name
+    adapted.peft_config["default"].revision = options.model_revision
+    trained: Any = adapted  # a PeftModel trains and saves like the model it holds
+    return trained
+
+
+def _load(arguments: Arguments, base: Base) -> PreTrainedModel:
+    training, options = arguments.training, arguments.model
+    settings: dict[str, Any] = {"dtype": torch.float32}
+    if options.model_revision:
+        settings["revision"] = options.model_revision
+    if options.mode == "qlora":
+        dtype = compute_dtype(training.device, training.bf16)
+        settings |= {"quantization_config": four_bit_config(dtype), "device_map": {"": training.device}}
+    with explained(base.name, "model"), quiet_bitsandbytes():
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(base.location, **settings)
+    if options.mode == "qlora":
+        model = prepare_four_bit(model, gradient_checkpointing=training.gradient_checkpointing)
+    return model
+
+
+def _lora_settings(options: ModelOptions) -> LoraSettings:
+    return LoraSettings(
+        r=options.lora_r,
+        alpha=options.lora_alpha,
+        dropout=options.lora_dropout,
+        target_modules=tuple(options.target_modules),
+        use_rslora=options.use_rslora,
+        use_dora=options.use_dora,
+    )

@@ -1,0 +1,130 @@
+"""Runs of slm-train that are killed at random moments and resumed, beside one that is left alone.
+
+    python packages/slm-train/tests/killing.py --kills 10 --mode lora
+
+prints each kill and whether the weights and the metrics are those of the uninterrupted run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from hashlib import sha256
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+# A server that has imported everything forks each run: seconds of imports are paid once.
+_forks = get_context("forkserver")
+_forks.set_forkserver_preload(["slm_train.arguments", "slm_train.flow"])
+
+
+def _run(argv: list[str]) -> None:
+    from slm_train.cli import main
+
+    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115  # for the life of the process
+    sys.exit(main(argv))
+
+
+def start(argv: list[str]) -> Any:
+    process = _forks.Process(target=_run, args=(argv,))
+    process.start()
+    return process
+
+
+def finish(argv: list[str]) -> int:
+    process = start(argv)
+    process.join(300)
+    return int(process.exitcode if process.exitcode is not None else -1)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run left: the hash of its weights, and the loss of each step."""
+
+    weights: str
+    losses: dict[int, float]
+
+
+def outcome(folder: Path) -> Outcome:
+    weights = next(file for file in sorted(folder.glob("*.safetensors")))
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    losses = [(line["step"], line["loss"]) for line in lines if "loss" in line]
+    assert len(losses) == len(dict(losses)), "a step was logged twice"
+    return Outcome(sha256(weights.read_bytes()).hexdigest(), dict(losses))
+
+
+def kill_and_resume(argv: list[str], folder: Path, kills: int, seed: int, longest: float = 1.5) -> list[str]:
+    """Start, kill at a random moment after training began, resume, and so on; then let it finish.
+
+    Returns what was found after each kill."""
+    rng, seen = random.Random(seed), []
+    argv = [*argv, "--resume_from_checkpoint"]
+    for _ in range(kills):
+        before = _lines(folder)
+        process = start(argv)
+        while process.is_alive() and _lines(folder) == before:
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, longest))
+        if process.is_alive():
+            os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        seen.append(
+            f"{_what(process.exitcode)} with {_lines(folder)} lines, {sorted(p.name for p in folder.glob('*checkpoint-*'))}"
+        )
+    assert finish(argv) == 0
+    return seen
+
+
+def _what(code: int | None) -> str:
+    return "killed" if code == -signal.SIGKILL else f"had ended by itself ({code})"
+
+
+def _lines(folder: Path) -> int:
+    metrics = folder / "metrics.jsonl"
+    return len(metrics.read_bytes().splitlines()) if metrics.exists() else 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--mode", default="lora")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        steps = str(12 * options.kills)
+        common = f"--dataset sample --max_train_samples 100 --max_eval_samples 5 --block_size 64 --mode {options.mode}"
+        argv = [
+            *common.split(),
+            "--per_device_train_batch_size",
+            "2",
+            "--logging_steps",
+            "1",
+            "--threads",
+            "1",
+        ]
+        argv += ["--save_steps", "1", "--max_steps", steps, "--prompt", "", "--num_train_epochs", "9"]
+        alone, killed = Path(scratch, "alone"), Path(scratch, "killed")
+        assert finish([*argv, "--output_dir", str(alone)]) == 0
+        for line in kill_and_resume(
+            [*argv, "--output_dir", str(killed)], killed, options.kills, options.seed
+        ):
+            print(line, flush=True)
+        same = outcome(alone) == outcome(killed)
+        print(
+            f"weights {outcome(killed).weights[:16]}, alone {outcome(alone).weights[:16]}; all equal: {same}"
+        )
+        sys.exit(0 if same else 1)
+
+
+if __name__ == "__main__":
+    main()

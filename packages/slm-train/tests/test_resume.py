@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from conftest import Refused, Tiny, read_record
+from killing import finish, kill_and_resume, outcome, start
+
+LONG = (
+    "--max_steps",
+    "30",
+    "--save_steps",
+    "1",
+    "--per_device_train_batch_size",
+    "2",
+    "--num_train_epochs",
+    "9",
+)
+
+
+@pytest.mark.parametrize(("mode", "packing"), [("lora", "best_fit"), ("baseline", "none")])
+def test_a_run_killed_at_random_moments_resumes_to_the_same_bits(
+    tiny: Tiny, tmp_path: Path, mode: str, packing: str
+) -> None:
+    more = (*LONG, "--mode", mode, "--packing", packing, "--max_train_samples", "20")
+    assert finish(tiny.flags(tmp_path / "alone", *more)) == 0
+    seen = kill_and_resume(
+        tiny.flags(tmp_path / "killed", *more), tmp_path / "killed", kills=3, seed=7, longest=0.6
+    )
+    assert any("killed" in line for line in seen), seen
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "alone")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_finishes_the_step_saves_and_the_run_goes_on_from_there(
+    tiny: Tiny, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    more = ("--max_steps", "40", "--save_steps", "1000", "--num_train_epochs", "9")
+    assert finish(tiny.flags(tmp_path / "alone", *more)) == 0
+    process = start(tiny.flags(tmp_path / "stopped", *more))
+    metrics = tmp_path / "stopped" / "metrics.jsonl"
+    while process.is_alive() and not (metrics.exists() and '"loss"' in metrics.read_text()):
+        time.sleep(0.01)
+    os.kill(process.pid, number)
+    process.join()
+    assert process.exitcode == code
+    assert read_record(tmp_path / "stopped")["status"] == "stopped"
+    assert finish([*tiny.flags(tmp_path / "stopped", *more), "--resume_from_checkpoint"]) == 0
+    assert outcome(tmp_path / "stopped") == outcome(tmp_path / "alone")
+
+
+def test_a_damaged_checkpoint_is_skipped_by_name(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from slm_train.cli import main
+
+    flags = tiny.flags(tmp_path / "run", "--save_steps", "2", "--mode", "lora")
+    assert main(flags) == 0
+    whole = outcome(tmp_path / "run")
+    weights = tmp_path / "run" / "checkpoint-4" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    capsys.readouterr()
+    assert main([*flags, "--resume_from_checkpoint"]) == 0
+    said = capsys.readouterr().out
+    assert "checkpoint-4" in said
+    assert "adapter_model.safetensors" in said
+    assert f"resuming from {tmp_path / 'run' / 'checkpoint-2'}" in said.replace("\n", "")
+    assert outcome(tmp_path / "run") == whole
+
+
+def test_resuming_with_nothing_there_starts_afresh_and_says_so(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from slm_train.cli import main
+
+    assert main([*tiny.flags(tmp_path / "run"), "--resume_from_checkpoint"]) == 0
+    assert "nothing to resume" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (("--mode", "baseline"), "mode"),
+        (("--max_train_samples", "9"), "data"),
+        (("--lora_r", "3"), "adapter"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused(
+    tiny: Tiny, tmp_path: Path, refused: Refused, change: tuple[str, ...], named: str
+) -> None:
+    from slm_train.cli import main
+
+    assert main(tiny.flags(tmp_path / "run", "--save_steps", "2")) == 0
+    before = json.dumps(read_record(tmp_path / "run"))
+    sentence = refused([*tiny.flags(tmp_path / "run", *change), "--resume_from_checkpoint"])
+    assert f"was trained with {named}" in sentence
+    assert json.dumps(read_record(tmp_path / "run")) == before
