@@ -19,12 +19,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from slm_data import IGNORE, SourceOptions, load_corpus
-from slm_train.arguments import parse
-from slm_train.data import make_rows
-from slm_train.device import fastest_threads
-from slm_train.modes import Base
-from slm_train.trainer import SlmTrainer
 from transformers import (
     AutoTokenizer,
     GPT2Config,
@@ -35,6 +29,13 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from slm_data import IGNORE, SourceOptions, load_corpus
+from slm_train.arguments import parse
+from slm_train.data import make_rows
+from slm_train.device import fastest_threads
+from slm_train.modes import Base
+from slm_train.trainer import SlmTrainer
 
 
 class Clock(TrainerCallback):
@@ -65,7 +66,9 @@ def fresh_model(vocabulary: int) -> GPT2LMHeadModel:
 def peer(texts: list[str], tokenizer: PreTrainedTokenizerBase, options: argparse.Namespace) -> float:
     """The plain Trainer on rows padded to the block."""
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    encoded = tokenizer(texts, truncation=True, max_length=options.block_size, padding="max_length", return_tensors="pt")
+    encoded = tokenizer(
+        texts, truncation=True, max_length=options.block_size, padding="max_length", return_tensors="pt"
+    )
     real: list[int] = []
 
     def collate(rows: list[int]) -> dict[str, torch.Tensor]:

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from torch.utils.data import DataLoader
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
 from slm_data import RowCollator, RowDataset, SourceOptions, load_corpus, plan_rows, sample_base, tokenize
 from slm_train.evaluation import evaluate
 from slm_train.samples import continue_prompt
-from torch.utils.data import DataLoader
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 PROMPTS = ("Once upon a time", "Lily wanted a", "One day, a little dog named Max")
 
@@ -42,9 +43,7 @@ def measure(folder: Path) -> None:
     store = tokenize(load_corpus(SourceOptions(dataset="tinystories")).validation, tokenizer)
     rows = RowDataset(store, plan_rows(store.lengths, 512, "none"))
     batches = DataLoader(rows, 16, collate_fn=RowCollator(tokenizer.eos_token_id, packed=False))  # type: ignore[arg-type, var-annotated]
-    found = evaluate(
-        model, batches, Accelerator(cpu=True), tokens_per_byte=store.tokens_per_byte, block_size=512
-    )
+    found = evaluate(model, batches, Accelerator(cpu=True), tokens_per_byte=store.tokens_per_byte, block_size=512)
     size = (folder / "model.safetensors").stat().st_size
     print(f"{found}\n{store.counts}\n{size / 2**20:.2f} MiB, {sum(p.numel() for p in model.parameters()):,} parameters")
     for seed, prompt in enumerate(PROMPTS):

@@ -126,9 +126,7 @@ def test_a_large_file_streams_in_constant_memory(tmp_path: Path, name: str) -> N
         ("a.csv", b"text\nfine\nbr\xe4ken\n", ["line 3", "byte 12"]),
     ],
 )
-def test_invalid_utf8_is_told_with_its_place(
-    tmp_path: Path, name: str, content: bytes, said: list[str]
-) -> None:
+def test_invalid_utf8_is_told_with_its_place(tmp_path: Path, name: str, content: bytes, said: list[str]) -> None:
     message = error(tmp_path / name, content)
     assert all(words in message for words in (name, "UTF-8", "iconv", *said)), message
 
@@ -146,9 +144,7 @@ def test_invalid_utf8_is_told_with_its_place(
     ],
 )
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
-def test_a_broken_json_line_is_told_with_its_number(
-    tmp_path: Path, name: str, content: bytes, said: list[str]
-) -> None:
+def test_a_broken_json_line_is_told_with_its_number(tmp_path: Path, name: str, content: bytes, said: list[str]) -> None:
     message = error(tmp_path / name, content)
     assert all(words in message for words in (name, *said)), message
 

@@ -108,9 +108,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def route(self, wanted: list[str] | None) -> None:
         url = unquote(urlparse(self.path).path)
-        found = re.fullmatch(
-            r"/(api/)?datasets/([^/]+)/([^/]+)(/tree/.+|/paths-info/.+|/resolve/[^/]+/(.+)|.*)", url
-        )
+        found = re.fullmatch(r"/(api/)?datasets/([^/]+)/([^/]+)(/tree/.+|/paths-info/.+|/resolve/[^/]+/(.+)|.*)", url)
         assert found is not None
         is_api, owner, name, rest, file = found.groups()
         files = REPOS.get(f"{owner}/{name}")
@@ -121,11 +119,7 @@ class Handler(BaseHTTPRequestHandler):
         elif not is_api:
             self.send_file(owner, file, files)
         elif "/tree/" in rest or "/paths-info/" in rest:
-            listed = [
-                self.entry(file, content)
-                for file, content in files.items()
-                if wanted is None or file in wanted
-            ]
+            listed = [self.entry(file, content) for file, content in files.items() if wanted is None or file in wanted]
             self.answer(200, json.dumps(listed).encode())
         else:
             self.answer(200, json.dumps({"id": f"{owner}/{name}", "sha": REVISION}).encode())
@@ -143,9 +137,7 @@ class Handler(BaseHTTPRequestHandler):
             content, status = content[first : last + 1], 206
         return self.answer(status, content, headers, cut=owner == "cut")
 
-    def answer(
-        self, status: int, body: bytes, headers: dict[str, str] | None = None, cut: bool = False
-    ) -> None:
+    def answer(self, status: int, body: bytes, headers: dict[str, str] | None = None, cut: bool = False) -> None:
         self.send_response(status)
         for key, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
             self.send_header(key, value)
@@ -284,9 +276,7 @@ def test_a_test_split_is_never_tuned_on(client: Client) -> None:
         ({"dataset": "Salesforce/wikitext:nope"}, ["'nope'", "wikitext-2-raw-v1, other"]),
     ],
 )
-def test_what_does_not_fit_is_told_with_what_there_is(
-    client: Client, options: dict[str, str], said: list[str]
-) -> None:
+def test_what_does_not_fit_is_told_with_what_there_is(client: Client, options: dict[str, str], said: list[str]) -> None:
     error = client.error(**options)
     assert options["dataset"].partition(":")[0] in error
     assert all(words in error for words in said), error

@@ -90,9 +90,7 @@ def test_a_seed_or_index_out_of_range_is_refused(seed: int, index: int) -> None:
 
 def test_the_text_is_the_one_that_the_corpus_version_names() -> None:
     digest = hashlib.sha256("\n".join(stories(100, TRAIN_SEED)).encode()).hexdigest()
-    assert (corpus.CORPUS_VERSION, digest) == GOLDEN, (
-        "the text changed: raise CORPUS_VERSION and write its hash here"
-    )
+    assert (corpus.CORPUS_VERSION, digest) == GOLDEN, "the text changed: raise CORPUS_VERSION and write its hash here"
 
 
 def test_train_and_validation_share_no_story(texts: list[str]) -> None:
@@ -297,9 +295,7 @@ def test_every_trade_hands_on_what_the_last_one_brought(tales: list[Tale]) -> No
     for tale in of_plot(tales, "barter"):
         places = [tale.text.index(tale.slots[key]) for key in ("a_thing", "a_thing2", "a_thing3")]
         assert places == sorted(places)
-        assert all(
-            len(re.findall(rf"\b{tale.slots[key]}\b", tale.text)) >= 2 for key in ("noun", "noun2", "noun3")
-        )
+        assert all(len(re.findall(rf"\b{tale.slots[key]}\b", tale.text)) >= 2 for key in ("noun", "noun2", "noun3"))
 
 
 def test_a_flag_is_flown_by_the_colour_that_its_meaning_has(tales: list[Tale]) -> None:
@@ -322,9 +318,7 @@ def test_every_slot_that_a_plot_names_is_cast() -> None:
 
 
 def test_choices_macros_and_optional_beats_are_told() -> None:
-    plot = make_plot(
-        "toy", "== one\n[A|B] <sound>\n== two maybe\n!\n== three with pet\n?\n-- x\nsound: moo", {}
-    )
+    plot = make_plot("toy", "== one\n[A|B] <sound>\n== two maybe\n!\n== three with pet\n?\n-- x\nsound: moo", {})
     assert plot.tell(lambda: 0.0, "") == "A moo !"
     assert plot.tell(lambda: 0.9, "") == "B moo"
     assert plot.tell(lambda: 0.9, "pet") == "B moo ?"

@@ -106,9 +106,7 @@ def test_own_validation_files_are_taken_whole(tmp_path: Path, file: str) -> None
 
 def test_blank_documents_are_passed_over_before_any_count(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", ["", "one", " \n", "two", "three"])
-    corpus = load(
-        train_file=[path], validation_file=[jsonl(tmp_path / "b.jsonl", ["x"])], max_train_samples=2
-    )
+    corpus = load(train_file=[path], validation_file=[jsonl(tmp_path / "b.jsonl", ["x"])], max_train_samples=2)
     assert list(corpus.train) == ["one", "two"]
 
 

@@ -47,9 +47,7 @@ class Tiny:
             "prompt": "",
         }
         given = {word.removeprefix("--").partition("=")[0] for word in more if word.startswith("--")}
-        words = [
-            word for name, value in fixed.items() if name not in given for word in (f"--{name}", str(value))
-        ]
+        words = [word for name, value in fixed.items() if name not in given for word in (f"--{name}", str(value))]
         return [*words, *more]
 
 

@@ -76,9 +76,8 @@ def kill_and_resume(argv: list[str], folder: Path, kills: int, seed: int, longes
         if process.is_alive():
             os.kill(process.pid, signal.SIGKILL)
         process.join()
-        seen.append(
-            f"{_what(process.exitcode)} with {_lines(folder)} lines, {sorted(p.name for p in folder.glob('*checkpoint-*'))}"
-        )
+        left = sorted(path.name for path in folder.glob("*checkpoint-*"))
+        seen.append(f"{_what(process.exitcode)} with {_lines(folder)} lines, {left}")
     assert finish(argv) == 0
     return seen
 
@@ -93,9 +92,7 @@ def _lines(folder: Path) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--mode", default="lora")
     parser.add_argument("--seed", type=int, default=0)
@@ -115,14 +112,10 @@ def main() -> None:
         argv += ["--save_steps", "1", "--max_steps", steps, "--prompt", "", "--num_train_epochs", "9"]
         alone, killed = Path(scratch, "alone"), Path(scratch, "killed")
         assert finish([*argv, "--output_dir", str(alone)]) == 0
-        for line in kill_and_resume(
-            [*argv, "--output_dir", str(killed)], killed, options.kills, options.seed
-        ):
+        for line in kill_and_resume([*argv, "--output_dir", str(killed)], killed, options.kills, options.seed):
             print(line, flush=True)
         same = outcome(alone) == outcome(killed)
-        print(
-            f"weights {outcome(killed).weights[:16]}, alone {outcome(alone).weights[:16]}; all equal: {same}"
-        )
+        print(f"weights {outcome(killed).weights[:16]}, alone {outcome(alone).weights[:16]}; all equal: {same}")
         sys.exit(0 if same else 1)
 
 

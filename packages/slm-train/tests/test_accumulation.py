@@ -74,8 +74,6 @@ def test_four_micro_batches_of_two_give_the_gradient_of_one_of_eight(
     assert whole.keys() == parts.keys()
     assert whole
     norm = torch.sqrt(sum((g.square().sum() for g in whole.values()), torch.zeros((), dtype=torch.float64)))
-    apart = torch.sqrt(
-        sum(((whole[n] - parts[n]).square().sum() for n in whole), torch.zeros((), dtype=torch.float64))
-    )
+    apart = torch.sqrt(sum(((whole[n] - parts[n]).square().sum() for n in whole), torch.zeros((), dtype=torch.float64)))
     assert norm > 0
     assert apart / norm <= 1e-6

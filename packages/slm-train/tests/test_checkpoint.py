@@ -153,9 +153,7 @@ def run_of_two(parent: Path, k: int = 0) -> Path:
 
 
 @pytest.mark.parametrize("work", WORKS)
-def test_a_crash_at_any_change_of_the_disk_leaves_the_old_or_the_new_checkpoint(
-    tmp_path: Path, work: str
-) -> None:
+def test_a_crash_at_any_change_of_the_disk_leaves_the_old_or_the_new_checkpoint(tmp_path: Path, work: str) -> None:
     do, allowed = WORKS[work]
     run = run_of_two(tmp_path, -1)
     made = changes(lambda: do(run))
@@ -192,9 +190,7 @@ def test_a_crash_while_a_crash_is_being_repaired_loses_nothing(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("work", WORKS)
-def test_a_rename_or_sync_that_fails_raises_and_leaves_the_old_or_the_new_checkpoint(
-    tmp_path: Path, work: str
-) -> None:
+def test_a_rename_or_sync_that_fails_raises_and_leaves_the_old_or_the_new_checkpoint(tmp_path: Path, work: str) -> None:
     do, allowed = WORKS[work]
     run = run_of_two(tmp_path, -1)
     renames = [name for name in changes(lambda: do(run)) if name in ("rename", "fsync")]
@@ -246,9 +242,7 @@ def test_any_cut_flipped_or_added_byte_and_any_missing_file_is_found(
         for _ in range(5):
             name = data.draw(st.sampled_from([*files, MANIFEST]))
             whole = (target / name).read_bytes()
-            damage = data.draw(
-                st.sampled_from(["cut", "flip", "add", "remove"] if whole else ["add", "remove"])
-            )
+            damage = data.draw(st.sampled_from(["cut", "flip", "add", "remove"] if whole else ["add", "remove"]))
             at = data.draw(st.integers(0, max(0, len(whole) - 1)))
             if damage == "cut":
                 (target / name).write_bytes(whole[:at])
@@ -316,9 +310,7 @@ def test_a_run_without_checkpoints_has_no_newest(tmp_path: Path) -> None:
     "error",
     [ValueError("a bug"), KeyboardInterrupt(), FileNotFoundError(errno.ENOENT, "gone", "/elsewhere/x")],
 )
-def test_what_is_raised_while_writing_leaves_the_old_one_and_nothing_else(
-    tmp_path: Path, error: BaseException
-) -> None:
+def test_what_is_raised_while_writing_leaves_the_old_one_and_nothing_else(tmp_path: Path, error: BaseException) -> None:
     target = save(tmp_path, 1)
 
     def half() -> None:
@@ -400,9 +392,7 @@ def test_cleaning_removes_left_overs_only(tmp_path: Path) -> None:
 def test_killed_again_and_again_a_run_has_its_newest_checkpoint(tmp_path: Path) -> None:
     newest = 0
     for wait in (0.0, 0.013, 0.031, 0.047, 0.089):
-        process = subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True
-        )
+        process = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
         first = process.stdout.readline()
         time.sleep(wait)
@@ -444,16 +434,12 @@ def write_too_much_as_torch_does(aside: Path) -> None:
 
 
 @pytest.mark.parametrize("write", [write_too_much, write_too_much_as_torch_does])
-def test_a_full_disk_is_said_and_the_last_checkpoint_stays(
-    small_disk: Path, write: Callable[[Path], None]
-) -> None:
+def test_a_full_disk_is_said_and_the_last_checkpoint_stays(small_disk: Path, write: Callable[[Path], None]) -> None:
     save(small_disk, 1)
     for step in (1, 2):
         with pytest.raises(CheckpointError) as raised, writing(small_disk / f"checkpoint-{step}") as aside:
             write(aside)
-        assert f"cannot write checkpoints into {small_disk}: the disk is full (0.0 MB left)" in str(
-            raised.value
-        )
+        assert f"cannot write checkpoints into {small_disk}: the disk is full (0.0 MB left)" in str(raised.value)
     assert latest_complete(small_disk, unheard) == small_disk / "checkpoint-1"
     assert hidden(small_disk) == []
     save(small_disk, 2)
@@ -525,9 +511,7 @@ def test_a_folder_that_is_gone_is_said(tmp_path: Path, write: Callable[[Path], N
         write(aside)
 
 
-def test_a_run_named_by_a_relative_path_gets_its_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_named_by_a_relative_path_gets_its_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CheckpointError, match="permission denied"), writing(Path("checkpoint-1")) as aside:
         raise PermissionError(errno.EACCES, "no", str(aside.absolute() / "model"))

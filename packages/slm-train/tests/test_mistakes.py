@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -85,9 +86,7 @@ def test_a_folder_that_holds_another_run_is_left_alone(tiny: Tiny, tmp_path: Pat
     assert {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()} == before
 
 
-def test_an_output_dir_that_is_a_file_or_read_only_is_refused(
-    tiny: Tiny, tmp_path: Path, refused: Refused
-) -> None:
+def test_an_output_dir_that_is_a_file_or_read_only_is_refused(tiny: Tiny, tmp_path: Path, refused: Refused) -> None:
     (tmp_path / "file").write_text("")
     assert "is a file" in refused(tiny.flags(tmp_path / "file"))
 
@@ -135,3 +134,13 @@ def test_the_command_itself_exits_with_2_and_no_traceback(tiny: Tiny, tmp_path: 
     assert done.stdout == ""
     assert done.stderr.startswith("slm-train: unknown mode 'lorra'")
     assert "Traceback" not in done.stderr
+
+
+def test_a_model_that_no_hub_gives_is_one_sentence(tiny: Tiny, tmp_path: Path) -> None:
+    nobody = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hub")}
+    done = run_command(tiny.flags(tmp_path / "run", "--model_path", "nobody/nothing"), env=nobody)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("slm-train: cannot load the model nobody/nothing: ")
+    assert "cannot be reached" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()

@@ -28,9 +28,7 @@ def test_a_run_killed_at_random_moments_resumes_to_the_same_bits(
 ) -> None:
     more = (*LONG, "--mode", mode, "--packing", packing, "--max_train_samples", "20")
     assert finish(tiny.flags(tmp_path / "alone", *more)) == 0
-    seen = kill_and_resume(
-        tiny.flags(tmp_path / "killed", *more), tmp_path / "killed", kills=3, seed=7, longest=0.6
-    )
+    seen = kill_and_resume(tiny.flags(tmp_path / "killed", *more), tmp_path / "killed", kills=3, seed=7, longest=0.6)
     assert any("killed" in line for line in seen), seen
     assert outcome(tmp_path / "killed") == outcome(tmp_path / "alone")
 

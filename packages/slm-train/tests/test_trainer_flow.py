@@ -109,9 +109,7 @@ def test_bits_per_byte_are_the_documents_own(tiny: Tiny, tmp_path: Path) -> None
             logits = model(torch.tensor([piece])).logits[0, :-1]
             nats += torch.nn.functional.cross_entropy(logits, torch.tensor(piece[1:]), reduction="sum").item()
     found = read_record(tmp_path / "run")["evaluation"]["before"]
-    documents_tokens = sum(
-        len(tokenizer(t)["input_ids"]) for t in tiny.held_out.read_text().split("\n\n\n")[:3]
-    )
+    documents_tokens = sum(len(tokenizer(t)["input_ids"]) for t in tiny.held_out.read_text().split("\n\n\n")[:3])
     expected = nats / found["tokens"] * documents_tokens / size / torch.log(torch.tensor(2.0)).item()
     assert found["bits_per_byte"] == pytest.approx(expected, rel=1e-5)
 
@@ -125,9 +123,7 @@ def test_every_logged_step_is_a_line_of_metrics(tiny: Tiny, tmp_path: Path) -> N
 
 def test_a_model_of_ones_own_is_trained_from_random_weights(tiny: Tiny, tmp_path: Path) -> None:
     config = tmp_path / "config.json"
-    config.write_text(
-        json.dumps({"model_type": "gpt2", "n_positions": 64, "n_embd": 16, "n_layer": 1, "n_head": 2})
-    )
+    config.write_text(json.dumps({"model_type": "gpt2", "n_positions": 64, "n_embd": 16, "n_layer": 1, "n_head": 2}))
     more = (
         "--mode",
         "baseline",

@@ -57,6 +57,4 @@ def add_lora(model: PreTrainedModel, settings: LoraSettings) -> PeftModel:
 def _fan_in_fan_out(model: PreTrainedModel, targets: Sequence[str]) -> bool:
     """Whether weights are stored ``[in, out]``: GPT-2's Conv1D, until 4-bit loading replaces it."""
     layers = linear_layers(model)
-    return any(
-        isinstance(layer, Conv1D) for name, layer in layers.items() if name.rpartition(".")[2] in targets
-    )
+    return any(isinstance(layer, Conv1D) for name, layer in layers.items() if name.rpartition(".")[2] in targets)

@@ -30,6 +30,4 @@ def hub_name(name: str) -> str:
         return name
     close = difflib.get_close_matches(name.lower(), [*NAMES, *HUB_NAMES], n=1)
     hint = f"did you mean {close[0]}? " if close else ""
-    raise DataError(
-        f"unknown dataset {name!r}: {hint}Known are {', '.join(NAMES)}, and owner/name[:config] of the hub"
-    )
+    raise DataError(f"unknown dataset {name!r}: {hint}Known are {', '.join(NAMES)}, and owner/name[:config] of the hub")

@@ -109,9 +109,7 @@ def _builder(repo: str, config: str | None, online: bool) -> Any:
         if config in names or (config is None and len(names) < 2):
             raise
         wrong = f"has no configuration {config!r}" if config else "has several configurations"
-        raise DataError(
-            f"the dataset {repo} {wrong}; name one as {repo}:CONFIG, from {', '.join(names)}"
-        ) from error
+        raise DataError(f"the dataset {repo} {wrong}; name one as {repo}:CONFIG, from {', '.join(names)}") from error
 
 
 @contextmanager

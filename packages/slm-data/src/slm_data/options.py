@@ -71,9 +71,7 @@ class SourceOptions:
 
     def _check_sources(self) -> None:
         if self.dataset is not None and self.train_file:
-            raise DataError(
-                f"--dataset {self.dataset} and --train_file both name training texts; give one of them"
-            )
+            raise DataError(f"--dataset {self.dataset} and --train_file both name training texts; give one of them")
         if self.validation_file and self.dataset is None and not self.train_file:
             raise DataError("--validation_file needs texts to train on; add --train_file or --dataset")
         if not self.document_separator:

@@ -69,9 +69,7 @@ def read_csv(path: Path, options: SourceOptions) -> Iterator[str]:
             if row:
                 yield row[column]
     except csv.Error as error:
-        raise DataError(
-            f"{path}, line {rows.line_num}: broken CSV ({error}); check the quotes there"
-        ) from error
+        raise DataError(f"{path}, line {rows.line_num}: broken CSV ({error}); check the quotes there") from error
 
 
 def read_parquet(path: Path, options: SourceOptions) -> Iterator[str]:
@@ -85,9 +83,7 @@ def read_parquet(path: Path, options: SourceOptions) -> Iterator[str]:
                     yield _text(value, column, str(path))
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = str(error).partition("\n")[0]
-        raise DataError(
-            f"{path} is broken or no Parquet file ({reason}); copy or download it again"
-        ) from error
+        raise DataError(f"{path} is broken or no Parquet file ({reason}); copy or download it again") from error
 
 
 READERS: dict[str, Callable[[Path, SourceOptions], Iterator[str]]] = {
@@ -131,9 +127,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     with path.open("rb") as file:
         for number, line in enumerate(iter(lambda: file.readline(LONGEST), b""), 1):
             if len(line) == LONGEST:
-                raise DataError(
-                    f"{path}, line {number}: longer than {LONGEST >> 20} MiB; cut its text into several"
-                )
+                raise DataError(f"{path}, line {number}: longer than {LONGEST >> 20} MiB; cut its text into several")
             try:
                 text = line.decode()
             except UnicodeDecodeError as error:

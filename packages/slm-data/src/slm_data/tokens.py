@@ -111,9 +111,7 @@ def encode_in_batches(
 def _backend(tokenizer: PreTrainedTokenizerBase) -> tuple[str, int]:
     """The tokenizer as its own JSON, which worker processes and fingerprints need, and EOS."""
     if not tokenizer.is_fast:
-        raise DataError(
-            f"the tokenizer {tokenizer.name_or_path!r} has no fast version; pick a model that has one"
-        )
+        raise DataError(f"the tokenizer {tokenizer.name_or_path!r} has no fast version; pick a model that has one")
     if tokenizer.eos_token_id is None:
         raise DataError(
             f"the tokenizer {tokenizer.name_or_path!r} has no end-of-text token to part documents with; "
@@ -137,16 +135,12 @@ def _worker_count(workers: int | None) -> int:
     return max(1, min(8, (os.cpu_count() or 1) // 2))
 
 
-def _build(
-    folder: Path, documents: Documents, backend: str, end: int, start: int | None, workers: int
-) -> None:
+def _build(folder: Path, documents: Documents, backend: str, end: int, start: int | None, workers: int) -> None:
     """Write aside, then rename: a store is complete or absent."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
     try:
-        counts = _write(
-            aside, _encode_all(documents, backend, end, workers), Tokenizer.from_str(backend), start
-        )
+        counts = _write(aside, _encode_all(documents, backend, end, workers), Tokenizer.from_str(backend), start)
         if counts.documents == 0:
             raise DataError(f"{documents.name} holds no text")
         (aside / "counts.json").write_text(json.dumps(asdict(counts)))
@@ -183,9 +177,7 @@ def _open(folder: Path, name: str, fingerprint: str, reused: bool) -> TokenStore
     dtype = (folder / "dtype").read_text()
     tokens = np.memmap(folder / "tokens.bin", dtype=dtype, mode="r")
     counts = TokenCounts(**json.loads((folder / "counts.json").read_text()))
-    return TokenStore(
-        name, tokens, np.load(folder / "lengths.npy", mmap_mode="r"), counts, fingerprint, reused
-    )
+    return TokenStore(name, tokens, np.load(folder / "lengths.npy", mmap_mode="r"), counts, fingerprint, reused)
 
 
 def _encode_all(texts: Iterable[str], backend: str, end: int, workers: int) -> Iterator[Encoded]:

@@ -35,15 +35,14 @@ class ModelOptions:
     model_path: str | None = field(
         default=None,
         metadata={
-            "help": "A hub name, a folder, or `sample` (the built-in base). Default: distilgpt2 when a dataset or files are named, else sample."
+            "help": "A hub name, a folder, or `sample` (the built-in base). Default: distilgpt2 where a dataset or "
+            "files are named, else sample."
         },
     )
     model_revision: str | None = field(
         default=None, metadata={"help": "Branch, tag or commit of the model on the hub."}
     )
-    tokenizer_path: str | None = field(
-        default=None, metadata={"help": "Tokenizer, if not the model's own."}
-    )
+    tokenizer_path: str | None = field(default=None, metadata={"help": "Tokenizer, if not the model's own."})
     from_scratch: str | None = field(
         default=None,
         metadata={
@@ -57,17 +56,13 @@ class ModelOptions:
         },
     )
     lora_r: int = field(default=16, metadata={"help": "LoRA rank."})
-    lora_alpha: float = field(
-        default=32.0, metadata={"help": "LoRA scale: the update counts alpha / r times."}
-    )
+    lora_alpha: float = field(default=32.0, metadata={"help": "LoRA scale: the update counts alpha / r times."})
     lora_dropout: float = field(default=0.05, metadata={"help": "Dropout on the input of LoRA layers."})
     target_modules: list[str] = field(
         default_factory=list,
         metadata={"help": "Layers to adapt, by their last name. Default: every linear layer of the blocks."},
     )
-    use_rslora: bool = field(
-        default=False, metadata={"help": "Rank-stabilised LoRA: scale by alpha / sqrt(r)."}
-    )
+    use_rslora: bool = field(default=False, metadata={"help": "Rank-stabilised LoRA: scale by alpha / sqrt(r)."})
     use_dora: bool = field(default=False, metadata={"help": "DoRA: learn magnitude and direction apart."})
 
     def __post_init__(self) -> None:
@@ -78,13 +73,9 @@ class ModelOptions:
         if self.mode in NOT_BUILT:
             raise UserError(f"mode {self.mode} is not built yet; choose from baseline, lora, qlora")
         if self.from_scratch and self.mode != "baseline":
-            raise UserError(
-                f"--from_scratch trains every weight; give --mode baseline instead of {self.mode}"
-            )
+            raise UserError(f"--from_scratch trains every weight; give --mode baseline instead of {self.mode}")
         if self.vocab_size is not None and not self.from_scratch:
-            raise UserError(
-                "--vocab_size learns a tokenizer for a new model; give --from_scratch config.json with it"
-            )
+            raise UserError("--vocab_size learns a tokenizer for a new model; give --from_scratch config.json with it")
 
 
 @dataclass(frozen=True)
@@ -95,14 +86,13 @@ class RowOptions:
 
     block_size: int | None = field(
         default=None,
-        metadata={
-            "help": f"Tokens in a row. Default: {DEFAULT_BLOCK}, or the model's context if that is shorter."
-        },
+        metadata={"help": f"Tokens in a row. Default: {DEFAULT_BLOCK}, or the model's context if that is shorter."},
     )
     packing: str = field(
         default="best_fit",
         metadata={
-            "help": "best_fit: documents side by side, apart from each other; concat: one stream, cut in blocks; none: one document a row."
+            "help": "best_fit: documents side by side, apart from each other; concat: one stream, cut in blocks; "
+            "none: one document a row."
         },
     )
     packing_fill: float = field(
@@ -132,19 +122,13 @@ class RunOptions:
 
     _argument_group_name = "run"
 
-    config: str | None = field(
-        default=None, metadata={"help": "A YAML file of flags; flags on the command line win."}
-    )
+    config: str | None = field(default=None, metadata={"help": "A YAML file of flags; flags on the command line win."})
     dry_run: bool = field(
         default=False,
         metadata={"help": "Say what would run, and what memory and disk it would take; train nothing."},
     )
-    overwrite_output_dir: bool = field(
-        default=False, metadata={"help": "Replace the run that --output_dir holds."}
-    )
-    threads: int | None = field(
-        default=None, metadata={"help": "CPU threads. Default: the fastest of a short probe."}
-    )
+    overwrite_output_dir: bool = field(default=False, metadata={"help": "Replace the run that --output_dir holds."})
+    threads: int | None = field(default=None, metadata={"help": "CPU threads. Default: the fastest of a short probe."})
     muon: bool = field(
         default=False,
         metadata={"help": "Muon for the matrices inside the blocks, AdamW for the rest (mode baseline)."},
@@ -193,9 +177,7 @@ class Arguments:
 
     def as_dict(self) -> dict[str, Any]:
         """For run.json: every flag by its name, tokens and keys left out."""
-        ours = {
-            k: v for part in (self.source, self.model, self.rows, self.run) for k, v in vars(part).items()
-        }
+        ours = {k: v for part in (self.source, self.model, self.rows, self.run) for k, v in vars(part).items()}
         return ours | {k: v for k, v in self.training.to_dict().items() if not k.endswith("_token")}
 
 
@@ -217,7 +199,9 @@ GROUPS = (SourceOptions, ModelOptions, RowOptions, RunOptions, SlmTrainingArgume
 def parse(argv: Sequence[str]) -> Arguments:
     """The command line as typed options. Raises UserError, UsageError or DataError, one sentence each."""
     groups: Any = GROUPS
-    parser = _Parser(groups, prog="slm-train", usage="slm-train [--flag value ...]", description=DESCRIPTION, allow_abbrev=False)
+    parser = _Parser(
+        groups, prog="slm-train", usage="slm-train [--flag value ...]", description=DESCRIPTION, allow_abbrev=False
+    )
     known = {option.removeprefix("--") for option in parser._option_string_actions}
     line = read_command_line(argv, known)
     device = device_defaults(cpu_wanted="use_cpu" in line.given)

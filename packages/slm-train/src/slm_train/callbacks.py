@@ -22,9 +22,7 @@ class MetricsLog(TrainerCallback):
     def __init__(self, folder: Path):
         self.folder = folder
 
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
-    ) -> None:
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any) -> None:
         logs = given.get("logs") or {}
         if state.is_world_process_zero and "train_runtime" not in logs:
             append_metrics(self.folder, {"step": state.global_step, **logs})
@@ -76,9 +74,7 @@ class StopSignals(TrainerCallback):
         self.received = signal.Signals(number)
         self.__exit__()  # the next one has its usual effect
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self.received:
             control.should_save = control.should_training_stop = True
 
@@ -104,21 +100,15 @@ class Bar(TrainerCallback):
         )
         self.task = self.progress.add_task("", total=None, loss="-")
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.progress.update(self.task, total=state.max_steps, completed=state.global_step)
         if state.is_world_process_zero:
             self.progress.start()
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.progress.update(self.task, completed=state.global_step)
 
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
-    ) -> None:
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any) -> None:
         logs = given.get("logs") or {}
         if "loss" in logs:
             self.progress.update(self.task, loss=f"{logs['loss']:.3f}")
@@ -127,14 +117,13 @@ class Bar(TrainerCallback):
 
     def _line(self, state: TrainerState, logs: dict[str, float]) -> None:
         if "eval_loss" in logs:
-            text = f"evaluation: loss {logs['eval_loss']:.4f}, perplexity {logs['eval_perplexity']:.2f}, {logs['eval_bits_per_byte']:.4f} bits per byte"
+            loss, perplexity, bits = (logs[f"eval_{name}"] for name in ("loss", "perplexity", "bits_per_byte"))
+            text = f"evaluation: loss {loss:.4f}, perplexity {perplexity:.2f}, {bits:.4f} bits per byte"
         elif "loss" in logs:
             text = f"loss {logs['loss']:.4f}, learning rate {logs['learning_rate']:.2e}"
         else:
             return
         self.console.print(f"step {state.global_step}/{state.max_steps}  {text}", highlight=False)
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.progress.stop()

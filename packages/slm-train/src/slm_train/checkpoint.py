@@ -226,9 +226,7 @@ def _explained(run: Path) -> Iterator[None]:
 def _disk_trouble(error: Exception, run: Path) -> int:
     """The errno of it, 0 for none; torch and safetensors raise a full or vanished disk without a number."""
     if isinstance(error, OSError):
-        file = Path(
-            os.fsdecode(error.filename or run)
-        )  # a bare name is rmtree's, elsewhere is not our trouble
+        file = Path(os.fsdecode(error.filename or run))  # a bare name is rmtree's, elsewhere is not our trouble
         ours = len(file.parts) == 1 or file.absolute().is_relative_to(run.absolute())
         return error.errno or 0 if ours else 0
     if not run.is_dir():

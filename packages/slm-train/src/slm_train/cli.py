@@ -25,9 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: list[str]) -> int:
     if argv[:1] == ["dynamic"]:
-        raise UsageError(
-            "the token-budget loop (slm-train dynamic) is not built yet; slm-train alone runs the Trainer"
-        )
+        raise UsageError("the token-budget loop (slm-train dynamic) is not built yet; slm-train alone runs the Trainer")
     _quiet_libraries()
     from slm_train.arguments import parse  # after the line above: these imports print
 

@@ -58,9 +58,7 @@ def make_rows(arguments: Arguments, corpus: Corpus, base: Base, say: Say) -> Row
     train: RowDataset | RowStream
     if arguments.source.streaming:
         train = _stream(arguments, corpus.train, base, block)
-        say(
-            f"{corpus.train.name}: streamed, laid out in windows as it comes ({train.packing}, block {block})"
-        )
+        say(f"{corpus.train.name}: streamed, laid out in windows as it comes ({train.packing}, block {block})")
     else:
         train = _stored(arguments, corpus.train, base, block, say)
     return Rows(train, _stored(arguments, corpus.validation, base, block, say), block)
@@ -101,9 +99,7 @@ def _tokenize(documents: Documents, base: Base, options: RowOptions, say: Say) -
     store = tokenize(documents, base.tokenizer, cache_dir=cache, workers=options.preprocessing_num_workers)
     how = "tokenised before, read from the cache" if store.reused else "tokenised"
     counts = store.counts
-    say(
-        f"{store.name}: {counts.documents:,} documents, {counts.tokens:,} tokens, {counts.text_bytes:,} bytes ({how})"
-    )
+    say(f"{store.name}: {counts.documents:,} documents, {counts.tokens:,} tokens, {counts.text_bytes:,} bytes ({how})")
     return store
 
 

@@ -80,9 +80,7 @@ def _set_threads(arguments: Arguments, start: Start, console: Console) -> None:
     threads = arguments.run.threads or recorded or fastest_threads()
     torch.set_num_threads(threads)
     precision = "bfloat16 autocast" if arguments.training.bf16 else "float32"
-    console.print(
-        f"CPU, {threads} {'thread' if threads == 1 else 'threads'} (--threads), {precision} (--bf16)"
-    )
+    console.print(f"CPU, {threads} {'thread' if threads == 1 else 'threads'} (--threads), {precision} (--bf16)")
 
 
 def _identity(arguments: Arguments, base: Base, rows: Rows) -> dict[str, Any]:
@@ -126,9 +124,7 @@ def _prepare(current: Run, dataset: str, console: Console, signals: StopSignals)
     return trainer
 
 
-def _opening_record(
-    current: Run, dataset: str, model: PreTrainedModel, before_wrapping: int
-) -> dict[str, Any]:
+def _opening_record(current: Run, dataset: str, model: PreTrainedModel, before_wrapping: int) -> dict[str, Any]:
     arguments, rows = current.arguments, current.rows
     parameters = count_parameters(model)
     return {

@@ -9,9 +9,7 @@ from contextlib import contextmanager
 from slm_data.hub_trouble import reason
 from slm_train.errors import UserError
 
-WAYS_OUT = (
-    "check the name, try again later, use a copy loaded before (HF_HUB_OFFLINE=1), a local folder, or sample"
-)
+WAYS_OUT = "check the name, try again later, use a copy loaded before (HF_HUB_OFFLINE=1), a local folder, or sample"
 
 
 @contextmanager

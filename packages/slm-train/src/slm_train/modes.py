@@ -73,24 +73,18 @@ def _location(name: str) -> str:
         _check_folder(folder)
         return str(folder)
     if name.startswith((".", "/", "~")):
-        raise UserError(
-            f"model folder {name} does not exist; give a folder, a hub name such as distilgpt2, or sample"
-        )
+        raise UserError(f"model folder {name} does not exist; give a folder, a hub name such as distilgpt2, or sample")
     return FULL_NAMES.get(name, name)
 
 
 def _check_folder(folder: Path) -> None:
     if not (folder / "config.json").is_file():
         hint = (
-            "it holds an adapter: give its base model"
-            if (folder / "adapter_config.json").is_file()
-            else "give another"
+            "it holds an adapter: give its base model" if (folder / "adapter_config.json").is_file() else "give another"
         )
         raise UserError(f"model folder {folder} has no config.json; {hint}")
     if not any(folder.glob("*.safetensors")):
-        raise UserError(
-            f"model folder {folder} has no weights (*.safetensors); copy them there or give another folder"
-        )
+        raise UserError(f"model folder {folder} has no weights (*.safetensors); copy them there or give another folder")
 
 
 def _new_base(options: ModelOptions, texts: Documents) -> Base:
@@ -101,9 +95,7 @@ def _new_base(options: ModelOptions, texts: Documents) -> Base:
         with explained(options.tokenizer_path, "tokenizer"):
             tokenizer = AutoTokenizer.from_pretrained(_location(options.tokenizer_path))
     else:
-        raise UserError(
-            "--from_scratch needs a tokenizer: give --vocab_size to learn one, or --tokenizer_path"
-        )
+        raise UserError("--from_scratch needs a tokenizer: give --vocab_size to learn one, or --tokenizer_path")
     config.vocab_size = len(tokenizer)
     for token in ("bos_token_id", "eos_token_id", "pad_token_id"):
         setattr(config, token, getattr(tokenizer, token))

@@ -82,9 +82,7 @@ class MuonWithAdamW(Optimizer):
             state, grad = self.state[parameter], parameter.grad
             assert grad is not None
             if not state:
-                state.update(
-                    step=torch.zeros(()), mean=torch.zeros_like(parameter), square=torch.zeros_like(parameter)
-                )
+                state.update(step=torch.zeros(()), mean=torch.zeros_like(parameter), square=torch.zeros_like(parameter))
             state["step"] += 1
             steps = float(state["step"])
             state["mean"].lerp_(grad, 1 - beta1)

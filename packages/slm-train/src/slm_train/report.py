@@ -36,7 +36,7 @@ def show_report(console: Console, record: dict[str, Any]) -> None:
     console.print(table)
     tokens, block = after["tokens"], after["block_size"]
     console.print(
-        f"evaluated on {tokens:,} tokens in rows of at most {block}; memory before and after the mode's layers were put on",
+        f"evaluated on {tokens:,} tokens in rows of at most {block}; memory: without the model, with it",
         style="dim",
     )
     _show_texts(console, record["samples"])

@@ -33,9 +33,7 @@ def continue_prompt(
             temperature=0.7,
             top_k=50,
             use_cache=True,
-            pad_token_id=tokenizer.pad_token_id
-            if tokenizer.pad_token_id is not None
-            else tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
         )
     model.train(was_training)
     return str(tokenizer.decode(ids[0], skip_special_tokens=True))

@@ -24,9 +24,7 @@ class SlmTrainer(Trainer):
 
     args: SlmTrainingArguments
 
-    def __init__(
-        self, *, rows: RowDataset | RowStream, eval_rows: RowDataset, muon: bool = False, **settings: Any
-    ):
+    def __init__(self, *, rows: RowDataset | RowStream, eval_rows: RowDataset, muon: bool = False, **settings: Any):
         collator = RowCollator(_pad_id(settings["processing_class"]), rows.packing == "best_fit")
         self._run_dir: Path | None = None
         super().__init__(train_dataset=rows, eval_dataset=eval_rows, data_collator=collator, **settings)
@@ -45,9 +43,7 @@ class SlmTrainer(Trainer):
         seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
         return RowSampler(rows.plan.row_lengths, seed=seed, group=group if grouped else 0)
 
-    def get_batch_samples(
-        self, epoch_iterator: Any, num_batches: int, device: torch.device
-    ) -> tuple[list[Any], Any]:
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
         """As in Trainer, counting the predicted tokens of the step on the way, without waiting for a GPU."""
         batches, predicted = super().get_batch_samples(epoch_iterator, num_batches, device)
         self.trained_tokens += predicted if predicted is not None else 0

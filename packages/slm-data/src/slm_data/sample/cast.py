@@ -34,9 +34,7 @@ def distinct(draw: Draw, count: int, size: int) -> list[int]:
 
 
 def with_article(phrase: str) -> str:
-    sounds_like_a_vowel = phrase[0].lower() in "aeiou" and not phrase.lower().startswith(
-        ("one", "uni", "use")
-    )
+    sounds_like_a_vowel = phrase[0].lower() in "aeiou" and not phrase.lower().startswith(("one", "uni", "use"))
     return f"{'an' if sounds_like_a_vowel else 'a'} {phrase}"
 
 
