@@ -88,7 +88,7 @@ def test_a_source_that_breaks_leaves_nothing_behind(tokenizer: PreTrainedTokeniz
 
     with pytest.raises(DataError, match="line 3"):
         tokenize(Documents("broken", "broken", breaking), tokenizer, cache_dir=tmp_path)
-    assert not [path for path in (tmp_path / "tokens").iterdir()]
+    assert not list((tmp_path / "tokens").iterdir())
 
 
 def test_a_corpus_without_text_is_refused(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:

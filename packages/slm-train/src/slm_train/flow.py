@@ -53,6 +53,8 @@ def run(arguments: Arguments) -> int:
     for note in corpus.notes:
         console.print(note)
     base = find_base(arguments.model, arguments.model_name, corpus.train)
+    if base.note:
+        console.print(base.note)
     rows = make_rows(arguments, corpus, base, console.print)
     identity = _identity(arguments, base, rows)
     start.check_same(identity)

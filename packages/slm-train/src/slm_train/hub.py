@@ -6,19 +6,34 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from huggingface_hub import HfApi
+
 from slm_data.hub_trouble import reason
 from slm_train.errors import UserError
 
+TIMEOUT = 10.0  # seconds for the first answer of the hub
 WAYS_OUT = "check the name, try again later, use a copy loaded before (HF_HUB_OFFLINE=1), a local folder, or sample"
 
 
+def hub_trouble(repo: str) -> Exception | None:
+    """Why the hub does not give ``repo``, asked once in short: the libraries ask for most of a minute
+    before they look in the cache."""
+    try:
+        HfApi().model_info(repo, timeout=TIMEOUT, expand=["sha"])
+    except Exception as trouble:  # whatever it is, the cache may still serve
+        return trouble
+    return None
+
+
 @contextmanager
-def explained(name: str, kind: str) -> Iterator[None]:
-    """Turn what goes wrong while ``name`` (a model or a tokenizer) is loaded into a UserError."""
+def explained(name: str, kind: str, trouble: Exception | None = None) -> Iterator[None]:
+    """Turn what goes wrong while ``name`` (a model or a tokenizer) is loaded into a UserError.
+
+    With ``trouble``, why the hub is out of reach, only the cache was looked at."""
     try:
         yield
     except UserError:
         raise
     except Exception as fault:
         where = "the files in it are damaged or not a model's" if os.path.isdir(name) else WAYS_OUT
-        raise UserError(f"cannot load the {kind} {name}: {reason(fault)}; {where}") from fault
+        raise UserError(f"cannot load the {kind} {name}: {reason(trouble or fault)}; {where}") from fault

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,11 @@ from slm_adapters import (
     quiet_bitsandbytes,
 )
 from slm_data import sample_base, train_tokenizer
+from slm_data.hub_trouble import reason
 from slm_data.sources import Documents
 from slm_train.arguments import Arguments, ModelOptions
 from slm_train.errors import UserError
-from slm_train.hub import explained
+from slm_train.hub import explained, hub_trouble
 
 SAMPLE = "sample"
 FULL_NAMES = {"distilgpt2": "distilbert/distilgpt2", "gpt2": "openai-community/gpt2"}
@@ -43,6 +44,8 @@ class Base:
     location: str
     config: PretrainedConfig
     tokenizer: PreTrainedTokenizerBase
+    where: dict[str, Any] = field(default_factory=dict)  # revision, and whether only the cache is asked
+    note: str = ""
 
     @property
     def context(self) -> int | None:
@@ -58,11 +61,15 @@ def find_base(options: ModelOptions, name: str, texts: Documents) -> Base:
     if options.from_scratch:
         return _new_base(options, texts)
     location = _location(name)
-    revision = {"revision": options.model_revision} if options.model_revision else {}
-    with explained(name, "model"):
-        config = AutoConfig.from_pretrained(location, **revision)
-        tokenizer = AutoTokenizer.from_pretrained(options.tokenizer_path or location, **revision)
-    return Base(FULL_NAMES.get(name, name), location, config, tokenizer)
+    trouble = None if Path(location).is_dir() else hub_trouble(location)
+    where: dict[str, Any] = {"local_files_only": True} if trouble else {}
+    if options.model_revision:
+        where["revision"] = options.model_revision
+    with explained(name, "model", trouble):
+        config = AutoConfig.from_pretrained(location, **where)
+        tokenizer = AutoTokenizer.from_pretrained(options.tokenizer_path or location, **where)
+    note = f"{name}: {reason(trouble)}; the copy in the cache is used" if trouble else ""
+    return Base(FULL_NAMES.get(name, name), location, config, tokenizer, where, note)
 
 
 def _location(name: str) -> str:
@@ -130,9 +137,7 @@ def build_model(arguments: Arguments, base: Base) -> PreTrainedModel:
 
 def _load(arguments: Arguments, base: Base) -> PreTrainedModel:
     training, options = arguments.training, arguments.model
-    settings: dict[str, Any] = {"dtype": torch.float32}
-    if options.model_revision:
-        settings["revision"] = options.model_revision
+    settings: dict[str, Any] = {"dtype": torch.float32, **base.where}
     if options.mode == "qlora":
         dtype = compute_dtype(training.device, training.bf16)
         settings |= {"quantization_config": four_bit_config(dtype), "device_map": {"": training.device}}
