@@ -1,10 +1,15 @@
-from __future__ import annotations
+"""Rows and batches: what is in the tensors, and that packed documents do not see each other."""
 
 from collections.abc import Callable
+from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
@@ -15,120 +20,198 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from slm_data import (
-    IGNORE,
-    Documents,
-    RowCollator,
-    RowDataset,
-    RowSampler,
-    RowStream,
-    TokenCounts,
-    TokenStore,
-    plan_rows,
-    train_tokenizer,
-)
-from slm_data.sample.corpus import stories
+from slm_data.packing import plan_rows
+from slm_data.rows import IGNORE, Row, RowCollator, RowDataset, RowSampler
 
-VOCABULARY = 97
-SMALL = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
-GROUPED = {**SMALL, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}
-MODELS: dict[str, Callable[[], PreTrainedModel]] = {
-    "gpt2": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, n_positions=64, n_embd=32, n_layer=2, n_head=4)),
-    "llama": lambda: LlamaForCausalLM(LlamaConfig(**GROUPED)),
-    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**GROUPED)),
+VOCABULARY, PAD = 64, 63
+DOCUMENTS = [9, 4, 13, 2, 24, 7, 30, 5, 3, 11, 1]  # tokens each; 30 is cut at a block of 24
+BLOCK = 24
+
+
+def gpt2(attention: str) -> PreTrainedModel:
+    sizes = {"n_layer": 2, "n_embd": 32, "n_head": 4, "n_positions": 32}
+    off = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    config = GPT2Config(vocab_size=VOCABULARY, initializer_range=0.2, bos_token_id=0, eos_token_id=1, **sizes, **off)
+    config._attn_implementation = attention
+    return GPT2LMHeadModel(config)
+
+
+def grouped_heads(model: type[PreTrainedModel], config: type[Any]) -> Callable[[str], PreTrainedModel]:
+    def build(attention: str) -> PreTrainedModel:
+        heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 2}
+        sizes = {"hidden_size": 32, "intermediate_size": 48, "max_position_embeddings": 32}
+        made = config(vocab_size=VOCABULARY, initializer_range=0.2, **heads, **sizes)
+        made._attn_implementation = attention
+        return model(made)
+
+    return build
+
+
+BUILDERS = {
+    "gpt2": gpt2,
+    "llama": grouped_heads(LlamaForCausalLM, LlamaConfig),
+    "qwen2": grouped_heads(Qwen2ForCausalLM, Qwen2Config),
 }
 
 
-def store_of(lengths: list[int], seed: int = 0) -> TokenStore:
-    tokens = np.random.default_rng(seed).integers(3, VOCABULARY, sum(lengths)).astype(np.uint16)
-    counts = TokenCounts(len(lengths), sum(lengths), 4 * sum(lengths), 0)
-    return TokenStore("made up", tokens, np.array(lengths), counts, "", False)
-
-
-def rows_of(lengths: list[int], block: int, packing: str) -> RowDataset:
-    store = store_of(lengths)
-    return RowDataset(store, plan_rows(store.lengths, block, packing, fill=0))
-
-
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("family", MODELS)
-def test_packed_logits_are_those_of_each_document_alone(family: str, attention: str) -> None:
+@pytest.fixture(params=[(name, attention) for name in BUILDERS for attention in ("sdpa", "eager")], ids="-".join)
+def model(request: pytest.FixtureRequest) -> PreTrainedModel:
+    name, attention = request.param
     torch.manual_seed(0)
-    model = MODELS[family]().eval()
-    model.set_attn_implementation(attention)
-    lengths = [21, 9, 30, 4, 11, 17, 2, 26]
-    rows = rows_of(lengths, 40, "best_fit")
-    assert max(np.diff(rows.plan.first)) > 1, "no row holds two documents: this would test nothing"
-    batch = RowCollator(0, packed=True)([rows[i] for i in range(len(rows))])
+    return BUILDERS[name](attention).float().eval()
+
+
+def dataset(packing: Any) -> RowDataset:
+    tokens = np.random.default_rng(0).integers(0, VOCABULARY, sum(DOCUMENTS)).astype(np.uint16)
+    store: Any = SimpleNamespace(tokens=tokens)
+    return RowDataset(store, plan_rows(DOCUMENTS, BLOCK, packing, fill=0))
+
+
+def batch_of(packing: Any) -> dict[str, torch.Tensor]:
+    """All documents as one batch of several rows, some of them padded."""
+    rows = dataset(packing)
+    return RowCollator(PAD, packing == "best_fit")([rows[at] for at in range(len(rows))])
+
+
+def segments_of(rows: RowDataset) -> list[tuple[int, slice, torch.Tensor]]:
+    """Row, place in the row, and tokens of every segment."""
+    found = []
+    for at in range(len(rows)):
+        row = rows[at]
+        ends = np.cumsum(row.segments).tolist()
+        for start, end in pairwise([0, *ends]):
+            found.append((at, slice(start, end), torch.from_numpy(row.input_ids[start:end])))
+    return found
+
+
+def largest_difference(model: PreTrainedModel, **settings: Any) -> float:
+    """Between the logits of packed documents and those of each document alone."""
+    rows, batch = dataset("best_fit"), batch_of("best_fit")
     with torch.no_grad():
-        packed = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False).logits
-        for number, row in enumerate(rows[i] for i in range(len(rows))):
-            at = 0
-            for length in row.segments.tolist():
-                alone = torch.from_numpy(row.input_ids[at : at + length])[None]
-                expected = model(input_ids=alone, use_cache=False).logits[0]
-                torch.testing.assert_close(packed[number, at : at + length], expected, rtol=0, atol=1e-5)
-                at += length
+        packed = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], **settings).logits
+        alone = [(at, place, model(input_ids=ids[None]).logits[0]) for at, place, ids in segments_of(rows)]
+    assert packed.std() > 0.3  # logits near zero would agree whatever the model saw
+    return max(float((packed[at, place] - logits).abs().max()) for at, place, logits in alone)
 
 
-def test_a_cache_lets_packed_documents_see_each_other() -> None:
-    """The trap that the collator's documentation warns of; when this fails, the warning can go."""
-    torch.manual_seed(0)
-    model = MODELS["gpt2"]().eval()
-    rows = rows_of([20, 20], 40, "best_fit")
-    batch = RowCollator(0, packed=True)([rows[0]])
-    inputs = {"input_ids": batch["input_ids"], "position_ids": batch["position_ids"]}
+def test_the_batch_under_test_is_worth_testing() -> None:
+    plan, batch = dataset("best_fit").plan, batch_of("best_fit")
+    assert len(plan) > 2
+    assert (np.diff(plan.first) > 2).any()
+    assert (batch["input_ids"].shape[1] > plan.row_lengths).any()
+
+
+def test_packed_logits_are_those_of_each_document_alone(model: PreTrainedModel) -> None:
+    assert largest_difference(model, use_cache=False) < 1e-5
+
+
+def test_a_cache_lets_packed_documents_see_each_other(model: PreTrainedModel) -> None:
+    """Why every model here is called with use_cache=False."""
+    assert largest_difference(model, use_cache=True) > 1e-2
+
+
+def test_a_mask_of_ones_lets_packed_documents_see_each_other(model: PreTrainedModel) -> None:
+    """Why the collator makes no attention mask."""
+    ones = torch.ones_like(batch_of("best_fit")["input_ids"])
+    assert largest_difference(model, use_cache=False, attention_mask=ones) > 1e-2
+
+
+def test_padding_changes_no_logits_of_unpacked_rows(model: PreTrainedModel) -> None:
+    rows, batch = dataset("none"), batch_of("none")
     with torch.no_grad():
-        apart = model(**inputs, use_cache=False).logits
-        leaking = model(**inputs, use_cache=True).logits
-    assert (apart - leaking).abs().max() > 1e-3
+        padded = model(**{name: batch[name] for name in batch if name != "labels"}, use_cache=False).logits
+        for at, place, ids in segments_of(rows):
+            assert (padded[at, place] - model(input_ids=ids[None]).logits[0]).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("packing", ["concat", "best_fit", "none"])
-def test_labels_leave_out_the_first_token_of_a_segment_and_the_padding_and_nothing_else(packing: str) -> None:
-    rows = rows_of([7, 19, 33, 2, 12], 16, packing)
-    batch = RowCollator(1, packed=packing == "best_fit")([rows[i] for i in range(len(rows))])
-    for number in range(len(rows)):
-        row, at = rows[number], 0
-        expected = np.full(batch["labels"].shape[1], IGNORE)
-        for length in row.segments.tolist():
-            expected[at + 1 : at + length] = row.input_ids[at + 1 : at + length]
-            if packing == "best_fit":
-                assert batch["position_ids"][number, at : at + length].tolist() == list(range(length))
-            at += length
-        assert batch["labels"][number].tolist() == expected.tolist()
-    assert int((batch["labels"] != IGNORE).sum()) == rows.plan.predicted_tokens
+def test_loss_and_gradients_of_packed_rows_are_those_of_unpacked_rows(model: PreTrainedModel) -> None:
+    packed, unpacked = (loss_and_gradients(model, batch_of(packing)) for packing in ("best_fit", "none"))
+    assert packed[0] == pytest.approx(unpacked[0], rel=1e-6)
+    for one, other in zip(packed[1], unpacked[1], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4 * float(other.abs().max()))
 
 
-@pytest.mark.parametrize("group", [0, 16])
-def test_each_epoch_is_a_permutation_that_seed_and_epoch_alone_decide(group: int) -> None:
-    lengths = np.random.default_rng(0).lognormal(5, 0.5, 333).astype(int)
-    orders = []
-    for epoch in (0, 1, 0):
-        sampler = RowSampler(lengths, seed=5, group=group)
+def loss_and_gradients(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> tuple[float, list[torch.Tensor]]:
+    model.zero_grad()
+    loss = model(**batch, use_cache=False, num_items_in_batch=1).loss  # a sum over tokens, not a mean
+    loss.backward()
+    return float(loss.detach()), [weight.grad.clone() for weight in model.parameters() if weight.grad is not None]
+
+
+segmented = st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=5), min_size=1, max_size=4)
+
+
+@given(segmented, st.booleans())
+def test_a_batch_says_all_of_its_rows_and_nothing_else(segments: list[list[int]], packed: bool) -> None:
+    rows = [Row(np.arange(1, sum(parts) + 1), np.array(parts)) for parts in segments]
+    batch = RowCollator(PAD, packed)(rows)
+    assert set(batch) == {"input_ids", "labels"} | ({"position_ids"} if packed else set())
+    width = max(sum(parts) for parts in segments)
+    for at, parts in enumerate(segments):
+        padding = width - sum(parts)
+        ids = list(range(1, sum(parts) + 1))
+        firsts = set(np.cumsum([0, *parts]).tolist())
+        assert batch["input_ids"][at].tolist() == ids + [PAD] * padding
+        labels = [IGNORE if place in firsts else token for place, token in enumerate(ids)]
+        assert batch["labels"][at].tolist() == labels + [IGNORE] * padding
+        if packed:
+            positions = [place for length in [*parts, padding] for place in range(length)]
+            assert batch["position_ids"][at].tolist() == positions
+
+
+def test_batches_are_of_the_integers_that_torch_wants() -> None:
+    assert {tensor.dtype for tensor in batch_of("best_fit").values()} == {torch.int64}
+
+
+def test_a_dataset_reads_its_rows_from_the_store_when_asked() -> None:
+    rows = dataset("concat")
+    assert len(rows) == -(-sum(DOCUMENTS) // BLOCK)
+    assert rows[1].input_ids.tolist() == rows.store.tokens[BLOCK : 2 * BLOCK].tolist()
+    assert rows.packing == "concat"
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=80), st.integers(0, 20), st.integers(0, 3), st.integers(0, 3))
+def test_an_epoch_takes_every_row_once(lengths: list[int], group: int, seed: int, epoch: int) -> None:
+    sampler = RowSampler(lengths, seed=seed, group=group)
+    sampler.set_epoch(epoch)
+    assert sorted(sampler) == list(range(len(lengths)))
+    assert len(sampler) == len(lengths)
+
+
+@pytest.mark.parametrize("group", [0, 8])
+def test_the_order_is_a_function_of_seed_and_epoch_alone(group: int) -> None:
+    lengths = np.random.default_rng(0).integers(1, 100, 200)
+
+    def order(seed: int, epoch: int) -> list[int]:
+        sampler = RowSampler(lengths, seed=seed, group=group)
+        list(sampler)  # what came before must not matter
         sampler.set_epoch(epoch)
-        orders.append(list(sampler))
-        assert sorted(orders[-1]) == list(range(333))
-    assert orders[0] == orders[2]
-    assert orders[0] != orders[1]
-    assert orders[0] != list(RowSampler(lengths, seed=6, group=group))
+        return list(sampler)
+
+    assert order(1, 2) == order(1, 2)
+    assert len({tuple(order(seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}) == 4
 
 
-def test_rows_of_like_length_come_together_the_longest_first() -> None:
-    lengths = np.random.default_rng(0).lognormal(5, 0.5, 1600).astype(int)
-    order = np.array(list(RowSampler(lengths, seed=1, group=16)))
-    groups = lengths[order].reshape(-1, 16)
-    assert lengths.sum() / (groups.max(axis=1) * 16).sum() > 0.95
-    assert groups[0].sum() == groups.sum(axis=1).max()
+def test_grouping_by_length_leaves_little_padding() -> None:
+    lengths = np.random.default_rng(0).lognormal(5, 0.7, 4000).astype(int) + 1
+    assert utilisation(lengths, group=0) < 0.5
+    assert utilisation(lengths, group=16) > 0.9
 
 
-def test_streamed_rows_hold_every_token_of_every_document_in_a_fixed_order() -> None:
-    texts = list(stories(30, seed=4))
-    tokenizer = train_tokenizer(texts, 300, model_max_length=64)
-    stream = RowStream(Documents("d", "d", lambda: iter(texts)), tokenizer, 64, "best_fit")
-    rows = list(stream)
-    tokens = sum(len(row.input_ids) for row in rows)
-    assert tokens == sum(len(tokenizer(text)["input_ids"]) + 1 for text in texts)
-    assert max(len(row.input_ids) for row in rows) <= 64
-    again = [row.input_ids.tolist() for row in stream]
-    assert again == [row.input_ids.tolist() for row in rows]
+def utilisation(lengths: Any, group: int) -> float:
+    order = np.array(list(RowSampler(lengths, seed=0, group=group)))
+    return float(lengths.sum() / (16 * lengths[order.reshape(-1, 16)].max(axis=1)).sum())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_first_batch_is_the_one_that_needs_most_memory(seed: int) -> None:
+    lengths = np.random.default_rng(seed).lognormal(4, 1, 1600).astype(int) + 1  # two windows of groups of 16
+    order = np.array(list(RowSampler(lengths, seed=seed, group=16)))
+    assert lengths[order[:16]].max() == lengths.max()
+
+
+def test_groups_other_than_the_first_come_in_no_order_of_length() -> None:
+    lengths = np.arange(1, 1601)
+    order = np.array(list(RowSampler(lengths, seed=0, group=16))).reshape(-1, 16)
+    sums = lengths[order][1:].sum(axis=1)
+    assert 30 < (np.diff(sums) < 0).sum() < 70

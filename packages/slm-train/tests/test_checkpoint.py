@@ -260,6 +260,14 @@ def test_any_cut_flipped_or_added_byte_and_any_missing_file_is_found(
         assert fault(target) is None
 
 
+def test_every_single_byte_of_the_manifest_counts(tmp_path: Path) -> None:
+    target = save(tmp_path, 1)
+    whole = (target / MANIFEST).read_bytes()
+    for at, bit in itertools.product(range(len(whole)), (1, 32)):
+        (target / MANIFEST).write_bytes(whole[:at] + bytes([whole[at] ^ bit]) + whole[at + 1 :])
+        assert fault(target) == "manifest.json is damaged, or of another version", (at, bit)
+
+
 def test_a_fault_says_what_is_wrong(tmp_path: Path) -> None:
     target, weights = save(tmp_path, 1), tmp_path / "checkpoint-1" / "model.safetensors"
     weights.write_text("weights 2")
@@ -387,6 +395,14 @@ def test_cleaning_removes_left_overs_only(tmp_path: Path) -> None:
     (tmp_path / ".run.json.writing").write_text("")
     clean(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".git", "checkpoint-1"]
+
+
+def test_cleaning_puts_back_what_was_being_replaced(tmp_path: Path) -> None:
+    target = save(tmp_path, 1)
+    target.rename(tmp_path / ".checkpoint-1.replaced")
+    clean(tmp_path)
+    assert contents(target) == "1"
+    assert hidden(tmp_path) == []
 
 
 def test_killed_again_and_again_a_run_has_its_newest_checkpoint(tmp_path: Path) -> None:

@@ -94,12 +94,14 @@ def as_packing(name: str) -> Packing:
 
 
 def _concat(lengths: Ints, block: int) -> RowPlan:
-    total = int(lengths.sum())
+    total, ends = int(lengths.sum()), np.cumsum(lengths)
     start = np.arange(0, total, block, dtype=np.int64)
-    ends = np.cumsum(lengths)
-    crossing = (ends - lengths) // block != (ends - 1) // block
+    if total % block == 1 and total > 1 and block > 2:
+        start[-1] -= 1  # a last row of one token would have nothing to predict, and its mean loss is 0 / 0
+    document = np.searchsorted(ends, start, side="right")
+    split = np.unique(document[start > (ends - lengths)[document]])
     rows = np.arange(len(start) + 1)
-    return RowPlan("concat", block, rows, start, np.minimum(block, total - start), int(crossing.sum()))
+    return RowPlan("concat", block, rows, start, np.diff(np.append(start, total)), len(split))
 
 
 def _pieces(lengths: Ints, block: int) -> tuple[Ints, Ints]:

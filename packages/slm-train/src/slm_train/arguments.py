@@ -22,7 +22,7 @@ NOT_BUILT = ("butterfly", "butterfly_block")
 LEARNING_RATES = {"baseline": 5e-5, "lora": 2e-4, "qlora": 2e-4}
 DEFAULT_BLOCK = 256
 DESCRIPTION = "Fine-tune a small language model; with no flags, the built-in base on the built-in corpus."
-DEMO = {"dataset": "sample", "max_train_samples": "1200", "max_eval_samples": "120", "learning_rate": "1e-3"}
+DEMO = {"dataset": "sample", "max_train_samples": "400", "max_eval_samples": "60", "learning_rate": "1e-3"}
 
 
 @dataclass(frozen=True)

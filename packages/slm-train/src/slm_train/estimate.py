@@ -1,2 +1,187 @@
-def show_dry_run(*_):
-    raise NotImplementedError
+"""``--dry_run``: what would run, and an estimate of its peak memory and its disk.
+
+Activations are not guessed from formulas: one and two rows go forward and backward through the real model
+while every live tensor is counted. A batch is a straight line through these two points, whatever the
+architecture, the mode, the attention and the checkpointing are.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from slm_data import RowDataset
+from slm_train.accounting import Memory, Parameters, count_parameters, weight_bytes
+from slm_train.arguments import Arguments
+from slm_train.data import Rows
+from slm_train.modes import Base, build_model
+from slm_train.optimizer import muon_groups
+from slm_train.report import megabytes
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes, by what they are for; ``peak`` is what Memory.peak() should come to in training."""
+
+    process: int
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int  # at their highest, with the gradients that exist by then
+    checkpoint: int
+    parameters: Parameters
+
+    @property
+    def peak(self) -> int:
+        return self.process + self.weights + self.optimizer + max(self.activations, self.gradients)
+
+
+class LiveTensors(TorchDispatchMode):
+    """Counts the bytes of tensors made under it, while they live, and their highest sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: dict[int, int] = {}
+        self.now = self.highest = 0
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = operation(*args, **(kwargs or {}))
+        for leaf in tree_leaves(made):
+            if isinstance(leaf, torch.Tensor):
+                self._count(leaf.untyped_storage())
+        return made
+
+    def ignore(self, model: torch.nn.Module) -> None:
+        """Weights are counted apart."""
+        for tensor in (*model.parameters(), *model.buffers()):
+            self.sizes[tensor.untyped_storage()._cdata] = 0
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        if storage._cdata in self.sizes:
+            return
+        self.sizes[storage._cdata] = storage.nbytes()
+        self.now += storage.nbytes()
+        self.highest = max(self.highest, self.now)
+        weakref.finalize(storage, self._forget, storage._cdata)
+
+    def _forget(self, key: int) -> None:
+        self.now -= self.sizes.pop(key)
+
+
+def estimate(arguments: Arguments, base: Base, rows: Rows) -> Estimate:
+    """Build the model as the run would, and see what one and two rows of it take."""
+    training = arguments.training
+    memory = Memory(training.device)
+    process = memory.now()
+    model: Any = build_model(arguments, base)
+    if training.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=training.gradient_checkpointing_kwargs)
+    if arguments.model.mode != "qlora":
+        model.to(training.device)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = _optimizer_bytes(arguments, model, trained)
+    gradients = sum(p.nbytes for p in trained)
+    one, two = (_activations(model, arguments, rows, count) for count in (1, 2))
+    whole = one + (training.per_device_train_batch_size - 1) * (two - one)
+    return Estimate(
+        process=process,
+        weights=weight_bytes(model),
+        gradients=gradients,
+        optimizer=optimizer,
+        activations=whole,
+        checkpoint=gradients + optimizer,
+        parameters=count_parameters(model),
+    )
+
+
+def _optimizer_bytes(arguments: Arguments, model: Any, trained: list[torch.nn.Parameter]) -> int:
+    """Adam keeps two numbers a trained weight, Muon one a matrix."""
+    whole = 2 * sum(p.nbytes for p in trained)
+    if not arguments.run.muon:
+        return whole
+    return whole - sum(p.nbytes for p in muon_groups(model, model.get_input_embeddings())[0]["params"])
+
+
+def _activations(model: Any, arguments: Arguments, rows: Rows, count: int) -> int:
+    """The highest sum of live bytes, beyond the weights, of one forward and backward of ``count`` rows."""
+    training = arguments.training
+    tokens = _longest_row(rows)
+    ids = torch.zeros(count, tokens, dtype=torch.long, device=training.device)
+    positions = torch.arange(tokens, device=training.device).repeat(count, 1)
+    packed = {"position_ids": positions} if rows.train.packing == "best_fit" else {}
+    model.train()
+    with _random_state_kept(training.device), LiveTensors() as live:
+        live.ignore(model)
+        with _autocast(training):
+            loss = model(input_ids=ids, labels=ids, use_cache=False, num_items_in_batch=torch.tensor(1), **packed).loss
+        loss.backward()
+    model.zero_grad(set_to_none=True)
+    return live.highest
+
+
+def _longest_row(rows: Rows) -> int:
+    if isinstance(rows.train, RowDataset):
+        return int(rows.train.plan.row_lengths.max())
+    return rows.block_size
+
+
+def _autocast(training: Any) -> Any:
+    if not (training.bf16 or training.fp16):
+        return nullcontext()
+    return torch.autocast(training.device.type, torch.bfloat16 if training.bf16 else torch.float16)
+
+
+@contextmanager
+def _random_state_kept(device: torch.device) -> Iterator[None]:
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
+
+
+def optimizer_steps(arguments: Arguments, rows: Rows) -> int:
+    """Optimizer steps of the whole run, as the Trainer counts them."""
+    training = arguments.training
+    if training.max_steps > 0 or not isinstance(rows.train, RowDataset):
+        return int(training.max_steps)
+    batches = math.ceil(len(rows.train) / (training.per_device_train_batch_size * training.world_size))
+    each_epoch = max(1, math.ceil(batches / training.gradient_accumulation_steps))
+    return math.ceil(training.num_train_epochs * each_epoch)
+
+
+def show_dry_run(console: Console, arguments: Arguments, base: Base, rows: Rows) -> None:
+    """Print what would run. Nothing is trained, and nothing is written but the token cache."""
+    found = estimate(arguments, base, rows)
+    training = arguments.training
+    table = Table(title=f"dry run: {arguments.model.mode} on {base.name or 'a new model'}", title_justify="left")
+    table.add_column("")
+    table.add_column("estimate", justify="right")
+    table.add_row("optimizer steps", f"{optimizer_steps(arguments, rows):,}")
+    table.add_row("rows a step", f"{training.train_batch_size * training.gradient_accumulation_steps:,}")
+    table.add_row("trainable parameters", f"{found.parameters.trainable:,} ({found.parameters.percent:.2f} %)")
+    table.add_row("all parameters", f"{found.parameters.total:,}", end_section=True)
+    for name in ("process", "weights", "gradients", "optimizer", "activations"):
+        table.add_row(LABELS[name], megabytes(getattr(found, name)))
+    table.add_row(f"peak {Memory(training.device).kind}", megabytes(found.peak), style="bold", end_section=True)
+    kept = (training.save_total_limit or 1) + 1
+    table.add_row(f"disk: up to {kept} checkpoints", megabytes(kept * found.checkpoint))
+    table.add_row("disk: final weights", megabytes(found.gradients))
+    console.print(table)
+    console.print("gradients take over the place of activations: the peak counts the larger. Nothing was trained.")
+
+
+LABELS = {
+    "process": "the process, before the model",
+    "weights": "weights",
+    "gradients": "gradients",
+    "optimizer": "optimizer state",
+    "activations": "activations, logits and loss, highest",
+}

@@ -59,8 +59,8 @@ def unknown_flag(flag: str, known: Collection[str]) -> UsageError:
     """The sentence for a flag that nobody knows, with up to three known ones that it may have meant."""
     name, names = _plain(flag).lower(), sorted({_plain(name) for name in known})
     begun = [longer for longer in names if len(name) > 2 and longer.startswith(name)]
-    close = list(dict.fromkeys([*get_close_matches(name, names, n=3, cutoff=0.75), *begun]))[:3]
-    meant = " or ".join(f"--{candidate}" for candidate in close)
+    close = list(dict.fromkeys([*get_close_matches(name, names, n=3, cutoff=0.8), *begun]))[:3]
+    meant = " or ".join(f"--{candidate}" for candidate in close or get_close_matches(name, names, n=1))
     hint = f"did you mean {meant}?" if meant else "slm-train --help lists the flags"
     return UsageError(f"unknown flag --{flag.lstrip('-')}; {hint}")
 
@@ -83,7 +83,7 @@ def _split(argv: Sequence[str], known: Collection[str]) -> tuple[list[str], list
             strays.append(word)
             values = strays
         else:
-            full = values is not strays and bool(values) and _takes_one(_plain(found[-1][0]), known)
+            full = values and values is not strays and _takes_one(_plain(found[-1][0]), values[0], known)
             (strays if full else values).append(word)
     return strays, [Flag(_plain(said), tuple(values), said) for said, values in found], list(argv[end:])
 
@@ -92,10 +92,10 @@ def _is_value(word: str) -> bool:
     return not word.startswith("-") or word == "-" or " " in word or bool(NEGATIVE.fullmatch(word))
 
 
-def _takes_one(name: str, known: Collection[str]) -> bool:
-    """Whether the flag never reaches argparse by this name, so that only its first word is its value."""
+def _takes_one(name: str, first: str, known: Collection[str]) -> bool:
+    """Whether no word after the first can be the flag's: it ends here, or argparse needs ``--flag=-first``."""
     old = None if name in known else OLD_FLAGS.get(name)
-    return name == CONFIG or (old is not None and not isinstance(old, Renamed))
+    return name == CONFIG or not isinstance(old, Renamed | None) or _reads_as_flag(first)
 
 
 def _words(flag: Flag) -> list[str]:
@@ -105,7 +105,7 @@ def _words(flag: Flag) -> list[str]:
 
 
 def _reads_as_flag(value: str) -> bool:
-    return value.startswith("-") and not PLAIN_NEGATIVE.fullmatch(value)
+    return value.startswith("-") and value != "-" and not PLAIN_NEGATIVE.fullmatch(value)
 
 
 def _modern(flags: Sequence[Flag], known: Collection[str], where: str = "") -> tuple[list[Flag], list[str]]:

@@ -161,15 +161,19 @@ OLD_FLAGS: dict[str, OldFlag] = {
     "sharded_ddp": Gone("fairscale's sharding gave way to --fsdp and --deepspeed", frozenset({""} | FALSE)),
 }
 
-OLD_VALUES = {"optim": {"adamw_hf": "adamw_torch", "adamw_apex_fused": "adamw_torch_fused"}}
+# Flags that stayed, with values that did not; "" is a flag that needed none.
+OLD_VALUES = {
+    "optim": {"adamw_hf": "adamw_torch", "adamw_apex_fused": "adamw_torch_fused"},
+    "hub_private_repo": {"": "true"},
+}
 
 
 def with_new_value(flag: Flag) -> Translation:
-    """A flag that stayed, but lost some of its values."""
+    """A flag that stayed, with what became of its value."""
     now = OLD_VALUES.get(flag.name, {}).get(flag.value)
     if now is None:
         return flag, ""
-    note = f"--{flag.name} {flag.value} is now --{flag.name} {now}"
+    note = f"--{' '.join([flag.name, *flag.values[:1]])} is now --{flag.name} {now}"
     return replace(flag, values=(now, *flag.values[1:])), note
 
 

@@ -1,0 +1,46 @@
+"""A tokenizer learnt in a moment, and a corpus in memory."""
+
+from collections.abc import Callable, Iterable, Iterator
+
+import pytest
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from slm_data.bpe import train_tokenizer
+from slm_data.sources import Documents
+
+SENTENCES = (
+    "Once upon a time there was a little hen who lived by the sea.",
+    "The hen had a red boat, and every day she went out to look for the moon.",
+    "“Who took my boat?” said the hen. “I did,” said the moon, “and I am sorry.”",
+    "Ein kleines Huhn fährt über das Meer; l'été, la mer est à côté.",
+    "They were friends from that day on, and the boat was theirs.",
+)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerBase:
+    return train_tokenizer(SENTENCES, 320, 128)
+
+
+@pytest.fixture(scope="session")
+def sentences() -> tuple[str, ...]:
+    return SENTENCES
+
+
+@pytest.fixture(scope="session")
+def in_memory() -> Callable[..., Documents]:
+    def documents(texts: Iterable[str], identity: str = "test") -> Documents:
+        held = list(texts)
+
+        def read() -> Iterator[str]:
+            return iter(held)
+
+        return Documents("texts", identity, read)
+
+    return documents
