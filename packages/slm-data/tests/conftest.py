@@ -4,10 +4,14 @@ from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 import torch
+from hypothesis import settings
 from transformers import PreTrainedTokenizerBase
 
 from slm_data.bpe import train_tokenizer
 from slm_data.sources import Documents
+
+settings.register_profile("slm", deadline=None)  # a busy machine is no failure
+settings.load_profile("slm")
 
 SENTENCES = (
     "Once upon a time there was a little hen who lived by the sea.",

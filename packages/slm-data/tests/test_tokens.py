@@ -1,115 +1,244 @@
-from __future__ import annotations
+"""Token stores: the tokenizer's own ids, written once, complete or absent."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory, mkdtemp
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from slm_data import tokens
+from slm_data.bpe import END, START, train_tokenizer
+from slm_data.errors import DataError
+from slm_data.sources import Documents
+from slm_data.tokens import TokenStore, default_cache_dir, encode_in_batches, fingerprint, tokenize
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from slm_data import DataError, Documents, tokenize, train_tokenizer
-from slm_data import tokens as tokens_module
-from slm_data.sample.corpus import stories
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> PreTrainedTokenizerBase:
-    return train_tokenizer(stories(60, seed=0), 400, model_max_length=64)
-
-
-def documents(texts: list[str], identity: str = "these") -> Documents:
-    return Documents("some texts", identity, lambda: iter(texts))
+InMemory = Callable[..., Documents]
+EOS = 1
 
 
-def never() -> Iterator[str]:
-    raise AssertionError("the texts were read again")
+def documents_of(store: TokenStore) -> list[list[int]]:
+    ends = np.cumsum(store.lengths)
+    return [part.tolist() for part in np.split(np.asarray(store.tokens), ends[:-1])]
 
 
-TEXTS = ["one <|endoftext|> inside", "tidal \x00 bells", "ünïcödé 🌊", "x", " leading and trailing  ", "a\r\nb\n\n"]
+def unreadable(identity: str = "test") -> Documents:
+    def read() -> Iterator[str]:
+        raise AssertionError("the documents were read")
+
+    return Documents("unreadable", identity, read)
 
 
-def test_the_store_holds_what_the_tokenizer_says_and_an_end_after_each_document(
-    tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+def stores_in(cache: Path) -> list[str]:
+    return sorted(os.listdir(cache / "tokens"))
+
+
+def word_tokenizer(vocabulary: dict[str, int]) -> PreTrainedTokenizerBase:
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<end>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>")
+
+
+@given(st.lists(st.text() | st.sampled_from([END, START, f"a{END}b", f"a{END}", "x" * 500]), min_size=1, max_size=8))
+@settings(max_examples=40)
+def test_a_document_is_what_the_tokenizer_makes_of_it_and_an_end(
+    tokenizer: PreTrainedTokenizerBase, in_memory: InMemory, texts: list[str]
 ) -> None:
-    store = tokenize(documents(TEXTS), tokenizer, cache_dir=tmp_path)
-    expected = [[*tokenizer(text)["input_ids"], tokenizer.eos_token_id] for text in TEXTS]
-    assert store.lengths.tolist() == [len(ids) for ids in expected]
-    assert store.tokens.tolist() == [token for ids in expected for token in ids]
-    assert store.counts.documents == store.counts.start_tokens == len(TEXTS)
-    assert store.counts.text_bytes == sum(len(text.encode()) for text in TEXTS)
+    kept = [text for text in texts if text and not text.isspace()]
+    with TemporaryDirectory() as cache:
+        if not kept:
+            with pytest.raises(DataError, match="texts holds no text"):
+                tokenize(in_memory(texts), tokenizer, cache_dir=Path(cache), workers=1)
+            return
+        store = tokenize(in_memory(texts), tokenizer, cache_dir=Path(cache), workers=1)
+        ids = [tokenizer(text)["input_ids"] for text in kept]
+        closed = [document if document[-1] == EOS else [*document, EOS] for document in ids]
+        assert documents_of(store) == closed
+        assert store.counts.tokens == sum(map(len, closed)) == len(store.tokens)
+        assert store.counts.text_bytes == len("".join(kept).encode())
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(text=st.text(min_size=1).filter(lambda text: bool(text.strip())))
-def test_any_text_comes_back_byte_for_byte(tokenizer: PreTrainedTokenizerBase, text: str) -> None:
-    ids = tokenizer(text)["input_ids"]
-    assert ids[0] == tokenizer.bos_token_id
-    assert tokenizer.decode(ids, skip_special_tokens="<|" not in text).removeprefix("<|startoftext|>") == text
+def test_counts_tell_documents_tokens_bytes_and_starts(
+    tokenizer: PreTrainedTokenizerBase, in_memory: InMemory, tmp_path: Path
+) -> None:
+    store = tokenize(in_memory(["né", " ", "", "the hen"]), tokenizer, cache_dir=tmp_path, workers=1)
+    predicted = len(tokenizer("né")["input_ids"]) + len(tokenizer("the hen")["input_ids"])
+    assert (store.counts.documents, store.counts.text_bytes, store.counts.start_tokens) == (2, 10, 2)
+    assert store.counts.tokens == predicted + 2
+    assert store.tokens_per_byte == pytest.approx(predicted / 10)
+    assert (store.name, store.lengths.sum()) == ("texts", predicted + 2)
 
 
-def test_a_second_call_reads_no_text(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
-    first = tokenize(documents(TEXTS), tokenizer, cache_dir=tmp_path)
-    second = tokenize(Documents("some texts", "these", never), tokenizer, cache_dir=tmp_path)
+def test_a_tokenizer_without_a_start_token_opens_no_document(in_memory: InMemory, tmp_path: Path) -> None:
+    words = word_tokenizer({"<end>": 0, "a": 1, "b": 2})
+    store = tokenize(in_memory(["a b", "b"]), words, cache_dir=tmp_path, workers=1)
+    assert documents_of(store) == [[1, 2, 0], [2, 0]]
+    assert store.counts.start_tokens == 0
+    assert store.tokens_per_byte == pytest.approx(5 / 4)
+
+
+def test_a_second_call_reads_the_file_and_not_the_documents(
+    tokenizer: PreTrainedTokenizerBase, in_memory: InMemory, sentences: tuple[str, ...], tmp_path: Path
+) -> None:
+    first = tokenize(in_memory(sentences), tokenizer, cache_dir=tmp_path, workers=1)
+    second = tokenize(unreadable(), tokenizer, cache_dir=tmp_path, workers=1)
     assert (first.reused, second.reused) == (False, True)
-    assert second.tokens.tolist() == first.tokens.tolist()
-    assert second.counts == first.counts
+    assert documents_of(second) == documents_of(first)
+    assert (second.counts, second.fingerprint) == (first.counts, first.fingerprint)
+    assert isinstance(second.tokens, np.memmap)
 
 
-def test_other_texts_or_another_tokenizer_are_tokenised_anew(
+def test_other_texts_or_another_tokenizer_make_another_store(
+    tokenizer: PreTrainedTokenizerBase, in_memory: InMemory, sentences: tuple[str, ...], tmp_path: Path
+) -> None:
+    other = train_tokenizer(sentences, 300, 128)
+    made = [
+        tokenize(in_memory(sentences, identity), using, cache_dir=tmp_path, workers=1)
+        for identity in ("one", "two")
+        for using in (tokenizer, other)
+    ]
+    assert not any(store.reused for store in made)
+    assert len({store.fingerprint for store in made}) == 4
+    assert stores_in(tmp_path) == sorted(store.fingerprint for store in made)
+
+
+def test_the_fingerprint_is_the_same_for_a_loaded_tokenizer_however_it_was_used(
     tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
-    other = train_tokenizer(stories(60, seed=0), 350, model_max_length=64)
-    found = [
-        tokenize(documents(TEXTS, identity), which, cache_dir=tmp_path)
-        for identity, which in (("these", tokenizer), ("those", tokenizer), ("these", other))
-    ]
-    assert [store.reused for store in found] == [False, False, False]
-    assert len({store.fingerprint for store in found}) == 3
-
-
-def test_worker_processes_give_the_same_file(
-    tokenizer: PreTrainedTokenizerBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tokens_module, "BATCH", 8)
-    monkeypatch.setattr(tokens_module, "BATCHES_BEFORE_WORKERS", 2)
-    texts = list(stories(100, seed=3))
-    one = tokenize(documents(texts), tokenizer, cache_dir=tmp_path / "one", workers=1)
-    two = tokenize(documents(texts), tokenizer, cache_dir=tmp_path / "two", workers=2)
-    assert np.array_equal(one.tokens, two.tokens)
-    assert one.counts == two.counts
-
-
-def test_a_source_that_breaks_leaves_nothing_behind(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
-    def breaking() -> Iterator[str]:
-        yield from ["one", "two"]
-        raise DataError("line 3 is broken")
-
-    with pytest.raises(DataError, match="line 3"):
-        tokenize(Documents("broken", "broken", breaking), tokenizer, cache_dir=tmp_path)
-    assert not list((tmp_path / "tokens").iterdir())
-
-
-def test_a_corpus_without_text_is_refused(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds no text"):
-        tokenize(documents([]), tokenizer, cache_dir=tmp_path)
-
-
-def test_a_tokenizer_without_an_end_token_is_refused(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
-    tokenizer.save_pretrained(tmp_path / "t")
-    without = AutoTokenizer.from_pretrained(tmp_path / "t")
-    without.eos_token = None
-    with pytest.raises(DataError, match="end-of-text"):
-        tokenize(documents(TEXTS), without, cache_dir=tmp_path)
-
-
-def test_a_saved_tokenizer_gives_the_same_ids(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
     tokenizer.save_pretrained(tmp_path)
-    again = AutoTokenizer.from_pretrained(tmp_path)
-    assert [again(text)["input_ids"] for text in TEXTS] == [tokenizer(text)["input_ids"] for text in TEXTS]
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    before = fingerprint(unreadable(), tokenizer)
+    assert fingerprint(unreadable(), loaded) == before
+    loaded(["a", "a long text that is cut"], truncation=True, max_length=3, padding="max_length")
+    assert fingerprint(unreadable(), loaded) == before
+    assert fingerprint(unreadable("other"), loaded) != before
 
 
-def test_a_vocabulary_too_small_for_bytes_is_refused() -> None:
-    with pytest.raises(DataError, match="--vocab_size 200"):
-        train_tokenizer(["a"], 200, model_max_length=64)
+def test_no_text_is_cut_although_the_tokenizer_was_set_to_cut(
+    tokenizer: PreTrainedTokenizerBase, in_memory: InMemory, tmp_path: Path
+) -> None:
+    long = "the hen " * 200
+    whole = tokenizer(long)["input_ids"]
+    tokenizer(long, truncation=True, max_length=4)
+    assert documents_of(tokenize(in_memory([long]), tokenizer, cache_dir=tmp_path, workers=1)) == [[*whole, EOS]]
+
+
+def test_workers_write_the_same_file(
+    tokenizer: PreTrainedTokenizerBase, in_memory: InMemory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokens, "BATCHES_BEFORE_WORKERS", 1)
+    monkeypatch.setattr(tokens, "BATCH", 3)
+    texts = in_memory([f"story {number} of the hen" * (number % 7 + 1) for number in range(40)])
+    alone, together = (tokenize(texts, tokenizer, cache_dir=tmp_path / str(n), workers=n) for n in (1, 2))
+    assert documents_of(together) == documents_of(alone)
+    assert together.counts == alone.counts
+
+
+def test_an_error_on_the_way_leaves_nothing_behind(
+    tokenizer: PreTrainedTokenizerBase, in_memory: InMemory, tmp_path: Path
+) -> None:
+    def read() -> Iterator[str]:
+        yield from ["a story"] * (tokens.BATCH + 1)
+        raise DataError("line 514 is no JSON")
+
+    with pytest.raises(DataError, match="line 514"):
+        tokenize(Documents("broken", "test", read), tokenizer, cache_dir=tmp_path, workers=1)
+    assert stores_in(tmp_path) == []
+    assert not tokenize(in_memory(["mended"]), tokenizer, cache_dir=tmp_path, workers=1).reused
+
+
+def test_a_corpus_without_text_is_refused_and_leaves_nothing_behind(
+    tokenizer: PreTrainedTokenizerBase, in_memory: InMemory, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match="texts holds no text"):
+        tokenize(in_memory(["", " \n"]), tokenizer, cache_dir=tmp_path, workers=1)
+    assert stores_in(tmp_path) == []
+
+
+def test_two_processes_may_make_the_same_store_at_once(
+    tokenizer: PreTrainedTokenizerBase, in_memory: InMemory, sentences: tuple[str, ...], tmp_path: Path
+) -> None:
+    def read() -> Iterator[str]:
+        yield sentences[0]
+        tokenize(in_memory(sentences), tokenizer, cache_dir=tmp_path, workers=1)  # the other one is done first
+        yield from sentences[1:]
+
+    store = tokenize(Documents("slow", "test", read), tokenizer, cache_dir=tmp_path, workers=1)
+    assert len(documents_of(store)) == len(sentences)
+    assert stores_in(tmp_path) == [store.fingerprint]
+
+
+@pytest.mark.parametrize(
+    ("highest", "dtype"), [(65535, np.uint16), (65536, np.uint32)], ids=["fits in 16 bits", "one too many"]
+)
+def test_ids_are_stored_in_as_few_bytes_as_the_vocabulary_needs(
+    in_memory: InMemory, tmp_path: Path, highest: int, dtype: type[np.unsignedinteger]
+) -> None:
+    words = word_tokenizer({"<end>": 0, "last": highest} | {f"w{at}": at for at in range(1, highest)})
+    store = tokenize(in_memory(["last w1"]), words, cache_dir=tmp_path, workers=1)
+    assert store.tokens.dtype == dtype
+    assert documents_of(store) == [[highest, 1, 0]]
+
+
+def test_a_vocabulary_with_gaps_loses_no_high_id(in_memory: InMemory, tmp_path: Path) -> None:
+    words = word_tokenizer({"<end>": 0, "low": 1, "high": 70000})
+    store = tokenize(in_memory(["high low"]), words, cache_dir=tmp_path, workers=1)
+    assert documents_of(store) == [[70000, 1, 0]]
+
+
+def test_batches_hold_the_same_tokens_as_the_store(
+    tokenizer: PreTrainedTokenizerBase, in_memory: InMemory, sentences: tuple[str, ...], tmp_path: Path
+) -> None:
+    store = tokenize(in_memory(sentences), tokenizer, cache_dir=tmp_path, workers=1)
+    batches = list(encode_in_batches(in_memory(sentences), tokenizer, 2))
+    assert [len(lengths) for _, lengths in batches] == [2, 2, 1]
+    assert np.concatenate([ids for ids, _ in batches]).tolist() == store.tokens.tolist()
+    assert np.concatenate([lengths for _, lengths in batches]).tolist() == store.lengths.tolist()
+
+
+def test_a_tokenizer_that_cannot_part_documents_is_refused(tmp_path: Path) -> None:
+    endless = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0}, unk_token="a")))
+    with pytest.raises(DataError, match="no end-of-text token to part documents with; set eos_token"):
+        tokenize(unreadable(), endless, cache_dir=tmp_path)
+
+
+def test_a_slow_tokenizer_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="has no fast version"):
+        tokenize(unreadable(), ByT5Tokenizer(), cache_dir=tmp_path)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_told_with_the_folder_and_what_to_do(
+    tokenizer: PreTrainedTokenizerBase, in_memory: InMemory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def on_a_full_disk(**settings: str) -> str:
+        folder = mkdtemp(**settings)
+        (Path(folder) / "tokens.bin").symlink_to("/dev/full")
+        return folder
+
+    monkeypatch.setattr(tokens.tempfile, "mkdtemp", on_a_full_disk)
+    with pytest.raises(DataError, match=r"No space left on device.*SLM_CACHE") as told:
+        tokenize(in_memory(["the hen"] * 2000), tokenizer, cache_dir=tmp_path, workers=1)
+    assert str(tmp_path) in str(told.value)
+    assert stores_in(tmp_path) == []
+
+
+def test_a_cache_that_cannot_be_written_is_told(
+    tokenizer: PreTrainedTokenizerBase, in_memory: InMemory, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"file.*SLM_CACHE"):
+        tokenize(in_memory(["a"]), tokenizer, cache_dir=tmp_path / "file", workers=1)
+
+
+def test_the_cache_is_where_the_user_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    monkeypatch.delenv("SLM_CACHE", raising=False)
+    assert default_cache_dir() == tmp_path / "xdg" / "slm"
+    monkeypatch.setenv("SLM_CACHE", str(tmp_path / "own"))
+    assert default_cache_dir() == tmp_path / "own"

@@ -108,8 +108,8 @@ class RowSampler(Sampler[int]):
         return self._grouped(order, rng) if self.group > 1 else order
 
     def _grouped(self, order: npt.NDArray[np.int64], rng: np.random.Generator) -> npt.NDArray[np.int64]:
-        """Sort within large windows, then shuffle whole groups; the longest group comes first, so
-        that a lack of memory shows at the first step."""
+        """Sort within large windows, then shuffle whole groups; the one with the longest row, padded to
+        the most tokens, comes first, so that a lack of memory shows at the first step."""
         window = 50 * self.group
         parts = [order[at : at + window] for at in range(0, len(order), window)]
         order = np.concatenate([part[np.argsort(-self.row_lengths[part], kind="stable")] for part in parts])
@@ -117,6 +117,6 @@ class RowSampler(Sampler[int]):
         groups = order[:whole].reshape(-1, self.group)
         groups = groups[rng.permutation(len(groups))]
         if len(groups):
-            longest = int(self.row_lengths[groups].sum(axis=1).argmax())
+            longest = int(self.row_lengths[groups].max(axis=1).argmax())
             groups[[0, longest]] = groups[[longest, 0]]
         return np.concatenate([groups.reshape(-1), order[whole:]])

@@ -22,7 +22,8 @@ NOT_BUILT = ("butterfly", "butterfly_block")
 LEARNING_RATES = {"baseline": 5e-5, "lora": 2e-4, "qlora": 2e-4}
 DEFAULT_BLOCK = 256
 DESCRIPTION = "Fine-tune a small language model; with no flags, the built-in base on the built-in corpus."
-DEMO = {"dataset": "sample", "max_train_samples": "400", "max_eval_samples": "60", "learning_rate": "1e-3"}
+NAMES_TEXTS = {"dataset", "train_file"}
+DEMO = {"dataset": "sample", "max_train_samples": "400", "max_eval_samples": "60", "learning_rate": "2e-3"}
 
 
 @dataclass(frozen=True)
@@ -238,7 +239,7 @@ def _defaults(given: frozenset[str], device: DeviceDefaults) -> tuple[list[str],
     flags = {"use_cpu": device.use_cpu, "bf16": device.bf16 and "fp16" not in given}
     flags["dataloader_pin_memory"] = not device.use_cpu
     argv = [word for name, on in flags.items() if name not in given for word in (f"--{name}", str(on))]
-    if given & {"dataset", "train_file"}:
+    if given & NAMES_TEXTS:
         return argv, []
     demo = [word for name, value in DEMO.items() if name not in given for word in (f"--{name}", value)]
     stories = "" if "max_train_samples" in given else f" {DEMO['max_train_samples']} of its stories,"
@@ -255,7 +256,7 @@ def _complete(
     given: frozenset[str],
 ) -> None:
     """Defaults that depend on other flags."""
-    if "learning_rate" not in given:
+    if "learning_rate" not in given and given & NAMES_TEXTS:
         training.learning_rate = LEARNING_RATES[model.mode]
     if "train_sampling_strategy" not in given and rows.packing == "none":
         training.train_sampling_strategy = "group_by_length"

@@ -74,7 +74,7 @@ def _split(argv: Sequence[str], known: Collection[str]) -> tuple[list[str], list
     end = argv.index("--") if "--" in argv else len(argv)
     strays: list[str] = []
     found: list[tuple[str, list[str]]] = []
-    values, full = strays, False
+    values = strays
     for word in argv[:end]:
         if match := FLAG.fullmatch(word):
             values = [] if match[2] is None else [match[2]]
@@ -83,7 +83,7 @@ def _split(argv: Sequence[str], known: Collection[str]) -> tuple[list[str], list
             strays.append(word)
             values = strays
         else:
-            full = values and values is not strays and _takes_one(_plain(found[-1][0]), values[0], known)
+            full = values is not strays and values and _takes_one(_plain(found[-1][0]), values[0], known)
             (strays if full else values).append(word)
     return strays, [Flag(_plain(said), tuple(values), said) for said, values in found], list(argv[end:])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,8 @@ def build_model(arguments: Arguments, base: Base) -> PreTrainedModel:
     adapted = add_lora(model, _lora_settings(options))
     adapted.peft_config["default"].base_model_name_or_path = base.name
     adapted.peft_config["default"].revision = options.model_revision
+    # Embeddings are never adapted; PEFT would ask the hub about the base at every save to find that out.
+    adapted.save_pretrained = partial(adapted.save_pretrained, save_embedding_layers=False)
     trained: Any = adapted  # a PeftModel trains and saves like the model it holds
     return trained
 
