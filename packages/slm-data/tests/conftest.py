@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from slm_data.bpe import train_tokenizer
 from slm_data.sources import Documents
 
-settings.register_profile("slm", deadline=None)  # a busy machine is no failure
+settings.register_profile("slm", deadline=None, max_examples=50)  # a busy machine is no failure
 settings.load_profile("slm")
 
 SENTENCES = (

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
 from slm_data.bpe import END, START, train_tokenizer
 from slm_data.errors import DataError
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 ODD = ("", " ", "\n\n\t ", "a  b", "\x00\x7f", "héllo—“q”", "👩‍👩‍👧 مرحبا 你好", "don 't do n't .", f"a{END}b{START}")
 

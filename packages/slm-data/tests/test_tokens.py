@@ -1,22 +1,22 @@
 """Token stores: the tokenizer's own ids, written once, complete or absent."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
 from slm_data import tokens
 from slm_data.bpe import END, START, train_tokenizer
 from slm_data.errors import DataError
 from slm_data.sources import Documents
 from slm_data.tokens import TokenStore, default_cache_dir, encode_in_batches, fingerprint, tokenize
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 InMemory = Callable[..., Documents]
 EOS = 1

@@ -479,6 +479,7 @@ def test_whatever_the_file_holds_comes_out_as_given(
         ("--lora_rnk", "unknown flag --lora_rnk; did you mean --lora_r?"),
         ("--lora-rnk=8", "unknown flag --lora-rnk; did you mean --lora_r?"),
         ("--mod", "unknown flag --mod; did you mean --mode?"),
+        ("--epochs", "unknown flag --epochs; did you mean --num_train_epochs?"),
         ("--learn", "unknown flag --learn; did you mean --learning_rate?"),
         ("--evaluation_stratgy", "unknown flag --evaluation_stratgy; did you mean --eval_strategy?"),
         ("--Lora_R", "unknown flag --Lora_R; did you mean --lora_r?"),

@@ -7,6 +7,7 @@ by a fingerprint of the texts' identity and of the tokenizer: a second run finds
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -16,6 +17,7 @@ from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from multiprocessing import get_context
@@ -33,6 +35,10 @@ from slm_data.sources import Documents
 FORMAT = 1
 BATCH = 512  # documents handed to the tokenizer at once
 BATCHES_BEFORE_WORKERS = 40  # starting processes pays only for a corpus longer than this
+
+# What keeps a folder from being written. numpy's own errors of writing have no number.
+UNWRITABLE = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, None}
+UNWRITABLE |= {getattr(errno, "EDQUOT", None)}  # Windows knows no quota
 
 Encoded = tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64], int]
 
@@ -81,14 +87,16 @@ def tokenize(
     """Tokenise ``documents`` once; a later call with the same texts and tokenizer reads the file.
 
     ``workers``: processes to tokenise with; None starts as many as pay for a long corpus.
-    Raises DataError for a tokenizer without an end-of-text token, and for a corpus without text.
+    Raises DataError for a tokenizer without an end-of-text token, for a corpus without text, and for
+    a cache that cannot be written.
     """
     backend, end = _backend(tokenizer)
     name = _fingerprint(documents.identity, backend, end)
     folder = (cache_dir or default_cache_dir()) / "tokens" / name
     reused = folder.is_dir()
     if not reused:
-        _build(folder, documents, backend, end, tokenizer.bos_token_id, _worker_count(workers))
+        with _explained(folder.parent):
+            _build(folder, documents, backend, end, tokenizer.bos_token_id, _worker_count(workers))
     return _open(folder, documents.name, name, reused)
 
 
@@ -135,6 +143,18 @@ def _worker_count(workers: int | None) -> int:
     return max(1, min(8, (os.cpu_count() or 1) // 2))
 
 
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        reason = error.strerror or error
+        message = f"cannot keep tokens in {folder}: {reason}; make room there, or set SLM_CACHE to another folder"
+        raise DataError(message) from error
+
+
 def _build(folder: Path, documents: Documents, backend: str, end: int, start: int | None, workers: int) -> None:
     """Write aside, then rename: a store is complete or absent."""
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -158,11 +178,11 @@ def _publish(aside: Path, folder: Path) -> None:
 
 
 def _write(aside: Path, encoded: Iterable[Encoded], backend: Tokenizer, start: int | None) -> TokenCounts:
-    dtype = np.uint16 if backend.get_vocab_size() <= 1 << 16 else np.uint32
+    dtype = np.uint16 if max(backend.get_vocab().values()) < 1 << 16 else np.uint32  # ids may have gaps
     lengths, text_bytes, starts = array("q"), 0, 0
     with (aside / "tokens.bin").open("wb") as out:
         for ids, batch_lengths, batch_bytes in encoded:
-            ids.astype(dtype).tofile(out)
+            out.write(ids.astype(dtype).data)
             first = np.cumsum(batch_lengths) - batch_lengths
             starts += int((ids[first] == start).sum()) if start is not None else 0
             lengths.extend(batch_lengths.tolist())

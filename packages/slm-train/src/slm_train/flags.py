@@ -47,8 +47,7 @@ def read_command_line(argv: Sequence[str], known: Collection[str]) -> CommandLin
     path = _config_path(flags)
     file, file_notes = _modern(_config_flags(path, names), names, f"{path}: ") if path else ([], [])
     line, notes = _modern([flag for flag in flags if flag.name != CONFIG], names)
-    on_line = {flag.name for flag in line}
-    told = [*(flag for flag in file if flag.name not in on_line), *line]
+    told = [*(flag for flag in file if flag.name not in {other.name for other in line}), *line]
     words = [word for flag in told for word in _words(flag)]
     given = frozenset(flag.name for flag in told)
     # Strays come first: behind a flag they would be taken for its values.
@@ -58,8 +57,9 @@ def read_command_line(argv: Sequence[str], known: Collection[str]) -> CommandLin
 def unknown_flag(flag: str, known: Collection[str]) -> UsageError:
     """The sentence for a flag that nobody knows, with up to three known ones that it may have meant."""
     name, names = _plain(flag).lower(), sorted({_plain(name) for name in known})
-    begun = [longer for longer in names if len(name) > 2 and longer.startswith(name)]
-    close = list(dict.fromkeys([*get_close_matches(name, names, n=3, cutoff=0.8), *begun]))[:3]
+    longer = [candidate for candidate in names if len(name) > 2 and name in candidate]
+    longer = [candidate for candidate in longer if candidate.startswith(name)] or longer
+    close = list(dict.fromkeys([*get_close_matches(name, names, n=3, cutoff=0.8), *longer]))[:3]
     meant = " or ".join(f"--{candidate}" for candidate in close or get_close_matches(name, names, n=1))
     hint = f"did you mean {meant}?" if meant else "slm-train --help lists the flags"
     return UsageError(f"unknown flag --{flag.lstrip('-')}; {hint}")
