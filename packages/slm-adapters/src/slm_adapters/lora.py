@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from slm_adapters.errors import AdapterError
-from slm_adapters.targets import check_targets, default_targets, linear_layers
+from slm_adapters.targets import check_targets, default_targets, is_named, linear_layers
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ class LoraSettings:
     def __post_init__(self) -> None:
         if self.r < 1:
             raise AdapterError(f"--lora_r {self.r} must be at least 1")
-        if self.alpha <= 0:
-            raise AdapterError(f"--lora_alpha {self.alpha} must be above 0")
+        if not 0 < self.alpha < math.inf:
+            raise AdapterError(f"--lora_alpha {self.alpha} must be a number above 0")
         if not 0 <= self.dropout < 1:
             raise AdapterError(f"--lora_dropout {self.dropout} must be at least 0 and below 1")
 
@@ -57,4 +58,4 @@ def add_lora(model: PreTrainedModel, settings: LoraSettings) -> PeftModel:
 def _fan_in_fan_out(model: PreTrainedModel, targets: Sequence[str]) -> bool:
     """Whether weights are stored ``[in, out]``: GPT-2's Conv1D, until 4-bit loading replaces it."""
     layers = linear_layers(model)
-    return any(isinstance(layer, Conv1D) for name, layer in layers.items() if name.rpartition(".")[2] in targets)
+    return any(isinstance(layer, Conv1D) for name, layer in layers.items() if is_named(name, targets))

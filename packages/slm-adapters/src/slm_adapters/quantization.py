@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from peft import prepare_model_for_kbit_training
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from slm_adapters.errors import AdapterError
+from slm_adapters.quiet import quiet_bitsandbytes
 
 
 def four_bit_config(compute_dtype: torch.dtype) -> BitsAndBytesConfig:
@@ -49,18 +45,3 @@ def prepare_four_bit(model: PreTrainedModel, *, gradient_checkpointing: bool) ->
         use_gradient_checkpointing=gradient_checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False},
     )
-
-
-@contextmanager
-def quiet_bitsandbytes() -> Iterator[None]:
-    """Without its optional CPU kernel bitsandbytes warns and takes a slower path with the same
-    results; a user can do nothing about that, so it is not worth a line."""
-    logger = logging.getLogger("bitsandbytes")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*gemm_4bit.*")
-        try:
-            yield
-        finally:
-            logger.setLevel(level)

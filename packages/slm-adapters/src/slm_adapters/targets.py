@@ -37,9 +37,14 @@ def check_targets(model: PreTrainedModel, names: Sequence[str]) -> list[str]:
     """
     layers = linear_layers(model)
     for name in names:
-        if not any(layer == name or layer.endswith(f".{name}") for layer in layers):
+        if not any(is_named(layer, [name]) for layer in layers):
             raise AdapterError(_no_such_target(name, default_targets(model)))
     return list(names)
+
+
+def is_named(layer: str, names: Sequence[str]) -> bool:
+    """Whether one of ``names`` is, or ends, the full name ``layer``: PEFT's own rule for a list."""
+    return any(layer == name or layer.endswith(f".{name}") for name in names)
 
 
 def _no_such_target(name: str, existing: list[str]) -> str:

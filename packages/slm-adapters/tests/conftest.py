@@ -1,0 +1,49 @@
+"""Tiny models of four architectures, with random weights."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+TOKENS = {"vocab_size": 48, "bos_token_id": 0, "eos_token_id": 1}
+LAYERS = {"num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4}
+GROUPED = LAYERS | {"num_key_value_heads": 2}
+
+BUILDERS: dict[str, Callable[[], PreTrainedModel]] = {
+    "gpt2": lambda: GPT2LMHeadModel(GPT2Config(n_layer=2, n_embd=64, n_head=4, n_positions=32, **TOKENS)),
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(**GROUPED, **TOKENS)),
+    "neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**LAYERS, **TOKENS)),
+    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**GROUPED, **TOKENS)),
+}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def tiny() -> Callable[[str], PreTrainedModel]:
+    """``tiny(name)``: always the same weights for the same name."""
+
+    def build(name: str) -> PreTrainedModel:
+        torch.manual_seed(0)
+        return BUILDERS[name]().eval()
+
+    return build
+
+
+@pytest.fixture
+def input_ids() -> torch.Tensor:
+    return torch.randint(0, 48, (2, 10), generator=torch.Generator().manual_seed(0))

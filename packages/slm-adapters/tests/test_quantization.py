@@ -1,0 +1,168 @@
+"""QLoRA on a CPU: a 4-bit base, and an adapter that trains."""
+
+import logging
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from slm_adapters import (
+    AdapterError,
+    LoraSettings,
+    add_lora,
+    compute_dtype,
+    default_targets,
+    four_bit_config,
+    lora_config,
+    prepare_four_bit,
+    quiet_bitsandbytes,
+)
+from slm_adapters.targets import linear_layers
+
+Tiny = Callable[[str], PreTrainedModel]
+
+pytest.importorskip("bitsandbytes")
+
+GEMM = "bitsandbytes.backends.cpu.ops"  # the module that misses its kernel, and says so
+
+
+def four_bit(folder: Path) -> PreTrainedModel:
+    loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        folder, quantization_config=four_bit_config(torch.float32)
+    )
+    return loaded
+
+
+@pytest.fixture(params=["gpt2", "llama"])
+def folder(request: pytest.FixtureRequest, tiny: Tiny, tmp_path: Path) -> Path:
+    tiny(request.param).save_pretrained(tmp_path)
+    return tmp_path
+
+
+def test_the_weights_get_smaller_and_the_embeddings_stay_float32(folder: Path) -> None:
+    whole = AutoModelForCausalLM.from_pretrained(folder)
+    small = prepare_four_bit(four_bit(folder), gradient_checkpointing=False)
+    assert default_targets(small) == default_targets(whole)
+    layers, quantised = linear_layers(whole), linear_layers(small)
+    for name, layer in quantised.items():
+        packed = layers[name].weight.numel() // 2  # two weights a byte
+        assert layer.weight.nbytes == packed
+    kept = [weight for name, weight in small.named_parameters() if name.rpartition(".")[0] not in quantised]
+    assert {weight.dtype for weight in kept} == {torch.float32}
+    assert small.get_memory_footprint() < 0.4 * whole.get_memory_footprint()
+    assert not any(weight.requires_grad for weight in small.parameters())
+
+
+def test_a_four_bit_base_speaks_much_like_the_whole_one(folder: Path, input_ids: torch.Tensor) -> None:
+    with torch.no_grad():
+        whole = AutoModelForCausalLM.from_pretrained(folder)(input_ids).logits.flatten()
+        small = four_bit(folder)(input_ids).logits.flatten()
+    assert torch.corrcoef(torch.stack([whole, small]))[0, 1] > 0.95
+    assert not torch.equal(whole, small)
+
+
+@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+def test_a_step_trains_the_adapter_and_nothing_else(
+    folder: Path, input_ids: torch.Tensor, gradient_checkpointing: bool
+) -> None:
+    base = prepare_four_bit(four_bit(folder), gradient_checkpointing=gradient_checkpointing)
+    adapted = add_lora(base, LoraSettings(r=4, dropout=0)).train()
+    before = {name: weight.detach().clone() for name, weight in adapted.named_parameters()}
+    optimizer = torch.optim.AdamW([weight for weight in adapted.parameters() if weight.requires_grad], lr=1e-2)
+    losses = []
+    for _ in range(2):
+        optimizer.zero_grad()
+        loss = adapted(input_ids=input_ids, labels=input_ids, use_cache=False).loss
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[1] < losses[0] < 10
+    assert {"lora_" in name for name, weight in adapted.named_parameters() if weight.grad is not None} == {True}
+    changed = {name for name, weight in adapted.named_parameters() if not torch.equal(weight, before[name])}
+    assert changed == {name for name in before if "lora_" in name}
+
+
+def test_gpt2s_layers_are_no_longer_transposed_in_four_bits(tiny: Tiny, tmp_path: Path) -> None:
+    tiny("gpt2").save_pretrained(tmp_path)
+    assert lora_config(tiny("gpt2"), LoraSettings()).fan_in_fan_out is True
+    assert lora_config(four_bit(tmp_path), LoraSettings()).fan_in_fan_out is False
+
+
+def test_nothing_is_said_while_a_four_bit_model_is_loaded_and_trained(
+    tiny: Tiny, tmp_path: Path, input_ids: torch.Tensor, caplog: pytest.LogCaptureFixture
+) -> None:
+    tiny("gpt2").save_pretrained(tmp_path)
+    with quiet_bitsandbytes(), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        base = prepare_four_bit(four_bit(tmp_path), gradient_checkpointing=True)
+        adapted = add_lora(base, LoraSettings(r=4)).train()
+        adapted(input_ids=input_ids, labels=input_ids, use_cache=False).loss.backward()
+        logging.getLogger(GEMM).warning("Failed to load CPU gemm_4bit_forward")
+    assert [record for record in caplog.records if record.name.startswith("bitsandbytes")] == []
+
+
+def test_quiet_ends_where_its_block_ends_errors_or_not(caplog: pytest.LogCaptureFixture) -> None:
+    level = logging.getLogger("bitsandbytes").level
+    with pytest.raises(KeyError), quiet_bitsandbytes():
+        logging.getLogger(GEMM).error("a real error is heard")
+        raise KeyError
+    assert logging.getLogger("bitsandbytes").level == level
+    logging.getLogger(GEMM).warning("afterwards")
+    assert [record.message for record in caplog.records] == ["a real error is heard", "afterwards"]
+
+
+IMPORT = """
+import logging, sys
+from importlib.machinery import ModuleSpec
+from unittest.mock import MagicMock
+
+for name in ("bitsandbytes", "safetensors", "torch", "transformers", "transformers.pytorch_utils"):
+    sys.modules[name] = MagicMock()
+
+class Peft:  # stands for the real one, which imports bitsandbytes, whose kernel is missing
+    def find_spec(self, name, path=None, target=None):
+        return ModuleSpec(name, self) if name == "peft" else None
+    def create_module(self, spec):
+        return MagicMock(__spec__=spec)
+    def exec_module(self, module):
+        logging.getLogger("bitsandbytes.backends.cpu.ops").warning("Failed to load CPU gemm_4bit_forward")
+
+sys.meta_path.insert(0, Peft())
+import slm_adapters
+assert "peft" in sys.modules
+"""
+
+
+def test_importing_the_package_says_nothing_about_kernels_that_are_not_there() -> None:
+    ended = subprocess.run([sys.executable, "-c", IMPORT], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_without_bitsandbytes_the_user_is_told_what_else_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(AdapterError, match="qlora needs bitsandbytes, which is not installed.*use --mode lora"):
+        four_bit_config(torch.float32)
+
+
+def test_weights_are_nf4_quantised_twice_and_multiplied_as_asked() -> None:
+    config = four_bit_config(torch.bfloat16)
+    assert (config.load_in_4bit, config.bnb_4bit_quant_type, config.bnb_4bit_use_double_quant) == (True, "nf4", True)
+    assert config.bnb_4bit_compute_dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("device", "bf16", "dtype"),
+    [
+        ("cuda", True, torch.bfloat16),
+        ("cuda", False, torch.float16),
+        ("cpu", True, torch.bfloat16),
+        ("cpu", False, torch.float32),
+    ],
+)
+def test_the_compute_dtype_fits_the_device(device: str, bf16: bool, dtype: torch.dtype) -> None:
+    assert compute_dtype(torch.device(device), bf16) is dtype
