@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from slm_adapters import (
     AdapterError,
@@ -87,6 +87,46 @@ def test_a_step_trains_the_adapter_and_nothing_else(
     assert changed == {name for name in before if "lora_" in name}
 
 
+@pytest.fixture
+def _cpu_with_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """bitsandbytes takes any CPU for one with AVX512-BF16, where it repacks weights at an evaluation."""
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: True)
+
+
+@pytest.mark.usefixtures("_cpu_with_bf16")
+def test_an_evaluation_leaves_base_and_gradients_as_they_were(folder: Path, input_ids: torch.Tensor) -> None:
+    base = prepare_four_bit(four_bit(folder), gradient_checkpointing=False)
+    adapted = add_lora(base, LoraSettings(r=4, dropout=0))
+
+    def gradients() -> list[torch.Tensor]:
+        torch.manual_seed(0)  # dropout
+        adapted.train().zero_grad()
+        adapted(input_ids=input_ids, labels=input_ids, use_cache=False).loss.backward()
+        return [weight.grad.clone() for weight in adapted.parameters() if weight.grad is not None]
+
+    frozen = {name: weight.detach().clone() for name, weight in adapted.named_parameters()}
+    before = gradients()
+    adapted.eval()
+    logits(adapted, input_ids)
+    after = gradients()
+    assert before
+    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+    assert all(torch.equal(weight, frozen[name]) for name, weight in adapted.named_parameters())
+
+
+def logits(model: torch.nn.Module, input_ids: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        found: torch.Tensor = model(input_ids=input_ids, use_cache=False).logits
+    return found
+
+
+@pytest.mark.usefixtures("_cpu_with_bf16")
+def test_widths_that_are_no_multiple_of_a_block_are_evaluated_too(tmp_path: Path, input_ids: torch.Tensor) -> None:
+    GPT2LMHeadModel(GPT2Config(vocab_size=48, n_positions=32, n_embd=48, n_layer=1, n_head=4)).save_pretrained(tmp_path)
+    model = prepare_four_bit(four_bit(tmp_path), gradient_checkpointing=False)
+    assert logits(model.eval(), input_ids).isfinite().all()
+
+
 def test_gpt2s_layers_are_no_longer_transposed_in_four_bits(tiny: Tiny, tmp_path: Path) -> None:
     tiny("gpt2").save_pretrained(tmp_path)
     assert lora_config(tiny("gpt2"), LoraSettings()).fan_in_fan_out is True
@@ -109,8 +149,7 @@ def test_nothing_is_said_while_a_four_bit_model_is_loaded_and_trained(
 def test_quiet_ends_where_its_block_ends_errors_or_not(caplog: pytest.LogCaptureFixture) -> None:
     level = logging.getLogger("bitsandbytes").level
     with pytest.raises(KeyError), quiet_bitsandbytes():
-        logging.getLogger(GEMM).error("a real error is heard")
-        raise KeyError
+        _fail_loudly()
     assert logging.getLogger("bitsandbytes").level == level
     logging.getLogger(GEMM).warning("afterwards")
     assert [record.message for record in caplog.records] == ["a real error is heard", "afterwards"]
@@ -143,9 +182,14 @@ def test_importing_the_package_says_nothing_about_kernels_that_are_not_there() -
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
+def _fail_loudly() -> None:
+    logging.getLogger(GEMM).error("a real error is heard")
+    raise KeyError
+
+
 def test_without_bitsandbytes_the_user_is_told_what_else_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    with pytest.raises(AdapterError, match="qlora needs bitsandbytes, which is not installed.*use --mode lora"):
+    with pytest.raises(AdapterError, match=r"qlora needs bitsandbytes, which is not installed.*use --mode lora"):
         four_bit_config(torch.float32)
 
 

@@ -40,8 +40,18 @@ def compute_dtype(device: torch.device, bf16: bool) -> torch.dtype:
 
 def prepare_four_bit(model: PreTrainedModel, *, gradient_checkpointing: bool) -> PreTrainedModel:
     """Freeze a 4-bit model for adapters: norms and embeddings in float32, as PEFT advises."""
+    _keep_layout(model)
     return prepare_model_for_kbit_training(
         model,
         use_gradient_checkpointing=gradient_checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False},
     )
+
+
+def _keep_layout(model: PreTrainedModel) -> None:
+    """On a CPU with AVX512-BF16, bitsandbytes 0.50 repacks the weights at the first evaluation for a
+    kernel without a gradient: their scales are rounded to bfloat16, what is trained afterwards gets wrong
+    gradients, and widths that are no multiple of a block fail. A model that trains keeps its layout."""
+    for layer in model.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False
