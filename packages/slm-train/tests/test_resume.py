@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -97,3 +98,35 @@ def test_a_checkpoint_of_another_run_is_refused(
     sentence = refused([*tiny.flags(tmp_path / "run", *change), "--resume_from_checkpoint"])
     assert f"was trained with {named}" in sentence
     assert json.dumps(read_record(tmp_path / "run")) == before
+
+
+def test_from_a_named_checkpoint_the_run_goes_on_and_later_ones_are_gone(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from slm_train.cli import main
+
+    run = tmp_path / "run"
+    flags = tiny.flags(run, "--save_steps", "2", "--max_steps", "6", "--save_total_limit", "9")
+    assert main(flags) == 0
+    whole = outcome(run)
+    shutil.copytree(run / "checkpoint-4", run / "checkpoint-5")
+    capsys.readouterr()
+    assert main([*flags, "--resume_from_checkpoint", str(run / "checkpoint-2")]) == 0
+    said = capsys.readouterr().out
+    assert [f"checkpoint-{n} is beyond it" in said for n in (2, 4, 5, 6)] == [False, True, True, True]
+    assert sorted(path.name for path in run.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-4", "checkpoint-6"]
+    assert outcome(run) == whole
+
+
+def test_a_streamed_run_resumes_to_the_same_bits(tiny: Tiny, tmp_path: Path) -> None:
+    from slm_train.cli import main
+
+    more = ("--streaming", "--max_steps", "6", "--save_steps", "2", "--save_total_limit", "9")
+    assert main(tiny.flags(tmp_path / "alone", *more)) == 0
+    stopped = tiny.flags(tmp_path / "stopped", *more)
+    shutil.copytree(tmp_path / "alone", tmp_path / "stopped")
+    for later in ("checkpoint-4", "checkpoint-6", "adapter_model.safetensors"):
+        path = tmp_path / "stopped" / later
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert main([*stopped, "--resume_from_checkpoint"]) == 0
+    assert outcome(tmp_path / "stopped") == outcome(tmp_path / "alone")

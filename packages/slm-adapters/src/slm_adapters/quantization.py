@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from peft import prepare_model_for_kbit_training
 from transformers import BitsAndBytesConfig, PreTrainedModel
@@ -52,6 +54,7 @@ def _keep_layout(model: PreTrainedModel) -> None:
     """On a CPU with AVX512-BF16, bitsandbytes 0.50 repacks the weights at the first evaluation for a
     kernel without a gradient: their scales are rounded to bfloat16, what is trained afterwards gets wrong
     gradients, and widths that are no multiple of a block fail. A model that trains keeps its layout."""
+    layer: Any
     for layer in model.modules():
         if hasattr(layer, "support_avx512bf16_for_cpu"):
             layer.support_avx512bf16_for_cpu = False

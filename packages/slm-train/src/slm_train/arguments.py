@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.integrations import get_available_reporting_integrations
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from slm_data import DataError, SourceOptions, as_packing
 from slm_train.device import DeviceDefaults, device_defaults
 from slm_train.errors import UserError
 from slm_train.flags import UsageError, read_command_line
+from slm_train.old_flags import FALSE
 from slm_train.run_record import RUN
 
 MODES = ("baseline", "lora", "qlora", "butterfly", "butterfly_block")
@@ -154,6 +157,10 @@ class SlmTrainingArguments(TrainingArguments):
     use_cache: bool = field(
         default=True, metadata={"help": "Kept in the saved config; training itself never uses a cache."}
     )
+    report_to: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Where logs go beside metrics.jsonl: tensorboard, wandb ..., or all of them."},
+    )
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Has no effect here: rows hold what the model takes."}
     )
@@ -205,11 +212,12 @@ def parse(argv: Sequence[str]) -> Arguments:
     )
     known = {option.removeprefix("--") for option in parser._option_string_actions}
     line = read_command_line(argv, known)
-    device = device_defaults(cpu_wanted="use_cpu" in line.given)
+    device = device_defaults(cpu_wanted=_is_on("use_cpu", line.argv))
     defaults, notes = _defaults(line.given, device)
+    forced = ["--use_cpu", "True"] if device.use_cpu else []  # there is nothing else, whatever was asked for
     try:
         parsed = parser.parse_args_into_dataclasses(
-            [*defaults, *_bare_resume(line.argv)], look_for_args_file=False, return_remaining_strings=True
+            [*defaults, *_bare_resume(line.argv), *forced], look_for_args_file=False, return_remaining_strings=True
         )
     except (ValueError, ImportError) as refused:  # the options check their own values
         if isinstance(refused, UsageError | DataError):
@@ -221,7 +229,25 @@ def parse(argv: Sequence[str]) -> Arguments:
     _complete(source, model, rows, training, line.given)
     if run.muon and model.mode != "baseline":
         raise UserError(f"--muon is for training every weight; give --mode baseline instead of {model.mode}")
+    _check_loggers(training.report_to)
     return Arguments(source, model, rows, run, training, device.name, (*line.notes, *notes))
+
+
+def _is_on(switch: str, argv: Sequence[str]) -> bool:
+    """Whether the last ``--switch`` in ``argv`` is on: alone, or with anything but a no."""
+    said = [at for at, word in enumerate(argv) if word == f"--{switch}"]
+    return bool(said) and "".join(argv[said[-1] + 1 : said[-1] + 2]).lower() not in FALSE
+
+
+def _check_loggers(names: Sequence[str]) -> None:
+    for name in names:
+        if name not in INTEGRATION_TO_CALLBACK:
+            known = sorted(INTEGRATION_TO_CALLBACK)
+            raise UserError(f"--report_to {name}: {did_you_mean(name, known)}known are {', '.join(known)}")
+        if name not in (here := get_available_reporting_integrations()):
+            raise UserError(
+                f"--report_to {name}: its package is not installed; install it, or use {' or '.join(here) or 'none'}"
+            )
 
 
 def _bare_resume(argv: Iterable[str]) -> list[str]:
@@ -236,8 +262,7 @@ def _bare_resume(argv: Iterable[str]) -> list[str]:
 
 def _defaults(given: frozenset[str], device: DeviceDefaults) -> tuple[list[str], list[str]]:
     """Flags for what the user left open, and what is said about it."""
-    flags = {"use_cpu": device.use_cpu, "bf16": device.bf16 and "fp16" not in given}
-    flags["dataloader_pin_memory"] = not device.use_cpu
+    flags = {"bf16": device.bf16 and "fp16" not in given, "dataloader_pin_memory": not device.use_cpu}
     argv = [word for name, on in flags.items() if name not in given for word in (f"--{name}", str(on))]
     if given & NAMES_TEXTS:
         return argv, []

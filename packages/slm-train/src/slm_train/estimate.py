@@ -1,22 +1,22 @@
 """``--dry_run``: what would run, and an estimate of its peak memory and its disk.
 
-Activations are not guessed from formulas: one and two rows go forward and backward through the real model
-while every live tensor is counted. A batch is a straight line through these two points, whatever the
-architecture, the mode, the attention and the checkpointing are.
+Activations are not guessed from formulas: a batch goes forward and backward through the real model with
+tensors that have shapes but no contents, while the bytes of every live one are counted. That takes part
+of a second and no memory, whatever the batch, the architecture, the attention and the checkpointing are.
 """
 
 from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -43,7 +43,7 @@ class Estimate:
 
     @property
     def peak(self) -> int:
-        return self.process + self.weights + self.optimizer + max(self.activations, self.gradients)
+        return self.process + self.weights + self.optimizer + self.activations
 
 
 class LiveTensors(TorchDispatchMode):
@@ -79,7 +79,7 @@ class LiveTensors(TorchDispatchMode):
 
 
 def estimate(arguments: Arguments, base: Base, rows: Rows) -> Estimate:
-    """Build the model as the run would, and see what one and two rows of it take."""
+    """Build the model as the run would, and see what a step of it takes."""
     training = arguments.training
     memory = Memory(training.device)
     process = memory.now()
@@ -91,14 +91,12 @@ def estimate(arguments: Arguments, base: Base, rows: Rows) -> Estimate:
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = _optimizer_bytes(arguments, model, trained)
     gradients = sum(p.nbytes for p in trained)
-    one, two = (_activations(model, arguments, rows, count) for count in (1, 2))
-    whole = one + (training.per_device_train_batch_size - 1) * (two - one)
     return Estimate(
         process=process,
         weights=weight_bytes(model),
         gradients=gradients,
         optimizer=optimizer,
-        activations=whole,
+        activations=_activations(model, arguments, rows),
         checkpoint=gradients + optimizer,
         parameters=count_parameters(model),
     )
@@ -112,21 +110,30 @@ def _optimizer_bytes(arguments: Arguments, model: Any, trained: list[torch.nn.Pa
     return whole - sum(p.nbytes for p in muon_groups(model, model.get_input_embeddings())[0]["params"])
 
 
-def _activations(model: Any, arguments: Arguments, rows: Rows, count: int) -> int:
-    """The highest sum of live bytes, beyond the weights, of one forward and backward of ``count`` rows."""
+def _activations(model: Any, arguments: Arguments, rows: Rows) -> int:
+    """The highest sum of live bytes, beyond the weights, of the micro-batches of a step. From the second
+    on the gradients of those before are there too."""
     training = arguments.training
-    tokens = _longest_row(rows)
-    ids = torch.zeros(count, tokens, dtype=torch.long, device=training.device)
-    positions = torch.arange(tokens, device=training.device).repeat(count, 1)
-    packed = {"position_ids": positions} if rows.train.packing == "best_fit" else {}
     model.train()
-    with _random_state_kept(training.device), LiveTensors() as live:
+    with FakeTensorMode(allow_non_fake_inputs=True), LiveTensors() as live:
         live.ignore(model)
-        with _autocast(training):
-            loss = model(input_ids=ids, labels=ids, use_cache=False, num_items_in_batch=torch.tensor(1), **packed).loss
-        loss.backward()
+        for _ in range(min(2, training.gradient_accumulation_steps)):
+            with _autocast(training):
+                loss = model(**_batch(training, rows), use_cache=False, num_items_in_batch=torch.tensor(1)).loss
+            loss.backward()
+            del loss
     model.zero_grad(set_to_none=True)
     return live.highest
+
+
+def _batch(training: Any, rows: Rows) -> dict[str, torch.Tensor]:
+    """The largest batch of a run, ``[batch, tokens]``."""
+    shape = (training.per_device_train_batch_size, _longest_row(rows))
+    ids = torch.zeros(shape, dtype=torch.long, device=training.device)
+    batch = {"input_ids": ids, "labels": ids.clone()}
+    if rows.train.packing == "best_fit":
+        batch["position_ids"] = torch.arange(shape[1], device=training.device).repeat(shape[0], 1)
+    return batch
 
 
 def _longest_row(rows: Rows) -> int:
@@ -139,12 +146,6 @@ def _autocast(training: Any) -> Any:
     if not (training.bf16 or training.fp16):
         return nullcontext()
     return torch.autocast(training.device.type, torch.bfloat16 if training.bf16 else torch.float16)
-
-
-@contextmanager
-def _random_state_kept(device: torch.device) -> Iterator[None]:
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        yield
 
 
 def optimizer_steps(arguments: Arguments, rows: Rows) -> int:
@@ -175,7 +176,7 @@ def show_dry_run(console: Console, arguments: Arguments, base: Base, rows: Rows)
     table.add_row(f"disk: up to {kept} checkpoints", megabytes(kept * found.checkpoint))
     table.add_row("disk: final weights", megabytes(found.gradients))
     console.print(table)
-    console.print("gradients take over the place of activations: the peak counts the larger. Nothing was trained.")
+    console.print("gradients are part of the step's highest sum where they exist by then. Nothing was trained.")
 
 
 LABELS = {
@@ -183,5 +184,5 @@ LABELS = {
     "weights": "weights",
     "gradients": "gradients",
     "optimizer": "optimizer state",
-    "activations": "activations, logits and loss, highest",
+    "activations": "activations and gradients, highest",
 }

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from slm_train.arguments import Arguments
-from slm_train.checkpoint import clean, fault, latest_complete
+from slm_train.checkpoint import clean, complete_checkpoints, fault, latest_complete
 from slm_train.errors import UserError
 from slm_train.run_record import METRICS, RUN, cut_metrics, read_run
 
@@ -26,7 +26,13 @@ class Start:
 
     @property
     def step(self) -> int:
-        return int(self.checkpoint.name.rpartition("-")[2]) if self.checkpoint else 0
+        return step_of(self.checkpoint) if self.checkpoint else 0
+
+    @property
+    def later(self) -> list[Path]:
+        """Checkpoints beyond the one that the run goes on from: it will write its own."""
+        found = complete_checkpoints(self.folder) if self.checkpoint else []
+        return [checkpoint for checkpoint in found if step_of(checkpoint) > self.step]
 
     def check_same(self, identity: dict[str, Any]) -> None:
         """Refuse to continue another run: the same data, base, mode and adapter are needed.
@@ -48,6 +54,8 @@ class Start:
         clean(self.folder)
         if self.checkpoint:
             cut_metrics(self.folder, self.step)
+            for later in self.later:
+                shutil.rmtree(later)
         else:
             _remove_run(self.folder)
 
@@ -63,13 +71,20 @@ def choose_start(arguments: Arguments, say: Say) -> Start:
     record = read_run(folder)
     if wanted and str(wanted).lower() != "false":
         checkpoint = _checkpoint(folder, str(wanted), say)
-        return Start(folder, checkpoint, record if checkpoint else None)
+        start = Start(folder, checkpoint, record if checkpoint else None)
+        for later in start.later:
+            say(f"{later.name} is beyond it and will be replaced")
+        return start
     if record and not arguments.run.overwrite_output_dir and not arguments.run.dry_run:
         raise UserError(
             f"{folder} holds a run already ({record.get('mode')}, {record.get('status')}): --resume_from_checkpoint "
             "continues it, --overwrite_output_dir replaces it, another --output_dir leaves it alone"
         )
     return Start(folder, None, None)
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def _checkpoint(folder: Path, wanted: str, say: Say) -> Path | None:

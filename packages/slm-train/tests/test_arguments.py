@@ -1,0 +1,65 @@
+"""Flags as they arrive in a run: what is given, and what is filled in for the device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import Refused, Tiny
+
+from slm_train import arguments
+from slm_train.arguments import parse
+from slm_train.device import DeviceDefaults
+
+
+@pytest.mark.parametrize(
+    ("words", "asks_for_cpu"),
+    [
+        ((), False),
+        (("--use_cpu",), True),
+        (("--use_cpu", "--bf16", "false"), True),
+        (("--use_cpu=true",), True),
+        (("--no_cuda",), True),
+        (("--use_cpu", "false"), False),
+        (("--no_cuda", "False"), False),
+        (("--use_cpu", "--use_cpu", "no"), False),
+    ],
+)
+def test_the_cpu_is_wanted_where_the_flag_says_yes(
+    monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], asks_for_cpu: bool
+) -> None:
+    asked: list[bool] = []
+
+    def defaults(cpu_wanted: bool) -> DeviceDefaults:
+        asked.append(cpu_wanted)
+        return DeviceDefaults(True, False, "CPU")
+
+    monkeypatch.setattr(arguments, "device_defaults", defaults)
+    assert parse(words).training.use_cpu  # there is nothing else
+    assert asked == [asks_for_cpu]
+
+
+@pytest.mark.parametrize("fp16", [False, True])
+def test_bf16_is_on_where_the_device_has_it_unless_fp16_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, fp16: bool
+) -> None:
+    monkeypatch.setattr(arguments, "device_defaults", lambda cpu_wanted: DeviceDefaults(True, True, "CPU"))
+    assert parse(["--fp16"] if fp16 else []).training.bf16 is not fp16
+    assert parse(["--bf16", "false"]).training.bf16 is False
+
+
+def test_logs_can_go_to_several_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arguments, "get_available_reporting_integrations", lambda: ["tensorboard", "wandb"])
+    assert parse(["--report_to", "tensorboard", "wandb"]).training.report_to == ["tensorboard", "wandb"]
+    assert parse(["--report_to", "none"]).training.report_to == []
+    assert parse([]).training.report_to == []
+
+
+@pytest.mark.parametrize(("name", "said"), [("tensorbord", "tensorboard"), ("comet_ml", "not installed")])
+def test_a_logger_that_is_not_there_is_one_sentence(
+    tiny: Tiny, tmp_path: Path, refused: Refused, name: str, said: str
+) -> None:
+    sentence = refused(tiny.flags(tmp_path / "run", "--report_to", name))
+    assert name in sentence
+    assert said in sentence
+    assert not (tmp_path / "run").exists()
