@@ -3,7 +3,8 @@
     uv run python scripts/bench_train_speed.py --pairs 5 --steps 4
 
 Peer: Trainer as its examples use it: rows truncated and padded to the block, float32, its own defaults.
-Ours: the defaults of slm-train (packed rows, bfloat16 where the device has it, probed threads). Same model
+Ours: the defaults of slm-train (packed rows, bfloat16 where the device has it, probed threads, output layer and
+loss in one, GELU as one kernel). Same model
 (distilgpt2's shape, random weights), same texts, same machine, one process, pairs interleaved; padding is
 not counted, nor is the first step of a run. Prints medians, their ratio, and its spread.
 """
@@ -34,7 +35,7 @@ from slm_data import IGNORE, SourceOptions, load_corpus
 from slm_train.arguments import parse
 from slm_train.data import make_rows
 from slm_train.device import fastest_threads
-from slm_train.modes import Base
+from slm_train.modes import Base, one_kernel_gelu
 from slm_train.trainer import SlmTrainer
 
 
@@ -93,7 +94,7 @@ def ours(texts: list[str], tokenizer: PreTrainedTokenizerBase, options: argparse
         words += f" --per_device_train_batch_size {options.batch} --block_size {options.block_size} --save_strategy no"
         arguments = parse([*words.split(), "--max_train_samples", str(len(texts)), "--max_eval_samples", "8"])
         corpus = load_corpus(arguments.source)
-        model = fresh_model(len(tokenizer))
+        model = one_kernel_gelu(fresh_model(len(tokenizer)))
         rows = make_rows(arguments, corpus, Base("", "", model.config, tokenizer), lambda _: None)
         trainer = SlmTrainer(
             model=model, args=arguments.training, rows=rows.train, eval_rows=rows.validation, processing_class=tokenizer

@@ -30,7 +30,7 @@ class Keep(TrainerCallback):
 
 
 def gradients(
-    tiny: Tiny, folder: Path, mode: str, packing: str, batch: int, accumulation: int
+    tiny: Tiny, folder: Path, mode: str, packing: str, batch: int, accumulation: int, fused_loss: bool = True
 ) -> dict[str, torch.Tensor]:
     shape = ("--per_device_train_batch_size", str(batch), "--gradient_accumulation_steps", str(accumulation))
     fixed = (
@@ -58,7 +58,7 @@ def gradients(
     keep = Keep()
     trainer = SlmTrainer(
         model=model, args=arguments.training, rows=rows.train, eval_rows=rows.validation,
-        processing_class=base.tokenizer, callbacks=[keep],
+        processing_class=base.tokenizer, callbacks=[keep], fused_loss=fused_loss,
     )  # fmt: skip
     trainer.train()
     return keep.gradients
@@ -71,9 +71,20 @@ def test_four_micro_batches_of_two_give_the_gradient_of_one_of_eight(
 ) -> None:
     whole = gradients(tiny, tmp_path / "whole", mode, packing, batch=8, accumulation=1)
     parts = gradients(tiny, tmp_path / "parts", mode, packing, batch=2, accumulation=4)
-    assert whole.keys() == parts.keys()
-    assert whole
-    norm = torch.sqrt(sum((g.square().sum() for g in whole.values()), torch.zeros((), dtype=torch.float64)))
-    apart = torch.sqrt(sum(((whole[n] - parts[n]).square().sum() for n in whole), torch.zeros((), dtype=torch.float64)))
+    assert relative_difference(whole, parts) <= 1e-6
+
+
+@pytest.mark.parametrize("mode", ["baseline", "lora", "qlora"])
+def test_the_fused_loss_gives_the_gradients_of_hugging_faces_own(tiny: Tiny, tmp_path: Path, mode: str) -> None:
+    own = gradients(tiny, tmp_path / "own", mode, "best_fit", batch=4, accumulation=2, fused_loss=False)
+    fused = gradients(tiny, tmp_path / "fused", mode, "best_fit", batch=4, accumulation=2)
+    assert relative_difference(own, fused) <= 1e-6
+
+
+def relative_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    assert one
+    assert one.keys() == other.keys()
+    zero = torch.zeros((), dtype=torch.float64)
+    norm = torch.sqrt(sum((g.square().sum() for g in one.values()), zero))
     assert norm > 0
-    assert apart / norm <= 1e-6
+    return float(torch.sqrt(sum(((one[n] - other[n]).square().sum() for n in one), zero)) / norm)

@@ -139,6 +139,10 @@ class RunOptions:
         default=False,
         metadata={"help": "Muon for the matrices inside the blocks, AdamW for the rest (mode baseline)."},
     )
+    fused_loss: bool = field(
+        default=True,
+        metadata={"help": "Output layer and loss in one, by chunks: the same loss, less memory, faster."},
+    )
     prompt: str = field(
         default="Once upon a time", metadata={"help": "Continued before and after training; empty for none."}
     )

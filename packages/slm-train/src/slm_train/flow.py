@@ -112,6 +112,7 @@ def _prepare(current: Run, dataset: str, console: Console, signals: StopSignals)
         eval_rows=current.rows.validation,
         processing_class=current.base.tokenizer,
         muon=arguments.run.muon,
+        fused_loss=arguments.run.fused_loss,
         callbacks=[signals],
     )
     trainer.remove_callback(ProgressCallback)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -17,6 +18,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.activations import FastGELUActivation, NewGELUActivation
 
 from slm_adapters import (
     LoraSettings,
@@ -125,8 +127,8 @@ def build_model(arguments: Arguments, base: Base) -> PreTrainedModel:
     options = arguments.model
     if options.from_scratch:
         torch.manual_seed(arguments.training.seed)
-        return AutoModelForCausalLM.from_config(base.config, dtype=torch.float32)
-    model = _load(arguments, base)
+        return one_kernel_gelu(AutoModelForCausalLM.from_config(base.config, dtype=torch.float32))
+    model = one_kernel_gelu(_load(arguments, base))
     if options.mode == "baseline":
         return model
     adapted = add_lora(model, _lora_settings(options))
@@ -136,6 +138,16 @@ def build_model(arguments: Arguments, base: Base) -> PreTrainedModel:
     adapted.save_pretrained = partial(adapted.save_pretrained, save_embedding_layers=False)
     trained: Any = adapted  # a PeftModel trains and saves like the model it holds
     return trained
+
+
+def one_kernel_gelu(model: PreTrainedModel) -> PreTrainedModel:
+    """GPT-2's ``gelu_new`` is eight passes over memory, and eight tensors kept for the way back; the same
+    function exists as one. Its configuration keeps the old name, so that what is saved is GPT-2."""
+    for layer in list(model.modules()):
+        for name, child in layer.named_children():
+            if isinstance(child, NewGELUActivation | FastGELUActivation):
+                setattr(layer, name, nn.GELU(approximate="tanh"))
+    return model
 
 
 def _load(arguments: Arguments, base: Base) -> PreTrainedModel:
