@@ -28,7 +28,13 @@ LEARNING_RATES = {"baseline": 5e-5, "lora": 2e-4, "qlora": 2e-4}
 DEFAULT_BLOCK = 256
 DESCRIPTION = "Fine-tune a small language model; with no flags, the built-in base on the built-in corpus."
 NAMES_TEXTS = {"dataset", "train_file"}
-DEMO = {"dataset": "sample", "max_train_samples": "400", "max_eval_samples": "60", "learning_rate": "2e-3"}
+DEMO = {
+    "dataset": "sample",
+    "max_train_samples": "500",
+    "max_eval_samples": "60",
+    "learning_rate": "8e-3",
+    "per_device_train_batch_size": "4",
+}
 
 
 @dataclass(frozen=True)
