@@ -32,10 +32,10 @@ from transformers import (
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from slm_data import IGNORE, SourceOptions, load_corpus
-from slm_train.arguments import parse
 from slm_train.data import make_rows
 from slm_train.device import fastest_threads
 from slm_train.modes import Base, one_kernel_gelu
+from slm_train.parsing import parse
 from slm_train.trainer import SlmTrainer
 
 

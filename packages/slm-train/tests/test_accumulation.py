@@ -10,9 +10,9 @@ from conftest import Tiny
 from transformers import TrainerCallback
 
 from slm_data import load_corpus
-from slm_train.arguments import parse
 from slm_train.data import make_rows
 from slm_train.modes import build_model, find_base
+from slm_train.parsing import parse
 from slm_train.trainer import SlmTrainer
 
 

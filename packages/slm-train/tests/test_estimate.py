@@ -7,10 +7,10 @@ import pytest
 from conftest import Tiny, read_record, run_command
 
 from slm_data import load_corpus
-from slm_train.arguments import parse
 from slm_train.data import make_rows
 from slm_train.estimate import Estimate, estimate, optimizer_steps
 from slm_train.modes import find_base
+from slm_train.parsing import parse
 
 
 def estimated(tiny: Tiny, folder: Path, *more: str) -> tuple[Estimate, int]:

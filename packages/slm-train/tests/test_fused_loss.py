@@ -77,7 +77,7 @@ def test_under_autocast_it_is_as_near_to_the_truth_as_the_usual_way(dtype: torch
 def test_a_frozen_output_layer_gets_no_gradient() -> None:
     hidden, weight, targets = problem(10, 4, 12, torch.float32)
     weight.requires_grad_(False)
-    linear_cross_entropy(hidden, weight, targets, torch.tensor(1.0)).backward()  # type: ignore[no-untyped-call]
+    linear_cross_entropy(hidden, weight, targets, torch.tensor(1.0)).backward()
     assert weight.grad is None
     assert hidden.grad is not None
 
@@ -85,9 +85,9 @@ def test_a_frozen_output_layer_gets_no_gradient() -> None:
 def test_a_second_backward_is_refused() -> None:
     hidden, weight, targets = problem(10, 4, 12, torch.float32)
     loss = linear_cross_entropy(hidden, weight, targets, torch.tensor(1.0))
-    loss.backward(retain_graph=True)  # type: ignore[no-untyped-call]
+    loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="backward runs once"):
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
 
 
 @pytest.mark.parametrize("build", [lambda: GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=1, n_head=2, **TOKENS)),

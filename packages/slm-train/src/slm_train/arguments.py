@@ -2,39 +2,19 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from transformers import HfArgumentParser, TrainingArguments
-from transformers.integrations.integration_utils import (
-    INTEGRATION_TO_CALLBACK,
-    get_available_reporting_integrations,
-)
+from transformers import TrainingArguments
 
-from slm_data import DataError, SourceOptions, as_packing
-from slm_train.device import DeviceDefaults, device_defaults
+from slm_data import SourceOptions, as_packing
 from slm_train.errors import UserError
-from slm_train.flags import UsageError, read_command_line
-from slm_train.old_flags import FALSE
-from slm_train.run_record import RUN
 
 MODES = ("baseline", "lora", "qlora", "butterfly", "butterfly_block")
 NOT_BUILT = ("butterfly", "butterfly_block")
-LEARNING_RATES = {"baseline": 5e-5, "lora": 2e-4, "qlora": 2e-4}
 DEFAULT_BLOCK = 256
-DESCRIPTION = "Fine-tune a small language model; with no flags, the built-in base on the built-in corpus."
-NAMES_TEXTS = {"dataset", "train_file"}
-DEMO = {
-    "dataset": "sample",
-    "max_train_samples": "500",
-    "max_eval_samples": "60",
-    "learning_rate": "8e-3",
-    "per_device_train_batch_size": "4",
-}
 
 
 @dataclass(frozen=True)
@@ -204,116 +184,3 @@ class Arguments:
 def did_you_mean(value: str, names: Sequence[str]) -> str:
     close = get_close_matches(value, names, n=1)
     return f"did you mean {close[0]}? " if close else ""
-
-
-class _Parser(HfArgumentParser):
-    """argparse ends the program with a page of usage; here a mistake is one sentence."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}; slm-train --help lists the flags")
-
-
-GROUPS = (SourceOptions, ModelOptions, RowOptions, RunOptions, SlmTrainingArguments)
-
-
-def parse(argv: Sequence[str]) -> Arguments:
-    """The command line as typed options. Raises UserError, UsageError or DataError, one sentence each."""
-    groups: Any = GROUPS
-    parser = _Parser(
-        groups, prog="slm-train", usage="slm-train [--flag value ...]", description=DESCRIPTION, allow_abbrev=False
-    )
-    known = {option.removeprefix("--") for option in parser._option_string_actions}
-    line = read_command_line(argv, known)
-    device = device_defaults(cpu_wanted=_is_on("use_cpu", line.argv))
-    defaults, notes = _defaults(line.given, device)
-    forced = ["--use_cpu", "True"] if device.use_cpu else []  # there is nothing else, whatever was asked for
-    try:
-        parsed = parser.parse_args_into_dataclasses(
-            [*defaults, *_bare_resume(line.argv), *forced], look_for_args_file=False, return_remaining_strings=True
-        )
-    except (ValueError, ImportError) as refused:  # the options check their own values
-        if isinstance(refused, UsageError | DataError):
-            raise
-        raise UserError(str(refused).strip()) from refused
-    source, model, rows, run, training, rest = parsed
-    if rest:
-        raise UsageError(f"{rest[0]!r} belongs to no flag; slm-train --help lists the flags")
-    _complete(source, model, rows, training, line.given)
-    if run.muon and model.mode != "baseline":
-        raise UserError(f"--muon is for training every weight; give --mode baseline instead of {model.mode}")
-    _check_loggers(training.report_to)
-    return Arguments(source, model, rows, run, training, device.name, (*line.notes, *notes))
-
-
-def _is_on(switch: str, argv: Sequence[str]) -> bool:
-    """Whether the last ``--switch`` in ``argv`` is on: alone, or with anything but a no."""
-    said = [at for at, word in enumerate(argv) if word == f"--{switch}"]
-    return bool(said) and "".join(argv[said[-1] + 1 : said[-1] + 2]).lower() not in FALSE
-
-
-def _check_loggers(names: Sequence[str]) -> None:
-    for name in names:
-        if name not in INTEGRATION_TO_CALLBACK:
-            known = sorted(INTEGRATION_TO_CALLBACK)
-            raise UserError(f"--report_to {name}: {did_you_mean(name, known)}known are {', '.join(known)}")
-        if name not in (here := get_available_reporting_integrations()):
-            raise UserError(
-                f"--report_to {name}: its package is not installed; install it, or use {' or '.join(here) or 'none'}"
-            )
-
-
-def _bare_resume(argv: Iterable[str]) -> list[str]:
-    """``--resume_from_checkpoint`` alone means the newest checkpoint of the output folder."""
-    tokens = list(argv)
-    for at in range(len(tokens) - 1, -1, -1):
-        following = tokens[at + 1] if at + 1 < len(tokens) else "--"
-        if tokens[at] == "--resume_from_checkpoint" and following.startswith("--"):
-            tokens.insert(at + 1, "true")
-    return tokens
-
-
-def _defaults(given: frozenset[str], device: DeviceDefaults) -> tuple[list[str], list[str]]:
-    """Flags for what the user left open, and what is said about it."""
-    flags = {"bf16": device.bf16 and "fp16" not in given, "dataloader_pin_memory": not device.use_cpu}
-    argv = [word for name, on in flags.items() if name not in given for word in (f"--{name}", str(on))]
-    if given & NAMES_TEXTS:
-        return argv, []
-    demo = [word for name, value in DEMO.items() if name not in given for word in (f"--{name}", value)]
-    stories = "" if "max_train_samples" in given else f" {DEMO['max_train_samples']} of its stories,"
-    return argv + demo, [
-        f"no dataset named: the built-in corpus,{stories} with the built-in base (--dataset, --train_file)"
-    ]
-
-
-def _complete(
-    source: SourceOptions,
-    model: ModelOptions,
-    rows: RowOptions,
-    training: SlmTrainingArguments,
-    given: frozenset[str],
-) -> None:
-    """Defaults that depend on other flags."""
-    if "learning_rate" not in given and given & NAMES_TEXTS:
-        training.learning_rate = LEARNING_RATES[model.mode]
-    if "train_sampling_strategy" not in given and rows.packing == "none":
-        training.train_sampling_strategy = "group_by_length"
-    if "output_dir" not in given:
-        training.output_dir = free_output_dir(
-            f"outputs/{_short_name(source)}-{model.mode}", training.resume_from_checkpoint
-        )
-    if training.gradient_checkpointing and training.gradient_checkpointing_kwargs is None:
-        training.gradient_checkpointing_kwargs = {"use_reentrant": False}
-
-
-def _short_name(source: SourceOptions) -> str:
-    """What the default output folder is called after."""
-    named = source.dataset or Path(source.train_file[0]).stem
-    return re.sub(r"[^A-Za-z0-9.-]+", "-", named.rpartition("/")[2]).strip("-.") or "run"
-
-
-def free_output_dir(wanted: str, resuming: str | None) -> str:
-    """``wanted``, or, when nothing is resumed, the first of wanted-2, wanted-3 ... without a run."""
-    folder, number = wanted, 2
-    while not resuming and (Path(folder) / RUN).exists():
-        folder, number = f"{wanted}-{number}", number + 1
-    return folder

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from conftest import Refused, Tiny
 
-from slm_train import arguments
-from slm_train.arguments import parse
+from slm_train import parsing
 from slm_train.device import DeviceDefaults
+from slm_train.parsing import parse
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_the_cpu_is_wanted_where_the_flag_says_yes(
         asked.append(cpu_wanted)
         return DeviceDefaults(True, False, "CPU")
 
-    monkeypatch.setattr(arguments, "device_defaults", defaults)
+    monkeypatch.setattr(parsing, "device_defaults", defaults)
     assert parse(words).training.use_cpu  # there is nothing else
     assert asked == [asks_for_cpu]
 
@@ -43,13 +43,13 @@ def test_the_cpu_is_wanted_where_the_flag_says_yes(
 def test_bf16_is_on_where_the_device_has_it_unless_fp16_is_asked_for(
     monkeypatch: pytest.MonkeyPatch, fp16: bool
 ) -> None:
-    monkeypatch.setattr(arguments, "device_defaults", lambda cpu_wanted: DeviceDefaults(True, True, "CPU"))
+    monkeypatch.setattr(parsing, "device_defaults", lambda cpu_wanted: DeviceDefaults(True, True, "CPU"))
     assert parse(["--fp16"] if fp16 else []).training.bf16 is not fp16
     assert parse(["--bf16", "false"]).training.bf16 is False
 
 
 def test_logs_can_go_to_several_places(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arguments, "get_available_reporting_integrations", lambda: ["tensorboard", "wandb"])
+    monkeypatch.setattr(parsing, "get_available_reporting_integrations", lambda: ["tensorboard", "wandb"])
     assert parse(["--report_to", "tensorboard", "wandb"]).training.report_to == ["tensorboard", "wandb"]
     assert parse(["--report_to", "none"]).training.report_to == []
     assert parse([]).training.report_to == []
