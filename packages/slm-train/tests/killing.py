@@ -68,16 +68,16 @@ def kill_and_resume(argv: list[str], folder: Path, kills: int, seed: int, longes
     rng, seen = random.Random(seed), []
     argv = [*argv, "--resume_from_checkpoint"]
     for _ in range(kills):
-        before = _lines(folder)
+        before = _last_step(folder)
         process = start(argv)
-        while process.is_alive() and _lines(folder) == before:
+        while process.is_alive() and _last_step(folder) <= before:
             time.sleep(0.01)
         time.sleep(rng.uniform(0, longest))
         if process.is_alive():
             os.kill(process.pid, signal.SIGKILL)
         process.join()
         left = sorted(path.name for path in folder.glob("*checkpoint-*"))
-        seen.append(f"{_what(process.exitcode)} with {_lines(folder)} lines, {left}")
+        seen.append(f"{_what(process.exitcode)} at step {_last_step(folder)}, {left}")
     assert finish(argv) == 0
     return seen
 
@@ -86,9 +86,11 @@ def _what(code: int | None) -> str:
     return "killed" if code == -signal.SIGKILL else f"had ended by itself ({code})"
 
 
-def _lines(folder: Path) -> int:
+def _last_step(folder: Path) -> int:
+    """The last step that was logged, -1 before any: it goes down as a run resumes, and up as it trains."""
     metrics = folder / "metrics.jsonl"
-    return len(metrics.read_bytes().splitlines()) if metrics.exists() else 0
+    lines = metrics.read_text().splitlines() if metrics.exists() else []
+    return max((json.loads(line)["step"] for line in lines if line.endswith("}")), default=-1)
 
 
 def main() -> None:
@@ -100,15 +102,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         steps = str(12 * options.kills)
         common = f"--dataset sample --max_train_samples 100 --max_eval_samples 5 --block_size 64 --mode {options.mode}"
-        argv = [
-            *common.split(),
-            "--per_device_train_batch_size",
-            "2",
-            "--logging_steps",
-            "1",
-            "--threads",
-            "1",
-        ]
+        argv = [*common.split(), *["--per_device_train_batch_size", "2", "--logging_steps", "1", "--threads", "1"]]
         argv += ["--save_steps", "1", "--max_steps", steps, "--prompt", "", "--num_train_epochs", "9"]
         alone, killed = Path(scratch, "alone"), Path(scratch, "killed")
         assert finish([*argv, "--output_dir", str(alone)]) == 0

@@ -19,7 +19,7 @@ from slm_train.arguments import Arguments
 from slm_train.callbacks import Accounts, Bar, MetricsLog, StopSignals
 from slm_train.data import Rows, make_rows, summary
 from slm_train.device import fastest_threads
-from slm_train.estimate import show_dry_run
+from slm_train.estimate import optimizer_steps, show_dry_run
 from slm_train.memory_errors import out_of_memory_explained
 from slm_train.modes import Base, build_model, find_base
 from slm_train.report import next_command, show_report
@@ -144,19 +144,22 @@ def _opening_record(current: Run, dataset: str, model: PreTrainedModel, before_w
             "with_model": current.memory.now(),
             "weights": weight_bytes(model),
         },
-        "evaluation": {},
-        "samples": {},
+        "evaluation": _before_of(current.start, "evaluation"),
+        "samples": _before_of(current.start, "samples"),
         "arguments": arguments.as_dict(),
     }
 
 
+def _before_of(start: Start, part: str) -> dict[str, Any]:
+    """What a resumed run found before its first step; in the record from the start, whatever ends this run."""
+    recorded = start.record[part] if start.record else {}
+    return {when: found for when, found in recorded.items() if when == "before"}
+
+
 def _before(current: Run, trainer: SlmTrainer) -> None:
-    """The base on the validation rows; a resumed run takes that from its record."""
-    if current.start.record:
-        for part in ("evaluation", "samples"):
-            current.record[part] = {k: v for k, v in current.start.record[part].items() if k == "before"}
-        return
-    _look(current, trainer, "before")
+    """The base on the validation rows; a resumed run has that in its record."""
+    if "before" not in current.record["evaluation"]:
+        _look(current, trainer, "before")
 
 
 def _look(current: Run, trainer: SlmTrainer, when: str) -> None:
@@ -178,13 +181,23 @@ def _train(current: Run, trainer: SlmTrainer) -> None:
     trainer.add_callback(accounts)
     current.memory.reset_peak()
     set_seed(current.arguments.training.seed)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if checkpoint and current.start.step >= optimizer_steps(current.arguments, current.rows):
+        trainer.load_weights(checkpoint)  # Hugging Face's loop would take one more step
+    else:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    _record_accounts(current, accounts, int(trainer.trained_tokens))
+
+
+def _record_accounts(current: Run, accounts: Accounts, tokens: int) -> None:
+    before = current.start.record
+    if not accounts.steps and before and "speed" in before:  # trained to its end already
+        current.record |= {part: before[part] for part in ("memory", "speed")}
+        return
     current.record["memory"] |= {
         "gradients": accounts.gradients,
         "optimizer": accounts.optimizer,
         "peak": current.memory.peak(),
     }
-    tokens = int(trainer.trained_tokens)
     current.record["speed"] = {
         "steps": accounts.steps,
         "tokens": tokens,

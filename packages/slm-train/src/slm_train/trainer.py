@@ -136,6 +136,10 @@ class SlmTrainer(Trainer):
         else:
             self.accelerator.wait_for_everyone()
 
+    def load_weights(self, checkpoint: Path) -> None:
+        """The weights of ``checkpoint``, and nothing else of it."""
+        self._load_from_checkpoint(str(checkpoint))
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         super().save_model(output_dir, _internal_call)
         if output_dir and not _internal_call:
