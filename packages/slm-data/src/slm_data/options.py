@@ -15,7 +15,7 @@ class SourceOptions:
 
     dataset: str | None = field(
         default=None,
-        metadata={"help": "tinystories, wikitext2, sample (built in), or owner/name[:config] of the hub"},
+        metadata={"help": "one of tinystories, wikitext2, sample (built in), or owner/name[:config] of the hub"},
     )
     train_file: list[str] = field(
         default_factory=list,

@@ -83,8 +83,8 @@ class RowOptions:
     packing: str = field(
         default="best_fit",
         metadata={
-            "help": "best_fit: documents side by side, apart from each other; concat: one stream, cut in blocks; "
-            "none: one document a row."
+            "help": "How rows are filled. best_fit: documents side by side, apart from each other; concat: one stream, "
+            "cut in blocks; none: one document a row."
         },
     )
     packing_fill: float = field(

@@ -28,8 +28,12 @@ def _run(argv: list[str]) -> int:
     if argv[:1] == ["dynamic"]:
         raise UsageError("the token-budget loop (slm-train dynamic) is not built yet; slm-train alone runs the Trainer")
     _quiet_libraries()
-    from slm_train.parsing import parse  # after the line above: these imports print
+    from slm_train.help_page import help_asked, help_page  # after the line above: these imports print
+    from slm_train.parsing import parse
 
+    if help_asked(argv):
+        print(help_page(argv))
+        return 0
     arguments = parse(argv)
     from slm_train.flow import run
 

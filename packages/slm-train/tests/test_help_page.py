@@ -1,0 +1,46 @@
+"""The page that --help prints: every flag of ours, none that does not exist."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from conftest import run_command
+from transformers import HfArgumentParser
+
+from slm_train.cli import main
+from slm_train.help_page import GROUPS, TRAINING
+from slm_train.parsing import GROUPS as PARSED
+
+
+def flags_in(page: str) -> list[str]:
+    return re.findall(r"^  --(\w+)", page, re.MULTILINE)
+
+
+def every_flag() -> set[str]:
+    parsed: tuple[type, ...] = PARSED
+    options = HfArgumentParser(parsed)._option_string_actions  # type: ignore[arg-type]
+    return {option.removeprefix("--") for option in options if option.startswith("--") and "-" not in option[2:]}
+
+
+def test_help_shows_each_of_our_flags_once_and_ends_well(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--mode", "lora", "--help"]) == 0
+    shown = flags_in(capsys.readouterr().out)
+    ours = {name for group in GROUPS.values() for name in group.__dataclass_fields__}
+    assert len(shown) == len(set(shown))
+    assert set(shown) == ours | set(TRAINING)
+    assert set(shown) <= every_flag()
+
+
+def test_help_all_shows_every_flag_but_the_negations(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help_all"]) == 0
+    shown = set(flags_in(capsys.readouterr().out))
+    hidden = every_flag() - shown - {"help"}
+    assert {name.removeprefix("no_") for name in hidden if name.startswith("no_")} <= shown
+    assert not {name for name in hidden if not name.startswith("no_")}
+
+
+def test_the_command_says_it_within_the_terminal() -> None:
+    done = run_command(["-h"])
+    assert (done.returncode, done.stderr) == (0, "")
+    assert max(map(len, done.stdout.splitlines())) <= 110
