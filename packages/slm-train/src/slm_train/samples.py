@@ -30,7 +30,7 @@ def continue_prompt(
             **inputs,
             max_new_tokens=max_new_tokens,
             do_sample=True,
-            temperature=0.5,
+            temperature=0.7,
             top_k=50,
             use_cache=True,
             pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
