@@ -186,7 +186,9 @@ def show_dry_run(console: Console, arguments: Arguments, base: Base, rows: Rows)
     table.add_row(f"disk: up to {kept} checkpoints", megabytes(kept * found.checkpoint))
     table.add_row("disk: final weights", megabytes(found.gradients))
     console.print(table)
-    console.print("gradients are part of the step's highest sum where they exist by then. Nothing was trained.")
+    console.print(
+        "The highest moment of a step counts activations and the gradients that exist by then. Nothing was trained."
+    )
 
 
 LABELS = {
