@@ -4,9 +4,9 @@
 
 Peer: Trainer as its examples use it: rows truncated and padded to the block, float32, its own defaults.
 Ours: the defaults of slm-train (packed rows, bfloat16 where the device has it, probed threads, output layer and
-loss in one, GELU as one kernel). Same model
-(distilgpt2's shape, random weights), same texts, same machine, one process, pairs interleaved; padding is
-not counted, nor is the first step of a run. Prints medians, their ratio, and its spread.
+loss in one, GELU as one kernel). Same model (distilgpt2's shape, random weights), same texts, same machine, one
+process, pairs interleaved; padding is not counted, nor is the first step of a run. Prints medians, their ratio,
+and its spread.
 """
 
 from __future__ import annotations

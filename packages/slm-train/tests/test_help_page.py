@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 from conftest import run_command
@@ -18,8 +19,8 @@ def flags_in(page: str) -> list[str]:
 
 
 def every_flag() -> set[str]:
-    parsed: tuple[type, ...] = PARSED
-    options = HfArgumentParser(parsed)._option_string_actions  # type: ignore[arg-type]
+    parsed: Any = PARSED
+    options = HfArgumentParser(parsed)._option_string_actions
     return {option.removeprefix("--") for option in options if option.startswith("--") and "-" not in option[2:]}
 
 

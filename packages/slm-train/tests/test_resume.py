@@ -137,6 +137,15 @@ def test_from_a_named_checkpoint_the_run_goes_on_and_later_ones_are_gone(
     assert outcome(run) == whole
 
 
+def test_a_checkpoint_under_another_name_is_refused(tiny: Tiny, tmp_path: Path, refused: Refused) -> None:
+    from slm_train.cli import main
+
+    run = tmp_path / "run"
+    assert main(tiny.flags(run, "--save_steps", "2")) == 0
+    (run / "checkpoint-2").rename(run / "backup")
+    assert "call it checkpoint-N" in refused([*tiny.flags(run), "--resume_from_checkpoint", str(run / "backup")])
+
+
 def test_a_streamed_run_resumes_to_the_same_bits(tiny: Tiny, tmp_path: Path) -> None:
     from slm_train.cli import main
 

@@ -21,8 +21,6 @@ DEFAULT_BLOCK = 256
 class ModelOptions:
     """What is trained, and how it is adapted."""
 
-    _argument_group_name = "model and mode"
-
     mode: str = field(default="lora", metadata={"help": f"How to adapt: {', '.join(MODES)}."})
     model_path: str | None = field(
         default=None,
@@ -74,8 +72,6 @@ class ModelOptions:
 class RowOptions:
     """How texts become rows."""
 
-    _argument_group_name = "rows"
-
     block_size: int | None = field(
         default=None,
         metadata={"help": f"Tokens in a row. Default: {DEFAULT_BLOCK}, or the model's context if that is shorter."},
@@ -112,8 +108,6 @@ class RowOptions:
 class RunOptions:
     """The run as a whole."""
 
-    _argument_group_name = "run"
-
     config: str | None = field(default=None, metadata={"help": "A YAML file of flags; flags on the command line win."})
     dry_run: bool = field(
         default=False,
@@ -136,23 +130,18 @@ class RunOptions:
 
 @dataclass
 class SlmTrainingArguments(TrainingArguments):
-    """TrainingArguments with the defaults of this project; each flag of the Trainer works."""
+    """TrainingArguments with the defaults of this project; each flag of the Trainer works.
 
-    output_dir: str | None = field(
-        default=None, metadata={"help": "The run folder. Default: outputs/<dataset>-<mode>."}
-    )
-    num_train_epochs: float = field(default=1.0, metadata={"help": "Passes over the training rows."})
-    logging_steps: float = field(
-        default=10, metadata={"help": "Steps between logged losses; below 1, a share of the run."}
-    )
-    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep."})
+    What the common ones mean is said in help_page.py."""
+
+    output_dir: str | None = None
+    num_train_epochs: float = 1.0
+    logging_steps: float = 10
+    save_total_limit: int | None = 2
     use_cache: bool = field(
         default=True, metadata={"help": "Kept in the saved config; training itself never uses a cache."}
     )
-    report_to: list[str] = field(
-        default_factory=list,
-        metadata={"help": "Where logs go beside metrics.jsonl: tensorboard, wandb ..., or all of them."},
-    )
+    report_to: list[str] = field(default_factory=list)
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Has no effect here: rows hold what the model takes."}
     )

@@ -99,7 +99,7 @@ def rotate(run: Path, keep: int | None, keep_also: Path | None) -> None:
     spare = [path for path in written[:-1] if keep_also is None or path.name != keep_also.name]
     with _explained(run):
         for old in spare[: max(0, len(written) - keep) if keep else 0]:
-            _delete(old)
+            delete(old)
 
 
 def clean(run: Path) -> None:
@@ -108,6 +108,17 @@ def clean(run: Path) -> None:
     with _explained(run):
         for left in (left for kind in ("writing", "deleting", "replaced") for left in run.glob(f".*.{kind}")):
             shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+def delete(folder: Path) -> None:
+    """Delete under a hidden name, on the disk too: half a folder never bears the name of a checkpoint."""
+    hidden = _hidden(folder, "deleting")
+    if hidden.exists():
+        shutil.rmtree(hidden)
+    if folder.exists():
+        folder.rename(hidden)
+        _sync(folder.parent)
+        shutil.rmtree(hidden)
 
 
 def _hidden(path: Path, kind: str) -> Path:
@@ -131,14 +142,14 @@ def _publish(aside: Path, target: Path) -> None:
     # has the name on the disk: a crash between the renames finds both whole, and _restore puts the old back.
     replaced = _hidden(target, "replaced")
     if target.exists():
-        _delete(replaced)
+        delete(replaced)
         target.rename(replaced)
     try:
         aside.rename(target)
     finally:
         _restore(target.parent)
     _sync(target.parent)
-    _delete(replaced)
+    delete(replaced)
 
 
 def _restore(run: Path) -> None:
@@ -148,17 +159,6 @@ def _restore(run: Path) -> None:
         with _explained(run), suppress(FileNotFoundError):  # another process of the run was faster
             if not target.exists():
                 replaced.rename(target)
-
-
-def _delete(folder: Path) -> None:
-    """Delete under a hidden name, on the disk too: half a folder never bears the name of a checkpoint."""
-    hidden = _hidden(folder, "deleting")
-    if hidden.exists():
-        shutil.rmtree(hidden)
-    if folder.exists():
-        folder.rename(hidden)
-        _sync(folder.parent)
-        shutil.rmtree(hidden)
 
 
 def _faults(folder: Path) -> Iterator[str]:

@@ -24,7 +24,7 @@ from slm_data import RowDataset
 from slm_train.accounting import Memory, Parameters, count_parameters, weight_bytes
 from slm_train.arguments import Arguments
 from slm_train.data import Rows
-from slm_train.fused_loss import FusedLoss, can_fuse
+from slm_train.fused_loss import loss_context
 from slm_train.modes import Base, build_model
 from slm_train.optimizer import muon_groups
 from slm_train.report import megabytes
@@ -98,8 +98,7 @@ def estimate(arguments: Arguments, base: Base, rows: Rows) -> Estimate:
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = _optimizer_bytes(arguments, model, trained)
     gradients = sum(p.nbytes for p in trained)
-    fused = FusedLoss.fitting(model) if arguments.run.fused_loss and can_fuse(training) else None
-    with fused() if fused else nullcontext():
+    with loss_context(model, training, arguments.run.fused_loss)():
         activations = _activations(model, arguments, rows)
     on_gpu = training.device.type == "cuda"  # the CUDA allocator says what is used, not what it holds
     holes = HOLES_CHECKPOINTING if training.gradient_checkpointing else HOLES

@@ -9,8 +9,8 @@ The idea is that of Liger-Kernel's fused linear cross-entropy (Hsu et al. 2024, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -25,11 +25,11 @@ AT_HAND = 24 * 2**20  # bytes of a chunk in float32: small enough for a CPU's la
 
 
 class LinearCrossEntropy(torch.autograd.Function):
-    """Summed cross-entropy of ``hidden @ weight.T`` against ``targets``, times ``scale``.
+    """Summed cross-entropy, in nats, of ``hidden @ weight.T`` against ``targets``, times ``scale``.
 
     ``hidden [tokens, width]``, ``weight [vocabulary, width]``, ``targets [tokens]`` with IGNORE where
     there is no loss, ``scale`` a scalar. Products are taken in ``dtype``. Gradients are computed on the
-    way forward, so backward runs once.
+    way forward and given away, so a second backward raises RuntimeError.
     """
 
     @staticmethod
@@ -86,7 +86,7 @@ def _turn_into_gradient(logits: Tensor, targets: Tensor, exact: torch.dtype) -> 
 class FusedLoss:
     """Makes a causal language model compute its training loss by LinearCrossEntropy.
 
-    Within ``with fused:`` the output layer hands hidden states on, and the model's loss function takes
+    Within ``with fused():`` the output layer hands hidden states on, and the model's loss function takes
     them from there: forward is still that of the model, as DDP needs it.
     """
 
@@ -155,7 +155,15 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, scale:
     return loss
 
 
-def can_fuse(training: TrainingArguments) -> bool:
+def loss_context(
+    model: nn.Module, training: TrainingArguments, wanted: bool
+) -> Callable[[], AbstractContextManager[None]]:
+    """What a training forward of ``model`` runs in: its FusedLoss where that is ``wanted`` and fits."""
+    fused = FusedLoss.fitting(model) if wanted and _can_fuse(training) else None
+    return fused or nullcontext
+
+
+def _can_fuse(training: TrainingArguments) -> bool:
     """Whether nothing else wants the logits, and the output layer is whole on every process."""
     wants_logits = training.label_smoothing_factor or training.use_liger_kernel or training.torch_compile
     return not (wants_logits or training.fsdp or training.deepspeed)

@@ -29,7 +29,6 @@ from slm_train.old_flags import FALSE
 from slm_train.run_record import RUN
 
 LEARNING_RATES = {"baseline": 5e-5, "lora": 2e-4, "qlora": 2e-4}
-DESCRIPTION = "Fine-tune a small language model; with no flags, the built-in base on the built-in corpus."
 NAMES_TEXTS = {"dataset", "train_file"}
 DEMO = {
     "dataset": "sample",
@@ -53,9 +52,7 @@ GROUPS = (SourceOptions, ModelOptions, RowOptions, RunOptions, SlmTrainingArgume
 def parse(argv: Sequence[str]) -> Arguments:
     """The command line as typed options. Raises UserError, UsageError or DataError, one sentence each."""
     groups: Any = GROUPS
-    parser = _Parser(
-        groups, prog="slm-train", usage="slm-train [--flag value ...]", description=DESCRIPTION, allow_abbrev=False
-    )
+    parser = _Parser(groups, prog="slm-train", allow_abbrev=False)  # what --help prints is help_page's
     known = {option.removeprefix("--") for option in parser._option_string_actions}
     line = read_command_line(argv, known)
     device = device_defaults(cpu_wanted=_is_on("use_cpu", line.argv))

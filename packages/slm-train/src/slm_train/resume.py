@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from slm_train.arguments import Arguments
-from slm_train.checkpoint import clean, complete_checkpoints, fault, latest_complete
+from slm_train.checkpoint import clean, complete_checkpoints, delete, fault, latest_complete
 from slm_train.errors import UserError
 from slm_train.run_record import METRICS, RUN, cut_metrics, read_run
 
@@ -53,9 +54,9 @@ class Start:
         self.folder.mkdir(parents=True, exist_ok=True)
         clean(self.folder)
         if self.checkpoint:
+            for later in reversed(self.later):  # before the log: one that stayed would go on without its lines
+                delete(later)
             cut_metrics(self.folder, self.step)
-            for later in self.later:
-                shutil.rmtree(later)
         else:
             _remove_run(self.folder)
 
@@ -84,13 +85,17 @@ def choose_start(arguments: Arguments, say: Say) -> Start:
 
 
 def step_of(checkpoint: Path) -> int:
+    """The optimizer step after which ``checkpoint-N`` was written."""
     return int(checkpoint.name.rpartition("-")[2])
 
 
 def _checkpoint(folder: Path, wanted: str, say: Say) -> Path | None:
     if wanted.lower() != "true":
         named = Path(wanted).expanduser()
-        if reason := fault(named):
+        reason = fault(named)
+        if not reason and not re.fullmatch(r"checkpoint-\d+", named.name):
+            reason = "its name says no step; call it checkpoint-N, as it was"
+        if reason:
             raise UserError(
                 f"checkpoint {named} cannot be resumed from: {reason}; give another, or none for the newest"
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from slm_data import RowCollator, RowDataset, RowSampler, RowStream
 from slm_train.arguments import SlmTrainingArguments
 from slm_train.checkpoint import aside_path, rotate, writing
 from slm_train.evaluation import evaluate
-from slm_train.fused_loss import FusedLoss, can_fuse
+from slm_train.fused_loss import loss_context
 from slm_train.optimizer import MuonWithAdamW, muon_groups
 
 
@@ -40,7 +39,7 @@ class SlmTrainer(Trainer):
         super().__init__(train_dataset=rows, eval_dataset=eval_rows, data_collator=collator, **settings)
         self.muon = muon
         held: Any = self.model
-        self.fused_loss = FusedLoss.fitting(held) if fused_loss and can_fuse(self.args) else None
+        self.loss_context = loss_context(held, self.args, fused_loss)
         self.trained_tokens: Any = 0
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
@@ -63,7 +62,7 @@ class SlmTrainer(Trainer):
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *rest: Any, **named: Any) -> Any:
         """Without a cache: with one, packed documents would see each other."""
-        with self.fused_loss() if self.fused_loss else nullcontext():
+        with self.loss_context():
             return super().compute_loss(model, inputs | {"use_cache": False}, *rest, **named)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
