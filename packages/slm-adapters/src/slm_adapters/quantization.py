@@ -1,4 +1,4 @@
-"""The door to bitsandbytes: 4-bit bases for QLoRA (Dettmers et al. 2023, arXiv:2305.14314)."""
+"""The door to bitsandbytes: 4-bit bases (Dettmers et al. 2023, arXiv:2305.14314), and 8-bit ones."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 from peft import prepare_model_for_kbit_training
+from peft.utils.integrations import dequantize_bnb_weight
+from torch import Tensor, nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from slm_adapters.errors import AdapterError
@@ -58,3 +60,37 @@ def _keep_layout(model: PreTrainedModel) -> None:
     for layer in model.modules():
         if hasattr(layer, "support_avx512bf16_for_cpu"):
             layer.support_avx512bf16_for_cpu = False
+
+
+def is_quantized(layer: nn.Module) -> bool:
+    """Whether ``layer`` holds its weight in 4 or 8 bits of bitsandbytes."""
+    return type(getattr(layer, "weight", None)).__name__ in ("Params4bit", "Int8Params")
+
+
+def dequantized(layer: nn.Module) -> Tensor:
+    """The weight ``[out, in]`` that a 4-bit or 8-bit layer multiplies by, in floating point."""
+    held: Any = layer
+    if type(held.weight).__name__ == "Params4bit":
+        weight: Tensor = dequantize_bnb_weight(held.weight, state=held.weight.quant_state)
+        return weight
+    if held.state.SCB is None:
+        held.state.SCB = held.weight.SCB
+    return dequantize_bnb_weight(held.weight, state=held.state)
+
+
+def requantize(layer: nn.Module, weight: Tensor) -> None:
+    """Put ``weight`` ``[out, in]`` into a 4-bit or 8-bit layer, rounded to what it can hold; what it held before is
+    left as it is."""
+    import bitsandbytes as bnb
+
+    held: Any = layer
+    old, device = held.weight, held.weight.device
+    plain = weight.detach().to("cpu", torch.float32).contiguous()
+    if type(old).__name__ == "Params4bit":
+        settings = {"quant_type": old.quant_type, "blocksize": old.blocksize, "quant_storage": old.quant_storage}
+        double = {"compress_statistics": old.compress_statistics}
+        held.weight = bnb.nn.Params4bit(plain, requires_grad=False, **settings, **double).to(device)
+        return
+    held.weight = bnb.nn.Int8Params(plain, requires_grad=False, has_fp16_weights=False).to(device)
+    held.state = bnb.MatmulLtState()
+    held.state.threshold, held.state.has_fp16_weights = 0.0, False

@@ -9,11 +9,12 @@ from typing import Any
 
 from transformers import TrainingArguments
 
+from slm_adapters import ButterflySettings
 from slm_data import SourceOptions, as_packing
 from slm_train.errors import UserError
 
 MODES = ("baseline", "lora", "qlora", "butterfly", "butterfly_block")
-NOT_BUILT = ("butterfly", "butterfly_block")
+ROTATING = ("butterfly", "butterfly_block")
 DEFAULT_BLOCK = 256
 
 
@@ -54,18 +55,69 @@ class ModelOptions:
     )
     use_rslora: bool = field(default=False, metadata={"help": "Rank-stabilised LoRA: scale by alpha / sqrt(r)."})
     use_dora: bool = field(default=False, metadata={"help": "DoRA: learn magnitude and direction apart."})
+    butterfly_stages: int | None = field(
+        default=None, metadata={"help": "Stages of a rotation. Default: log2 of the block, which mixes it fully."}
+    )
+    butterfly_block_size: int | None = field(
+        default=None,
+        metadata={"help": "Coordinates of a block (butterfly_block). Default: the largest that fits, up to 256."},
+    )
+    butterfly_preset: str = field(
+        default="speed",
+        metadata={"help": "speed: rotate the narrower side; quality: both sides and a magnitude for each output."},
+    )
+    butterfly_side: str | None = field(
+        default=None, metadata={"help": "input, output, both or auto (the narrower). Default: as the preset."}
+    )
+    butterfly_scale: bool | None = field(
+        default=None, metadata={"help": "Learn a magnitude for each output feature. Default: as the preset."}
+    )
+    butterfly_dropout: float = field(default=0.0, metadata={"help": "Share of angles turned off in a step."})
+    load_in_4bit: bool = field(
+        default=False, metadata={"help": "Hold the base in 4 bits under any adapter; qlora is lora with this."}
+    )
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise UserError(
                 f"unknown mode {self.mode!r}; {did_you_mean(self.mode, MODES)}choose from {', '.join(MODES)}"
             )
-        if self.mode in NOT_BUILT:
-            raise UserError(f"mode {self.mode} is not built yet; choose from baseline, lora, qlora")
+        self._check_rotation()
         if self.from_scratch and self.mode != "baseline":
             raise UserError(f"--from_scratch trains every weight; give --mode baseline instead of {self.mode}")
         if self.vocab_size is not None and not self.from_scratch:
             raise UserError("--vocab_size learns a tokenizer for a new model; give --from_scratch config.json with it")
+        if self.load_in_4bit and self.mode == "baseline":
+            raise UserError("--load_in_4bit freezes the base, and mode baseline trains it; give an adapter's mode")
+
+    @property
+    def four_bit(self) -> bool:
+        return self.load_in_4bit or self.mode == "qlora"
+
+    @property
+    def rotation(self) -> ButterflySettings:
+        """What the flags say of a butterfly. Raises AdapterError for values out of range."""
+        block = (self.butterfly_block_size or "auto") if self.mode == "butterfly_block" else None
+        return ButterflySettings(
+            block_size=block,
+            stages=self.butterfly_stages,
+            preset=self.butterfly_preset,
+            side=self.butterfly_side,
+            scale=self.butterfly_scale,
+            dropout=self.butterfly_dropout,
+            target_modules=tuple(self.target_modules),
+        )
+
+    def _check_rotation(self) -> None:
+        if self.mode == "butterfly" and self.butterfly_block_size is not None:
+            raise UserError(
+                f"mode butterfly rotates the full width; give --mode butterfly_block for --butterfly_block_size "
+                f"{self.butterfly_block_size}"
+            )
+        if self.butterfly_block_size is not None and self.butterfly_block_size < 2:
+            raise UserError(f"--butterfly_block_size {self.butterfly_block_size} must be at least 2")
+        if self.mode in ROTATING:
+            _ = self.rotation  # checks the values
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ def estimate(arguments: Arguments, base: Base, rows: Rows) -> Estimate:
     model: Any = build_model(arguments, base)
     if training.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=training.gradient_checkpointing_kwargs)
-    if arguments.model.mode != "qlora":
+    if not arguments.model.four_bit:
         model.to(training.device)
     left_of_loading = max(0, memory.now() - process - weight_bytes(model))
     trained = [p for p in model.parameters() if p.requires_grad]

@@ -15,7 +15,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from slm_data import load_corpus
 from slm_train.accounting import Memory, count_parameters, weight_bytes
-from slm_train.arguments import Arguments
+from slm_train.arguments import ROTATING, Arguments, ModelOptions
 from slm_train.callbacks import Accounts, Bar, MetricsLog, StopSignals
 from slm_train.data import Rows, make_rows, summary
 from slm_train.device import fastest_threads
@@ -88,15 +88,26 @@ def _set_threads(arguments: Arguments, start: Start, console: Console) -> None:
 def _identity(arguments: Arguments, base: Base, rows: Rows) -> dict[str, Any]:
     """What must be the same for a run to be continued."""
     model, training = arguments.model, arguments.training
-    adapter = [model.lora_r, model.lora_alpha, model.use_rslora, model.use_dora, sorted(model.target_modules)]
     return {
         "mode": model.mode,
         "base": base.name or model.from_scratch,
         "data": rows.fingerprint,
-        "adapter": adapter if model.mode != "baseline" else [],
+        "adapter": _adapter(model),
         "batch": [training.per_device_train_batch_size, training.gradient_accumulation_steps],
         "seed": training.seed,
     }
+
+
+def _adapter(model: ModelOptions) -> list[Any]:
+    targets = sorted(model.target_modules)
+    if model.mode == "baseline":
+        return []
+    if model.mode in ROTATING:
+        rotation = model.rotation
+        kind: list[Any] = [rotation.block_size, rotation.stages, rotation.preset, rotation.side, rotation.scale]
+    else:
+        kind = [model.lora_r, model.lora_alpha, model.use_rslora, model.use_dora]
+    return [*kind, targets, *(["4bit"] if model.load_in_4bit else [])]
 
 
 def _prepare(current: Run, dataset: str, console: Console, signals: StopSignals) -> SlmTrainer:

@@ -21,7 +21,9 @@ from transformers import (
 from transformers.activations import FastGELUActivation, NewGELUActivation
 
 from slm_adapters import (
+    FULL_NAMES,
     LoraSettings,
+    add_butterfly,
     add_lora,
     compute_dtype,
     four_bit_config,
@@ -31,12 +33,11 @@ from slm_adapters import (
 from slm_data import sample_base, train_tokenizer
 from slm_data.hub_trouble import reason
 from slm_data.sources import Documents
-from slm_train.arguments import Arguments, ModelOptions
+from slm_train.arguments import ROTATING, Arguments, ModelOptions
 from slm_train.errors import UserError
 from slm_train.hub import explained, hub_trouble
 
 SAMPLE = "sample"
-FULL_NAMES = {"distilgpt2": "distilbert/distilgpt2", "gpt2": "openai-community/gpt2"}
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def _read_config(path: Path) -> PretrainedConfig:
 
 
 def build_model(arguments: Arguments, base: Base) -> PreTrainedModel:
-    """The model of ``arguments.model.mode``, ready to train. Weights are float32, or 4-bit in qlora."""
+    """The model of ``arguments.model.mode``, ready to train. Weights are float32, or 4-bit where asked for."""
     options = arguments.model
     if options.from_scratch:
         torch.manual_seed(arguments.training.seed)
@@ -131,7 +132,7 @@ def build_model(arguments: Arguments, base: Base) -> PreTrainedModel:
     model = one_kernel_gelu(_load(arguments, base))
     if options.mode == "baseline":
         return model
-    adapted = add_lora(model, _lora_settings(options))
+    adapted = add_butterfly(model, options.rotation) if options.mode in ROTATING else add_lora(model, _lora(options))
     adapted.peft_config["default"].base_model_name_or_path = base.name
     adapted.peft_config["default"].revision = options.model_revision
     # Embeddings are never adapted; PEFT would ask the hub about the base at every save to find that out.
@@ -153,17 +154,17 @@ def one_kernel_gelu(model: PreTrainedModel) -> PreTrainedModel:
 def _load(arguments: Arguments, base: Base) -> PreTrainedModel:
     training, options = arguments.training, arguments.model
     settings: dict[str, Any] = {"dtype": torch.float32, **base.where}
-    if options.mode == "qlora":
+    if options.four_bit:
         dtype = compute_dtype(training.device, training.bf16)
         settings |= {"quantization_config": four_bit_config(dtype), "device_map": {"": training.device}}
     with explained(base.name, "model"), quiet_bitsandbytes():
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(base.location, **settings)
-    if options.mode == "qlora":
+    if options.four_bit:
         model = prepare_four_bit(model, gradient_checkpointing=training.gradient_checkpointing)
     return model
 
 
-def _lora_settings(options: ModelOptions) -> LoraSettings:
+def _lora(options: ModelOptions) -> LoraSettings:
     return LoraSettings(
         r=options.lora_r,
         alpha=options.lora_alpha,

@@ -28,7 +28,7 @@ from slm_train.flags import UsageError, read_command_line
 from slm_train.old_flags import FALSE
 from slm_train.run_record import RUN
 
-LEARNING_RATES = {"baseline": 5e-5, "lora": 2e-4, "qlora": 2e-4}
+LEARNING_RATES = {"baseline": 5e-5, "lora": 2e-4, "qlora": 2e-4, "butterfly": 1e-2, "butterfly_block": 1e-2}
 NAMES_TEXTS = {"dataset", "train_file"}
 DEMO = {
     "dataset": "sample",

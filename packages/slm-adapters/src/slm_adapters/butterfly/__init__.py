@@ -1,0 +1,1 @@
+"""Butterfly rotations: exactly orthogonal, by angles alone."""

@@ -1,0 +1,436 @@
+"""Training butterfly adapters: where it starts, its gradients, and the ways in which models are trained."""
+
+import copy
+import multiprocessing
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel, get_peft_model
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import PreTrainedModel
+
+from slm_adapters import ButterflyConfig, ButterflyLayer, Rotation, rotate, rotate_reference
+from slm_adapters.butterfly import layer as layer_module
+
+Tiny = Callable[[str], PreTrainedModel]
+Change = Callable[[ButterflyLayer, nn.Parameter], Any]
+
+every_model = pytest.mark.parametrize("name", ["gpt2", "llama", "neox", "qwen2"])
+
+
+def butterfly(model: PreTrainedModel, **settings: Any) -> PeftModel:
+    return get_peft_model(model, ButterflyConfig(task_type="CAUSAL_LM", **settings))
+
+
+def stir(model: nn.Module, seed: int = 0) -> None:
+    """Give an adapter something to do: angles start at zero."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, values in model.named_parameters():
+            if "butterfly_" in name:
+                values.normal_(std=0.3, generator=generator)
+
+
+def stirred(model: PreTrainedModel, **settings: Any) -> PeftModel:
+    adapted = butterfly(model, **settings)
+    stir(adapted)
+    return adapted
+
+
+def one_layer(side: str = "both", features: tuple[int, int] = (16, 32), **settings: Any) -> ButterflyLayer:
+    torch.manual_seed(0)
+    made = ButterflyLayer(nn.Linear(*features), "default", ButterflyConfig(side=side, **settings), "layer")
+    made.base_layer.requires_grad_(False)
+    stir(made)
+    return made
+
+
+def loss(model: nn.Module, input_ids: torch.Tensor) -> torch.Tensor:
+    found: torch.Tensor = model(input_ids=input_ids, labels=input_ids, use_cache=False).loss
+    return found
+
+
+def gradients(model: nn.Module, input_ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    loss(model, input_ids).backward()
+    return {name: values.grad.clone() for name, values in model.named_parameters() if values.grad is not None}
+
+
+def no_dropout(model: nn.Module) -> nn.Module:
+    """GPT-2 drops activations, so that two passes differ."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return model.train()
+
+
+def assert_close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], atol: float) -> None:
+    assert one.keys() == other.keys() != set()
+    assert max(float(values.abs().max()) for values in one.values()) > 100 * atol
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], rtol=0, atol=atol)
+
+
+@every_model
+@pytest.mark.parametrize("side", ["input", "output", "both", "auto"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_training_starts_exactly_at_the_base(
+    tiny: Tiny, name: str, side: str, dtype: torch.dtype, input_ids: torch.Tensor
+) -> None:
+    def measured(model: nn.Module) -> list[torch.Tensor]:
+        found = []
+        for training in (False, True):
+            no_dropout(model).train(training)
+            for recorded in (False, True):
+                with torch.set_grad_enabled(recorded):
+                    out = model(input_ids=input_ids, labels=input_ids, use_cache=False)
+                found += [out.logits.detach(), out.loss.detach()]
+        return found
+
+    base = measured(tiny(name).to(dtype))
+    adapted = measured(butterfly(tiny(name).to(dtype), side=side, scale=True))
+    assert [torch.equal(one, other) for one, other in zip(base, adapted, strict=True)] == [True] * 8
+
+
+@every_model
+@pytest.mark.parametrize(
+    "settings",
+    [{"side": "both", "scale": True}, {"side": "auto", "block_size": 16, "stages": 6, "strength": 0.5}],
+    ids=str,
+)
+def test_gradients_are_those_of_the_definition(
+    tiny: Tiny, name: str, settings: dict[str, Any], input_ids: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapted = no_dropout(stirred(tiny(name).double(), **settings))
+    fast = gradients(adapted, input_ids)
+    called = []
+
+    def slow(x: torch.Tensor, angles: torch.Tensor, rotation: Rotation) -> torch.Tensor:
+        called.append(rotation)
+        return rotate_reference(x, angles, rotation)
+
+    monkeypatch.setattr(layer_module, "rotate", slow)
+    assert_close(fast, gradients(adapted, input_ids), atol=1e-12)
+    assert called
+    assert all(".butterfly_" in at for at in fast)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_under_autocast_angles_and_their_gradients_stay_float32(tiny: Tiny, name: str, input_ids: torch.Tensor) -> None:
+    adapted = no_dropout(stirred(tiny(name), side="both", scale=True))
+    whole = gradients(adapted, input_ids)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = gradients(adapted, input_ids)
+    assert {values.dtype for values in half.values()} == {torch.float32}
+    assert {values.dtype for at, values in adapted.named_parameters() if "butterfly_" in at} == {torch.float32}
+    one, other = (torch.cat([found[at].flatten() for at in whole]) for found in (half, whole))
+    assert not torch.equal(one, other)
+    assert torch.nn.functional.cosine_similarity(one, other, dim=0) > 0.99
+
+
+def test_the_rotation_itself_runs_in_the_dtype_of_autocast() -> None:
+    rotation, x = Rotation.of(64), torch.randn(2, 64)
+    angles = torch.randn(rotation.angle_shape, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        turned = rotate(x, angles, rotation)
+    assert turned.dtype == torch.bfloat16
+    exact = rotate_reference(x.double(), angles.detach().double(), rotation)
+    assert (turned.double() - exact).norm() / exact.norm() < 2 * torch.finfo(torch.bfloat16).eps
+    turned.float().square().sum().backward()
+    assert angles.grad is not None
+    assert angles.grad.dtype == torch.float32
+
+
+@every_model
+def test_gradient_checkpointing_gives_the_same_gradients(tiny: Tiny, name: str, input_ids: torch.Tensor) -> None:
+    adapted = no_dropout(stirred(tiny(name), side="both", block_size=16))
+    plain = gradients(adapted, input_ids)
+    adapted.base_model.model.gradient_checkpointing_enable({"use_reentrant": False})
+    assert any(getattr(module, "gradient_checkpointing", False) for module in adapted.modules())
+    again = gradients(adapted, input_ids)
+    assert plain.keys() == again.keys()
+    assert [at for at in plain if not torch.equal(plain[at], again[at])] == []
+
+
+@pytest.mark.parametrize("settings", [{}, {"block_size": 4, "stages": 3, "scale": True, "strength": 0.5}], ids=str)
+def test_a_layer_compiles_without_a_break_and_computes_the_same(settings: dict[str, Any]) -> None:
+    torch._dynamo.reset()
+    layer = one_layer(features=(8, 12), **settings).train()
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    x = torch.randn(3, 5, 8, requires_grad=True)
+
+    def passed(model: Any) -> tuple[torch.Tensor, ...]:
+        layer.zero_grad()
+        y = model(x)
+        wanted = [values for values in layer.parameters() if values.requires_grad]
+        return y.detach(), *torch.autograd.grad(y.sin().sum(), [x, *wanted])
+
+    found, wanted = passed(compiled), passed(layer)
+    assert len(found) == len(wanted) == 4 + ("scale" in settings)
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_a_layer_compiles_for_evaluation_and_sees_new_angles() -> None:
+    torch._dynamo.reset()
+    layer = one_layer("input", (8, 12)).eval()
+    compiled: Any = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    x = torch.randn(3, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x), layer(x), rtol=1e-4, atol=1e-5)
+        before = layer(x)
+        stir(layer, seed=1)
+        torch.testing.assert_close(compiled(x), layer(x), rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(layer(x), before, atol=1e-3)
+
+
+def test_a_whole_model_compiles_and_has_the_same_gradients(tiny: Tiny, input_ids: torch.Tensor) -> None:
+    torch._dynamo.reset()
+    adapted = no_dropout(stirred(tiny("llama"), side="both", block_size=8, target_modules=r".*layers\.0\..*up_proj"))
+    plain = gradients(adapted, input_ids)
+    adapted.base_model.model.model.forward = torch.compile(
+        adapted.base_model.model.model.forward, fullgraph=True, backend="aot_eager"
+    )
+    assert_close(gradients(adapted, input_ids), plain, atol=1e-6)
+
+
+def _ddp_worker(rank: int, folder: Path, adapted: PeftModel, input_ids: torch.Tensor) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder / 'meet'}", rank=rank, world_size=2)
+    wrapped = nn.parallel.DistributedDataParallel(adapted)
+    loss(wrapped, input_ids[rank : rank + 1]).backward()
+    found = {name: values.grad for name, values in adapted.named_parameters() if values.grad is not None}
+    torch.save(found, folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.skipif(
+    "fork" not in multiprocessing.get_all_start_methods() or not torch.distributed.is_gloo_available(),
+    reason="needs fork and gloo",
+)
+def test_two_processes_average_to_the_gradients_of_one(
+    tiny: Tiny, input_ids: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if torch.cuda.is_initialized():
+        pytest.skip("a process that holds a GPU does not fork")
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    adapted = no_dropout(stirred(tiny("gpt2").double(), side="both", scale=True))
+    start = multiprocessing.get_context("fork").Process
+    workers = [start(target=_ddp_worker, args=(rank, tmp_path, adapted, input_ids)) for rank in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    wanted = gradients(adapted, input_ids)
+    for rank in range(2):
+        assert_close(torch.load(tmp_path / f"{rank}.pt"), wanted, atol=1e-12)
+
+
+def test_a_rotation_keeps_its_input_and_its_angles_and_nothing_else() -> None:
+    rotation = Rotation.of(768)
+    x, angles = torch.randn(64, 768, requires_grad=True), torch.randn(rotation.angle_shape, requires_grad=True)
+    kept: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        rotate(x, angles, rotation)
+    assert sorted(tensor.data_ptr() for tensor in kept) == sorted([x.data_ptr(), angles.data_ptr()])
+
+
+def test_a_layer_keeps_an_activation_for_each_side_and_no_more() -> None:
+    layer = one_layer(features=(32, 64)).train()
+    x, kept = torch.randn(1000, 32, requires_grad=True), 0
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal kept
+        kept += tensor.numel() if tensor.shape[0] == 1000 or tensor.shape[-1] == 1000 else 0
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        layer(x)
+    assert kept == 1000 * (32 + 64)
+
+
+class Cosines(TorchDispatchMode):
+    """Counts how often cosines are taken: a rotation that is cached takes none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func.overloadpacket is torch.ops.aten.cos
+        return func(*args, **(kwargs or {}))
+
+
+def cosines(layer: ButterflyLayer, x: torch.Tensor) -> int:
+    with torch.no_grad(), Cosines() as counter:
+        layer(x)
+    return counter.count
+
+
+def test_in_evaluation_a_rotation_is_composed_once() -> None:
+    layer, x = one_layer().eval(), torch.randn(3, 16)
+    assert cosines(layer, x) > 0
+    assert cosines(layer, x) == cosines(layer, 2 * x) == 0
+    layer.train()
+    assert cosines(layer, x) > 0
+    layer.eval()
+    assert cosines(layer, x) > 0
+    assert cosines(layer, x) == 0
+
+
+def test_in_evaluation_with_gradients_they_are_those_of_training() -> None:
+    layer, x = one_layer().eval(), torch.randn(3, 16)
+    cosines(layer, x)
+    found = torch.autograd.grad(layer(x).sin().sum(), list(layer.butterfly_input.parameters()))
+    layer.train()
+    wanted = torch.autograd.grad(layer(x).sin().sum(), list(layer.butterfly_input.parameters()))
+    assert torch.equal(found[0], wanted[0])
+    assert found[0].abs().max() > 0
+
+
+def _optimizer_step(layer: ButterflyLayer, angles: nn.Parameter) -> None:
+    optimizer = torch.optim.SGD([angles], lr=0.5)
+    angles.grad = torch.ones_like(angles)
+    optimizer.step()
+
+
+def _load(layer: ButterflyLayer, angles: nn.Parameter) -> None:
+    layer.load_state_dict({name: values + 0.5 for name, values in layer.state_dict().items()})
+
+
+def _load_by_assignment(layer: ButterflyLayer, angles: nn.Parameter) -> None:
+    layer.load_state_dict({name: values + 0.5 for name, values in layer.state_dict().items()}, assign=True)
+
+
+def _inference_mode(layer: ButterflyLayer, angles: nn.Parameter) -> None:
+    with torch.inference_mode():
+        angles.add_(0.5)
+
+
+CHANGES: dict[str, Change] = {
+    "optimizer-step": _optimizer_step,
+    "copy": lambda layer, angles: angles.copy_(angles + 0.5),
+    "add": lambda layer, angles: angles.add_(0.5),
+    "load-state-dict": _load,
+    "load-by-assignment": _load_by_assignment,
+    "data-copy": lambda layer, angles: angles.data.copy_(angles + 0.5),
+    "data-add": lambda layer, angles: angles.data.add_(0.5),
+    "data-of-another": lambda layer, angles: setattr(angles, "data", angles + 0.5),
+    "another-parameter": lambda layer, angles: layer.butterfly_input.update({"default": nn.Parameter(angles + 0.5)}),
+    "in-inference-mode": _inference_mode,
+    "strength": lambda layer, angles: layer.set_scale("default", 0.5),
+    "strength-of-active": lambda layer, angles: layer.scale_layer(0.5),
+    "to-float64-and-back": lambda layer, angles: layer.double().float().butterfly_input["default"].data.add_(0.5),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_cached_rotation_is_dropped_when_its_angles_change(change: Change) -> None:
+    layer, x = one_layer("input").eval(), torch.randn(3, 16)
+    with torch.no_grad():
+        before = layer(x)
+        assert torch.equal(layer(x), before)
+        change(layer, layer.butterfly_input["default"])
+        found = layer(x)
+        wanted = copy.deepcopy(layer).train().eval()(x)  # composes anew
+    assert not torch.allclose(wanted, before, atol=1e-3)
+    assert torch.equal(found, wanted)
+
+
+def test_a_cached_rotation_of_one_dtype_is_not_used_for_another() -> None:
+    layer, x = one_layer().eval(), torch.randn(3, 16)
+    with torch.no_grad():
+        layer(x)
+        exact = layer.double()(x.double())
+        fresh = copy.deepcopy(layer).train().eval()(x.double())
+    assert exact.dtype == torch.float64
+    assert torch.equal(exact, fresh)
+    base = layer.base_layer
+    wanted = rotate_reference(x.double(), layer.butterfly_input["default"], Rotation.of(16))
+    wanted = rotate_reference(base(wanted), layer.butterfly_output["default"], Rotation.of(32))
+    torch.testing.assert_close(exact, wanted.detach(), rtol=0, atol=1e-13)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a second device")
+@pytest.mark.gpu
+def test_a_cached_rotation_is_not_used_on_another_device() -> None:
+    layer, x = one_layer().eval(), torch.randn(3, 16)
+    with torch.no_grad():
+        before = layer(x)
+        torch.testing.assert_close(layer.cuda()(x.cuda()).cpu(), before, rtol=1e-4, atol=1e-5)
+
+
+def test_a_name_used_again_never_gets_the_rotation_of_its_past() -> None:
+    layer, x = one_layer("input").eval(), torch.randn(3, 16)
+    shape = layer.butterfly_input["default"].shape
+    memory = np.zeros(shape, dtype=np.float32)  # what is freed may be given out again, to the same name
+
+    def add_again(value: float) -> torch.Tensor:
+        memory.fill(value)
+        layer.update_layer("again", ButterflyConfig(side="input"))
+        layer.butterfly_input["again"] = nn.Parameter(torch.from_numpy(memory))
+        layer.set_adapter("again")
+        with torch.no_grad():
+            found: torch.Tensor = layer(x)
+        return found
+
+    before = add_again(0.5)
+    layer.delete_adapter("again")
+    found = add_again(-0.3)
+    with torch.no_grad():
+        wanted = copy.deepcopy(layer).train().eval()(x)
+    assert not torch.allclose(wanted, before, atol=1e-3)
+    assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize(
+    ("width", "mode"),
+    [(22, torch.inference_mode), (26, torch.no_grad), (34, FakeTensorMode)],
+    ids=["inference", "no-grad", "fake"],
+)
+def test_training_does_not_mind_what_was_computed_before_it(width: int, mode: Callable[[], Any]) -> None:
+    rotation = Rotation.of(width)  # a width of this test's own: nothing is kept of it from others
+    with mode():
+        rotate(torch.zeros(2, width), torch.zeros(rotation.angle_shape), rotation)
+    x, angles = torch.randn(2, width), torch.randn(rotation.angle_shape, requires_grad=True)
+    y = rotate(x, angles, rotation)
+    torch.testing.assert_close(y, rotate_reference(x, angles, rotation), rtol=0, atol=1e-5)
+    y.sin().sum().backward()
+    assert angles.grad is not None
+
+
+def test_a_cache_is_no_part_of_what_is_saved() -> None:
+    layer, x = one_layer().eval(), torch.randn(3, 16)
+    before = set(layer.state_dict())
+    cosines(layer, x)
+    assert set(layer.state_dict()) == before
+
+
+def steps(model: nn.Module, input_ids: torch.Tensor, count: int) -> Iterator[float]:
+    trained = [values for values in model.parameters() if values.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=2e-2, weight_decay=0)
+    for _ in range(count):
+        optimizer.zero_grad()
+        found = loss(model, input_ids)
+        found.backward()
+        optimizer.step()
+        yield float(found.detach())
+
+
+@every_model
+def test_training_lowers_the_loss_and_leaves_the_base(tiny: Tiny, name: str, input_ids: torch.Tensor) -> None:
+    adapted = no_dropout(butterfly(tiny(name), side="both", block_size=16))
+    losses = list(steps(adapted, input_ids, 12))
+    assert losses[-1] < 0.9 * losses[0]
+    angles = [values for at, values in adapted.named_parameters() if "butterfly_" in at]
+    assert all(values.abs().max() > 0 for values in angles)
+    base = tiny(name).state_dict()
+    plain = adapted.unload().state_dict()
+    assert base.keys() == plain.keys()
+    assert all(torch.equal(values, plain[at]) for at, values in base.items())

@@ -1,0 +1,353 @@
+"""``slm-adapters``: what it writes is whole, plain and checked; what it says can be relied upon."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel, get_peft_model
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+
+from slm_adapters import ButterflyConfig, LoraSettings, Rotation, add_lora, four_bit_config, prepare_four_bit
+from slm_adapters.cli import main
+from slm_adapters.inspection import _rotation
+
+Tiny = Callable[[str], PreTrainedModel]
+MODEL = "model.safetensors"
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """A token for each letter."""
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789 .,!?'-"
+    vocabulary = {token: at for at, token in enumerate(["<s>", "</s>", "<unk>", *letters])}
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    return PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", eos_token="</s>")
+
+
+def logits(model: nn.Module, input_ids: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        found: torch.Tensor = model(input_ids=input_ids, use_cache=False).logits
+    return found
+
+
+def with_lora(model: PreTrainedModel) -> PeftModel:
+    torch.manual_seed(1)
+    adapted = add_lora(model, LoraSettings(r=4, alpha=8))
+    for name, weight in adapted.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(weight, std=0.1)
+    return adapted.eval()
+
+
+def with_butterfly(model: PreTrainedModel, **settings: Any) -> PeftModel:
+    torch.manual_seed(1)
+    return get_peft_model(model, ButterflyConfig(task_type="CAUSAL_LM", init_weights=False, **settings)).eval()
+
+
+@pytest.fixture
+def base(tiny: Tiny, tmp_path: Path) -> Path:
+    folder = tmp_path / "base"
+    tiny("gpt2").save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def save(base: Path, tmp_path: Path) -> Callable[..., Path]:
+    """``save(adapted, mode)``: a run folder as slm-train leaves it."""
+
+    def save_run(model: PeftModel, mode: str = "lora") -> Path:
+        folder = tmp_path / "run"
+        model.peft_config["default"].base_model_name_or_path = str(base)
+        model.save_pretrained(folder, save_embedding_layers=False)
+        tokenizer().save_pretrained(folder)
+        (folder / "run.json").write_text(json.dumps({"mode": mode, "base": str(base)}))
+        return folder
+
+    return save_run
+
+
+Save = Callable[..., Path]
+
+
+@pytest.fixture
+def run(tiny: Tiny, save: Save) -> Path:
+    return save(with_lora(tiny("gpt2")))
+
+
+def fails(capsys: pytest.CaptureFixture[str], *argv: object) -> str:
+    """What the command says as it refuses: one line, nothing else."""
+    capsys.readouterr()
+    assert main([str(arg) for arg in argv]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("slm-adapters: ")
+    assert said.err.count("\n") == 1
+    return said.err
+
+
+# merge
+
+
+@pytest.mark.parametrize("adapt", [with_lora, with_butterfly])
+def test_merge_writes_a_plain_model_that_answers_as_the_adapter_did(
+    tiny: Tiny,
+    save: Save,
+    adapt: Callable[[PreTrainedModel], PeftModel],
+    tmp_path: Path,
+    input_ids: torch.Tensor,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    adapted = adapt(tiny("gpt2"))
+    run, out = save(adapted), tmp_path / "made" / "merged"
+    assert main(["merge", str(run), str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "greedy next token: the same at 32 of 32 positions" in said
+    assert float(said.split("largest difference ")[1].split(",")[0]) < 1e-4
+    plain = AutoModelForCausalLM.from_pretrained(out, dtype="auto")
+    assert plain.dtype == torch.float32
+    torch.testing.assert_close(logits(plain, input_ids), logits(adapted, input_ids), rtol=1e-4, atol=1e-4)
+    assert AutoTokenizer.from_pretrained(out)("abc")["input_ids"] == [3, 4, 5]
+    assert "adapter" not in " ".join(path.name for path in out.iterdir())
+    assert [path.name for path in out.parent.iterdir()] == ["merged"]
+
+
+def test_a_four_bit_adapter_is_merged_into_what_it_was_trained_over(
+    base: Path, save: Save, tmp_path: Path, input_ids: torch.Tensor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    small = AutoModelForCausalLM.from_pretrained(base, quantization_config=four_bit_config(torch.float32))
+    adapted = with_lora(prepare_four_bit(small, gradient_checkpointing=False))
+    run, out = save(adapted, "qlora"), tmp_path / "out"
+    assert main(["merge", str(run), str(out)]) == 0
+    assert "(QLoRA)" in capsys.readouterr().out
+    plain = AutoModelForCausalLM.from_pretrained(out)
+    torch.testing.assert_close(logits(plain, input_ids), logits(adapted, input_ids), rtol=1e-3, atol=1e-3)
+    assert "quantization_config" not in json.loads((out / "config.json").read_text())
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_the_saved_dtype_is_the_one_asked_for(run: Path, tmp_path: Path, dtype: str) -> None:
+    assert main(["merge", str(run), str(tmp_path / "out"), "--dtype", dtype]) == 0
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto")
+    assert plain.dtype == getattr(torch, dtype)
+
+
+def test_the_base_may_lie_elsewhere(base: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    moved = base.rename(tmp_path / "moved")
+    assert "does not exist" in fails(capsys, "merge", run, tmp_path / "out")
+    assert main(["merge", str(run), str(tmp_path / "out"), "--base", str(moved)]) == 0
+
+
+def test_a_merged_model_that_answers_otherwise_is_exit_code_1(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], base: Path
+) -> None:
+    broken = AutoModelForCausalLM.from_pretrained(base).eval()
+    monkeypatch.setattr("slm_adapters.cli.reload", lambda *_: broken)
+    assert main(["merge", str(run), str(tmp_path / "out")]) == 1
+    assert "more than rounding to float32 explains (0.01); do not use" in capsys.readouterr().err
+
+
+def test_the_probe_is_cut_to_the_context_and_must_have_tokens(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "has no tokens; give another --probe" in fails(capsys, "merge", run, tmp_path / "out", "--probe", "")
+    assert not (tmp_path / "out").exists()
+    assert main(["merge", str(run), str(tmp_path / "out"), "--probe", "a" * 1000]) == 0
+    assert "32 tokens" in capsys.readouterr().out
+
+
+def test_overwrite_replaces_a_model_and_nothing_else(
+    base: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()  # empty will do
+    assert main(["merge", str(run), str(out)]) == 0
+    before = (out / MODEL).read_bytes()
+    assert "is not empty; give another folder, or --overwrite" in fails(capsys, "merge", run, out)
+    assert main(["merge", str(run), str(out), "--overwrite", "--dtype", "float16"]) == 0
+    assert (out / MODEL).read_bytes() != before
+    (out / "thesis.tex").write_text("years of work")
+    assert "it holds thesis.tex) and is left alone" in fails(capsys, "merge", run, out, "--overwrite")
+    (out / "thesis.tex").rename(out / "run.json")
+    assert "it holds run.json) and is left alone" in fails(capsys, "merge", run, out, "--overwrite")
+    assert (out / "run.json").read_text() == "years of work"
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    (notes / "notes.txt").write_text("mine")
+    assert "it has no config.json) and is left alone" in fails(capsys, "merge", run, notes, "--overwrite")
+    for kept in (base, run, tmp_path):
+        assert "holds what is to be merged" in fails(capsys, "merge", run, kept, "--overwrite")
+    assert "holds what is to be merged" in fails(capsys, "merge", run, base, "--overwrite", "--base", base)
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_merge_that_cannot_be_written_leaves_out_as_it_was(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], there: bool
+) -> None:
+    out = tmp_path / "out"
+    if there:
+        assert main(["merge", str(run), str(out)]) == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()} if there else None
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("slm_adapters.merging._to_disk", full)
+    assert "No space left on device" in fails(capsys, "merge", run, out, "--overwrite", "--dtype", "float16")
+    assert ({path.name: path.read_bytes() for path in out.iterdir()} if out.exists() else None) == before
+    assert list(tmp_path.glob(".out*")) == []
+
+
+def test_what_a_killed_merge_left_does_not_hinder_the_next(run: Path, tmp_path: Path) -> None:
+    for name in (".out.writing", ".out.old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / MODEL).write_bytes(b"half")
+    assert main(["merge", str(run), str(tmp_path / "out")]) == 0
+    assert list(tmp_path.glob(".out*")) == []
+
+
+def test_mistakes_are_one_sentence_and_exit_code_2(
+    base: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert "holds a whole model already; there is no adapter to merge" in fails(capsys, "merge", base, out)
+    assert f"folder {tmp_path / 'nothing'} does not exist" in fails(capsys, "merge", tmp_path / "nothing", out)
+    assert f"{run / 'run.json'} is a file; give a folder" in fails(capsys, "merge", run, run / "run.json")
+    assert "invalid choice: 'int3'" in fails(capsys, "merge", run, out, "--dtype", "int3")
+    assert "required: OUT; see slm-adapters merge --help" in fails(capsys, "merge", run)
+    assert "required: COMMAND" in fails(capsys)
+    assert not out.exists()
+
+
+# inspect
+
+
+def told(capsys: pytest.CaptureFixture[str], folder: Path) -> dict[str, Any]:
+    capsys.readouterr()
+    assert main(["inspect", str(folder), "--json"]) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_inspect_tells_lora_without_its_base(
+    base: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base.rename(tmp_path / "gone")
+    found = told(capsys, run)
+    assert (found["method"], found["base"], found["r"], found["lora_alpha"]) == ("LoRA", str(base), 4, 8)
+    assert (found["targets"], found["layers"]) == (["c_attn", "c_fc", "c_proj"], 8)
+    sizes = [(64, 192), (64, 64), (64, 256), (256, 64)]
+    assert found["parameters"] == 2 * 4 * sum(map(sum, sizes))
+    assert found["bytes"] == (run / "adapter_model.safetensors").stat().st_size
+    assert main(["inspect", str(run)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "method        LoRA" in lines
+    assert {"alpha         8", "layers        8", "parameters    8,192"} < set(lines)
+
+
+def test_inspect_tells_qlora_by_its_run(tiny: Tiny, save: Save, capsys: pytest.CaptureFixture[str]) -> None:
+    assert told(capsys, save(with_lora(tiny("gpt2")), "qlora"))["method"] == "QLoRA"
+
+
+@pytest.mark.parametrize(
+    ("settings", "method"),
+    [
+        ({}, "butterfly (full width)"),
+        ({"side": "both", "scale": True}, "butterfly (full width)"),
+        ({"block_size": 16, "stages": 5}, "butterfly (blocks of 16)"),
+        ({"stages": 3, "strength": 0.5}, "butterfly (full width)"),
+    ],
+    ids=str,
+)
+def test_inspect_tells_each_rotation_as_the_model_has_it(
+    tiny: Tiny, save: Save, capsys: pytest.CaptureFixture[str], settings: dict[str, Any], method: str
+) -> None:
+    adapted = with_butterfly(tiny("gpt2"), **settings)
+    run = save(adapted)
+    found = told(capsys, run)
+    assert found["method"] == method
+    rows = {(row["layer"], row["side"]): row for row in found["layers"]}
+    layers: Any = adapted.base_model
+    expected = [(where, *part) for where, layer in layers.layers() for part in layer.angles("default")]
+    assert len(rows) == len(expected) > 0
+    for where, side, rotation, angles in expected:
+        row = rows[where, side]
+        assert (row["width"], row["block"], row["stages"]) == (rotation.width, rotation.block_size, rotation.stages)
+        assert row["angles"] == angles.numel()
+        largest = angles.detach().abs().max().rad2deg() * settings.get("strength", 1)
+        assert row["largest_angle"] == pytest.approx(float(largest), rel=1e-5)
+    assert main(["inspect", str(run)]) == 0
+    table = capsys.readouterr().out.split("\n\n")[1].splitlines()
+    assert len(table) == 1 + len(rows)
+    assert table[0].split() == ["layer", "side", "width", "block", "stages", "angles", "largest", "angle"]
+
+
+@pytest.mark.parametrize("width", [64, 96, 128, 288, 320, 384, 512, 576, 768, 896, 960, 1024, 1280, 1536, 2304, 3072])
+def test_the_width_of_a_model_is_found_from_the_number_of_its_angles(width: int) -> None:
+    rotation = Rotation.of(width)
+    assert _rotation(rotation.angle_shape, None, None) == rotation
+
+
+def test_inspect_tells_a_whole_model(base: Path, tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    found = told(capsys, base)
+    assert (found["method"], found["architecture"], found["dtypes"]) == ("full model", "GPT2LMHeadModel", ["F32"])
+    assert found["parameters"] == sum(weight.numel() for weight in tiny("gpt2").parameters())
+
+
+def test_inspect_refuses_what_load_would(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "does not exist" in fails(capsys, "inspect", tmp_path / "nothing")
+    config = run / "adapter_config.json"
+    config.write_text(config.read_text().replace('"LORA"', '"MAGIC"'))
+    assert "method 'MAGIC', which PEFT" in fails(capsys, "inspect", run)
+    weights = run / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    assert "damaged or cut short" in fails(capsys, "inspect", run)
+
+
+# the real command
+
+
+def command(*argv: object) -> subprocess.CompletedProcess[str]:
+    script = Path(sys.executable).with_name("slm-adapters")
+    return subprocess.run([str(script), *map(str, argv)], capture_output=True, text=True, check=False)
+
+
+def test_the_real_command_merges_and_says_nothing_but_its_result(run: Path, tmp_path: Path) -> None:
+    done = command("merge", run, tmp_path / "out")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) == 3
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").num_parameters()
+
+
+def test_a_reader_that_goes_away_is_no_error(base: Path) -> None:
+    script = "import sys; from slm_adapters.cli import main; input(); sys.exit(main(sys.argv[1:]))"
+    argv = [sys.executable, "-c", script, "inspect", str(base)]
+    pipe: Any = subprocess.PIPE
+    with subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+        process.stdout.close()
+        process.stdin.write("go\n")
+        process.stdin.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
+
+
+def test_the_real_command_refuses_in_a_sentence(tmp_path: Path) -> None:
+    done = command("inspect", tmp_path / "nothing")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"slm-adapters: folder {tmp_path / 'nothing'} does not exist; check the path\n"
+
+
+@pytest.mark.parametrize("name", ["merge", "inspect"])
+def test_help_shows_examples(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([name, "--help"])
+    assert ended.value.code == 0
+    assert f"examples:\n  slm-adapters {name} " in capsys.readouterr().out
