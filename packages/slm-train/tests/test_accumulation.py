@@ -65,7 +65,7 @@ def gradients(
 
 
 @pytest.mark.parametrize("packing", ["none", "best_fit"])
-@pytest.mark.parametrize("mode", ["baseline", "lora", "qlora"])
+@pytest.mark.parametrize("mode", ["baseline", "lora", "qlora", "butterfly", "butterfly_block"])
 def test_four_micro_batches_of_two_give_the_gradient_of_one_of_eight(
     tiny: Tiny, tmp_path: Path, mode: str, packing: str
 ) -> None:
@@ -74,7 +74,7 @@ def test_four_micro_batches_of_two_give_the_gradient_of_one_of_eight(
     assert relative_difference(whole, parts) <= 1e-6
 
 
-@pytest.mark.parametrize("mode", ["baseline", "lora", "qlora"])
+@pytest.mark.parametrize("mode", ["baseline", "lora", "qlora", "butterfly", "butterfly_block"])
 def test_the_fused_loss_gives_the_gradients_of_hugging_faces_own(tiny: Tiny, tmp_path: Path, mode: str) -> None:
     own = gradients(tiny, tmp_path / "own", mode, "best_fit", batch=4, accumulation=2, fused_loss=False)
     fused = gradients(tiny, tmp_path / "fused", mode, "best_fit", batch=4, accumulation=2)

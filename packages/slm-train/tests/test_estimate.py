@@ -21,7 +21,7 @@ def estimated(tiny: Tiny, folder: Path, *more: str) -> tuple[Estimate, int]:
     return estimate(arguments, base, rows), optimizer_steps(arguments, rows)
 
 
-@pytest.mark.parametrize("mode", ["baseline", "lora", "qlora"])
+@pytest.mark.parametrize("mode", ["baseline", "lora", "qlora", "butterfly", "butterfly_block"])
 def test_what_can_be_counted_is_what_the_run_then_has(tiny: Tiny, tmp_path: Path, mode: str) -> None:
     from slm_train.cli import main
 

@@ -23,7 +23,7 @@ LONG = (
 )
 
 
-@pytest.mark.parametrize(("mode", "packing"), [("lora", "best_fit"), ("baseline", "none")])
+@pytest.mark.parametrize(("mode", "packing"), [("lora", "best_fit"), ("baseline", "none"), ("butterfly", "best_fit")])
 def test_a_run_killed_at_random_moments_resumes_to_the_same_bits(
     tiny: Tiny, tmp_path: Path, mode: str, packing: str
 ) -> None:
@@ -105,6 +105,7 @@ def test_resuming_with_nothing_there_starts_afresh_and_says_so(
         (("--mode", "baseline"), "mode"),
         (("--max_train_samples", "9"), "data"),
         (("--lora_r", "3"), "adapter"),
+        (("--mode", "butterfly"), "mode"),
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused(

@@ -10,6 +10,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.trainer import safe_globals
 
+from slm_adapters import load
 from slm_train.cli import main
 
 
@@ -42,6 +43,42 @@ def test_a_lora_run_leaves_an_adapter_that_peft_alone_can_load(tiny: Tiny, tmp_p
         sum(p.numel() for n, p in adapted.named_parameters() if "lora" in n)
         == read_record(tmp_path / "run")["parameters"]["trainable"]
     )
+
+
+@pytest.mark.parametrize(
+    ("flags", "block", "side", "scale"),
+    [
+        (("butterfly", "--butterfly_stages", "6"), None, "auto", False),
+        (("butterfly_block", "--butterfly_block_size", "8", "--butterfly_stages", "3"), 8, "auto", False),
+        (("butterfly_block",), 16, "auto", False),
+        (("butterfly", "--butterfly_preset", "quality"), None, "both", True),
+        (("butterfly", "--butterfly_preset", "quality", "--butterfly_scale", "false"), None, "both", False),
+        (("butterfly", "--butterfly_side", "input", "--butterfly_scale"), None, "input", True),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_a_butterfly_run_leaves_a_rotation_that_peft_can_load(
+    tiny: Tiny, tmp_path: Path, flags: tuple[str, ...], block: int | None, side: str, scale: bool
+) -> None:
+    train(tiny, tmp_path / "run", "--mode", *flags, "--learning_rate", "3e-2", "--target_modules", "c_attn", "c_proj")
+    record = read_record(tmp_path / "run")
+    config = json.loads((tmp_path / "run" / "adapter_config.json").read_text())
+    assert (config["peft_type"], config["block_size"]) == ("BUTTERFLY", block)
+    assert (config["side"], config["scale"]) == (side, scale)
+    assert record["evaluation"]["after"]["loss"] < record["evaluation"]["before"]["loss"]
+    adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny.model), str(tmp_path / "run"))
+    angles = [p for n, p in adapted.named_parameters() if "butterfly_" in n]
+    assert sum(p.numel() for p in angles) == record["parameters"]["trainable"]
+    assert all(bool(p.any()) for p in angles)
+
+
+def test_a_butterfly_trains_over_a_4_bit_base_and_is_loaded_over_one(tiny: Tiny, tmp_path: Path) -> None:
+    train(tiny, tmp_path / "run", "--mode", "butterfly", "--load_in_4bit", "--learning_rate", "3e-2")
+    evaluation = read_record(tmp_path / "run")["evaluation"]
+    assert evaluation["after"]["loss"] < evaluation["before"]["loss"]
+    loaded = load(tmp_path / "run")
+    layer = loaded.model.get_submodule("base_model.model.transformer.h.0.attn.c_attn.base_layer")
+    assert type(layer).__name__ == "Linear4bit"
 
 
 def test_a_qlora_run_trains_a_4_bit_base(tiny: Tiny, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ with quiet_bitsandbytes():  # peft imports it
     from slm_adapters.butterfly.config import ButterflyConfig
     from slm_adapters.butterfly.ladder import Rotation
     from slm_adapters.butterfly.layer import ButterflyLayer
+    from slm_adapters.butterfly.oft import export_oft
     from slm_adapters.butterfly.reference import rotate_reference
     from slm_adapters.butterfly.rotate import rotate, rotation_matrix
     from slm_adapters.butterfly.settings import ButterflySettings, add_butterfly, butterfly_config
@@ -37,6 +38,7 @@ __all__ = [
     "check_targets",
     "compute_dtype",
     "default_targets",
+    "export_oft",
     "four_bit_config",
     "load",
     "lora_config",

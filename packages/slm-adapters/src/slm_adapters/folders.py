@@ -49,7 +49,8 @@ class Folder:
     @property
     def four_bit(self) -> bool:
         """Whether the adapter was trained over 4-bit weights, as far as its run says so."""
-        return self.holds_adapter and self.run.get("mode") == "qlora"
+        asked: Any = self.run.get("arguments", {})
+        return self.holds_adapter and (self.run.get("mode") == "qlora" or bool(asked.get("load_in_4bit")))
 
     @property
     def size(self) -> int:

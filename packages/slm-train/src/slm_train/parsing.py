@@ -29,6 +29,7 @@ from slm_train.old_flags import FALSE
 from slm_train.run_record import RUN
 
 LEARNING_RATES = {"baseline": 5e-5, "lora": 2e-4, "qlora": 2e-4, "butterfly": 1e-2, "butterfly_block": 1e-2}
+MAY_BE_BARE = {"--resume_from_checkpoint", "--butterfly_scale"}
 NAMES_TEXTS = {"dataset", "train_file"}
 DEMO = {
     "dataset": "sample",
@@ -60,7 +61,7 @@ def parse(argv: Sequence[str]) -> Arguments:
     forced = ["--use_cpu", "True"] if device.use_cpu else []  # there is nothing else, whatever was asked for
     try:
         parsed = parser.parse_args_into_dataclasses(
-            [*defaults, *_bare_resume(line.argv), *forced], look_for_args_file=False, return_remaining_strings=True
+            [*defaults, *_spelled_out(line.argv), *forced], look_for_args_file=False, return_remaining_strings=True
         )
     except (ValueError, ImportError) as refused:  # the options check their own values
         if isinstance(refused, UsageError | DataError):
@@ -93,12 +94,12 @@ def _check_loggers(names: Sequence[str]) -> None:
             )
 
 
-def _bare_resume(argv: Iterable[str]) -> list[str]:
-    """``--resume_from_checkpoint`` alone means the newest checkpoint of the output folder."""
+def _spelled_out(argv: Iterable[str]) -> list[str]:
+    """``--resume_from_checkpoint`` alone means the newest checkpoint of the output folder, a bare switch true."""
     tokens = list(argv)
     for at in range(len(tokens) - 1, -1, -1):
         following = tokens[at + 1] if at + 1 < len(tokens) else "--"
-        if tokens[at] == "--resume_from_checkpoint" and following.startswith("--"):
+        if tokens[at] in MAY_BE_BARE and following.startswith("--"):
             tokens.insert(at + 1, "true")
     return tokens
 

@@ -221,9 +221,9 @@ class ButterflyLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # PEFT i
         weight = exact(read_weight(layer))
         bias = None if layer.bias is None else exact(layer.bias.data)[None]
         if rotation := self.rotations[adapter].get(INPUT):
-            weight = rotate_back(weight.contiguous(), self._exact_angles(INPUT, adapter), rotation)  # W R
+            weight = rotate_back(weight.contiguous(), self.exact_angles(INPUT, adapter), rotation)  # W R
         if rotation := self.rotations[adapter].get(OUTPUT):
-            ready = matrices(self._exact_angles(OUTPUT, adapter), rotation, weight.dtype)
+            ready = matrices(self.exact_angles(OUTPUT, adapter), rotation, weight.dtype)
             weight = rotate_by(weight.T.contiguous(), ready, rotation).T  # R W
             bias = None if bias is None else rotate_by(bias, ready, rotation)
         if adapter in self.butterfly_magnitude:
@@ -232,7 +232,8 @@ class ButterflyLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # PEFT i
             bias = None if bias is None else magnitude * bias
         return weight, None if bias is None else bias[0]
 
-    def _exact_angles(self, side: str, adapter: str) -> Tensor:
+    def exact_angles(self, side: str, adapter: str) -> Tensor:
+        """Angles as they act, times the strength, in float64. ``side``: INPUT or OUTPUT."""
         return self._strong(exact(getattr(self, side)[adapter].detach()), adapter)
 
     def angles(self, adapter: str) -> Iterator[tuple[str, Rotation, Tensor]]:
