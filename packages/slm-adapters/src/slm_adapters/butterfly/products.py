@@ -15,7 +15,7 @@ from torch import Tensor
 
 from slm_adapters.butterfly.factors import Factor
 
-PIECE_ROWS, PIECE_NUMBERS = 256, 2**18  # at least so many rows, and about a megabyte; measured (LOG.md)
+PIECE_ROWS, PIECE_NUMBERS = 64, 3 * 2**16  # at least so many rows, and three quarters of a megabyte; measured (LOG.md)
 
 Matrices = Sequence[Tensor]
 Factors = Sequence[Factor]
@@ -56,7 +56,12 @@ def gradients(
 
 
 def _pieces(x: Tensor) -> tuple[Tensor, ...]:
-    return x.split(max(PIECE_ROWS, PIECE_NUMBERS // x.shape[1])) if x.device.type == "cpu" else (x,)
+    """Rows in equal parts: one of a few rows would be as slow as one of many."""
+    rows, width = x.shape
+    count = -(-rows // max(PIECE_ROWS, PIECE_NUMBERS // width))
+    if x.device.type != "cpu" or count < 2:
+        return (x,)
+    return x.split(-(-rows // (16 * count)) * 16)
 
 
 def _forward(x: Tensor, matrices: Matrices, factors: Factors) -> Tensor:
