@@ -20,7 +20,7 @@ with quiet_bitsandbytes():  # peft imports it
 
 register()
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "FULL_NAMES",
