@@ -123,9 +123,8 @@ def _compose_groups(angles: Tensor, size: int) -> Tensor:
         mixing = turns[:, :, begin:end] if stage.radix == 2 else _odd_turns(angles[begin:end], stage)
         matrix = _grown(matrix, mixing.unflatten(2, (stage.outer, stage.stride)))
         begin = end
-    return (
-        matrix.reshape(size * size, -1).T.contiguous().view(-1, size, size)
-    )  # products of other layouts fall back to one at a time
+    groups_first = matrix.reshape(size * size, -1).T
+    return groups_first.contiguous().view(-1, size, size)  # torch.bmm takes other layouts one product at a time
 
 
 def _grown(matrix: Tensor, mixing: Tensor) -> Tensor:

@@ -56,7 +56,8 @@ def gradients(
 
 
 def _pieces(x: Tensor) -> tuple[Tensor, ...]:
-    """Rows in equal parts: one of a few rows would be as slow as one of many."""
+    """``x`` ``[N, width]`` in parts of equally many rows (a multiple of 16): a last one of a few rows would be as slow
+    as one of many. Whole on a GPU."""
     rows, width = x.shape
     count = -(-rows // max(PIECE_ROWS, PIECE_NUMBERS // width))
     if x.device.type != "cpu" or count < 2:
