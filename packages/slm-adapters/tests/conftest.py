@@ -1,9 +1,11 @@
-"""Tiny models of four architectures, with random weights."""
+"""Tiny models of four architectures, with random weights, and the folders that hold them."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
+from tiny_adapters import MakeBase, Save, Tiny, save_run, tokenizer, with_lora
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
@@ -47,3 +49,32 @@ def tiny() -> Callable[[str], PreTrainedModel]:
 @pytest.fixture
 def input_ids() -> torch.Tensor:
     return torch.randint(0, 48, (2, 10), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def make_base(tiny: Tiny, tmp_path: Path) -> MakeBase:
+    """``make_base(name)``: the folder of a tiny model with a tokenizer."""
+
+    def make(name: str) -> Path:
+        folder = tmp_path / f"base-{name}"
+        tiny(name).save_pretrained(folder)
+        tokenizer().save_pretrained(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def base(make_base: MakeBase) -> Path:
+    return make_base("gpt2")
+
+
+@pytest.fixture
+def save(base: Path, tmp_path: Path) -> Save:
+    """``save(adapted, mode)``: a run folder as slm-train leaves it."""
+    return lambda model, mode="lora": save_run(model, tmp_path / "run", str(base), mode)
+
+
+@pytest.fixture
+def run(tiny: Tiny, save: Save) -> Path:
+    return save(with_lora(tiny("gpt2")))

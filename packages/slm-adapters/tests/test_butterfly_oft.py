@@ -1,6 +1,5 @@
 """A butterfly adapter written as PEFT's OFT is the same function, or is refused with the reason."""
 
-from collections.abc import Callable
 from math import pi
 from pathlib import Path
 from typing import Any
@@ -8,12 +7,11 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel, get_peft_model
+from tiny_adapters import Tiny, logits
 from torch import nn
 from transformers import PreTrainedModel
 
 from slm_adapters import AdapterError, ButterflyConfig, export_oft
-
-Tiny = Callable[[str], PreTrainedModel]
 
 
 def adapted(model: PreTrainedModel, std: float = 0.4, **options: Any) -> Any:
@@ -23,12 +21,6 @@ def adapted(model: PreTrainedModel, std: float = 0.4, **options: Any) -> Any:
         if weight.requires_grad:
             nn.init.normal_(weight, std=std)
     return made
-
-
-def logits(model: Any, input_ids: torch.Tensor) -> torch.Tensor:
-    with torch.no_grad():
-        found: torch.Tensor = model(input_ids=input_ids, use_cache=False).logits
-    return found
 
 
 @pytest.mark.parametrize("name", ["llama", "neox", "qwen2"])

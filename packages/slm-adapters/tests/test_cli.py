@@ -1,4 +1,4 @@
-"""``slm-adapters``: what it writes is whole, plain and checked; what it says can be relied upon."""
+"""``slm-adapters merge``: what it writes is whole, plain and checked; and the command as it is installed."""
 
 import json
 import subprocess
@@ -9,88 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel, get_peft_model
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers
-from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from peft import PeftModel
+from tiny_adapters import Save, Tiny, fails, logits, with_butterfly, with_lora
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from slm_adapters import ButterflyConfig, LoraSettings, Rotation, add_lora, four_bit_config, prepare_four_bit
+from slm_adapters import four_bit_config, prepare_four_bit
 from slm_adapters.cli import main
-from slm_adapters.inspection import _rotation
 
-Tiny = Callable[[str], PreTrainedModel]
 MODEL = "model.safetensors"
-
-
-def tokenizer() -> PreTrainedTokenizerFast:
-    """A token for each letter."""
-    letters = "abcdefghijklmnopqrstuvwxyz0123456789 .,!?'-"
-    vocabulary = {token: at for at, token in enumerate(["<s>", "</s>", "<unk>", *letters])}
-    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
-    return PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", eos_token="</s>")
-
-
-def logits(model: nn.Module, input_ids: torch.Tensor) -> torch.Tensor:
-    with torch.no_grad():
-        found: torch.Tensor = model(input_ids=input_ids, use_cache=False).logits
-    return found
-
-
-def with_lora(model: PreTrainedModel) -> PeftModel:
-    torch.manual_seed(1)
-    adapted = add_lora(model, LoraSettings(r=4, alpha=8))
-    for name, weight in adapted.named_parameters():
-        if "lora_B" in name:
-            nn.init.normal_(weight, std=0.1)
-    return adapted.eval()
-
-
-def with_butterfly(model: PreTrainedModel, **settings: Any) -> PeftModel:
-    torch.manual_seed(1)
-    return get_peft_model(model, ButterflyConfig(task_type="CAUSAL_LM", init_weights=False, **settings)).eval()
-
-
-@pytest.fixture
-def base(tiny: Tiny, tmp_path: Path) -> Path:
-    folder = tmp_path / "base"
-    tiny("gpt2").save_pretrained(folder)
-    tokenizer().save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def save(base: Path, tmp_path: Path) -> Callable[..., Path]:
-    """``save(adapted, mode)``: a run folder as slm-train leaves it."""
-
-    def save_run(model: PeftModel, mode: str = "lora") -> Path:
-        folder = tmp_path / "run"
-        model.peft_config["default"].base_model_name_or_path = str(base)
-        model.save_pretrained(folder, save_embedding_layers=False)
-        tokenizer().save_pretrained(folder)
-        (folder / "run.json").write_text(json.dumps({"mode": mode, "base": str(base)}))
-        return folder
-
-    return save_run
-
-
-Save = Callable[..., Path]
-
-
-@pytest.fixture
-def run(tiny: Tiny, save: Save) -> Path:
-    return save(with_lora(tiny("gpt2")))
-
-
-def fails(capsys: pytest.CaptureFixture[str], *argv: object) -> str:
-    """What the command says as it refuses: one line, nothing else."""
-    capsys.readouterr()
-    assert main([str(arg) for arg in argv]) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.startswith("slm-adapters: ")
-    assert said.err.count("\n") == 1
-    return said.err
 
 
 # merge
@@ -225,91 +151,6 @@ def test_mistakes_are_one_sentence_and_exit_code_2(
     assert "required: OUT; see slm-adapters merge --help" in fails(capsys, "merge", run)
     assert "required: COMMAND" in fails(capsys)
     assert not out.exists()
-
-
-# inspect
-
-
-def told(capsys: pytest.CaptureFixture[str], folder: Path) -> dict[str, Any]:
-    capsys.readouterr()
-    assert main(["inspect", str(folder), "--json"]) == 0
-    found: dict[str, Any] = json.loads(capsys.readouterr().out)
-    return found
-
-
-def test_inspect_tells_lora_without_its_base(
-    base: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    base.rename(tmp_path / "gone")
-    found = told(capsys, run)
-    assert (found["method"], found["base"], found["r"], found["lora_alpha"]) == ("LoRA", str(base), 4, 8)
-    assert (found["targets"], found["layers"]) == (["c_attn", "c_fc", "c_proj"], 8)
-    sizes = [(64, 192), (64, 64), (64, 256), (256, 64)]
-    assert found["parameters"] == 2 * 4 * sum(map(sum, sizes))
-    assert found["bytes"] == (run / "adapter_model.safetensors").stat().st_size
-    assert main(["inspect", str(run)]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert "method        LoRA" in lines
-    assert {"alpha         8", "layers        8", "parameters    8,192"} < set(lines)
-
-
-def test_inspect_tells_qlora_by_its_run(tiny: Tiny, save: Save, capsys: pytest.CaptureFixture[str]) -> None:
-    assert told(capsys, save(with_lora(tiny("gpt2")), "qlora"))["method"] == "QLoRA"
-
-
-@pytest.mark.parametrize(
-    ("settings", "method"),
-    [
-        ({}, "butterfly (full width)"),
-        ({"side": "both", "scale": True}, "butterfly (full width)"),
-        ({"block_size": 16, "stages": 5}, "butterfly (blocks of 16)"),
-        ({"stages": 3, "strength": 0.5}, "butterfly (full width)"),
-    ],
-    ids=str,
-)
-def test_inspect_tells_each_rotation_as_the_model_has_it(
-    tiny: Tiny, save: Save, capsys: pytest.CaptureFixture[str], settings: dict[str, Any], method: str
-) -> None:
-    adapted = with_butterfly(tiny("gpt2"), **settings)
-    run = save(adapted)
-    found = told(capsys, run)
-    assert found["method"] == method
-    rows = {(row["layer"], row["side"]): row for row in found["layers"]}
-    layers: Any = adapted.base_model
-    expected = [(where, *part) for where, layer in layers.layers() for part in layer.angles("default")]
-    assert len(rows) == len(expected) > 0
-    for where, side, rotation, angles in expected:
-        row = rows[where, side]
-        assert (row["width"], row["block"], row["stages"]) == (rotation.width, rotation.block_size, rotation.stages)
-        assert row["angles"] == angles.numel()
-        largest = angles.detach().abs().max().rad2deg() * settings.get("strength", 1)
-        assert row["largest_angle"] == pytest.approx(float(largest), rel=1e-5)
-    assert main(["inspect", str(run)]) == 0
-    table = capsys.readouterr().out.split("\n\n")[1].splitlines()
-    assert len(table) == 1 + len(rows)
-    assert table[0].split() == ["layer", "side", "width", "block", "stages", "angles", "largest", "angle"]
-
-
-@pytest.mark.parametrize("width", [64, 96, 128, 288, 320, 384, 512, 576, 768, 896, 960, 1024, 1280, 1536, 2304, 3072])
-def test_the_width_of_a_model_is_found_from_the_number_of_its_angles(width: int) -> None:
-    rotation = Rotation.of(width)
-    assert _rotation(rotation.angle_shape, None, None) == rotation
-
-
-def test_inspect_tells_a_whole_model(base: Path, tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
-    found = told(capsys, base)
-    assert (found["method"], found["architecture"], found["dtypes"]) == ("full model", "GPT2LMHeadModel", ["F32"])
-    assert found["parameters"] == sum(weight.numel() for weight in tiny("gpt2").parameters())
-
-
-def test_inspect_refuses_what_load_would(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "does not exist" in fails(capsys, "inspect", tmp_path / "nothing")
-    config = run / "adapter_config.json"
-    config.write_text(config.read_text().replace('"LORA"', '"MAGIC"'))
-    assert "method 'MAGIC', which PEFT" in fails(capsys, "inspect", run)
-    weights = run / "adapter_model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-10])
-    assert "damaged or cut short" in fails(capsys, "inspect", run)
 
 
 # the real command

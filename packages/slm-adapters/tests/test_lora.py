@@ -1,29 +1,18 @@
 """LoRA on whatever model is at hand."""
 
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from peft import PeftModel
+from tiny_adapters import Tiny, every_model, logits
 from torch import nn
-from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from slm_adapters import AdapterError, LoraSettings, add_lora, default_targets, lora_config
 from slm_adapters.targets import linear_layers
-
-Tiny = Callable[[str], PreTrainedModel]
-
-every_model = pytest.mark.parametrize("name", ["gpt2", "llama", "neox", "qwen2"])
-
-
-def logits(model: nn.Module, input_ids: torch.Tensor) -> torch.Tensor:
-    with torch.no_grad():
-        found: torch.Tensor = model(input_ids=input_ids, use_cache=False).logits
-    return found
 
 
 def shape(layer: nn.Module) -> tuple[int, int]:

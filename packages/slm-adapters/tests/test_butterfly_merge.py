@@ -1,0 +1,118 @@
+"""Merging a butterfly: the same function, and back to every bit of the base."""
+
+from typing import Any
+
+import pytest
+import torch
+from tiny_adapters import (
+    SETTINGS,
+    Tiny,
+    assert_close,
+    assert_same_bits,
+    bits,
+    every_model,
+    layers,
+    logits,
+    stir,
+    stirred,
+    weight,
+)
+from torch import nn
+
+from slm_adapters import AdapterError, ButterflyConfig, ButterflyLayer, Rotation, rotation_matrix
+from slm_adapters.layer_laws import merged_equals_unmerged, unmerge_restores
+
+QUERY = {"gpt2": "attn.c_attn", "llama": "q_proj", "neox": "query_key_value", "qwen2": "q_proj"}
+every_setting = pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+
+
+@every_model
+@every_setting
+def test_merged_computes_the_same_and_unmerging_restores_every_bit(
+    tiny: Tiny, name: str, settings: dict[str, Any], input_ids: torch.Tensor
+) -> None:
+    adapted = stirred(tiny(name), **settings)
+    before, unmerged = bits(adapted), logits(adapted, input_ids)
+    adapted.merge_adapter()
+    changed = [at for at, values in adapted.state_dict().items() if not torch.equal(values, before[at])]
+    assert {at.rpartition(".base_layer.")[0] for at in changed} == {
+        at for at, _ in adapted.named_modules() if at in layers(adapted)
+    }
+    assert_close(logits(adapted, input_ids), unmerged)
+    adapted.unmerge_adapter()
+    assert_same_bits(bits(adapted), before)
+    assert torch.equal(logits(adapted, input_ids), unmerged)
+
+
+@every_setting
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(16, 48), (48, 16)], ids=str)
+def test_the_laws_of_a_layer_hold(settings: dict[str, Any], bias: bool, shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    layer = ButterflyLayer(nn.Linear(*shape, bias=bias), "default", ButterflyConfig(**settings), "layer").eval()
+    stir(layer)
+    merged_equals_unmerged(layer, torch.randn(2, 3, shape[0]))
+    unmerge_restores(layer)
+
+
+def test_the_laws_of_a_layer_fail_where_they_are_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = ButterflyLayer(nn.Linear(16, 48), "default", ButterflyConfig(), "layer").eval()
+    stir(layer)
+    monkeypatch.setattr(ButterflyLayer, "unmerge", lambda self: self.merged_adapters.clear())
+    with pytest.raises(AssertionError, match=r"layer: unmerging leaves weight changed"):
+        unmerge_restores(layer)
+    with pytest.raises(AssertionError, match=r"layer: merged and unmerged differ by"):
+        merged_equals_unmerged(layer, torch.full((1, 16), torch.nan))
+
+
+def test_the_merged_weight_is_the_product_of_the_matrices() -> None:
+    torch.manual_seed(0)
+    base = nn.Linear(12, 20).double()
+    held, bias = weight(base), base.bias.detach().clone()
+    layer = ButterflyLayer(base, "default", ButterflyConfig(side="both", scale=True, strength=0.5), "layer")
+    stir(layer)
+    first = rotation_matrix(0.5 * layer.butterfly_input["default"], Rotation.of(12))
+    last = rotation_matrix(0.5 * layer.butterfly_output["default"], Rotation.of(20))
+    magnitude = torch.diag(1 + 0.5 * layer.butterfly_magnitude["default"].detach())
+    layer.merge()
+    torch.testing.assert_close(base.weight.detach(), magnitude @ last @ held @ first, rtol=0, atol=1e-14)
+    torch.testing.assert_close(base.bias.detach(), magnitude @ last @ bias, rtol=0, atol=1e-14)
+
+
+@every_model
+def test_merging_for_good_leaves_a_plain_model(tiny: Tiny, name: str, input_ids: torch.Tensor) -> None:
+    adapted = stirred(tiny(name), side="both", block_size=16, scale=True)
+    unmerged = logits(adapted, input_ids)
+    plain = adapted.merge_and_unload(safe_merge=True)
+    assert type(plain) is type(tiny(name))
+    assert plain.state_dict().keys() == tiny(name).state_dict().keys()
+    assert_close(logits(plain, input_ids), unmerged)
+
+
+def test_merging_safely_refuses_an_adapter_that_is_broken_and_leaves_the_base(tiny: Tiny) -> None:
+    adapted = stirred(tiny("llama"), side="input")
+    layer = next(iter(layers(adapted).values()))
+    with torch.no_grad():
+        layer.butterfly_input["default"][0, 3] = torch.nan
+    with pytest.raises(AdapterError, match=r"layers.0.self_attn.q_proj: adapter 'default' makes weights.*broken"):
+        adapted.merge_adapter(safe_merge=True)
+    adapted.unmerge_adapter()
+    assert_same_bits(bits(adapted.unload()), bits(tiny("llama")))
+
+
+def test_merging_twice_is_merging_once(tiny: Tiny) -> None:
+    adapted = stirred(tiny("llama"))
+    adapted.merge_adapter()
+    once = bits(adapted)
+    adapted.merge_adapter()
+    assert_same_bits(bits(adapted), once)
+
+
+def test_a_merged_model_that_is_moved_to_another_dtype_unmerges_in_it(tiny: Tiny, input_ids: torch.Tensor) -> None:
+    adapted = stirred(tiny("llama"))
+    adapted.merge_adapter()
+    adapted.to(torch.float64)
+    adapted.unmerge_adapter()
+    assert {values.dtype for values in adapted.parameters()} == {torch.float64}
+    wanted = logits(stirred(tiny("llama")).double(), input_ids)
+    torch.testing.assert_close(logits(adapted, input_ids), wanted, rtol=0, atol=1e-5)
