@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 import torch
 from tiny_adapters import (
-    SETTINGS,
     Tiny,
     assert_close,
     assert_same_bits,
     bits,
     every_model,
+    every_setting,
     layers,
     logits,
     stir,
@@ -21,9 +21,6 @@ from torch import nn
 
 from slm_adapters import AdapterError, ButterflyConfig, ButterflyLayer, Rotation, rotation_matrix
 from slm_adapters.layer_laws import merged_equals_unmerged, unmerge_restores
-
-QUERY = {"gpt2": "attn.c_attn", "llama": "q_proj", "neox": "query_key_value", "qwen2": "q_proj"}
-every_setting = pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 
 
 @every_model

@@ -15,6 +15,7 @@ from tiny_adapters import (
     bits,
     butterfly,
     every_model,
+    every_setting,
     layers,
     logits,
     stir,
@@ -25,9 +26,6 @@ from torch import nn
 
 from slm_adapters import ButterflyConfig, ButterflyLayer
 from slm_adapters.layer_laws import saved_is_loaded
-
-QUERY = {"gpt2": "attn.c_attn", "llama": "q_proj", "neox": "query_key_value", "qwen2": "q_proj"}
-every_setting = pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 
 
 @every_model

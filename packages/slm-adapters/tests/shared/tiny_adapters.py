@@ -29,6 +29,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "auto-blocks-stages-scale": {"side": "auto", "block_size": 16, "stages": 3, "scale": True},
     "both-two-sweeps": {"side": "both", "block_size": 8, "stages": 6, "strength": 0.5},
 }
+every_setting = pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 NAMES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 

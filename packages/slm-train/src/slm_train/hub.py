@@ -6,23 +6,10 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from huggingface_hub import HfApi
-
 from slm_data.hub_trouble import reason
 from slm_train.errors import UserError
 
-TIMEOUT = 10.0  # seconds for the first answer of the hub
 WAYS_OUT = "check the name, try again later, use a copy loaded before (HF_HUB_OFFLINE=1), a local folder, or sample"
-
-
-def hub_trouble(repo: str) -> Exception | None:
-    """Why the hub does not give ``repo``, asked once in short: the libraries ask for most of a minute
-    before they look in the cache."""
-    try:
-        HfApi().model_info(repo, timeout=TIMEOUT, expand=["sha"])
-    except Exception as trouble:  # whatever it is, the cache may still serve
-        return trouble
-    return None
 
 
 @contextmanager
