@@ -88,8 +88,10 @@ def _what(code: int | None) -> str:
 
 def _last_step(folder: Path) -> int:
     """The last step that was logged, -1 before any: it goes down as a run resumes, and up as it trains."""
-    metrics = folder / "metrics.jsonl"
-    lines = metrics.read_text().splitlines() if metrics.exists() else []
+    try:  # a run that starts afresh takes the file away, at any moment
+        lines = (folder / "metrics.jsonl").read_text().splitlines()
+    except FileNotFoundError:
+        lines = []
     return max((json.loads(line)["step"] for line in lines if line.endswith("}")), default=-1)
 
 
