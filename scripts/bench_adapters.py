@@ -8,7 +8,8 @@ is shared by all; the ratio to LoRA is taken within a round. Conv1D layers are t
 function, since PEFT's orthogonal methods refuse Conv1D. `saved` are the bytes that autograd keeps for the way back
 over those of the frozen base; `peak` the most that tensors held at once during a step, the base's weights left out.
 
-``--decode`` measures instead one token through each adapted layer, without gradients, beside the layer alone.
+``--decode`` measures instead one token through each adapted layer, without gradients, beside the layer alone; for
+butterflies also with ``cache_weights``. ``--four_bit`` lays the adapters over a 4-bit base there.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import json
 import platform
 import random
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -28,10 +30,10 @@ import peft
 import torch
 from peft import BOFTConfig, HRAConfig, LoraConfig, OFTConfig, get_peft_model
 from torch import Tensor, nn
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 from transformers.pytorch_utils import Conv1D
 
-from slm_adapters import ButterflyConfig
+from slm_adapters import ButterflyConfig, four_bit_config
 from slm_train.estimate import LiveTensors
 
 TARGETS = ["c_attn", "c_proj"]
@@ -177,20 +179,32 @@ def show_training(contenders: list[Contender]) -> None:
 def decode(options: argparse.Namespace) -> dict[str, list[float]]:
     """One token through the adapted layers of all blocks, over the same layers alone, pair by pair."""
     base = linear_gpt2(options.layers)
-    names = (
-        [n for n in METHODS if n.startswith(("butterfly", "lora r16,", "oft"))] if not options.only else options.only
-    )
-    models = {name: contender(name, base, options.device).model.eval() for name in names}
+    if options.four_bit:
+        base = in_four_bits(base)
+    names = options.only or [n for n in METHODS if n.startswith(("butterfly", "lora r16,", "oft"))]
     ratios: dict[str, list[float]] = {}
     with torch.no_grad():
-        for name, model in models.items():
-            adapted: list[Any] = [m for m in model.modules() if hasattr(m, "base_layer")]
-            inputs = [torch.randn(1, 1, m.base_layer.in_features, device=options.device) for m in adapted]
-            ratios[name] = [
-                walk(adapted, inputs) / walk([m.base_layer for m in adapted], inputs)
-                for _ in range(options.rounds * 10)
-            ]
+        for name in names:
+            model: Any = contender(name, base, options.device).model.eval()
+            ratios[name] = decode_ratios(model, options)
+            if name.startswith("butterfly") and not options.four_bit:
+                model.cache_weights()
+                ratios[f"{name}, weight cached"] = decode_ratios(model, options)
     return ratios
+
+
+def decode_ratios(model: nn.Module, options: argparse.Namespace) -> list[float]:
+    adapted: list[Any] = [m for m in model.modules() if hasattr(m, "base_layer")]
+    alone = [m.base_layer for m in adapted]
+    inputs = [torch.randn(1, 1, m.base_layer.in_features, device=options.device) for m in adapted]
+    walk(adapted, inputs)  # makes what is kept
+    return [walk(adapted, inputs) / walk(alone, inputs) for _ in range(options.rounds * 10)]
+
+
+def in_four_bits(base: GPT2LMHeadModel) -> Any:
+    with tempfile.TemporaryDirectory() as folder:
+        base.save_pretrained(folder)
+        return AutoModelForCausalLM.from_pretrained(folder, quantization_config=four_bit_config(torch.float32))
 
 
 def walk(layers: Sequence[nn.Module], inputs: Sequence[Tensor]) -> float:
@@ -214,6 +228,7 @@ def main() -> None:
     parser.add_argument("--bf16", action="store_true", help="bfloat16 autocast")
     parser.add_argument("--only", nargs="+", choices=METHODS, help="methods to measure; frozen and lora r16 come along")
     parser.add_argument("--decode", action="store_true", help="one token at a time through the adapted layers")
+    parser.add_argument("--four_bit", action="store_true", help="with --decode: over a 4-bit base")
     parser.add_argument("--json", help="write every sample to this file")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -223,7 +238,7 @@ def main() -> None:
     if options.decode:
         found["decode"] = decode(options)
         for name, ratios in found["decode"].items():
-            print(f"{name:28} one token, adapted / base: {spread(ratios)}")
+            print(f"{name:42} one token, adapted / base: {spread(ratios)}")
     else:
         wanted = options.only or list(METHODS)
         contenders = measure([n for n in METHODS if n in wanted or n in ("frozen", REFERENCE)], options)

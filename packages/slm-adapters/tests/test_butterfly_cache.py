@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_adapters import one_layer
+from tiny_adapters import Tiny, one_layer, stir, stirred
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -172,3 +172,92 @@ def test_a_cache_is_no_part_of_what_is_saved() -> None:
     before = set(layer.state_dict())
     cosines(layer, x)
     assert set(layer.state_dict()) == before
+
+
+def weight_kept(layer: ButterflyLayer) -> ButterflyLayer:
+    layer.cache_weight = True
+    return layer
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_a_cached_weight_gives_the_merged_model_bit_for_bit(tiny: Tiny, name: str) -> None:
+    adapted = stirred(tiny(name), side="both", scale=True)
+    ids = torch.arange(12).view(2, 6)
+    with torch.no_grad():
+        unmerged = adapted(ids).logits
+        adapted.cache_weights()
+        found, again = adapted(ids).logits, adapted(ids).logits
+        adapted.merge_adapter()
+        merged = adapted(ids).logits
+        adapted.unmerge_adapter()
+        assert torch.equal(adapted(ids).logits, merged)
+        adapted.cache_weights(False)
+        assert torch.equal(adapted(ids).logits, unmerged)
+    assert not torch.equal(unmerged, merged)  # they round differently: the weight was used
+    assert torch.equal(found, merged)
+    assert torch.equal(again, merged)
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_cached_weight_is_dropped_when_what_it_was_made_of_changes(change: Change) -> None:
+    layer, x = weight_kept(one_layer("input").eval()), torch.randn(3, 16)
+    with torch.no_grad():
+        before = layer(x)
+        assert cosines(layer, x) == 0
+        change(layer, layer.butterfly_input["default"])
+        found = layer(x)
+        wanted = copy.deepcopy(layer).train().eval()(x)
+    assert not torch.allclose(wanted, before, atol=1e-3)
+    assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize("part", ["butterfly_output", "butterfly_magnitude", "weight", "bias"])
+def test_a_cached_weight_follows_every_part_of_the_layer(part: str) -> None:
+    layer, x = weight_kept(one_layer("both", scale=True).eval()), torch.randn(3, 16)
+    changed = getattr(layer.base_layer, part) if part in ("weight", "bias") else getattr(layer, part)["default"]
+    with torch.no_grad():
+        before = layer(x)
+        changed.mul_(1.5)
+        found = layer(x)
+        wanted = copy.deepcopy(layer).train().eval()(x)
+    assert not torch.allclose(wanted, before, atol=1e-3)
+    assert torch.equal(found, wanted)
+
+
+def test_a_cached_weight_is_that_of_the_adapter_in_use(tiny: Tiny) -> None:
+    adapted = stirred(tiny("gpt2"), side="input")
+    adapted.add_adapter("second", ButterflyConfig(side="output", scale=True))
+    stir(adapted, "second", seed=1)
+    adapted.eval().cache_weights()
+    ids = torch.arange(6)[None]
+    with torch.no_grad():
+        for names in ("default", "second", "default", ["default", "second"]):
+            adapted.base_model.set_adapter(names)
+            found = adapted(ids).logits
+            adapted.merge_adapter()
+            torch.testing.assert_close(found, adapted(ids).logits, rtol=0, atol=0 if isinstance(names, str) else 1e-4)
+            adapted.unmerge_adapter()
+
+
+def test_a_cached_weight_stays_out_of_training_and_of_what_is_saved() -> None:
+    layer, x = weight_kept(one_layer().eval()), torch.randn(3, 16)
+    names = set(layer.state_dict())
+    with torch.no_grad():
+        layer(x)
+    assert set(layer.state_dict()) == names
+    layer(x).sum().backward()  # in eval mode, with gradients
+    assert layer.butterfly_input["default"].grad is not None
+    layer.train()
+    with torch.no_grad():
+        assert cosines(layer, x) > 0
+
+
+@pytest.mark.parametrize("keep", [False, True], ids=["rotation", "weight"])
+def test_what_was_made_in_inference_mode_is_cached_too(keep: bool) -> None:
+    with torch.inference_mode():  # such tensors count no versions
+        layer, x = one_layer().eval(), torch.randn(3, 16)
+        layer.cache_weight = keep
+        before = layer(x)
+        assert cosines(layer, x) == 0
+        layer.butterfly_input["default"].add_(0.5)
+        assert not torch.allclose(layer(x), before, atol=1e-3)

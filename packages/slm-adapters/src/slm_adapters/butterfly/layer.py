@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from slm_adapters.butterfly.base_weights import Pristine, exact, features, read_weight, write_weight
 from slm_adapters.butterfly.config import ButterflyConfig
 from slm_adapters.butterfly.ladder import Rotation
-from slm_adapters.butterfly.ready import Ready
+from slm_adapters.butterfly.ready import Ready, RotatedLayer
 from slm_adapters.butterfly.rotate import matrices, rotate, rotate_back, rotate_by
 from slm_adapters.errors import AdapterError
 
@@ -26,7 +26,7 @@ INPUT, OUTPUT, MAGNITUDE = "butterfly_input", "butterfly_output", "butterfly_mag
 
 class ButterflyLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # PEFT is typed in part
     """Wraps ``base_layer``; holds angles (radians) and, with ``scale``, magnitudes less one. The weight of the
-    base is never copied, except while an adapter is merged into it."""
+    base is copied only while an adapter is merged into it, and by ``cache_weight``."""
 
     base_layer: Any
     get_base_layer: Any
@@ -51,7 +51,9 @@ class ButterflyLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # PEFT i
         self.angle_dropout: dict[str, float] = {}
         self.merged_adapters: list[str] = []
         self._pristine: Pristine | None = None
+        self.cache_weight = False
         self._ready: dict[tuple[str, str], Ready] = {}
+        self._kept: RotatedLayer | None = None
         self._disable_adapters = False
         self._active_adapter = adapter_name
         self.update_layer(adapter_name, config)
@@ -59,7 +61,7 @@ class ButterflyLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # PEFT i
     def update_layer(self, adapter_name: str, config: ButterflyConfig, **_: Any) -> None:
         """Lay another adapter on the layer. Raises AdapterError for a block that does not fit, by layer."""
         rotations = self._rotations(config)
-        self._ready.clear()
+        self.drop_caches()
         self.rotations[adapter_name] = rotations
         self.strength[adapter_name] = config.strength
         self.angle_dropout[adapter_name] = config.angle_dropout
@@ -70,7 +72,7 @@ class ButterflyLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # PEFT i
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def delete_adapter(self, adapter_name: str) -> None:
-        self._ready.clear()
+        self.drop_caches()
         super().delete_adapter(adapter_name)
 
     def _rotations(self, config: ButterflyConfig) -> dict[str, Rotation]:
@@ -121,6 +123,10 @@ class ButterflyLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # PEFT i
         if self.merged:
             return self.base_layer(x, *args, **kwargs)
         active = self._acting(self.active_adapters)
+        if self.cache_weight and len(active) == 1:
+            learned = self._learned(active[0])
+            if self._may_cache(x, *learned):
+                return self._rotated_layer(active[0], learned)(x, *args, **kwargs)
         for adapter in reversed(active):
             x = self._rotated(x, INPUT, adapter)
         y: Tensor = self.base_layer(x, *args, **kwargs)
@@ -161,9 +167,10 @@ class ButterflyLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # PEFT i
             angles = nn.functional.dropout(angles, self.angle_dropout[adapter])
         return rotate(x, self._strong(angles, adapter), rotation).to(x.dtype)
 
-    def _may_cache(self, x: Tensor, angles: Tensor) -> bool:
-        wants_gradient = torch.is_grad_enabled() and (angles.requires_grad or x.requires_grad)
-        return not (self.training or wants_gradient or torch.compiler.is_compiling())
+    def _may_cache(self, *tensors: Tensor) -> bool:
+        if self.training or torch.compiler.is_compiling():
+            return False
+        return not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))
 
     def _rotated_by_cache(self, x: Tensor, side: str, adapter: str, rotation: Rotation) -> Tensor:
         angles: Tensor = getattr(self, side)[adapter]
@@ -172,6 +179,28 @@ class ButterflyLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # PEFT i
             held = Ready.made(x, angles, self.strength[adapter], rotation)
             self._ready[side, adapter] = held
         return rotate_by(x, held.matrices, rotation)
+
+    def _rotated_layer(self, adapter: str, learned: Sequence[Tensor]) -> nn.Module:
+        """The base layer as ``adapter`` would leave it merged; the last one asked for is kept."""
+        base: Any = self._modules["base_layer"]
+        strength = self.strength[adapter]
+        if self._kept is None or not self._kept.serves(adapter, base, learned, strength):
+            self._kept = None  # two at once would take memory for nothing
+            self._kept = RotatedLayer.made(adapter, base, self.merged_weight(adapter), learned, strength)
+        return self._kept.layer
+
+    def _learned(self, adapter: str) -> list[Tensor]:
+        """Angles, and magnitudes where there are any, of ``adapter``. A token passes here at every layer: the
+        attributes of an nn.Module are looked up slowly."""
+        held: dict[str, Any] = self._modules
+        parts = [held[side]._parameters[adapter] for side in self.rotations[adapter]]
+        magnitude = held[MAGNITUDE]._parameters.get(adapter)
+        return parts if magnitude is None else [*parts, magnitude]
+
+    def drop_caches(self) -> None:
+        """Forget what was composed for inference, and the memory it took."""
+        self._ready.clear()
+        self._kept = None
 
     def _strong(self, values: Tensor, adapter: str) -> Tensor:
         strength = self.strength[adapter]
@@ -183,12 +212,12 @@ class ButterflyLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # PEFT i
         return y * (1 + self._strong(self.butterfly_magnitude[adapter], adapter)).to(y.dtype)
 
     def train(self, mode: bool = True) -> ButterflyLayer:
-        self._ready.clear()
+        self.drop_caches()
         super().train(mode)
         return self
 
     def _apply(self, *args: Any, **kwargs: Any) -> ButterflyLayer:
-        self._ready.clear()
+        self.drop_caches()
         super()._apply(*args, **kwargs)
         return self
 

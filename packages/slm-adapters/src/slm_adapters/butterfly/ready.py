@@ -1,14 +1,43 @@
-"""Rotations kept for inference: composed once, dropped when anything that they were composed from changes."""
+"""What is kept for inference: made once, dropped when anything that it was made from changes."""
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from slm_adapters.butterfly.base_weights import write_weight
 from slm_adapters.butterfly.ladder import Rotation
 from slm_adapters.butterfly.rotate import matrices
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A tensor as it was. ``version`` None: its values are held. Otherwise its memory is, and how often that was
+    written to: a write through ``.data`` goes unnoticed."""
+
+    tensor: Tensor
+    version: int | None
+
+    @classmethod
+    def values(cls, tensor: Tensor) -> Seen:
+        """By value on a CPU; on a GPU, where comparing would wait for it, by memory."""
+        return cls(tensor.detach().clone(), None) if tensor.device.type == "cpu" else cls.memory(tensor)
+
+    @classmethod
+    def memory(cls, tensor: Tensor) -> Seen:
+        return cls(tensor.detach(), _version(tensor))
+
+    def still(self, tensor: Tensor) -> bool:
+        held = self.tensor
+        if tensor.device != held.device or tensor.dtype != held.dtype:
+            return False
+        if self.version is None:
+            return torch.equal(tensor, held)
+        return tensor.data_ptr() == held.data_ptr() and _version(tensor) == self.version
 
 
 @dataclass(frozen=True)
@@ -18,22 +47,58 @@ class Ready:
     matrices: tuple[Tensor, ...]
     dtype: torch.dtype
     strength: float
-    angles: Tensor  # a copy on a CPU, where comparing is cheap; elsewhere the angles themselves
-    version: int
+    angles: Seen
 
     @classmethod
     @torch.no_grad()
     def made(cls, x: Tensor, angles: Tensor, strength: float, rotation: Rotation) -> Ready:
         """For inputs like ``x``."""
         made = matrices(angles if strength == 1 else angles * strength, rotation, x.dtype)
-        held = angles.detach().clone() if angles.device.type == "cpu" else angles.detach()
-        return cls(made, x.dtype, strength, held, angles._version)
+        return cls(made, x.dtype, strength, Seen.values(angles))
 
     def serves(self, x: Tensor, angles: Tensor, strength: float) -> bool:
-        """Whether the matrices are still those of ``angles``. On a CPU the values are compared; on a GPU, where that
-        would wait for it, the memory and its version: after a write through ``.data`` call ``model.eval()`` there."""
-        if x.dtype != self.dtype or strength != self.strength or angles.device != self.angles.device:
+        return x.dtype == self.dtype and strength == self.strength and self.angles.still(angles)
+
+
+@dataclass(frozen=True)
+class RotatedLayer:
+    """A base layer beside the first, with its rotated weight: as if the adapter had been merged."""
+
+    layer: nn.Module
+    adapter: str
+    strength: float
+    base: tuple[Seen, ...]
+    learned: tuple[Seen, ...]
+
+    @classmethod
+    @torch.no_grad()
+    def made(
+        cls,
+        adapter: str,
+        base: nn.Module,
+        merged: tuple[Tensor, Tensor | None],
+        learned: Sequence[Tensor],
+        strength: float,
+    ) -> RotatedLayer:
+        """``base`` with the weight and bias in ``merged``; ``learned``: the angles and magnitudes behind them."""
+        layer = copy.deepcopy(base).requires_grad_(False)
+        write_weight(layer, *merged)
+        return cls(layer, adapter, strength, tuple(map(Seen.memory, _held(base))), tuple(map(Seen.values, learned)))
+
+    def serves(self, adapter: str, base: nn.Module, learned: Sequence[Tensor], strength: float) -> bool:
+        if adapter != self.adapter or strength != self.strength:
             return False
-        if angles.device.type == "cpu":
-            return torch.equal(angles, self.angles)
-        return angles._version == self.version and angles.data_ptr() == self.angles.data_ptr()
+        return _all_still(self.base, _held(base)) and _all_still(self.learned, learned)
+
+
+def _held(layer: nn.Module) -> list[Tensor]:
+    return [held for held in layer._parameters.values() if held is not None]
+
+
+def _all_still(seen: Sequence[Seen], now: Sequence[Tensor]) -> bool:
+    return all(one.still(tensor) for one, tensor in zip(seen, now, strict=True))
+
+
+def _version(tensor: Tensor) -> int:
+    """Tensors made in inference mode do not count what is written to them."""
+    return -1 if tensor.is_inference() else tensor._version

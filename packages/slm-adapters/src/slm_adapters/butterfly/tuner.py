@@ -22,6 +22,7 @@ from slm_adapters.butterfly.base_weights import features
 from slm_adapters.butterfly.config import ButterflyConfig, ButterflyType
 from slm_adapters.butterfly.layer import ButterflyLayer
 from slm_adapters.errors import AdapterError
+from slm_adapters.quantization import is_quantized
 
 BASE = "__base__"  # PEFT's word for a row without an adapter
 
@@ -81,6 +82,14 @@ class ButterflyModel(BaseTuner):  # type: ignore[misc]  # PEFT is typed in part
             for _, layer in self.layers():
                 layer.set_scale(adapter, strength)
             self.peft_config[adapter].strength = float(strength)
+
+    def cache_weights(self, keep: bool = True) -> None:
+        """In eval mode without gradients, keep each layer's rotated weight beside its own: the cost of the base for
+        every token, and as much memory again. For one active adapter at a time, the last one used; where several are
+        active, where rows differ, and over 4-bit and 8-bit weights, the rotation alone is kept, as ever."""
+        for _, layer in self.layers():
+            layer.drop_caches()
+            layer.cache_weight = keep and not is_quantized(layer.get_base_layer())
 
     def add_weighted_adapter(
         self,
