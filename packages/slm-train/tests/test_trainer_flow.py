@@ -155,7 +155,20 @@ def test_every_logged_step_is_a_line_of_metrics(tiny: Tiny, tmp_path: Path) -> N
     train(tiny, tmp_path / "run", "--eval_strategy", "steps", "--eval_steps", "2")
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4]
-    assert [line["step"] for line in lines if "eval_loss" in line][:3] == [0, 2, 4]
+    evaluated = {line["step"]: line["eval_loss"] for line in lines if "eval_loss" in line}
+    assert [line["step"] for line in lines if "eval_loss" in line] == [0, 2, 4]  # the last once, not again at the end
+    found = read_record(tmp_path / "run")["evaluation"]
+    assert [found[when]["loss"] for when in ("before", "after")] == [evaluated[0], evaluated[4]]
+
+
+def test_the_best_weights_are_evaluated_anew(tiny: Tiny, tmp_path: Path) -> None:
+    more = "--eval_strategy steps --eval_steps 1 --save_strategy steps --save_steps 1 --load_best_model_at_end"
+    worsening = "--mode baseline --learning_rate 1 --warmup_steps 4"
+    train(tiny, tmp_path / "run", *more.split(), *worsening.split())
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["eval_loss"] for line in lines if "eval_loss" in line and 1 <= line["step"] <= 4][:4]
+    assert min(losses) < losses[-1]
+    assert read_record(tmp_path / "run")["evaluation"]["after"]["loss"] == min(losses)
 
 
 def test_a_model_of_ones_own_is_trained_from_random_weights(tiny: Tiny, tmp_path: Path) -> None:

@@ -170,11 +170,10 @@ def _before_of(start: Start, part: str) -> dict[str, Any]:
 def _before(current: Run, trainer: SlmTrainer) -> None:
     """The base on the validation rows; a resumed run has that in its record."""
     if "before" not in current.record["evaluation"]:
-        _look(current, trainer, "before")
+        _look(current, trainer, "before", trainer.evaluate())
 
 
-def _look(current: Run, trainer: SlmTrainer, when: str) -> None:
-    metrics = trainer.evaluate(metric_key_prefix="eval")
+def _look(current: Run, trainer: SlmTrainer, when: str, metrics: dict[str, Any]) -> None:
     kept = {name.removeprefix("eval_"): value for name, value in metrics.items()}
     for unwanted in ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time"):
         kept.pop(unwanted, None)
@@ -230,7 +229,7 @@ def _stopped(current: Run, console: Console, signals: StopSignals) -> int:
 
 def _after(current: Run, trainer: SlmTrainer) -> None:
     """Weights, tokenizer and the finished record, in that order: a finished record has weights."""
-    _look(current, trainer, "after")
+    _look(current, trainer, "after", trainer.evaluate_final())
     current.record["status"] = "finished"
     if trainer.args.should_save:
         aside = current.start.folder / ".weights.writing"

@@ -29,13 +29,13 @@ from slm_train.old_flags import FALSE
 from slm_train.run_record import RUN
 
 LEARNING_RATES = {"baseline": 5e-5, "lora": 2e-4, "qlora": 2e-4, "butterfly": 1e-2, "butterfly_block": 1e-2}
+DEMO_RATES = {"baseline": 1e-3, "lora": 8e-3, "qlora": 8e-3, "butterfly": 3e-2, "butterfly_block": 3e-2}
 MAY_BE_BARE = {"--resume_from_checkpoint", "--butterfly_scale"}
 NAMES_TEXTS = {"dataset", "train_file"}
 DEMO = {
     "dataset": "sample",
     "max_train_samples": "500",
     "max_eval_samples": "60",
-    "learning_rate": "8e-3",
     "per_device_train_batch_size": "4",
 }
 
@@ -125,8 +125,8 @@ def _complete(
     given: frozenset[str],
 ) -> None:
     """Defaults that depend on other flags."""
-    if "learning_rate" not in given and given & NAMES_TEXTS:
-        training.learning_rate = LEARNING_RATES[model.mode]
+    if "learning_rate" not in given:
+        training.learning_rate = (LEARNING_RATES if given & NAMES_TEXTS else DEMO_RATES)[model.mode]
     if "train_sampling_strategy" not in given and rows.packing == "none":
         training.train_sampling_strategy = "group_by_length"
     if "output_dir" not in given:

@@ -41,6 +41,7 @@ class SlmTrainer(Trainer):
         held: Any = self.model
         self.loss_context = loss_context(held, self.args, fused_loss)
         self.trained_tokens: Any = 0
+        self.last_evaluation: tuple[int, dict[str, Any]] | None = None  # of training: the step, what was found
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
         """Rows in an order that seed and epoch alone decide, so that a resumed run finds its place."""
@@ -97,7 +98,18 @@ class SlmTrainer(Trainer):
             tokens_per_byte=rows.store.tokens_per_byte,
             block_size=rows.plan.block_size,
         )
-        return EvalLoopOutput(None, None, found.metrics(metric_key_prefix), len(rows))  # type: ignore[arg-type]
+        metrics = found.metrics(metric_key_prefix)
+        if self.is_in_train:
+            self.last_evaluation = self.state.global_step, dict(metrics)
+        return EvalLoopOutput(None, None, metrics, len(rows))  # type: ignore[arg-type]
+
+    def evaluate_final(self) -> dict[str, Any]:
+        """What the trained weights reach; not computed again where training ended with that."""
+        if self.last_evaluation and not self.args.load_best_model_at_end:
+            step, metrics = self.last_evaluation
+            if step == self.state.global_step:
+                return metrics
+        return self.evaluate()
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Hugging Face writes a checkpoint in place, and resumes from the half of one that a crash
