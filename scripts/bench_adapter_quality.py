@@ -4,7 +4,8 @@
 
 The base is the built-in model (TinyStories), frozen; the target a text it has never seen. Every method sees the same
 rows in the same order for the same number of AdamW steps with a linearly falling rate. Each method's rate is the best
-of its own grid on seed 0; then every seed is run with that rate. Prints perplexity and bits per byte on held-out rows
+of its own grid on seed 0, which goes on by factors of two while the best lies at its edge; then every seed is run with
+that rate. Prints perplexity and bits per byte on held-out rows
 before and after: the median of the seeds, and their spread. Conv1D becomes nn.Linear, which PEFT's orthogonal methods
 need.
 """
@@ -17,8 +18,9 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +114,9 @@ def evaluate(model: Any, held_out: Tensor) -> float:
     return sum(losses) / len(held_out)
 
 
-def train(method: Method, rate: float, seed: int, base: nn.Module, data: Tensor, held_out: Tensor, batch: int) -> float:
+def train(
+    method: Method, rate: float, *, seed: int, base: nn.Module, data: Tensor, held_out: Tensor, batch: int
+) -> float:
     torch.manual_seed(seed)
     copied: Any = copy.deepcopy(base)
     model = get_peft_model(copied, method.config())
@@ -126,6 +130,18 @@ def train(method: Method, rate: float, seed: int, base: nn.Module, data: Tensor,
         falling.step()
         optimizer.zero_grad()
     return evaluate(model, held_out)
+
+
+def search(rates: Sequence[float], known: dict[float, float], run: Callable[[float], float]) -> dict[float, float]:
+    """Losses by rate: of ``rates``, of those in ``known``, and beyond them while the best lies at the edge."""
+    tried = dict(known)
+    waiting = [rate for rate in rates if rate not in tried]
+    while True:
+        tried |= {rate: run(rate) for rate in waiting}
+        best, low, high = min(tried, key=lambda rate: tried[rate]), min(tried), max(tried)
+        if low < best < high:
+            return tried
+        waiting = [2 * high if best == high else low / 2]
 
 
 def trainable(method: Method, base: nn.Module) -> int:
@@ -143,14 +159,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--only", nargs="+", choices=METHODS)
-    parser.add_argument("--rates", help="a JSON file of an earlier run: take its rates instead of searching")
+    parser.add_argument("--rate", type=float, help="one rate for every method, in place of the search")
+    parser.add_argument("--go_on", help="a JSON file of an earlier run with the same settings: what it found is kept")
     parser.add_argument("--json", help="write every sample to this file")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     base = base_model()
     data, held_out, tokens_per_byte = rows(options)
     before = evaluate(base, held_out)
-    known = json.loads(Path(options.rates).read_text())["methods"] if options.rates else {}
+    known = json.loads(Path(options.go_on).read_text())["methods"] if options.go_on else {}
     found: dict[str, Any] = {
         "settings": vars(options),
         "before": before,
@@ -165,14 +182,16 @@ def main() -> None:
     )
     for name in options.only or METHODS:
         method, start = METHODS[name], time.perf_counter()
+        run = partial(train, method, base=base, data=data, held_out=held_out, batch=options.batch)
+        earlier = known.get(name, {"rate": None, "tried": {}, "losses": []})
         tried = (
-            {} if name in known else {r: train(method, r, 0, base, data, held_out, options.batch) for r in method.rates}
+            {}
+            if options.rate
+            else search(method.rates, {float(r): loss for r, loss in earlier["tried"].items()}, partial(run, seed=0))
         )
-        rate = known[name]["rate"] if name in known else min(tried, key=lambda r: tried[r])
-        first = [tried[rate]] if tried else []
-        losses = first + [
-            train(method, rate, seed, base, data, held_out, options.batch) for seed in range(len(first), options.seeds)
-        ]
+        rate = options.rate or min(tried, key=lambda r: tried[r])
+        losses = earlier["losses"] if earlier["rate"] == rate else [tried[rate]] if rate in tried else []
+        losses += [run(rate, seed=seed) for seed in range(len(losses), options.seeds)]
         count = trainable(method, base)
         found["methods"][name] = {"rate": rate, "tried": tried, "losses": losses, "trainable": count}
         perplexities = [math.exp(loss) for loss in losses]
