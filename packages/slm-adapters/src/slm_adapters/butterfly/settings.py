@@ -16,8 +16,8 @@ from slm_adapters.butterfly.ladder import divisors
 from slm_adapters.errors import AdapterError
 from slm_adapters.targets import check_targets, default_targets, is_named, linear_layers
 
-# Measured (LOG.md): the narrower side is the cheapest step; both sides with magnitudes reached the lowest perplexity, for
-# fewer parameters than LoRA of rank 4.
+# Measured (LOG.md): the narrower side is the cheapest step; both sides with magnitudes reached the lowest
+# perplexity, for fewer parameters than LoRA of rank 4.
 PRESETS: dict[str, dict[str, Any]] = {
     "speed": {"side": "auto", "scale": False},
     "quality": {"side": "both", "scale": True},
