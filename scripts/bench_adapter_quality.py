@@ -5,9 +5,8 @@
 The base is the built-in model (TinyStories), frozen; the target a text it has never seen. Every method sees the same
 rows in the same order for the same number of AdamW steps with a linearly falling rate. Each method's rate is the best
 of its own grid on seed 0, which goes on by factors of two while the best lies at its edge; then every seed is run with
-that rate. Prints perplexity and bits per byte on held-out rows
-before and after: the median of the seeds, and their spread. Conv1D becomes nn.Linear, which PEFT's orthogonal methods
-need.
+that rate. Prints perplexity and bits per byte on held-out rows before and after: the median of the seeds, and their
+spread. Conv1D becomes nn.Linear, which PEFT's orthogonal methods need.
 """
 
 from __future__ import annotations
@@ -133,15 +132,42 @@ def train(
 
 
 def search(rates: Sequence[float], known: dict[float, float], run: Callable[[float], float]) -> dict[float, float]:
-    """Losses by rate: of ``rates``, of those in ``known``, and beyond them while the best lies at the edge."""
+    """Losses (nats a token) by rate: of ``rates``, of those in ``known``, and beyond them while the best lies at the
+    edge. A run that ends without a number counts as the worst."""
     tried = dict(known)
     waiting = [rate for rate in rates if rate not in tried]
     while True:
-        tried |= {rate: run(rate) for rate in waiting}
+        found = {rate: run(rate) for rate in waiting}
+        tried |= {rate: math.inf if math.isnan(loss) else loss for rate, loss in found.items()}
         best, low, high = min(tried, key=lambda rate: tried[rate]), min(tried), max(tried)
         if low < best < high:
             return tried
         waiting = [2 * high if best == high else low / 2]
+
+
+def measure(method: Method, earlier: dict[str, Any], options: argparse.Namespace, run: Any) -> dict[str, Any]:
+    """``rate``, ``tried`` (losses by rate, seed 0) and ``losses`` by seed; what ``earlier`` has of them is kept."""
+    tried = {float(rate): loss for rate, loss in earlier.get("tried", {}).items()}
+    if not options.rate:
+        tried = search(method.rates, tried, partial(run, seed=0))
+    rate = options.rate or min(tried, key=lambda rate: tried[rate])
+    losses = list(earlier["losses"]) if earlier.get("rate") == rate else []
+    if not losses and rate in tried:
+        losses = [tried[rate]]
+    losses += [run(rate, seed=seed) for seed in range(len(losses), options.seeds)]
+    return {"rate": rate, "tried": tried, "losses": losses}
+
+
+def carried_on(options: argparse.Namespace) -> dict[str, Any]:
+    """The methods of the run in ``--go_on``. Raises SystemExit where it had other settings."""
+    if not options.go_on:
+        return {}
+    earlier = json.loads(Path(options.go_on).read_text())
+    for name in ("dataset", "steps", "batch", "block", "eval_rows"):
+        if earlier["settings"][name] != getattr(options, name):
+            raise SystemExit(f"{options.go_on} had --{name} {earlier['settings'][name]}, not {getattr(options, name)}")
+    methods: dict[str, Any] = earlier["methods"]
+    return methods
 
 
 def trainable(method: Method, base: nn.Module) -> int:
@@ -152,7 +178,7 @@ def trainable(method: Method, base: nn.Module) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", default="wikitext2")
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=48)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--block", type=int, default=128)
     parser.add_argument("--eval_rows", type=int, default=160)
@@ -167,7 +193,7 @@ def main() -> None:
     base = base_model()
     data, held_out, tokens_per_byte = rows(options)
     before = evaluate(base, held_out)
-    known = json.loads(Path(options.go_on).read_text())["methods"] if options.go_on else {}
+    known = carried_on(options)
     found: dict[str, Any] = {
         "settings": vars(options),
         "before": before,
@@ -183,17 +209,9 @@ def main() -> None:
     for name in options.only or METHODS:
         method, start = METHODS[name], time.perf_counter()
         run = partial(train, method, base=base, data=data, held_out=held_out, batch=options.batch)
-        earlier = known.get(name, {"rate": None, "tried": {}, "losses": []})
-        tried = (
-            {}
-            if options.rate
-            else search(method.rates, {float(r): loss for r, loss in earlier["tried"].items()}, partial(run, seed=0))
-        )
-        rate = options.rate or min(tried, key=lambda r: tried[r])
-        losses = earlier["losses"] if earlier["rate"] == rate else [tried[rate]] if rate in tried else []
-        losses += [run(rate, seed=seed) for seed in range(len(losses), options.seeds)]
-        count = trainable(method, base)
-        found["methods"][name] = {"rate": rate, "tried": tried, "losses": losses, "trainable": count}
+        measured = measure(method, known.get(name, {}), options, run)
+        rate, losses, count = measured["rate"], measured["losses"], trainable(method, base)
+        found["methods"][name] = measured | {"trainable": count}
         perplexities = [math.exp(loss) for loss in losses]
         spread = f"({min(perplexities):.2f} to {max(perplexities):.2f})"
         print(

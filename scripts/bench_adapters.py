@@ -68,10 +68,15 @@ class Contender:
     peak: int = 0
 
 
-def linear_gpt2(layers: int) -> GPT2LMHeadModel:
-    """distilgpt2's shape with nn.Linear in place of Conv1D; random weights, no dropout."""
+def plain_gpt2(layers: int) -> GPT2LMHeadModel:
+    """distilgpt2's shape; random weights, no dropout."""
     torch.manual_seed(0)
-    model = GPT2LMHeadModel(GPT2Config(n_layer=layers, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0))
+    return GPT2LMHeadModel(GPT2Config(n_layer=layers, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0))
+
+
+def linear_gpt2(layers: int) -> GPT2LMHeadModel:
+    """The same with nn.Linear in place of Conv1D."""
+    model = plain_gpt2(layers)
     for module in list(model.modules()):
         for name, child in module.named_children():
             if isinstance(child, Conv1D):
@@ -178,9 +183,7 @@ def show_training(contenders: list[Contender]) -> None:
 
 def decode(options: argparse.Namespace) -> dict[str, list[float]]:
     """One token through the adapted layers of all blocks, over the same layers alone, pair by pair."""
-    base = linear_gpt2(options.layers)
-    if options.four_bit:
-        base = in_four_bits(base)
+    base = four_bit_gpt2(options.layers) if options.four_bit else linear_gpt2(options.layers)
     names = options.only or [n for n in METHODS if n.startswith(("butterfly", "lora r16,", "oft"))]
     ratios: dict[str, list[float]] = {}
     with torch.no_grad():
@@ -194,6 +197,7 @@ def decode(options: argparse.Namespace) -> dict[str, list[float]]:
 
 
 def decode_ratios(model: nn.Module, options: argparse.Namespace) -> list[float]:
+    """Time of the adapted layers over that of their base layers, once for each pair of walks."""
     adapted: list[Any] = [m for m in model.modules() if hasattr(m, "base_layer")]
     alone = [m.base_layer for m in adapted]
     inputs = [torch.randn(1, 1, m.base_layer.in_features, device=options.device) for m in adapted]
@@ -201,9 +205,10 @@ def decode_ratios(model: nn.Module, options: argparse.Namespace) -> list[float]:
     return [walk(adapted, inputs) / walk(alone, inputs) for _ in range(options.rounds * 10)]
 
 
-def in_four_bits(base: GPT2LMHeadModel) -> Any:
+def four_bit_gpt2(layers: int) -> Any:
+    """``plain_gpt2`` with its linear layers in 4 bits (which makes them ``Linear4bit``)."""
     with tempfile.TemporaryDirectory() as folder:
-        base.save_pretrained(folder)
+        plain_gpt2(layers).save_pretrained(folder)
         return AutoModelForCausalLM.from_pretrained(folder, quantization_config=four_bit_config(torch.float32))
 
 

@@ -8,6 +8,7 @@ import pytest
 from conftest import Refused, Tiny
 
 from slm_train import parsing
+from slm_train.arguments import MODES
 from slm_train.device import DeviceDefaults
 from slm_train.parsing import parse
 
@@ -46,6 +47,14 @@ def test_bf16_is_on_where_the_device_has_it_unless_fp16_is_asked_for(
     monkeypatch.setattr(parsing, "device_defaults", lambda cpu_wanted: DeviceDefaults(True, True, "CPU"))
     assert parse(["--fp16"] if fp16 else []).training.bf16 is not fp16
     assert parse(["--bf16", "false"]).training.bf16 is False
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_has_a_learning_rate_of_its_own_unless_one_is_given(mode: str) -> None:
+    on_sample = parse(["--mode", mode]).training.learning_rate
+    named = parse(["--mode", mode, "--dataset", "sample"]).training.learning_rate
+    assert 0 < named < on_sample  # a text that is named means a longer run
+    assert parse(["--mode", mode, "--learning_rate", "7e-4"]).training.learning_rate == 7e-4
 
 
 def test_logs_can_go_to_several_places(monkeypatch: pytest.MonkeyPatch) -> None:

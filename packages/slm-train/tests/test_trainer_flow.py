@@ -166,7 +166,7 @@ def test_the_best_weights_are_evaluated_anew(tiny: Tiny, tmp_path: Path) -> None
     worsening = "--mode baseline --learning_rate 1 --warmup_steps 4"
     train(tiny, tmp_path / "run", *more.split(), *worsening.split())
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    losses = [line["eval_loss"] for line in lines if "eval_loss" in line and 1 <= line["step"] <= 4][:4]
+    losses = [line["eval_loss"] for line in lines if "eval_loss" in line and line["step"] > 0][:4]  # less the last look
     assert min(losses) < losses[-1]
     assert read_record(tmp_path / "run")["evaluation"]["after"]["loss"] == min(losses)
 

@@ -229,7 +229,7 @@ def _stopped(current: Run, console: Console, signals: StopSignals) -> int:
 
 def _after(current: Run, trainer: SlmTrainer) -> None:
     """Weights, tokenizer and the finished record, in that order: a finished record has weights."""
-    _look(current, trainer, "after", trainer.evaluate_final())
+    _look(current, trainer, "after", trainer.evaluate_trained())
     current.record["status"] = "finished"
     if trainer.args.should_save:
         aside = current.start.folder / ".weights.writing"

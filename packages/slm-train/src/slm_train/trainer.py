@@ -41,7 +41,7 @@ class SlmTrainer(Trainer):
         held: Any = self.model
         self.loss_context = loss_context(held, self.args, fused_loss)
         self.trained_tokens: Any = 0
-        self.last_evaluation: tuple[int, dict[str, Any]] | None = None  # of training: the step, what was found
+        self.last_evaluation: tuple[int, dict[str, Any]] | None = None  # during training: its step, its metrics
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
         """Rows in an order that seed and epoch alone decide, so that a resumed run finds its place."""
@@ -101,10 +101,12 @@ class SlmTrainer(Trainer):
         metrics = found.metrics(metric_key_prefix)
         if self.is_in_train:
             self.last_evaluation = self.state.global_step, dict(metrics)
-        return EvalLoopOutput(None, None, metrics, len(rows))  # type: ignore[arg-type]
+        no_predictions: Any = None
+        return EvalLoopOutput(no_predictions, None, metrics, len(rows))
 
-    def evaluate_final(self) -> dict[str, Any]:
-        """What the trained weights reach; not computed again where training ended with that."""
+    def evaluate_trained(self) -> dict[str, Any]:
+        """Metrics of the trained weights, as ``evaluate`` names them; not computed again where training ended with
+        an evaluation, and kept the weights of that step."""
         if self.last_evaluation and not self.args.load_best_model_at_end:
             step, metrics = self.last_evaluation
             if step == self.state.global_step:

@@ -51,9 +51,9 @@ class ButterflyLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # PEFT i
         self.angle_dropout: dict[str, float] = {}
         self.merged_adapters: list[str] = []
         self._pristine: Pristine | None = None
-        self.cache_weight = False
+        self.cache_weight = False  # ButterflyModel.cache_weights
         self._ready: dict[tuple[str, str], Ready] = {}
-        self._kept: RotatedLayer | None = None
+        self._kept_layer: RotatedLayer | None = None
         self._disable_adapters = False
         self._active_adapter = adapter_name
         self.update_layer(adapter_name, config)
@@ -184,14 +184,14 @@ class ButterflyLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # PEFT i
         """The base layer as ``adapter`` would leave it merged; the last one asked for is kept."""
         base: Any = self._modules["base_layer"]
         strength = self.strength[adapter]
-        if self._kept is None or not self._kept.serves(adapter, base, learned, strength):
-            self._kept = None  # two at once would take memory for nothing
-            self._kept = RotatedLayer.made(adapter, base, self.merged_weight(adapter), learned, strength)
-        return self._kept.layer
+        if self._kept_layer is None or not self._kept_layer.serves(adapter, base, learned, strength):
+            self._kept_layer = None  # two at once would take memory for nothing
+            self._kept_layer = RotatedLayer.made(adapter, base, self.merged_weight(adapter), learned, strength)
+        return self._kept_layer.layer
 
     def _learned(self, adapter: str) -> list[Tensor]:
-        """Angles, and magnitudes where there are any, of ``adapter``. A token passes here at every layer: the
-        attributes of an nn.Module are looked up slowly."""
+        """Angles ``[blocks, angles of a block]`` of each side and, where there are any, magnitudes ``[out]`` of
+        ``adapter``. A token passes here at every layer, and the attributes of an nn.Module are looked up slowly."""
         held: dict[str, Any] = self._modules
         parts = [held[side]._parameters[adapter] for side in self.rotations[adapter]]
         magnitude = held[MAGNITUDE]._parameters.get(adapter)
@@ -200,7 +200,7 @@ class ButterflyLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # PEFT i
     def drop_caches(self) -> None:
         """Forget what was composed for inference, and the memory it took."""
         self._ready.clear()
-        self._kept = None
+        self._kept_layer = None
 
     def _strong(self, values: Tensor, adapter: str) -> Tensor:
         strength = self.strength[adapter]
@@ -227,6 +227,7 @@ class ButterflyLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # PEFT i
             if adapter not in self.rotations:
                 continue
             layer = self.get_base_layer()
+            self.drop_caches()  # of no use while merged
             if self._pristine is None:
                 self._pristine = Pristine(layer)
             weight, bias = self.merged_weight(adapter)

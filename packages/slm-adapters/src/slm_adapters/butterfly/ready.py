@@ -29,6 +29,7 @@ class Seen:
 
     @classmethod
     def memory(cls, tensor: Tensor) -> Seen:
+        """By memory on any device; nothing is copied."""
         return cls(tensor.detach(), _version(tensor))
 
     def still(self, tensor: Tensor) -> bool:
@@ -80,7 +81,8 @@ class RotatedLayer:
         learned: Sequence[Tensor],
         strength: float,
     ) -> RotatedLayer:
-        """``base`` with the weight and bias in ``merged``; ``learned``: the angles and magnitudes behind them."""
+        """``base`` with ``merged``, a weight ``[out, in]`` and a bias ``[out]``, rounded to its dtype; ``learned``: the
+        angles and magnitudes behind them."""
         layer = copy.deepcopy(base).requires_grad_(False)
         write_weight(layer, *merged)
         return cls(layer, adapter, strength, tuple(map(Seen.memory, _held(base))), tuple(map(Seen.values, learned)))
@@ -100,5 +102,5 @@ def _all_still(seen: Sequence[Seen], now: Sequence[Tensor]) -> bool:
 
 
 def _version(tensor: Tensor) -> int:
-    """Tensors made in inference mode do not count what is written to them."""
+    """How often ``tensor`` was written to; -1 always for one made in inference mode, which does not count it."""
     return -1 if tensor.is_inference() else tensor._version

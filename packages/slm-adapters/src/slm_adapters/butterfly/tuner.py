@@ -85,8 +85,10 @@ class ButterflyModel(BaseTuner):  # type: ignore[misc]  # PEFT is typed in part
 
     def cache_weights(self, keep: bool = True) -> None:
         """In eval mode without gradients, keep each layer's rotated weight beside its own: the cost of the base for
-        every token, and as much memory again. For one active adapter at a time, the last one used; where several are
-        active, where rows differ, and over 4-bit and 8-bit weights, the rotation alone is kept, as ever."""
+        every token, and as much memory again; ``keep=False`` gives it back. For the layers adapted so far, and one
+        active adapter at a time, the last one used; where several are active, where rows differ, and over 4-bit and
+        8-bit weights, the rotation alone is kept, as ever. After writing to a base weight through ``.data``, or to
+        one made in inference mode, call ``model.eval()``: torch does not count that as a change."""
         for _, layer in self.layers():
             layer.drop_caches()
             layer.cache_weight = keep and not is_quantized(layer.get_base_layer())
