@@ -8,6 +8,7 @@ from hypothesis import settings
 from transformers import PreTrainedTokenizerBase
 
 from slm_data.bpe import train_tokenizer
+from slm_data.sample.corpus import TRAIN_SEED, TRAIN_STORIES, Tale, tell
 from slm_data.sources import Documents
 
 settings.register_profile("slm", deadline=None, max_examples=50)  # a busy machine is no failure
@@ -48,3 +49,8 @@ def in_memory() -> Callable[..., Documents]:
         return Documents("texts", identity, read)
 
     return documents
+
+
+@pytest.fixture(scope="session")
+def tales() -> list[Tale]:
+    return [tell(TRAIN_SEED, index) for index in range(TRAIN_STORIES)]

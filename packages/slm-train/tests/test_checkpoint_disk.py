@@ -1,0 +1,136 @@
+"""Disks and folders in trouble: one sentence, and the last checkpoint stays."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from checkpoint_folders import (
+    contents,
+    every_change,
+    hidden,
+    no_waiting_for_the_disk,  # noqa: F401  # a fixture
+    save,
+    unheard,
+)
+
+from slm_train.checkpoint import (
+    CheckpointError,
+    aside_path,
+    clean,
+    latest_complete,
+    writing,
+)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 256 kB, where this process may mount one."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = shutil.which("mount")
+    command = [mount or "", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(place)]
+    if not mount or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount a file system")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def write_too_much(aside: Path) -> None:
+    (aside / "optimizer.pt").write_bytes(bytes(2**20))
+
+
+def write_too_much_as_torch_does(aside: Path) -> None:
+    with suppress(OSError):
+        write_too_much(aside)
+    raise RuntimeError("PytorchStreamWriter failed writing file data/1: file write failed")
+
+
+@pytest.mark.parametrize("write", [write_too_much, write_too_much_as_torch_does])
+def test_a_full_disk_is_said_and_the_last_checkpoint_stays(small_disk: Path, write: Callable[[Path], None]) -> None:
+    save(small_disk, 1)
+    for step in (1, 2):
+        with pytest.raises(CheckpointError) as raised, writing(small_disk / f"checkpoint-{step}") as aside:
+            write(aside)
+        assert f"cannot write checkpoints into {small_disk}: the disk is full (0.0 MB left)" in str(raised.value)
+    assert latest_complete(small_disk, unheard) == small_disk / "checkpoint-1"
+    assert hidden(small_disk) == []
+    save(small_disk, 2)
+
+
+def test_a_disk_that_turned_read_only_is_said(small_disk: Path) -> None:
+    save(small_disk, 1)
+    aside_path(small_disk / "checkpoint-9").mkdir()
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(CheckpointError, match="the file system is read-only: make the folder writable"):
+        save(small_disk, 2)
+    with pytest.raises(CheckpointError, match="read-only"):
+        clean(small_disk)
+    assert latest_complete(small_disk, unheard) == small_disk / "checkpoint-1"
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.ENOSPC, "the disk is full"),
+        (errno.EDQUOT, "the disk quota is used up"),
+        (errno.EROFS, "read-only"),
+        (errno.EACCES, "permission denied"),
+        (errno.ENOENT, "is gone"),
+    ],
+)
+@pytest.mark.parametrize("change", ["mkdir", "fsync", "rename"])
+def test_trouble_with_the_disk_is_one_sentence_that_names_the_folder(
+    tmp_path: Path, number: int, said: str, change: str
+) -> None:
+    save(tmp_path, 1)
+
+    def refuse(name: str) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with every_change(refuse, (change,)), pytest.raises(CheckpointError) as raised:
+        save(tmp_path, 1, "new")
+    assert str(raised.value).startswith(f"cannot write checkpoints into {tmp_path}: ")
+    assert said in str(raised.value)
+    assert contents(latest_complete(tmp_path, unheard) or tmp_path) == "1"
+
+
+def test_a_folder_without_permission_is_said(tmp_path: Path) -> None:
+    if os.name == "nt" or os.geteuid() == 0:
+        pytest.skip("this user may write anywhere")
+    tmp_path.chmod(0o500)
+    with pytest.raises(CheckpointError, match="permission denied"):
+        save(tmp_path, 1)
+    tmp_path.chmod(0o700)
+
+
+def lose_the_folder(aside: Path) -> None:
+    shutil.rmtree(aside.parent)
+    (aside / "model").write_text("")
+
+
+def lose_the_folder_as_torch_does(aside: Path) -> None:
+    shutil.rmtree(aside.parent)
+    raise RuntimeError("Parent directory does not exist")
+
+
+@pytest.mark.parametrize("write", [lose_the_folder, lose_the_folder_as_torch_does])
+def test_a_folder_that_is_gone_is_said(tmp_path: Path, write: Callable[[Path], None]) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(CheckpointError, match="is gone"):
+        save(run, 1)
+    run.mkdir()
+    with pytest.raises(CheckpointError, match="is gone"), writing(run / "checkpoint-1") as aside:
+        write(aside)
+
+
+def test_a_run_named_by_a_relative_path_gets_its_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match="permission denied"), writing(Path("checkpoint-1")) as aside:
+        raise PermissionError(errno.EACCES, "no", str(aside.absolute() / "model"))
