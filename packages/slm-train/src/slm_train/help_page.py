@@ -26,7 +26,7 @@ slm-train: fine-tune a small language model, and see what it cost.
 # Of TrainingArguments, those that most runs set, in our words.
 TRAINING = {
     "output_dir": "The run folder. Default: outputs/<dataset>-<mode>.",
-    "learning_rate": "The highest learning rate. Default: 1e-2 for butterflies, 2e-4 LoRA, 5e-5 baseline; demo: more.",
+    "learning_rate": "Highest learning rate. Default: 5e-5 baseline, 2e-4 LoRA, 1e-2 butterflies; more on the sample.",
     "num_train_epochs": "Passes over the training rows. Default: 1.",
     "max_steps": "Optimizer steps, in place of epochs.",
     "per_device_train_batch_size": "Rows of a micro-batch. Default: 8.",
