@@ -27,11 +27,11 @@ import torch
 from peft import BOFTConfig, LoraConfig, OFTConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.pytorch_utils import Conv1D
 
-from bench_adapters import as_linear  # type: ignore[import-not-found]  # beside this file
+from bench_adapters import with_linear  # type: ignore[import-not-found]  # beside this file
 from slm_adapters import ButterflyConfig
 from slm_data import SourceOptions, load_corpus, sample_base
+from slm_train.accounting import count_parameters
 
 ALL: dict[str, Any] = {"task_type": "CAUSAL_LM", "target_modules": ["c_attn", "c_proj", "c_fc"]}
 
@@ -72,16 +72,6 @@ METHODS = {
 }
 
 
-def base_model() -> nn.Module:
-    model = AutoModelForCausalLM.from_pretrained(sample_base(), dtype=torch.float32)
-    for module in list(model.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, Conv1D):
-                setattr(module, name, as_linear(child))
-    held: nn.Module = model
-    return held
-
-
 def rows(options: argparse.Namespace) -> tuple[Tensor, Tensor, float]:
     """Rows ``[n, block]`` to train on and to evaluate on, and tokens a byte of the latter."""
     tokenizer = AutoTokenizer.from_pretrained(sample_base())
@@ -92,11 +82,11 @@ def rows(options: argparse.Namespace) -> tuple[Tensor, Tensor, float]:
         ids: list[int] = []
         size = 0
         for text in getattr(corpus, split):
-            encoded = tokenizer(text)["input_ids"]
-            ids, size, tokens_per_byte = ids + encoded, size + len(text.encode()), 0.0
-            tokens_per_byte = len(ids) / size
+            ids += tokenizer(text)["input_ids"]
+            size += len(text.encode())
             if len(ids) >= count * options.block:
                 break
+        tokens_per_byte = len(ids) / size
         n = len(ids) // options.block
         found.append(torch.tensor(ids[: n * options.block]).view(n, options.block)[:count])
     return found[0], found[1], tokens_per_byte
@@ -172,7 +162,7 @@ def carried_on(options: argparse.Namespace) -> dict[str, Any]:
 
 def trainable(method: Method, base: nn.Module) -> int:
     copied: Any = copy.deepcopy(base)
-    return sum(p.numel() for p in get_peft_model(copied, method.config()).parameters() if p.requires_grad)
+    return count_parameters(get_peft_model(copied, method.config())).trainable
 
 
 def main() -> None:
@@ -190,7 +180,7 @@ def main() -> None:
     parser.add_argument("--json", help="write every sample to this file")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    base = base_model()
+    base = with_linear(AutoModelForCausalLM.from_pretrained(sample_base(), dtype=torch.float32))
     data, held_out, tokens_per_byte = rows(options)
     before = evaluate(base, held_out)
     known = carried_on(options)

@@ -74,9 +74,8 @@ def plain_gpt2(layers: int) -> GPT2LMHeadModel:
     return GPT2LMHeadModel(GPT2Config(n_layer=layers, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0))
 
 
-def linear_gpt2(layers: int) -> GPT2LMHeadModel:
-    """The same with nn.Linear in place of Conv1D."""
-    model = plain_gpt2(layers)
+def with_linear(model: nn.Module) -> Any:
+    """``model`` itself, with nn.Linear in place of Conv1D: the same function."""
     for module in list(model.modules()):
         for name, child in module.named_children():
             if isinstance(child, Conv1D):
@@ -151,7 +150,7 @@ def peak_bytes(one: Contender, ids: Tensor) -> int:
 
 
 def measure(names: Sequence[str], options: argparse.Namespace) -> list[Contender]:
-    base = linear_gpt2(options.layers)
+    base = with_linear(plain_gpt2(options.layers))
     ids = torch.randint(0, base.config.vocab_size, (options.batch, options.tokens), device=options.device)
     contenders = [contender(name, base, options.device) for name in names]
     for one in contenders:  # the first step warms up, and makes the optimizer's state
@@ -183,7 +182,7 @@ def show_training(contenders: list[Contender]) -> None:
 
 def decode(options: argparse.Namespace) -> dict[str, list[float]]:
     """One token through the adapted layers of all blocks, over the same layers alone, pair by pair."""
-    base = four_bit_gpt2(options.layers) if options.four_bit else linear_gpt2(options.layers)
+    base = four_bit_gpt2(options.layers) if options.four_bit else with_linear(plain_gpt2(options.layers))
     names = options.only or [n for n in METHODS if n.startswith(("butterfly", "lora r16,", "oft"))]
     ratios: dict[str, list[float]] = {}
     with torch.no_grad():

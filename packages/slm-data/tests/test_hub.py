@@ -1,8 +1,4 @@
-"""Datasets of the hub through the real client, in a process of its own, against a small hub.
-
-The client reads HF_ENDPOINT when it is imported, so one child process serves all tests: it takes
-options as a line of JSON and answers with the corpus or the error.
-"""
+"""Datasets of the hub through the real client, in a process of its own, against a small hub."""
 
 from collections.abc import Iterator
 

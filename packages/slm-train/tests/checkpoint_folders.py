@@ -10,16 +10,7 @@ from typing import Any
 
 import pytest
 
-from slm_train.checkpoint import (
-    rotate,
-    writing,
-)
-
-
-@pytest.fixture(autouse=True)
-def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test here cuts the power, and a busy disk takes 20 ms for each of thousands of syncs."""
-    monkeypatch.setattr(os, "fsync", os.fstat)
+from slm_train.checkpoint import rotate, writing
 
 
 def save(run: Path, step: int, content: str = "", keep: int | None = None) -> Path:

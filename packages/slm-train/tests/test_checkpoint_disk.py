@@ -11,22 +11,11 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from checkpoint_folders import (
-    contents,
-    every_change,
-    hidden,
-    no_waiting_for_the_disk,  # noqa: F401  # a fixture
-    save,
-    unheard,
-)
+from checkpoint_folders import contents, every_change, hidden, save, unheard
 
-from slm_train.checkpoint import (
-    CheckpointError,
-    aside_path,
-    clean,
-    latest_complete,
-    writing,
-)
+from slm_train.checkpoint import CheckpointError, aside_path, clean, latest_complete, writing
+
+pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
 
 
 @pytest.fixture

@@ -9,21 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checkpoint_folders import (
-    no_waiting_for_the_disk,  # noqa: F401  # a fixture
-    save,
-    unheard,
-)
+from checkpoint_folders import save, unheard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slm_train.checkpoint import (
-    MANIFEST,
-    complete_checkpoints,
-    fault,
-    latest_complete,
-    writing,
-)
+from slm_train.checkpoint import MANIFEST, complete_checkpoints, fault, latest_complete, writing
+
+pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
 
 SIZES = st.dictionaries(st.sampled_from(["a", "b.pt", "in/c"]), st.binary(max_size=300), min_size=1)
 

@@ -1,4 +1,8 @@
-"""A hub of a few files on this machine, and its client in a process of its own."""
+"""A hub of a few files on this machine, and its client in a process of its own.
+
+The client reads HF_ENDPOINT when it is imported, so one child process serves all tests: it takes
+options as a line of JSON and answers with the corpus or the error.
+"""
 
 import hashlib
 import io
