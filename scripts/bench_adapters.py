@@ -9,7 +9,7 @@ function, since PEFT's orthogonal methods refuse Conv1D. `saved` are the bytes t
 over those of the frozen base; `peak` the most that tensors held at once during a step, the base's weights left out.
 
 ``--decode`` measures instead one token through each adapted layer, without gradients, beside the layer alone; for
-butterflies also with ``cache_weights``. ``--four_bit`` lays the adapters over a 4-bit base there.
+butterflies also without their rotated weights. ``--four_bit`` lays the adapters over a 4-bit base there.
 """
 
 from __future__ import annotations
@@ -190,8 +190,8 @@ def decode(options: argparse.Namespace) -> dict[str, list[float]]:
             model: Any = contender(name, base, options.device).model.eval()
             ratios[name] = decode_ratios(model, options)
             if name.startswith("butterfly") and not options.four_bit:
-                model.cache_weights()
-                ratios[f"{name}, weight cached"] = decode_ratios(model, options)
+                model.cache_weights(False)
+                ratios[f"{name}, rotation alone"] = decode_ratios(model, options)
     return ratios
 
 

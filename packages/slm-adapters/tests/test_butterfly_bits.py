@@ -30,6 +30,8 @@ def test_a_base_in_few_bits_is_adapted_merged_and_restored(
     stir(adapted)
     unmerged, held = logits(adapted, input_ids), bits(adapted)
     assert_differ(unmerged, before)
+    logits(adapted, input_ids[:1, :1])
+    assert all(layer._kept_layer is None for layer in layers(adapted).values())
     adapted.cache_weights()  # a rotated weight would be rounded again: the rotation is kept
     assert torch.equal(logits(adapted, input_ids), unmerged)
     adapted.merge_adapter()

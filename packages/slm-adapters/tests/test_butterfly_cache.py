@@ -35,8 +35,14 @@ def cosines(layer: ButterflyLayer, x: torch.Tensor) -> int:
     return counter.count
 
 
+def rotation_kept(side: str = "both", **settings: Any) -> ButterflyLayer:
+    layer = one_layer(side, **settings).eval()
+    layer.cache_weight = False
+    return layer
+
+
 def test_in_evaluation_a_rotation_is_composed_once() -> None:
-    layer, x = one_layer().eval(), torch.randn(3, 16)
+    layer, x = rotation_kept(), torch.randn(3, 16)
     assert cosines(layer, x) > 0
     assert cosines(layer, x) == cosines(layer, 2 * x) == 0
     layer.train()
@@ -47,7 +53,7 @@ def test_in_evaluation_a_rotation_is_composed_once() -> None:
 
 
 def test_in_evaluation_with_gradients_they_are_those_of_training() -> None:
-    layer, x = one_layer().eval(), torch.randn(3, 16)
+    layer, x = rotation_kept(), torch.randn(3, 16)
     cosines(layer, x)
     found = torch.autograd.grad(layer(x).sin().sum(), list(layer.butterfly_input.parameters()))
     layer.train()
@@ -94,7 +100,7 @@ CHANGES: dict[str, Change] = {
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_a_cached_rotation_is_dropped_when_its_angles_change(change: Change) -> None:
-    layer, x = one_layer("input").eval(), torch.randn(3, 16)
+    layer, x = rotation_kept("input"), torch.randn(3, 16)
     with torch.no_grad():
         before = layer(x)
         assert torch.equal(layer(x), before)
@@ -106,7 +112,7 @@ def test_a_cached_rotation_is_dropped_when_its_angles_change(change: Change) -> 
 
 
 def test_a_cached_rotation_of_one_dtype_is_not_used_for_another() -> None:
-    layer, x = one_layer().eval(), torch.randn(3, 16)
+    layer, x = rotation_kept(), torch.randn(3, 16)
     with torch.no_grad():
         layer(x)
         exact = layer.double()(x.double())
@@ -122,14 +128,14 @@ def test_a_cached_rotation_of_one_dtype_is_not_used_for_another() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a second device")
 @pytest.mark.gpu
 def test_a_cached_rotation_is_not_used_on_another_device() -> None:
-    layer, x = one_layer().eval(), torch.randn(3, 16)
+    layer, x = rotation_kept(), torch.randn(3, 16)
     with torch.no_grad():
         before = layer(x)
         torch.testing.assert_close(layer.cuda()(x.cuda()).cpu(), before, rtol=1e-4, atol=1e-5)
 
 
 def test_a_name_used_again_never_gets_the_rotation_of_its_past() -> None:
-    layer, x = one_layer("input").eval(), torch.randn(3, 16)
+    layer, x = rotation_kept("input"), torch.randn(3, 16)
     shape = layer.butterfly_input["default"].shape
     memory = np.zeros(shape, dtype=np.float32)  # what is freed may be given out again, to the same name
 
@@ -168,7 +174,7 @@ def test_training_does_not_mind_what_was_computed_before_it(width: int, mode: Ca
 
 
 def test_a_cache_is_no_part_of_what_is_saved() -> None:
-    layer, x = one_layer().eval(), torch.randn(3, 16)
+    layer, x = rotation_kept(), torch.randn(3, 16)
     before = set(layer.state_dict())
     cosines(layer, x)
     assert set(layer.state_dict()) == before
@@ -261,3 +267,44 @@ def test_what_was_made_in_inference_mode_is_cached_too(keep: bool) -> None:
         assert cosines(layer, x) == 0
         layer.butterfly_input["default"].add_(0.5)
         assert not torch.allclose(layer(x), before, atol=1e-3)
+
+
+def test_a_few_tokens_take_the_rotated_weight_by_themselves() -> None:
+    layer = one_layer().eval()
+    merged = copy.deepcopy(layer)
+    merged.merge()
+    few, many = torch.randn(2, 4, 16), torch.randn(3, 3, 16)
+    with torch.no_grad():
+        assert torch.equal(layer(few), merged(few))
+        assert cosines(layer, few) == 0
+        by_weight, wanted = layer(many), merged(many)
+        layer.cache_weight = False
+        assert torch.equal(by_weight, layer(many))
+    assert not torch.equal(by_weight, wanted)  # they round differently: what many tokens get does not depend on the few
+
+
+def two_adapters(layer: ButterflyLayer) -> None:
+    layer.update_layer("second", ButterflyConfig())
+
+
+def large(layer: ButterflyLayer) -> None:
+    layer._small = False
+
+
+@pytest.mark.parametrize("change", [two_adapters, large])
+def test_what_would_take_much_memory_or_be_made_again_and_again_is_asked_for(
+    change: Callable[[ButterflyLayer], None],
+) -> None:
+    layer, x = one_layer().eval(), torch.randn(1, 16)
+    change(layer)
+    with torch.no_grad():
+        found = layer(x)
+        assert layer._kept_layer is None
+        layer.cache_weight = True
+        assert not torch.equal(layer(x), found)
+
+
+def test_a_large_layer_is_told_by_its_weights() -> None:
+    with torch.device("meta"):
+        assert one_layer(features=(2048, 4096))._small
+        assert not one_layer(features=(2048, 4097))._small

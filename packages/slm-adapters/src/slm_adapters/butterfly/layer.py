@@ -20,13 +20,18 @@ from slm_adapters.butterfly.ladder import Rotation
 from slm_adapters.butterfly.ready import Ready, RotatedLayer
 from slm_adapters.butterfly.rotate import matrices, rotate, rotate_back, rotate_by
 from slm_adapters.errors import AdapterError
+from slm_adapters.quantization import is_quantized
 
 INPUT, OUTPUT, MAGNITUDE = "butterfly_input", "butterfly_output", "butterfly_magnitude"
+FEW_ROWS = 8  # as many sequences decoded together: up to here a rotation costs a notable part of the layer
+SMALL_LAYER = 2**23  # weights: 32 MB in float32
 
 
 class ButterflyLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # PEFT is typed in part
     """Wraps ``base_layer``; holds angles (radians) and, with ``scale``, magnitudes less one. The weight of the
-    base is copied only while an adapter is merged into it, and by ``cache_weight``."""
+    base is copied while an adapter is merged into it, and for inference as ``cache_weight`` says: True, for every
+    token; None, for up to ``FEW_ROWS`` tokens at once through a layer on a CPU with up to ``SMALL_LAYER`` weights,
+    in no 4 or 8 bits, that carries one adapter; False, never."""
 
     base_layer: Any
     get_base_layer: Any
@@ -51,7 +56,8 @@ class ButterflyLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # PEFT i
         self.angle_dropout: dict[str, float] = {}
         self.merged_adapters: list[str] = []
         self._pristine: Pristine | None = None
-        self.cache_weight = False  # ButterflyModel.cache_weights
+        self.cache_weight: bool | None = None  # ButterflyModel.cache_weights
+        self._small = math.prod(shape) <= SMALL_LAYER and not is_quantized(self.get_base_layer())
         self._ready: dict[tuple[str, str], Ready] = {}
         self._kept_layer: RotatedLayer | None = None
         self._disable_adapters = False
@@ -114,6 +120,8 @@ class ButterflyLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # PEFT i
             raise AdapterError(f"cannot {what} adapter {adapter!r} while it is merged; unmerge it first")
 
     def forward(self, x: Tensor, *args: Any, adapter_names: Sequence[str] | None = None, **kwargs: Any) -> Tensor:
+        if adapter_names is None and (merged := self._as_if_merged(x)):
+            return merged(x, *args, **kwargs)
         if self.disable_adapters:
             if self.merged:
                 self.unmerge()
@@ -123,10 +131,6 @@ class ButterflyLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # PEFT i
         if self.merged:
             return self.base_layer(x, *args, **kwargs)
         active = self._acting(self.active_adapters)
-        if self.cache_weight and len(active) == 1:
-            learned = self._learned(active[0])
-            if self._may_cache(x, *learned):
-                return self._rotated_layer(active[0], learned)(x, *args, **kwargs)
         for adapter in reversed(active):
             x = self._rotated(x, INPUT, adapter)
         y: Tensor = self.base_layer(x, *args, **kwargs)
@@ -167,6 +171,12 @@ class ButterflyLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # PEFT i
             angles = nn.functional.dropout(angles, self.angle_dropout[adapter])
         return rotate(x, self._strong(angles, adapter), rotation).to(x.dtype)
 
+    def _wants_weight(self, x: Tensor) -> bool:
+        if self.cache_weight is not None:
+            return self.cache_weight
+        few = x.numel() <= FEW_ROWS * self.in_features
+        return few and self._small and len(self.rotations) == 1 and x.device.type == "cpu"
+
     def _may_cache(self, *tensors: Tensor) -> bool:
         if self.training or torch.compiler.is_compiling():
             return False
@@ -180,22 +190,32 @@ class ButterflyLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # PEFT i
             self._ready[side, adapter] = held
         return rotate_by(x, held.matrices, rotation)
 
-    def _rotated_layer(self, adapter: str, learned: Sequence[Tensor]) -> nn.Module:
-        """The base layer as ``adapter`` would leave it merged; the last one asked for is kept."""
-        base: Any = self._modules["base_layer"]
-        strength = self.strength[adapter]
-        if self._kept_layer is None or not self._kept_layer.serves(adapter, base, learned, strength):
+    def _as_if_merged(self, x: Tensor) -> Any:
+        """The base layer with the weight rotated by the active adapter, or None where that is not wanted. A token
+        passes here at every layer: what costs more than microseconds stands last."""
+        if self.training or self._disable_adapters or not self._wants_weight(x) or torch.compiler.is_compiling():
+            return None
+        kept, grad = self._kept_layer, torch.is_grad_enabled()
+        if kept is not None and not grad and kept.serves(self._active_adapter, self.strength, self._modules):
+            return kept.layer
+        active = self._acting(self.active_adapters)
+        if self.merged or len(active) != 1:
+            return None
+        learned = self._learned(active[0])
+        if not self._may_cache(x, *(held[name] for held, name in learned)):
+            return None
+        if kept is None or not kept.serves(self._active_adapter, self.strength, self._modules):
             self._kept_layer = None  # two at once would take memory for nothing
-            self._kept_layer = RotatedLayer.made(adapter, base, self.merged_weight(adapter), learned, strength)
-        return self._kept_layer.layer
+            merged = self.merged_weight(active[0])
+            base: nn.Module = self.base_layer
+            kept = RotatedLayer.made(self._active_adapter, active[0], self.strength[active[0]], base, merged, learned)
+            self._kept_layer = kept
+        return kept.layer
 
-    def _learned(self, adapter: str) -> list[Tensor]:
-        """Angles ``[blocks, angles of a block]`` of each side and, where there are any, magnitudes ``[out]`` of
-        ``adapter``. A token passes here at every layer, and the attributes of an nn.Module are looked up slowly."""
-        held: dict[str, Any] = self._modules
-        parts = [held[side]._parameters[adapter] for side in self.rotations[adapter]]
-        magnitude = held[MAGNITUDE]._parameters.get(adapter)
-        return parts if magnitude is None else [*parts, magnitude]
+    def _learned(self, adapter: str) -> list[tuple[Any, str]]:
+        """Where angles ``[blocks, angles of a block]`` of each side and, if any, magnitudes ``[out]`` are held."""
+        sides = [*self.rotations[adapter], MAGNITUDE]
+        return [(held, adapter) for side in sides if adapter in (held := getattr(self, side)._parameters)]
 
     def drop_caches(self) -> None:
         """Forget what was composed for inference, and the memory it took."""

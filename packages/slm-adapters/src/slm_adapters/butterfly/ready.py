@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,42 +64,40 @@ class Ready:
 
 @dataclass(frozen=True)
 class RotatedLayer:
-    """A base layer beside the first, with its rotated weight: as if the adapter had been merged."""
+    """A base layer beside the first, with its rotated weight: as if ``adapter`` had been merged."""
 
     layer: nn.Module
+    active: str | list[str]
     adapter: str
     strength: float
-    base: tuple[Seen, ...]
-    learned: tuple[Seen, ...]
+    base: nn.Module
+    seen: tuple[tuple[Mapping[str, Any], str, Seen], ...]  # each tensor behind the weight, and where it is held
 
     @classmethod
     @torch.no_grad()
     def made(
         cls,
+        active: str | list[str],
         adapter: str,
+        strength: float,
         base: nn.Module,
         merged: tuple[Tensor, Tensor | None],
-        learned: Sequence[Tensor],
-        strength: float,
+        learned: Sequence[tuple[Mapping[str, Any], str]],
     ) -> RotatedLayer:
-        """``base`` with ``merged``, a weight ``[out, in]`` and a bias ``[out]``, rounded to its dtype; ``learned``: the
-        angles and magnitudes behind them."""
+        """``base`` with ``merged``, a weight ``[out, in]`` and a bias ``[out]``, rounded to its dtype; ``learned``:
+        where the angles and magnitudes behind them are held. ``adapter`` is the one of the ``active`` that acts."""
         layer = copy.deepcopy(base).requires_grad_(False)
         write_weight(layer, *merged)
-        return cls(layer, adapter, strength, tuple(map(Seen.memory, _held(base))), tuple(map(Seen.values, learned)))
+        held: Mapping[str, Any] = base._parameters
+        seen = [(held, name, Seen.memory(tensor)) for name, tensor in held.items() if tensor is not None]
+        seen += [(held, name, Seen.values(held[name])) for held, name in learned]
+        return cls(layer, copy.copy(active), adapter, strength, base, tuple(seen))
 
-    def serves(self, adapter: str, base: nn.Module, learned: Sequence[Tensor], strength: float) -> bool:
-        if adapter != self.adapter or strength != self.strength:
+    def serves(self, active: str | list[str], strengths: Mapping[str, float], modules: Mapping[str, Any]) -> bool:
+        """Whether nothing has changed since. ``modules``: those of the adapted layer."""
+        if active != self.active or strengths[self.adapter] != self.strength or modules["base_layer"] is not self.base:
             return False
-        return _all_still(self.base, _held(base)) and _all_still(self.learned, learned)
-
-
-def _held(layer: nn.Module) -> list[Tensor]:
-    return [held for held in layer._parameters.values() if held is not None]
-
-
-def _all_still(seen: Sequence[Seen], now: Sequence[Tensor]) -> bool:
-    return all(one.still(tensor) for one, tensor in zip(seen, now, strict=True))
+        return all(seen.still(held[name]) for held, name, seen in self.seen)
 
 
 def _version(tensor: Tensor) -> int:

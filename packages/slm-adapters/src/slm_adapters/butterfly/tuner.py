@@ -83,15 +83,18 @@ class ButterflyModel(BaseTuner):  # type: ignore[misc]  # PEFT is typed in part
                 layer.set_scale(adapter, strength)
             self.peft_config[adapter].strength = float(strength)
 
-    def cache_weights(self, keep: bool = True) -> None:
-        """In eval mode without gradients, keep each layer's rotated weight beside its own: the cost of the base for
-        every token, and as much memory again; ``keep=False`` gives it back. For the layers adapted so far, and one
-        active adapter at a time, the last one used; where several are active, where rows differ, and over 4-bit and
-        8-bit weights, the rotation alone is kept, as ever. After writing to a base weight through ``.data``, or to
-        one made in inference mode, call ``model.eval()``: torch does not count that as a change."""
+    def cache_weights(self, keep: bool | None = True) -> None:
+        """In eval mode without gradients, keep each layer's rotated weight beside its own: the cost of the base, and
+        as much memory again.
+
+        ``keep``: True, for every token, for the one active adapter that was used last; None, as a new layer does by
+        itself: for up to 8 tokens at once, on a CPU, in layers of up to 2**23 weights that carry one adapter; False,
+        never. For the layers adapted so far. Where several adapters are active, where rows differ, and over 4-bit and
+        8-bit weights, the rotation alone is kept. After writing to a base weight through ``.data``, or to one made in
+        inference mode, call ``model.eval()``: torch does not count that as a change."""
         for _, layer in self.layers():
             layer.drop_caches()
-            layer.cache_weight = keep and not is_quantized(layer.get_base_layer())
+            layer.cache_weight = False if is_quantized(layer.get_base_layer()) else keep
 
     def add_weighted_adapter(
         self,
