@@ -159,6 +159,22 @@ def test_a_batch_says_all_of_its_rows_and_nothing_else(segments: list[list[int]]
             assert batch["position_ids"][at].tolist() == positions
 
 
+@given(segmented, st.booleans(), st.integers(1, 16))
+def test_a_multiple_widens_a_batch_to_the_next_one_with_padding_alone(
+    segments: list[list[int]], packed: bool, multiple: int
+) -> None:
+    rows = [Row(np.arange(1, sum(parts) + 1), np.array(parts)) for parts in segments]
+    narrow, wide = RowCollator(PAD, packed)(rows), RowCollator(PAD, packed, multiple)(rows)
+    longest, width = (batch["input_ids"].shape[1] for batch in (narrow, wide))
+    assert width % multiple == 0
+    assert longest <= width < longest + multiple
+    for name, tensor in narrow.items():
+        assert wide[name].shape == (len(rows), width)
+        assert wide[name][:, :longest].tolist() == tensor.tolist()
+    assert (wide["input_ids"][:, longest:] == PAD).all()
+    assert (wide["labels"][:, longest:] == IGNORE).all()
+
+
 def test_batches_are_of_the_integers_that_torch_wants() -> None:
     assert {tensor.dtype for tensor in batch_of("best_fit").values()} == {torch.int64}
 

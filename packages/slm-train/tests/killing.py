@@ -1,6 +1,7 @@
 """Runs of slm-train that are killed at random moments and resumed, beside one that is left alone.
 
     python packages/slm-train/tests/killing.py --kills 10 --mode lora
+    python packages/slm-train/tests/killing.py --kills 20 --dynamic
 
 prints each kill and whether the weights and the metrics are those of the uninterrupted run.
 """
@@ -26,15 +27,16 @@ _forks = get_context("forkserver")
 _forks.set_forkserver_preload(["slm_train.arguments", "slm_train.flow"])
 
 
-def _run(argv: list[str]) -> None:
+def _run(argv: list[str], environment: dict[str, str]) -> None:
     from slm_train.cli import main
 
+    os.environ.update(environment)
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115  # for the life of the process
     sys.exit(main(argv))
 
 
-def start(argv: list[str]) -> Any:
-    process = _forks.Process(target=_run, args=(argv,))
+def start(argv: list[str], **environment: str) -> Any:
+    process = _forks.Process(target=_run, args=(argv, environment))
     process.start()
     return process
 
@@ -47,18 +49,28 @@ def finish(argv: list[str]) -> int:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run left: the hash of its weights, and the loss of each step."""
+    """What a run left: the hash of its weights, and every line of its log but for times and memory."""
 
     weights: str
-    losses: dict[int, float]
+    lines: list[dict[str, Any]]
+
+    @property
+    def losses(self) -> dict[int, float]:
+        return {line["step"]: line["loss"] for line in self.lines if "loss" in line}
+
+
+# What a clock or the allocator says, and nobody can repeat.
+FLEETING = {"tokens_per_second", "memory", "eval_seconds", "eval_runtime"}
+FLEETING |= {"eval_samples_per_second", "eval_steps_per_second", "eval_model_preparation_time"}
 
 
 def outcome(folder: Path) -> Outcome:
     weights = next(file for file in sorted(folder.glob("*.safetensors")))
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    losses = [(line["step"], line["loss"]) for line in lines if "loss" in line]
-    assert len(losses) == len(dict(losses)), "a step was logged twice"
-    return Outcome(sha256(weights.read_bytes()).hexdigest(), dict(losses))
+    kept = [{name: value for name, value in line.items() if name not in FLEETING} for line in lines]
+    found = Outcome(sha256(weights.read_bytes()).hexdigest(), kept)
+    assert len(found.losses) == len([line for line in lines if "loss" in line]), "a step was logged twice"
+    return found
 
 
 def kill_and_resume(argv: list[str], folder: Path, kills: int, seed: int, longest: float = 1.5) -> list[str]:
@@ -76,7 +88,7 @@ def kill_and_resume(argv: list[str], folder: Path, kills: int, seed: int, longes
         if process.is_alive():
             os.kill(process.pid, signal.SIGKILL)
         process.join()
-        left = sorted(path.name for path in folder.glob("*checkpoint-*"))
+        left = sorted(path.name for path in folder.glob("*checkpoint*"))
         seen.append(f"{_what(process.exitcode)} at step {_last_step(folder)}, {left}")
     assert finish(argv) == 0
     return seen
@@ -95,17 +107,34 @@ def _last_step(folder: Path) -> int:
     return max((json.loads(line)["step"] for line in lines if line.endswith("}")), default=-1)
 
 
+FLOWS = {
+    False: "--per_device_train_batch_size 2 --logging_steps 1 --save_steps 1 --num_train_epochs 9",
+    True: "--target_tokens_per_step 150 --log_interval 1 --eval_interval 25",
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--mode", default="lora")
+    parser.add_argument("--dynamic", action="store_true", help="the token-budget loop")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         steps = str(12 * options.kills)
-        common = f"--dataset sample --max_train_samples 100 --max_eval_samples 5 --block_size 64 --mode {options.mode}"
-        argv = [*common.split(), *["--per_device_train_batch_size", "2", "--logging_steps", "1", "--threads", "1"]]
-        argv += ["--save_steps", "1", "--max_steps", steps, "--prompt", "", "--num_train_epochs", "9"]
+        common = "--dataset sample --max_train_samples 100 --max_eval_samples 5 --block_size 64"
+        common += f" --mode {options.mode}"
+        argv = [
+            *common.split(),
+            "--threads",
+            "1",
+            "--max_steps",
+            steps,
+            "--prompt",
+            "",
+            *FLOWS[options.dynamic].split(),
+        ]
+        argv = ["dynamic", *argv] if options.dynamic else argv
         alone, killed = Path(scratch, "alone"), Path(scratch, "killed")
         assert finish([*argv, "--output_dir", str(alone)]) == 0
         for line in kill_and_resume([*argv, "--output_dir", str(killed)], killed, options.kills, options.seed):

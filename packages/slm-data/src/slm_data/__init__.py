@@ -1,6 +1,7 @@
 """Texts by name or file, as token rows ready for training."""
 
 from slm_data.bpe import train_tokenizer
+from slm_data.budget import BudgetPlan, TokenBudget, plan_budget
 from slm_data.errors import DataError
 from slm_data.options import SourceOptions
 from slm_data.packing import PACKINGS, Packing, RowPlan, as_packing, plan_rows
@@ -10,11 +11,12 @@ from slm_data.sources import Corpus, Documents, load_corpus
 from slm_data.streaming import RowStream
 from slm_data.tokens import TokenCounts, TokenStore, tokenize
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "IGNORE",
     "PACKINGS",
+    "BudgetPlan",
     "Corpus",
     "DataError",
     "Documents",
@@ -26,10 +28,12 @@ __all__ = [
     "RowSampler",
     "RowStream",
     "SourceOptions",
+    "TokenBudget",
     "TokenCounts",
     "TokenStore",
     "as_packing",
     "load_corpus",
+    "plan_budget",
     "plan_rows",
     "sample_base",
     "tokenize",

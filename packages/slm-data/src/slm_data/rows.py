@@ -60,14 +60,17 @@ def cut_row(tokens: npt.NDArray[np.unsignedinteger[Any]], plan: RowPlan, row: in
 class RowCollator:
     """Rows to ``input_ids``, ``labels`` and, for packed rows, ``position_ids``, each ``[batch, tokens]``.
 
+    ``tokens`` is rounded up to a ``multiple``, past what the model reads too: that is the caller's to see to.
     The first token of a segment has no label: nothing in its own document comes before it.
     """
 
     pad_token_id: int
     packed: bool
+    multiple: int = 1
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
-        shape = (len(rows), max(len(row.input_ids) for row in rows))
+        longest = max(len(row.input_ids) for row in rows)
+        shape = (len(rows), -(-longest // self.multiple) * self.multiple)
         input_ids = np.full(shape, self.pad_token_id, np.int64)
         labels = np.full(shape, IGNORE, np.int64)
         position_ids = np.zeros(shape, np.int64)

@@ -180,6 +180,49 @@ class RunOptions:
     )
 
 
+@dataclass(frozen=True)
+class BudgetOptions:
+    """The token-budget loop, ``slm-train dynamic``."""
+
+    target_tokens_per_step: int = field(
+        default=4096, metadata={"help": "Predicted tokens that an optimizer step waits for, over all processes."}
+    )
+    max_tokens_per_micro_batch: int = field(
+        default=2048, metadata={"help": "Most tokens of a micro-batch, padding counted: bounds memory."}
+    )
+    log_interval: int = field(default=10, metadata={"help": "Steps between lines of the log."})
+    eval_interval: int = field(default=0, metadata={"help": "Steps between evaluations on the way; 0 for none."})
+    checkpoint_interval: int = field(default=1, metadata={"help": "Steps between checkpoints."})
+    patience: int | None = field(
+        default=None, metadata={"help": "Stop after this many evaluations without a better loss."}
+    )
+    keep_best: bool = field(default=False, metadata={"help": "End with the weights of the best evaluation."})
+    schedule_in: str = field(
+        default="steps", metadata={"help": "What the learning-rate schedule counts: steps or tokens."}
+    )
+    pad_to_multiple_of: int | None = field(
+        default=None,
+        metadata={"help": "Round lengths of micro-batches up, so that few differ. Default: 64 with --torch_compile."},
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("log_interval", "checkpoint_interval", "patience", "pad_to_multiple_of"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"--{name} {value} must be at least 1")
+        if self.eval_interval < 0:
+            raise UserError(f"--eval_interval {self.eval_interval} must not be below 0; 0 is for none")
+        if self.schedule_in not in ("steps", "tokens"):
+            raise UserError(f"--schedule_in {self.schedule_in!r}: choose from steps, tokens")
+        for name in ("patience", "keep_best"):
+            if getattr(self, name) and not self.eval_interval:
+                raise UserError(f"--{name} looks at evaluations; give --eval_interval with it")
+
+    def multiple(self, compiled: bool) -> int:
+        """What lengths of micro-batches are rounded up to."""
+        return self.pad_to_multiple_of or (64 if compiled else 1)
+
+
 @dataclass
 class SlmTrainingArguments(TrainingArguments):
     """TrainingArguments with the defaults of this project; each flag of the Trainer works.
@@ -210,15 +253,24 @@ class Arguments:
     training: SlmTrainingArguments
     device_name: str
     notes: tuple[str, ...]
+    given: frozenset[str] = frozenset()  # flags that the user set
+    budget: BudgetOptions | None = None  # of slm-train dynamic
 
     @property
     def model_name(self) -> str:
         """The base: as named, else distilgpt2, else, with the built-in corpus, the built-in base."""
         return self.model.model_path or ("sample" if self.source.dataset == "sample" else "distilgpt2")
 
+    @property
+    def rows_of_micro_batch(self) -> int | None:
+        """The most rows of a micro-batch of the token-budget loop, where the user gave any."""
+        named = "per_device_train_batch_size" in self.given
+        return self.training.per_device_train_batch_size if named else None
+
     def as_dict(self) -> dict[str, Any]:
         """For run.json: every flag by its name, tokens and keys left out."""
-        ours = {k: v for part in (self.source, self.model, self.rows, self.run) for k, v in vars(part).items()}
+        parts = (self.source, self.model, self.rows, self.run, *([self.budget] if self.budget else []))
+        ours = {k: v for part in parts for k, v in vars(part).items()}
         return ours | {k: v for k, v in self.training.to_dict().items() if not k.endswith("_token")}
 
 

@@ -84,29 +84,34 @@ class StopSignals(TrainerCallback):
 
 
 class Bar(TrainerCallback):
-    """A progress bar on a terminal; elsewhere a line at each log."""
+    """A progress bar on a terminal; elsewhere a line at each log. It counts ``tokens``, where a run knows how many it
+    has, else steps."""
 
-    def __init__(self, console: Console):
-        self.console = console
+    def __init__(self, console: Console, tokens: int | None = None):
+        self.console, self.tokens = console, tokens
         self.progress = Progress(
             TextColumn("[bold]training"),
             BarColumn(),
-            TextColumn("step {task.completed}/{task.total}  loss {task.fields[loss]}"),
+            TextColumn("{task.completed:,}/{task.total:,} " + ("tokens" if tokens else "steps")),
+            TextColumn("loss {task.fields[loss]}"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
             console=console,
             disable=not console.is_terminal,
         )
-        self.task = self.progress.add_task("", total=None, loss="-")
+        self.task = self.progress.add_task("", total=tokens or 0, loss="-")
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.progress.update(self.task, total=state.max_steps, completed=state.global_step)
+        self.progress.update(self.task, total=self.tokens or state.max_steps, completed=self._done(state))
         if state.is_world_process_zero:
             self.progress.start()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.progress.update(self.task, completed=state.global_step)
+        self.progress.update(self.task, completed=self._done(state))
+
+    def _done(self, state: TrainerState) -> int:
+        return int(state.num_input_tokens_seen if self.tokens else state.global_step)
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any) -> None:
         logs = given.get("logs") or {}
@@ -121,6 +126,8 @@ class Bar(TrainerCallback):
             text = f"evaluation: loss {loss:.4f}, perplexity {perplexity:.2f}, {bits:.4f} bits per byte"
         elif "loss" in logs:
             text = f"loss {logs['loss']:.4f}, learning rate {logs['learning_rate']:.2e}"
+            if "tokens" in logs:
+                text += f", {logs['tokens']:,} tokens, {logs['tokens_per_second']:,.0f} a second"
         else:
             return
         self.console.print(f"step {state.global_step}/{state.max_steps}  {text}", highlight=False)

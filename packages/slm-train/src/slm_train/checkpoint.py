@@ -60,6 +60,25 @@ def writing(target: Path) -> Iterator[Path]:
         raise
 
 
+@contextmanager
+def writing_file(target: Path) -> Iterator[Path]:
+    """Yield the path of a file that becomes ``target`` on leaving, synced, in place of one that exists.
+
+    On an exception nothing of it remains and ``target`` stays as it was. Raises CheckpointError as ``writing`` does.
+    """
+    aside = _hidden(target, "writing")
+    try:
+        with _explained(target.parent):
+            yield aside
+            _sync(aside)
+            os.replace(aside, target)
+            _sync(target.parent)
+    except BaseException:
+        with suppress(OSError):
+            aside.unlink()
+        raise
+
+
 def fault(folder: Path) -> str | None:
     """None for a complete checkpoint, else what is wrong with it. Reads every byte of it."""
     try:

@@ -25,8 +25,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: list[str]) -> int:
-    if argv[:1] == ["dynamic"]:
-        raise UsageError("the token-budget loop (slm-train dynamic) is not built yet; slm-train alone runs the Trainer")
     _quiet_libraries()
     from slm_train.help_page import help_asked, help_page  # after the line above: these imports print
     from slm_train.parsing import parse

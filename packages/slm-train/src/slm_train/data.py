@@ -8,7 +8,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from slm_data import Corpus, Documents, RowDataset, RowStream, TokenStore, as_packing, plan_rows, tokenize
+from slm_data import (
+    BudgetPlan,
+    Corpus,
+    Documents,
+    RowDataset,
+    RowStream,
+    TokenBudget,
+    TokenStore,
+    as_packing,
+    plan_budget,
+    plan_rows,
+    tokenize,
+)
 from slm_train.arguments import DEFAULT_BLOCK, Arguments, RowOptions
 from slm_train.errors import UserError
 from slm_train.modes import Base
@@ -62,6 +74,47 @@ def make_rows(arguments: Arguments, corpus: Corpus, base: Base, say: Say) -> Row
     else:
         train = _stored(arguments, corpus.train, base, block, say)
     return Rows(train, _stored(arguments, corpus.validation, base, block, say), block)
+
+
+def make_plan(arguments: Arguments, base: Base, rows: Rows, say: Say) -> BudgetPlan | None:
+    """The whole run of the token-budget loop; None for the Trainer. Raises DataError, and UserError for rows that
+    rounding makes longer than the model's context."""
+    options, training = arguments.budget, arguments.training
+    if options is None:
+        return None
+    assert isinstance(rows.train, RowDataset)
+    multiple = options.multiple(training.torch_compile)
+    longest = -(-int(rows.train.plan.row_lengths.max()) // multiple) * multiple
+    if base.context and longest > base.context:
+        raise UserError(
+            f"--pad_to_multiple_of {multiple} makes rows of {longest} tokens, {base.name or 'the model'} reads "
+            f"{base.context}; give a --block_size that it divides"
+        )
+    budget = TokenBudget(
+        options.target_tokens_per_step, options.max_tokens_per_micro_batch, arguments.rows_of_micro_batch
+    )
+    plan = plan_budget(
+        rows.train.plan,
+        budget,
+        seed=training.seed,
+        epochs=training.num_train_epochs,
+        max_steps=int(training.max_steps),
+        ranks=training.world_size,
+    )
+    say(describe_plan(plan))
+    return plan
+
+
+def describe_plan(plan: BudgetPlan) -> str:
+    """Steps, what they hold, and how well micro-batches are filled."""
+    mean, most = plan.overshoot
+    short = plan.tokens[plan.tokens < plan.budget.tokens]
+    tails = f", {len(short):,} at the end of an epoch with less" if len(short) else ""
+    return (
+        f"plan: {int(plan.epoch[-1]) + 1:,} epochs, {len(plan):,} steps of {plan.budget.tokens:,} predicted tokens "
+        f"(over by {mean:,.0f}, at most {most:,}{tails}), {len(plan.micro_first) - 1:,} micro-batches, "
+        f"{plan.utilisation:.1%} of their places tokens"
+    )
 
 
 def _stream(arguments: Arguments, documents: Documents, base: Base, block: int) -> RowStream:

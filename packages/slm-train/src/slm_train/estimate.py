@@ -129,23 +129,33 @@ def _activations(model: Any, arguments: Arguments, rows: Rows) -> int:
     model.train()
     with FakeTensorMode(allow_non_fake_inputs=True), LiveTensors() as live:
         live.ignore(model)
-        for _ in range(min(2, training.gradient_accumulation_steps)):
+        for _ in range(2 if arguments.budget else min(2, training.gradient_accumulation_steps)):
             with _autocast(training):
-                loss = model(**_batch(training, rows), use_cache=False, num_items_in_batch=torch.tensor(1)).loss
+                loss = model(**_batch(arguments, rows), use_cache=False, num_items_in_batch=torch.tensor(1)).loss
             loss.backward()
             del loss
     model.zero_grad(set_to_none=True)
     return live.highest
 
 
-def _batch(training: Any, rows: Rows) -> dict[str, torch.Tensor]:
+def _batch(arguments: Arguments, rows: Rows) -> dict[str, torch.Tensor]:
     """The largest batch of a run, ``[batch, tokens]``."""
-    shape = (training.per_device_train_batch_size, _longest_row(rows))
+    training = arguments.training
+    shape = _largest_batch(arguments, rows)
     ids = torch.zeros(shape, dtype=torch.long, device=training.device)
     batch = {"input_ids": ids, "labels": ids.clone()}
     if rows.train.packing == "best_fit":
         batch["position_ids"] = torch.arange(shape[1], device=training.device).repeat(shape[0], 1)
     return batch
+
+
+def _largest_batch(arguments: Arguments, rows: Rows) -> tuple[int, int]:
+    longest = _longest_row(rows)
+    if not arguments.budget:
+        return arguments.training.per_device_train_batch_size, longest
+    fitting = max(1, arguments.budget.max_tokens_per_micro_batch // longest)
+    bound = arguments.rows_of_micro_batch
+    return (fitting if bound is None else min(fitting, bound)), longest
 
 
 def _longest_row(rows: Rows) -> int:
@@ -170,21 +180,24 @@ def optimizer_steps(arguments: Arguments, rows: Rows) -> int:
     return math.ceil(training.num_train_epochs * each_epoch)
 
 
-def show_dry_run(console: Console, arguments: Arguments, base: Base, rows: Rows) -> None:
+def show_dry_run(console: Console, arguments: Arguments, base: Base, rows: Rows, steps: int) -> None:
     """Print what would run. Nothing is trained, and nothing is written but the token cache."""
     found = estimate(arguments, base, rows)
     training = arguments.training
     table = Table(title=f"dry run: {arguments.model.mode} on {base.name or 'a new model'}", title_justify="left")
     table.add_column("")
     table.add_column("estimate", justify="right")
-    table.add_row("optimizer steps", f"{optimizer_steps(arguments, rows):,}")
-    table.add_row("rows a step", f"{training.train_batch_size * training.gradient_accumulation_steps:,}")
+    table.add_row("optimizer steps", f"{steps:,}")
+    if arguments.budget:
+        table.add_row("tokens a step", f"{arguments.budget.target_tokens_per_step:,}")
+    else:
+        table.add_row("rows a step", f"{training.train_batch_size * training.gradient_accumulation_steps:,}")
     table.add_row("trainable parameters", f"{found.parameters.trainable:,} ({found.parameters.percent:.2f} %)")
     table.add_row("all parameters", f"{found.parameters.total:,}", end_section=True)
     for name in ("process", "weights", "gradients", "optimizer", "activations", "holes"):
         table.add_row(LABELS[name], megabytes(getattr(found, name)))
     table.add_row(f"peak {Memory(training.device).kind}", megabytes(found.peak), style="bold", end_section=True)
-    kept = (training.save_total_limit or 1) + 1
+    kept = 2 if arguments.budget else (training.save_total_limit or 1) + 1
     table.add_row(f"disk: up to {kept} checkpoints", megabytes(kept * found.checkpoint))
     table.add_row("disk: final weights", megabytes(found.gradients))
     console.print(table)

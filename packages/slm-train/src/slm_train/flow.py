@@ -1,4 +1,4 @@
-"""The Trainer flow, from flags to a run folder: read it from top to bottom."""
+"""From flags to a run folder, by the Trainer or by the token-budget loop: read it from top to bottom."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from transformers import PreTrainedModel, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.utils.logging import disable_progress_bar
 
-from slm_data import load_corpus
+from slm_data import BudgetPlan, load_corpus
 from slm_train.accounting import Memory, count_parameters, weight_bytes
 from slm_train.arguments import ROTATING, Arguments, ModelOptions
 from slm_train.callbacks import Accounts, Bar, MetricsLog, StopSignals
-from slm_train.data import Rows, make_rows, summary
+from slm_train.data import Rows, make_plan, make_rows, summary
 from slm_train.device import fastest_threads
+from slm_train.dynamic import BudgetTrainer
 from slm_train.estimate import optimizer_steps, show_dry_run
 from slm_train.memory_errors import out_of_memory_explained
 from slm_train.modes import Base, build_model, find_base
@@ -26,6 +27,7 @@ from slm_train.report import next_command, show_report
 from slm_train.resume import Start, choose_start
 from slm_train.run_record import environment, write_run
 from slm_train.samples import continue_prompt
+from slm_train.step_checkpoint import StepCheckpoint
 from slm_train.trainer import SlmTrainer
 
 
@@ -39,6 +41,11 @@ class Run:
     rows: Rows
     memory: Memory
     record: dict[str, Any]
+    plan: BudgetPlan | None  # of the token-budget loop
+
+    @property
+    def steps(self) -> int:
+        return len(self.plan) if self.plan else optimizer_steps(self.arguments, self.rows)
 
 
 def run(arguments: Arguments) -> int:
@@ -58,7 +65,11 @@ def run(arguments: Arguments) -> int:
     rows = make_rows(arguments, corpus, base, console.print)
     identity = _identity(arguments, base, rows)
     start.check_same(identity)
-    current = Run(arguments, start, base, rows, Memory(arguments.training.device), {"identity": identity})
+    plan = make_plan(arguments, base, rows, console.print)
+    if plan:
+        start.check_plan(plan)
+    record = {"flow": "dynamic" if plan else "trainer", "identity": identity}
+    current = Run(arguments, start, base, rows, Memory(arguments.training.device), record, plan)
     if arguments.run.dry_run:
         return _dry_run(console, current)
     with out_of_memory_explained(arguments, rows.block_size), StopSignals() as signals:
@@ -88,13 +99,36 @@ def _set_threads(arguments: Arguments, start: Start, console: Console) -> None:
 def _identity(arguments: Arguments, base: Base, rows: Rows) -> dict[str, Any]:
     """What must be the same for a run to be continued."""
     model, training = arguments.model, arguments.training
-    return {
+    same: dict[str, Any] = {
         "mode": model.mode,
         "base": base.name or model.from_scratch,
         "data": rows.fingerprint,
         "adapter": _adapter(model),
         "batch": [training.per_device_train_batch_size, training.gradient_accumulation_steps],
         "seed": training.seed,
+    }
+    return same | _budget_identity(arguments) if arguments.budget else same
+
+
+def _budget_identity(arguments: Arguments) -> dict[str, Any]:
+    """After every step there is a checkpoint, so that a change of any of these would show from one step to the next."""
+    budget, model, training = arguments.budget, arguments.model, arguments.training
+    assert budget
+    return {
+        "batch": [budget.target_tokens_per_step, budget.max_tokens_per_micro_batch, arguments.rows_of_micro_batch],
+        "rate": [
+            training.learning_rate,
+            str(getattr(training.lr_scheduler_type, "value", training.lr_scheduler_type)),
+            training.warmup_steps,
+            budget.schedule_in,
+        ],
+        "optimizer": [
+            "muon" if arguments.run.muon else str(training.optim),
+            training.weight_decay,
+            training.max_grad_norm,
+        ],
+        "dropout": [model.lora_dropout, model.butterfly_dropout],
+        "precision": [training.bf16, training.fp16],
     }
 
 
@@ -116,26 +150,47 @@ def _prepare(current: Run, dataset: str, console: Console, signals: StopSignals)
     set_seed(arguments.training.seed)
     before_wrapping = memory.now()
     model = build_model(arguments, current.base)
-    trainer = SlmTrainer(
-        model=model,
-        args=arguments.training,
-        rows=current.rows.train,
-        eval_rows=current.rows.validation,
-        processing_class=current.base.tokenizer,
-        muon=arguments.run.muon,
-        fused_loss=arguments.run.fused_loss,
-        callbacks=[signals],
-    )
+    trainer = _trainer(current, model, signals, console)
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
-    for callback in (MetricsLog(current.start.folder), Bar(console)):
+    for callback in (MetricsLog(current.start.folder), Bar(console, _tokens(current.plan))):
         trainer.add_callback(callback)
     current.record |= _opening_record(current, dataset, model, before_wrapping)
+    trainer.accelerator.wait_for_everyone()  # each has looked at the folder before one writes there
     if arguments.training.should_save:
         current.start.prepare()
         write_run(current.start.folder, current.record)
     trainer.accelerator.wait_for_everyone()
     return trainer
+
+
+def _trainer(current: Run, model: PreTrainedModel, signals: StopSignals, console: Console) -> SlmTrainer:
+    arguments = current.arguments
+    settings: dict[str, Any] = {
+        "model": model,
+        "args": arguments.training,
+        "rows": current.rows.train,
+        "eval_rows": current.rows.validation,
+        "processing_class": current.base.tokenizer,
+        "muon": arguments.run.muon,
+        "fused_loss": arguments.run.fused_loss,
+        "callbacks": [signals],
+    }
+    if not current.plan:
+        return SlmTrainer(**settings)
+    assert arguments.budget
+    return BudgetTrainer(
+        plan=current.plan,
+        budget=arguments.budget,
+        checkpoint=StepCheckpoint(current.start.folder, current.record["identity"], console.print),
+        state=current.start.state,
+        say=console.print,
+        **settings,
+    )
+
+
+def _tokens(plan: BudgetPlan | None) -> int | None:
+    return int(plan.tokens.sum()) if plan else None
 
 
 def _opening_record(current: Run, dataset: str, model: PreTrainedModel, before_wrapping: int) -> dict[str, Any]:
@@ -191,8 +246,11 @@ def _train(current: Run, trainer: SlmTrainer) -> None:
     trainer.add_callback(accounts)
     current.memory.reset_peak()
     set_seed(current.arguments.training.seed)
-    if checkpoint and current.start.step >= optimizer_steps(current.arguments, current.rows):
+    if checkpoint and current.start.step >= current.steps:
         trainer.load_weights(checkpoint)  # Hugging Face's loop would take one more step
+    elif isinstance(trainer, BudgetTrainer):
+        trainer.train()
+        current.record["checkpoints"] = trainer.checkpoint.account()
     else:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     _record_accounts(current, accounts, int(trainer.trained_tokens))
@@ -248,5 +306,5 @@ def _publish(aside: Path, folder: Path) -> None:
 
 
 def _dry_run(console: Console, current: Run) -> int:
-    show_dry_run(console, current.arguments, current.base, current.rows)
+    show_dry_run(console, current.arguments, current.base, current.rows, current.steps)
     return 0

@@ -11,7 +11,8 @@ from typing import Any
 from transformers import TrainingArguments
 
 from slm_data import SourceOptions
-from slm_train.arguments import ModelOptions, RowOptions, RunOptions, SlmTrainingArguments
+from slm_train.arguments import BudgetOptions, ModelOptions, RowOptions, RunOptions, SlmTrainingArguments
+from slm_train.budget_flags import asked_for, hidden
 
 OPENING = """\
 slm-train: fine-tune a small language model, and see what it cost.
@@ -21,6 +22,19 @@ slm-train: fine-tune a small language model, and see what it cost.
   slm-train --train_file "texts/*.txt" --model_path gpt2 --mode qlora
   slm-train --config run.yaml --learning_rate 1e-4       flags from a file; the line wins
   slm-train ... --resume_from_checkpoint                 go on where a run was stopped
+  slm-train dynamic ...                                  the token-budget loop; slm-train dynamic --help
+"""
+
+OPENING_DYNAMIC = """\
+slm-train dynamic: steps of as many tokens as you say, a checkpoint after each, and exact resume.
+
+  slm-train dynamic                                      the built-in base on the built-in corpus
+  slm-train dynamic --dataset tinystories --target_tokens_per_step 4096
+  slm-train dynamic ... --resume_from_checkpoint         go on after the last step, whatever ended the run
+  torchrun --nproc_per_node 2 -m slm_train.cli dynamic ...
+
+Rows of like length share a micro-batch (--packing none); the optimizer steps with the row that reaches the budget,
+and the loss is divided by the tokens of the step: the gradient is that of one big batch.
 """
 
 # Of TrainingArguments, those that most runs set, in our words.
@@ -51,6 +65,12 @@ TRAINING = {
     "seed": "Decides the order of rows and every random number. Default: 42.",
 }
 
+# What some of them mean in the token-budget loop.
+DYNAMIC_TRAINING = {
+    "per_device_train_batch_size": "Most rows of a micro-batch. Default: as many as its tokens allow.",
+    "resume_from_checkpoint": "Go on after the last step; with nothing to resume, start afresh.",
+}
+
 GROUPS: dict[str, type[Any]] = {
     "texts": SourceOptions,
     "model and mode": ModelOptions,
@@ -67,20 +87,24 @@ def help_asked(argv: Sequence[str]) -> bool:
 def help_page(argv: Sequence[str]) -> str:
     """The page as text, as wide as the terminal up to 110 columns."""
     everything = bool({"--help_all", "--help-all"} & set(argv))
+    dynamic = asked_for(argv)
     width = max(60, min(110, shutil.get_terminal_size((100, 24)).columns))
-    lines = [OPENING]
-    for title, group in GROUPS.items():
-        lines += [f"{title}:", *(line for flag in fields(group) for line in _lines(flag, "", width)), ""]
-    lines += ["training:", *_training(everything, width), ""]
+    lines = [OPENING_DYNAMIC if dynamic else OPENING]
+    for title, group in ({"token budget": BudgetOptions} | GROUPS if dynamic else GROUPS).items():
+        shown = [flag for flag in fields(group) if not (dynamic and hidden(flag.name))]
+        lines += [f"{title}:", *(line for flag in shown for line in _lines(flag, "", width)), ""]
+    known = {name: text for name, text in TRAINING.items() if not (dynamic and hidden(name))}
+    lines += ["training:", *_training(known | DYNAMIC_TRAINING if dynamic else known, everything, width), ""]
     if not everything:
         more = len(fields(TrainingArguments)) - len(TRAINING)
-        lines.append(f"slm-train --help_all has {more} more flags: all of Hugging Face's TrainingArguments.")
+        command = "slm-train dynamic" if dynamic else "slm-train"
+        lines.append(f"{command} --help_all has {more} more flags: all of Hugging Face's TrainingArguments.")
     return "\n".join(lines)
 
 
-def _training(everything: bool, width: int) -> Iterator[str]:
+def _training(known: dict[str, str], everything: bool, width: int) -> Iterator[str]:
     flags = {flag.name: flag for flag in fields(SlmTrainingArguments) if flag.init}
-    for name, text in TRAINING.items():
+    for name, text in known.items():
         yield from _lines(flags.pop(name), text, width)
     for flag in flags.values() if everything else ():
         yield from _lines(flag, "", width)

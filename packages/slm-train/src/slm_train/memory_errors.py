@@ -18,12 +18,13 @@ def out_of_memory_explained(arguments: Arguments, block_size: int) -> Iterator[N
     try:
         yield
     except (torch.OutOfMemoryError, RuntimeError, MemoryError) as fault:
-        if not _is_out_of_memory(fault):
+        if not is_out_of_memory(fault):
             raise
         raise UserError(_sentence(fault, arguments, block_size)) from fault
 
 
-def _is_out_of_memory(fault: BaseException) -> bool:
+def is_out_of_memory(fault: BaseException) -> bool:
+    """On a GPU, or of the CPU's allocator."""
     if isinstance(fault, torch.OutOfMemoryError | MemoryError):
         return True
     return "DefaultCPUAllocator" in str(fault) or "not enough memory" in str(fault)

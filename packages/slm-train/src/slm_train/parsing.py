@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,12 +17,14 @@ from transformers.integrations.integration_utils import (
 from slm_data import DataError, SourceOptions
 from slm_train.arguments import (
     Arguments,
+    BudgetOptions,
     ModelOptions,
     RowOptions,
     RunOptions,
     SlmTrainingArguments,
     did_you_mean,
 )
+from slm_train.budget_flags import asked_for, only_dynamic, translated
 from slm_train.device import DeviceDefaults, device_defaults
 from slm_train.errors import UserError
 from slm_train.flags import UsageError, read_command_line
@@ -38,6 +41,7 @@ DEMO = {
     "max_eval_samples": "60",
     "per_device_train_batch_size": "4",
 }
+DEMO_BUDGET = DEMO | {"target_tokens_per_step": "1024"}
 
 
 class _Parser(HfArgumentParser):
@@ -51,13 +55,21 @@ GROUPS = (SourceOptions, ModelOptions, RowOptions, RunOptions, SlmTrainingArgume
 
 
 def parse(argv: Sequence[str]) -> Arguments:
-    """The command line as typed options. Raises UserError, UsageError or DataError, one sentence each."""
-    groups: Any = GROUPS
+    """The command line as typed options, that of the token-budget loop where it begins with ``dynamic``.
+
+    Raises UserError, UsageError or DataError, one sentence each."""
+    dynamic = asked_for(argv)
+    groups: Any = (*GROUPS, BudgetOptions) if dynamic else GROUPS
+    if dynamic:
+        argv = argv[1:]
+    else:
+        only_dynamic(argv)
     parser = _Parser(groups, prog="slm-train", allow_abbrev=False)  # what --help prints is help_page's
     known = {option.removeprefix("--") for option in parser._option_string_actions}
     line = read_command_line(argv, known)
+    line = translated(line) if dynamic else line
     device = device_defaults(cpu_wanted=_is_on("use_cpu", line.argv))
-    defaults, notes = _defaults(line.given, device)
+    defaults, notes = _defaults(line.given, device, DEMO_BUDGET if dynamic else DEMO)
     forced = ["--use_cpu", "True"] if device.use_cpu else []  # there is nothing else, whatever was asked for
     try:
         parsed = parser.parse_args_into_dataclasses(
@@ -67,14 +79,17 @@ def parse(argv: Sequence[str]) -> Arguments:
         if isinstance(refused, UsageError | DataError):
             raise
         raise UserError(str(refused).strip()) from refused
-    source, model, rows, run, training, rest = parsed
+    source, model, rows, run, training, *budget, rest = parsed
     if rest:
         raise UsageError(f"{rest[0]!r} belongs to no flag; slm-train --help lists the flags")
-    _complete(source, model, rows, training, line.given)
+    if dynamic and "packing" not in line.given:
+        rows = replace(rows, packing="none")
+    _complete(source, model, rows, training, line.given, "-dynamic" if dynamic else "")
     if run.muon and model.mode != "baseline":
         raise UserError(f"--muon is for training every weight; give --mode baseline instead of {model.mode}")
     _check_loggers(training.report_to)
-    return Arguments(source, model, rows, run, training, device.name, (*line.notes, *notes))
+    said = (*line.notes, *notes)
+    return Arguments(source, model, rows, run, training, device.name, said, line.given, *budget)
 
 
 def _is_on(switch: str, argv: Sequence[str]) -> bool:
@@ -104,15 +119,15 @@ def _spelled_out(argv: Iterable[str]) -> list[str]:
     return tokens
 
 
-def _defaults(given: frozenset[str], device: DeviceDefaults) -> tuple[list[str], list[str]]:
+def _defaults(given: frozenset[str], device: DeviceDefaults, demo: dict[str, str]) -> tuple[list[str], list[str]]:
     """Flags for what the user left open, and what is said about it."""
     flags = {"bf16": device.bf16 and "fp16" not in given, "dataloader_pin_memory": not device.use_cpu}
     argv = [word for name, on in flags.items() if name not in given for word in (f"--{name}", str(on))]
     if given & NAMES_TEXTS:
         return argv, []
-    demo = [word for name, value in DEMO.items() if name not in given for word in (f"--{name}", value)]
+    small = [word for name, value in demo.items() if name not in given for word in (f"--{name}", value)]
     stories = "" if "max_train_samples" in given else f" {DEMO['max_train_samples']} of its stories,"
-    return argv + demo, [
+    return argv + small, [
         f"no dataset named: the built-in corpus,{stories} with the built-in base (--dataset, --train_file)"
     ]
 
@@ -123,6 +138,7 @@ def _complete(
     rows: RowOptions,
     training: SlmTrainingArguments,
     given: frozenset[str],
+    suffix: str,
 ) -> None:
     """Defaults that depend on other flags."""
     if "learning_rate" not in given:
@@ -131,8 +147,12 @@ def _complete(
         training.train_sampling_strategy = "group_by_length"
     if "output_dir" not in given:
         training.output_dir = free_output_dir(
-            f"outputs/{_short_name(source)}-{model.mode}", training.resume_from_checkpoint
+            f"outputs/{_short_name(source)}-{model.mode}{suffix}", training.resume_from_checkpoint
         )
+    if "log_level_replica" not in given:
+        training.log_level_replica = "error"  # the first process speaks for all
+    if "ddp_find_unused_parameters" not in given:
+        training.ddp_find_unused_parameters = False  # each mode uses all that it trains
     if training.gradient_checkpointing and training.gradient_checkpointing_kwargs is None:
         training.gradient_checkpointing_kwargs = {"use_reentrant": False}
 

@@ -9,51 +9,69 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from slm_data import BudgetPlan
 from slm_train.arguments import Arguments
+from slm_train.best import BEST
 from slm_train.checkpoint import clean, complete_checkpoints, delete, fault, latest_complete
 from slm_train.errors import UserError
-from slm_train.run_record import METRICS, RUN, cut_metrics, read_run
+from slm_train.run_record import METRICS, RUN, cut_metrics, cut_metrics_to, read_run
+from slm_train.step_checkpoint import NAME, read_checkpoint
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Start:
-    """``checkpoint`` to go on from, or None; ``record``, the run.json of the run that is continued."""
+    """``checkpoint`` to go on from, or None; ``record``, the run.json of the run that is continued; ``state``, in the
+    token-budget loop, what its checkpoint holds."""
 
     folder: Path
     checkpoint: Path | None
     record: dict[str, Any] | None
+    state: dict[str, Any] | None = None
 
     @property
     def step(self) -> int:
+        if self.state:
+            return int(self.state["step"])
         return step_of(self.checkpoint) if self.checkpoint else 0
 
     @property
     def later(self) -> list[Path]:
         """Checkpoints beyond the one that the run goes on from: it will write its own."""
-        found = complete_checkpoints(self.folder) if self.checkpoint else []
+        found = complete_checkpoints(self.folder) if self.checkpoint and not self.state else []
         return [checkpoint for checkpoint in found if step_of(checkpoint) > self.step]
 
     def check_same(self, identity: dict[str, Any]) -> None:
         """Refuse to continue another run: the same data, base, mode and adapter are needed.
 
         Raises UserError that names the first difference."""
-        if not self.record:
+        known = self.state or self.record
+        if not known:
             return
         for name, now in identity.items():
-            then = self.record["identity"].get(name)
+            then = known["identity"].get(name)
             if then != now:
                 raise UserError(
                     f"{self.folder} was trained with {name} {then}, now it is {now}: that is another run; give "
                     "the flags it was started with, or another --output_dir"
                 )
 
+    def check_plan(self, plan: BudgetPlan) -> None:
+        """Refuse a plan that would not go on where the checkpoint stands: other processes may join short steps."""
+        if self.state and self.step <= len(plan) and plan.tokens_before[self.step] != self.state["tokens"]:
+            raise UserError(
+                f"{self.folder} was trained by {len(self.state['ranks'])} processes, and so many as now have other "
+                "steps; give as many processes as then, or another --output_dir"
+            )
+
     def prepare(self) -> None:
         """Make the folder ready, once everything else was found to be in order."""
         self.folder.mkdir(parents=True, exist_ok=True)
         clean(self.folder)
-        if self.checkpoint:
+        if self.state:
+            cut_metrics_to(self.folder, self.state["log_bytes"])
+        elif self.checkpoint:
             for later in reversed(self.later):  # before the log: one that stayed would go on without its lines
                 delete(later)
             cut_metrics(self.folder, self.step)
@@ -70,6 +88,10 @@ def choose_start(arguments: Arguments, say: Say) -> Start:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output_dir {folder} is a file; give a folder")
     record = read_run(folder)
+    if wanted and record and not arguments.run.overwrite_output_dir:
+        _refuse_other_flow(folder, record, dynamic=arguments.budget is not None)
+    if arguments.budget and wanted and str(wanted).lower() != "false":
+        return _last_step(folder, str(wanted), record, say)
     if wanted and str(wanted).lower() != "false":
         checkpoint = _checkpoint(folder, str(wanted), say)
         start = Start(folder, checkpoint, record if checkpoint else None)
@@ -82,6 +104,30 @@ def choose_start(arguments: Arguments, say: Say) -> Start:
             "continues it, --overwrite_output_dir replaces it, another --output_dir leaves it alone"
         )
     return Start(folder, None, None)
+
+
+def _refuse_other_flow(folder: Path, record: dict[str, Any], *, dynamic: bool) -> None:
+    was_dynamic = record.get("flow") == "dynamic"
+    if was_dynamic != dynamic:
+        flow, command = ("token-budget loop", "slm-train dynamic") if was_dynamic else ("Trainer", "slm-train")
+        raise UserError(f"{folder} holds a run of the {flow}: continue it with {command}, or give another --output_dir")
+
+
+def _last_step(folder: Path, wanted: str, record: dict[str, Any] | None, say: Say) -> Start:
+    """The token-budget loop has one checkpoint, of the last step."""
+    where = folder if wanted.lower() == "true" else Path(wanted).expanduser()
+    if where.name == NAME:
+        where = where.parent
+    if where.resolve() != folder.resolve():
+        raise UserError(
+            f"--resume_from_checkpoint {wanted} is not in --output_dir {folder}; a run goes on in its folder"
+        )
+    state = read_checkpoint(folder)
+    if state is None:
+        say(f"nothing to resume in {folder}: starting afresh")
+        return Start(folder, None, None)
+    say(f"resuming from {folder / NAME}, after step {state['step']:,}")
+    return Start(folder, folder / NAME, record, state)
 
 
 def step_of(checkpoint: Path) -> int:
@@ -111,5 +157,5 @@ def _remove_run(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
     for checkpoint in folder.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
-    for stale in ("model.safetensors", "adapter_model.safetensors", "adapter_config.json", "config.json"):
+    for stale in (NAME, BEST, "model.safetensors", "adapter_model.safetensors", "adapter_config.json", "config.json"):
         (folder / stale).unlink(missing_ok=True)

@@ -59,6 +59,18 @@ def cut_metrics(folder: Path, step: int) -> None:
     os.replace(aside, path)
 
 
+def metrics_size(folder: Path) -> int:
+    """Bytes of the log so far."""
+    path = folder / METRICS
+    return path.stat().st_size if path.is_file() else 0
+
+
+def cut_metrics_to(folder: Path, size: int) -> None:
+    """Forget all but the first ``size`` bytes: those there were when a checkpoint was written."""
+    if metrics_size(folder) > size:
+        os.truncate(folder / METRICS, size)
+
+
 def _step(line: str) -> float:
     try:
         return float(json.loads(line)["step"])
