@@ -25,7 +25,7 @@ from slm_train.memory_errors import out_of_memory_explained
 from slm_train.modes import Base, build_model, find_base
 from slm_train.report import next_command, show_report
 from slm_train.resume import Start, choose_start
-from slm_train.run_record import environment, write_run
+from slm_train.run_record import cut_last_evaluation, environment, write_run
 from slm_train.samples import continue_prompt
 from slm_train.step_checkpoint import StepCheckpoint
 from slm_train.trainer import SlmTrainer
@@ -248,6 +248,8 @@ def _train(current: Run, trainer: SlmTrainer) -> None:
     set_seed(current.arguments.training.seed)
     if checkpoint and current.start.step >= current.steps:
         trainer.load_weights(checkpoint)  # Hugging Face's loop would take one more step
+        if current.arguments.training.should_save:
+            cut_last_evaluation(current.start.folder, current.start.step)
     elif isinstance(trainer, BudgetTrainer):
         trainer.train()
         current.record["checkpoints"] = trainer.checkpoint.account()

@@ -33,8 +33,8 @@ slm-train dynamic: steps of as many tokens as you say, a checkpoint after each, 
   slm-train dynamic ... --resume_from_checkpoint         go on after the last step, whatever ended the run
   torchrun --nproc_per_node 2 -m slm_train.cli dynamic ...
 
-Rows of like length share a micro-batch (--packing none); the optimizer steps with the row that reaches the budget,
-and the loss is divided by the tokens of the step: the gradient is that of one big batch.
+Rows of like length share a micro-batch (--packing none); the optimizer steps with the row that reaches
+the budget, and the loss is divided by the tokens of the step: the gradient is that of one big batch.
 """
 
 # Of TrainingArguments, those that most runs set, in our words.
@@ -98,7 +98,7 @@ def help_page(argv: Sequence[str]) -> str:
     if not everything:
         more = len(fields(TrainingArguments)) - len(TRAINING)
         command = "slm-train dynamic" if dynamic else "slm-train"
-        lines.append(f"{command} --help_all has {more} more flags: all of Hugging Face's TrainingArguments.")
+        lines.append(f"{command} --help_all has {more} more flags: those of Hugging Face's Trainer.")
     return "\n".join(lines)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -50,10 +51,19 @@ def append_metrics(folder: Path, line: dict[str, Any]) -> None:
 
 def cut_metrics(folder: Path, step: int) -> None:
     """Forget lines after ``step``: a run resumed from there writes them again."""
+    _keep_lines(folder, lambda line: _step(line) <= step)
+
+
+def cut_last_evaluation(folder: Path, step: int) -> None:
+    """Forget the evaluation after ``step``, the last one of a run: it is made and logged again."""
+    _keep_lines(folder, lambda line: _step(line) != step or '"eval_loss"' not in line)
+
+
+def _keep_lines(folder: Path, wanted: Callable[[str], bool]) -> None:
     path = folder / METRICS
     if not path.is_file():
         return
-    kept = [line for line in path.read_text().splitlines(keepends=True) if _step(line) <= step]
+    kept = [line for line in path.read_text().splitlines(keepends=True) if wanted(line)]
     aside = path.with_suffix(".writing")
     aside.write_text("".join(kept))
     os.replace(aside, path)

@@ -6,6 +6,7 @@ while the next step is computed. ``torch.load(..., weights_only=True)`` reads it
 
 from __future__ import annotations
 
+import pickle
 import random
 import threading
 import time
@@ -143,13 +144,14 @@ def read_checkpoint(folder: Path) -> dict[str, Any] | None:
         found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         if found["format"] != FORMAT:
             raise CheckpointError(f"{path} has the format {found['format']}, this slm-train reads {FORMAT}; update it")
-    except (zipfile.BadZipFile, EOFError, RuntimeError, KeyError, TypeError, ValueError) as fault:
+    except _DAMAGE as fault:
         raise CheckpointError(f"{path} is cut short or no checkpoint; {_WAYS_OUT}") from fault
     except OSError as fault:
         raise CheckpointError(f"{path} cannot be read: {fault.strerror or fault}; {_WAYS_OUT}") from fault
     return found
 
 
+_DAMAGE = (zipfile.BadZipFile, pickle.UnpicklingError, EOFError, RuntimeError, KeyError, TypeError, ValueError)
 _WAYS_OUT = "put a copy of it back, or start afresh with --overwrite_output_dir"
 
 

@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Sampler, Subset
 from transformers import PreTrainedTokenizerBase, Trainer
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import EvalLoopOutput
 
 from slm_data import RowCollator, RowDataset, RowSampler, RowStream
@@ -150,7 +151,8 @@ class SlmTrainer(Trainer):
             self.accelerator.wait_for_everyone()
 
     def load_weights(self, checkpoint: Path) -> None:
-        """The weights of ``checkpoint``, and nothing else of it."""
+        """The weights of ``checkpoint``, and how far it came: what is evaluated next is logged there."""
+        self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
         self._load_from_checkpoint(str(checkpoint))
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:

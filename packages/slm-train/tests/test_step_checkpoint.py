@@ -1,0 +1,189 @@
+"""The file after every step: whole or absent, read byte by byte, never code."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pickle
+import random
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from checkpoint_folders import every_change, hidden
+
+from slm_train.checkpoint import CheckpointError, writing_file
+from slm_train.step_checkpoint import (
+    NAME,
+    StepCheckpoint,
+    load_weights,
+    random_state,
+    read_checkpoint,
+    set_random_state,
+)
+
+pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
+
+
+class Held:
+    """What accelerate's optimizer is, as far as a checkpoint looks."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer):
+        self.optimizer = optimizer
+
+
+def saved(folder: Path, step: int = 1, said: list[str] | None = None) -> tuple[StepCheckpoint, torch.nn.Linear]:
+    torch.manual_seed(step)
+    model = torch.nn.Linear(4, 3)
+    checkpoint = StepCheckpoint(folder, {"mode": "baseline"}, (said if said is not None else []).append)
+    save(checkpoint, model, step)
+    return checkpoint, model
+
+
+def save(checkpoint: StepCheckpoint, model: torch.nn.Module, step: int) -> None:
+    optimizer: Any = Held(torch.optim.AdamW(model.parameters()))
+    checkpoint.save(Accelerator(cpu=True), model, optimizer, {"step": step}, {"random": random_state()})
+
+
+def test_what_is_saved_is_read_again(tmp_path: Path) -> None:
+    checkpoint, model = saved(tmp_path)
+    wanted = {name: values.clone() for name, values in model.state_dict().items()}
+    with torch.no_grad():
+        model.weight.zero_()  # training goes on while it is written
+    checkpoint.wait()
+    found = read_checkpoint(tmp_path)
+    assert found
+    assert found["step"] == 1
+    assert found["identity"] == {"mode": "baseline"}
+    assert all(torch.equal(found["weights"][name], wanted[name]) for name in wanted)
+    assert hidden(tmp_path) == []
+
+
+def test_a_folder_without_one_has_none(tmp_path: Path) -> None:
+    assert read_checkpoint(tmp_path) is None
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
+def test_one_that_is_cut_short_is_refused(tmp_path: Path, share: float) -> None:
+    saved(tmp_path)[0].wait()
+    whole = (tmp_path / NAME).read_bytes()
+    (tmp_path / NAME).write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(CheckpointError, match="is cut short or no checkpoint; put a copy of it back"):
+        read_checkpoint(tmp_path)
+
+
+def test_a_byte_that_changed_in_any_part_is_found(tmp_path: Path) -> None:
+    saved(tmp_path)[0].wait()
+    with zipfile.ZipFile(tmp_path / NAME) as held:
+        places = [(info.filename, info.header_offset, info.file_size) for info in held.infolist() if info.file_size]
+    whole = (tmp_path / NAME).read_bytes()
+    with zipfile.ZipFile(tmp_path / NAME) as held:
+        contents = {name: held.read(name) for name, _, _ in places}
+    for name, _, _ in places:
+        at = whole.index(contents[name]) if len(contents[name]) > 8 else None
+        if at is None:
+            continue
+        changed = bytearray(whole)
+        changed[at + len(contents[name]) // 2] ^= 1
+        (tmp_path / NAME).write_bytes(bytes(changed))
+        with pytest.raises(CheckpointError):
+            read_checkpoint(tmp_path)
+
+
+class Trap:
+    def __reduce__(self) -> Any:
+        return (os.mkdir, ("sprung",))
+
+
+def test_code_in_it_does_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for write in (lambda: torch.save({"format": Trap()}, NAME), lambda: Path(NAME).write_bytes(pickle.dumps(Trap()))):
+        write()
+        with pytest.raises(CheckpointError):
+            read_checkpoint(tmp_path)
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_one_of_another_format_is_refused_by_its_number(tmp_path: Path) -> None:
+    torch.save({"format": 99}, tmp_path / NAME)
+    with pytest.raises(CheckpointError, match="has the format 99"):
+        read_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("change", ["fsync", "replace"])
+@pytest.mark.parametrize(("number", "said"), [(errno.ENOSPC, "the disk is full"), (errno.EROFS, "read-only")])
+def test_trouble_in_the_background_is_said_at_the_next_save_and_the_last_one_stays(
+    tmp_path: Path, change: str, number: int, said: str
+) -> None:
+    checkpoint, model = saved(tmp_path)
+    checkpoint.wait()
+
+    def refuse(name: str) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with every_change(refuse, (change,)):
+        save(checkpoint, model, 2)
+        with pytest.raises(CheckpointError, match=said) as raised:
+            save(checkpoint, model, 3)
+    assert str(tmp_path) in str(raised.value)
+    found = read_checkpoint(tmp_path)
+    assert found
+    assert found["step"] == 1
+    assert hidden(tmp_path) == []
+
+
+def write_half(target: Path) -> None:
+    with writing_file(target) as aside:
+        aside.write_text("half")
+        raise ZeroDivisionError
+
+
+def test_a_file_is_the_old_one_or_the_new_one_at_every_change_of_the_disk(tmp_path: Path) -> None:
+    target, seen = tmp_path / "file", set()
+    target.write_text("old")
+
+    def look(name: str) -> None:
+        seen.add(target.read_text())
+
+    with every_change(look), writing_file(target) as aside:
+        aside.write_text("new")
+        look("inside")
+    assert seen <= {"old", "new"}
+    assert "old" in seen
+    assert target.read_text() == "new"
+    with pytest.raises(ZeroDivisionError):
+        write_half(target)
+    assert target.read_text() == "new"
+    assert hidden(tmp_path) == []
+
+
+def test_a_large_one_is_written_at_once_and_its_size_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("slm_train.step_checkpoint.SMALL", 0)
+    said: list[str] = []
+    checkpoint, model = saved(tmp_path, said=said)
+    found = read_checkpoint(tmp_path)  # without waiting
+    assert found
+    assert found["step"] == 1
+    save(checkpoint, model, 2)
+    assert len(said) == 1
+    assert "GB; --checkpoint_interval N" in said[0]
+
+
+def test_random_numbers_go_on_where_they_were() -> None:
+    state = random_state()
+    first = (random.random(), float(np.random.rand()), float(torch.rand(())))
+    set_random_state(state)
+    assert (random.random(), float(np.random.rand()), float(torch.rand(()))) == first
+
+
+@pytest.mark.parametrize("weights", [{"other": torch.zeros(3)}, {"bias": torch.zeros(4)}])
+def test_weights_of_another_model_are_refused_and_nothing_is_loaded(weights: dict[str, torch.Tensor]) -> None:
+    model = torch.nn.Linear(4, 3)
+    before = model.weight.clone()
+    with pytest.raises(CheckpointError, match="which this model has not"):
+        load_weights(model, {"weight": torch.zeros(3, 4), **weights})
+    assert torch.equal(model.weight, before)
