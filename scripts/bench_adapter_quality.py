@@ -28,7 +28,7 @@ from peft import BOFTConfig, LoraConfig, OFTConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from bench_adapters import with_linear  # type: ignore[import-not-found]  # beside this file
+from bench_adapters import with_linear  # beside this file
 from slm_adapters import ButterflyConfig
 from slm_data import SourceOptions, load_corpus, sample_base
 from slm_train.accounting import count_parameters
