@@ -1,106 +1,26 @@
-"""Laws of the plans by tokens: what a step holds, and who computes it."""
+"""Laws of the plans by tokens: what a step holds."""
 
 from itertools import pairwise
-from typing import Any, NamedTuple
 
-import numpy as np
 import pytest
+from budget_cases import (
+    SINGLE_ROWS,
+    SORTED_APART,
+    Case,
+    by_epoch,
+    drawn,
+    in_turn,
+    of_many_rows,
+    shares_of,
+    steps_of,
+)
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from slm_data.budget import LOOKAHEAD, WINDOW, BudgetPlan, TokenBudget, plan_budget
+from slm_data.budget import LOOKAHEAD, WINDOW, TokenBudget, plan_budget
 from slm_data.errors import DataError
-from slm_data.packing import PACKINGS, Packing, RowPlan, plan_rows
+from slm_data.packing import PACKINGS, Packing, plan_rows
 from slm_data.sample.corpus import stories
-
-Batches = list[list[int]]
-
-
-class Case(NamedTuple):
-    """What a plan is made of. ``room``: slots of a micro-batch beyond the longest row."""
-
-    lengths: list[int]
-    block: int
-    packing: Packing
-    tokens: int
-    room: int
-    most: int | None
-    seed: int = 0
-    epochs: float = 1
-    ranks: int = 1
-
-    @property
-    def rows(self) -> RowPlan:
-        return plan_rows(self.lengths, self.block, self.packing)
-
-    @property
-    def row_lengths(self) -> list[int]:
-        rows = self.rows
-        return [sum(rows.length[start:end].tolist()) for start, end in pairwise(rows.first.tolist())]
-
-    @property
-    def predicted(self) -> list[int]:
-        """Tokens with a loss of each row: all but the first of each segment."""
-        segments = [end - start for start, end in pairwise(self.rows.first.tolist())]
-        return [tokens - parts for tokens, parts in zip(self.row_lengths, segments, strict=True)]
-
-    @property
-    def predictable(self) -> list[int]:
-        return [row for row, tokens in enumerate(self.predicted) if tokens]
-
-    @property
-    def budget(self) -> TokenBudget:
-        return TokenBudget(self.tokens, max(self.row_lengths) + self.room, self.most)
-
-    def plan(self, **changes: Any) -> BudgetPlan:
-        settings = {"seed": self.seed, "epochs": self.epochs, "ranks": self.ranks} | changes
-        return plan_budget(self.rows, self.budget, **settings)
-
-
-@st.composite
-def drawn(draw: st.DrawFn, whole: bool = False, several: bool = True) -> Case:
-    """``whole``: no parts of epochs. ``several``: more than one process too."""
-    case = Case(
-        draw(st.lists(st.integers(1, 40), min_size=1, max_size=60).filter(lambda lengths: max(lengths) > 1)),
-        block=draw(st.integers(2, 30)),
-        packing=draw(st.sampled_from(PACKINGS)),
-        tokens=draw(st.integers(1, 150)),
-        room=draw(st.integers(0, 120)),
-        most=draw(st.none() | st.integers(1, 6)),
-        seed=draw(st.integers(0, 9)),
-        epochs=draw(st.integers(1, 3) if whole else st.floats(0.1, 3)),
-    )
-    return case._replace(ranks=draw(st.integers(1, min(5, len(case.predictable))))) if several else case
-
-
-def of_many_rows(packing: Packing, **changes: Any) -> Case:
-    """More rows than are sorted together, and more micro-batches than are looked at together."""
-    lengths = np.random.default_rng(0).lognormal(2, 0.8, WINDOW + 500).astype(int) + 1
-    return Case(lengths.tolist(), block=24, packing=packing, tokens=100, room=40, most=None)._replace(**changes)
-
-
-SORTED_APART, SINGLE_ROWS = of_many_rows("none"), of_many_rows("best_fit", tokens=1, room=0, most=1)
-
-
-def steps_of(plan: BudgetPlan) -> list[tuple[int, int, Batches]]:
-    """Epoch, tokens and micro-batches of each step."""
-    batches = [[batch.tolist() for batch in plan.micro_batches(step)] for step in range(len(plan))]
-    return list(zip(plan.epoch.tolist(), plan.tokens.tolist(), batches, strict=True))
-
-
-def in_turn(batches: Batches) -> list[int]:
-    return [row for batch in batches for row in batch]
-
-
-def shares_of(plan: BudgetPlan, step: int, ranks: int) -> list[Batches]:
-    return [[batch.tolist() for batch in plan.share(step, rank, ranks)] for rank in range(ranks)]
-
-
-def by_epoch(plan: BudgetPlan) -> dict[int, list[Batches]]:
-    found: dict[int, list[Batches]] = {}
-    for epoch, _, batches in steps_of(plan):
-        found.setdefault(epoch, []).append(batches)
-    return found
 
 
 def test_the_large_cases_are_larger_than_what_is_sorted_or_looked_at_together() -> None:
@@ -206,6 +126,20 @@ def test_another_seed_and_another_epoch_take_other_steps(packing: Packing) -> No
         assert all(len(steps & other) < len(steps) / 10 for other in together[at + 1 :])
 
 
+@given(drawn(), st.floats(0.1, 1), st.integers(1, 40))
+def test_progress_of_a_step_does_not_depend_on_how_long_the_run_is(case: Case, part: float, steps: int) -> None:
+    case = case._replace(ranks=1)
+    whole, fewer, cut = case.plan(epochs=3), case.plan(epochs=part), case.plan(max_steps=steps)
+    for plan in (fewer, cut):
+        for step in range(min(len(plan), len(whole))):
+            assert plan.progress(step) == whole.progress(step)
+
+
+def test_noise_of_floating_point_is_no_part_of_an_epoch() -> None:
+    assert len(SORTED_APART.plan(epochs=3 + 4e-16)) == len(SORTED_APART.plan(epochs=3))
+    assert len(SORTED_APART.plan(epochs=0.1 + 0.2 + 0.7)) == len(SORTED_APART.plan(epochs=1))
+
+
 @given(drawn(), st.floats(0, 2))
 @example(SORTED_APART._replace(epochs=0.3), 0.9)
 def test_more_epochs_leave_the_steps_before_as_they_are(case: Case, more: float) -> None:
@@ -225,63 +159,6 @@ def test_a_number_of_steps_cuts_the_plan_short_or_goes_on_to_further_epochs(case
 def test_a_part_of_an_epoch_is_that_part_of_its_steps(case: Case, part: float) -> None:
     whole, taken = len(case.plan(epochs=1)), len(case.plan(epochs=part))
     assert taken == 1 or abs(taken - part * whole) <= 0.5
-
-
-@given(drawn())
-@example(SORTED_APART._replace(ranks=5))
-@example(SINGLE_ROWS._replace(ranks=4))
-def test_shares_of_a_step_hold_each_of_its_rows_once(case: Case) -> None:
-    plan = case.plan()
-    for step, (_, _, planned) in enumerate(steps_of(plan)):
-        shared = [batch for share in shares_of(plan, step, case.ranks) for batch in share]
-        assert sorted(in_turn(shared)) == sorted(in_turn(planned))
-        runs = {row: (at, place) for at, batch in enumerate(planned) for place, row in enumerate(batch)}
-        for batch in shared:  # cut, never mixed
-            at, place = runs[batch[0]]
-            assert planned[at][place : place + len(batch)] == batch
-
-
-@given(drawn())
-@example(SORTED_APART._replace(ranks=5))
-@example(SINGLE_ROWS._replace(ranks=4, tokens=30))
-def test_shares_are_as_many_micro_batches_unless_single_rows_do_not_go_round(case: Case) -> None:
-    plan = case.plan()
-    for step in range(len(plan)):
-        shares = shares_of(plan, step, case.ranks)
-        counts = [len(share) for share in shares]
-        assert min(counts) >= 1
-        assert max(counts) == plan.most_in_a_share(step, case.ranks)
-        if max(counts) > min(counts):
-            assert max(counts) - min(counts) == 1
-            assert all(len(batch) == 1 for share in shares for batch in share)
-
-
-@given(drawn())
-def test_a_share_starts_with_its_largest_micro_batch(case: Case) -> None:
-    plan, lengths = case.plan(), case.row_lengths
-    for step in range(len(plan)):
-        for share in shares_of(plan, step, case.ranks):
-            slots = [len(batch) * lengths[batch[0]] for batch in share]
-            assert slots == sorted(slots, reverse=True)
-
-
-@given(drawn(whole=True, several=False))
-@example(SORTED_APART)
-def test_steps_do_not_depend_on_the_number_of_processes_where_each_has_a_row(case: Case) -> None:
-    alone = case.plan()
-    fewest = min(len(in_turn(batches)) for _, _, batches in steps_of(alone))
-    for ranks in range(1, min(5, fewest) + 1):
-        assert steps_of(case.plan(ranks=ranks)) == steps_of(alone)
-
-
-@given(drawn(whole=True))
-@example(SINGLE_ROWS._replace(ranks=3))
-def test_steps_with_too_few_rows_for_the_processes_are_joined_whole(case: Case) -> None:
-    alone, joined = case.plan(ranks=1), case.plan()
-    assert joined.rows.tolist() == alone.rows.tolist()
-    assert joined.micro_first.tolist() == alone.micro_first.tolist()
-    assert set(joined.step_first.tolist()) <= set(alone.step_first.tolist())
-    assert all(len(in_turn(batches)) >= case.ranks for _, _, batches in steps_of(joined))
 
 
 @given(drawn())

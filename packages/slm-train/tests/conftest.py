@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,19 @@ def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", os.fstat)
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 256 kB, where this process may mount one."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = shutil.which("mount")
+    command = [mount or "", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(place)]
+    if not mount or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount a file system")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
 Refused = Callable[[Sequence[str]], str]
 
 
@@ -108,3 +122,7 @@ def run_command(argv: Sequence[str], **options: Any) -> subprocess.CompletedProc
 
 def read_record(folder: Path) -> dict[str, Any]:
     return dict(json.loads((folder / "run.json").read_text()))
+
+
+# Flags that make another run of one whose mode is lora, and what the refusal to go on with it names.
+OTHER_RUNS = [(("--mode", "baseline"), "mode"), (("--max_train_samples", "9"), "data"), (("--lora_r", "3"), "adapter")]

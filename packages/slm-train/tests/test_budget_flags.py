@@ -91,3 +91,41 @@ def test_the_help_page_has_the_flags_of_the_loop_alone(capsys: pytest.CaptureFix
     assert max(map(len, page.splitlines())) <= 110
     assert main(["--help"]) == 0
     assert "slm-train dynamic" in capsys.readouterr().out
+
+
+def test_the_demo_has_a_small_budget_unless_one_is_given() -> None:
+    for words, tokens in (([], 1024), (["--target-tokens-per-step", "99"], 99), (["--dataset", "tinystories"], 4096)):
+        found = parse(["dynamic", *words]).budget
+        assert found
+        assert found.target_tokens_per_step == tokens
+
+
+def test_all_help_of_the_loop_has_no_flag_that_it_refuses(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["dynamic", "--help_all"]) == 0
+    page = capsys.readouterr().out
+    listed = {line.split()[0].removeprefix("--") for line in page.splitlines() if line.startswith("  --")}
+    assert not listed & (MEANINGLESS.keys() | RENAMED.keys())
+
+
+def test_help_says_the_defaults_that_the_loop_has(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["dynamic", "--help"]) == 0
+    page = " ".join(capsys.readouterr().out.split())
+    assert "Default: best_fit" not in page
+    assert "Steps between checkpoints. Default: 1." in page
+    assert "outputs/<dataset>-<mode>-dynamic" in page
+
+
+def test_help_counts_the_flags_that_it_leaves_out(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ([], ["dynamic"]):
+        pages = []
+        for flag in ("--help", "--help_all"):
+            assert main([*command, flag]) == 0
+            pages.append(capsys.readouterr().out)
+        short, whole = ({line.split()[0] for line in page.splitlines() if line.startswith("  --")} for page in pages)
+        assert f"--help_all has {len(whole - short)} more flags" in pages[0]
+
+
+@pytest.mark.parametrize("kind", ["reduce_lr_on_plateau", "greedy"])
+def test_a_schedule_that_waits_for_evaluations_is_refused_with_a_way_out(kind: str) -> None:
+    with pytest.raises(UsageError, match=f"{kind} follows evaluations.*--patience"):
+        parse(["dynamic", "--lr_scheduler_type", kind])

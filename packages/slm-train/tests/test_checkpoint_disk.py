@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,19 +16,6 @@ from checkpoint_folders import contents, every_change, hidden, save, unheard
 from slm_train.checkpoint import CheckpointError, aside_path, clean, latest_complete, writing
 
 pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 256 kB, where this process may mount one."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = shutil.which("mount")
-    command = [mount or "", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(place)]
-    if not mount or subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("needs the right to mount a file system")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
 
 
 def write_too_much(aside: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Refused, Tiny, read_record
+from conftest import OTHER_RUNS, Refused, Tiny, read_record
 from dynamic_runs import dynamic
 from killing import finish, kill_and_resume, outcome, start
 
@@ -97,19 +97,10 @@ def test_a_finished_run_stays_as_it_is(tiny: Tiny, tmp_path: Path) -> None:
     assert read_record(tmp_path)["speed"] == record["speed"]
 
 
-def test_with_nothing_to_resume_a_run_starts_afresh_and_says_so(
-    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main([*dynamic(tiny, tmp_path / "run", "--max_steps", "1"), "--resume_from_checkpoint"]) == 0
-    assert "nothing to resume" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (("--mode", "baseline"), "mode"),
-        (("--max_train_samples", "9"), "data"),
-        (("--lora_r", "3"), "adapter"),
+        *OTHER_RUNS,
         (("--target_tokens_per_step", "300"), "batch"),
         (("--learning_rate", "1"), "rate"),
         (("--schedule_in", "tokens"), "rate"),

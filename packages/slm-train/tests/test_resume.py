@@ -5,10 +5,12 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Refused, Tiny, read_record
+from conftest import OTHER_RUNS, Refused, Tiny, read_record
+from dynamic_runs import dynamic
 from killing import finish, kill_and_resume, outcome, start
 
 LONG = (
@@ -90,23 +92,19 @@ def test_a_damaged_checkpoint_is_skipped_by_name(
     assert outcome(tmp_path / "run") == whole
 
 
+@pytest.mark.parametrize("flags", [Tiny.flags, dynamic], ids=["trainer", "dynamic"])
 def test_resuming_with_nothing_there_starts_afresh_and_says_so(
-    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: Callable[..., list[str]]
 ) -> None:
     from slm_train.cli import main
 
-    assert main([*tiny.flags(tmp_path / "run"), "--resume_from_checkpoint"]) == 0
+    assert main([*flags(tiny, tmp_path / "run", "--max_steps", "1"), "--resume_from_checkpoint"]) == 0
     assert "nothing to resume" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("change", "named"),
-    [
-        (("--mode", "baseline"), "mode"),
-        (("--max_train_samples", "9"), "data"),
-        (("--lora_r", "3"), "adapter"),
-        (("--mode", "butterfly"), "mode"),
-    ],
+    [*OTHER_RUNS, (("--mode", "butterfly"), "mode")],
 )
 def test_a_checkpoint_of_another_run_is_refused(
     tiny: Tiny, tmp_path: Path, refused: Refused, change: tuple[str, ...], named: str

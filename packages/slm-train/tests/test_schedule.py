@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
-from transformers import get_scheduler
+from transformers import TrainingArguments, get_scheduler
 
 from slm_train.errors import UserError
-from slm_train.schedule import by_tokens, rate_of_now
+from slm_train.schedule import by_tokens, rate_of_now, warmup_in_tokens
 
 
 def optimizer() -> torch.optim.Optimizer:
@@ -52,3 +55,41 @@ def test_a_schedule_that_does_not_count_is_refused() -> None:
     schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer())
     with pytest.raises(UserError, match="--schedule_in tokens does not go with ReduceLROnPlateau"):
         by_tokens(schedule, np.array([0, 1]))
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine", "cosine_with_restarts", "polynomial", "warmup_stable_decay"])
+@pytest.mark.parametrize("tokens", [True, False])
+def test_a_longer_run_has_its_own_rates_after_a_shorter_one(kind: str, tokens: bool) -> None:
+    def schedule(length: int, before: list[int]) -> Any:
+        more = {"num_decay_steps": length // 3} if kind == "warmup_stable_decay" else None
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.3)
+        made: Any = get_scheduler(kind, optimizer, 5, length, more)
+        if tokens:
+            by_tokens(made, np.array(before))
+        return made
+
+    def step(made: Any, count: int) -> None:
+        for _ in range(count):
+            made.optimizer.step()
+            made.step()
+
+    before = list(range(0, 130, 9)) if tokens else list(range(14))
+    short, longer, fresh = (schedule(before[n], before[: n + 1]) for n in (4, 13, 13))
+    step(short, 4)
+    step(fresh, 4)
+    longer.load_state_dict(short.state_dict())
+    rate_of_now(longer)
+    for _ in range(9):
+        assert longer.get_last_lr() == fresh.get_last_lr()
+        assert longer.optimizer.param_groups[0]["lr"] == fresh.optimizer.param_groups[0]["lr"]
+        step(longer, 1)
+        step(fresh, 1)
+
+
+def test_warm_up_of_steps_is_that_of_their_tokens(tmp_path: Path) -> None:
+    before = np.array([0, 40, 95, 130, 200])
+    for given, tokens in ((2, 95), (9, 200), (0.5, 0.5), (0, 0)):
+        args = TrainingArguments(str(tmp_path), warmup_steps=given)
+        with warmup_in_tokens(args, before):
+            assert args.warmup_steps == tokens
+        assert args.warmup_steps == given

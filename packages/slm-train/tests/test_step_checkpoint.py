@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import pickle
 import random
@@ -92,6 +93,50 @@ def test_a_byte_that_changed_in_any_part_is_found(tmp_path: Path) -> None:
         (tmp_path / NAME).write_bytes(bytes(changed))
         with pytest.raises(CheckpointError):
             read_checkpoint(tmp_path)
+
+
+def test_any_single_bit_that_changed_is_found_or_is_without_effect(tmp_path: Path) -> None:
+    values = torch.arange(1, 7.0)
+    torch.save({"format": 1, "step": 3, "weights": {"a": values}}, tmp_path / NAME)
+    whole = (tmp_path / NAME).read_bytes()
+    directory = whole.index(b"PK\x01\x02")  # what precedes it is under the sum of its record, or padding
+    wrong = []
+    for at, bit in itertools.product(range(directory, len(whole)), range(8)):
+        changed = bytearray(whole)
+        changed[at] ^= 1 << bit
+        (tmp_path / NAME).write_bytes(changed)
+        try:
+            found = read_checkpoint(tmp_path)
+            assert found
+            if not torch.equal(found["weights"]["a"], values):
+                wrong.append((at - directory, bit, "another tensor"))
+        except CheckpointError:
+            pass
+        except Exception as fault:
+            wrong.append((at - directory, bit, type(fault).__name__))
+    assert wrong == []
+
+
+def empty_zip(path: Path) -> None:
+    with zipfile.ZipFile(path, "w"):
+        pass
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        empty_zip,
+        lambda path: torch.save(torch.ones(3), path),
+        lambda path: torch.save([1], path),
+        Path.mkdir,
+        lambda path: path.write_bytes(b""),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_no_checkpoint_is_a_sentence(tmp_path: Path, write: Any) -> None:
+    write(tmp_path / NAME)
+    with pytest.raises(CheckpointError, match=NAME):
+        read_checkpoint(tmp_path)
 
 
 class Trap:

@@ -52,6 +52,7 @@ class BudgetPlan:
     step_first: Ints  # [steps + 1]
     epoch: Ints  # [steps]
     tokens: Ints  # [steps], predicted
+    epoch_steps: Ints  # [epochs], of each whole epoch, taken or not
     lengths: Ints  # [rows of the RowPlan], all tokens
     unpredictable: int  # rows without a token to predict, which no step holds
 
@@ -107,8 +108,8 @@ class BudgetPlan:
     def progress(self, step: int) -> float:
         """Epochs done once ``step`` is taken."""
         epoch = int(self.epoch[step])
-        first, last = np.searchsorted(self.epoch, [epoch, epoch + 1])
-        return epoch + (step + 1 - int(first)) / int(last - first)
+        first = int(np.searchsorted(self.epoch, epoch))
+        return epoch + (step + 1 - first) / int(self.epoch_steps[epoch])
 
     @property
     def full(self) -> Ints:
@@ -147,7 +148,8 @@ def plan_budget(
     tokens = lengths - np.diff(rows.first)
     used = np.flatnonzero(tokens > 0)
     if len(used) < ranks:
-        raise DataError(f"{len(used)} rows with something to predict are too few for {ranks} processes; give more text")
+        processes = "a run" if ranks == 1 else f"{ranks} processes"
+        raise DataError(f"{len(used)} rows with something to predict are too few for {processes}; give more text")
     if budget.slots < (longest := int(lengths.max())):
         raise DataError(
             f"--max_tokens_per_micro_batch {budget.slots} does not hold the longest row of {longest} tokens; give "
@@ -155,8 +157,10 @@ def plan_budget(
         )
     steps: list[list[MicroBatch]] = []
     epoch_of: list[int] = []
+    epoch_steps: list[int] = []
     for epoch in range(_epochs_at_most(epochs, max_steps)):
         found = _epoch(used, lengths, tokens, budget, (seed, epoch), ranks)
+        epoch_steps.append(len(found))
         if max_steps <= 0:
             found = found[: max(1, round(min(1.0, epochs - epoch) * len(found)))]
         steps += found
@@ -164,7 +168,7 @@ def plan_budget(
         if 0 < max_steps <= len(steps):
             steps, epoch_of = steps[:max_steps], epoch_of[:max_steps]
             break
-    return _flat(steps, epoch_of, budget, lengths, tokens, len(lengths) - len(used))
+    return _flat(steps, epoch_of, epoch_steps, budget, lengths, tokens)
 
 
 def _epochs_at_most(epochs: float, max_steps: int) -> int:
@@ -172,7 +176,7 @@ def _epochs_at_most(epochs: float, max_steps: int) -> int:
         return max_steps  # each epoch has a step
     if epochs <= 0:
         raise DataError(f"--num_train_epochs {epochs} must be above 0")
-    return int(np.ceil(epochs))
+    return int(np.ceil(round(epochs, 6)))  # the noise of floating point is no part of an epoch
 
 
 def _epoch(
@@ -182,7 +186,7 @@ def _epoch(
     batches = list(_by_length(rng.permutation(used), lengths, budget))
     order = rng.permutation(len(batches)).tolist()
     largest = max(order, key=lambda at: len(batches[at]) * lengths[batches[at][0]])
-    order.insert(0, order.pop(order.index(largest)))  # a lack of memory shows at the first step
+    order.insert(0, order.pop(order.index(largest)))  # a lack of memory shows early
     return _joined(list(_steps((batches[at] for at in order), tokens.tolist(), budget.tokens)), ranks)
 
 
@@ -248,7 +252,12 @@ def _joined(steps: list[list[MicroBatch]], ranks: int) -> list[list[MicroBatch]]
 
 
 def _flat(
-    steps: list[list[MicroBatch]], epoch_of: list[int], budget: TokenBudget, lengths: Ints, tokens: Ints, left_out: int
+    steps: list[list[MicroBatch]],
+    epoch_of: list[int],
+    epoch_steps: list[int],
+    budget: TokenBudget,
+    lengths: Ints,
+    tokens: Ints,
 ) -> BudgetPlan:
     batches = [batch for step in steps for batch in step]
     return BudgetPlan(
@@ -258,6 +267,7 @@ def _flat(
         step_first=np.cumsum([0, *map(len, steps)], dtype=np.int64),
         epoch=np.array(epoch_of, np.int64),
         tokens=np.array([sum(int(tokens[row]) for batch in step for row in batch) for step in steps], np.int64),
+        epoch_steps=np.array(epoch_steps, np.int64),
         lengths=lengths,
-        unpredictable=left_out,
+        unpredictable=int((tokens == 0).sum()),
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import fields, replace
+from itertools import pairwise
 
 from slm_train.arguments import BudgetOptions
 from slm_train.flags import CommandLine, UsageError
@@ -11,6 +12,7 @@ from slm_train.flags import CommandLine, UsageError
 DYNAMIC = "dynamic"
 RENAMED = {"logging_steps": "log_interval", "eval_steps": "eval_interval", "save_steps": "checkpoint_interval"}
 
+WATCHING = {"reduce_lr_on_plateau", "greedy"}  # schedules that wait for evaluations
 _INTERVAL = "give --{} in steps"
 MEANINGLESS = {
     "gradient_accumulation_steps": "a step ends by its tokens: give --target_tokens_per_step",
@@ -49,10 +51,20 @@ def translated(line: CommandLine) -> CommandLine:
     for name in line.given:
         if name in MEANINGLESS:
             raise UsageError(f"--{name} has no meaning in slm-train dynamic: {MEANINGLESS[name]}")
+    _refuse_watching_schedules(line.argv)
     for old, new in RENAMED.items():
         if old in line.given:
             line = _renamed(line, old, new)
     return line
+
+
+def _refuse_watching_schedules(argv: Sequence[str]) -> None:
+    for word, value in pairwise(argv):
+        if word == "--lr_scheduler_type" and value in WATCHING:
+            raise UsageError(
+                f"--lr_scheduler_type {value} follows evaluations, slm-train dynamic a schedule; give linear or "
+                "cosine, and --patience to stop by evaluations"
+            )
 
 
 def _renamed(line: CommandLine, old: str, new: str) -> CommandLine:
@@ -68,6 +80,6 @@ def _with_name(word: str, old: str, new: str) -> str:
     return f"--{new}{equals}{value}" if name == f"--{old}" else word
 
 
-def hidden(name: str, dynamic: Collection[str] = tuple(MEANINGLESS) + tuple(RENAMED)) -> bool:
+def hidden(name: str) -> bool:
     """Whether a page of help for the loop leaves out a flag of the Trainer flow."""
-    return name in dynamic
+    return name in MEANINGLESS or name in RENAMED

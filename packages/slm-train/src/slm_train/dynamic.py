@@ -8,24 +8,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from transformers import set_seed
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import TrainOutput
 
-from slm_data import BudgetPlan
+from slm_data import BudgetPlan, RowCollator, RowDataset
 from slm_train.accounting import Memory
 from slm_train.accumulation import Accumulation
 from slm_train.arguments import BudgetOptions
 from slm_train.best import Best
-from slm_train.micro_batches import Batch, micro_batches
+from slm_train.micro_batches import Batch, Shares, micro_batches
 from slm_train.run_record import metrics_size
-from slm_train.schedule import by_tokens, rate_of_now
+from slm_train.schedule import by_tokens, rate_of_now, warmup_in_tokens
 from slm_train.step_checkpoint import StepCheckpoint, load_weights, random_state, set_random_state
 from slm_train.tally import Seen, Tally
 from slm_train.trainer import SlmTrainer
@@ -51,12 +54,12 @@ class BudgetTrainer(SlmTrainer):
         self.plan, self.budget, self.checkpoint, self.resumed = plan, budget, checkpoint, state
         self.rank, self.ranks = self.accelerator.process_index, self.accelerator.num_processes
         self.best = Best(Path(str(self.args.output_dir)), budget.patience, budget.keep_best)
-        self.accumulation = Accumulation(self, say)
+        self.accumulation = Accumulation(self.accelerator, self._loss, say)
 
     def _inner_training_loop(self, *_: Any, **__: Any) -> TrainOutput:
         """In place of Hugging Face's: what surrounds it (activation checkpointing, callbacks) stays theirs."""
         model = self._begin()
-        batches = micro_batches(self, self.state.global_step, self.budget.multiple(self.args.torch_compile))
+        batches = self._micro_batches()
         for step in range(self.state.global_step, len(self.plan)):
             self._take(model, step, batches)
             last = step + 1 == len(self.plan)
@@ -76,13 +79,13 @@ class BudgetTrainer(SlmTrainer):
         start, rate = time.perf_counter(), self.lr_scheduler.get_last_lr()[0]
         share = self.plan.share(step, self.rank, self.ranks)
         held = list(islice(batches, len(share)))
-        loss = self.accumulation(model, step, held)
+        predicted, slots = int(self.plan.tokens[step]), sum(batch["input_ids"].numel() for batch in held)
+        loss = self.accumulation(model, held, predicted, self.plan.most_in_a_share(step, self.ranks))
         norm = self._clip(model)
         self.control = self.callback_handler.on_pre_optimizer_step(self.args, self.state, self.control)
         self.optimizer.step()
         self.lr_scheduler.step()
         self.optimizer.zero_grad()
-        predicted, slots = int(self.plan.tokens[step]), sum(batch["input_ids"].numel() for batch in held)
         self.state.global_step = step + 1
         self.state.epoch = self.plan.progress(step)
         self.state.num_input_tokens_seen += predicted
@@ -90,6 +93,14 @@ class BudgetTrainer(SlmTrainer):
         seen = Seen(loss, predicted, self.plan.real_tokens(share), slots, time.perf_counter() - start)
         self.tally.add(seen, tokens=self.state.num_input_tokens_seen, norm=norm, rate=rate)
         self.control = self.callback_handler.on_step_end(self.args, self.state, self.control)
+
+    def _loss(self, model: nn.Module, inputs: Batch, own: int, tokens: int) -> Tensor:
+        """The part of a step's mean loss, over its ``tokens``, that a micro-batch of ``own`` ones has."""
+        if self.model_accepts_loss_kwargs:  # a sum, divided by what it is told, times the processes
+            loss: Tensor = self.compute_loss(model, inputs, num_items_in_batch=torch.tensor(tokens))
+        else:  # a mean over the micro-batch
+            loss = self.compute_loss(model, inputs) * (own * self.ranks / tokens)
+        return loss
 
     def _clip(self, model: nn.Module) -> Tensor | None:
         """The norm of the step's gradient, before it is clipped."""
@@ -101,12 +112,26 @@ class BudgetTrainer(SlmTrainer):
         self.accelerator.unscale_gradients()
         return nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
 
+    def _micro_batches(self) -> Iterator[Batch]:
+        rows, collator, args = self.train_dataset, self.data_collator, self.args
+        assert isinstance(rows, RowDataset)
+        assert isinstance(collator, RowCollator)
+        return micro_batches(
+            rows,
+            Shares(self.plan, self.state.global_step, self.rank, self.ranks),
+            replace(collator, multiple=self.budget.multiple(args.torch_compile)),
+            workers=args.dataloader_num_workers,
+            pinned=args.dataloader_pin_memory and args.device.type == "cuda",
+        )
+
     def _begin(self) -> nn.Module:
         self.state = TrainerState(max_steps=len(self.plan), num_train_epochs=int(self.plan.epoch[-1]) + 1)
         self.state.is_local_process_zero = self.is_local_process_zero()
         self.state.is_world_process_zero = self.is_world_process_zero()
         in_tokens = self.budget.schedule_in == "tokens"
-        model, _ = self._prepare_for_training(int(self.plan.tokens.sum()) if in_tokens else len(self.plan), None, None)
+        with warmup_in_tokens(self.args, self.plan.tokens_before) if in_tokens else nullcontext():
+            length = int(self.plan.tokens.sum()) if in_tokens else len(self.plan)
+            model, _ = self._prepare_for_training(length, None, None)
         if in_tokens:
             by_tokens(self.lr_scheduler, self.plan.tokens_before)
         self.memory, self.tally = Memory(self.args.device), Tally(self.args.device)

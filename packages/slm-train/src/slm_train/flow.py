@@ -15,12 +15,13 @@ from transformers.utils.logging import disable_progress_bar
 
 from slm_data import BudgetPlan, load_corpus
 from slm_train.accounting import Memory, count_parameters, weight_bytes
-from slm_train.arguments import ROTATING, Arguments, ModelOptions
+from slm_train.arguments import Arguments
 from slm_train.callbacks import Accounts, Bar, MetricsLog, StopSignals
 from slm_train.data import Rows, make_plan, make_rows, summary
 from slm_train.device import fastest_threads
 from slm_train.dynamic import BudgetTrainer
 from slm_train.estimate import optimizer_steps, show_dry_run
+from slm_train.identity import identity_of
 from slm_train.memory_errors import out_of_memory_explained
 from slm_train.modes import Base, build_model, find_base
 from slm_train.report import next_command, show_report
@@ -63,7 +64,7 @@ def run(arguments: Arguments) -> int:
     if base.note:
         console.print(base.note)
     rows = make_rows(arguments, corpus, base, console.print)
-    identity = _identity(arguments, base, rows)
+    identity = identity_of(arguments, base, rows)
     start.check_same(identity)
     plan = make_plan(arguments, base, rows, console.print)
     if plan:
@@ -94,54 +95,6 @@ def _set_threads(arguments: Arguments, start: Start, console: Console) -> None:
     torch.set_num_threads(threads)
     precision = "bfloat16 autocast" if arguments.training.bf16 else "float32"
     console.print(f"CPU, {threads} {'thread' if threads == 1 else 'threads'} (--threads), {precision} (--bf16)")
-
-
-def _identity(arguments: Arguments, base: Base, rows: Rows) -> dict[str, Any]:
-    """What must be the same for a run to be continued."""
-    model, training = arguments.model, arguments.training
-    same: dict[str, Any] = {
-        "mode": model.mode,
-        "base": base.name or model.from_scratch,
-        "data": rows.fingerprint,
-        "adapter": _adapter(model),
-        "batch": [training.per_device_train_batch_size, training.gradient_accumulation_steps],
-        "seed": training.seed,
-    }
-    return same | _budget_identity(arguments) if arguments.budget else same
-
-
-def _budget_identity(arguments: Arguments) -> dict[str, Any]:
-    """After every step there is a checkpoint, so that a change of any of these would show from one step to the next."""
-    budget, model, training = arguments.budget, arguments.model, arguments.training
-    assert budget
-    return {
-        "batch": [budget.target_tokens_per_step, budget.max_tokens_per_micro_batch, arguments.rows_of_micro_batch],
-        "rate": [
-            training.learning_rate,
-            str(getattr(training.lr_scheduler_type, "value", training.lr_scheduler_type)),
-            training.warmup_steps,
-            budget.schedule_in,
-        ],
-        "optimizer": [
-            "muon" if arguments.run.muon else str(training.optim),
-            training.weight_decay,
-            training.max_grad_norm,
-        ],
-        "dropout": [model.lora_dropout, model.butterfly_dropout],
-        "precision": [training.bf16, training.fp16],
-    }
-
-
-def _adapter(model: ModelOptions) -> list[Any]:
-    targets = sorted(model.target_modules)
-    if model.mode == "baseline":
-        return []
-    if model.mode in ROTATING:
-        rotation = model.rotation
-        kind: list[Any] = [rotation.block_size, rotation.stages, rotation.preset, rotation.side, rotation.scale]
-    else:
-        kind = [model.lora_r, model.lora_alpha, model.use_rslora, model.use_dora]
-    return [*kind, targets, *(["4bit"] if model.load_in_4bit else [])]
 
 
 def _prepare(current: Run, dataset: str, console: Console, signals: StopSignals) -> SlmTrainer:

@@ -8,8 +8,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, Field, fields
 from typing import Any
 
-from transformers import TrainingArguments
-
 from slm_data import SourceOptions
 from slm_train.arguments import BudgetOptions, ModelOptions, RowOptions, RunOptions, SlmTrainingArguments
 from slm_train.budget_flags import asked_for, hidden
@@ -65,8 +63,13 @@ TRAINING = {
     "seed": "Decides the order of rows and every random number. Default: 42.",
 }
 
-# What some of them mean in the token-budget loop.
+# What some flags mean in the token-budget loop.
+DYNAMIC_ROWS = {
+    "packing": "How rows are filled. none (default): one document a row, rows of like length in a micro-batch; "
+    "best_fit: documents side by side, apart from each other; concat: one stream, cut in blocks."
+}
 DYNAMIC_TRAINING = {
+    "output_dir": "The run folder. Default: outputs/<dataset>-<mode>-dynamic.",
     "per_device_train_batch_size": "Most rows of a micro-batch. Default: as many as its tokens allow.",
     "resume_from_checkpoint": "Go on after the last step; with nothing to resume, start afresh.",
 }
@@ -92,20 +95,24 @@ def help_page(argv: Sequence[str]) -> str:
     lines = [OPENING_DYNAMIC if dynamic else OPENING]
     for title, group in ({"token budget": BudgetOptions} | GROUPS if dynamic else GROUPS).items():
         shown = [flag for flag in fields(group) if not (dynamic and hidden(flag.name))]
-        lines += [f"{title}:", *(line for flag in shown for line in _lines(flag, "", width)), ""]
-    known = {name: text for name, text in TRAINING.items() if not (dynamic and hidden(name))}
-    lines += ["training:", *_training(known | DYNAMIC_TRAINING if dynamic else known, everything, width), ""]
+        texts = DYNAMIC_ROWS if dynamic else {}
+        lines += [f"{title}:"]
+        lines += [*(line for flag in shown for line in _lines(flag, texts.get(flag.name, ""), width)), ""]
+    taken = [flag for flag in fields(SlmTrainingArguments) if flag.init and not (dynamic and hidden(flag.name))]
+    texts = TRAINING | DYNAMIC_TRAINING if dynamic else TRAINING
+    lines += ["training:", *_training({flag.name: flag for flag in taken}, texts, everything, width), ""]
     if not everything:
-        more = len(fields(TrainingArguments)) - len(TRAINING)
+        more = sum(flag.name not in texts for flag in taken)
         command = "slm-train dynamic" if dynamic else "slm-train"
-        lines.append(f"{command} --help_all has {more} more flags: those of Hugging Face's Trainer.")
+        lines.append(f"{command} --help_all has {more} more flags: all of Hugging Face's TrainingArguments.")
     return "\n".join(lines)
 
 
-def _training(known: dict[str, str], everything: bool, width: int) -> Iterator[str]:
-    flags = {flag.name: flag for flag in fields(SlmTrainingArguments) if flag.init}
-    for name, text in known.items():
-        yield from _lines(flags.pop(name), text, width)
+def _training(flags: dict[str, Field[Any]], texts: dict[str, str], everything: bool, width: int) -> Iterator[str]:
+    """Those that have a text of ours, in the order of the texts, then ``everything`` else."""
+    for name, text in texts.items():
+        if name in flags:
+            yield from _lines(flags.pop(name), text, width)
     for flag in flags.values() if everything else ():
         yield from _lines(flag, "", width)
 
@@ -130,5 +137,5 @@ def _value(kind: str) -> str:
 def _text(flag: Field[Any]) -> str:
     said = " ".join(str(flag.metadata.get("help", "")).split())
     said = said[:1].upper() + said[1:] + ("" if said.endswith(".") else ".")
-    has_default = flag.default is not MISSING and flag.default not in (None, True, False, "", -1)
-    return said if not has_default or "efault" in said else f"{said} Default: {flag.default}."
+    is_said = isinstance(flag.default, bool) or flag.default in (MISSING, None, "", -1)  # by the flag's shape, or none
+    return said if is_said or "efault" in said else f"{said} Default: {flag.default}."

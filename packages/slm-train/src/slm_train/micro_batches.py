@@ -3,46 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from slm_data import IGNORE, BudgetPlan, RowCollator
-
-if TYPE_CHECKING:
-    from slm_train.dynamic import BudgetTrainer
+from slm_data import IGNORE, BudgetPlan, RowCollator, RowDataset
 
 Batch = dict[str, Tensor]
 
 
-def micro_batches(trainer: BudgetTrainer, first_step: int, multiple: int) -> Iterator[Batch]:
-    """From ``first_step`` to the end of the run, collated on the CPU, pinned for a GPU. Lengths are rounded up to a
-    ``multiple``."""
-    args, rows = trainer.args, trainer.train_dataset
-    collator: Any = trainer.data_collator
-    loader: DataLoader[Batch] = DataLoader(
-        rows,  # type: ignore[arg-type]
-        batch_sampler=_Shares(trainer.plan, first_step, trainer.rank, trainer.ranks),
-        collate_fn=RowCollator(collator.pad_token_id, collator.packed, multiple),
-        num_workers=args.dataloader_num_workers,
-        pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
-        generator=torch.Generator(),  # its seed is not to be drawn from that of the run
-    )
-    return iter(loader)
+class Shares(Sampler[list[int]]):
+    """The rows of each micro-batch of process ``rank``, from ``first_step`` to the end of the run."""
 
-
-class _Shares(Sampler[list[int]]):
-    """The rows of each micro-batch of process ``rank``."""
-
-    def __init__(self, plan: BudgetPlan, first_step: int, rank: int, ranks: int):
+    def __init__(self, plan: BudgetPlan, first_step: int = 0, rank: int = 0, ranks: int = 1):
         self.plan, self.first_step, self.rank, self.ranks = plan, first_step, rank, ranks
 
     def __iter__(self) -> Iterator[list[int]]:
         for step in range(self.first_step, len(self.plan)):
             for rows in self.plan.share(step, self.rank, self.ranks):
                 yield rows.tolist()
+
+
+def micro_batches(
+    rows: RowDataset, shares: Shares, collator: RowCollator, *, workers: int = 0, pinned: bool = False
+) -> Iterator[Batch]:
+    """``shares`` of ``rows``, collated on the CPU by as many ``workers``, ``pinned`` for a GPU."""
+    loader: DataLoader[Any] = DataLoader(  # of rows, and yields batches
+        rows,
+        batch_sampler=shares,
+        collate_fn=collator,
+        num_workers=workers,
+        pin_memory=pinned,
+        generator=torch.Generator(),  # its seed is not to be drawn from that of the run
+    )
+    return iter(loader)
 
 
 def split(batch: Batch, most_slots: int | None) -> list[Batch]:

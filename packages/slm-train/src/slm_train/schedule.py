@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch.optim.lr_scheduler import LambdaLR
+from transformers import TrainingArguments
 
 from slm_data.packing import Ints
 from slm_train.errors import UserError
@@ -19,6 +21,19 @@ def by_tokens(schedule: Any, tokens_before: Ints) -> None:
             "--lr_scheduler_type, such as cosine"
         )
     schedule.lr_lambdas = [_of_tokens(rate, tokens_before) for rate in schedule.lr_lambdas]
+
+
+@contextmanager
+def warmup_in_tokens(args: TrainingArguments, tokens_before: Ints) -> Iterator[None]:
+    """``warmup_steps`` of ``args`` as the tokens of so many steps, for a schedule that counts tokens. A share of the
+    run, below 1, stays one."""
+    steps = args.warmup_steps
+    if steps >= 1:
+        args.warmup_steps = int(tokens_before[min(int(steps), len(tokens_before) - 1)])
+    try:
+        yield
+    finally:
+        args.warmup_steps = steps
 
 
 def rate_of_now(schedule: Any) -> None:

@@ -11,6 +11,7 @@ import random
 import threading
 import time
 import zipfile
+import zlib
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -138,10 +139,14 @@ def read_checkpoint(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         with zipfile.ZipFile(path) as held:
-            damaged = held.testzip()
+            # torch writes no attributes: one that is there would make it take a record for a folder, and read nothing
+            marked = next((info.filename for info in held.infolist() if info.external_attr), None)
+            damaged = marked or held.testzip()
         if damaged:
             raise CheckpointError(f"{path} is damaged at {damaged}; {_WAYS_OUT}")
-        found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        found: Any = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(found, dict) or "format" not in found:
+            raise CheckpointError(f"{path} is no checkpoint of slm-train dynamic; {_WAYS_OUT}")
         if found["format"] != FORMAT:
             raise CheckpointError(f"{path} has the format {found['format']}, this slm-train reads {FORMAT}; update it")
     except _DAMAGE as fault:
@@ -151,7 +156,9 @@ def read_checkpoint(folder: Path) -> dict[str, Any] | None:
     return found
 
 
-_DAMAGE = (zipfile.BadZipFile, pickle.UnpicklingError, EOFError, RuntimeError, KeyError, TypeError, ValueError)
+# What zipfile and torch raise over bytes that they did not write.
+_DAMAGE: tuple[type[Exception], ...] = (zipfile.BadZipFile, zlib.error, pickle.UnpicklingError)
+_DAMAGE += (EOFError, LookupError, RuntimeError, TypeError, ValueError)
 _WAYS_OUT = "put a copy of it back, or start afresh with --overwrite_output_dir"
 
 

@@ -1,0 +1,61 @@
+"""Laws of the plans by tokens: who computes what a step holds."""
+
+from budget_cases import SINGLE_ROWS, SORTED_APART, Case, drawn, in_turn, shares_of, steps_of
+from hypothesis import example, given
+
+
+@given(drawn())
+@example(SORTED_APART._replace(ranks=5))
+@example(SINGLE_ROWS._replace(ranks=4))
+def test_shares_of_a_step_hold_each_of_its_rows_once(case: Case) -> None:
+    plan = case.plan()
+    for step, (_, _, planned) in enumerate(steps_of(plan)):
+        shared = [batch for share in shares_of(plan, step, case.ranks) for batch in share]
+        assert sorted(in_turn(shared)) == sorted(in_turn(planned))
+        runs = {row: (at, place) for at, batch in enumerate(planned) for place, row in enumerate(batch)}
+        for batch in shared:  # cut, never mixed
+            at, place = runs[batch[0]]
+            assert planned[at][place : place + len(batch)] == batch
+
+
+@given(drawn())
+@example(SORTED_APART._replace(ranks=5))
+@example(SINGLE_ROWS._replace(ranks=4, tokens=30))
+def test_shares_are_as_many_micro_batches_unless_single_rows_do_not_go_round(case: Case) -> None:
+    plan = case.plan()
+    for step in range(len(plan)):
+        shares = shares_of(plan, step, case.ranks)
+        counts = [len(share) for share in shares]
+        assert min(counts) >= 1
+        assert max(counts) == plan.most_in_a_share(step, case.ranks)
+        if max(counts) > min(counts):
+            assert max(counts) - min(counts) == 1
+            assert all(len(batch) == 1 for share in shares for batch in share)
+
+
+@given(drawn())
+def test_a_share_starts_with_its_largest_micro_batch(case: Case) -> None:
+    plan, lengths = case.plan(), case.row_lengths
+    for step in range(len(plan)):
+        for share in shares_of(plan, step, case.ranks):
+            slots = [len(batch) * lengths[batch[0]] for batch in share]
+            assert slots == sorted(slots, reverse=True)
+
+
+@given(drawn(whole=True, several=False))
+@example(SORTED_APART)
+def test_steps_do_not_depend_on_the_number_of_processes_where_each_has_a_row(case: Case) -> None:
+    alone = case.plan()
+    fewest = min(len(in_turn(batches)) for _, _, batches in steps_of(alone))
+    for ranks in range(1, min(5, fewest) + 1):
+        assert steps_of(case.plan(ranks=ranks)) == steps_of(alone)
+
+
+@given(drawn(whole=True))
+@example(SINGLE_ROWS._replace(ranks=3))
+def test_steps_with_too_few_rows_for_the_processes_are_joined_whole(case: Case) -> None:
+    alone, joined = case.plan(ranks=1), case.plan()
+    assert joined.rows.tolist() == alone.rows.tolist()
+    assert joined.micro_first.tolist() == alone.micro_first.tolist()
+    assert set(joined.step_first.tolist()) <= set(alone.step_first.tolist())
+    assert all(len(in_turn(batches)) >= case.ranks for _, _, batches in steps_of(joined))
