@@ -173,6 +173,7 @@ def common(setting: Setting, folder: str, seed: int, batch: int, tokens: float) 
         "gradient_accumulation_steps": setting.accumulation(tokens),
         "seed": seed,
         "bf16": setting.options.bf16,
+        "use_cpu": not torch.cuda.is_available(),
         "report_to": "none",
         "save_strategy": "no",
         "logging_strategy": "no",

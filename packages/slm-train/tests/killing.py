@@ -2,6 +2,7 @@
 
     python packages/slm-train/tests/killing.py --kills 10 --mode lora
     python packages/slm-train/tests/killing.py --kills 20 --dynamic
+    python packages/slm-train/tests/killing.py --kills 20 --dynamic -- --dataset tinystories --max_train_samples 200
 
 prints each kill and whether the weights and the metrics are those of the uninterrupted run.
 """
@@ -119,6 +120,7 @@ def main() -> None:
     parser.add_argument("--mode", default="lora")
     parser.add_argument("--dynamic", action="store_true", help="the token-budget loop")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("flags", nargs="*", help="flags of slm-train, after --: they win over those of this script")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         steps = str(12 * options.kills)
@@ -133,6 +135,7 @@ def main() -> None:
             "--prompt",
             "",
             *FLOWS[options.dynamic].split(),
+            *options.flags,
         ]
         argv = ["dynamic", *argv] if options.dynamic else argv
         alone, killed = Path(scratch, "alone"), Path(scratch, "killed")
