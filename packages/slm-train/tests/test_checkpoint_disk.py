@@ -34,7 +34,7 @@ def test_a_full_disk_is_said_and_the_last_checkpoint_stays(small_disk: Path, wri
     for step in (1, 2):
         with pytest.raises(CheckpointError) as raised, writing(small_disk / f"checkpoint-{step}") as aside:
             write(aside)
-        assert f"cannot write checkpoints into {small_disk}: the disk is full (0.0 MB left)" in str(raised.value)
+        assert f"cannot write into {small_disk}: the disk is full (0.0 MB left)" in str(raised.value)
     assert latest_complete(small_disk, unheard) == small_disk / "checkpoint-1"
     assert hidden(small_disk) == []
     save(small_disk, 2)
@@ -72,7 +72,7 @@ def test_trouble_with_the_disk_is_one_sentence_that_names_the_folder(
 
     with every_change(refuse, (change,)), pytest.raises(CheckpointError) as raised:
         save(tmp_path, 1, "new")
-    assert str(raised.value).startswith(f"cannot write checkpoints into {tmp_path}: ")
+    assert str(raised.value).startswith(f"cannot write into {tmp_path}: ")
     assert said in str(raised.value)
     assert contents(latest_complete(tmp_path, unheard) or tmp_path) == "1"
 

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -101,10 +102,10 @@ def test_a_finished_run_stays_as_it_is(tiny: Tiny, tmp_path: Path) -> None:
     ("change", "named"),
     [
         *OTHER_RUNS,
-        (("--target_tokens_per_step", "300"), "batch"),
-        (("--learning_rate", "1"), "rate"),
-        (("--schedule_in", "tokens"), "rate"),
-        (("--weight_decay", "0.5"), "optimizer"),
+        (("--target_tokens_per_step", "300"), "target_tokens_per_step 200, now it is 300"),
+        (("--learning_rate", "1"), "learning_rate"),
+        (("--schedule_in", "tokens"), "schedule_in steps, now it is tokens"),
+        (("--weight_decay", "0.5"), "weight_decay"),
         (("--seed", "3"), "seed"),
     ],
 )
@@ -115,6 +116,17 @@ def test_a_checkpoint_of_another_run_is_refused(
     sentence = refused([*dynamic(tiny, finished, "--max_steps", "2", *change), "--resume_from_checkpoint"])
     assert f"was trained with {named}" in sentence
     assert (finished / "dynamic_checkpoint.pt").read_bytes() == before
+
+
+def test_a_folder_that_became_read_only_is_said(tiny: Tiny, small_disk: Path, refused: Refused, finished: Path) -> None:
+    folder = small_disk / "run"
+    folder.mkdir()
+    for name in ("dynamic_checkpoint.pt", "metrics.jsonl", "run.json"):
+        (folder / name).write_bytes((finished / name).read_bytes())
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    for more in ("--resume_from_checkpoint", "--overwrite_output_dir"):
+        sentence = refused([*dynamic(tiny, folder, "--max_steps", "4"), more])
+        assert f"cannot write into {folder}: the file system is read-only: make the folder writable" in sentence
 
 
 @pytest.fixture(scope="module")

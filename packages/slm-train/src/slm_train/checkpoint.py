@@ -17,7 +17,7 @@ MANIFEST = "manifest.json"
 FORMAT, HASH = 1, "blake2b"
 NEARLY_FULL = 2**20  # bytes
 
-_ROOM = "({left:.1f} MB left): free some, keep fewer with --save_total_limit or give another --output_dir"
+_ROOM = "({left:.1f} MB left): {ways_out} or give another --output_dir"
 _LOCKED = "make the folder writable or give another --output_dir"
 _TROUBLE = {
     errno.ENOSPC: f"the disk is full {_ROOM}",
@@ -68,7 +68,7 @@ def writing_file(target: Path) -> Iterator[Path]:
     """
     aside = _hidden(target, "writing")
     try:
-        with _explained(target.parent):
+        with _explained(target.parent, full="free some"):
             yield aside
             _sync(aside)
             os.replace(aside, target)
@@ -229,8 +229,19 @@ def _sync(path: Path) -> None:
 
 
 @contextmanager
-def _explained(run: Path) -> Iterator[None]:
-    """Turn what the disk of ``run`` did into a CheckpointError; errors of other origin pass."""
+def disk_explained(run: Path) -> Iterator[None]:
+    """CheckpointErrors for what the disk does to all else that a run writes: log, record, weights."""
+    try:
+        yield
+    except OSError:
+        with _explained(run, full="free some"):
+            raise
+
+
+@contextmanager
+def _explained(run: Path, full: str = "free some, keep fewer with --save_total_limit") -> Iterator[None]:
+    """Turn what the disk of ``run`` did into a CheckpointError; errors of other origin pass. ``full``: what to do
+    where it is full."""
     try:
         yield
     except Exception as error:
@@ -238,8 +249,8 @@ def _explained(run: Path) -> Iterator[None]:
         if number not in _TROUBLE:
             raise
         left = shutil.disk_usage(run).free / 1e6 if run.is_dir() else 0
-        trouble = _TROUBLE[number].format(left=left)
-        raise CheckpointError(f"cannot write checkpoints into {run}: {trouble}") from error
+        trouble = _TROUBLE[number].format(left=left, ways_out=full)
+        raise CheckpointError(f"cannot write into {run}: {trouble}") from error
 
 
 def _disk_trouble(error: Exception, run: Path) -> int:

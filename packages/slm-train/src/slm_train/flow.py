@@ -17,6 +17,7 @@ from slm_data import BudgetPlan, load_corpus
 from slm_train.accounting import Memory, count_parameters, weight_bytes
 from slm_train.arguments import Arguments
 from slm_train.callbacks import Accounts, Bar, MetricsLog, StopSignals
+from slm_train.checkpoint import disk_explained
 from slm_train.data import Rows, make_plan, make_rows, summary
 from slm_train.device import fastest_threads
 from slm_train.dynamic import BudgetTrainer
@@ -73,7 +74,8 @@ def run(arguments: Arguments) -> int:
     current = Run(arguments, start, base, rows, Memory(arguments.training.device), record, plan)
     if arguments.run.dry_run:
         return _dry_run(console, current)
-    with out_of_memory_explained(arguments, rows.block_size), StopSignals() as signals:
+    explained = out_of_memory_explained(arguments, rows.block_size)
+    with disk_explained(start.folder), explained, StopSignals() as signals:
         trainer = _prepare(current, corpus.name, console, signals)
         _before(current, trainer)
         _train(current, trainer)

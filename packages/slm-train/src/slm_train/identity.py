@@ -20,7 +20,10 @@ def identity_of(arguments: Arguments, base: Base, rows: Rows) -> dict[str, Any]:
         "batch": [training.per_device_train_batch_size, training.gradient_accumulation_steps],
         "seed": training.seed,
     }
-    return same | _budget_identity(arguments) if arguments.budget else same
+    if arguments.budget:
+        del same["batch"]
+        same |= _budget_identity(arguments)
+    return same
 
 
 def _budget_identity(arguments: Arguments) -> dict[str, Any]:
@@ -28,20 +31,20 @@ def _budget_identity(arguments: Arguments) -> dict[str, Any]:
     budget, model, training = arguments.budget, arguments.model, arguments.training
     assert budget
     return {
-        "batch": [budget.target_tokens_per_step, budget.max_tokens_per_micro_batch, arguments.rows_of_micro_batch],
-        "rate": [
-            training.learning_rate,
-            str(getattr(training.lr_scheduler_type, "value", training.lr_scheduler_type)),
-            training.warmup_steps,
-            budget.schedule_in,
-        ],
-        "optimizer": [
-            "muon" if arguments.run.muon else str(training.optim),
-            training.weight_decay,
-            training.max_grad_norm,
-        ],
-        "dropout": [model.lora_dropout, model.butterfly_dropout],
-        "precision": [training.bf16, training.fp16],
+        "target_tokens_per_step": budget.target_tokens_per_step,
+        "max_tokens_per_micro_batch": budget.max_tokens_per_micro_batch,
+        "per_device_train_batch_size": arguments.rows_of_micro_batch,
+        "learning_rate": training.learning_rate,
+        "lr_scheduler_type": str(getattr(training.lr_scheduler_type, "value", training.lr_scheduler_type)),
+        "warmup_steps": training.warmup_steps,
+        "schedule_in": budget.schedule_in,
+        "optimizer": "muon" if arguments.run.muon else str(training.optim),
+        "weight_decay": training.weight_decay,
+        "max_grad_norm": training.max_grad_norm,
+        "lora_dropout": model.lora_dropout,
+        "butterfly_dropout": model.butterfly_dropout,
+        "bf16": training.bf16,
+        "fp16": training.fp16,
     }
 
 
