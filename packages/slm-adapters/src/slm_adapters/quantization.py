@@ -44,7 +44,8 @@ def compute_dtype(device: torch.device, bf16: bool) -> torch.dtype:
 
 def prepare_four_bit(model: PreTrainedModel, *, gradient_checkpointing: bool) -> PreTrainedModel:
     """Freeze a 4-bit model for adapters: norms and embeddings in float32, as PEFT advises."""
-    _keep_layout(model)
+    for layer in model.modules():
+        keep_layout(layer)
     return prepare_model_for_kbit_training(
         model,
         use_gradient_checkpointing=gradient_checkpointing,
@@ -52,14 +53,16 @@ def prepare_four_bit(model: PreTrainedModel, *, gradient_checkpointing: bool) ->
     )
 
 
-def _keep_layout(model: PreTrainedModel) -> None:
+def keep_layout(layer: nn.Module) -> None:
     """On a CPU with AVX512-BF16, bitsandbytes 0.50 repacks the weights at the first evaluation for a
     kernel without a gradient: their scales are rounded to bfloat16, what is trained afterwards gets wrong
-    gradients, and widths that are no multiple of a block fail. A model that trains keeps its layout."""
-    layer: Any
-    for layer in model.modules():
-        if hasattr(layer, "support_avx512bf16_for_cpu"):
-            layer.support_avx512bf16_for_cpu = False
+    gradients, and widths that are no multiple of a block fail. A layer that trains keeps its layout; one that
+    was evaluated before gets it back, with the scales as they were rounded."""
+    held: Any = layer
+    if hasattr(held, "support_avx512bf16_for_cpu"):
+        held.support_avx512bf16_for_cpu = False
+        if getattr(held.weight.quant_state, "packing_format_for_cpu", False):
+            held.state_dict()  # saving puts the weight itself back
 
 
 def is_quantized(layer: nn.Module) -> bool:
