@@ -54,10 +54,12 @@ def prepare_four_bit(model: PreTrainedModel, *, gradient_checkpointing: bool) ->
 
 
 def keep_layout(layer: nn.Module) -> None:
-    """On a CPU with AVX512-BF16, bitsandbytes 0.50 repacks the weights at the first evaluation for a
+    """Keep a 4-bit layer from being repacked, and undo it where it has been; any other layer is left alone.
+
+    On a CPU with AVX512-BF16, bitsandbytes 0.50 repacks the weights at the first evaluation for a
     kernel without a gradient: their scales are rounded to bfloat16, what is trained afterwards gets wrong
-    gradients, and widths that are no multiple of a block fail. A layer that trains keeps its layout; one that
-    was evaluated before gets it back, with the scales as they were rounded."""
+    gradients, and widths that are no multiple of a block fail. What the repacking rounded stays rounded.
+    """
     held: Any = layer
     if hasattr(held, "support_avx512bf16_for_cpu"):
         held.support_avx512bf16_for_cpu = False

@@ -68,7 +68,7 @@ def writing_file(target: Path) -> Iterator[Path]:
     """
     aside = _hidden(target, "writing")
     try:
-        with _explained(target.parent, full="free some"):
+        with _explained(target.parent, ways_out="free some"):
             yield aside
             _sync(aside)
             os.replace(aside, target)
@@ -230,18 +230,19 @@ def _sync(path: Path) -> None:
 
 @contextmanager
 def disk_explained(run: Path) -> Iterator[None]:
-    """CheckpointErrors for what the disk does to all else that a run writes: log, record, weights."""
+    """Turn what the disk of ``run`` did to its log, record or weights into a CheckpointError; OSErrors alone."""
     try:
         yield
     except OSError:
-        with _explained(run, full="free some"):
+        with _explained(run, ways_out="free some"):
             raise
 
 
 @contextmanager
-def _explained(run: Path, full: str = "free some, keep fewer with --save_total_limit") -> Iterator[None]:
-    """Turn what the disk of ``run`` did into a CheckpointError; errors of other origin pass. ``full``: what to do
-    where it is full."""
+def _explained(run: Path, ways_out: str = "free some, keep fewer with --save_total_limit") -> Iterator[None]:
+    """Turn what the disk of ``run`` did into a CheckpointError; errors of other origin pass.
+
+    ``ways_out``: of a full disk."""
     try:
         yield
     except Exception as error:
@@ -249,7 +250,7 @@ def _explained(run: Path, full: str = "free some, keep fewer with --save_total_l
         if number not in _TROUBLE:
             raise
         left = shutil.disk_usage(run).free / 1e6 if run.is_dir() else 0
-        trouble = _TROUBLE[number].format(left=left, ways_out=full)
+        trouble = _TROUBLE[number].format(left=left, ways_out=ways_out)
         raise CheckpointError(f"cannot write into {run}: {trouble}") from error
 
 

@@ -74,8 +74,8 @@ def run(arguments: Arguments) -> int:
     current = Run(arguments, start, base, rows, Memory(arguments.training.device), record, plan)
     if arguments.run.dry_run:
         return _dry_run(console, current)
-    explained = out_of_memory_explained(arguments, rows.block_size)
-    with disk_explained(start.folder), explained, StopSignals() as signals:
+    memory_explained = out_of_memory_explained(arguments, rows.block_size)
+    with disk_explained(start.folder), memory_explained, StopSignals() as signals:
         trainer = _prepare(current, corpus.name, console, signals)
         _before(current, trainer)
         _train(current, trainer)

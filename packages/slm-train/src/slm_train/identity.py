@@ -17,13 +17,11 @@ def identity_of(arguments: Arguments, base: Base, rows: Rows) -> dict[str, Any]:
         "base": base.name or model.from_scratch,
         "data": rows.fingerprint,
         "adapter": _adapter(model),
-        "batch": [training.per_device_train_batch_size, training.gradient_accumulation_steps],
         "seed": training.seed,
     }
     if arguments.budget:
-        del same["batch"]
-        same |= _budget_identity(arguments)
-    return same
+        return same | _budget_identity(arguments)
+    return same | {"batch": [training.per_device_train_batch_size, training.gradient_accumulation_steps]}
 
 
 def _budget_identity(arguments: Arguments) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from slm_adapters.butterfly.ladder import Rotation
 from slm_adapters.butterfly.ready import Ready, RotatedLayer
 from slm_adapters.butterfly.rotate import matrices, rotate, rotate_back, rotate_by
 from slm_adapters.errors import AdapterError
-from slm_adapters.quantization import is_quantized, keep_layout
+from slm_adapters.quantization import is_quantized
 
 INPUT, OUTPUT, MAGNITUDE = "butterfly_input", "butterfly_output", "butterfly_magnitude"
 FEW_ROWS = 8  # as many sequences decoded together: up to here a rotation costs a notable part of the layer
@@ -48,7 +48,6 @@ class ButterflyLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # PEFT i
         if shape is None:
             raise AdapterError(f"{where} is a {type(base_layer).__name__}; butterfly adapters go on linear layers")
         self.in_features, self.out_features = shape
-        keep_layout(self.get_base_layer())
         self.butterfly_input = nn.ParameterDict()
         self.butterfly_output = nn.ParameterDict()
         self.butterfly_magnitude = nn.ParameterDict()

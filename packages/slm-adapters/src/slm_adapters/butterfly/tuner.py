@@ -22,7 +22,7 @@ from slm_adapters.butterfly.base_weights import features
 from slm_adapters.butterfly.config import ButterflyConfig, ButterflyType
 from slm_adapters.butterfly.layer import ButterflyLayer
 from slm_adapters.errors import AdapterError
-from slm_adapters.quantization import is_quantized
+from slm_adapters.quantization import is_quantized, keep_layout
 
 BASE = "__base__"  # PEFT's word for a row without an adapter
 
@@ -63,6 +63,7 @@ class ButterflyModel(BaseTuner):  # type: ignore[misc]  # PEFT is typed in part
             return
         if isinstance(target, BaseTunerLayer):
             raise AdapterError(f"{current_key} already has an adapter of another method; merge or unload it first")
+        keep_layout(target)
         layer = ButterflyLayer(target, adapter_name, peft_config, current_key)
         if adapter_name not in self.active_adapters:
             layer.requires_grad_(False)
