@@ -1,0 +1,95 @@
+"""Several adapters over one model: one batch for all where the layers can mix, in turns where they cannot."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import nullcontext
+from typing import Any, cast
+
+from transformers import PreTrainedModel
+
+from slm_kv.digests import digest
+from slm_kv.errors import KVError
+from slm_kv.scheduler import Work
+
+BASE = "__base__"  # PEFT's name, in a batch of several adapters, for none
+
+
+class Adapters:
+    """The adapters of a PeftModel by name; of a plain model, none."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model: Any = model
+        self.names: tuple[str, ...] = tuple(getattr(model, "peft_config", ()))
+        self.inner: Any = cast(Any, model).get_base_model() if self.names else model
+        self.default = _active(model) if self.names else None
+        self._mixes = bool(self.names) and all(map(_can_mix, _tuner_layers(model)))
+        self._roots = self._digests()
+
+    def find(self, name: str | None) -> str | None:
+        """The adapter called ``name``. Raises KVError for one that is not there."""
+        if name is None or name in self.names:
+            return name
+        known = ", ".join(self.names) or "none"
+        raise KVError(f"no adapter is called {name!r}; there are: {known}")
+
+    def root(self, name: str | None) -> bytes:
+        """What the chain of known prefixes of a sequence begins with: its weights, digested."""
+        return self._roots[name]
+
+    def groups(self, work: tuple[Work, ...]) -> Iterator[tuple[list[Work], list[str] | None]]:
+        """The calls of the model that a step takes: the work of each, with the adapter set, and the names by row
+        where it mixes several."""
+        by_adapter: dict[str | None, list[Work]] = {}
+        for one in work:
+            by_adapter.setdefault(one.sequence.handle.adapter, []).append(one)
+        if len(by_adapter) > 1 and self._mixes:
+            decoding = [one for one in work if one.count == 1]
+            if decoding:
+                yield decoding, [one.sequence.handle.adapter or BASE for one in decoding]
+            by_adapter = {name: [one for one in group if one.count > 1] for name, group in by_adapter.items()}
+        for name, group in by_adapter.items():
+            if group:
+                with self._only(name):
+                    yield group, None
+
+    def _only(self, name: str | None) -> Any:
+        """A context in which the adapter ``name`` alone acts."""
+        if not self.names:
+            return nullcontext()
+        if name is None:
+            return self.model.disable_adapter()
+        if _active(self.model) != name:
+            self.model.set_adapter(name, inference_mode=True)
+        return nullcontext()
+
+    def _digests(self) -> dict[str | None, bytes]:
+        state = dict(self.model.named_parameters(remove_duplicate=False)) | dict(self.model.named_buffers())
+        own = {name: {key for key in state if f".{name}." in key or key.endswith(f".{name}")} for name in self.names}
+        shared = state.keys() - set().union(*own.values()) if own else state.keys()
+        base = digest((key, state[key]) for key in sorted(shared))
+        roots: dict[str | None, bytes] = {None: base}
+        for name, keys in own.items():
+            settings = repr(sorted(self.model.peft_config[name].to_dict().items(), key=str))
+            roots[name] = digest(((key, state[key]) for key in sorted(keys)), base + settings.encode())
+        return roots
+
+
+def _active(model: Any) -> str:
+    active = model.active_adapter
+    if isinstance(active, str):
+        return active
+    if len(active) == 1:
+        return str(active[0])
+    raise KVError(f"several adapters act at once ({', '.join(active)}): set one, or merge them")
+
+
+def _tuner_layers(model: Any) -> list[Any]:
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+
+
+def _can_mix(layer: Any) -> bool:
+    return hasattr(layer, "_mixed_batch_forward") or "adapter_names" in inspect.signature(layer.forward).parameters

@@ -1,0 +1,138 @@
+"""Decode attention over pages, compiled by numba on first use and kept on disk.
+
+One query a sequence reads that sequence's pages in place: no gather, no padding, and nothing that depends on the
+other sequences of the batch. Arithmetic is float32 whatever the pages hold; bfloat16 comes and goes as uint16.
+"""
+
+# numba reads the signatures, and takes no annotations in them.
+# mypy: disallow-untyped-defs=False, disallow-untyped-decorators=False
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit, types
+from numba.extending import overload
+
+LOG2_E = np.float32(1.4426950408889634)
+# 2**f for f in [-0.5, 0.5], Taylor's series of exp(f ln 2): off by 1.2e-7 of the value at most.
+C1, C2, C3 = np.float32(0.6931471805599453), np.float32(0.2402265069591007), np.float32(0.05550410866482158)
+C4, C5, C6 = np.float32(0.009618129107628477), np.float32(0.0013333558146428443), np.float32(0.00015403530393381608)
+
+compiled = njit(fastmath={"reassoc", "contract", "nsz"}, cache=True, nogil=True, error_model="numpy")
+
+
+def load(element):
+    """An element of a page as float32."""
+    raise NotImplementedError("compiled only")
+
+
+@overload(load, inline="always")
+def _load(element):
+    if element == types.uint16:
+        return lambda element: np.uint32(np.uint32(element) << np.uint32(16)).view(np.float32)
+    return lambda element: element
+
+
+def rounded(number, like):
+    """A float32 as what ``like`` is: itself, or the bits of a bfloat16, ties to even."""
+    raise NotImplementedError("compiled only")
+
+
+@overload(rounded, inline="always")
+def _rounded(number, like):
+    if like == types.uint16:
+        return lambda number, like: to_bfloat16(number)
+    return lambda number, like: number
+
+
+@compiled
+def to_bfloat16(number):
+    """The bits of ``number`` rounded to bfloat16."""
+    if number != number:
+        return np.uint16(0x7FC0)
+    bits = np.float32(number).view(np.uint32)
+    return np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
+
+
+@njit(inline="always")
+def exp(x):
+    """exp of x <= 0. LLVM makes vector code of a loop of it, which it does not of a call of libm."""
+    y = max(x * LOG2_E, np.float32(-126.0))
+    n = np.floor(y + np.float32(0.5))
+    f = y - n
+    p = np.float32(1.0) + f * (C1 + f * (C2 + f * (C3 + f * (C4 + f * (C5 + f * C6)))))
+    return p * np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
+
+
+@compiled
+def softmax_weights(scores, length):
+    """exp(score - the largest) in place; returns their sum. NaN where a score is NaN."""
+    top, total = scores[0], np.float32(0.0)
+    for t in range(length):
+        top = max(top, scores[t])
+        total += scores[t] * np.float32(0.0)
+    for t in range(length):
+        scores[t] = exp(scores[t] - top)
+    for t in range(length):
+        total += scores[t]
+    return total
+
+
+@compiled
+def write(key, value, keys, values, slots):
+    """Each row of ``key`` and ``value`` [N, G, D] into its slot of the pages [G, pages, page_size, D]."""
+    page_size = keys.shape[2]
+    for row in range(key.shape[0]):
+        page, slot = slots[row] // page_size, slots[row] % page_size
+        for group in range(key.shape[1]):
+            for d in range(key.shape[2]):
+                keys[group, page, slot, d] = key[row, group, d]
+                values[group, page, slot, d] = value[row, group, d]
+
+
+@compiled
+def decode(q, keys, values, pages, lengths, scale, out):
+    """Attention of S queries, each over its own pages.
+
+    ``q`` and ``out`` [S, H, D]; ``keys`` and ``values`` [G, pages, page_size, D] with H a multiple of G;
+    ``pages`` [S, P] int32; ``lengths`` [S] int32, the tokens each query sees, itself included.
+    """
+    heads, dim = q.shape[1], q.shape[2]
+    share = heads // keys.shape[0]
+    scores = np.empty(lengths.max(), np.float32)
+    query, mixed = np.empty(dim, np.float32), np.empty(dim, np.float32)
+    for row in range(q.shape[0]):
+        for head in range(heads):
+            for d in range(dim):
+                query[d] = load(q[row, head, d]) * scale
+            score(query, keys, pages[row], lengths[row], head // share, scores)
+            total = softmax_weights(scores, lengths[row])
+            mix(scores, values, pages[row], lengths[row], head // share, mixed)
+            for d in range(dim):
+                out[row, head, d] = rounded(mixed[d] / total, out[row, head, d])
+
+
+@compiled
+def score(query, keys, pages, length, group, scores):
+    """Products of ``query`` [D] with one head's first ``length`` keys."""
+    page_size = keys.shape[2]
+    for first in range(0, length, page_size):
+        page = pages[first // page_size]
+        for slot in range(min(page_size, length - first)):
+            dot = np.float32(0.0)
+            for d in range(query.shape[0]):
+                dot += query[d] * load(keys[group, page, slot, d])
+            scores[first + slot] = dot
+
+
+@compiled
+def mix(weights, values, pages, length, group, mixed):
+    """The sum of one head's first ``length`` values by ``weights``, into ``mixed`` [D]."""
+    page_size = values.shape[2]
+    mixed[:] = np.float32(0.0)
+    for first in range(0, length, page_size):
+        page = pages[first // page_size]
+        for slot in range(min(page_size, length - first)):
+            weight = weights[first + slot]
+            for d in range(mixed.shape[0]):
+                mixed[d] += weight * load(values[group, page, slot, d])

@@ -1,0 +1,66 @@
+"""Paged attention in plain torch: gather each sequence's pages, then scaled dot product attention.
+
+Slow and obvious: what every other path is compared with, and what runs where no other can."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from slm_kv.attention.batch import Chunk, StepBatch
+
+
+def attend(query_NHD: Tensor, key_NGD: Tensor, value_NGD: Tensor, layer: int, batch: StepBatch, scale: float) -> Tensor:
+    """Store the step's keys and values, then attend. Returns [N, H, D]."""
+    write(key_NGD, value_NGD, layer, batch)
+    out_NHD = torch.empty_like(query_NHD, memory_format=torch.contiguous_format)
+    for row, length in enumerate(batch.decode_lengths.tolist()):
+        chunk = Chunk(row, row + 1, length - 1, batch.decode_pages[row].long())
+        out_NHD[row : row + 1] = attend_chunk(query_NHD, chunk, layer, batch, scale)
+    for chunk in batch.chunks:
+        out_NHD[chunk.first : chunk.last] = attend_chunk(query_NHD, chunk, layer, batch, scale)
+    return out_NHD
+
+
+def write(key_NGD: Tensor, value_NGD: Tensor, layer: int, batch: StepBatch) -> None:
+    """Put each row's key and value into its slot."""
+    pages = torch.div(batch.slots, batch.storage.page_size, rounding_mode="floor")
+    slots = batch.slots % batch.storage.page_size
+    batch.storage.keys[layer][:, pages, slots] = key_NGD.transpose(0, 1)
+    batch.storage.values[layer][:, pages, slots] = value_NGD.transpose(0, 1)
+
+
+def gather(pages_GPSD: Tensor, pages: Tensor, length: int) -> Tensor:
+    """The first ``length`` tokens in ``pages``: [G, length, D]. Neighbouring pages in order are not copied."""
+    heads, _, page_size, dim = pages_GPSD.shape
+    needed = pages[: -(-length // page_size)]
+    first, last = int(needed[0]), int(needed[-1]) + 1
+    if last - first == len(needed) and bool((needed.diff() == 1).all()):
+        return pages_GPSD[:, first:last].reshape(heads, -1, dim)[:, :length]
+    return pages_GPSD[:, needed].reshape(heads, -1, dim)[:, :length]
+
+
+def attend_chunk(query_NHD: Tensor, chunk: Chunk, layer: int, batch: StepBatch, scale: float) -> Tensor:
+    """Attention of one chunk's rows, each over the tokens before it and itself. Returns [T, H, D]."""
+    key_GLD = gather(batch.storage.keys[layer], chunk.pages, chunk.length)
+    value_GLD = gather(batch.storage.values[layer], chunk.pages, chunk.length)
+    return causal(query_NHD[chunk.first : chunk.last], key_GLD, value_GLD, chunk.past, scale)
+
+
+def causal(query_THD: Tensor, key_GLD: Tensor, value_GLD: Tensor, past: int, scale: float) -> Tensor:
+    """Row i of T sees the first ``past`` + i + 1 of L keys. Returns [T, H, D]."""
+    rows, heads = query_THD.shape[:2]
+    mask = None
+    if past and rows > 1:
+        mask = torch.ones(rows, key_GLD.shape[1], dtype=torch.bool, device=query_THD.device).tril(past)
+    out_HTD = scaled_dot_product_attention(
+        query_THD.transpose(0, 1)[None],
+        key_GLD[None],
+        value_GLD[None],
+        attn_mask=mask,
+        is_causal=not past and rows > 1,
+        scale=scale,
+        enable_gqa=heads != key_GLD.shape[0],
+    )
+    return out_HTD[0].transpose(0, 1)

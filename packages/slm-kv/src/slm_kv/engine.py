@@ -1,0 +1,261 @@
+"""Many sequences from one pool of pages: a step is plan, run, sample, commit."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from collections.abc import Sequence as Ids
+from types import TracebackType
+from typing import Any, Self, cast
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from slm_kv.adapters import Adapters
+from slm_kv.attention.batch import PagedStorage
+from slm_kv.attention.doors import open_doors
+from slm_kv.errors import KVError
+from slm_kv.packing import pack
+from slm_kv.pages import PagePool
+from slm_kv.requests import FinishReason, Handle, Update
+from slm_kv.room import OnFull, Room
+from slm_kv.runner import Runner
+from slm_kv.sampling import TokenSampler, prompt_logprobs
+from slm_kv.sampling_params import SamplingParams
+from slm_kv.scheduler import Scheduler, Work
+from slm_kv.sequence import Sequence
+from slm_kv.text_stream import TextStream
+
+Prompt = str | Ids[int]
+
+
+class Engine:
+    """Generates for many requests at once. It has ``model`` to itself until ``close``.
+
+    ``page_size`` tokens a page, ``max_pages`` pages: the pool is made at once and never grows. ``max_sequences`` run
+    side by side, ``max_step_tokens`` rows a step at most, prompts in chunks beside decoding. ``on_full`` says what
+    becomes of a request whose prompt and ``max_new_tokens`` exceed the pool or the model's positions:
+    ``refuse`` at the door, ``stop`` at the end of the room with finish_reason ``length``, ``error`` there, or go on
+    in a ``window``. ``packed``: the linear layers lie prepacked, on a CPU, while the engine lives.
+
+    Nothing that a request does ends the engine. Not for several threads at once.
+
+    Raises KVError for sizes that make no sense, and for a model whose attention cannot read pages.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        *,
+        page_size: int = 16,
+        max_pages: int = 256,
+        max_sequences: int = 32,
+        max_step_tokens: int = 256,
+        on_full: OnFull = "refuse",
+        prefix_caching: bool = True,
+        packed: bool = True,
+    ) -> None:
+        _check_at_least(1, page_size=page_size, max_pages=max_pages, max_sequences=max_sequences)
+        _check_at_least(max_sequences, max_step_tokens=max_step_tokens)
+        self.model, self.tokenizer = model.eval(), tokenizer
+        self._implementation = model.config._attn_implementation
+        self.adapters = Adapters(model)
+        probe = open_doors(model)
+        self.room = Room.of(model.config, page_size, max_pages, probe.window, on_full)
+        self.pool = PagePool(page_size, max_pages, prefix_caching=prefix_caching)
+        self.storage = PagedStorage(
+            [probe.layers[layer] for layer in sorted(probe.layers)], max_pages, page_size, model.dtype, model.device
+        )
+        self._packed = pack(model) if packed else None
+        self._runner = Runner(model, self.adapters, self.storage)
+        self._scheduler = Scheduler(self.pool, max_sequences, max_step_tokens)
+        self._ends = _end_tokens(model, tokenizer)
+        self._vocab: int = cast(nn.Embedding, model.get_input_embeddings()).num_embeddings
+        self._sequences: dict[int, Sequence] = {}
+        self._numbers = itertools.count()
+        self._updates: list[Update] = []
+
+    def submit(self, prompt: Prompt, params: SamplingParams | None = None, *, adapter: str | None = None) -> Handle:
+        """Queue ``prompt``, text or token ids. ``adapter`` by name; None is the model as it was given.
+
+        Raises KVError for what can never be answered: an empty prompt, one that is too long, an unknown adapter.
+        """
+        params = params or SamplingParams()
+        prompt_ids = self._tokens(prompt)
+        self.room.check(len(prompt_ids), params.max_new_tokens)
+        name = self.adapters.find(adapter or self.adapters.default)
+        handle = Handle(next(self._numbers), tuple(prompt_ids), params, name)
+        sampler = TokenSampler(params, prompt_ids, self._vocab)
+        stream = TextStream(self.tokenizer, params.stop, prompt_ids)
+        sequence = Sequence(handle, sampler, stream, self.adapters.root(name))
+        self._sequences[handle.id] = sequence
+        self._scheduler.add(sequence)
+        return handle
+
+    def cancel(self, handle: Handle) -> bool:
+        """End a request and free its pages now. False where it had ended before."""
+        sequence = self._sequences.get(handle.id)
+        if sequence is None:
+            return False
+        self._finish(sequence, "cancelled")
+        return True
+
+    @property
+    def summary(self) -> str:
+        """The model and the pool in two lines."""
+        room, storage = self.room, self.storage
+        dtype = str(storage.dtype).removeprefix("torch.")
+        packed = len(self._packed.layers) if self._packed else 0
+        return (
+            f"pool: {room.max_pages} pages of {room.page_size} tokens, {room.slots:,} tokens in all, "
+            f"{storage.nbytes / 1e6:.1f} MB ({dtype}, {len(storage.keys)} layers)\n"
+            f"model: {type(self.adapters.inner).__name__} on {storage.device.type}, adapter {self.adapters.default}, "
+            f"{packed} linear layers prepacked"
+        )
+
+    @property
+    def preemptions(self) -> int:
+        """How often a sequence gave its pages back for another, to be computed again."""
+        return self._scheduler.preemptions
+
+    @property
+    def busy(self) -> bool:
+        """Whether a step has anything to do or to tell."""
+        return bool(self._sequences or self._updates)
+
+    def step(self) -> list[Update]:
+        """One token for each sequence that decodes, and a piece of the prompts that wait. What it added."""
+        self._make_room()
+        plan = self._scheduler.plan()
+        for copy in plan.copies:
+            self.storage.copy(copy.source, copy.target)
+        for work, logits in self._run(plan.work):
+            try:
+                self._sample(work, logits)
+            except Exception as failed:  # of this request: the others go on
+                self._fail(work.sequence, failed)
+        updates, self._updates = self._updates, []
+        return updates
+
+    def stream(self, handle: Handle) -> Iterator[Update]:
+        """Step until ``handle`` is finished; its updates as they come."""
+        while self.busy:
+            yield from (update for update in self.step() if update.handle is handle)
+            if handle.finished:
+                return
+
+    def generate(self, prompts: Iterable[Prompt], params: SamplingParams | None = None) -> list[Handle]:
+        """Answer all ``prompts``; in their order."""
+        handles = [self.submit(prompt, params) for prompt in prompts]
+        while self.busy:
+            self.step()
+        return handles
+
+    def close(self) -> None:
+        """Cancel what runs, and give the model back as it was."""
+        for sequence in list(self._sequences.values()):
+            self._finish(sequence, "cancelled")
+        if self._packed:
+            self._packed.unpack()
+            self._packed = None
+        self.model.set_attn_implementation(self._implementation)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _tokens(self, prompt: Prompt) -> list[int]:
+        if not isinstance(prompt, str):
+            ids = list(prompt)
+            strange = [token for token in ids if not isinstance(token, int) or not 0 <= token < self._vocab]
+            if strange:
+                raise KVError(f"token id {strange[0]!r} is outside the vocabulary of {self._vocab}")
+            return ids
+        if self.tokenizer is None:
+            raise KVError("the prompt is text and the engine has no tokenizer; give token ids, or a tokenizer")
+        return list(self.tokenizer(prompt)["input_ids"])
+
+    def _make_room(self) -> None:
+        """Apply ``on_full`` to those that have come to the end of the room."""
+        for sequence in list(self._scheduler.running):
+            if self.room.fits(sequence):
+                continue
+            if self.room.on_full == "window":
+                self._slide(sequence)
+            elif self.room.on_full == "error":
+                self._fail(sequence, KVError(f"no room after {len(sequence.token_ids)} tokens (on_full=error)"))
+            else:
+                self._finish(sequence, "length")
+
+    def _slide(self, sequence: Sequence) -> None:
+        sequence.handle.slides += 1
+        if self.room.slides_pages(sequence):
+            self.room.slide(sequence, self.pool)
+        else:
+            self._scheduler.preempt(sequence)
+            self.room.restart(sequence)
+
+    def _run(self, work: tuple[Work, ...]) -> list[tuple[Work, Tensor]]:
+        """Logits of each piece of work. Where the model fails, each is tried alone: only the culprit ends."""
+        try:
+            return [pair for group, logits in self._runner.run(work) for pair in zip(group, logits, strict=True)]
+        except Exception as failed:
+            if len(work) == 1:
+                self._fail(work[0].sequence, failed)
+                return []
+            return [pair for one in work for pair in self._run((one,))]
+
+    def _sample(self, work: Work, logits_RV: Tensor) -> None:
+        sequence, handle = work.sequence, work.sequence.handle
+        self.pool.commit(sequence.held, sequence.next_ids(work.count))
+        if sequence.wants_prompt_rows:
+            _add_prompt_logprobs(handle, logits_RV)
+        if work.samples:
+            piece, reason = sequence.append(sequence.sampler.choose(logits_RV[-1]), self._ends)
+            handle.text += piece
+            self._updates.append(Update(handle, piece, (handle.token_ids[-1],), reason is not None))
+            if reason:
+                self._leave(sequence, reason)
+
+    def _fail(self, sequence: Sequence, failed: Exception) -> None:
+        sequence.handle.error = str(failed) or type(failed).__name__
+        self._finish(sequence, "error")
+
+    def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
+        """End it between tokens, and tell."""
+        piece = sequence.stream.finish()
+        sequence.handle.text += piece
+        self._updates.append(Update(sequence.handle, piece, (), True))
+        self._leave(sequence, reason)
+
+    def _leave(self, sequence: Sequence, reason: FinishReason) -> None:
+        sequence.handle.finish_reason = reason
+        del self._sequences[sequence.handle.id]
+        self._scheduler.remove(sequence)
+
+
+def _add_prompt_logprobs(handle: Handle, logits_RV: Tensor) -> None:
+    first = len(handle.prompt_logprobs) + 1  # the token that the first row predicts
+    rows = min(len(logits_RV), len(handle.prompt_ids) - first)
+    following = handle.prompt_ids[first - 1 : first + rows]
+    handle.prompt_logprobs += prompt_logprobs(logits_RV[:rows], following, handle.params.prompt_logprobs or 0)
+
+
+def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> frozenset[int]:
+    """The tokens that end a text: the model's own, else the tokenizer's."""
+    settings: Any = model.generation_config
+    ends = settings.eos_token_id if settings and settings.eos_token_id is not None else None
+    if ends is None:
+        ends = tokenizer.eos_token_id if tokenizer else None
+    return frozenset([ends] if isinstance(ends, int) else ends or [])
+
+
+def _check_at_least(least: int, **given: int) -> None:
+    for name, number in given.items():
+        if isinstance(number, bool) or not isinstance(number, int) or number < least:
+            raise KVError(f"{name}={number!r} is no whole number of at least {least}")

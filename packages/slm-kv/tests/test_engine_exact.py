@@ -1,0 +1,124 @@
+"""The engine's greedy text is that of ``model.generate``, whatever happens around it."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_models import MAKERS, generated, greedy, make, prompts, run
+
+from slm_kv import Engine, Handle, SamplingParams
+from slm_kv.attention import doors, reference
+
+PAGE_SIZES = (1, 3, 16)
+
+
+@pytest.mark.parametrize("page_size", PAGE_SIZES)
+@pytest.mark.parametrize("name", MAKERS)
+def test_alone_in_company_through_preemption_and_on_known_prefixes(name: str, page_size: int) -> None:
+    model = make(name)
+    asked = [(prompt, 10 + 5 * index) for index, prompt in enumerate(prompts(6))]
+    expected = [generated(model, prompt, new) for prompt, new in asked]
+    pages = -(-60 // page_size)  # one of the longest fits, all do not
+    with Engine(model, page_size=page_size, max_pages=pages, max_sequences=4, max_step_tokens=7) as engine:
+        alone = [engine.submit(prompt, greedy(new)) for prompt, new in asked[:1]]
+        run(engine)
+        together = [engine.submit(prompt, greedy(new)) for prompt, new in asked]
+        run(engine)
+        assert engine.preemptions > 0 or page_size == 16
+        again = engine.submit(asked[5][0] + expected[5][:8], greedy(asked[5][1] - 8))
+        run(engine)
+        assert again.reused_tokens > 0
+        assert engine.pool.used_pages == 0
+    assert [alone[0].token_ids, *(handle.token_ids for handle in together)] == [expected[0], *expected]
+    assert again.token_ids == expected[5][8:]
+
+
+def test_without_compiled_attention_and_without_packing_it_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make("llama")
+    asked = prompts(4, seed=3)
+    expected = [generated(model, prompt, 8) for prompt in asked]
+    monkeypatch.setattr(doors, "_cpu", lambda: None)
+    with Engine(model, page_size=4, max_pages=40, max_step_tokens=40, packed=False) as engine:
+        assert engine._runner._attend is reference.attend
+        assert [handle.token_ids for handle in engine.generate(asked, greedy(8))] == expected
+
+
+@given(st.data())
+@settings(max_examples=25, deadline=None)
+def test_any_history_of_requests_and_cancels_leaks_nothing_and_changes_no_text(data: st.DataObject) -> None:
+    model = MODEL
+    asked = PROMPTS
+    page_size = data.draw(st.sampled_from((1, 2, 5, 16)), label="page size")
+    pages = data.draw(st.integers(-(-30 // page_size), -(-60 // page_size)), label="pages")
+    with Engine(model, page_size=page_size, max_pages=pages, max_sequences=3, max_step_tokens=6) as engine:
+        handles: list[tuple[int, Handle]] = []
+        for _ in range(data.draw(st.integers(1, 12), label="events")):
+            event = data.draw(st.sampled_from(("submit", "submit", "step", "step", "cancel")))
+            if event == "submit":
+                which = data.draw(st.integers(0, len(asked) - 1))
+                handles.append((which, engine.submit(asked[which], greedy(12))))
+            elif event == "cancel" and handles:
+                handle = data.draw(st.sampled_from(handles))[1]
+                running = not handle.finished
+                assert engine.cancel(handle) is running
+            else:
+                engine.step()
+            engine.pool.check_integrity()
+        run(engine)
+        assert (engine.pool.used_pages, engine.pool.filled_slots) == (0, 0)
+    for which, handle in handles:
+        assert handle.token_ids == EXPECTED[which][: len(handle.token_ids)]
+        assert handle.finish_reason == ("cancelled" if len(handle.token_ids) < 12 else "length")
+
+
+def test_sampled_text_depends_on_its_seed_and_not_on_its_neighbours() -> None:
+    model = make("qwen2")
+    asked = prompts(5, seed=5)
+    params = [SamplingParams(max_new_tokens=10, top_p=0.9, seed=seed, ignore_eos=True) for seed in range(5)]
+    with Engine(model, page_size=4, max_pages=60) as engine:
+        alone = []
+        for prompt, one in zip(asked, params, strict=True):
+            alone.append(engine.submit(prompt, one))
+            run(engine)
+        together = [engine.submit(prompt, one) for prompt, one in zip(asked, params, strict=True)]
+        run(engine)
+        other = engine.submit(asked[0], SamplingParams(max_new_tokens=10, seed=99, ignore_eos=True))
+        run(engine)
+    assert [handle.token_ids for handle in together] == [handle.token_ids for handle in alone]
+    assert other.token_ids != alone[0].token_ids
+
+
+def test_the_model_comes_back_as_it_was() -> None:
+    model = make("gpt2")
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    expected = generated(model, [5, 6, 7], 6)
+    with Engine(model, page_size=4, max_pages=8) as engine:
+        engine.generate([[5, 6, 7]], greedy(6))
+    after = model.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+    assert model.lm_head.weight is model.transformer.wte.weight
+    assert generated(model, [5, 6, 7], 6) == expected
+
+
+def test_logprobs_are_those_of_the_whole_text_in_one_pass() -> None:
+    model = make("llama")
+    prompt = prompts(1, seed=8)[0] + [3, 4, 5, 6, 7, 8, 9]
+    with Engine(model, page_size=4, max_pages=20, max_sequences=2, max_step_tokens=3) as engine:
+        engine.generate([prompt], greedy(2))  # the prompt is known, and its rows are computed again all the same
+        (handle,) = engine.generate([prompt], greedy(5, logprobs=2, prompt_logprobs=1))
+    with torch.inference_mode():
+        text = prompt + handle.token_ids
+        logprobs = model(torch.tensor([text])).logits[0].log_softmax(-1)
+    found = [choice.logprob for choice in handle.prompt_logprobs + handle.logprobs]
+    expected = [float(logprobs[index, token]) for index, token in enumerate(text[1:])]
+    assert found == pytest.approx(expected, abs=1e-4)
+    assert [choice.token_id for choice in handle.prompt_logprobs] == prompt[1:]
+    assert [choice.top[0][0] for choice in handle.logprobs] == handle.token_ids  # greedy: the likeliest
+    assert all(len(choice.top) == 2 for choice in handle.logprobs)
+
+
+MODEL = make("llama", seed=4)
+PROMPTS = prompts(4, longest=18, seed=4)
+PROMPTS.append(PROMPTS[0] + [1, 2, 3][: 18 - len(PROMPTS[0])])
+EXPECTED = [generated(MODEL, prompt, 12) for prompt in PROMPTS]

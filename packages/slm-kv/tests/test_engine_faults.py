@@ -1,0 +1,140 @@
+"""What is refused at the door, and what ends one request and no other."""
+
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import POSITIONS, VOCABULARY, generated, greedy, make, prompts, run
+
+from slm_kv import Engine, KVError, SamplingParams
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"page_size": 0}, r"page_size=0 is no whole number of at least 1"),
+        ({"page_size": -4}, r"page_size=-4 is no whole number"),
+        ({"page_size": POSITIONS + 1}, rf"page_size={POSITIONS + 1} is larger than the model's context of {POSITIONS}"),
+        ({"max_pages": 0}, r"max_pages=0 is no whole number"),
+        ({"max_sequences": 0}, r"max_sequences=0 is no whole number"),
+        ({"max_sequences": 8, "max_step_tokens": 7}, r"max_step_tokens=7 is no whole number of at least 8"),
+        ({"on_full": "grow"}, r"on_full='grow' is none of refuse, stop, window, error"),
+    ],
+)
+def test_an_engine_of_sizes_that_make_no_sense_is_refused(sizes: dict[str, Any], message: str) -> None:
+    with pytest.raises(KVError, match=message):
+        Engine(make("gpt2"), **sizes)
+
+
+def test_a_request_that_can_never_be_answered_is_refused_and_the_engine_lives_on() -> None:
+    model = make("gpt2")
+    with Engine(model, page_size=4, max_pages=5) as engine:
+        for prompt, new, message in [
+            ([], 1, "the prompt is empty"),
+            ("text", 1, "the engine has no tokenizer"),
+            ([1, VOCABULARY], 1, f"token id {VOCABULARY} is outside the vocabulary of {VOCABULARY}"),
+            ([1] * (POSITIONS + 1), 1, f"{POSITIONS + 1} tokens and the model {POSITIONS} positions"),
+            ([1] * 21, 1, "max_pages=5 pages of 4 hold 20; give at least 6 pages"),
+            ([1] * 10, 12, "need 21 tokens of context and the pages hold 20"),
+        ]:
+            with pytest.raises(KVError, match=message):
+                engine.submit(prompt, greedy(new))
+        with pytest.raises(KVError, match="no adapter is called 'poet'; there are: none"):
+            engine.submit([1], greedy(1), adapter="poet")
+        assert not engine.busy
+        fits = engine.submit([1] * 10, greedy(11))
+        run(engine)
+    assert fits.token_ids == generated(make("gpt2"), [1] * 10, 11)
+
+
+def test_nan_logits_end_the_sequence_that_has_them_and_say_so() -> None:
+    model = make("gpt2")
+    with torch.no_grad():
+        model.transformer.wpe.weight[9] = torch.nan  # who gets there is lost
+    with Engine(model, page_size=4, max_pages=40) as engine:
+        short = engine.submit([1, 2, 3], greedy(6))
+        long = engine.submit([1, 2, 3], greedy(10))
+        sampled = engine.submit([4, 5, 6], SamplingParams(max_new_tokens=10, ignore_eos=True))
+        run(engine)
+        assert engine.pool.used_pages == 0
+    assert (short.finish_reason, long.finish_reason, sampled.finish_reason) == ("length", "error", "error")
+    assert long.error is not None
+    assert "NaN logits" in long.error
+    assert long.token_ids[:6] == short.token_ids
+
+
+def test_an_exception_within_the_model_ends_the_request_that_causes_it() -> None:
+    model = make("llama")
+    cursed = 96
+
+    def trip(module: torch.nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        if (inputs[0] == cursed).any():
+            raise RuntimeError("a kernel failed")
+
+    asked = [[1, 2, 3], [5, cursed, 7], [8, 9]]
+    with Engine(model, page_size=4, max_pages=40) as engine:
+        hook = model.get_input_embeddings().register_forward_pre_hook(trip)
+        handles = engine.generate(asked, greedy(4))
+        hook.remove()
+        assert engine.pool.used_pages == 0
+    assert [handle.finish_reason for handle in handles if cursed in handle.prompt_ids] == ["error"]
+    assert handles[1].error == "a kernel failed"
+    for prompt, handle in zip(asked, handles, strict=True):
+        if handle.finish_reason == "length":
+            assert handle.token_ids == generated(make("llama"), prompt, 4)
+    assert sum(handle.finish_reason == "length" for handle in handles) >= 1
+
+
+def test_an_exception_in_one_requests_sampling_ends_that_one() -> None:
+    model = make("llama")
+    with Engine(model, page_size=4, max_pages=40) as engine:
+        broken, fine = engine.submit([1, 2], greedy(4)), engine.submit([3, 4], greedy(4))
+        engine._sequences[broken.id].sampler.choose = None  # type: ignore[assignment,method-assign]
+        run(engine)
+    assert (broken.finish_reason, fine.finish_reason) == ("error", "length")
+
+
+def test_cancel_frees_the_pages_at_once_and_is_told_once() -> None:
+    with Engine(make("gpt2"), page_size=2, max_pages=40, prefix_caching=False) as engine:
+        handle = engine.submit([1, 2, 3, 4, 5], greedy(20))
+        engine.step()
+        assert engine.pool.used_pages > 0
+        assert engine.cancel(handle)
+        assert engine.pool.used_pages == 0
+        assert not engine.cancel(handle)
+        (told,) = engine.step()
+        assert (told.handle, told.finished, handle.finish_reason) == (handle, True, "cancelled")
+        assert not engine.busy
+
+
+def test_an_end_of_text_stops_unless_it_is_ignored() -> None:
+    model = make("llama")
+    prompt = prompts(1, seed=2)[0]
+    text = generated(model, prompt, 12)
+    model.generation_config.eos_token_id = [text[4]]
+    first = text.index(text[4])
+    with Engine(model, page_size=4, max_pages=40) as engine:
+        stops = engine.submit(prompt, SamplingParams(max_new_tokens=12, temperature=0))
+        goes_on = engine.submit(prompt, greedy(12))
+        own = engine.submit(prompt, greedy(12, stop_token_ids=(text[2],)))
+        run(engine)
+    assert (stops.token_ids, stops.finish_reason) == (text[: first + 1], "stop")
+    assert (goes_on.token_ids, goes_on.finish_reason) == (text, "length")
+    assert own.token_ids == text[: text.index(text[2]) + 1]
+
+
+def test_a_model_whose_attention_is_its_own_is_refused_in_one_sentence() -> None:
+    from transformers import BloomConfig, BloomForCausalLM
+
+    model = BloomForCausalLM(BloomConfig(vocab_size=50, hidden_size=16, n_layer=1, n_head=2))
+    with pytest.raises(KVError, match="BloomForCausalLM"):
+        Engine(model)
+
+
+def test_paged_attention_outside_an_engine_says_what_to_do() -> None:
+    model = make("gpt2")
+    engine = Engine(model, page_size=4, max_pages=4)
+    with pytest.raises(KVError, match="call it by its Engine"), torch.inference_mode():
+        model(torch.tensor([[1, 2]]))
+    engine.close()
+    model(torch.tensor([[1, 2]]))

@@ -1,0 +1,67 @@
+"""What becomes of a sequence at the end of the pages or of the model's positions."""
+
+import pytest
+from tiny_models import POSITIONS, generated, greedy, make, run
+
+from slm_kv import Engine, Handle
+
+PROMPT = [7, 8, 9, 10, 11]
+
+
+def at_the_end(name: str, on_full: str, new: int, pages: int = 4) -> Handle:
+    with Engine(make(name), page_size=4, max_pages=pages, on_full=on_full) as engine:  # type: ignore[arg-type]
+        handle = engine.submit(PROMPT, greedy(new))
+        run(engine)
+        assert engine.pool.used_pages == 0
+    return handle
+
+
+@pytest.mark.parametrize(("pages", "room"), [(4, 16), (40, POSITIONS)])
+def test_stop_fills_the_room_and_ends_with_length(pages: int, room: int) -> None:
+    handle = at_the_end("gpt2", "stop", 90, pages)
+    new = room - len(PROMPT) + 1  # the last token needs no place
+    assert (handle.finish_reason, handle.token_ids) == ("length", generated(make("gpt2"), PROMPT, new))
+
+
+def test_error_keeps_what_was_generated_and_names_the_cause() -> None:
+    handle = at_the_end("llama", "error", 90)
+    assert handle.finish_reason == "error"
+    assert handle.error is not None
+    assert "no room after 17 tokens" in handle.error
+    assert handle.token_ids == generated(make("llama"), PROMPT, 12)
+
+
+def test_the_window_of_absolute_positions_is_the_last_half_computed_anew() -> None:
+    handle = at_the_end("gpt2", "window", 30)
+    text, expected = list(PROMPT), []
+    context = list(PROMPT)
+    for _ in range(30):
+        if len(context) > 16:
+            context = text[-8:]
+        (token,) = generated(make("gpt2"), context, 1)
+        context.append(token)
+        text.append(token)
+        expected.append(token)
+    assert (handle.finish_reason, handle.token_ids, handle.slides > 0) == ("length", expected, True)
+
+
+def test_the_window_of_a_rotary_model_keeps_the_first_page_and_slides_by_pages() -> None:
+    with Engine(make("llama"), page_size=4, max_pages=4, on_full="window") as engine:
+        handle = engine.submit(PROMPT, greedy(30))
+        engine.step()
+        first = engine._sequences[handle.id].held.pages[0]
+        while engine.busy:
+            engine.step()
+            engine.pool.check_integrity()
+            if handle.id in engine._sequences:
+                assert engine._sequences[handle.id].held.pages[0] == first
+    assert (handle.finish_reason, len(handle.token_ids)) == ("length", 30)
+    assert handle.slides == -(-(len(PROMPT) + 30 - 1 - 16) // 4)
+    assert handle.token_ids[:12] == generated(make("llama"), PROMPT, 12)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_a_window_goes_on_past_the_models_positions(name: str) -> None:
+    handle = at_the_end(name, "window", 3 * POSITIONS, pages=8)
+    assert (handle.finish_reason, len(handle.token_ids)) == ("length", 3 * POSITIONS)
+    assert handle.error is None

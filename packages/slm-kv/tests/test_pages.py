@@ -1,0 +1,137 @@
+"""The pool's bookkeeping, by example."""
+
+import pytest
+
+from slm_kv.errors import KVError, PoolFull
+from slm_kv.pages import BlockTable, PagePool
+
+
+def filled(pool: PagePool, token_ids: list[int], root: bytes = b"") -> BlockTable:
+    table = pool.open(token_ids, root)
+    rest = token_ids[table.length :]
+    pool.reserve(table, len(rest))
+    pool.commit(table, rest)
+    return table
+
+
+@pytest.mark.parametrize("sizes", [(0, 4), (-1, 4), (4, 0), (True, 4), (4.0, 4)])
+def test_sizes_that_make_no_sense_are_refused_by_name(sizes: tuple[int, int]) -> None:
+    with pytest.raises(KVError, match=r"(page_size|max_pages)=.* is no whole number of at least 1"):
+        PagePool(*sizes)
+
+
+def test_a_reservation_that_does_not_fit_takes_nothing() -> None:
+    pool = PagePool(4, 3)
+    table = filled(pool, [1, 2, 3, 4, 5])
+    with pytest.raises(PoolFull, match="2 more pages are needed and 1 of 3 are free"):
+        pool.reserve(table, 9)
+    assert (len(table.pages), pool.free_pages) == (2, 1)
+    pool.check_integrity()
+
+
+def test_a_prompt_known_as_a_whole_still_leaves_a_token_to_compute() -> None:
+    pool = PagePool(4, 8)
+    pool.release(filled(pool, list(range(8))))
+    assert pool.open(list(range(8))).length == 4
+    assert pool.open(list(range(9))).length == 8
+
+
+def test_a_prefix_is_known_only_as_a_whole_and_under_its_own_weights() -> None:
+    pool = PagePool(2, 8)
+    pool.release(filled(pool, [1, 2, 3, 4, 5], b"weights"))
+    assert pool.open([1, 2, 3, 4, 5], b"weights").length == 4
+    assert pool.open([1, 2, 9, 9, 5], b"weights").length == 2
+    assert pool.open([9, 9, 3, 4, 5], b"weights").length == 0
+    assert pool.open([1, 2, 3, 4, 5], b"retrained").length == 0
+
+
+def test_without_prefix_caching_nothing_is_known_and_released_pages_are_free() -> None:
+    pool = PagePool(2, 4, prefix_caching=False)
+    pool.release(filled(pool, [1, 2, 3, 4]))
+    assert (pool.cached_pages, pool.free_pages, pool.open([1, 2, 3, 4, 5]).length) == (0, 4, 0)
+
+
+def test_free_pages_go_before_known_ones_and_the_longest_unused_known_one_goes_first() -> None:
+    pool = PagePool(2, 5)
+    for prompt in ([1, 1], [2, 2], [3, 3]):
+        pool.release(filled(pool, prompt))
+    pool.release(pool.open([1, 1, 0]))  # used again
+    taken = pool.open()
+    pool.reserve(taken, 6)  # two free pages, and one that was known
+    assert [pool.open([n, n, 0]).length for n in (1, 2, 3)] == [2, 0, 2]
+    pool.check_integrity()
+
+
+def test_of_a_released_prompt_the_end_is_evicted_before_the_beginning() -> None:
+    pool = PagePool(1, 3)
+    pool.release(filled(pool, [7, 8, 9]))
+    pool.reserve(pool.open(), 1)
+    assert pool.open([7, 8, 9, 0]).length == 2
+
+
+def test_a_fork_shares_pages_until_one_writes_and_the_other_then_writes_in_place() -> None:
+    pool = PagePool(4, 8)
+    first = filled(pool, [1, 2, 3, 4, 5])
+    second = pool.fork(first)
+    assert pool.used_pages == 2
+    (copy,) = pool.reserve(first, 1)
+    assert copy.source == second.pages[1]
+    assert copy.target == first.pages[1] != second.pages[1]
+    assert first.pages[0] == second.pages[0]
+    assert pool.reserve(second, 1) == []
+    pool.check_integrity()
+
+
+def test_a_fork_at_the_end_of_a_page_copies_nothing() -> None:
+    pool = PagePool(2, 8)
+    first = filled(pool, [1, 2])
+    second = pool.fork(first)
+    assert pool.reserve(first, 1) == pool.reserve(second, 1) == []
+    assert first.pages[1] != second.pages[1]
+
+
+def test_a_known_page_that_is_written_to_again_is_not_known_any_more() -> None:
+    pool = PagePool(2, 8)
+    table = filled(pool, [1, 2, 3, 4])
+    pool.truncate(table, 3)
+    pool.reserve(table, 1)
+    pool.commit(table, [9])
+    assert pool.open([1, 2, 3, 4, 0]).length == 2
+    pool.check_integrity()
+
+
+def test_pages_after_a_dropped_one_are_never_known() -> None:
+    pool = PagePool(2, 8)
+    table = filled(pool, [1, 2, 3, 4, 5])
+    pool.drop(table, 1, 1)
+    pool.reserve(table, 1)
+    pool.commit(table, [6])
+    pool.release(table)
+    assert pool.open([1, 2, 5, 6, 0]).length == 2
+    assert pool.open([5, 6, 0]).length == 0
+    pool.check_integrity()
+
+
+def test_slots_of_a_shared_page_count_once() -> None:
+    pool = PagePool(4, 8)
+    first = filled(pool, [1, 2, 3, 4, 5])
+    pool.fork(first)
+    assert (pool.used_pages, pool.filled_slots, pool.used_slots) == (2, 5, 8)
+
+
+def test_after_a_change_of_weights_nothing_is_known() -> None:
+    pool = PagePool(2, 8)
+    pool.release(filled(pool, [1, 2]))
+    held = filled(pool, [3, 4])
+    pool.clear_cache()
+    pool.release(held)
+    assert (pool.open([1, 2, 0]).length, pool.open([3, 4, 0]).length, pool.cached_pages) == (0, 0, 0)
+    pool.check_integrity()
+
+
+def test_a_closed_table_is_a_programmers_slip() -> None:
+    pool = PagePool(2, 8)
+    table = filled(pool, [1])
+    pool.release(table)
+    with pytest.raises(AssertionError, match="closed"):
+        pool.release(table)
