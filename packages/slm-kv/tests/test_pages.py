@@ -20,10 +20,31 @@ def test_sizes_that_make_no_sense_are_refused_by_name(sizes: tuple[int, int]) ->
         PagePool(*sizes)
 
 
+def test_what_would_be_reused_can_be_asked_without_holding_it() -> None:
+    pool = PagePool(2, 3)
+    pool.release(filled(pool, [1, 2, 3, 4]))
+    assert [pool.cached_prefix(ids) for ids in ([1, 2, 3, 4], [1, 2, 3, 4, 5], [])] == [2, 4, 0]
+    assert pool.cached_prefix([1, 2, 3], b"other") == 0
+    assert (pool.used_pages, pool.cached_pages) == (0, 2)
+
+
+def test_the_same_page_computed_twice_at_once_is_known_once() -> None:
+    pool = PagePool(2, 4)
+    first, second = pool.open([1, 2, 3]), pool.open([1, 2, 3])
+    for table in (first, second):
+        pool.reserve(table, 3)
+        pool.commit(table, [1, 2, 3])
+    pool.release(second)
+    assert pool.cached_pages == 0
+    pool.release(first)
+    assert (pool.cached_pages, pool.free_pages) == (1, 4)
+    pool.check_integrity()
+
+
 def test_a_reservation_that_does_not_fit_takes_nothing() -> None:
     pool = PagePool(4, 3)
     table = filled(pool, [1, 2, 3, 4, 5])
-    with pytest.raises(PoolFull, match="2 more pages are needed and 1 of 3 are free"):
+    with pytest.raises(PoolFull, match="pages wanted: 2; of max_pages=3, 1 are free"):
         pool.reserve(table, 9)
     assert (len(table.pages), pool.free_pages) == (2, 1)
     pool.check_integrity()
@@ -112,6 +133,23 @@ def test_pages_after_a_dropped_one_are_never_known() -> None:
     pool.check_integrity()
 
 
+def test_of_dropped_pages_the_last_is_evicted_first() -> None:
+    pool = PagePool(1, 3)
+    table = filled(pool, [7, 8, 9])
+    pool.drop(table, 0, 3)
+    pool.reserve(table, 1)
+    assert pool.cached_prefix([7, 8, 9, 0]) == 2
+
+
+def test_room_that_was_reserved_and_not_used_goes_back_with_a_truncation() -> None:
+    pool = PagePool(2, 4)
+    table = pool.open()
+    pool.reserve(table, 7)
+    pool.commit(table, [1])
+    pool.truncate(table, 1)
+    assert (len(table.pages), pool.free_pages) == (1, 3)
+
+
 def test_slots_of_a_shared_page_count_once() -> None:
     pool = PagePool(4, 8)
     first = filled(pool, [1, 2, 3, 4, 5])
@@ -127,6 +165,20 @@ def test_after_a_change_of_weights_nothing_is_known() -> None:
     pool.release(held)
     assert (pool.open([1, 2, 0]).length, pool.open([3, 4, 0]).length, pool.cached_pages) == (0, 0, 0)
     pool.check_integrity()
+
+
+def test_a_write_to_a_page_that_is_not_the_tables_own_is_a_programmers_slip() -> None:
+    pool = PagePool(2, 8)
+    table = filled(pool, [1, 2, 3])
+    forked = pool.fork(table)
+    with pytest.raises(AssertionError, match="commit without reserve"):
+        pool.commit(forked, [4])
+    with pytest.raises(AssertionError, match="more than was reserved"):
+        pool.commit(forked, [4, 5])
+    pool.release(forked)
+    pool.truncate(table, 1)
+    with pytest.raises(AssertionError, match="commit without reserve"):
+        pool.commit(table, [9])  # page 1, 2 is still known
 
 
 def test_a_closed_table_is_a_programmers_slip() -> None:

@@ -33,7 +33,10 @@ class Pages(RuleBasedStateMachine):
 
     @rule(tokens=TOKENS, root=st.sampled_from([b"", b"other"]))
     def begin(self, tokens: list[int], root: bytes) -> None:
+        held, known = self.pool.used_pages, self.pool.cached_prefix(tokens, root)
+        assert self.pool.used_pages == held
         table = self.pool.open(tokens, root)
+        assert table.length == known
         assert table.length % self.pool.page_size == 0
         assert table.length < len(tokens) or not table.length
         reused = tuple(tokens[: table.length])
@@ -43,23 +46,42 @@ class Pages(RuleBasedStateMachine):
 
     @precondition(lambda self: self.open)
     @rule(data=st.data(), tokens=TOKENS)
+    def begin_with_the_text_of_another(self, data: st.DataObject, tokens: list[int]) -> None:
+        one = data.draw(st.sampled_from(self.open))
+        self.begin([*(token for token in one.history if token >= 0), *tokens], one.table.root)
+
+    @precondition(lambda self: self.open)
+    @rule(data=st.data(), tokens=st.integers(0, 7))
+    def reserve_ahead(self, data: st.DataObject, tokens: int) -> None:
+        self._reserve(data.draw(st.sampled_from(self.open)), tokens)
+
+    @precondition(lambda self: self.open)
+    @rule(data=st.data(), tokens=TOKENS)
     def write(self, data: st.DataObject, tokens: list[int]) -> None:
         self._write(data.draw(st.sampled_from(self.open)), tokens)
 
-    def _write(self, one: Written, tokens: list[int]) -> None:
-        needed, free = self.pool.pages_needed(one.table, len(tokens)), self.pool.free_pages
+    def _reserve(self, one: Written, tokens: int) -> bool:
+        """Whether there was room."""
+        needed, free = self.pool.pages_needed(one.table, tokens), self.pool.free_pages
         before = list(one.table.pages)
         try:
-            copies = self.pool.reserve(one.table, len(tokens))
+            copies = self.pool.reserve(one.table, tokens)
         except PoolFull:
             assert needed > free
             assert one.table.pages == before
-            return
+            assert self.pool.free_pages == free
+            return False
+        assert self.pool.free_pages == free - needed
         assert self.pool.free_pages == free - needed
         for copy in copies:
             for slot in range(self.pool.page_size):
                 if (copy.source, slot) in self.memory:
                     self.memory[copy.target, slot] = self.memory[copy.source, slot]
+        return True
+
+    def _write(self, one: Written, tokens: list[int]) -> None:
+        if not self._reserve(one, len(tokens)):
+            return
         for token in tokens:
             one.history += (token,)
             page, slot = divmod(len(one.slots), self.pool.page_size)
@@ -127,4 +149,4 @@ class Pages(RuleBasedStateMachine):
 
 
 TestPages = Pages.TestCase
-TestPages.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)
+TestPages.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)

@@ -28,8 +28,13 @@ class Adapters:
         self._roots = self._digests()
 
     def find(self, name: str | None) -> str | None:
-        """The adapter called ``name``. Raises KVError for one that is not there."""
-        if name is None or name in self.names:
+        """The adapter called ``name``; of None the one that was active, and none for BASE. Raises KVError for one
+        that is not there."""
+        if name is None:
+            return self.default
+        if name == BASE:
+            return None
+        if name in self.names:
             return name
         known = ", ".join(self.names) or "none"
         raise KVError(f"no adapter is called {name!r}; there are: {known}")
@@ -37,6 +42,10 @@ class Adapters:
     def root(self, name: str | None) -> bytes:
         """What the chain of known prefixes of a sequence begins with: its weights, digested."""
         return self._roots[name]
+
+    def refresh(self) -> None:
+        """Digest the weights anew."""
+        self._roots = self._digests()
 
     def groups(self, work: tuple[Work, ...]) -> Iterator[tuple[list[Work], list[str] | None]]:
         """The calls of the model that a step takes: the work of each, with the adapter set, and the names by row

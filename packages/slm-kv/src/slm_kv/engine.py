@@ -77,14 +77,15 @@ class Engine:
         self._updates: list[Update] = []
 
     def submit(self, prompt: Prompt, params: SamplingParams | None = None, *, adapter: str | None = None) -> Handle:
-        """Queue ``prompt``, text or token ids. ``adapter`` by name; None is the model as it was given.
+        """Queue ``prompt``, text or token ids. ``adapter`` by name; None is the model as it was given, ``__base__``
+        the model without any.
 
         Raises KVError for what can never be answered: an empty prompt, one that is too long, an unknown adapter.
         """
         params = params or SamplingParams()
         prompt_ids = self._tokens(prompt)
         self.room.check(len(prompt_ids), params.max_new_tokens)
-        name = self.adapters.find(adapter or self.adapters.default)
+        name = self.adapters.find(adapter)
         handle = Handle(next(self._numbers), tuple(prompt_ids), params, name)
         sampler = TokenSampler(params, prompt_ids, self._vocab)
         stream = TextStream(self.tokenizer, params.stop, prompt_ids)
@@ -107,10 +108,11 @@ class Engine:
         room, storage = self.room, self.storage
         dtype = str(storage.dtype).removeprefix("torch.")
         packed = len(self._packed.layers) if self._packed else 0
+        adapter = f"adapter {self.adapters.default}" if self.adapters.default else "no adapter"
         return (
             f"pool: {room.max_pages} pages of {room.page_size} tokens, {room.slots:,} tokens in all, "
             f"{storage.nbytes / 1e6:.1f} MB ({dtype}, {len(storage.keys)} layers)\n"
-            f"model: {type(self.adapters.inner).__name__} on {storage.device.type}, adapter {self.adapters.default}, "
+            f"model: {type(self.adapters.inner).__name__} on {storage.device.type}, {adapter}, "
             f"{packed} linear layers prepacked"
         )
 
@@ -137,6 +139,11 @@ class Engine:
                 self._fail(work.sequence, failed)
         updates, self._updates = self._updates, []
         return updates
+
+    def weights_changed(self) -> None:
+        """Forget all known prefixes: to be called after weights of the model were changed in place."""
+        self.adapters.refresh()
+        self.pool.clear_cache()
 
     def stream(self, handle: Handle) -> Iterator[Update]:
         """Step until ``handle`` is finished; its updates as they come."""

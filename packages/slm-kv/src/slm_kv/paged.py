@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from slm_kv.sampling_params import SamplingParams
 
@@ -53,13 +53,15 @@ def run(given: argparse.Namespace) -> int:
         **{name: getattr(given, name) for name in SAMPLING},
     )
     import torch
+    from transformers.utils.logging import disable_progress_bar
 
     from slm_kv.engine import Engine
     from slm_kv.loading import load
 
+    disable_progress_bar()  # the text is what there is to see
     loaded = load(given.model_path, given.adapter_path, dtype=getattr(torch, given.dtype), device=given.device)
-    if given.threads:
-        torch.set_num_threads(given.threads)
+    threads = given.threads or _probe_threads(loaded.model)
+    torch.set_num_threads(threads)
     with Engine(
         loaded.model,
         loaded.tokenizer,
@@ -68,7 +70,7 @@ def run(given: argparse.Namespace) -> int:
         max_sequences=1,
         on_full=given.on_full,
     ) as engine:
-        print(engine.summary, end="\n\n", flush=True)
+        print(f"{engine.summary}, {threads} threads", end="\n\n", flush=True)
         handle = engine.submit(given.prompt, params)
         print(given.prompt, end="", flush=True)
         print("\n\n" + "\n".join(Watch().follow(engine, handle).report(engine, handle)))
@@ -110,6 +112,19 @@ class Watch:
                 f"{slots - self.filled} wasted ({1 - self.filled / slots:.0%})"
             )
         return lines
+
+
+def _probe_threads(model: Any) -> int:
+    """The number of threads that decode fastest; of a GPU's CPU, as it was."""
+    import torch
+
+    from slm_kv.threads import fastest_threads
+
+    if model.device.type != "cpu":
+        return torch.get_num_threads()
+    token = torch.zeros(1, 1, dtype=torch.long)
+    with torch.inference_mode():
+        return fastest_threads(lambda: model(token, use_cache=False))
 
 
 def _rate(times: list[float]) -> float:
@@ -165,7 +180,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--ignore_eos", action="store_true", help="go on past the end of the text")
     add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of weights and pages")
     add("--device", help="cpu or cuda; cuda where there is one if not given")
-    add("--threads", type=int, help="threads of the CPU; torch's own choice if not given")
+    add("--threads", type=int, help="threads of the CPU; the fastest number of a short probe if not given")
     return parser
 
 

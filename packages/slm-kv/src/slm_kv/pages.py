@@ -87,12 +87,16 @@ class PagePool:
     def open(self, token_ids: Sequence[int] = (), root: bytes = b"") -> BlockTable:
         """A table that holds the longest known prefix of ``token_ids`` under ``root``, whole pages, less one token at
         least: its logits are still to be computed. ``length`` says how many tokens that are."""
-        known = self._index.find(root, token_ids[: max(0, len(token_ids) - 1)], self.page_size)
+        known = self._known(token_ids, root)
         table = BlockTable(root, known, len(known) * self.page_size)
         table.keys = [self._index.keys[page] for page in known]
         self._hold(known)
         self._tables[id(table)] = table
         return table
+
+    def cached_prefix(self, token_ids: Sequence[int], root: bytes = b"") -> int:
+        """How many tokens ``open`` would reuse. Changes nothing."""
+        return len(self._known(token_ids, root)) * self.page_size
 
     def pages_needed(self, table: BlockTable, tokens: int) -> int:
         """What ``reserve`` would take of ``free_pages``."""
@@ -105,7 +109,7 @@ class PagePool:
         self._check_open(table)
         needed = self.pages_needed(table, tokens)
         if needed > self.free_pages:
-            raise PoolFull(f"{needed} more pages are needed and {self.free_pages} of {self.max_pages} are free")
+            raise PoolFull(f"pages wanted: {needed}; of max_pages={self.max_pages}, {self.free_pages} are free")
         copies = []
         tail = self._shared_tail(table, tokens)
         if tail is not None:
@@ -122,15 +126,18 @@ class PagePool:
         """The keys and values of ``token_ids`` are now in the pages, after ``length``. Full pages become known."""
         self._check_open(table)
         assert table.length + len(token_ids) <= len(table.pages) * self.page_size, "commit of more than was reserved"
+        assert not len(token_ids) or self._is_own(table.pages[table.length // self.page_size]), "commit without reserve"
         table.length += len(token_ids)
         if not (self.prefix_caching and table.chained):
             return
         table.unfinished += token_ids
-        while len(table.unfinished) >= self.page_size:
-            full, table.unfinished = table.unfinished[: self.page_size], table.unfinished[self.page_size :]
-            key = page_key(table.keys[-1] if table.keys else table.root, full)
+        full = len(table.unfinished) // self.page_size * self.page_size
+        for first in range(0, full, self.page_size):
+            page_ids = table.unfinished[first : first + self.page_size]
+            key = page_key(table.keys[-1] if table.keys else table.root, page_ids)
             self._index.add(key, table.pages[len(table.keys)])
             table.keys.append(key)
+        del table.unfinished[:full]
 
     def fork(self, table: BlockTable) -> BlockTable:
         """Another table of the same tokens. The filled pages are shared until one of the two writes to them."""
@@ -161,7 +168,7 @@ class PagePool:
         assert 0 <= first <= first + count <= table.length // self.page_size, "drop of a page that is not full"
         if count == 0:
             return
-        for page in table.pages[first : first + count]:
+        for page in reversed(table.pages[first : first + count]):
             self._let_go(page)
         del table.pages[first : first + count]
         table.length -= count * self.page_size
@@ -204,6 +211,13 @@ class PagePool:
 
     def _check_open(self, table: BlockTable) -> None:
         assert self._tables.get(id(table)) is table, "the table is closed, or another pool's"
+
+    def _known(self, token_ids: Sequence[int], root: bytes) -> list[int]:
+        return self._index.find(root, token_ids[: max(0, len(token_ids) - 1)], self.page_size)
+
+    def _is_own(self, page: int) -> bool:
+        """Whether a write to ``page`` is seen by nobody but the one table that holds it."""
+        return self._holders[page] == 1 and page not in self._index.keys
 
     def _shared_tail(self, table: BlockTable, tokens: int) -> int | None:
         """The index of the partly filled page that comes next, where another table holds it too."""

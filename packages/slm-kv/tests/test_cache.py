@@ -1,0 +1,76 @@
+"""A paged cache for ``generate`` gives what transformers' own gives."""
+
+import pytest
+import torch
+from tiny_models import MAKERS, make, prompts
+
+from slm_kv import KVError, PagedCache, PoolFull
+
+
+def batch(rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Prompts of different lengths, padded on the left."""
+    asked = [prompt[:10] or [1] for prompt in prompts(rows, seed=6)]
+    longest = max(map(len, asked))
+    ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in asked])
+    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in asked])
+    return ids, mask
+
+
+@pytest.mark.parametrize("page_size", [1, 5, 16])
+@pytest.mark.parametrize("settings", [{}, {"num_beams": 3}, {"num_beams": 4, "num_return_sequences": 2}], ids=str)
+@pytest.mark.parametrize("name", MAKERS)
+def test_generate_is_the_same_with_it(name: str, settings: dict[str, int], page_size: int) -> None:
+    model, (ids, mask) = make(name), batch(3)
+    asked = {"attention_mask": mask, "max_new_tokens": 12, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+    cache = PagedCache(page_size, 12 * 24 // page_size + 12)
+    expected = model.generate(ids, **asked, **settings)
+    assert torch.equal(model.generate(ids, past_key_values=cache, **asked, **settings), expected)
+    cache.pool.check_integrity()
+    cache.reset()
+    assert cache.pool.used_pages == 0
+    assert torch.equal(model.generate(ids, past_key_values=cache, **asked, **settings), expected)
+
+
+def test_a_conversation_goes_on_from_the_pages_of_its_first_turn() -> None:
+    model, cache = make("llama"), PagedCache(4, 20)
+    asked = {"do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+    first = model.generate(torch.tensor([[5, 6, 7]]), past_key_values=cache, max_new_tokens=5, **asked)
+    longer = torch.cat([first, torch.tensor([[9, 10]])], dim=1)
+    assert cache.get_seq_length() == 7
+    found = model.generate(longer, past_key_values=cache, max_new_tokens=5, **asked)
+    assert torch.equal(found, model.generate(longer, max_new_tokens=5, **asked))
+
+
+def test_cropping_forgets_the_last_tokens_and_gives_their_pages_back() -> None:
+    model, cache = make("gpt2"), PagedCache(2, 20)
+    ids = torch.tensor([[3, 1, 4, 1, 5, 9, 2]])
+    with torch.inference_mode():
+        model(ids, past_key_values=cache)
+        cache.crop(-3)
+        assert (cache.get_seq_length(), cache.pool.used_pages) == (4, 2)
+        found = model(ids[:, 4:], past_key_values=cache).logits
+        expected = model(ids, use_cache=False).logits[:, 4:]
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_beams_hold_their_common_pages_once() -> None:
+    model, cache = make("gpt2"), PagedCache(4, 40)
+    model.generate(
+        torch.tensor([[5] * 24]),
+        past_key_values=cache,
+        num_beams=4,
+        max_new_tokens=3,
+        pad_token_id=0,
+        eos_token_id=None,
+    )
+    assert cache.pool.used_pages < 4 * cache.pool.pages_for(26)
+
+
+def test_pages_that_run_out_say_so_and_nothing_grows() -> None:
+    model, cache = make("gpt2"), PagedCache(4, 4)
+    with pytest.raises(PoolFull, match="pages wanted: 1; of max_pages=4, 0 are free"):
+        model.generate(
+            torch.tensor([[5] * 10]), past_key_values=cache, max_new_tokens=20, pad_token_id=0, eos_token_id=None
+        )
+    with pytest.raises(KVError, match="max_pages=4 is less than a page for each of 5 rows"):
+        model(torch.ones(5, 1, dtype=torch.long), past_key_values=PagedCache(4, 4))

@@ -1,0 +1,100 @@
+"""Several adapters from one pool: each request gets the text of its own weights."""
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from tiny_models import generated, greedy, make, prompts, run
+
+from slm_kv import Engine, KVError
+from slm_kv.adapters import Adapters
+
+
+def with_adapters(name: str = "llama", **settings: object) -> PeftModel:
+    """Two LoRA adapters that do something, ``red`` active."""
+    config = LoraConfig(r=4, target_modules=["q_proj", "down_proj"], **settings)
+    model = get_peft_model(make(name), config, adapter_name="red")
+    model.add_adapter("blue", LoraConfig(r=2, target_modules=["v_proj", "up_proj"]))
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for key, weight in model.named_parameters():
+            if "lora_B" in key:
+                weight.normal_(std=0.5)
+    return model.eval()
+
+
+def texts_alone(model: PeftModel, asked: list[tuple[list[int], str | None]], new: int) -> list[list[int]]:
+    found = []
+    for prompt, adapter in asked:
+        model.set_adapter(adapter or "red")
+        found.append(generated(model, prompt, new))
+    model.set_adapter("red")
+    return found
+
+
+@pytest.mark.parametrize("mixes", [True, False])
+def test_requests_of_different_adapters_side_by_side_get_their_own_texts(
+    mixes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = with_adapters()
+    asked = [(prompt, name) for prompt, name in zip(prompts(6, seed=9), ["red", "blue", None] * 2, strict=True)]
+    expected = texts_alone(model, asked, 8)
+    assert len({tuple(text) for text in texts_alone(model, [(asked[0][0], "red"), (asked[0][0], "blue")], 8)}) == 2
+    with Engine(model, page_size=3, max_pages=80, max_sequences=6, max_step_tokens=9) as engine:
+        assert engine.adapters._mixes
+        monkeypatch.setattr(engine.adapters, "_mixes", mixes)
+        handles = [engine.submit(prompt, greedy(8), adapter=name) for prompt, name in asked]
+        run(engine)
+        assert [handle.error for handle in handles] == [None] * 6
+    assert [handle.token_ids for handle in handles] == expected
+
+
+def test_the_base_is_served_beside_its_adapters_by_its_own_name() -> None:
+    plain, model = make("llama"), with_adapters()
+    prompt = prompts(1, seed=3)[0]
+    with Engine(model, page_size=3, max_pages=80) as engine:
+        base, red = engine.submit(prompt, greedy(8), adapter="__base__"), engine.submit(prompt, greedy(8))
+        run(engine)
+    assert base.token_ids == generated(plain, prompt, 8)
+    assert red.token_ids == texts_alone(model, [(prompt, "red")], 8)[0]
+
+
+def test_a_prefix_known_under_one_adapter_is_not_found_under_another() -> None:
+    model = with_adapters()
+    prompt = list(range(1, 20))
+    with Engine(model, page_size=4, max_pages=80) as engine:
+        for adapter, reused in [("red", 0), ("red", 16), ("blue", 0), ("__base__", 0), ("blue", 16)]:
+            handle = engine.submit(prompt, greedy(1), adapter=adapter)
+            run(engine)
+            assert handle.reused_tokens == reused
+
+
+def test_an_unknown_adapter_is_refused_by_name() -> None:
+    with Engine(with_adapters()) as engine, pytest.raises(KVError, match="'green'; there are: red, blue"):
+        engine.submit([1], greedy(1), adapter="green")
+
+
+def test_one_changed_weight_or_setting_is_another_digest() -> None:
+    model = with_adapters()
+    before = Adapters(model)
+    with torch.no_grad():
+        next(weight for key, weight in model.named_parameters() if "lora_B.red" in key)[0, 0] += 1e-6
+    after = Adapters(model)
+    assert after.root("red") != before.root("red")
+    assert after.root("blue") == before.root("blue")
+    assert after.root(None) == before.root(None)
+    assert len({after.root(name) for name in ("red", "blue", None)}) == 3
+
+
+def test_weights_changed_under_a_running_engine_are_not_served_from_old_pages() -> None:
+    model = with_adapters()
+    prompt = list(range(1, 20))
+    with Engine(model, page_size=4, max_pages=80) as engine:
+        engine.generate([prompt], greedy(1))
+        with torch.no_grad():
+            for key, weight in model.named_parameters():
+                if "lora_B.red" in key:
+                    weight.mul_(-1)
+        engine.weights_changed()
+        (handle,) = engine.generate([prompt], greedy(6))
+        assert handle.reused_tokens == 0
+    assert handle.token_ids == texts_alone(model, [(prompt, "red")], 6)[0]

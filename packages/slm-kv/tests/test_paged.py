@@ -1,0 +1,88 @@
+"""The command, as a user has it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_models import make
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from slm_kv.paged import main
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Llama whose tokens are words."""
+    path = tmp_path_factory.mktemp("model")
+    words = Tokenizer(models.WordLevel({f"w{index}": index for index in range(97)}, unk_token="w1"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # type: ignore[assignment]
+    PreTrainedTokenizerFast(tokenizer_object=words, eos_token="w0", unk_token="w1").save_pretrained(path)
+    model = make("llama")
+    model.save_pretrained(path)
+    return path
+
+
+def flags(folder: Path, *more: str) -> list[str]:
+    return ["--model_path", str(folder), "--prompt", "w5 w6 w7", "--threads", "1", "--ignore_eos", *more]
+
+
+def test_the_same_seed_gives_the_same_text_and_the_report_adds_up(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = []
+    for _ in range(2):
+        assert main(flags(folder, "--max_new_tokens", "20", "--page_size", "8", "--max_pages", "4", "--seed", "3")) == 0
+        texts.append(capsys.readouterr().out.split("\n\n")[:2])
+        assert "pool: 4 pages of 8 tokens, 32 tokens in all, 0.0 MB" in texts[-1][0]
+    assert texts[0][1] == texts[1][1]
+    assert texts[0][1].startswith("w5 w6 w7")
+    assert len(texts[0][1].split()) == 23
+
+
+@pytest.mark.parametrize(
+    ("on_full", "code", "told"),
+    [
+        ("stop", 0, ["ended: length, the pages are full at 32 tokens (--on_full stop)", "32 of their 32 slots filled"]),
+        ("window", 0, ["all 50 tokens asked for; the window moved", "approximate"]),
+        ("error", 2, ["ended: error, no room after 33 tokens"]),
+    ],
+)
+def test_what_happened_at_the_limit_is_told(
+    on_full: str, code: int, told: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = ("--max_new_tokens", "50", "--page_size", "8", "--max_pages", "4", "--on_full", on_full)
+    assert main(flags(folder, *sizes)) == code
+    out = capsys.readouterr().out
+    assert all(part in out for part in told), out
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (("--page_size", "0"), "page_size=0 is no whole number of at least 1"),
+        (("--page_size", "65"), "page_size=65 is larger than the model's context of 64 tokens"),
+        (("--max_pages", "1", "--page_size", "2"), "give at least 2 pages"),
+        (("--prompt", ""), "the prompt is empty"),
+        (("--prompt", "w2 " * 65, "--max_pages", "9"), "the prompt has 65 tokens and the model 64 positions"),
+        (("--temperature", "-0.5"), "temperature=-0.5 is out of range"),
+        (("--top_p", "1.5"), "top_p=1.5 is out of range"),
+        (("--model_path", "./no/such/folder"), "no/such/folder"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_2(
+    wrong: tuple[str, ...], message: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(flags(folder, *wrong)) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("slm-paged: ")
+    assert message in lines[0]
+
+
+def test_the_module_runs_as_a_command_of_its_own_in_a_fresh_process(folder: Path) -> None:
+    command = [sys.executable, "-m", "slm_kv.paged", *flags(folder, "--max_new_tokens", "3", "--temperature", "0")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "ended: length, all 3 tokens asked for" in done.stdout
+    assert done.stderr == ""
