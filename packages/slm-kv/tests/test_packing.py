@@ -3,11 +3,11 @@
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from tiny_models import MAKERS, make
+from tiny_models import MAKERS, generated, make
 from torch import nn
 
 from slm_kv import KVError, pack
-from slm_kv.packed_linear import PackedLinear
+from slm_kv.packed_linear import Int8Linear, PackedLinear
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -83,3 +83,144 @@ def test_training_a_packed_layer_is_refused() -> None:
 
 def test_float64_stays_plain() -> None:
     assert pack(make("gpt2").double()).layers == {}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_packed_model_generates_the_same_tokens(name: str) -> None:
+    model = make(name)
+    expected = generated(model, [5, 11, 3], 12)
+    pack(model)
+    assert generated(model, [5, 11, 3], 12) == expected
+
+
+def test_two_adapters_are_switched_and_a_third_is_added_over_packed_layers() -> None:
+    config = LoraConfig(r=4, target_modules=["c_attn", "c_fc"], init_lora_weights=False, fan_in_fan_out=True)
+    model = get_peft_model(make("gpt2"), config, adapter_name="first").eval()
+    model.add_adapter("second", config)
+    ids = torch.randint(0, 97, (2, 5))
+
+    @torch.inference_mode()
+    def logits(adapter: str) -> torch.Tensor:
+        model.set_adapter(adapter)
+        return model(ids).logits
+
+    expected = {adapter: logits(adapter) for adapter in ("first", "second")}
+    packed = pack(model)
+    for adapter in ("second", "first", "second"):
+        assert torch.allclose(logits(adapter), expected[adapter], atol=1e-4)
+    model.add_adapter("third", config)
+    third = logits("third")
+    packed.unpack()
+    assert torch.allclose(logits("third"), third, atol=1e-4)
+    assert not torch.allclose(third, expected["first"], atol=1e-2)
+
+
+def test_a_butterfly_keeps_its_plain_base_layer() -> None:
+    butterfly = pytest.importorskip("slm_adapters.butterfly.config")
+    model = get_peft_model(
+        make("llama"), butterfly.ButterflyConfig(target_modules=["q_proj"], init_weights=False)
+    ).eval()
+    ids = torch.randint(0, 97, (2, 5))
+    with torch.inference_mode():
+        expected = model(ids).logits
+        packed = pack(model)
+        assert torch.allclose(model(ids).logits, expected, atol=1e-4)
+    assert packed.layers
+    assert not any("q_proj" in name for name in packed.layers)
+
+
+def test_a_model_unpacked_can_be_trained_as_before() -> None:
+    model = make("gpt2")
+    model.transformer.h[0].attn.c_attn.weight.requires_grad_(False)
+    with torch.inference_mode():
+        pack(model).unpack()
+    trainable = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    assert len(trainable) == len(list(model.parameters())) - 1
+    ids = torch.randint(0, 97, (2, 5))
+    model(ids, labels=ids).loss.backward()
+    assert model.transformer.h[1].mlp.c_fc.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_a_layer_in_two_places_is_packed_once(int8: bool) -> None:
+    layer = nn.Linear(6, 6)
+    model = nn.Sequential(layer, nn.GELU(), layer)
+    x = torch.randn(2, 6)
+    with torch.inference_mode():
+        expected = model(x)
+        packed = pack(model, int8=int8)
+        assert model[0] is model[2] is not layer
+        assert torch.allclose(model(x), expected, atol=0.1 if int8 else 1e-5)
+        packed.unpack()
+    assert model[0] is model[2] is layer
+
+
+def test_dtype_casts_the_whole_model() -> None:
+    model = make("qwen2")
+    packed = pack(model, torch.bfloat16)
+    assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
+    assert (packed.kernel, pack(make("qwen2").double()).kernel) == ("onednn", "plain")
+
+
+def test_without_bfloat16_in_the_cpu_such_layers_stay_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    assert pack(make("llama").to(torch.bfloat16)).layers == {}
+    assert pack(make("llama")).layers
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(13,), (0, 13), (1, 13), (2, 5, 13), (70, 13)])
+def test_int8_errs_by_half_a_step_on_either_side_at_most(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(13, 7, dtype=dtype).requires_grad_(False)
+    x = torch.randn(shape, dtype=dtype)
+    found = Int8Linear(layer.weight, layer.bias)(x)
+    assert found.dtype is dtype
+    rows, weight = x.double().reshape(-1, 13), layer.weight.double()
+    exact = rows @ weight.T + layer.bias.double()
+    step_x, step_w = (values.abs().amax(1, keepdim=True) / 127 for values in (rows, weight))
+    bound = rows.abs() @ (step_w / 2).expand_as(weight).T + (step_x / 2) @ weight.abs().sum(1)[None]
+    bound += 13 * step_x @ step_w.T / 4 + exact.abs() * torch.finfo(dtype).eps + 1e-6
+    assert ((found.double().reshape(-1, 7) - exact).abs() <= bound).all()
+
+
+def test_int8_does_not_depend_on_what_shares_the_batch() -> None:
+    torch.manual_seed(0)
+    layer = Int8Linear(torch.randn(33, 50), None)
+    x = torch.randn(9, 50)
+    together = layer(x * torch.logspace(-3, 3, 9)[:, None])
+    assert torch.equal(together[4:5], layer(x[4:5]))
+    assert torch.equal(layer(torch.zeros(2, 50)), torch.zeros(2, 33))
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_after_int8_the_rounded_weights_come_back(name: str) -> None:
+    model = make(name)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    packed = pack(model, int8=True)
+    assert packed.kernel == "onednn int8"
+    weights = [module for module in model.modules() if isinstance(module, Int8Linear)]
+    assert packed.nbytes >= sum(one.in_features * one.out_features for one in weights)
+    packed.unpack()
+    for key, weight in model.state_dict().items():
+        if weight.dim() != 2:
+            assert torch.equal(weight, before[key])
+        step = before[key].abs().max() / 127
+        assert ((weight - before[key]).abs() <= step * 0.5001).all(), key
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_an_int8_model_says_nearly_the_same(name: str) -> None:
+    model = make(name)
+    ids = torch.randint(0, 97, (2, 9))
+    with torch.inference_mode():
+        expected = model(ids).logits
+        pack(model, int8=True)
+        found = model(ids).logits
+    assert (found - expected).norm() < 0.05 * expected.norm()
+
+
+def test_int8_is_refused_where_sums_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("slm_kv.packing.int8_is_exact", lambda: False)
+    with pytest.raises(KVError, match="leave int8 out"):
+        pack(make("llama"), int8=True)

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from slm_kv.packed_linear import PackedLinear
+from slm_kv.errors import KVError
+from slm_kv.packed_linear import Int8Linear, PackedLayer, PackedLinear, int8_is_exact
 
-DTYPES = (torch.float32, torch.bfloat16)
 PADDED_ROWS = 64
 
 
@@ -26,46 +26,80 @@ class Packed:
     model: Any
     layers: dict[str, Any] = field(default_factory=dict)
     padded_rows: int = 0
+    int8: bool = False
+
+    @property
+    def kernel(self) -> str:
+        """What multiplies: ``onednn``, ``onednn int8``, or ``plain`` where nothing was replaced."""
+        if not self.layers:
+            return "plain"
+        return "onednn int8" if self.int8 else "onednn"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the packed weights."""
+        return sum(module.nbytes for module in self.model.modules() if isinstance(module, PackedLayer))
 
     def unpack(self) -> None:
-        """Put the layers back, with the weights they had, bit for bit in the dtype that they were packed in."""
+        """Put the layers back, with the weights they had, bit for bit in the dtype that they were packed in; after
+        int8 with the rounded ones, for the others are gone."""
         for name, layer in self.layers.items():
             packed = self.model.get_submodule(name)
-            if isinstance(packed, PackedLinear):
-                _restore(layer, packed)
+            if isinstance(packed, PackedLayer):
+                if layer.weight is None:  # not yet, for one that stands in two places
+                    _restore(layer, packed)
                 _replace(self.model, name, layer)
         self.layers.clear()
         if hasattr(self.model, "tie_weights"):
             self.model.tie_weights()
 
 
-def pack(model: nn.Module, dtype: torch.dtype | None = None) -> Packed:
+def pack(model: nn.Module, dtype: torch.dtype | None = None, *, int8: bool = False) -> Packed:
     """Replace the linear layers of ``model``, on a CPU and for inference, by prepacked ones; ``dtype`` casts it first.
 
     Layers of other devices, other dtypes than float32 and bfloat16, quantized ones, and those within an adapter that
     reads its base layer's weight stay as they are; under LoRA the base layer is packed. The plain weights are given
-    up: ``Packed.unpack`` makes them again. A tied embedding keeps its own.
+    up: ``Packed.unpack`` makes them again. A tied embedding keeps its own. ``int8``: weights and inputs in 8 bits, a
+    quarter of float32's memory, an error that should be measured on the model at hand, and no way back from it.
+
+    Raises KVError for ``int8`` where the CPU or torch cannot sum it exactly.
     """
+    usable = torch.backends.mkldnn.is_available()
+    if int8 and not (usable and int8_is_exact()):
+        raise KVError("int8 needs oneDNN and a CPU that sums products of 8 bits exactly; leave int8 out")
     if dtype is not None:
         model.to(dtype)
-    found = Packed(model)
-    candidates = dict(_candidates(model)) if torch.backends.mkldnn.is_available() else {}
-    found.padded_rows = _padded_rows(list(candidates.values()))
+    found = Packed(model, int8=int8)
+    candidates = dict(_candidates(model)) if usable else {}
+    found.padded_rows = 0 if int8 else _padded_rows(list(candidates.values()))
+    replaced: dict[int, PackedLayer] = {}
     for name, layer in candidates.items():
-        packed = PackedLinear(_weight(layer), _bias(layer), found.padded_rows)
-        _replace(model, name, packed)
-        layer.weight = None
+        if id(layer) not in replaced:
+            weight, bias = _weight(layer), _bias(layer)
+            replaced[id(layer)] = Int8Linear(weight, bias) if int8 else PackedLinear(weight, bias, found.padded_rows)
+            replaced[id(layer)].trainable = layer.weight.requires_grad
+            layer.weight = None
+        _replace(model, name, replaced[id(layer)])
         found.layers[name] = layer
     return found
 
 
 def _candidates(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    closed = [f"{name}." for name, module in model.named_modules() if _reads_its_base(module)]
-    for name, module in model.named_modules():
+    """By name; one that stands in two places twice."""
+    modules = list(model.named_modules(remove_duplicate=False))
+    closed = [f"{name}." for name, module in modules if _reads_its_base(module)]
+    dtypes = _dtypes()
+    for name, module in modules:
         if type(module) not in (nn.Linear, Conv1D) or not name or name.startswith(tuple(closed)) or _in_lora(name):
             continue
-        if _weight(module).dtype in DTYPES and _weight(module).device.type == "cpu":
+        if _weight(module).dtype in dtypes and _weight(module).device.type == "cpu":
             yield name, module
+
+
+def _dtypes() -> set[torch.dtype]:
+    """What oneDNN takes here: bfloat16 needs AVX-512."""
+    supported = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return {torch.float32, torch.bfloat16} if supported else {torch.float32}
 
 
 def _in_lora(name: str) -> bool:
@@ -93,10 +127,12 @@ def _bias(layer: Any) -> Any:
     return None if layer.bias is None else layer.bias.detach()
 
 
-def _restore(layer: Any, packed: PackedLinear) -> None:
-    weight = packed.weight()
+@torch.inference_mode(False)
+@torch.no_grad()
+def _restore(layer: Any, packed: PackedLayer) -> None:
+    weight = packed.dense_weight()
     plain = weight.t().contiguous() if isinstance(layer, Conv1D) else weight
-    layer.weight = nn.Parameter(plain, requires_grad=False)
+    layer.weight = nn.Parameter(plain, requires_grad=packed.trainable)
 
 
 def _replace(model: nn.Module, name: str, layer: nn.Module) -> None:

@@ -18,7 +18,22 @@ LOG2_E = np.float32(1.4426950408889634)
 C1, C2, C3 = np.float32(0.6931471805599453), np.float32(0.2402265069591007), np.float32(0.05550410866482158)
 C4, C5, C6 = np.float32(0.009618129107628477), np.float32(0.0013333558146428443), np.float32(0.00015403530393381608)
 
-compiled = njit(fastmath={"reassoc", "contract", "nsz"}, cache=True, nogil=True, error_model="numpy")
+SETTINGS = {"fastmath": {"reassoc", "contract", "nsz"}, "cache": True, "nogil": True, "error_model": "numpy"}
+compiled = njit(**SETTINGS)
+
+
+def compiled_for(*arguments):
+    """Compile with the module, for float32 and for bfloat16, and for no other types: ``element`` stands for either.
+
+    Rows come in strides of the model's making. Left to itself numba would compile again for each kind of them, in
+    the middle of a text.
+    """
+    element = {"rows": (3, "A"), "pages": (4, "C"), "out": (3, "C")}
+
+    def signature(kind):
+        return types.void(*(types.Array(kind, *element[one]) if one in element else one for one in arguments))
+
+    return njit([signature(types.float32), signature(types.uint16)], **SETTINGS)
 
 
 def load(element):
@@ -78,7 +93,7 @@ def softmax_weights(scores, length):
     return total
 
 
-@compiled
+@compiled_for("rows", "rows", "pages", "pages", types.int64[::1])
 def write(key, value, keys, values, slots):
     """Each row of ``key`` and ``value`` [N, G, D] into its slot of the pages [G, pages, page_size, D]."""
     page_size = keys.shape[2]
@@ -88,28 +103,6 @@ def write(key, value, keys, values, slots):
             for d in range(key.shape[2]):
                 keys[group, page, slot, d] = key[row, group, d]
                 values[group, page, slot, d] = value[row, group, d]
-
-
-@compiled
-def decode(q, keys, values, pages, lengths, scale, out):
-    """Attention of S queries, each over its own pages.
-
-    ``q`` and ``out`` [S, H, D]; ``keys`` and ``values`` [G, pages, page_size, D] with H a multiple of G;
-    ``pages`` [S, P] int32; ``lengths`` [S] int32, the tokens each query sees, itself included.
-    """
-    heads, dim = q.shape[1], q.shape[2]
-    share = heads // keys.shape[0]
-    scores = np.empty(lengths.max(), np.float32)
-    query, mixed = np.empty(dim, np.float32), np.empty(dim, np.float32)
-    for row in range(q.shape[0]):
-        for head in range(heads):
-            for d in range(dim):
-                query[d] = load(q[row, head, d]) * scale
-            score(query, keys, pages[row], lengths[row], head // share, scores)
-            total = softmax_weights(scores, lengths[row])
-            mix(scores, values, pages[row], lengths[row], head // share, mixed)
-            for d in range(dim):
-                out[row, head, d] = rounded(mixed[d] / total, out[row, head, d])
 
 
 @compiled
@@ -136,3 +129,25 @@ def mix(weights, values, pages, length, group, mixed):
             weight = weights[first + slot]
             for d in range(mixed.shape[0]):
                 mixed[d] += weight * load(values[group, page, slot, d])
+
+
+@compiled_for("rows", "pages", "pages", types.int32[:, ::1], types.int32[::1], types.float32, "out")
+def decode(q, keys, values, pages, lengths, scale, out):
+    """Attention of S queries, each over its own pages.
+
+    ``q`` and ``out`` [S, H, D]; ``keys`` and ``values`` [G, pages, page_size, D] with H a multiple of G;
+    ``pages`` [S, P] int32; ``lengths`` [S] int32, the tokens each query sees, itself included.
+    """
+    heads, dim = q.shape[1], q.shape[2]
+    share = heads // keys.shape[0]
+    scores = np.empty(lengths.max(), np.float32)
+    query, mixed = np.empty(dim, np.float32), np.empty(dim, np.float32)
+    for row in range(q.shape[0]):
+        for head in range(heads):
+            for d in range(dim):
+                query[d] = load(q[row, head, d]) * scale
+            score(query, keys, pages[row], lengths[row], head // share, scores)
+            total = softmax_weights(scores, lengths[row])
+            mix(scores, values, pages[row], lengths[row], head // share, mixed)
+            for d in range(dim):
+                out[row, head, d] = rounded(mixed[d] / total, out[row, head, d])
