@@ -1,1 +1,3 @@
-__version__ = "0.1.0"
+"""Every claim of the project as a command that measures it."""
+
+__version__ = "0.2.0"

@@ -70,7 +70,7 @@ def run(given: argparse.Namespace) -> int:
         max_sequences=1,
         on_full=given.on_full,
     ) as engine:
-        print(f"{engine.summary}, {threads} threads", end="\n\n", flush=True)
+        print(f"{engine.summary}, threads: {threads}", end="\n\n", flush=True)
         handle = engine.submit(given.prompt, params)
         print(given.prompt, end="", flush=True)
         print("\n\n" + "\n".join(Watch().follow(engine, handle).report(engine, handle)))

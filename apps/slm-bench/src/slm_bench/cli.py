@@ -1,0 +1,35 @@
+"""``slm-bench``: one sentence for a user's mistake, exit code 2; never a traceback for it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from slm_bench import kv_flags
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``slm-bench`` with ``argv`` (the process's own by default); returns the exit code."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    parser = argparse.ArgumentParser(prog="slm-bench", description="Measure what the packages of slm claim.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    kv_flags.add(commands)
+    given = parser.parse_args(argv)
+    from slm_kv import KVError
+
+    try:
+        from slm_bench import kv
+
+        return kv.run(given)
+    except KVError as mistake:
+        print(f"slm-bench: {mistake}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("slm-bench: stopped", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,36 @@
+"""Times of several ways to do one job, taken in turns, so that a busy moment hits all alike."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of the timed turns of one way, in order."""
+
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+    def over(self, other: Times) -> tuple[float, float, float]:
+        """How many times as fast as ``other``: the median, least and largest of the turns' ratios."""
+        ratios = [theirs / own for own, theirs in zip(self.seconds, other.seconds, strict=True)]
+        return statistics.median(ratios), min(ratios), max(ratios)
+
+
+def in_turns(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Times]:
+    """Each way ``rounds`` times, after one that warms up; the order is reversed at every second turn."""
+    found: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(rounds + 1):
+        for name in list(ways) if turn % 2 else list(ways)[::-1]:
+            start = time.perf_counter()
+            ways[name]()
+            if turn:
+                found[name].append(time.perf_counter() - start)
+    return {name: Times(tuple(seconds)) for name, seconds in found.items()}
