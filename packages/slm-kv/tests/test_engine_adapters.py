@@ -98,3 +98,22 @@ def test_weights_changed_under_a_running_engine_are_not_served_from_old_pages() 
         (handle,) = engine.generate([prompt], greedy(6))
         assert handle.reused_tokens == 0
     assert handle.token_ids == texts_alone(model, [(prompt, "red")], 6)[0]
+
+
+def test_a_request_that_fails_without_adapters_leaves_those_with_one_their_weights() -> None:
+    model = with_adapters()
+    prompt, cursed = prompts(1, seed=3)[0], 96
+
+    def trip(module: torch.nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        if (inputs[0] == cursed).any():
+            raise RuntimeError("a kernel failed")
+
+    with Engine(model, page_size=3, max_pages=80) as engine:
+        hook = model.get_input_embeddings().register_forward_pre_hook(trip)
+        broken = engine.submit([cursed, 1], greedy(8), adapter="__base__")
+        fine = engine.submit(prompt, greedy(3), adapter="red")
+        engine.step()
+        hook.remove()
+        run(engine)
+    assert broken.finish_reason == "error"
+    assert fine.token_ids == texts_alone(model, [(prompt, "red")], 3)[0]

@@ -138,3 +138,11 @@ def test_paged_attention_outside_an_engine_says_what_to_do() -> None:
         model(torch.tensor([[1, 2]]))
     engine.close()
     model(torch.tensor([[1, 2]]))
+
+
+def test_a_model_whose_engine_was_refused_is_as_it_was() -> None:
+    model = make("gpt2")
+    expected = generated(model, [1, 2, 3], 4)
+    with pytest.raises(KVError, match="page_size"):
+        Engine(model, page_size=POSITIONS + 1)
+    assert generated(model, [1, 2, 3], 4) == expected

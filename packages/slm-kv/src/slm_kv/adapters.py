@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import nullcontext
 from typing import Any, cast
 
@@ -47,7 +47,7 @@ class Adapters:
         """Digest the weights anew."""
         self._roots = self._digests()
 
-    def groups(self, work: tuple[Work, ...]) -> Iterator[tuple[list[Work], list[str] | None]]:
+    def groups(self, work: tuple[Work, ...]) -> Generator[tuple[list[Work], list[str] | None]]:
         """The calls of the model that a step takes: the work of each, with the adapter set, and the names by row
         where it mixes several."""
         by_adapter: dict[str | None, list[Work]] = {}

@@ -61,8 +61,12 @@ class Engine:
         self.model, self.tokenizer = model.eval(), tokenizer
         self._implementation = model.config._attn_implementation
         self.adapters = Adapters(model)
-        probe = open_doors(model)
-        self.room = Room.of(model.config, page_size, max_pages, probe.window, on_full)
+        try:
+            probe = open_doors(model)
+            self.room = Room.of(model.config, page_size, max_pages, probe.window, on_full)
+        except KVError:
+            model.set_attn_implementation(self._implementation)
+            raise
         self.pool = PagePool(page_size, max_pages, prefix_caching=prefix_caching)
         self.storage = PagedStorage(
             [probe.layers[layer] for layer in sorted(probe.layers)], max_pages, page_size, model.dtype, model.device

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -33,8 +34,9 @@ class Runner:
         """Compute the rows of ``work``. Gives, for each call of the model, the work and its float32 logits: a
         [rows, V] for each, the last row alone or, where logprobs of the prompt are asked for, all; [0, V] for a
         piece of a prompt that ends before its last token."""
-        for group, names in self.adapters.groups(work):
-            yield group, self._call(group, names)
+        with closing(self.adapters.groups(work)) as groups:  # an adapter is set while its group is at hand
+            for group, names in groups:
+                yield group, self._call(group, names)
 
     def _call(self, group: list[Work], names: list[str] | None) -> list[Tensor]:
         group.sort(key=lambda one: one.count > 1)  # decode rows come first; stable
