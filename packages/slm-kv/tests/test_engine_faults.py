@@ -85,11 +85,11 @@ def test_an_exception_within_the_model_ends_the_request_that_causes_it() -> None
     assert sum(handle.finish_reason == "length" for handle in handles) >= 1
 
 
-def test_an_exception_in_one_requests_sampling_ends_that_one() -> None:
+def test_an_exception_in_one_requests_sampling_ends_that_one(monkeypatch: pytest.MonkeyPatch) -> None:
     model = make("llama")
     with Engine(model, page_size=4, max_pages=40) as engine:
         broken, fine = engine.submit([1, 2], greedy(4)), engine.submit([3, 4], greedy(4))
-        engine._sequences[broken.id].sampler.choose = None  # type: ignore[assignment,method-assign]
+        monkeypatch.setattr(engine._sequences[broken.id].sampler, "choose", None)
         run(engine)
     assert (broken.finish_reason, fine.finish_reason) == ("error", "length")
 

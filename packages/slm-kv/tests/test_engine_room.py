@@ -4,12 +4,13 @@ import pytest
 from tiny_models import POSITIONS, generated, greedy, make, run
 
 from slm_kv import Engine, Handle
+from slm_kv.room import OnFull
 
 PROMPT = [7, 8, 9, 10, 11]
 
 
-def at_the_end(name: str, on_full: str, new: int, pages: int = 4) -> Handle:
-    with Engine(make(name), page_size=4, max_pages=pages, on_full=on_full) as engine:  # type: ignore[arg-type]
+def at_the_end(name: str, on_full: OnFull, new: int, pages: int = 4) -> Handle:
+    with Engine(make(name), page_size=4, max_pages=pages, on_full=on_full) as engine:
         handle = engine.submit(PROMPT, greedy(new))
         run(engine)
         assert engine.pool.used_pages == 0

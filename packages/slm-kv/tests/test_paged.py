@@ -17,7 +17,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny Llama whose tokens are words."""
     path = tmp_path_factory.mktemp("model")
     words = Tokenizer(models.WordLevel({f"w{index}": index for index in range(97)}, unk_token="w1"))
-    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # type: ignore[assignment]
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     PreTrainedTokenizerFast(tokenizer_object=words, eos_token="w0", unk_token="w1").save_pretrained(path)
     model = make("llama")
     model.save_pretrained(path)

@@ -244,8 +244,8 @@ def test_a_value_that_makes_no_sense_is_refused_with_advice(name: str, values: l
 
 
 def test_stop_is_one_text_or_several() -> None:
-    assert SamplingParams(stop="ab").stop == ("ab",)  # type: ignore[arg-type]
-    params = SamplingParams(stop=["a", "b"], stop_token_ids=[3])  # type: ignore[arg-type]
+    assert SamplingParams(stop="ab").stop == ("ab",)
+    params = SamplingParams(stop=["a", "b"], stop_token_ids=[3])
     assert (params.stop, params.stop_token_ids) == (("a", "b"), (3,))
     assert hash(params) == hash(SamplingParams(stop=("a", "b"), stop_token_ids=(3,)))
 

@@ -17,7 +17,7 @@ from transformers.utils.logging import disable_progress_bar
 from slm_bench.bandwidth import memory_bandwidth, weight_bytes
 from slm_bench.turns import Times, in_turns
 from slm_kv import KVError, load
-from slm_kv.threads import fastest_threads
+from slm_kv.threads import set_threads
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def run(given: argparse.Namespace) -> int:
     ids = torch.tensor([loaded.tokenizer(given.prompt)["input_ids"]] * given.batch_size, device=device)
     counts = given.lengths or [given.max_new_tokens]
     _check(model, ids, counts[-1])
-    threads = _set_threads(model, given.threads)
+    threads = set_threads(model, given.threads)
     speed = memory_bandwidth(device)
     found = [_measure(model, ids, new, given.rounds, speed) for new in counts]
     setting = {
@@ -76,16 +76,6 @@ def _check(model: Any, ids: Tensor, new: int) -> None:
             f"a prompt of {ids.shape[1]} tokens and {new} new ones exceed the model's {positions} positions; ask for "
             f"at most {max(0, positions - ids.shape[1])} new ones"
         )
-
-
-def _set_threads(model: Any, asked: int | None) -> int:
-    if asked:
-        torch.set_num_threads(asked)
-    elif model.device.type == "cpu":
-        token = torch.zeros(1, 1, dtype=torch.long)
-        with torch.inference_mode():
-            fastest_threads(lambda: model(token, use_cache=False))
-    return torch.get_num_threads()
 
 
 def _measure(model: Any, ids: Tensor, new: int, rounds: int, speed: float) -> Measured:

@@ -5,6 +5,8 @@ Shapes: N rows, I inputs, O outputs.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 
@@ -14,7 +16,7 @@ HINT = 16  # rows that the layout is made for: from 8 on the hint makes no diffe
 FEW = 8  # rows: below it oneDNN has no fast kernel of 8 bits for some widths, 256 and 1024 among them
 
 
-class PackedLayer(nn.Module):
+class PackedLayer(nn.Module, ABC):
     """What both have in common. For inference on a CPU: no parameters, and a gradient ends at it."""
 
     def __init__(self, weight_OI: Tensor, bias_O: Tensor | None) -> None:
@@ -29,9 +31,9 @@ class PackedLayer(nn.Module):
         """Bytes of the weight as it lies."""
         return int(torch.ops.mkldnn._nbytes(self._packed))
 
+    @abstractmethod
     def dense_weight(self) -> Tensor:
         """The weight [O, I] again."""
-        raise NotImplementedError
 
     def _refuse_gradients(self, x: Tensor) -> None:
         if torch.is_grad_enabled() and x.requires_grad:

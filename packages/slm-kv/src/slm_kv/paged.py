@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from slm_kv.sampling_params import SamplingParams
 
@@ -57,11 +57,11 @@ def run(given: argparse.Namespace) -> int:
 
     from slm_kv.engine import Engine
     from slm_kv.loading import load
+    from slm_kv.threads import set_threads
 
     disable_progress_bar()  # the text is what there is to see
     loaded = load(given.model_path, given.adapter_path, dtype=getattr(torch, given.dtype), device=given.device)
-    threads = given.threads or _probe_threads(loaded.model)
-    torch.set_num_threads(threads)
+    threads = set_threads(loaded.model, given.threads)
     with Engine(
         loaded.model,
         loaded.tokenizer,
@@ -112,19 +112,6 @@ class Watch:
                 f"{slots - self.filled} wasted ({1 - self.filled / slots:.0%})"
             )
         return lines
-
-
-def _probe_threads(model: Any) -> int:
-    """The number of threads that decode fastest; of a GPU's CPU, as it was."""
-    import torch
-
-    from slm_kv.threads import fastest_threads
-
-    if model.device.type != "cpu":
-        return torch.get_num_threads()
-    token = torch.zeros(1, 1, dtype=torch.long)
-    with torch.inference_mode():
-        return fastest_threads(lambda: model(token, use_cache=False))
 
 
 def _rate(times: list[float]) -> float:

@@ -6,11 +6,23 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
 ROUNDS = 5
 WORTH = 0.95  # more threads have to take less than this share of the time
+
+
+def set_threads(model: Any, asked: int | None) -> int:
+    """Have torch use ``asked`` threads; of None, on a CPU, as many as compute one token of ``model`` fastest."""
+    if asked:
+        torch.set_num_threads(asked)
+    elif model.device.type == "cpu":
+        token = torch.zeros(1, 1, dtype=torch.long)
+        with torch.inference_mode():
+            fastest_threads(lambda: model(token, use_cache=False))
+    return torch.get_num_threads()
 
 
 def fastest_threads(run: Callable[[], object], most: int | None = None) -> int:

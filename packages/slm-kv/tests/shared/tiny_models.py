@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from transformers import (
@@ -60,8 +61,8 @@ def generated(model: PreTrainedModel, prompt: Sequence[int], new: int) -> list[i
     return model.generate(ids, attention_mask=torch.ones_like(ids), **asked)[0, len(prompt) :].tolist()
 
 
-def greedy(new: int, **more: object) -> SamplingParams:
-    return SamplingParams(max_new_tokens=new, temperature=0, ignore_eos=True, **more)  # type: ignore[arg-type]
+def greedy(new: int, **more: Any) -> SamplingParams:
+    return SamplingParams(max_new_tokens=new, temperature=0, ignore_eos=True, **more)
 
 
 def prompts(count: int, longest: int = 24, seed: int = 0) -> list[list[int]]:

@@ -47,11 +47,8 @@ def open_doors(model: PreTrainedModel) -> Probe:
     Raises KVError for a model that takes no attention function, or asks more of one than pages give.
     """
     _register()
-    try:
-        model.set_attn_implementation(NAME)
-        found = _probe(model)
-    except (ValueError, NotImplementedError, AttributeError) as refused:
-        raise KVError(f"{_name(model)} takes no attention function of another: {refused}") from refused
+    model.set_attn_implementation(NAME)
+    found = _probe(model)
     if sorted(found.layers) != list(range(len(found.layers))) or not found.layers:
         raise KVError(f"{_name(model)} does not call its attention by transformers' interface in every layer")
     return found
@@ -108,13 +105,17 @@ def _rows(tensor_BHTD: Tensor) -> Tensor:
 
 
 def _layer(module: nn.Module) -> int:
-    return int(module.layer_idx)  # type: ignore[arg-type]
+    index = getattr(module, "layer_idx", None)
+    if not isinstance(index, int):
+        raise KVError(f"{type(module).__name__} does not say which layer it is, so its pages cannot be found")
+    return index
 
 
 def _note(probe: Probe, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, asked: dict[str, Any]) -> Tensor:
     strange = [name for name in UNKNOWN if asked.get(name) is not None]
     if strange or not getattr(module, "is_causal", True) or key.shape != value.shape:
-        raise ValueError(f"its attention asks for {strange[0] if strange else 'more than causal attention'}")
+        asks = strange[0] if strange else "attention that is not causal, or keys and values of different shapes"
+        raise KVError(f"{type(module).__name__} asks for {asks}: pages do not give that; use the model's own generate")
     if window := asked.get("sliding_window"):
         probe.window = min(window, probe.window or window)
     probe.layers[_layer(module)] = LayerShape(key.shape[1], key.shape[3])

@@ -36,21 +36,27 @@ def compiled_for(*arguments):
     return njit([signature(types.float32), signature(types.uint16)], **SETTINGS)
 
 
+@njit(inline="always")
+def widened(bits):
+    """The float32 of a bfloat16's bits."""
+    return np.uint32(np.uint32(bits) << np.uint32(16)).view(np.float32)
+
+
 def load(element):
     """An element of a page as float32."""
-    raise NotImplementedError("compiled only")
+    return widened(element) if isinstance(element, np.uint16) else element
 
 
 @overload(load, inline="always")
 def _load(element):
     if element == types.uint16:
-        return lambda element: np.uint32(np.uint32(element) << np.uint32(16)).view(np.float32)
+        return lambda element: widened(element)
     return lambda element: element
 
 
 def rounded(number, like):
     """A float32 as what ``like`` is: itself, or the bits of a bfloat16, ties to even."""
-    raise NotImplementedError("compiled only")
+    return to_bfloat16(number) if isinstance(like, np.uint16) else number
 
 
 @overload(rounded, inline="always")
