@@ -20,7 +20,7 @@ from transformers.generation.logits_process import (
 )
 
 from slm_kv.errors import KVError
-from slm_kv.sampling import BadLogits, TokenSampler, greedy_ids, prompt_logprobs
+from slm_kv.sampling import BadLogits, TokenSampler, likeliest, prompt_logprobs
 from slm_kv.sampling_params import SamplingParams
 
 inf, nan = float("inf"), float("nan")
@@ -182,27 +182,13 @@ def test_prompt_logprobs_speak_of_the_token_after_each_row() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_greedy_rows_are_what_greedy_samplers_choose(dtype: torch.dtype) -> None:
+def test_the_likeliest_is_what_sampling_from_one_token_draws_and_of_equals_the_first(dtype: torch.dtype) -> None:
     logits_NV = torch.randn(7, 33, generator=torch.Generator().manual_seed(6)).to(dtype)
     logits_NV[3] = 1
-    chosen = [sampler(temperature=0).choose(row).token_id for row in logits_NV]
-    assert greedy_ids(logits_NV) == chosen
-    assert chosen[3] == 0
-
-
-@pytest.mark.parametrize(
-    ("given", "needed"),
-    [
-        ({"temperature": 0}, False),
-        ({"temperature": 0, "seed": 1, "top_k": 4}, False),
-        ({}, True),
-        ({"temperature": 0, "logprobs": 0}, True),
-        ({"temperature": 0, "repetition_penalty": 1.1}, True),
-        ({"temperature": 0, "presence_penalty": -1}, True),
-    ],
-)
-def test_only_plain_greedy_does_without_logits(given: dict[str, Any], needed: bool) -> None:
-    assert sampler(**given).needs_logits is needed
+    assert [likeliest(row) for row in logits_NV] == [max(range(33), key=row.tolist().__getitem__) for row in logits_NV]
+    assert likeliest(logits_NV[3]) == 0
+    for row in logits_NV[:3]:
+        assert likeliest(row) == sampler(temperature=0).choose(row).token_id == sampler(top_p=1e-9).choose(row).token_id
 
 
 @pytest.mark.parametrize("given", [{"temperature": 0}, {}, {"top_k": 2}, {"top_p": 0.5}, {"repetition_penalty": 2.0}])
@@ -212,7 +198,7 @@ def test_logits_that_say_nothing_are_an_error_of_the_model(row: list[float], giv
     with pytest.raises(BadLogits, match=r"the model gave (NaN logits|-?inf as its largest logit)"):
         sampler([0, 1], **given).choose(logits)
     with pytest.raises(BadLogits, match="the model gave"):
-        greedy_ids(torch.stack([torch.zeros(3), logits]))
+        likeliest(logits)
     with pytest.raises(BadLogits, match="the model gave"):
         prompt_logprobs(logits[None], [0, 1], 0)
 

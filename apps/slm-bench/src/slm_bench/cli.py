@@ -20,6 +20,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     from slm_kv import KVError
 
     try:
+        kv_flags.check(given)
+        if given.engine:
+            from slm_bench.engine import bench
+
+            return bench.run(given)
         from slm_bench import kv
 
         return kv.run(given)

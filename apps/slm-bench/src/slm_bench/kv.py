@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from transformers.utils.logging import disable_progress_bar
 
 from slm_bench.bandwidth import memory_bandwidth, weight_bytes
+from slm_bench.output import console, heading, write
 from slm_bench.turns import Times, in_turns
-from slm_kv import KVError, load
+from slm_kv import KVError, load, pack
 from slm_kv.threads import set_threads
+
+ROUNDS = 5
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,13 @@ def run(given: argparse.Namespace) -> int:
     ids = torch.tensor([loaded.tokenizer(given.prompt)["input_ids"]] * given.batch_size, device=device)
     counts = given.lengths or [given.max_new_tokens]
     _check(model, ids, counts[-1])
+    weights = weight_bytes(model)
+    if given.packed:
+        pack(model)
     threads = set_threads(model, given.threads)
+    rounds = given.rounds or ROUNDS
     speed = memory_bandwidth(device)
-    found = [_measure(model, ids, new, given.rounds, speed) for new in counts]
+    found = [_measure(model, ids, new, rounds, weights, speed) for new in counts]
     setting = {
         "model": given.model_path,
         "adapter": given.adapter_path,
@@ -54,12 +60,13 @@ def run(given: argparse.Namespace) -> int:
         "threads": threads,
         "batch_size": given.batch_size,
         "prompt_tokens": ids.shape[1],
-        "rounds": given.rounds,
+        "packed": given.packed,
+        "rounds": rounds,
         "memory_bytes_per_second": speed,
     }
     _print(setting, found)
     if given.json:
-        _write(Path(given.json), json.dumps({"setting": setting, "measured": [asdict(one) for one in found]}, indent=2))
+        write(Path(given.json), json.dumps({"setting": setting, "measured": [asdict(one) for one in found]}, indent=2))
     if given.lengths:
         from slm_bench.plots import plot_lengths
 
@@ -78,7 +85,7 @@ def _check(model: Any, ids: Tensor, new: int) -> None:
         )
 
 
-def _measure(model: Any, ids: Tensor, new: int, rounds: int, speed: float) -> Measured:
+def _measure(model: Any, ids: Tensor, new: int, rounds: int, weights: int, speed: float) -> Measured:
     outputs: dict[str, Any] = {}
 
     def generate(name: str, cached: bool, count: int) -> None:
@@ -95,7 +102,7 @@ def _measure(model: Any, ids: Tensor, new: int, rounds: int, speed: float) -> Me
     cache = outputs["on"].past_key_values
     cache_bytes = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
     tokens = new * ids.shape[0]
-    read = weight_bytes(model) + cache_bytes / 2  # the cache grows from little to all of it
+    read = weights + cache_bytes / 2  # the cache grows from little to all of it
     return Measured(
         new,
         tokens / times["on"].median,
@@ -133,9 +140,8 @@ def _generate(model: Any, ids: Tensor, cached: bool, new: int) -> Any:
 
 
 def _print(setting: dict[str, Any], found: list[Measured]) -> None:
-    adapter = f", adapter {setting['adapter']}" if setting["adapter"] else ""
     print(
-        f"{setting['model']}{adapter}: {setting['dtype']} on {setting['device']}, threads: {setting['threads']}, "
+        f"{heading(setting)}, "
         f"batch of {setting['batch_size']}, prompt of {setting['prompt_tokens']} tokens, "
         f"medians of {setting['rounds']} turns\n"
         f"memory is read at {setting['memory_bytes_per_second'] / 1e9:.1f} GB/s"
@@ -163,9 +169,4 @@ def _print(setting: dict[str, Any], found: list[Measured]) -> None:
             f"{one.bandwidth_share:.0%}",
             "yes" if one.same_tokens else "NO",
         )
-    Console(width=None if Console().is_terminal else 130).print(table)
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text + "\n")
+    console().print(table)

@@ -5,6 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from slm_kv.errors import KVError
+
+OF_THE_CACHE = ("prompt", "max_new_tokens", "lengths", "batch_size", "packed")
+
 
 def add(commands: Any) -> None:
     """Add ``kv`` to the commands of a parser."""
@@ -22,12 +26,30 @@ def add(commands: Any) -> None:
     flag("--max_new_tokens", type=positive, default=128, help="tokens to generate, neither more nor fewer")
     flag("--lengths", type=lengths, metavar="N,N,...", help="measure these numbers of new tokens instead, and plot")
     flag("--batch_size", type=positive, default=1, help="copies of the prompt, generated side by side")
-    flag("--rounds", type=positive, default=5, help="timed turns of each; medians are printed, after one to warm up")
+    flag("--packed", action="store_true", help="on a CPU, prepack the linear layers of both as the engine does")
+    flag(
+        "--engine",
+        action="store_true",
+        help="measure the engine instead: 32 mixed requests, one alone and eight alike, against transformers one by "
+        "one, in padded batches and by generate_batch, and vLLM; a known prefix; attention over pages",
+    )
+    flag("--vllm_python", metavar="FILE", help="the interpreter of an environment with vLLM; this one if it has it")
+    flag("--rounds", type=positive, help="timed turns of each after one to warm up; 5, with --engine 3")
     flag("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the weights")
     flag("--device", help="cpu or cuda; cuda where there is one if not given")
     flag("--threads", type=positive, help="threads of the CPU; the fastest number of a short probe if not given")
     flag("--json", metavar="FILE", help="write the figures here too")
     flag("--plot", metavar="FILE", default="outputs/kv", help="where --lengths plots, as .png and .svg")
+    parser.set_defaults(idle={name: parser.get_default(name) for name in OF_THE_CACHE})
+
+
+def check(given: argparse.Namespace) -> None:
+    """Raises KVError for a flag that would be ignored."""
+    ignored = [name for name, default in given.idle.items() if given.engine and getattr(given, name) != default]
+    if ignored:
+        raise KVError(f"--{ignored[0]} does not go with --engine, which has requests of its own; leave one of them out")
+    if given.vllm_python and not given.engine:
+        raise KVError("--vllm_python goes with --engine")
 
 
 def positive(text: str) -> int:

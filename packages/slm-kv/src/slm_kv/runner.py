@@ -31,7 +31,7 @@ class Runner:
 
     @torch.inference_mode()
     def run(self, work: tuple[Work, ...]) -> Iterator[tuple[list[Work], list[Tensor]]]:
-        """Compute the rows of ``work``. Gives, for each call of the model, the work and its float32 logits: a
+        """Compute the rows of ``work``. Gives, for each call of the model, the work and its logits: a
         [rows, V] for each, the last row alone or, where logprobs of the prompt are asked for, all; [0, V] for a
         piece of a prompt that ends before its last token."""
         with closing(self.adapters.groups(work)) as groups:  # an adapter is set while its group is at hand
@@ -58,7 +58,7 @@ class Runner:
         asked = {} if keep is None or not self._selects else {"logits_to_keep": keep}
         logits = self.model(ids, position_ids=positions, use_cache=False, paged=step, **asked, **names).logits
         logits_NV = logits.flatten(0, 1)
-        return (logits_NV if keep is None or self._selects else logits_NV[keep]).float()
+        return logits_NV if keep is None or self._selects else logits_NV[keep]
 
     def _tensor(self, numbers: list[int]) -> Tensor:
         return torch.tensor(numbers, dtype=torch.long, device=self.storage.device)

@@ -45,15 +45,14 @@ class TokenSampler:
         self._random = random.Random(self.seed)
         self._penalties = _Penalties(params, prompt_ids, vocab_size) if params.penalised else None
 
-    @property
-    def needs_logits(self) -> bool:
-        """Whether the likeliest token, as ``greedy_ids`` gives it, is not enough."""
-        return not self.params.greedy or self.params.penalised or self.params.logprobs is not None
-
     def choose(self, logits_V: Tensor) -> Choice:
         """The next token, noted as such. Raises BadLogits for NaN or infinite logits."""
-        scores_V = self._scores(logits_V)
-        token = int(scores_V.numpy().argmax()) if self.params.greedy else self._draw(scores_V)
+        params = self.params
+        if params.greedy and not params.penalised:
+            token = likeliest(logits_V)
+        else:
+            scores_V = self._scores(logits_V)
+            token = int(scores_V.numpy().argmax()) if params.greedy else self._draw(scores_V)
         self.note(token)
         return _described(logits_V, token, self.params.logprobs)
 
@@ -124,14 +123,12 @@ class _Penalties:
         scores_V[ids_S] = scores_S.clamp_(-LARGEST, LARGEST)
 
 
-def greedy_ids(logits_NV: Tensor) -> list[int]:
-    """The likeliest token of each row, the lowest id where several are. Raises BadLogits if any row is unusable."""
-    logits_NV = logits_NV.detach().float()
-    # on a CPU numpy is ten times as fast as torch
-    ids_N = torch.from_numpy(logits_NV.numpy().argmax(-1)) if logits_NV.is_cpu else logits_NV.argmax(-1)
-    for top in logits_NV.gather(-1, ids_N[:, None])[:, 0].tolist():
-        _check(top)
-    return [int(token) for token in ids_N.tolist()]
+def likeliest(logits_V: Tensor) -> int:
+    """The token with the largest logit, the lowest id where several have it. Raises BadLogits for an unusable one."""
+    scores_V = logits_V.detach().float().cpu().numpy()  # ten times as fast as torch's
+    token = int(scores_V.argmax())
+    _check(float(scores_V[token]))
+    return token
 
 
 def prompt_logprobs(logits_TV: Tensor, token_ids: Sequence[int], top: int) -> list[Choice]:

@@ -1,0 +1,133 @@
+"""What ``slm-bench kv --engine`` does: each workload by all ways in turns, then two parts of the engine alone."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.utils.logging import disable_progress_bar
+
+from slm_bench.engine import attention, prefix
+from slm_bench.engine.report import Answered, Found, Speed, show
+from slm_bench.engine.vllm_way import Vllm, python_with_vllm
+from slm_bench.engine.ways import PAGE_SIZE, Continuous, Generate, Ours, Way
+from slm_bench.engine.workload import Tokens, Workload, alike, mixed
+from slm_bench.output import console, write
+from slm_bench.turns import in_turns
+from slm_kv import KVError, load, pack
+from slm_kv.threads import set_threads
+
+ROUNDS = 3
+SEQUENCES = 32
+
+
+def run(given: argparse.Namespace) -> int:
+    """Measure and print. Raises KVError for a user's mistake."""
+    disable_progress_bar()
+    found = measure(given)
+    show(found, console())
+    if given.json:
+        write(Path(given.json), json.dumps(asdict(found), indent=2))
+    return 0
+
+
+def measure(given: argparse.Namespace) -> Found:
+    """Load and measure. Raises KVError for a user's mistake."""
+    python = python_with_vllm(given.vllm_python)
+    loaded = load(given.model_path, given.adapter_path, dtype=getattr(torch, given.dtype), device=given.device)
+    model: Any = loaded.model
+
+    def tokenize(text: str) -> Tokens:
+        return list(loaded.tokenizer(text)["input_ids"])
+
+    works = [mixed(tokenize, SEQUENCES), alike(tokenize, 1), alike(tokenize, 8)]
+    _check(model, works)
+    setting = {
+        "model": given.model_path,
+        "adapter": given.adapter_path,
+        "dtype": given.dtype,
+        "device": str(model.device),
+        "threads": set_threads(model, given.threads),
+        "rounds": given.rounds or ROUNDS,
+        "page_size": PAGE_SIZE,
+    }
+    with ExitStack() as stack:
+        one_by_one = Generate(model, 1)
+        sides = _sides(setting, model, one_by_one, max(work.longest for work in works), python, stack)
+        answered = [
+            Answered(
+                work.name, work.description, len(work.new), tuple(_answer(work, ways, one_by_one, setting["rounds"]))
+            )
+            for work, ways in zip(works, sides, strict=True)
+        ]
+    return Found(setting, answered, prefix.measure(model, tokenize, setting["rounds"]), attention.measure(model))
+
+
+def _sides(
+    setting: dict[str, Any], model: Any, one_by_one: Way, longest: int, python: str | None, stack: ExitStack
+) -> tuple[list[Way], list[Way], list[Way]]:
+    """The ways for the mixed requests, for one alone, and for eight alike; the engine first."""
+    slots = SEQUENCES * -(-longest // PAGE_SIZE) * PAGE_SIZE
+    ours = stack.enter_context(closing(Ours(model, SEQUENCES, slots // PAGE_SIZE)))
+    continuous = stack.enter_context(closing(Continuous(model, slots)))
+    vllm = [stack.enter_context(closing(way)) for way in _vllm(setting, model, longest, python, stack)]
+    batches = Generate(model, 8)
+    packed: list[Way] = []
+    if model.device.type == "cpu":
+        plain = copy.deepcopy(model)
+        pack(plain)
+        packed = [Generate(plain, batch, "HF generate, linears packed by slm-kv") for batch in (1, 8)]
+    return (
+        [ours, one_by_one, batches, continuous, *vllm],
+        [ours, one_by_one, *packed[:1], *vllm],
+        [ours, batches, *packed[1:], continuous, *vllm],
+    )
+
+
+def _vllm(setting: dict[str, Any], model: Any, longest: int, python: str | None, stack: ExitStack) -> Iterator[Vllm]:
+    """vLLM on the model's own weights; none where it is not installed, or would leave out the adapter."""
+    if python is None or setting["adapter"]:
+        why = "an adapter lies on the model" if setting["adapter"] else "it is not installed; see --vllm_python"
+        print(f"vLLM is left out: {why}", file=sys.stderr)
+        return
+    print("starting vLLM, about a minute", file=sys.stderr)
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    model.save_pretrained(folder)
+    yield Vllm(python, folder, setting["dtype"], setting["threads"], longest, SEQUENCES)
+
+
+def _answer(work: Workload, ways: Sequence[Way], one_by_one: Way, rounds: int) -> list[Speed]:
+    """The ways in turns. The engine is the first."""
+    print(f"{work.name}: {work.useful_tokens} tokens by {len(ways)} ways, {rounds + 1} turns", file=sys.stderr)
+    found: dict[str, list[Tokens]] = {}
+
+    def turn(way: Way) -> Callable[[], None]:
+        return lambda: found.update({way.name: way.answer(work)})
+
+    times = in_turns({way.name: turn(way) for way in ways}, rounds)
+    expected = found.get(one_by_one.name) or one_by_one.answer(work)
+    return [
+        Speed(
+            way.name,
+            work.useful_tokens / times[way.name].median,
+            times[ways[0].name].over(times[way.name]),
+            sum(one == other for one, other in zip(found[way.name], expected, strict=True)),
+            times[way.name].seconds,
+        )
+        for way in ways
+    ]
+
+
+def _check(model: Any, works: Sequence[Workload]) -> None:
+    longest, positions = max(work.longest for work in works), model.config.max_position_embeddings
+    if longest > positions:
+        raise KVError(f"--engine asks for {longest} tokens of context and the model has {positions} positions")
