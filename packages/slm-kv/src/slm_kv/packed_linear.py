@@ -6,7 +6,10 @@ Shapes: N rows, I inputs, O outputs.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import cache
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -45,17 +48,23 @@ class PackedLayer(nn.Module, ABC):
 
 class PackedLinear(PackedLayer):
     """``x @ weight.T + bias`` over a prepacked copy of ``weight_OI``, which need not be kept. ``padded_rows``: fewer
-    rows than this, but more than a quarter of it, are filled up with zeros, where that is faster."""
+    rows than this, but more than a quarter of it, are filled up with zeros, where that is faster. One or two rows
+    on one thread are multiplied by ``few_rows``, where numba is there and knows the layout."""
 
     def __init__(self, weight_OI: Tensor, bias_O: Tensor | None, padded_rows: int = 0) -> None:
         super().__init__(weight_OI, bias_O)
         self.padded_rows = padded_rows
         self._packed = torch.ops.mkldnn._reorder_linear_weight(weight_OI.detach().contiguous(), HINT)
+        few_rows = _few_rows()
+        self._blocks = few_rows.blocks_of(self._packed, weight_OI) if few_rows else None
+        self._bias = np.empty(0, np.float32) if bias_O is None else bias_O.float().numpy()
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., I] to [..., O]. Raises KVError where a gradient is asked for."""
         self._refuse_gradients(x)
         rows = x.numel() // self.in_features
+        if self._blocks is not None and 0 < rows <= _few_rows().ROWS and torch.get_num_threads() == 1:
+            return _few_rows().linear(x, self._blocks, self._bias, self.out_features)
         if self.padded_rows // 4 < rows < self.padded_rows:
             return self._padded(x.reshape(rows, -1), rows).view(*x.shape[:-1], -1)
         return torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, "none", [], "")
@@ -97,6 +106,15 @@ class Int8Linear(PackedLayer):
     def dense_weight(self) -> Tensor:
         """The rounded weight [O, I]."""
         return (self._packed.to_dense().t() * self._scale_O[:, None]).to(self.dtype)
+
+
+@cache
+def _few_rows() -> Any:
+    try:
+        from slm_kv import few_rows
+    except ImportError:  # numba is not there, or not for this Python
+        return None
+    return few_rows
 
 
 def rounded(values: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ from torch import Tensor
 from slm_kv.attention import kernels
 from slm_kv.attention.batch import Chunk, StepBatch
 from slm_kv.attention.reference import attend_chunk, causal
+from slm_kv.elements import bits
 
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -16,18 +17,18 @@ DTYPES = (torch.float32, torch.bfloat16)
 def attend(query_NHD: Tensor, key_NGD: Tensor, value_NGD: Tensor, layer: int, batch: StepBatch, scale: float) -> Tensor:
     """Store the step's keys and values, then attend. Returns [N, H, D]."""
     storage, rows = batch.storage, batch.decode_rows
-    keys, values = _bits(storage.keys[layer]), _bits(storage.values[layer])
-    kernels.write(_bits(key_NGD), _bits(value_NGD), keys, values, batch.slots.numpy())
+    keys, values = bits(storage.keys[layer]), bits(storage.values[layer])
+    kernels.write(bits(key_NGD), bits(value_NGD), keys, values, batch.slots.numpy())
     out_NHD = torch.empty_like(query_NHD, memory_format=torch.contiguous_format)
     if rows:
         kernels.decode(
-            _bits(query_NHD[:rows]),
+            bits(query_NHD[:rows]),
             keys,
             values,
             batch.decode_pages.numpy(),
             batch.decode_lengths.numpy(),
             np.float32(scale),
-            _bits(out_NHD[:rows]),
+            bits(out_NHD[:rows]),
         )
     for chunk in batch.chunks:
         out_NHD[chunk.first : chunk.last] = _attend_chunk(query_NHD, key_NGD, value_NGD, chunk, layer, batch, scale)
@@ -41,8 +42,3 @@ def _attend_chunk(
         return attend_chunk(query_NHD, chunk, layer, batch, scale)
     rows = slice(chunk.first, chunk.last)  # all that it sees came with it: nothing to gather
     return causal(query_NHD[rows], key_NGD[rows].transpose(0, 1), value_NGD[rows].transpose(0, 1), 0, scale)
-
-
-def _bits(tensor: Tensor) -> np.ndarray:
-    """``tensor`` as numpy, bfloat16 as uint16, which numpy lacks the type for. No copy."""
-    return (tensor.view(torch.uint16) if tensor.dtype is torch.bfloat16 else tensor).numpy()

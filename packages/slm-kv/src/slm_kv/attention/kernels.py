@@ -11,15 +11,13 @@ from __future__ import annotations
 
 import numpy as np
 from numba import njit, types
-from numba.extending import overload
+
+from slm_kv.elements import SETTINGS, compiled, load, rounded
 
 LOG2_E = np.float32(1.4426950408889634)
 # 2**f for f in [-0.5, 0.5], Taylor's series of exp(f ln 2): off by 1.2e-7 of the value at most.
 C1, C2, C3 = np.float32(0.6931471805599453), np.float32(0.2402265069591007), np.float32(0.05550410866482158)
 C4, C5, C6 = np.float32(0.009618129107628477), np.float32(0.0013333558146428443), np.float32(0.00015403530393381608)
-
-SETTINGS = {"fastmath": {"reassoc", "contract", "nsz"}, "cache": True, "nogil": True, "error_model": "numpy"}
-compiled = njit(**SETTINGS)
 
 
 def compiled_for(*arguments):
@@ -34,45 +32,6 @@ def compiled_for(*arguments):
         return types.void(*(types.Array(kind, *element[one]) if one in element else one for one in arguments))
 
     return njit([signature(types.float32), signature(types.uint16)], **SETTINGS)
-
-
-@njit(inline="always")
-def widened(bits):
-    """The float32 of a bfloat16's bits."""
-    return np.uint32(np.uint32(bits) << np.uint32(16)).view(np.float32)
-
-
-def load(element):
-    """An element of a page as float32."""
-    return widened(element) if isinstance(element, np.uint16) else element
-
-
-@overload(load, inline="always")
-def _load(element):
-    if element == types.uint16:
-        return lambda element: widened(element)
-    return lambda element: element
-
-
-def rounded(number, like):
-    """A float32 as what ``like`` is: itself, or the bits of a bfloat16, ties to even."""
-    return to_bfloat16(number) if isinstance(like, np.uint16) else number
-
-
-@overload(rounded, inline="always")
-def _rounded(number, like):
-    if like == types.uint16:
-        return lambda number, like: to_bfloat16(number)
-    return lambda number, like: number
-
-
-@compiled
-def to_bfloat16(number):
-    """The bits of ``number`` rounded to bfloat16."""
-    if number != number:
-        return np.uint16(0x7FC0)
-    bits = np.float32(number).view(np.uint32)
-    return np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
 
 
 @njit(inline="always")

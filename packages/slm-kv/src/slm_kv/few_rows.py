@@ -1,0 +1,120 @@
+"""A linear layer of few rows, compiled by numba: it reads oneDNN's packed weight where that lies.
+
+oneDNN reads a weight for a single row at half of what the memory gives, and lays weights out in blocks of 64 outputs,
+all inputs of a block in order: one stream through memory, and sums that fill whole registers.
+
+Shapes: R rows, I inputs, O outputs, B = O / 64 blocks, rounded up, K inputs as padded by oneDNN.
+"""
+
+# numba reads the signatures, and takes no annotations in them.
+# mypy: disallow-untyped-defs=False, disallow-untyped-decorators=False
+
+from __future__ import annotations
+
+import ctypes
+
+import numpy as np
+import torch
+from numba import njit, types
+from torch import Tensor
+
+from slm_kv.elements import SETTINGS, bits, load, rounded, widened
+
+BLOCK = 64  # outputs
+ROWS = 2  # with three oneDNN is as fast
+STEP = 4  # inputs at once
+
+Blocks = np.ndarray  # [B, K, 64] float32, or [B, K / 2, 64] uint32: two bfloat16, the first input in the lower half
+
+
+def blocks_of(packed: Tensor, weight_OI: Tensor) -> Blocks | None:
+    """The memory of ``packed``, which must outlive the answer; None unless it is ``weight_OI`` in such blocks."""
+    outputs, inputs = weight_OI.shape
+    if not hasattr(torch.ops.mkldnn, "data_ptr") or inputs % STEP:
+        return None
+    count, size = -(-outputs // BLOCK), torch.ops.mkldnn._nbytes(packed)
+    words = (ctypes.c_uint32 * (size // 4)).from_address(torch.ops.mkldnn.data_ptr(packed))
+    memory = np.ctypeslib.as_array(words)
+    if size % (4 * count * BLOCK):
+        return None
+    blocks = memory.view(np.float32 if weight_OI.dtype is torch.float32 else np.uint32).reshape(count, -1, BLOCK)
+    return blocks if _holds(blocks, weight_OI) else None
+
+
+def _holds(blocks: Blocks, weight_OI: Tensor) -> bool:
+    """Block by block, so that no second copy of the weight is made."""
+    plain_OI, inputs = bits(weight_OI.detach()), weight_OI.shape[1]
+    for number, block in enumerate(blocks):
+        rows = plain_OI[number * BLOCK : (number + 1) * BLOCK]
+        if weight_OI.dtype is torch.float32:
+            found = block[:inputs].T
+        else:
+            pairs = block[: inputs // 2].T
+            found = np.stack((pairs & 0xFFFF, pairs >> 16), axis=2).reshape(BLOCK, -1)
+        if found.shape[1] != inputs or not np.array_equal(found[: len(rows)], rows):
+            return False
+    return True
+
+
+def linear(x: Tensor, blocks: Blocks, bias_O: np.ndarray, outputs: int) -> Tensor:
+    """[..., I] to [..., O]. ``bias_O`` float32, empty for none."""
+    out = torch.empty(*x.shape[:-1], outputs, dtype=x.dtype)
+    multiply = _multiply_float32 if x.dtype is torch.float32 else _multiply_bfloat16
+    multiply(bits(x.reshape(-1, x.shape[-1]).contiguous()), blocks, bias_O, bits(out.view(-1, outputs)))
+    return out
+
+
+@njit(inline="always")
+def upper(pair):
+    """The float32 of the bfloat16 in the upper half of ``pair``."""
+    return np.uint32(pair & np.uint32(0xFFFF0000)).view(np.float32)
+
+
+@njit(inline="always")
+def put(sums, bias, block, out):
+    """One block's sums [R, 64] and the bias into ``out`` [R, O]."""
+    first = block * BLOCK
+    for row in range(out.shape[0]):
+        for o in range(min(BLOCK, out.shape[1] - first)):
+            number = sums[row, o] + bias[first + o] if len(bias) else sums[row, o]
+            out[row, first + o] = rounded(number, out[row, first + o])
+
+
+def _signature(element, word):
+    rows = types.Array(element, 2, "C")
+    return [types.void(rows, types.Array(word, 3, "C"), types.float32[::1], rows)]
+
+
+@njit(_signature(types.float32, types.float32), **SETTINGS)
+def _multiply_float32(x, blocks, bias, out):
+    """``out`` [R, O] = ``x`` [R, I] times the blocks [B, K, 64], plus ``bias``."""
+    rows, inputs = x.shape
+    sums = np.empty((rows, BLOCK), np.float32)
+    for number in range(blocks.shape[0]):
+        block = blocks[number]
+        sums[:] = np.float32(0.0)
+        for i in range(0, inputs, STEP):
+            for row in range(rows):
+                x0, x1, x2, x3 = x[row, i], x[row, i + 1], x[row, i + 2], x[row, i + 3]
+                for o in range(BLOCK):
+                    early = x0 * block[i, o] + x1 * block[i + 1, o]
+                    sums[row, o] += early + (x2 * block[i + 2, o] + x3 * block[i + 3, o])
+        put(sums, bias, number, out)
+
+
+@njit(_signature(types.uint16, types.uint32), **SETTINGS)
+def _multiply_bfloat16(x, blocks, bias, out):
+    """The same of bfloat16: blocks [B, K / 2, 64] of two inputs each."""
+    rows, inputs = x.shape
+    sums = np.empty((rows, BLOCK), np.float32)
+    for number in range(blocks.shape[0]):
+        block = blocks[number]
+        sums[:] = np.float32(0.0)
+        for i in range(0, inputs, STEP):
+            first, second = block[i // 2], block[i // 2 + 1]
+            for row in range(rows):
+                x0, x1, x2, x3 = load(x[row, i]), load(x[row, i + 1]), load(x[row, i + 2]), load(x[row, i + 3])
+                for o in range(BLOCK):
+                    early = x0 * widened(first[o]) + x1 * upper(first[o])
+                    sums[row, o] += early + (x2 * widened(second[o]) + x3 * upper(second[o]))
+        put(sums, bias, number, out)

@@ -1,0 +1,87 @@
+"""One or two rows times a packed weight, read where oneDNN laid it."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from slm_kv.packed_linear import PackedLinear
+
+few_rows = pytest.importorskip("slm_kv.few_rows", reason="numba is not installed")
+
+
+def layer(outputs: int, inputs: int, dtype: torch.dtype, bias: bool) -> tuple[PackedLinear, Any, Any]:
+    draw = torch.Generator().manual_seed(outputs + inputs)
+    weight = torch.randn(outputs, inputs, generator=draw).to(dtype)
+    bias_O = torch.randn(outputs, generator=draw).to(dtype) if bias else None
+    return PackedLinear(weight, bias_O), weight, bias_O
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Rows of each call of ``few_rows.linear``."""
+    calls: list[int] = []
+    real = few_rows.linear
+
+    def linear(x: torch.Tensor, *rest: Any) -> torch.Tensor:
+        calls.append(x.numel() // x.shape[-1])
+        return real(x, *rest)
+
+    monkeypatch.setattr(few_rows, "linear", linear)
+    return calls
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(64, 32), (97, 32), (7, 12), (200, 52), (1, 4)])
+def test_it_is_the_product_to_the_precision_of_the_dtype(
+    shape: tuple[int, int], dtype: torch.dtype, bias: bool, counted: list[int]
+) -> None:
+    packed, weight, bias_O = layer(*shape, dtype, bias)
+    if packed._blocks is None:
+        pytest.skip("oneDNN lays this weight out in another way on this CPU")
+    for rows in (1, 2):
+        x = torch.randn(1, rows, shape[1], generator=torch.Generator().manual_seed(rows)).to(dtype)
+        exact = torch.nn.functional.linear(x.double(), weight.double(), None if bias_O is None else bias_O.double())
+        found = packed(x)
+        assert found.shape == exact.shape
+        assert found.dtype is dtype
+        assert torch.allclose(found.double(), exact, rtol=torch.finfo(dtype).eps, atol=1e-5)
+        assert torch.equal(packed(x[0, -1]), found[0, -1])  # what shares the call changes nothing
+    assert counted == [1, 1, 2, 1]
+
+
+def test_more_rows_and_more_threads_go_to_onednn(counted: list[int]) -> None:
+    packed, _, _ = layer(64, 32, torch.float32, True)
+    if packed._blocks is None:
+        pytest.skip("oneDNN lays this weight out in another way on this CPU")
+    packed(torch.randn(few_rows.ROWS + 1, 32))
+    packed(torch.randn(0, 32))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        packed(torch.randn(1, 32))
+    finally:
+        torch.set_num_threads(threads)
+    assert counted == []
+    packed(torch.randn(few_rows.ROWS, 32)[:, :])
+    assert counted == [few_rows.ROWS]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_memory_that_is_not_this_weight_is_not_read(dtype: torch.dtype) -> None:
+    packed, weight, _ = layer(130, 32, dtype, False)
+    assert (few_rows.blocks_of(packed._packed, weight) is None) == (packed._blocks is None)
+    other = weight.clone()
+    other[-1, -1] += 1
+    assert few_rows.blocks_of(packed._packed, other) is None
+    assert few_rows.blocks_of(packed._packed, weight.flip(1)) is None
+    odd, weight, _ = layer(64, 30, dtype, False)
+    assert few_rows.blocks_of(odd._packed, weight) is None
+
+
+def test_rows_that_do_not_lie_in_one_piece_are_read_right() -> None:
+    packed, weight, _ = layer(70, 8, torch.float32, False)
+    wide = torch.randn(2, 24)
+    assert torch.allclose(packed(wide[:, 8:16]), wide[:, 8:16] @ weight.T, atol=1e-5)
+    assert torch.allclose(packed(wide[:, ::3]), wide[:, ::3] @ weight.T, atol=1e-5)
