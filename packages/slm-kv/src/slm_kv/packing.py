@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,6 +72,9 @@ def pack(model: nn.Module, dtype: torch.dtype | None = None, *, int8: bool = Fal
     found = Packed(model, int8=int8)
     candidates = dict(_candidates(model)) if usable else {}
     found.padded_rows = 0 if int8 else _padded_rows(list(candidates.values()))
+    given_up = {id(layer.weight) for layer in candidates.values()} - _embedded(model)
+    if candidates:
+        _leave_the_file(one for one in model.parameters() if id(one) not in given_up)
     replaced: dict[int, PackedLayer] = {}
     for name, layer in candidates.items():
         if id(layer) not in replaced:
@@ -84,6 +87,15 @@ def pack(model: nn.Module, dtype: torch.dtype | None = None, *, int8: bool = Fal
     return found
 
 
+@torch.inference_mode(False)
+@torch.no_grad()
+def _leave_the_file(parameters: Iterable[Any]) -> None:
+    """Copy parameters that stay: as long as one lies in a mapped checkpoint, all of that is held in memory."""
+    for parameter in parameters:
+        if type(parameter) is nn.Parameter and parameter.device.type == "cpu":
+            parameter.data = parameter.data.clone()
+
+
 def _candidates(model: nn.Module) -> Iterator[tuple[str, Any]]:
     """By name; one that stands in two places twice."""
     modules = list(model.named_modules(remove_duplicate=False))
@@ -94,6 +106,11 @@ def _candidates(model: nn.Module) -> Iterator[tuple[str, Any]]:
             continue
         if _weight(module).dtype in dtypes and _weight(module).device.type == "cpu":
             yield name, module
+
+
+def _embedded(model: nn.Module) -> set[int]:
+    """Weights that are looked up, of a tied head too."""
+    return {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
 
 
 def _dtypes() -> set[torch.dtype]:

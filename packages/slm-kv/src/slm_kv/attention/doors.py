@@ -55,8 +55,8 @@ def open_doors(model: PreTrainedModel) -> Probe:
 
 
 def attend_for(device: torch.device, dtype: torch.dtype) -> Attend:
-    """The fastest paged attention there is for a device: compiled on a CPU, else the reference."""
-    compiled = _cpu() if device.type == "cpu" else None
+    """The fastest paged attention there is for a device: compiled on a CPU and on a GPU, else the reference."""
+    compiled = {"cpu": _cpu, "cuda": _gpu}.get(device.type, lambda: None)()
     return compiled.attend if compiled and dtype in compiled.DTYPES else reference.attend
 
 
@@ -67,6 +67,15 @@ def _cpu() -> Any:
     except ImportError:  # numba is not there, or not for this Python
         return None
     return cpu
+
+
+@cache
+def _gpu() -> Any:
+    try:
+        from slm_kv.attention import gpu
+    except ImportError:  # triton is not there: torch brings it for Linux alone
+        return None
+    return gpu
 
 
 @cache

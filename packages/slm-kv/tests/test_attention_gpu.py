@@ -1,0 +1,178 @@
+"""The GPU's paged attention against the plain one: by Triton's interpreter where there is no GPU, and on one.
+
+Whether Triton interprets is settled when it is imported, so a process of its own does: this file is its program.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from slm_kv.attention import reference
+from slm_kv.attention.batch import Chunk, LayerShape, PagedStorage, StepBatch
+
+pytest.importorskip("triton", reason="triton is not installed")
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from slm_kv.attention import gpu
+
+LENGTHS = (1, 40, 7, 16)
+CHUNKS = ((0, 5), (9, 4))  # tokens before it, its rows
+TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 3e-2, torch.float16: 3e-3}
+CASES = [
+    ((4, 4, 8), 16, torch.float32),
+    ((6, 2, 16), 3, torch.float32),
+    ((3, 1, 5), 1, torch.float32),
+    ((8, 1, 256), 16, torch.float32),  # tiles shorter than a sequence
+    ((6, 2, 16), 16, torch.bfloat16),
+    ((3, 1, 5), 3, torch.bfloat16),
+    ((4, 2, 20), 1, torch.float16),
+]
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+def batch(groups: int, dim: int, page_size: int, dtype: torch.dtype, device: torch.device) -> StepBatch:
+    """Decode rows and chunks over scattered pages of random contents, the same at each call."""
+    spans = [*LENGTHS, *(past + rows for past, rows in CHUNKS)]
+    counts = [-(-span // page_size) for span in spans]
+    generator = torch.Generator().manual_seed(0)
+    pages = torch.randperm(sum(counts) + 2, generator=generator)[: sum(counts)].split(counts)
+    storage = PagedStorage([LayerShape(groups, dim)], sum(counts) + 2, page_size, dtype, device)
+    for tensor in storage.keys + storage.values:
+        tensor.copy_(torch.randn(tensor.shape, generator=generator))
+    places = [range(length - 1, length) for length in LENGTHS] + [range(past, past + rows) for past, rows in CHUNKS]
+    slots = [
+        int(own[place // page_size]) * page_size + place % page_size
+        for own, span in zip(pages, places, strict=True)
+        for place in span
+    ]
+    table = torch.nn.utils.rnn.pad_sequence(list(pages[: len(LENGTHS)]), batch_first=True).int()
+    chunks, first = [], len(LENGTHS)
+    for own, (past, rows) in zip(pages[len(LENGTHS) :], CHUNKS, strict=True):
+        chunks.append(Chunk(first, first + rows, past, own.to(device)))
+        first += rows
+    lengths = torch.tensor(LENGTHS, dtype=torch.int32, device=device)
+    return StepBatch(storage, torch.tensor(slots, device=device), table.to(device), lengths, tuple(chunks))
+
+
+def compare(shape: tuple[int, int, int], page_size: int, dtype: torch.dtype, device: torch.device) -> None:
+    """Attention of a mixed step by both; raises AssertionError where they differ."""
+    heads, groups, dim = shape
+    torch.manual_seed(1)
+    rows = len(LENGTHS) + sum(count for _, count in CHUNKS)
+    query, key, value = (  # as the model gives them: not contiguous
+        torch.randn(count, rows, dim).to(device, dtype).transpose(0, 1) for count in (heads, groups, groups)
+    )
+    ours, plain = (batch(groups, dim, page_size, dtype, device) for _ in range(2))
+    found = gpu.attend(query, key, value, 0, ours, 0.3)
+    expected = reference.attend(query, key, value, 0, plain, 0.3)
+    assert torch.equal(ours.storage.keys[0], plain.storage.keys[0])
+    assert torch.equal(ours.storage.values[0], plain.storage.values[0])
+    assert found.dtype is dtype
+    assert torch.allclose(found.float(), expected.float(), atol=TOLERANCE[dtype], rtol=1e-2), (shape, page_size, dtype)
+
+
+def check_not_finite(device: torch.device) -> None:
+    """Scores that would overflow give no NaN, and a NaN is not lost."""
+    storage = PagedStorage([LayerShape(1, 4)], 2, 4, torch.float32, device)
+    query = torch.full((2, 1, 4), 100.0, device=device)
+    key = torch.tensor([[[100.0] * 4], [[torch.nan] * 4]], device=device)
+    pages, lengths = torch.tensor([[0], [1]], dtype=torch.int32), torch.tensor([2, 3], dtype=torch.int32)
+    step = StepBatch(storage, torch.tensor([1, 6], device=device), pages.to(device), lengths.to(device), ())
+    out = gpu.attend(query, key, torch.ones(2, 1, 4, device=device), 0, step, 1.0)
+    assert out[0].tolist() == [[1.0] * 4]
+    assert out[1].isnan().all()
+
+
+def check_alone(device: torch.device) -> None:
+    """A row's result is bit for bit the one that it has without the rows beside it."""
+    torch.manual_seed(2)
+    query, key, value = torch.randn(4, 6, 16), torch.randn(4, 2, 16), torch.randn(4, 2, 16)
+    full = batch(2, 16, 3, torch.float32, device)
+    rows = [tensor.to(device) for tensor in (query, key, value)]
+    step = StepBatch(full.storage, full.slots[:4], full.decode_pages, full.decode_lengths, ())
+    together = gpu.attend(*rows, 0, step, 0.3)
+    for row in range(4):
+        one = slice(row, row + 1)
+        alone = StepBatch(full.storage, full.slots[one], full.decode_pages[one], full.decode_lengths[one], ())
+        assert torch.equal(gpu.attend(*(tensor[one] for tensor in rows), 0, alone, 0.3), together[one])
+
+
+def test_interpreted_it_is_the_reference() -> None:
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    ended = subprocess.run(
+        [sys.executable, Path(__file__)], env=environment, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_it_compiles_for_a_gpu_that_is_not_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    kernel = gpu.decode_kernel
+    constants = {"SHARE": 3, "DIM": 20, "PAGE_SIZE": 3, "Q": 4, "C": 32, "L": 32}
+    types = dict.fromkeys(("query", "keys", "values", "out"), "*bf16") | {
+        "tables": "*i32",
+        "lengths": "*i32",
+        "scale": "fp32",
+        "group_stride": "i64",
+    }
+    signature = {name: "constexpr" if name in constants else types.get(name, "i32") for name in kernel.arg_names}
+    compiled = triton.compile(ASTSource(kernel, signature, constants), target=GPUTarget("cuda", 80, 32))
+    assert "cubin" in compiled.asm
+
+
+@needs_gpu
+@pytest.mark.gpu
+@pytest.mark.parametrize(("shape", "page_size", "dtype"), CASES)
+def test_on_a_gpu_it_is_the_reference(shape: tuple[int, int, int], page_size: int, dtype: torch.dtype) -> None:
+    compare(shape, page_size, dtype, torch.device("cuda"))
+
+
+@needs_gpu
+@pytest.mark.gpu
+def test_on_a_gpu_overflow_nan_and_neighbours_are_handled() -> None:
+    check_not_finite(torch.device("cuda"))
+    check_alone(torch.device("cuda"))
+
+
+@needs_gpu
+@pytest.mark.gpu
+def test_on_a_gpu_decode_rows_never_wait_for_the_device() -> None:
+    full = batch(2, 16, 3, torch.float32, torch.device("cuda"))
+    step = StepBatch(full.storage, full.slots[:4], full.decode_pages, full.decode_lengths, ())
+    query, key, value = (torch.randn(4, heads, 16, device="cuda") for heads in (6, 2, 2))
+    gpu.attend(query, key, value, 0, step, 0.3)  # compiled
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        gpu.attend(query, key, value, 0, step, 0.3)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@needs_gpu
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["gpt2", "llama", "qwen2", "neox"])
+def test_on_a_gpu_the_engines_text_is_that_of_generate(name: str) -> None:
+    from tiny_models import generated, greedy, make, prompts  # the interpreting process needs no transformers
+
+    from slm_kv import Engine
+
+    model, asked = make(name), prompts(6)
+    expected = [generated(model, prompt, 16) for prompt in asked]
+    with Engine(model.cuda(), page_size=3, max_pages=60, max_sequences=4, max_step_tokens=7) as engine:
+        assert engine._runner._attend is gpu.attend
+        assert [handle.token_ids for handle in engine.generate(asked, greedy(16))] == expected
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)  # a second one mostly waits, and other tests run beside this
+    cpu = torch.device("cpu")
+    for case in CASES:
+        compare(*case, cpu)
+    check_not_finite(cpu)
+    check_alone(cpu)
