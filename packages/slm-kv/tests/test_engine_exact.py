@@ -33,6 +33,18 @@ def test_alone_in_company_through_preemption_and_on_known_prefixes(name: str, pa
     assert again.token_ids == expected[5][8:]
 
 
+@pytest.mark.parametrize("name", ["opt", "mistral"])
+def test_other_architectures_are_exact_too(name: str) -> None:
+    model = make(name)
+    asked = [(prompt, 40) for prompt in prompts(4)]
+    expected = [generated(model, prompt, new) for prompt, new in asked]
+    with Engine(model, page_size=3, max_pages=22, max_sequences=4, max_step_tokens=7) as engine:
+        together = [engine.submit(prompt, greedy(new)) for prompt, new in asked]
+        run(engine)
+        assert engine.preemptions > 0
+    assert [handle.token_ids for handle in together] == expected
+
+
 def test_without_compiled_attention_and_without_packing_it_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     model = make("llama")
     asked = prompts(4, seed=3)

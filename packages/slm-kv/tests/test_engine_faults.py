@@ -63,6 +63,20 @@ def test_nan_logits_end_the_sequence_that_has_them_and_say_so() -> None:
     assert long.token_ids[:6] == short.token_ids
 
 
+def test_nan_in_a_prompt_spoils_no_known_prefix() -> None:
+    model = make("llama")
+    expected = generated(model, [1, 2, 3, 4, 5], 4)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[96] = torch.nan  # masked, it makes NaN of the rows before it all the same
+    with Engine(model, page_size=2, max_pages=40) as engine:
+        cursed = engine.submit([1, 2, 3, 4, 96], greedy(4))
+        run(engine)
+        fine = engine.submit([1, 2, 3, 4, 5], greedy(4))
+        run(engine)
+    assert cursed.finish_reason == "error"
+    assert (fine.token_ids, fine.error) == (expected, None)
+
+
 def test_an_exception_within_the_model_ends_the_request_that_causes_it() -> None:
     model = make("llama")
     cursed = 96
@@ -129,6 +143,16 @@ def test_a_model_whose_attention_is_its_own_is_refused_in_one_sentence() -> None
     model = BloomForCausalLM(BloomConfig(vocab_size=50, hidden_size=16, n_layer=1, n_head=2))
     with pytest.raises(KVError, match="BloomForCausalLM"):
         Engine(model)
+
+
+def test_a_model_that_asks_more_of_attention_is_refused_and_has_its_own_back() -> None:
+    model = make("gemma2")
+    before = model.config._attn_implementation
+    expected = generated(model, [1, 2, 3], 4)
+    with pytest.raises(KVError, match=r"^Gemma2Attention asks for softcap: pages do not give that; .* own generate$"):
+        Engine(model)
+    assert model.config._attn_implementation == before
+    assert generated(model, [1, 2, 3], 4) == expected
 
 
 def test_paged_attention_outside_an_engine_says_what_to_do() -> None:

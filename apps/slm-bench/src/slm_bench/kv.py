@@ -20,6 +20,7 @@ from slm_kv import KVError, load, pack
 from slm_kv.threads import set_threads
 
 ROUNDS = 5
+PLOT = "outputs/kv"
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def run(given: argparse.Namespace) -> int:
     if given.lengths:
         from slm_bench.plots import plot_lengths
 
-        print("plot: " + ", ".join(map(str, plot_lengths(setting, found, Path(given.plot)))))
+        print("plot: " + ", ".join(map(str, plot_lengths(setting, found, Path(given.plot or PLOT)))))
     return 0
 
 

@@ -39,7 +39,7 @@ def add(commands: Any) -> None:
     flag("--device", help="cpu or cuda; cuda where there is one if not given")
     flag("--threads", type=positive, help="threads of the CPU; the fastest number of a short probe if not given")
     flag("--json", metavar="FILE", help="write the figures here too")
-    flag("--plot", metavar="FILE", default="outputs/kv", help="where --lengths plots, as .png and .svg")
+    flag("--plot", metavar="FILE", help="where to plot, as .png and .svg; outputs/kv, with --engine outputs/kv_engine")
     parser.set_defaults(idle={name: parser.get_default(name) for name in OF_THE_CACHE})
 
 
@@ -50,6 +50,8 @@ def check(given: argparse.Namespace) -> None:
         raise KVError(f"--{ignored[0]} does not go with --engine, which has requests of its own; leave one of them out")
     if given.vllm_python and not given.engine:
         raise KVError("--vllm_python goes with --engine")
+    if given.plot and not (given.engine or given.lengths):
+        raise KVError("--plot goes with --lengths or --engine: there is no curve of one length")
 
 
 def positive(text: str) -> int:

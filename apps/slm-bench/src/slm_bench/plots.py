@@ -10,11 +10,15 @@ import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+from slm_bench.output import heading
 
 if TYPE_CHECKING:
+    from slm_bench.engine.report import Answered, Found
     from slm_bench.kv import Measured
 
-INK, ON, OFF = "#222222", "#1f6f8b", "#c8553d"
+INK, ON, OFF, OTHERS = "#222222", "#1f6f8b", "#c8553d", "#b8bfc6"
 
 
 def plot_lengths(setting: dict[str, Any], found: Sequence[Measured], path: Path) -> list[Path]:
@@ -44,6 +48,37 @@ def plot_lengths(setting: dict[str, Any], found: Sequence[Measured], path: Path)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.25)
     return _save(figure, path)
+
+
+def plot_engine(found: Found, path: Path) -> list[Path]:
+    """Useful tokens a second of each way, a panel for each workload. The files written."""
+    bars = [len(work.ways) for work in found.workloads]
+    figure, panels = pyplot.subplots(
+        len(bars),
+        figsize=(8, 0.9 + sum(0.3 * count + 0.45 for count in bars)),
+        height_ratios=bars,
+        layout=ConstrainedLayoutEngine(hspace=0.12, h_pad=0.08),
+    )
+    for axes, work in zip(panels, found.workloads, strict=True):
+        _bars(axes, work)
+    panels[-1].set_xlabel("useful tokens per second, and how many times as fast the engine is", fontsize=9, color=INK)
+    figure.suptitle(heading(found.setting), fontsize=10, color=INK)
+    return _save(figure, path)
+
+
+def _bars(axes: Any, work: Answered) -> None:
+    speeds = [way.tokens_per_second for way in work.ways]
+    labels = [f"{speed:,.0f}  (engine {way.ratio[0]:.2f}x)" for speed, way in zip(speeds, work.ways, strict=True)]
+    labels[0] = f"{speeds[0]:,.0f}"
+    drawn = axes.barh([way.way for way in work.ways], speeds, color=[ON] + [OTHERS] * (len(speeds) - 1), height=0.75)
+    axes.bar_label(drawn, labels, padding=4, fontsize=8, color=INK)
+    axes.invert_yaxis()
+    axes.set_xlim(0, max(speeds) * 1.32)  # room for the label of the longest
+    axes.set_xticks([])
+    axes.set_title(f"{work.name}: {work.description}", fontsize=9, fontweight="bold", color=INK, loc="left")
+    axes.tick_params(axis="y", length=0, labelsize=8.5, labelcolor=INK)
+    axes.get_yticklabels()[0].set(color=ON, fontweight="bold")
+    axes.spines[["top", "right", "bottom"]].set_visible(False)
 
 
 def _save(figure: Any, path: Path) -> list[Path]:

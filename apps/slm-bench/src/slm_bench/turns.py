@@ -18,6 +18,10 @@ class Times:
     def median(self) -> float:
         return statistics.median(self.seconds)
 
+    def each(self, calls: int) -> Times:
+        """The times of one call, where a turn was ``calls`` of them."""
+        return Times(tuple(seconds / calls for seconds in self.seconds))
+
     def over(self, other: Times) -> tuple[float, float, float]:
         """How many times as fast as ``other``: the median, least and largest of the turns' ratios."""
         ratios = [theirs / own for own, theirs in zip(self.seconds, other.seconds, strict=True)]

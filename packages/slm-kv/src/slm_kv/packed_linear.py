@@ -17,6 +17,7 @@ from slm_kv.errors import KVError
 
 HINT = 16  # rows that the layout is made for: from 8 on the hint makes no difference to any number of rows
 FEW = 8  # rows: below it oneDNN has no fast kernel of 8 bits for some widths, 256 and 1024 among them
+SIGN = 128  # zero of the inputs: signed ones fall to the reference kernel where a CPU has VNNI and no AMX
 
 
 class PackedLayer(nn.Module, ABC):
@@ -96,8 +97,9 @@ class Int8Linear(PackedLayer):
         rows = len(steps)
         if rows < FEW:
             steps = nn.functional.pad(steps, (0, 0, 0, FEW - rows))
+        unsigned = steps.view(torch.uint8) ^ SIGN  # 128 more
         y = torch.ops.onednn.qlinear_pointwise(
-            *(steps, 1.0, 0, self._packed, self._scale_O, self._zero_O, None),
+            *(unsigned, 1.0, SIGN, self._packed, self._scale_O, self._zero_O, None),
             *(1.0, 0, torch.float32, "none", [], ""),
         )[:rows].mul_(scale_N1)
         y = y if self.bias is None else y.add_(self.bias)

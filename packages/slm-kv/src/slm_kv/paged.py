@@ -8,8 +8,10 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from slm_kv.errors import KVError
 from slm_kv.sampling_params import SamplingParams
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from slm_kv.requests import Handle
 
 DEFAULTS = SamplingParams()
+READ_CHARACTERS = 1_000_000  # of the text for int8: more than is measured
 SAMPLING = {
     "temperature": "0 takes the likeliest token each time",
     "top_k": "sample from the k likeliest tokens; 0 is all",
@@ -31,8 +34,6 @@ SAMPLING = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``slm-paged`` with ``argv`` (the process's own by default); returns the exit code."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    from slm_kv.errors import KVError
-
     try:
         return run(_parser().parse_args(argv))
     except KVError as mistake:
@@ -52,6 +53,7 @@ def run(given: argparse.Namespace) -> int:
         ignore_eos=given.ignore_eos,
         **{name: getattr(given, name) for name in SAMPLING},
     )
+    int8_text = None if given.int8 is None else _text_of(given.int8)
     import torch
     from transformers.utils.logging import disable_progress_bar
 
@@ -69,8 +71,12 @@ def run(given: argparse.Namespace) -> int:
         max_pages=given.max_pages,
         max_sequences=1,
         on_full=given.on_full,
+        int8_text=int8_text,
     ) as engine:
-        print(f"{engine.summary}, threads: {threads}", end="\n\n", flush=True)
+        print(f"{engine.summary}, threads: {threads}")
+        if engine.int8:
+            print(f"int8: {engine.int8.summary} of {given.int8} (limit 1 %)")
+        print(flush=True)
         handle = engine.submit(given.prompt, params)
         print(given.prompt, end="", flush=True)
         print("\n\n" + "\n".join(Watch().follow(engine, handle).report(engine, handle)))
@@ -138,6 +144,15 @@ def _ending(engine: Engine, handle: Handle) -> str:
     return f"{ended}; the window moved {handle.slides} times: {how}"
 
 
+def _text_of(file: str) -> str:
+    """Its beginning, where it is long."""
+    try:
+        with Path(file).open(encoding="utf-8") as lines:
+            return lines.read(READ_CHARACTERS)
+    except (OSError, UnicodeDecodeError) as refused:
+        raise KVError(f"--int8 {file} cannot be read as a text: {refused}") from refused
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="slm-paged",
@@ -166,6 +181,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--stop", nargs="+", default=[], metavar="TEXT", help="end where one of these texts comes up")
     add("--ignore_eos", action="store_true", help="go on past the end of the text")
     add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of weights and pages")
+    add(
+        "--int8",
+        metavar="FILE",
+        help="linear layers in 8 bits, on a CPU, if that raises the perplexity of this text by 1 %% at most",
+    )
     add("--device", help="cpu or cuda; cuda where there is one if not given")
     add("--threads", type=int, help="threads of the CPU; the fastest number of a short probe if not given")
     return parser

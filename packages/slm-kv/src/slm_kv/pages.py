@@ -181,6 +181,12 @@ class PagePool:
         for page in reversed(table.pages):
             self._let_go(page)
 
+    def distrust(self, table: BlockTable) -> None:
+        """Make the table's pages unknown: what failed may have left NaN in any of them, before its cause too."""
+        self._check_open(table)
+        for page in table.pages:
+            self._index.forget(page)
+
     def clear_cache(self) -> None:
         """Make every page unknown, as after a change of weights."""
         self._free.extend(self._index.idle)

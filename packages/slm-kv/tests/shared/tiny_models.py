@@ -1,4 +1,4 @@
-"""Tiny models of four architectures, random but fixed, and a way to generate with transformers alone."""
+"""Tiny models of several architectures, random but fixed, and a way to generate with transformers alone."""
 
 import random
 from collections.abc import Sequence
@@ -6,12 +6,18 @@ from typing import Any
 
 import torch
 from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
     PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -38,12 +44,17 @@ MAKERS = {
     "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**sizes, **grouped)),
     "neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**sizes, intermediate_size=48)),
 }
+MORE_MAKERS = {
+    "opt": lambda: OPTForCausalLM(OPTConfig(**sizes, ffn_dim=48, word_embed_proj_dim=32)),
+    "mistral": lambda: MistralForCausalLM(MistralConfig(**sizes, **grouped)),
+    "gemma2": lambda: Gemma2ForCausalLM(Gemma2Config(**sizes, **grouped, head_dim=8)),  # its softcap is refused
+}
 
 
 def make(name: str, seed: int = 0) -> PreTrainedModel:
     """Weights large enough that the likeliest token is no close call."""
     torch.manual_seed(seed)
-    model = MAKERS[name]().eval()
+    model = (MAKERS | MORE_MAKERS)[name]().eval()
     with torch.no_grad():
         for key, weight in model.named_parameters():
             if weight.dim() == 2:

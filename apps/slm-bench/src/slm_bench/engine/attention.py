@@ -1,80 +1,111 @@
 """Decode attention over pages against torch's own over keys that lie in one piece: the price of paging alone.
 
+As in a step, one call follows another over the layers' own keys and values, so that a layer's are no longer in the
+CPU's nearest caches when its turn comes again.
+
 Shapes: S sequences, L tokens each, H heads, G heads of keys and values, D dimensions.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from slm_bench.engine.ways import PAGE_SIZE
-from slm_bench.turns import in_turns
+from slm_bench.turns import Times, in_turns
 from slm_kv.attention.batch import LayerShape, PagedStorage, StepBatch
 from slm_kv.attention.doors import attend_for
 
-ROUNDS, CALLS = 9, 20
-SIZES = ((1, 160), (8, 160), (32, 160), (8, 600))
+ROUNDS, CALLS = 9, 20  # a turn is at least so many calls, each of another layer
 
 
 @dataclass(frozen=True)
 class Measured:
-    """``ratio``: the speed of pages over that of one piece; ``difference``: the largest of their outputs."""
+    """Times of one layer. ``ratio``: the speed of pages over that of one piece; ``difference``: the largest of their
+    outputs."""
 
     sequences: int
     tokens: int
-    paged_seconds: float
-    contiguous_seconds: float
+    paged: Times
+    contiguous: Times
     ratio: tuple[float, float, float]
     difference: float
 
 
-def measure(model: Any) -> list[Measured]:
-    """One layer of ``model``'s shape, at several sizes, in turns."""
-    config = model.config
-    heads = config.num_attention_heads
-    groups = getattr(config, "num_key_value_heads", None) or heads
-    dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    return [_measure(sequences, tokens, heads, groups, dim, model) for sequences, tokens in SIZES]
+@dataclass(frozen=True)
+class Contiguous:
+    """What each layer attends to: keys and values as [S, G, L, D]."""
+
+    query_SHD: Tensor
+    layers: Sequence[tuple[Tensor, Tensor]]
+
+
+def measure(model: Any, sizes: Sequence[tuple[int, int]]) -> list[Measured]:
+    """All layers of ``model``'s shape, at several numbers of sequences and tokens of each, in turns."""
+    return [_measure(_draw(model, sequences, tokens)) for sequences, tokens in sizes]
 
 
 @torch.inference_mode()
-def _measure(sequences: int, tokens: int, heads: int, groups: int, dim: int, model: Any) -> Measured:
-    dtype, device = model.dtype, model.device
+def _measure(given: Contiguous) -> Measured:
+    query_SHD, layers = given.query_SHD, given.layers
+    (heads, dim), (sequences, groups, tokens, _) = query_SHD.shape[1:], layers[0][0].shape
+    batch, attend = _scatter(given), attend_for(query_SHD.device, query_SHD.dtype)
+    walks = -(-CALLS // len(layers))
+
+    def paged() -> list[Tensor]:
+        return [
+            attend(query_SHD, keys[:, :, -1], values[:, :, -1], layer, batch, dim**-0.5)
+            for layer, (keys, values) in enumerate(layers)
+        ]
+
+    def contiguous() -> list[Tensor]:
+        one = nn.functional.scaled_dot_product_attention
+        return [one(query_SHD[:, :, None], keys, values, enable_gqa=groups != heads) for keys, values in layers]
+
+    def walk(way: Any) -> None:
+        for _ in range(walks):
+            way()
+        if query_SHD.is_cuda:
+            torch.cuda.synchronize()
+
+    times = in_turns({"paged": lambda: walk(paged), "contiguous": lambda: walk(contiguous)}, ROUNDS)
+    one, other = (times[name].each(walks * len(layers)) for name in ("paged", "contiguous"))
+    pairs = zip(paged(), contiguous(), strict=True)
+    difference = max(float((ours.float() - plain[:, :, 0].float()).abs().max()) for ours, plain in pairs)
+    return Measured(sequences, tokens, one, other, one.over(other), difference)
+
+
+def _draw(model: Any, sequences: int, tokens: int) -> Contiguous:
+    config, like = model.config, {"dtype": model.dtype, "device": model.device}
+    heads = config.num_attention_heads
+    groups = getattr(config, "num_key_value_heads", None) or heads
+    dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     draw = torch.Generator().manual_seed(0)
-    keys_SGLD, values_SGLD = torch.randn(2, sequences, groups, tokens, dim, generator=draw).to(device, dtype)
-    query_SHD = torch.randn(sequences, heads, dim, generator=draw).to(device, dtype)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=draw).to(**like)
+
+    shape = (sequences, groups, tokens, dim)
+    layers = [(normal(*shape), normal(*shape)) for _ in range(config.num_hidden_layers)]
+    return Contiguous(normal(sequences, heads, dim), layers)
+
+
+def _scatter(given: Contiguous) -> StepBatch:
+    """The same keys and values over pages in no order, as those of a busy pool lie, and a step that reads them."""
+    sequences, groups, tokens, dim = given.layers[0][0].shape
+    dtype, device = given.query_SHD.dtype, given.query_SHD.device
     pages_each = -(-tokens // PAGE_SIZE)
-    storage = PagedStorage([LayerShape(groups, dim)], sequences * pages_each, PAGE_SIZE, dtype, device)
-    pages = torch.randperm(sequences * pages_each, generator=draw).view(sequences, pages_each)  # as a busy pool's lie
+    pages = torch.randperm(sequences * pages_each, generator=torch.Generator().manual_seed(0)).view(sequences, -1)
+    shapes = [LayerShape(groups, dim)] * len(given.layers)
+    storage = PagedStorage(shapes, sequences * pages_each, PAGE_SIZE, dtype, device)
     places = torch.arange(tokens)
-    slots_SL = pages[:, places // PAGE_SIZE] * PAGE_SIZE + places % PAGE_SIZE
-    for stored, plain in ((storage.keys[0], keys_SGLD), (storage.values[0], values_SGLD)):
-        stored.view(groups, -1, dim)[:, slots_SL.flatten()] = plain.transpose(0, 1).reshape(groups, -1, dim)
+    slots_SL = (pages[:, places // PAGE_SIZE] * PAGE_SIZE + places % PAGE_SIZE).to(device)
+    for layer, both in enumerate(given.layers):
+        for stored, plain in zip((storage.keys[layer], storage.values[layer]), both, strict=True):
+            stored.view(groups, -1, dim)[:, slots_SL.flatten()] = plain.transpose(0, 1).reshape(groups, -1, dim)
     lengths = torch.full((sequences,), tokens, dtype=torch.int32, device=device)
-    batch = StepBatch(storage, slots_SL[:, -1].contiguous().to(device), pages.int().to(device), lengths, ())
-    attend = attend_for(device, dtype)
-    out: dict[str, Any] = {}
-
-    def paged() -> None:
-        for _ in range(CALLS):
-            out["paged"] = attend(query_SHD, keys_SGLD[:, :, -1], values_SGLD[:, :, -1], 0, batch, dim**-0.5)
-
-    def contiguous() -> None:
-        for _ in range(CALLS):
-            out["contiguous"] = nn.functional.scaled_dot_product_attention(
-                query_SHD[:, :, None], keys_SGLD, values_SGLD, enable_gqa=groups != heads
-            )
-
-    times = in_turns({"paged": paged, "contiguous": contiguous}, ROUNDS)
-    return Measured(
-        sequences,
-        tokens,
-        times["paged"].median / CALLS,
-        times["contiguous"].median / CALLS,
-        times["paged"].over(times["contiguous"]),
-        float((out["paged"].float() - out["contiguous"][:, :, 0].float()).abs().max()),
-    )
+    return StepBatch(storage, slots_SL[:, -1].contiguous(), pages.int().to(device), lengths, ())

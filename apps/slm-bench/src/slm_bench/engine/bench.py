@@ -20,27 +20,30 @@ from slm_bench.engine import attention, prefix
 from slm_bench.engine.report import Answered, Found, Speed, show
 from slm_bench.engine.vllm_way import Vllm, python_with_vllm
 from slm_bench.engine.ways import PAGE_SIZE, Continuous, Generate, Ours, Way
-from slm_bench.engine.workload import Tokens, Workload, alike, mixed
+from slm_bench.engine.workload import Sizes, Tokens, Workload, alike, mixed
 from slm_bench.output import console, write
 from slm_bench.turns import in_turns
 from slm_kv import KVError, load, pack
 from slm_kv.threads import set_threads
 
 ROUNDS = 3
-SEQUENCES = 32
+PLOT = "outputs/kv_engine"
 
 
-def run(given: argparse.Namespace) -> int:
-    """Measure and print. Raises KVError for a user's mistake."""
+def run(given: argparse.Namespace, sizes: Sizes | None = None) -> int:
+    """Measure, print and plot. Raises KVError for a user's mistake."""
     disable_progress_bar()
-    found = measure(given)
+    found = measure(given, sizes or Sizes())
     show(found, console())
     if given.json:
         write(Path(given.json), json.dumps(asdict(found), indent=2))
+    from slm_bench.plots import plot_engine
+
+    print("plot: " + ", ".join(map(str, plot_engine(found, Path(given.plot or PLOT)))))
     return 0
 
 
-def measure(given: argparse.Namespace) -> Found:
+def measure(given: argparse.Namespace, sizes: Sizes) -> Found:
     """Load and measure. Raises KVError for a user's mistake."""
     python = python_with_vllm(given.vllm_python)
     loaded = load(given.model_path, given.adapter_path, dtype=getattr(torch, given.dtype), device=given.device)
@@ -49,7 +52,7 @@ def measure(given: argparse.Namespace) -> Found:
     def tokenize(text: str) -> Tokens:
         return list(loaded.tokenizer(text)["input_ids"])
 
-    works = [mixed(tokenize, SEQUENCES), alike(tokenize, 1), alike(tokenize, 8)]
+    works = [mixed(tokenize, sizes), alike(tokenize, 1, sizes), alike(tokenize, sizes.batch, sizes)]
     _check(model, works)
     setting = {
         "model": given.model_path,
@@ -62,30 +65,38 @@ def measure(given: argparse.Namespace) -> Found:
     }
     with ExitStack() as stack:
         one_by_one = Generate(model, 1)
-        sides = _sides(setting, model, one_by_one, max(work.longest for work in works), python, stack)
+        sides = _sides(setting, model, one_by_one, works, python, stack)
         answered = [
             Answered(
                 work.name, work.description, len(work.new), tuple(_answer(work, ways, one_by_one, setting["rounds"]))
             )
             for work, ways in zip(works, sides, strict=True)
         ]
-    return Found(setting, answered, prefix.measure(model, tokenize, setting["rounds"]), attention.measure(model))
+    known = prefix.measure(model, tokenize, setting["rounds"])
+    return Found(setting, answered, known, attention.measure(model, sizes.attention))
 
 
 def _sides(
-    setting: dict[str, Any], model: Any, one_by_one: Way, longest: int, python: str | None, stack: ExitStack
+    setting: dict[str, Any],
+    model: Any,
+    one_by_one: Way,
+    works: Sequence[Workload],
+    python: str | None,
+    stack: ExitStack,
 ) -> tuple[list[Way], list[Way], list[Way]]:
-    """The ways for the mixed requests, for one alone, and for eight alike; the engine first."""
-    slots = SEQUENCES * -(-longest // PAGE_SIZE) * PAGE_SIZE
-    ours = stack.enter_context(closing(Ours(model, SEQUENCES, slots // PAGE_SIZE)))
+    """The ways for the mixed requests, for one alone, and for a batch alike; the engine first."""
+    longest, sequences = max(work.longest for work in works), max(len(work.new) for work in works)
+    batch = len(works[-1].new)
+    slots = sequences * -(-longest // PAGE_SIZE) * PAGE_SIZE
+    ours = stack.enter_context(closing(Ours(model, sequences, slots // PAGE_SIZE)))
     continuous = stack.enter_context(closing(Continuous(model, slots)))
-    vllm = [stack.enter_context(closing(way)) for way in _vllm(setting, model, longest, python, stack)]
-    batches = Generate(model, 8)
+    vllm = [stack.enter_context(closing(way)) for way in _vllm(setting, model, (longest, sequences), python, stack)]
+    batches = Generate(model, batch)
     packed: list[Way] = []
     if model.device.type == "cpu":
         plain = copy.deepcopy(model)
         pack(plain)
-        packed = [Generate(plain, batch, "HF generate, linears packed by slm-kv") for batch in (1, 8)]
+        packed = [Generate(plain, rows, "HF generate, linears packed by slm-kv") for rows in (1, batch)]
     return (
         [ours, one_by_one, batches, continuous, *vllm],
         [ours, one_by_one, *packed[:1], *vllm],
@@ -93,8 +104,11 @@ def _sides(
     )
 
 
-def _vllm(setting: dict[str, Any], model: Any, longest: int, python: str | None, stack: ExitStack) -> Iterator[Vllm]:
-    """vLLM on the model's own weights; none where it is not installed, or would leave out the adapter."""
+def _vllm(
+    setting: dict[str, Any], model: Any, room: tuple[int, int], python: str | None, stack: ExitStack
+) -> Iterator[Vllm]:
+    """vLLM on the model's own weights; none where it is not installed, or would leave out the adapter.
+    ``room``: tokens of the longest request, and requests at once."""
     if python is None or setting["adapter"]:
         why = "an adapter lies on the model" if setting["adapter"] else "it is not installed; see --vllm_python"
         print(f"vLLM is left out: {why}", file=sys.stderr)
@@ -102,7 +116,7 @@ def _vllm(setting: dict[str, Any], model: Any, longest: int, python: str | None,
     print("starting vLLM, about a minute", file=sys.stderr)
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
     model.save_pretrained(folder)
-    yield Vllm(python, folder, setting["dtype"], setting["threads"], longest, SEQUENCES)
+    yield Vllm(python, folder, setting["dtype"], setting["threads"], *room)
 
 
 def _answer(work: Workload, ways: Sequence[Way], one_by_one: Way, rounds: int) -> list[Speed]:

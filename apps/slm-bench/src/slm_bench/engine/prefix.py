@@ -17,12 +17,12 @@ PROMPT, NEW_TO_IT = 544, 32
 
 @dataclass(frozen=True)
 class Measured:
-    """Times to the first token, medians in seconds; ``ratio``, unknown over known: median, least, largest."""
+    """Times to the first token. ``ratio``: how many times as soon it comes, the median, least and largest."""
 
     prompt_tokens: int
     known_tokens: int
-    unknown_seconds: float
-    known_seconds: float
+    unknown: Times
+    known: Times
     ratio: tuple[float, float, float]
     same_tokens: bool
 
@@ -51,7 +51,7 @@ def measure(model: Any, tokenize: Callable[[str], Tokens], rounds: int) -> Measu
                 unknown_seconds.append(slow)
                 known_seconds.append(fast)
     slow_times, fast_times = Times(tuple(unknown_seconds)), Times(tuple(known_seconds))
-    return Measured(prompt, known, slow_times.median, fast_times.median, fast_times.over(slow_times), same)
+    return Measured(prompt, known, slow_times, fast_times, fast_times.over(slow_times), same)
 
 
 def _first_token(engine: Engine, prompt: Tokens) -> tuple[int, float, int]:

@@ -67,7 +67,7 @@ def _speeds(work: Answered) -> Table:
 def _known(found: prefix.Measured) -> str:
     return (
         f"known beginning, {found.known_tokens} of {found.prompt_tokens} tokens: first token {spread(found.ratio)} as "
-        f"soon, {found.known_seconds * 1000:.0f} ms for {found.unknown_seconds * 1000:.0f} ms; "
+        f"soon, {found.known.median * 1000:.0f} ms for {found.unknown.median * 1000:.0f} ms; "
         f"same token: {'yes' if found.same_tokens else 'NO'}"
     )
 
@@ -80,8 +80,8 @@ def _sizes(found: list[attention.Measured]) -> Table:
         table.add_row(
             f"{size.sequences} x {size.tokens}",
             spread(size.ratio),
-            f"{size.paged_seconds * 1e6:.0f} us",
-            f"{size.contiguous_seconds * 1e6:.0f} us",
+            f"{size.paged.median * 1e6:.0f} us",
+            f"{size.contiguous.median * 1e6:.0f} us",
             f"{size.difference:.0e}",
         )
     return table

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,29 +43,34 @@ class Vllm:
                 text=True,
                 env=os.environ | settings,
             )
-        self.name = f"vLLM {self._read()['version']}"
+        try:
+            self.name = f"vLLM {self._read()['version']}"
+        except KVError:
+            self.close()
+            raise
 
     def answer(self, work: Workload) -> list[Tokens]:
         assert self._process.stdin is not None
-        print(json.dumps({"prompts": work.prompts, "new": work.new}), file=self._process.stdin, flush=True)
+        with suppress(BrokenPipeError):  # it has ended, and so has what it says: reading tells why
+            print(json.dumps({"prompts": work.prompts, "new": work.new}), file=self._process.stdin, flush=True)
         tokens: list[Tokens] = self._read()["tokens"]
         return tokens
 
     def close(self) -> None:
         """Let it end by itself; what does not within a minute is ended."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
         try:
-            self._process.wait(60)
+            self._process.communicate(timeout=60)
         except subprocess.TimeoutExpired:
             self._process.kill()
+            self._process.communicate()
 
     def _read(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            said = [text for text in self._log.read_text(errors="replace").splitlines() if "Error" in text]
-            raise KVError(f"vLLM ended: {said[-1].strip() if said else f'see {self._log}'}")
+            said = self._log.read_text(errors="replace").strip().splitlines()
+            errors = [text for text in said if "Error" in text]
+            raise KVError(f"vLLM ended: {(errors or said or ['it said nothing'])[-1].strip()}")
         found: dict[str, Any] = json.loads(line)
         return found
 
@@ -71,7 +78,7 @@ class Vllm:
 def python_with_vllm(asked: str | None) -> str | None:
     """The interpreter that has vLLM: ``asked``, else this one where it does, else None."""
     if asked:
-        if not Path(asked).is_file():
+        if not shutil.which(asked):
             raise KVError(f"--vllm_python {asked}: there is no such interpreter")
         return asked
     return sys.executable if importlib.util.find_spec("vllm") else None

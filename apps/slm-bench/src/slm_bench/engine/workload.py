@@ -14,6 +14,19 @@ STORIES = 8  # of 60 to 200 words, for a text
 
 
 @dataclass(frozen=True)
+class Sizes:
+    """How much a run asks for. Of a pair, both ends are included."""
+
+    mixed: int = 32
+    mixed_prompt: tuple[int, int] = (8, 128)
+    mixed_new: tuple[int, int] = (16, 128)
+    batch: int = 8  # requests alike, and rows of a padded batch
+    prompt: int = 32
+    new: int = 128
+    attention: tuple[tuple[int, int], ...] = ((1, 160), (8, 160), (32, 160), (8, 600))  # sequences, tokens of each
+
+
+@dataclass(frozen=True)
 class Workload:
     """Prompts, and how many tokens each is continued by, greedily, neither more nor fewer."""
 
@@ -38,18 +51,18 @@ class Workload:
         return max(len(prompt) + new for prompt, new in zip(self.prompts, self.new, strict=True))
 
 
-def mixed(tokenize: Callable[[str], Tokens], requests: int = 32) -> Workload:
-    """Prompts of 8 to 128 tokens, continued by 16 to 128."""
+def mixed(tokenize: Callable[[str], Tokens], sizes: Sizes) -> Workload:
+    """Requests of mixed lengths, the same at each call."""
     draw, source = random.Random(0), texts(tokenize)
-    prompts = tuple(_cut(source, draw.randint(8, 128)) for _ in range(requests))
-    return Workload(f"{requests} mixed", prompts, tuple(draw.randint(16, 128) for _ in range(requests)))
+    prompts = tuple(_cut(source, draw.randint(*sizes.mixed_prompt)) for _ in range(sizes.mixed))
+    return Workload(f"{sizes.mixed} mixed", prompts, tuple(draw.randint(*sizes.mixed_new) for _ in prompts))
 
 
-def alike(tokenize: Callable[[str], Tokens], requests: int, prompt: int = 32, new: int = 128) -> Workload:
+def alike(tokenize: Callable[[str], Tokens], requests: int, sizes: Sizes) -> Workload:
     """Requests of one length each: nothing to pad."""
     source = texts(tokenize)
     name = "alone" if requests == 1 else f"batch of {requests}"
-    return Workload(name, tuple(_cut(source, prompt) for _ in range(requests)), (new,) * requests)
+    return Workload(name, tuple(_cut(source, sizes.prompt) for _ in range(requests)), (sizes.new,) * requests)
 
 
 def texts(tokenize: Callable[[str], Tokens]) -> Iterator[Tokens]:
