@@ -38,8 +38,6 @@ def test_it_is_the_product_to_the_precision_of_the_dtype(
     shape: tuple[int, int], dtype: torch.dtype, bias: bool, counted: list[int]
 ) -> None:
     packed, weight, bias_O = layer(*shape, dtype, bias)
-    if packed._blocks is None:
-        pytest.skip("oneDNN lays this weight out in another way on this CPU")
     for rows in (1, 2):
         x = torch.randn(1, rows, shape[1], generator=torch.Generator().manual_seed(rows)).to(dtype)
         exact = torch.nn.functional.linear(x.double(), weight.double(), None if bias_O is None else bias_O.double())
@@ -47,14 +45,22 @@ def test_it_is_the_product_to_the_precision_of_the_dtype(
         assert found.shape == exact.shape
         assert found.dtype is dtype
         assert torch.allclose(found.double(), exact, rtol=torch.finfo(dtype).eps, atol=1e-5)
-        assert torch.equal(packed(x[0, -1]), found[0, -1])  # what shares the call changes nothing
-    assert counted == [1, 1, 2, 1]
+        last = packed(x[0, -1])
+        if packed._blocks is not None:
+            assert torch.equal(last, found[0, -1])  # what shares the call changes nothing
+    assert counted == ([1, 1, 2, 1] if packed._blocks is not None else [])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_layout_is_known_where_the_cpu_has_avx512(dtype: torch.dtype) -> None:
+    packed, _, _ = layer(200, 52, dtype, False)
+    if torch.backends.cpu.get_cpu_capability() == "AVX512":
+        assert packed._blocks is not None
+    assert torch.equal(packed.dense_weight(), layer(200, 52, dtype, False)[1])
 
 
 def test_more_rows_and_more_threads_go_to_onednn(counted: list[int]) -> None:
     packed, _, _ = layer(64, 32, torch.float32, True)
-    if packed._blocks is None:
-        pytest.skip("oneDNN lays this weight out in another way on this CPU")
     packed(torch.randn(few_rows.ROWS + 1, 32))
     packed(torch.randn(0, 32))
     threads = torch.get_num_threads()
@@ -64,8 +70,8 @@ def test_more_rows_and_more_threads_go_to_onednn(counted: list[int]) -> None:
     finally:
         torch.set_num_threads(threads)
     assert counted == []
-    packed(torch.randn(few_rows.ROWS, 32)[:, :])
-    assert counted == [few_rows.ROWS]
+    packed(torch.randn(few_rows.ROWS, 32))
+    assert counted == ([few_rows.ROWS] if packed._blocks is not None else [])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -16,6 +16,7 @@ import ctypes
 import numpy as np
 import torch
 from numba import njit, types
+from numba.extending import overload
 from torch import Tensor
 
 from slm_kv.elements import SETTINGS, bits, load, rounded, widened
@@ -59,8 +60,7 @@ def _holds(blocks: Blocks, weight_OI: Tensor) -> bool:
 def linear(x: Tensor, blocks: Blocks, bias_O: np.ndarray, outputs: int) -> Tensor:
     """[..., I] to [..., O]. ``bias_O`` float32, empty for none."""
     out = torch.empty(*x.shape[:-1], outputs, dtype=x.dtype)
-    multiply = _multiply_float32 if x.dtype is torch.float32 else _multiply_bfloat16
-    multiply(bits(x.reshape(-1, x.shape[-1]).contiguous()), blocks, bias_O, bits(out.view(-1, outputs)))
+    _multiply(bits(x.reshape(-1, x.shape[-1]).contiguous()), blocks, bias_O, bits(out.view(-1, outputs)))
     return out
 
 
@@ -80,41 +80,41 @@ def put(sums, bias, block, out):
             out[row, first + o] = rounded(number, out[row, first + o])
 
 
+def products(block, i, o, x0, x1, x2, x3):
+    """What inputs ``i`` to ``i`` + 3 add to output ``o`` of a block."""
+    return _of_pairs(block, i, o, x0, x1, x2, x3) if block.dtype == np.uint32 else _plain(block, i, o, x0, x1, x2, x3)
+
+
+@overload(products, inline="always")
+def _products(block, i, o, x0, x1, x2, x3):
+    return _of_pairs if block.dtype == types.uint32 else _plain
+
+
+def _plain(block, i, o, x0, x1, x2, x3):
+    return (x0 * block[i, o] + x1 * block[i + 1, o]) + (x2 * block[i + 2, o] + x3 * block[i + 3, o])
+
+
+def _of_pairs(block, i, o, x0, x1, x2, x3):
+    first, second = block[i // 2, o], block[i // 2 + 1, o]
+    return (x0 * widened(first) + x1 * upper(first)) + (x2 * widened(second) + x3 * upper(second))
+
+
 def _signature(element, word):
     rows = types.Array(element, 2, "C")
-    return [types.void(rows, types.Array(word, 3, "C"), types.float32[::1], rows)]
+    return types.void(rows, types.Array(word, 3, "C"), types.float32[::1], rows)
 
 
-@njit(_signature(types.float32, types.float32), **SETTINGS)
-def _multiply_float32(x, blocks, bias, out):
-    """``out`` [R, O] = ``x`` [R, I] times the blocks [B, K, 64], plus ``bias``."""
+@njit([_signature(types.float32, types.float32), _signature(types.uint16, types.uint32)], **SETTINGS)
+def _multiply(x, blocks, bias, out):
+    """``out`` [R, O] = ``x`` [R, I] times the blocks, plus ``bias``."""
     rows, inputs = x.shape
     sums = np.empty((rows, BLOCK), np.float32)
     for number in range(blocks.shape[0]):
         block = blocks[number]
         sums[:] = np.float32(0.0)
         for i in range(0, inputs, STEP):
-            for row in range(rows):
-                x0, x1, x2, x3 = x[row, i], x[row, i + 1], x[row, i + 2], x[row, i + 3]
-                for o in range(BLOCK):
-                    early = x0 * block[i, o] + x1 * block[i + 1, o]
-                    sums[row, o] += early + (x2 * block[i + 2, o] + x3 * block[i + 3, o])
-        put(sums, bias, number, out)
-
-
-@njit(_signature(types.uint16, types.uint32), **SETTINGS)
-def _multiply_bfloat16(x, blocks, bias, out):
-    """The same of bfloat16: blocks [B, K / 2, 64] of two inputs each."""
-    rows, inputs = x.shape
-    sums = np.empty((rows, BLOCK), np.float32)
-    for number in range(blocks.shape[0]):
-        block = blocks[number]
-        sums[:] = np.float32(0.0)
-        for i in range(0, inputs, STEP):
-            first, second = block[i // 2], block[i // 2 + 1]
             for row in range(rows):
                 x0, x1, x2, x3 = load(x[row, i]), load(x[row, i + 1]), load(x[row, i + 2]), load(x[row, i + 3])
                 for o in range(BLOCK):
-                    early = x0 * widened(first[o]) + x1 * upper(first[o])
-                    sums[row, o] += early + (x2 * widened(second[o]) + x3 * upper(second[o]))
+                    sums[row, o] += products(block, i, o, x0, x1, x2, x3)
         put(sums, bias, number, out)

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from slm_kv.attention import kernels
-from slm_kv.attention.batch import Chunk, StepBatch
-from slm_kv.attention.reference import attend_chunk, causal
+from slm_kv.attention.batch import StepBatch
+from slm_kv.attention.chunks import attend_chunks
 from slm_kv.elements import bits
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -30,15 +30,5 @@ def attend(query_NHD: Tensor, key_NGD: Tensor, value_NGD: Tensor, layer: int, ba
             np.float32(scale),
             bits(out_NHD[:rows]),
         )
-    for chunk in batch.chunks:
-        out_NHD[chunk.first : chunk.last] = _attend_chunk(query_NHD, key_NGD, value_NGD, chunk, layer, batch, scale)
+    attend_chunks(query_NHD, key_NGD, value_NGD, layer, batch, scale, out_NHD)
     return out_NHD
-
-
-def _attend_chunk(
-    query_NHD: Tensor, key_NGD: Tensor, value_NGD: Tensor, chunk: Chunk, layer: int, batch: StepBatch, scale: float
-) -> Tensor:
-    if chunk.past:
-        return attend_chunk(query_NHD, chunk, layer, batch, scale)
-    rows = slice(chunk.first, chunk.last)  # all that it sees came with it: nothing to gather
-    return causal(query_NHD[rows], key_NGD[rows].transpose(0, 1), value_NGD[rows].transpose(0, 1), 0, scale)

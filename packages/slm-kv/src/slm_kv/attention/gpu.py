@@ -22,7 +22,7 @@ from torch import Tensor
 from triton import next_power_of_2
 
 from slm_kv.attention.batch import StepBatch
-from slm_kv.attention.reference import attend_chunk
+from slm_kv.attention.chunks import attend_chunks
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 TILE = 4096  # products of a tile, Q * L * C: 32 registers for each thread of four warps
@@ -37,8 +37,7 @@ def attend(query_NHD: Tensor, key_NGD: Tensor, value_NGD: Tensor, layer: int, ba
     out_NHD = torch.empty_like(query_NHD, memory_format=torch.contiguous_format)
     if rows:
         decode(query_NHD[:rows], layer, batch, scale, out_NHD[:rows])
-    for chunk in batch.chunks:
-        out_NHD[chunk.first : chunk.last] = attend_chunk(query_NHD, chunk, layer, batch, scale)
+    attend_chunks(query_NHD, key_NGD, value_NGD, layer, batch, scale, out_NHD)
     return out_NHD
 
 
