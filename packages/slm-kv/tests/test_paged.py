@@ -86,3 +86,11 @@ def test_the_module_runs_as_a_command_of_its_own_in_a_fresh_process(folder: Path
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "ended: length, all 3 tokens asked for" in done.stdout
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("threads", ["0", "-1", "two"])
+def test_threads_that_make_no_sense_are_named(threads: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["--threads", threads])
+    assert left.value.code == 2
+    assert f"{threads!r} is no whole number of at least 1" in capsys.readouterr().err

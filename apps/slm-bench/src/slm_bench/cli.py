@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from slm_bench import kv_flags
+from slm_kv.command_line import exit_code
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -17,23 +18,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     kv_flags.add(commands)
     given = parser.parse_args(argv)
-    from slm_kv import KVError
+    return exit_code("slm-bench", lambda: _run(given))
 
-    try:
-        kv_flags.check(given)
-        if given.engine:
-            from slm_bench.engine import bench
 
-            return bench.run(given)
-        from slm_bench import kv
+def _run(given: argparse.Namespace) -> int:
+    kv_flags.check(given)
+    if given.engine:
+        from slm_bench.engine import bench
 
-        return kv.run(given)
-    except KVError as mistake:
-        print(f"slm-bench: {mistake}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("slm-bench: stopped", file=sys.stderr)
-        return 130
+        return bench.run(given)
+    from slm_bench import kv
+
+    return kv.run(given)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from slm_kv.command_line import add_model_flags, positive
 from slm_kv.errors import KVError
 
 OF_THE_CACHE = ("prompt", "max_new_tokens", "lengths", "batch_size", "packed")
@@ -19,9 +20,8 @@ def add(commands: Any) -> None:
         "time to first token, memory of the cache, share of the machine's memory bandwidth, and the tokens.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
+    add_model_flags(parser)
     flag = parser.add_argument
-    flag("--model_path", default="sample", help="a folder, a name of the hub, or sample: the built-in base")
-    flag("--adapter_path", help="the folder of an adapter to lay on it; it stays unmerged")
     flag("--prompt", default="Once upon a time", help="the text to continue")
     flag("--max_new_tokens", type=positive, default=128, help="tokens to generate, neither more nor fewer")
     flag("--lengths", type=lengths, metavar="N,N,...", help="measure these numbers of new tokens instead, and plot")
@@ -35,9 +35,6 @@ def add(commands: Any) -> None:
     )
     flag("--vllm_python", metavar="FILE", help="the interpreter of an environment with vLLM; this one if it has it")
     flag("--rounds", type=positive, help="timed turns of each after one to warm up; 5, with --engine 3")
-    flag("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the weights")
-    flag("--device", help="cpu or cuda; cuda where there is one if not given")
-    flag("--threads", type=positive, help="threads of the CPU; the fastest number of a short probe if not given")
     flag("--json", metavar="FILE", help="write the figures here too")
     flag("--plot", metavar="FILE", help="where to plot, as .png and .svg; outputs/kv, with --engine outputs/kv_engine")
     parser.set_defaults(idle={name: parser.get_default(name) for name in OF_THE_CACHE})
@@ -52,13 +49,6 @@ def check(given: argparse.Namespace) -> None:
         raise KVError("--vllm_python goes with --engine")
     if given.plot and not (given.engine or given.lengths):
         raise KVError("--plot goes with --lengths or --engine: there is no curve of one length")
-
-
-def positive(text: str) -> int:
-    """A whole number of at least 1."""
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
-    return int(text)
 
 
 def lengths(text: str) -> list[int]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from slm_kv.command_line import add_model_flags, exit_code
 from slm_kv.errors import KVError
 from slm_kv.sampling_params import SamplingParams
 
@@ -34,14 +35,8 @@ SAMPLING = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``slm-paged`` with ``argv`` (the process's own by default); returns the exit code."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    try:
-        return run(_parser().parse_args(argv))
-    except KVError as mistake:
-        print(f"slm-paged: {mistake}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nslm-paged: stopped", file=sys.stderr)
-        return 130
+    given = _parser().parse_args(argv)
+    return exit_code("slm-paged", lambda: run(given))
 
 
 def run(given: argparse.Namespace) -> int:
@@ -159,9 +154,8 @@ def _parser() -> argparse.ArgumentParser:
         description="Stream a completion from a paged key-value cache, and say what its pages did.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
+    add_model_flags(parser)
     add = parser.add_argument
-    add("--model_path", default="sample", help="a folder, a name of the hub, or sample: the built-in base")
-    add("--adapter_path", help="the folder of a PEFT adapter, such as slm-train writes; it stays unmerged")
     add("--prompt", default="Once upon a time", help="the text to complete")
     add("--max_new_tokens", type=int, default=80, help="tokens to generate at most")
     add("--page_size", type=int, default=64, help="tokens a page holds")
@@ -180,14 +174,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, help="makes the sampling repeatable")
     add("--stop", nargs="+", default=[], metavar="TEXT", help="end where one of these texts comes up")
     add("--ignore_eos", action="store_true", help="go on past the end of the text")
-    add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of weights and pages")
     add(
         "--int8",
         metavar="FILE",
         help="linear layers in 8 bits, on a CPU, if that raises the perplexity of this text by 1 %% at most",
     )
-    add("--device", help="cpu or cuda; cuda where there is one if not given")
-    add("--threads", type=int, help="threads of the CPU; the fastest number of a short probe if not given")
     return parser
 
 
