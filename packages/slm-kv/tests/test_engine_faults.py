@@ -77,6 +77,26 @@ def test_nan_in_a_prompt_spoils_no_known_prefix() -> None:
     assert (fine.token_ids, fine.error) == (expected, None)
 
 
+def test_a_prompt_cancelled_before_its_nan_shows_spoils_no_known_prefix_either() -> None:
+    model = make("llama")
+    expected = generated(model, [1, 2, 3, 4, 5], 4)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[96] = torch.nan
+    with Engine(model, page_size=2, max_pages=40, max_sequences=2, max_step_tokens=6) as engine:
+        cursed = engine.submit([1, 2, 3, 4, 96, 5, 6, 7, 8, 9], greedy(4))
+        engine.step()  # six of its tokens: nothing is sampled yet
+        meanwhile = engine.submit([1, 2, 3, 4, 5], greedy(4))
+        engine.step()
+        engine.cancel(cursed)
+        run(engine)
+        afterwards = engine.submit([1, 2, 3, 4, 5], greedy(4))
+        run(engine)
+    assert cursed.token_ids == []
+    assert (meanwhile.token_ids, meanwhile.error) == (expected, None)
+    assert (afterwards.token_ids, afterwards.error) == (expected, None)
+    assert afterwards.reused_tokens == 4
+
+
 def test_an_exception_within_the_model_ends_the_request_that_causes_it() -> None:
     model = make("llama")
     cursed = 96

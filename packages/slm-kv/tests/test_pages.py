@@ -187,3 +187,20 @@ def test_a_closed_table_is_a_programmers_slip() -> None:
     pool.release(table)
     with pytest.raises(AssertionError, match="closed"):
         pool.release(table)
+
+
+def test_pages_of_tokens_that_are_not_sound_are_known_once_they_are() -> None:
+    pool = PagePool(page_size=2, max_pages=8)
+    table = pool.open()
+    pool.reserve(table, 5)
+    pool.commit(table, [1, 2, 3, 4, 5], sound=False)
+    assert pool.cached_prefix([1, 2, 3, 4, 5]) == 0
+    pool.truncate(table, 3)
+    pool.commit(table, ())
+    assert pool.cached_prefix([1, 2, 3, 4, 5]) == 2
+    other = pool.open()
+    pool.reserve(other, 2)
+    pool.commit(other, [7, 8], sound=False)
+    pool.release(other)
+    assert pool.cached_prefix([7, 8, 9]) == 0
+    pool.check_integrity()

@@ -56,9 +56,9 @@ class Pages(RuleBasedStateMachine):
         self._reserve(data.draw(st.sampled_from(self.open)), tokens)
 
     @precondition(lambda self: self.open)
-    @rule(data=st.data(), tokens=TOKENS)
-    def write(self, data: st.DataObject, tokens: list[int]) -> None:
-        self._write(data.draw(st.sampled_from(self.open)), tokens)
+    @rule(data=st.data(), tokens=TOKENS, sound=st.booleans())
+    def write(self, data: st.DataObject, tokens: list[int], sound: bool) -> None:
+        self._write(data.draw(st.sampled_from(self.open)), tokens, sound)
 
     def _reserve(self, one: Written, tokens: int) -> bool:
         """Whether there was room."""
@@ -79,7 +79,7 @@ class Pages(RuleBasedStateMachine):
                     self.memory[copy.target, slot] = self.memory[copy.source, slot]
         return True
 
-    def _write(self, one: Written, tokens: list[int]) -> None:
+    def _write(self, one: Written, tokens: list[int], sound: bool = True) -> None:
         if not self._reserve(one, len(tokens)):
             return
         for token in tokens:
@@ -87,7 +87,10 @@ class Pages(RuleBasedStateMachine):
             page, slot = divmod(len(one.slots), self.pool.page_size)
             one.slots.append((one.table.root, one.history))
             self.memory[one.table.pages[page], slot] = one.slots[-1]
-        self.pool.commit(one.table, tokens)
+        idle, known = self.pool.cached_pages, self.pool.cached_prefix([*one.history, 0], one.table.root)
+        self.pool.commit(one.table, tokens, sound=sound)
+        if not sound:
+            assert (self.pool.cached_pages, self.pool.cached_prefix([*one.history, 0], one.table.root)) == (idle, known)
 
     @precondition(lambda self: self.open)
     @rule(data=st.data())

@@ -244,11 +244,13 @@ class Engine:
 
     def _sample(self, work: Work, logits_RV: Tensor) -> None:
         sequence, handle = work.sequence, work.sequence.handle
-        self.pool.commit(sequence.held, sequence.next_ids(work.count))
+        self.pool.commit(sequence.held, sequence.next_ids(work.count), sound=False)
         if sequence.wants_prompt_rows:
             _add_prompt_logprobs(handle, logits_RV)
         if work.samples:
-            piece, reason = sequence.append(sequence.sampler.choose(logits_RV[-1]), self._ends)
+            choice = sequence.sampler.choose(logits_RV[-1])
+            self.pool.commit(sequence.held, (), sound=True)  # a NaN in any key or value had shown in these logits
+            piece, reason = sequence.append(choice, self._ends)
             handle.text += piece
             self._updates.append(Update(handle, piece, (handle.token_ids[-1],), reason is not None))
             if reason:
@@ -256,8 +258,6 @@ class Engine:
 
     def _fail(self, sequence: Sequence, failed: Exception) -> None:
         sequence.handle.error = str(failed) or type(failed).__name__
-        if sequence.table is not None:
-            self.pool.distrust(sequence.table)
         self._finish(sequence, "error")
 
     def _finish(self, sequence: Sequence, reason: FinishReason) -> None:

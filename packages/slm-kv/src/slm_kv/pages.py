@@ -22,7 +22,7 @@ class BlockTable:
         self.pages = list(pages)
         self.length = length
         self.keys: list[bytes] = []  # of its full pages; fewer once the chain is broken
-        self.unfinished: list[int] = []  # the tokens of its last page, while that fills
+        self.unfinished: list[int] = []  # the tokens after them: of its last page, and of pages that are not sound yet
         self.chained = True
 
 
@@ -122,8 +122,9 @@ class PagePool:
         table.pages += self._take(self.pages_for(table.length + tokens) - len(table.pages))
         return copies
 
-    def commit(self, table: BlockTable, token_ids: Sequence[int]) -> None:
-        """The keys and values of ``token_ids`` are now in the pages, after ``length``. Full pages become known."""
+    def commit(self, table: BlockTable, token_ids: Sequence[int], *, sound: bool = True) -> None:
+        """The keys and values of ``token_ids`` are now in the pages, after ``length``. Full pages become known; those
+        of tokens that are not said to be ``sound`` wait for the next that are, be they none."""
         self._check_open(table)
         assert table.length + len(token_ids) <= len(table.pages) * self.page_size, "commit of more than was reserved"
         assert not len(token_ids) or self._is_own(table.pages[table.length // self.page_size]), "commit without reserve"
@@ -131,6 +132,8 @@ class PagePool:
         if not (self.prefix_caching and table.chained):
             return
         table.unfinished += token_ids
+        if not sound:
+            return
         full = len(table.unfinished) // self.page_size * self.page_size
         for first in range(0, full, self.page_size):
             page_ids = table.unfinished[first : first + self.page_size]
@@ -180,12 +183,6 @@ class PagePool:
         del self._tables[id(table)]
         for page in reversed(table.pages):
             self._let_go(page)
-
-    def distrust(self, table: BlockTable) -> None:
-        """Make the table's pages unknown: what failed may have left NaN in any of them, before its cause too."""
-        self._check_open(table)
-        for page in table.pages:
-            self._index.forget(page)
 
     def clear_cache(self) -> None:
         """Make every page unknown, as after a change of weights."""
@@ -237,7 +234,7 @@ class PagePool:
             table.chained = table.chained and rest == 0
             table.unfinished = []
         else:
-            del table.unfinished[rest:]
+            del table.unfinished[length - len(table.keys) * self.page_size :]
         del table.keys[full:]
 
     def _hold(self, pages: Sequence[int]) -> None:
