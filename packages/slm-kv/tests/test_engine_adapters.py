@@ -2,33 +2,11 @@
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from lora_models import texts_alone, with_adapters
 from tiny_models import generated, greedy, make, prompts, run
 
 from slm_kv import Engine, KVError
 from slm_kv.adapters import Adapters
-
-
-def with_adapters(name: str = "llama", **settings: object) -> PeftModel:
-    """Two LoRA adapters that do something, ``red`` active."""
-    config = LoraConfig(r=4, target_modules=["q_proj", "down_proj"], **settings)
-    model = get_peft_model(make(name), config, adapter_name="red")
-    model.add_adapter("blue", LoraConfig(r=2, target_modules=["v_proj", "up_proj"]))
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for key, weight in model.named_parameters():
-            if "lora_B" in key:
-                weight.normal_(std=0.5)
-    return model.eval()
-
-
-def texts_alone(model: PeftModel, asked: list[tuple[list[int], str | None]], new: int) -> list[list[int]]:
-    found = []
-    for prompt, adapter in asked:
-        model.set_adapter(adapter or "red")
-        found.append(generated(model, prompt, new))
-    model.set_adapter("red")
-    return found
 
 
 @pytest.mark.parametrize("mixes", [True, False])
@@ -40,8 +18,8 @@ def test_requests_of_different_adapters_side_by_side_get_their_own_texts(
     expected = texts_alone(model, asked, 8)
     assert len({tuple(text) for text in texts_alone(model, [(asked[0][0], "red"), (asked[0][0], "blue")], 8)}) == 2
     with Engine(model, page_size=3, max_pages=80, max_sequences=6, max_step_tokens=9) as engine:
-        assert engine.adapters._mixes
-        monkeypatch.setattr(engine.adapters, "_mixes", mixes)
+        assert engine.adapters._holders[0].mixes
+        monkeypatch.setattr(engine.adapters._holders[0], "mixes", mixes)
         handles = [engine.submit(prompt, greedy(8), adapter=name) for prompt, name in asked]
         run(engine)
         assert [handle.error for handle in handles] == [None] * 6
@@ -75,10 +53,10 @@ def test_an_unknown_adapter_is_refused_by_name() -> None:
 
 def test_one_changed_weight_or_setting_is_another_digest() -> None:
     model = with_adapters()
-    before = Adapters(model)
+    before = Adapters([model])
     with torch.no_grad():
         next(weight for key, weight in model.named_parameters() if "lora_B.red" in key)[0, 0] += 1e-6
-    after = Adapters(model)
+    after = Adapters([model])
     assert after.root("red") != before.root("red")
     assert after.root("blue") == before.root("blue")
     assert after.root(None) == before.root(None)

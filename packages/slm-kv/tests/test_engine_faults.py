@@ -7,6 +7,7 @@ import torch
 from tiny_models import POSITIONS, VOCABULARY, generated, greedy, make, prompts, run
 
 from slm_kv import Engine, KVError, SamplingParams
+from slm_kv.sampling import BadLogits
 
 
 @pytest.mark.parametrize(
@@ -190,3 +191,33 @@ def test_a_model_whose_engine_was_refused_is_as_it_was() -> None:
     with pytest.raises(KVError, match="page_size"):
         Engine(model, page_size=POSITIONS + 1)
     assert generated(model, [1, 2, 3], 4) == expected
+
+
+def test_the_error_of_a_request_is_there_as_an_exception_too() -> None:
+    model = make("llama")
+    with torch.no_grad():
+        model.model.norm.weight.fill_(float("nan"))
+    with Engine(model, page_size=4, max_pages=8) as engine:
+        (handle,) = engine.generate([[1, 2, 3]], greedy(4))
+    assert isinstance(handle.exception, BadLogits)
+    assert str(handle.exception) == handle.error
+
+
+def test_no_end_comes_before_the_least_number_of_tokens_as_in_generate() -> None:
+    model, prompt = make("llama"), prompts(1, seed=3)[0]
+    end = generated(model, prompt, 3)[2]
+    ids = torch.tensor([prompt])
+    asked = {"attention_mask": torch.ones_like(ids), "do_sample": False, "pad_token_id": 0, "max_new_tokens": 12}
+    expected = model.generate(ids, eos_token_id=end, min_new_tokens=7, **asked)[0, len(prompt) :].tolist()
+    model.generation_config.eos_token_id = end
+    with Engine(model, page_size=4, max_pages=40) as engine:
+        least = SamplingParams(max_new_tokens=12, temperature=0, min_new_tokens=7)
+        (handle,) = engine.generate([prompt], least)
+        (early,) = engine.generate([prompt], SamplingParams(max_new_tokens=12, temperature=0))
+        banned = SamplingParams(max_new_tokens=12, temperature=0, stop_token_ids=(end,), ignore_eos=True)
+        (stopped,) = engine.generate([prompt], banned)
+    assert handle.token_ids == expected
+    assert end not in expected[:7]
+    assert early.token_ids == stopped.token_ids
+    assert early.token_ids[-1] == end
+    assert len(early.token_ids) <= 3

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from cpu import PACKED_DTYPES
 
 from slm_kv.packed_linear import PackedLinear
 
@@ -32,7 +33,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", PACKED_DTYPES)
 @pytest.mark.parametrize("shape", [(64, 32), (97, 32), (7, 12), (200, 52), (1, 4)])
 def test_it_is_the_product_to_the_precision_of_the_dtype(
     shape: tuple[int, int], dtype: torch.dtype, bias: bool, counted: list[int]
@@ -51,7 +52,7 @@ def test_it_is_the_product_to_the_precision_of_the_dtype(
     assert counted == ([1, 1, 2, 1] if packed._blocks is not None else [])
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", PACKED_DTYPES)
 def test_the_layout_is_known_where_the_cpu_has_avx512(dtype: torch.dtype) -> None:
     packed, _, _ = layer(200, 52, dtype, False)
     if torch.backends.cpu.get_cpu_capability() == "AVX512":
@@ -74,7 +75,7 @@ def test_more_rows_and_more_threads_go_to_onednn(counted: list[int]) -> None:
     assert counted == ([few_rows.ROWS] if packed._blocks is not None else [])
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", PACKED_DTYPES)
 def test_memory_that_is_not_this_weight_is_not_read(dtype: torch.dtype) -> None:
     packed, weight, _ = layer(130, 32, dtype, False)
     assert (few_rows.blocks_of(packed._packed, weight) is None) == (packed._blocks is None)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from cpu import needs_int8
 from tiny_models import POSITIONS, generated, greedy, make, run
 from torch import Tensor, nn
 
@@ -15,6 +16,7 @@ from slm_kv.loading import Loaded
 from slm_kv.paged import main
 
 IDS = [5, 11, 3] * 400
+pytestmark = needs_int8
 
 
 @pytest.fixture(scope="module")

@@ -207,3 +207,14 @@ def test_endless_bytes_that_make_no_characters_cost_no_more_each() -> None:
     stream.finish()
     assert stream.text == decode(tokenizer, [byte] * 1000)
     assert max(lengths) <= 5 * WINDOW
+
+
+def test_where_it_may_not_stop_a_stop_string_passes_and_nothing_is_held_back() -> None:
+    tokenizer = TOKENIZERS["byte level"]
+    stream = TextStream(tokenizer, ("b",))
+    tokens = encode(tokenizer, "abcab")
+    assert "".join(stream.push(token, may_stop=False) for token in tokens[:3]) == "abc"[: len(stream.text)]
+    assert not stream.stopped
+    for token in tokens[3:]:
+        stream.push(token)
+    assert (stream.text, stream.stopped) == ("abca", True)

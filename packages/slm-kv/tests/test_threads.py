@@ -1,19 +1,23 @@
-import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from slm_kv import threads
 from slm_kv.threads import fastest_threads
 
 
 @pytest.mark.parametrize(("slow", "expected"), [((4,), 2), ((2, 4), 1), ((1, 2), 4), ((), 1)])
-def test_the_fastest_number_of_threads_is_set_and_of_equals_the_fewest(slow: tuple[int, ...], expected: int) -> None:
-    before = torch.get_num_threads()
+def test_the_fastest_number_of_threads_is_set_and_of_equals_the_fewest(
+    slow: tuple[int, ...], expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, clock = torch.get_num_threads(), [0.0]
     costs = {1: 3, 2: 2, 4: 1} if slow else dict.fromkeys((1, 2, 4), 2)
+    monkeypatch.setattr(threads, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
 
     def run() -> None:
-        threads = torch.get_num_threads()
-        time.sleep(0.004 * (costs[threads] + 5 * (threads in slow)))
+        now = torch.get_num_threads()
+        clock[0] += costs[now] + 5 * (now in slow)
 
     try:
         assert fastest_threads(run, most=4) == torch.get_num_threads() == expected

@@ -16,11 +16,12 @@ with quiet_bitsandbytes():  # peft imports it
     from slm_adapters.loading import Loaded, load
     from slm_adapters.lora import LoraSettings, add_lora, lora_config
     from slm_adapters.quantization import compute_dtype, four_bit_config, prepare_four_bit
+    from slm_adapters.several import LoadedSeveral, load_several
     from slm_adapters.targets import check_targets, default_targets
 
 register()
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 __all__ = [
     "FULL_NAMES",
@@ -30,6 +31,7 @@ __all__ = [
     "ButterflyModel",
     "ButterflySettings",
     "Loaded",
+    "LoadedSeveral",
     "LoraSettings",
     "Rotation",
     "add_butterfly",
@@ -41,6 +43,7 @@ __all__ = [
     "export_oft",
     "four_bit_config",
     "load",
+    "load_several",
     "lora_config",
     "prepare_four_bit",
     "quiet_bitsandbytes",

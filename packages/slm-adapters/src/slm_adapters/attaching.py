@@ -17,8 +17,9 @@ from slm_adapters.targets import linear_layers
 from slm_adapters.trouble import reason
 
 
-def attach(model: PreTrainedModel, adapter: Folder, base: str) -> PreTrainedModel:
-    """``model`` with the adapter on it, a PeftModel. ``base``: what to call the model in errors.
+def attach(model: PreTrainedModel, adapter: Folder, base: str, name: str = "default") -> PreTrainedModel:
+    """``model`` with the adapter on it, a PeftModel. It may be one already, of the same method, whose adapters stay,
+    and the first of them active. ``base``: what to call the model in errors; ``name``: what PEFT calls the adapter.
 
     Raises AdapterError for a method that PEFT does not know, and for an adapter of another model.
     """
@@ -27,13 +28,18 @@ def attach(model: PreTrainedModel, adapter: Folder, base: str) -> PreTrainedMode
     if hasattr(config, "fan_in_fan_out"):  # PEFT corrects it too, with a warning for each load
         config.fan_in_fan_out = any(isinstance(layer, Conv1D) for layer in linear_layers(model).values())
     device = str(next(model.parameters()).device)
+    adapted: Any = model
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Found missing adapter keys")  # an error here, below
-            adapted: Any = PeftModel.from_pretrained(model, str(adapter.path), config=config, torch_device=device)
+            if isinstance(model, PeftModel):
+                adapted.add_adapter(name, config)
+                adapted.load_adapter(str(adapter.path), name, torch_device=device)
+            else:
+                adapted = PeftModel.from_pretrained(model, str(adapter.path), name, config=config, torch_device=device)
     except Exception as misfit:
         raise _misfit(adapter, base, reason(misfit)) from misfit
-    _check_complete(adapted, adapter, base)
+    _check_complete(adapted, adapter, base, name)
     return adapted
 
 
@@ -69,9 +75,9 @@ def _check_finite(adapter: Folder) -> None:
             raise AdapterError(f"the adapter in {adapter.path} has no finite numbers in {_short(name)}; train it again")
 
 
-def _check_complete(adapted: Any, adapter: Folder, base: str) -> None:
+def _check_complete(adapted: Any, adapter: Folder, base: str, name: str) -> None:
     """PEFT leaves layers that the file does not have untrained, and drops those that the model does not have."""
-    wanted = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+    wanted = set(get_peft_model_state_dict(adapted, adapter_name=name, save_embedding_layers=False))
     found = set(adapter.tensors)
     prefix = PEFT_TYPE_TO_PREFIX_MAPPING.get(adapter.config["peft_type"])
     if lacking := sorted(wanted - found):

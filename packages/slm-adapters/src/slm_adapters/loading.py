@@ -56,8 +56,8 @@ def load(
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     small = adapter is not None and adapter.four_bit if four_bit is None else four_bit
     if small and adapter and four_bit is None:
-        _need_four_bit(adapter)
-    tokenizer = _tokenizer(base, adapter)
+        need_four_bit(adapter)
+    tokenizer = tokenizer_of(base, adapter)
     model = _merged(base, adapter, where, small) if merge else _unmerged(base, adapter, where, small, dtype)
     if merge:
         cast(model, dtype or torch.float32)
@@ -71,14 +71,21 @@ def _find(model_path: str | Path, adapter_path: str | Path | None) -> tuple[Base
     if adapter_path is None:
         adapter = read_folder(path) if path.is_dir() and (path / "adapter_config.json").is_file() else None
         return (base_of(adapter), adapter) if adapter else (find_base(model_path), None)
-    adapter = read_folder(adapter_path)
-    if not adapter.holds_adapter:
-        raise AdapterError(f"{adapter_path} holds a whole model, not an adapter; give it alone")
+    adapter = read_adapter(adapter_path)
     same = path.is_dir() and path.resolve() == adapter.path.resolve()
     return (base_of(adapter) if same else base_for(model_path, adapter)), adapter
 
 
-def _need_four_bit(adapter: Folder) -> None:
+def read_adapter(path: str | Path) -> Folder:
+    """The folder of an adapter. Raises AdapterError for another."""
+    found = read_folder(path)
+    if not found.holds_adapter:
+        raise AdapterError(f"{path} holds a whole model, not an adapter; give it alone")
+    return found
+
+
+def need_four_bit(adapter: Folder) -> None:
+    """Raises AdapterError where an adapter was trained over 4 bits and there is nothing to hold a base in them."""
     try:
         four_bit_config(torch.float32)
     except AdapterError as missing:
@@ -88,7 +95,8 @@ def _need_four_bit(adapter: Folder) -> None:
         ) from missing
 
 
-def _tokenizer(base: Base, adapter: Folder | None) -> PreTrainedTokenizerBase:
+def tokenizer_of(base: Base, adapter: Folder | None) -> PreTrainedTokenizerBase:
+    """The adapter's own where it has one, else the base's."""
     if adapter and adapter.has_tokenizer:
         return _read_tokenizer(str(adapter.path), DAMAGED)
     if base.folder and not base.folder.has_tokenizer:
@@ -107,7 +115,7 @@ def _read_tokenizer(
 def _unmerged(
     base: Base, adapter: Folder | None, device: torch.device, four_bit: bool, dtype: torch.dtype | None
 ) -> PreTrainedModel:
-    model = load_base(base, device, dtype or (_multiplies_in(device) if four_bit else torch.float32), four_bit)
+    model = load_base(base, device, dtype or (multiplies_in(device) if four_bit else torch.float32), four_bit)
     return attach(model, adapter, base.name) if adapter else model
 
 
@@ -118,6 +126,6 @@ def _merged(base: Base, adapter: Folder | None, device: torch.device, four_bit: 
     return merge_in(attach(model, adapter, base.name), adapter) if adapter else model
 
 
-def _multiplies_in(device: torch.device) -> torch.dtype:
+def multiplies_in(device: torch.device) -> torch.dtype:
     """On a CPU float32, exact; on a GPU what is fast there."""
     return compute_dtype(device, device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False))

@@ -6,12 +6,12 @@ import itertools
 from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Ids
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from slm_kv.adapters import Adapters
+from slm_kv.adapters import Adapters, plain
 from slm_kv.attention.batch import PagedStorage
 from slm_kv.attention.doors import NAME, open_doors
 from slm_kv.errors import KVError
@@ -26,12 +26,12 @@ from slm_kv.sampling_params import SamplingParams
 from slm_kv.scheduler import Scheduler, Work
 from slm_kv.sequence import Sequence
 from slm_kv.text_stream import TextStream
-
-Prompt = str | Ids[int]
+from slm_kv.vocabulary import Prompt, Vocabulary
 
 
 class Engine:
-    """Generates for many requests at once. It has ``model`` to itself until ``close``.
+    """Generates for many requests at once. It has ``model`` to itself until ``close``: one model, or several that
+    share a base and bring adapters of different methods; the first answers for the base.
 
     ``page_size`` tokens a page, ``max_pages`` pages: the pool is made at once and never grows. ``max_sequences`` run
     side by side, ``max_step_tokens`` rows a step at most, prompts in chunks beside decoding. ``on_full`` says what
@@ -49,7 +49,7 @@ class Engine:
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: PreTrainedModel | Ids[PreTrainedModel],
         tokenizer: PreTrainedTokenizerBase | None = None,
         *,
         page_size: int = 16,
@@ -65,46 +65,60 @@ class Engine:
         _check_at_least(max_sequences, max_step_tokens=max_step_tokens)
         if int8_text is not None and not packed:
             raise KVError("int8_text packs the linear layers and packed=False does not; leave one of them out")
-        self.model, self.tokenizer = model.eval(), tokenizer
-        self._vocab: int = cast(nn.Embedding, model.get_input_embeddings()).num_embeddings
-        self._implementation = model.config._attn_implementation
-        self.adapters = Adapters(model)
+        self.models = [model] if isinstance(model, nn.Module) else list(model)
+        self.model, self.tokenizer = self.models[0], tokenizer
+        config: Any = self.model.config
+        self._vocabulary = Vocabulary(self.model, tokenizer)
+        self._implementation = config._attn_implementation
+        self.adapters = Adapters(self.models)
         self.int8: Int8Layers | None = None
         self._packed: Packed | Int8Layers | None = None
         try:
-            probe = open_doors(model)
-            self.room = Room.of(model.config, page_size, max_pages, probe.window, on_full)
+            probe = open_doors([one.eval() for one in self.models])
+            self.room = Room.of(config, page_size, max_pages, probe.window, on_full)
             self.pool = PagePool(page_size, max_pages, prefix_caching=prefix_caching)
             if int8_text is not None:
                 self.int8 = self._packed = self._pack_int8(int8_text)
             elif packed:
-                self._packed = pack(model)
+                self._packed = pack(self.model if len(self.models) == 1 else nn.ModuleList(self.models))
             shapes = [probe.layers[layer] for layer in sorted(probe.layers)]  # pages come last: packing takes its own
-            self.storage = PagedStorage(shapes, max_pages, page_size, model.dtype, model.device)
+            self.storage = PagedStorage(shapes, max_pages, page_size, self.model.dtype, self.model.device)
         except BaseException:
-            if self._packed:
-                self._packed.unpack()
-            model.set_attn_implementation(self._implementation)
+            self._give_back()
             raise
-        self._runner = Runner(model, self.adapters, self.storage)
+        self._runner = Runner(plain(self.model), self.adapters, self.storage)
         self._scheduler = Scheduler(self.pool, max_sequences, max_step_tokens)
-        self._ends = _end_tokens(model, tokenizer)
         self._sequences: dict[int, Sequence] = {}
         self._numbers = itertools.count()
         self._updates: list[Update] = []
 
-    def submit(self, prompt: Prompt, params: SamplingParams | None = None, *, adapter: str | None = None) -> Handle:
+    def check(self, prompt_ids: Ids[int], params: SamplingParams, *, adapter: str | None = None) -> None:
+        """Raises KVError where ``submit`` would. Changes nothing: any thread may ask."""
+        self._vocabulary.ids(prompt_ids)
+        self.room.check(len(prompt_ids), params.max_new_tokens)
+        self.adapters.find(adapter)
+
+    def submit(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        adapter: str | None = None,
+        use_cache: bool = True,
+    ) -> Handle:
         """Queue ``prompt``, text or token ids. ``adapter`` by name; None is the model as it was given, ``__base__``
-        the model without any.
+        the model without any. Without ``use_cache`` no key and no value outlives the token it was computed for: the
+        whole text is computed anew for each, as slow as that is.
 
         Raises KVError for what can never be answered: an empty prompt, one that is too long, an unknown adapter.
         """
         params = params or SamplingParams()
-        prompt_ids = self._tokens(prompt)
-        self.room.check(len(prompt_ids), params.max_new_tokens)
+        prompt_ids = self._vocabulary.ids(prompt)
+        self.check(prompt_ids, params, adapter=adapter)
         name = self.adapters.find(adapter)
-        handle = Handle(next(self._numbers), tuple(prompt_ids), params, name)
-        sampler = TokenSampler(params, prompt_ids, self._vocab)
+        handle = Handle(next(self._numbers), tuple(prompt_ids), params, name, use_cache)
+        ends = self._vocabulary.ends.union(params.stop_token_ids)
+        sampler = TokenSampler(params, prompt_ids, self._vocabulary.size, ends)
         stream = TextStream(self.tokenizer, params.stop, prompt_ids)
         sequence = Sequence(handle, sampler, stream, self.adapters.root(name))
         self._sequences[handle.id] = sequence
@@ -129,7 +143,7 @@ class Engine:
         return (
             f"pool: {room.max_pages} pages of {room.page_size} tokens, {room.slots:,} tokens in all, "
             f"{storage.nbytes / 1e6:.1f} MB ({dtype}, {len(storage.keys)} layers)\n"
-            f"model: {type(self.adapters.inner).__name__} on {storage.device.type}, {adapter}, "
+            f"model: {type(plain(self.model)).__name__} on {storage.device.type}, {adapter}, "
             f"{packed} linear layers prepacked{' in 8 bits' if self.int8 else ''}"
         )
 
@@ -180,10 +194,7 @@ class Engine:
         """Cancel what runs, and give the model back as it was."""
         for sequence in list(self._sequences.values()):
             self._finish(sequence, "cancelled")
-        if self._packed:
-            self._packed.unpack()
-            self._packed = None
-        self.model.set_attn_implementation(self._implementation)
+        self._give_back()
 
     def __enter__(self) -> Self:
         return self
@@ -193,24 +204,22 @@ class Engine:
     ) -> None:
         self.close()
 
+    def _give_back(self) -> None:
+        if self._packed:
+            self._packed.unpack()
+            self._packed = None
+        for model in self.models:
+            model.set_attn_implementation(self._implementation)
+
     def _pack_int8(self, text: Prompt) -> Int8Layers:
         """8 bits, if the text allows them: measured with the model's own attention, which needs no pages."""
-        rows = rows_of(self._tokens(text), self.room.positions)
+        if len(self.models) > 1:
+            raise KVError(f"int8_text measures one model and {len(self.models)} were given; leave it out")
+        rows = rows_of(self._vocabulary.ids(text), self.room.positions)
         self.model.set_attn_implementation(self._implementation)
         found = pack_int8(self.model, rows)
         self.model.set_attn_implementation(NAME)
         return found
-
-    def _tokens(self, prompt: Prompt) -> list[int]:
-        if not isinstance(prompt, str):
-            ids = list(prompt)
-            strange = [token for token in ids if not isinstance(token, int) or not 0 <= token < self._vocab]
-            if strange:
-                raise KVError(f"token id {strange[0]!r} is outside the vocabulary of {self._vocab}")
-            return ids
-        if self.tokenizer is None:
-            raise KVError("text was given and the engine has no tokenizer; give token ids, or a tokenizer")
-        return list(self.tokenizer(prompt, verbose=False)["input_ids"])
 
     def _make_room(self) -> None:
         """Apply ``on_full`` to those that have come to the end of the room."""
@@ -226,7 +235,7 @@ class Engine:
 
     def _slide(self, sequence: Sequence) -> None:
         sequence.handle.slides += 1
-        if self.room.slides_pages(sequence):
+        if sequence.handle.use_cache and self.room.slides_pages(sequence):
             self.room.slide(sequence, self.pool)
         else:
             self._scheduler.preempt(sequence)
@@ -249,15 +258,18 @@ class Engine:
             _add_prompt_logprobs(handle, logits_RV)
         if work.samples:
             choice = sequence.sampler.choose(logits_RV[-1])
-            self.pool.commit(sequence.held, (), sound=True)  # a NaN in any key or value had shown in these logits
-            piece, reason = sequence.append(choice, self._ends)
+            if handle.use_cache:
+                self.pool.commit(sequence.held, (), sound=True)  # a NaN in any key or value had shown in these logits
+            else:
+                self._scheduler.forget(sequence)
+            piece, reason = sequence.append(choice, self._vocabulary.ends)
             handle.text += piece
             self._updates.append(Update(handle, piece, (handle.token_ids[-1],), reason is not None))
             if reason:
                 self._leave(sequence, reason)
 
     def _fail(self, sequence: Sequence, failed: Exception) -> None:
-        sequence.handle.error = str(failed) or type(failed).__name__
+        sequence.handle.error, sequence.handle.exception = str(failed) or type(failed).__name__, failed
         self._finish(sequence, "error")
 
     def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
@@ -278,15 +290,6 @@ def _add_prompt_logprobs(handle: Handle, logits_RV: Tensor) -> None:
     rows = min(len(logits_RV), len(handle.prompt_ids) - first)
     following = handle.prompt_ids[first - 1 : first + rows]
     handle.prompt_logprobs += prompt_logprobs(logits_RV[:rows], following, handle.params.prompt_logprobs or 0)
-
-
-def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> frozenset[int]:
-    """The tokens that end a text: the model's own, else the tokenizer's."""
-    settings: Any = model.generation_config
-    ends = settings.eos_token_id if settings and settings.eos_token_id is not None else None
-    if ends is None:
-        ends = tokenizer.eos_token_id if tokenizer else None
-    return frozenset([ends] if isinstance(ends, int) else ends or [])
 
 
 def _check_at_least(least: int, **given: int) -> None:

@@ -21,7 +21,7 @@ PADDED_ROWS = 64
 
 @dataclass
 class Packed:
-    """What ``pack`` replaced: ``layers`` by name."""
+    """What ``pack`` replaced: ``layers`` by name, in ``model`` or a ModuleList of several."""
 
     model: Any
     layers: dict[str, Any] = field(default_factory=dict)
@@ -43,15 +43,20 @@ class Packed:
     def unpack(self) -> None:
         """Put the layers back, with the weights they had, bit for bit in the dtype that they were packed in; after
         int8 with the rounded ones, for the others are gone."""
+        restored: dict[PackedLayer, nn.Parameter] = {}
         for name, layer in self.layers.items():
             packed = self.model.get_submodule(name)
             if isinstance(packed, PackedLayer):
                 if layer.weight is None:  # not yet, for one that stands in two places
-                    _restore(layer, packed)
+                    if packed not in restored:
+                        restored[packed] = _restored(layer, packed)
+                    layer.weight = restored[packed]
                 _replace(self.model, name, layer)
         self.layers.clear()
-        if hasattr(self.model, "tie_weights"):
-            self.model.tie_weights()
+        models: list[Any] = list(self.model) if isinstance(self.model, nn.ModuleList) else [self.model]
+        for model in models:
+            if hasattr(model, "tie_weights"):
+                model.tie_weights()
 
 
 def pack(model: nn.Module, dtype: torch.dtype | None = None, *, int8: bool = False) -> Packed:
@@ -59,7 +64,8 @@ def pack(model: nn.Module, dtype: torch.dtype | None = None, *, int8: bool = Fal
 
     Layers of other devices, other dtypes than float32 and bfloat16, quantized ones, and those within an adapter that
     reads its base layer's weight stay as they are; under LoRA the base layer is packed. The plain weights are given
-    up: ``Packed.unpack`` makes them again. A tied embedding keeps its own. ``int8``: weights and inputs in 8 bits, a
+    up: ``Packed.unpack`` makes them again. A tied embedding keeps its own. Models of a ModuleList that share a weight
+    share what it is packed to. ``int8``: weights and inputs in 8 bits, a
     quarter of float32's memory, an error that should be measured on the model at hand, and no way back from it.
 
     Raises KVError for ``int8`` where the CPU or torch cannot sum it exactly.
@@ -75,16 +81,25 @@ def pack(model: nn.Module, dtype: torch.dtype | None = None, *, int8: bool = Fal
     given_up = {id(layer.weight) for layer in candidates.values()} - _embedded(model)
     if candidates:
         _leave_the_file(one for one in model.parameters() if id(one) not in given_up)
-    replaced: dict[int, PackedLayer] = {}
-    for name, layer in candidates.items():
-        if id(layer) not in replaced:
-            weight, bias = _weight(layer), _bias(layer)
-            replaced[id(layer)] = Int8Linear(weight, bias) if int8 else PackedLinear(weight, bias, found.padded_rows)
-            replaced[id(layer)].trainable = layer.weight.requires_grad
-            layer.weight = None
-        _replace(model, name, replaced[id(layer)])
-        found.layers[name] = layer
+    for names in _sharing(candidates):
+        layer = candidates[names[0]]
+        weight, bias = _weight(layer), _bias(layer)
+        packed = Int8Linear(weight, bias) if int8 else PackedLinear(weight, bias, found.padded_rows)
+        packed.trainable = layer.weight.requires_grad
+        del weight
+        for name in names:
+            found.layers[name] = candidates[name]
+            candidates[name].weight = None
+            _replace(model, name, packed)
     return found
+
+
+def _sharing(layers: dict[str, Any]) -> list[list[str]]:
+    """Names of the layers that have one weight and bias between them."""
+    groups: dict[tuple[int, int], list[str]] = {}
+    for name, layer in layers.items():
+        groups.setdefault((id(layer.weight), id(layer.bias)), []).append(name)
+    return list(groups.values())
 
 
 @torch.inference_mode(False)
@@ -146,10 +161,10 @@ def _bias(layer: Any) -> Any:
 
 @torch.inference_mode(False)
 @torch.no_grad()
-def _restore(layer: Any, packed: PackedLayer) -> None:
+def _restored(layer: Any, packed: PackedLayer) -> nn.Parameter:
     weight = packed.dense_weight()
     plain = weight.t().contiguous() if isinstance(layer, Conv1D) else weight
-    layer.weight = nn.Parameter(plain, requires_grad=packed.trainable)
+    return nn.Parameter(plain, requires_grad=packed.trainable)
 
 
 def _replace(model: nn.Module, name: str, layer: nn.Module) -> None:

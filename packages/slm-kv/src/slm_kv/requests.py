@@ -23,12 +23,14 @@ class Handle:
     prompt_ids: tuple[int, ...]
     params: SamplingParams
     adapter: str | None = None
+    use_cache: bool = True
     token_ids: list[int] = field(default_factory=list)
     text: str = ""
     logprobs: list[Choice] = field(default_factory=list)  # one a token, where asked for
     prompt_logprobs: list[Choice] = field(default_factory=list)  # of the second prompt token on
     finish_reason: FinishReason | None = None
     error: str | None = None
+    exception: Exception | None = None  # what ``error`` is the sentence of
     reused_tokens: int = 0  # of the prompt, found in the pool as it began
     slides: int = 0  # times that its context was cut to go on past the end of the room
 

@@ -22,12 +22,12 @@ from slm_kv.scheduler import Work
 
 
 class Runner:
-    """Runs one model over the pages of one storage."""
+    """Runs the models of ``adapters`` over the pages of one storage. ``model``: one of them, without its adapters."""
 
     def __init__(self, model: PreTrainedModel, adapters: Adapters, storage: PagedStorage) -> None:
-        self.model, self.adapters, self.storage = model, adapters, storage
+        self.adapters, self.storage = adapters, storage
         self._attend = attend_for(storage.device, storage.dtype)
-        self._selects = "logits_to_keep" in inspect.signature(adapters.inner.forward).parameters
+        self._selects = "logits_to_keep" in inspect.signature(model.forward).parameters
 
     @torch.inference_mode()
     def run(self, work: tuple[Work, ...]) -> Iterator[tuple[list[Work], list[Tensor]]]:
@@ -35,15 +35,16 @@ class Runner:
         [rows, V] for each, the last row alone or, where logprobs of the prompt are asked for, all; [0, V] for a
         piece of a prompt that ends before its last token."""
         with closing(self.adapters.groups(work)) as groups:  # an adapter is set while its group is at hand
-            for group, names in groups:
-                yield group, self._call(group, names)
+            for model, group, names in groups:
+                yield group, self._call(model, group, names)
 
-    def _call(self, group: list[Work], names: list[str] | None) -> list[Tensor]:
+    def _call(self, model: Any, group: list[Work], names: list[str] | None) -> list[Tensor]:
         group.sort(key=lambda one: one.count > 1)  # decode rows come first; stable
         ids = [token for one in group for token in one.sequence.next_ids(one.count)]
         keep, counts = _rows_to_keep(group)
         shape = (len(ids), 1) if names else (1, len(ids))
         logits_NV = self._logits(
+            model,
             self._tensor(ids).view(shape),
             self._tensor(_positions(group)).view(shape),
             None
@@ -54,9 +55,11 @@ class Runner:
         )
         return list(logits_NV.split(counts))
 
-    def _logits(self, ids: Tensor, positions: Tensor, keep: Tensor | None, step: Step, names: dict[str, Any]) -> Tensor:
+    def _logits(
+        self, model: Any, ids: Tensor, positions: Tensor, keep: Tensor | None, step: Step, names: dict[str, Any]
+    ) -> Tensor:
         asked = {} if keep is None or not self._selects else {"logits_to_keep": keep}
-        logits = self.model(ids, position_ids=positions, use_cache=False, paged=step, **asked, **names).logits
+        logits = model(ids, position_ids=positions, use_cache=False, paged=step, **asked, **names).logits
         logits_NV = logits.flatten(0, 1)
         return logits_NV if keep is None or self._selects else logits_NV[keep]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import random
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,8 +39,12 @@ class TokenSampler:
     top_p, min_p. Each draw takes one number of ``seed``'s, so that the text depends on the logits and the seed alone.
     """
 
-    def __init__(self, params: SamplingParams, prompt_ids: Sequence[int], vocab_size: int) -> None:
+    def __init__(
+        self, params: SamplingParams, prompt_ids: Sequence[int], vocab_size: int, ends: Iterable[int] = ()
+    ) -> None:
         self.params = params
+        self._early = params.min_new_tokens  # tokens to come before one of ``ends`` may
+        self._ends = torch.tensor(sorted(one for one in ends if one < vocab_size), dtype=torch.long)
         self.seed = secrets.randbits(63) if params.seed is None else params.seed
         self._random = random.Random(self.seed)
         self._penalties = _Penalties(params, prompt_ids, vocab_size) if params.penalised else None
@@ -48,7 +52,7 @@ class TokenSampler:
     def choose(self, logits_V: Tensor) -> Choice:
         """The next token, noted as such. Raises BadLogits for NaN or infinite logits."""
         params = self.params
-        if params.greedy and not params.penalised:
+        if params.greedy and not params.penalised and not self._early:
             token = likeliest(logits_V)
         else:
             scores_V = self._scores(logits_V)
@@ -58,6 +62,7 @@ class TokenSampler:
 
     def note(self, token_id: int) -> None:
         """The sequence goes on with ``token_id``: penalties count it from here on."""
+        self._early = max(self._early - 1, 0)
         if self._penalties:
             self._penalties.count(token_id)
 
@@ -72,6 +77,8 @@ class TokenSampler:
         scores_V = _checked(logits_V)
         if self._penalties:
             self._penalties.apply_(scores_V)
+        if self._early:
+            scores_V[self._ends] = -math.inf
         return scores_V
 
     def _draw(self, scores_V: Tensor) -> int:

@@ -33,6 +33,7 @@ _LOGPROBS = _Range(0, MOST_LOGPROBS, f"a whole number from 0 to {MOST_LOGPROBS},
 _PENALTY = _Range(-2, 2, "a number from -2 to 2; 0 is no penalty")
 _RANGES = {
     "max_new_tokens": _Range(1, LARGEST, "a whole number of at least 1", whole=True),
+    "min_new_tokens": _Range(0, LARGEST, "a whole number of at least 0", whole=True),
     "temperature": _Range(0, LARGEST, "a finite number of at least 0; 0 takes the likeliest token each time"),
     "top_k": _Range(0, LARGEST, "a whole number of at least 0; 0 keeps all tokens", whole=True),
     "top_p": _Range(0, 1, "a number above 0 and at most 1; 1 keeps all tokens", above=True),
@@ -55,12 +56,14 @@ class SamplingParams:
     and completion; ``presence_penalty`` and ``frequency_penalty`` are OpenAI's, over the completion. ``seed`` None
     takes a new one. ``stop`` is a text or several; the completion ends before the first that comes up. ``logprobs``:
     how many alternatives beside each chosen token, None for no log-probabilities at all; ``prompt_logprobs`` the same
-    for the prompt.
+    for the prompt. Before ``min_new_tokens`` neither the end of the text nor a token of ``stop_token_ids`` is chosen,
+    and no ``stop`` is looked for.
 
     Raises KVError for a value out of range.
     """
 
     max_new_tokens: int = 128
+    min_new_tokens: int = 0
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0

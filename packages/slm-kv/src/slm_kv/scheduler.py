@@ -53,6 +53,11 @@ class Scheduler:
         self.pool.release(sequence.table)
         sequence.end()
 
+    def forget(self, sequence: Sequence) -> None:
+        """Give the pages of a running sequence back; it goes on from an empty table."""
+        self.pool.release(sequence.held)
+        sequence.begin(self.pool.open((), sequence.root))
+
     def plan(self) -> Plan:
         """The next step. Empty only when nothing waits or runs."""
         work: list[Work] = []

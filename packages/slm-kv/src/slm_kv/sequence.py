@@ -28,7 +28,7 @@ class Sequence:
     @property
     def reuses_prefix(self) -> bool:
         """Known pages save computing rows; where the rows themselves are asked for, none are taken."""
-        return not self.wants_prompt_rows
+        return self.handle.use_cache and not self.wants_prompt_rows
 
     @property
     def held(self) -> BlockTable:
@@ -76,7 +76,7 @@ class Sequence:
             handle.logprobs.append(choice)
         if choice.token_id in params.stop_token_ids or (choice.token_id in ends and not params.ignore_eos):
             return self.stream.finish(), "stop"
-        piece = self.stream.push(choice.token_id)
+        piece = self.stream.push(choice.token_id, may_stop=len(handle.token_ids) > params.min_new_tokens)
         if self.stream.stopped:
             return piece, "stop"
         if len(handle.token_ids) == params.max_new_tokens:

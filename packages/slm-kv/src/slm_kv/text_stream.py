@@ -32,8 +32,8 @@ class TextStream:
         self.text = ""
         self.stopped = False
 
-    def push(self, token_id: int) -> str:
-        """The text that is certain with this token."""
+    def push(self, token_id: int, *, may_stop: bool = True) -> str:
+        """The text that is certain with this token; without ``may_stop`` no stop string is looked for in it."""
         if self._tokenizer is None or self.stopped or token_id in self._special:
             return ""
         self._window.append(token_id)
@@ -47,13 +47,13 @@ class TextStream:
             self._shorten(decoded)
         if self._pending == 0 and fresh:
             self._boundaries = (self._boundaries[1], len(self._window))
-        return self._give(fresh)
+        return self._give(fresh, self._stop if may_stop else ())
 
     def finish(self) -> str:
         """What was held back; no more tokens come."""
         if self._tokenizer is None or self.stopped:
             return ""
-        given = self._give(self._fresh(self._decode(self._window)))
+        given = self._give(self._fresh(self._decode(self._window)), self._stop)
         rest, self._held = self._held, ""
         self.text += rest
         return given + rest
@@ -93,14 +93,14 @@ class TextStream:
         else:
             self._limit = 2 * len(self._window)
 
-    def _give(self, fresh: str) -> str:
+    def _give(self, fresh: str, stops: tuple[str, ...]) -> str:
         self._held += fresh
-        ends = [(at + len(stop), at) for stop in self._stop if (at := self._held.find(stop)) >= 0]
+        ends = [(at + len(stop), at) for stop in stops if (at := self._held.find(stop)) >= 0]
         if ends:
             self.stopped = True
             certain, kept = min(ends)[1], ""
         else:
-            certain = len(self._held) - max((_beginning(self._held, stop) for stop in self._stop), default=0)
+            certain = len(self._held) - max((_beginning(self._held, stop) for stop in stops), default=0)
             kept = self._held[certain:]
         given, self._held = self._held[:certain], kept
         self.text += given

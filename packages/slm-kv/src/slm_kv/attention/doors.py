@@ -6,7 +6,7 @@ Shapes: B x T tokens as the model has them, N = B * T rows, H heads, G heads of 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -41,12 +41,20 @@ class Probe:
     window: int | None = None  # the shortest sliding window of a layer
 
 
-def open_doors(model: PreTrainedModel) -> Probe:
-    """Have ``model`` call paged attention, and return what its layers need.
+def open_doors(models: Sequence[PreTrainedModel]) -> Probe:
+    """Have ``models`` call paged attention, and return what the layers of each need.
 
-    Raises KVError for a model that takes no attention function, or asks more of one than pages give.
+    Raises KVError for a model that takes no attention function, or asks more of one than pages give; and where the
+    models differ, so that they cannot share pages.
     """
     _register()
+    first, *others = [_open(model) for model in models]
+    if any(one != first for one in others):
+        raise KVError("the models differ in their layers, so that they cannot share pages: give those of one base")
+    return first
+
+
+def _open(model: PreTrainedModel) -> Probe:
     model.set_attn_implementation(NAME)
     found = _probe(model)
     if sorted(found.layers) != list(range(len(found.layers))) or not found.layers:
