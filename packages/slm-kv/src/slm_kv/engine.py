@@ -87,7 +87,7 @@ class Engine:
             self._give_back()
             raise
         self._runner = Runner(plain(self.model), self.adapters, self.storage)
-        self._scheduler = Scheduler(self.pool, max_sequences, max_step_tokens)
+        self.scheduler = Scheduler(self.pool, max_sequences, max_step_tokens)
         self._sequences: dict[int, Sequence] = {}
         self._numbers = itertools.count()
         self._updates: list[Update] = []
@@ -122,7 +122,7 @@ class Engine:
         stream = TextStream(self.tokenizer, params.stop, prompt_ids)
         sequence = Sequence(handle, sampler, stream, self.adapters.root(name))
         self._sequences[handle.id] = sequence
-        self._scheduler.add(sequence)
+        self.scheduler.add(sequence)
         return handle
 
     def cancel(self, handle: Handle) -> bool:
@@ -150,7 +150,7 @@ class Engine:
     @property
     def preemptions(self) -> int:
         """How often a sequence gave its pages back for another, to be computed again."""
-        return self._scheduler.preemptions
+        return self.scheduler.preemptions
 
     @property
     def busy(self) -> bool:
@@ -160,7 +160,7 @@ class Engine:
     def step(self) -> list[Update]:
         """One token for each sequence that decodes, and a piece of the prompts that wait. What it added."""
         self._make_room()
-        plan = self._scheduler.plan()
+        plan = self.scheduler.plan()
         for copy in plan.copies:
             self.storage.copy(copy.source, copy.target)
         for work, logits in self._run(plan.work):
@@ -223,7 +223,7 @@ class Engine:
 
     def _make_room(self) -> None:
         """Apply ``on_full`` to those that have come to the end of the room."""
-        for sequence in list(self._scheduler.running):
+        for sequence in list(self.scheduler.running):
             if self.room.fits(sequence):
                 continue
             if self.room.on_full == "window":
@@ -238,7 +238,7 @@ class Engine:
         if sequence.handle.use_cache and self.room.slides_pages(sequence):
             self.room.slide(sequence, self.pool)
         else:
-            self._scheduler.preempt(sequence)
+            self.scheduler.preempt(sequence)
             self.room.restart(sequence)
 
     def _run(self, work: tuple[Work, ...]) -> list[tuple[Work, Tensor]]:
@@ -261,7 +261,7 @@ class Engine:
             if handle.use_cache:
                 self.pool.commit(sequence.held, (), sound=True)  # a NaN in any key or value had shown in these logits
             else:
-                self._scheduler.forget(sequence)
+                self.scheduler.forget(sequence)
             piece, reason = sequence.append(choice, self._vocabulary.ends)
             handle.text += piece
             self._updates.append(Update(handle, piece, (handle.token_ids[-1],), reason is not None))
@@ -282,7 +282,7 @@ class Engine:
     def _leave(self, sequence: Sequence, reason: FinishReason) -> None:
         sequence.handle.finish_reason = reason
         del self._sequences[sequence.handle.id]
-        self._scheduler.remove(sequence)
+        self.scheduler.remove(sequence)
 
 
 def _add_prompt_logprobs(handle: Handle, logits_RV: Tensor) -> None:

@@ -40,6 +40,11 @@ class Room:
     def slots(self) -> int:
         return self.page_size * self.max_pages
 
+    @property
+    def tokens(self) -> int:
+        """Tokens that a prompt and its answer can have at most, where none is let go."""
+        return min(self.slots, self.positions)
+
     def check(self, prompt: int, new: int) -> None:
         """Raises KVError for a request of ``prompt`` and ``new`` tokens that can never be answered."""
         if prompt == 0:
@@ -52,11 +57,11 @@ class Room:
                 f"{self.slots}; give at least {-(-prompt // self.page_size)} pages"
             )
         needed = prompt + new - 1  # the last token is never read again
-        if self.on_full == "refuse" and needed > min(self.slots, self.positions):
+        if self.on_full == "refuse" and needed > self.tokens:
             where = f"the pages hold {self.slots}" if self.slots <= self.positions else f"the model {self.positions}"
             raise KVError(
                 f"a prompt of {prompt} tokens and max_new_tokens={new} need {needed} tokens of context and {where}; "
-                "ask for fewer new tokens, or set on_full to stop or window"
+                "ask for fewer new tokens"
             )
 
     def fits(self, sequence: Sequence) -> bool:
@@ -76,5 +81,5 @@ class Room:
 
     def restart(self, sequence: Sequence) -> None:
         """Go on from the last half of the room, computed anew: what the model gives for that text alone."""
-        keep = max(1, min(self.slots, self.positions) // 2)
+        keep = max(1, self.tokens // 2)
         sequence.start = len(sequence.token_ids) - keep

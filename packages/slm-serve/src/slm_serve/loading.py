@@ -1,0 +1,83 @@
+"""From settings to a backend that is ready to answer. Slow: weights are read here."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from slm_serve.backend import Backend, Served
+from slm_serve.errors import StartError
+from slm_serve.settings import Settings
+
+if TYPE_CHECKING:
+    from slm_kv import Engine
+
+READ_CHARACTERS = 1_000_000  # of the text for int8: more than is measured
+
+
+def load_backend(settings: Settings, loop: asyncio.AbstractEventLoop) -> Backend:
+    """The backend that ``settings`` ask for, whose answers arrive on ``loop``.
+
+    Raises ValueError, one sentence, for whatever is missing, damaged or does not fit.
+    """
+    if settings.backend == "vllm":
+        from slm_serve.vllm_backend import VLLMBackend
+
+        return VLLMBackend.start(settings, loop)
+    return _engine_backend(settings, loop)
+
+
+def _engine_backend(settings: Settings, loop: asyncio.AbstractEventLoop) -> Backend:
+    import torch
+
+    from slm_adapters import load_several
+    from slm_kv import Engine
+    from slm_kv.threads import set_threads
+    from slm_serve.engine_backend import EngineBackend
+
+    int8_text = None if settings.int8 is None else _text_of(settings.int8)
+    dtype = getattr(torch, settings.dtype)
+    loaded = load_several(settings.model_path, settings.adapters, dtype=dtype, device=settings.device)
+    served = names(settings, loaded.base, dict.fromkeys(settings.adapters, "unmerged"))
+    set_threads(loaded.models[0], settings.threads)
+    engine = Engine(
+        loaded.models,
+        loaded.tokenizer,
+        page_size=settings.page_size,
+        max_pages=settings.max_pages,
+        max_sequences=settings.max_sequences,
+        max_step_tokens=max(settings.max_step_tokens, settings.max_sequences),
+        int8_text=int8_text,
+    )
+    return EngineBackend(engine, served, loaded.adapters, loop, summary=_summary(engine))
+
+
+def names(settings: Settings, base: str, adapters: dict[str, str]) -> dict[str, Served]:
+    """What is served by which name: ``base``, by a name without a path of this machine, and ``adapters``, of which
+    each comes with what is done with its weights. The first is the default.
+
+    Raises StartError where the base and an adapter have one name.
+    """
+    given = settings.served_model_name or (base if "/" in base and not Path(base).exists() else Path(base).name)
+    if given in adapters:
+        raise StartError(f"the base and an adapter are both called {given!r}; give another --served_model_name")
+    found = {given: Served(given, "base", None, "as they are")}
+    found |= {name: Served(name, "adapter", given, weights) for name, weights in adapters.items()}
+    default = settings.default_adapter or given
+    return {default: found[default], **found}
+
+
+def _summary(engine: Engine) -> str:
+    import torch
+
+    pool, model = engine.summary.splitlines()
+    return f"{model}, threads: {torch.get_num_threads()}\n{pool}"
+
+
+def _text_of(file: str) -> str:
+    try:
+        with Path(file).open(encoding="utf-8") as lines:
+            return lines.read(READ_CHARACTERS)
+    except (OSError, UnicodeDecodeError) as refused:
+        raise StartError(f"--int8 {file} cannot be read as a text: {refused}") from refused

@@ -1,0 +1,67 @@
+"""``POST /generate``: a prompt and what follows it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from slm_serve.answer import Delta
+from slm_serve.backend import Job
+from slm_serve.refusals import documented, openai_body
+from slm_serve.routes.common import TheService, Whole, nobody, streamed, whole
+from slm_serve.service import Service
+from slm_serve.streams import AS_EVENTS, DONE, ClientGone, event
+from slm_serve.wire.generate import GenerateRequest, GenerateResponse
+
+router = APIRouter()
+
+
+@router.post(
+    "/generate",
+    response_model=GenerateResponse,
+    responses={200: AS_EVENTS, **documented(404, 422, 429, 500, 503, 504)},
+)
+async def generate(body: GenerateRequest, request: Request, service: TheService) -> Response | GenerateResponse:
+    """Continue a prompt; with ``stream``, as server-sent events whose last has the figures."""
+    job = await _job(body, service)
+    if body.stream:
+        return streamed(service, [job], lambda pieces: _events(job, pieces), openai_body)
+    try:
+        (text,) = await whole(request, service, [job])
+    except ClientGone:
+        return nobody()
+    return _response(job, text)
+
+
+async def _job(body: GenerateRequest, service: Service) -> Job:
+    model = service.model(body.adapter).name
+    return Job(await service.tokens(body.prompt), body.sampling(), model, body.use_cache)
+
+
+def _response(job: Job, text: Whole) -> GenerateResponse:
+    timing, reason = text.last.timing, text.last.finish_reason
+    assert timing
+    assert reason
+    return GenerateResponse(
+        text=text.text,
+        model=job.model,
+        prompt_tokens=len(job.prompt_ids),
+        completion_tokens=text.tokens,
+        finish_reason=reason,
+        seconds=timing.total,
+        time_to_first_token=timing.first,
+        tokens_per_second=text.tokens / timing.total,
+    )
+
+
+async def _events(job: Job, pieces: AsyncIterator[tuple[int, Delta]]) -> AsyncIterator[bytes]:
+    text = Whole()
+    async for _, delta in pieces:
+        text.add(delta)
+        if delta.finish_reason is None:
+            yield event({"text": delta.text, "completion_tokens": text.tokens})
+        else:
+            yield event(_response(job, text).model_dump() | {"text": delta.text})
+    yield DONE

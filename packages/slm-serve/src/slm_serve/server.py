@@ -1,0 +1,106 @@
+"""uvicorn around the app: the ready line, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import os
+import socket
+import sys
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from slm_serve.app import create_app
+from slm_serve.service import Service
+from slm_serve.settings import Settings
+
+AFTER_DRAINING = 5  # seconds for answers of 504 to be sent
+logger = logging.getLogger("slm_serve")
+
+
+class Server(uvicorn.Server):
+    """Says when it is ready. The first signal drains, the second ends at once."""
+
+    def __init__(self, app: FastAPI, settings: Settings) -> None:
+        config = uvicorn.Config(
+            app,
+            host=settings.host,
+            port=settings.port,
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=int(settings.drain_timeout) + AFTER_DRAINING,
+            server_header=False,
+        )
+        super().__init__(config)
+        self._service: Service = app.state.service
+        self._service.on_failure = self._give_up
+        self._telling: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._telling = asyncio.get_running_loop().create_task(self._tell())
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit:
+            self.force_exit = True
+            return
+        logger.info("stopping once what runs is finished; a second signal stops at once")
+        asyncio.get_running_loop().call_soon_threadsafe(self._service.drain)
+        self.should_exit = (
+            True  # uvicorn's own handler raises the signal again at the end: exit codes tell nothing then
+        )
+
+    def _give_up(self) -> None:
+        self.should_exit = True
+
+    async def _tell(self) -> None:
+        backend = await self._service.loaded()
+        if backend:
+            names = ", ".join(f"{one.name} ({one.kind})" for one in backend.served.values())
+            print(f"{backend.summary}\nmodels: {names}\nready: {self._url}", flush=True)
+
+    @property
+    def _url(self) -> str:
+        host, port = self.servers[0].sockets[0].getsockname()[:2]
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def serve(settings: Settings) -> int:
+    """Serve until told to stop. The exit code: 0, 1 for a port that is taken, 2 for a model that cannot be loaded."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # it says "running" before there is a model
+    print(f"loading {settings.model_path}", flush=True)
+    _warn_if_open(settings)
+    app = create_app(settings)
+    server = Server(app, settings)
+    server.run()
+    failure = app.state.service.failure
+    if failure:
+        print(f"slm-serve: {failure}", file=sys.stderr)
+        return 2
+    return 0 if server.started else 1
+
+
+def serve_reloading(settings: Settings) -> int:
+    """For developers: start anew when a file of the code changes. The settings travel in the environment."""
+    os.environ.update(settings.environment())
+    uvicorn.run("slm_serve.app:create_app", factory=True, reload=True, host=settings.host, port=settings.port)
+    return 0
+
+
+def _warn_if_open(settings: Settings) -> None:
+    if settings.api_key is None and not _is_loopback(settings.host):
+        logger.warning("whoever reaches %s may use this server: set SLM_API_KEY to ask for a key", settings.host)
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name: nobody knows where it leads
+        return False

@@ -1,0 +1,1 @@
+"""What goes over the wire: strict models, so that nothing a client sends is ignored."""

@@ -1,0 +1,165 @@
+"""The real ``slm-serve``: how it starts, how it is told to stop, what it refuses."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from serving import PATIENCE
+
+from slm_serve.cli import main
+
+
+@contextmanager
+def command(*flags: str, **variables: str) -> Iterator[tuple[subprocess.Popen[str], str, list[str]]]:
+    """The process once it is ready, its address, and what it said until then."""
+    told = [sys.executable, "-m", "slm_serve.cli", "--port", "0", "--threads", "1", *flags]
+    with subprocess.Popen(
+        told, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | variables
+    ) as process:
+        said: list[str] = []
+        try:
+            assert process.stdout
+            for line in process.stdout:
+                said.append(line.rstrip())
+                if line.startswith("ready: "):
+                    break
+            assert said
+            assert said[-1].startswith("ready: "), said
+            yield process, said[-1].removeprefix("ready: "), said
+        finally:
+            process.kill()
+
+
+def ask(url: str, new: int) -> httpx.Response:
+    return httpx.post(
+        f"{url}/generate", json={"prompt": "a b c", "max_new_tokens": new, "temperature": 0}, timeout=PATIENCE
+    )
+
+
+def busy(url: str) -> int:
+    text = httpx.get(f"{url}/metrics", timeout=PATIENCE).text
+    return sum(int(float(value)) for value in re.findall(r"^slm_(?:running|queue) (\S+)$", text, re.MULTILINE))
+
+
+def wait_for(url: str, count: int) -> None:
+    end = time.monotonic() + PATIENCE
+    while busy(url) < count:
+        assert time.monotonic() < end
+
+
+def test_sigterm_loses_none_of_what_runs_or_waits_and_lets_nothing_in(tiny: Path) -> None:
+    flags = ["--model_path", str(tiny), "--max_sequences", "4", "--max_queue", "60"]
+    with command(*flags) as (process, url, said), ThreadPoolExecutor(40) as clients:
+        assert any(line.startswith("models: model (base)") for line in said)
+        assert any(re.match(r"pool: 512 pages .* MB", line) for line in said)
+        assert any("on cpu" in line and "threads: 1" in line for line in said)
+        asked = [clients.submit(ask, url, 200) for _ in range(40)]
+        wait_for(url, 40)
+        process.send_signal(signal.SIGTERM)
+        answers = [one.result() for one in asked]
+        assert [answer.status_code for answer in answers] == [200] * 40
+        assert {answer.json()["completion_tokens"] for answer in answers} == {200}
+        assert process.wait(PATIENCE) == 0
+        with pytest.raises(httpx.ConnectError):
+            ask(url, 1)
+
+
+def test_what_is_not_finished_in_time_gets_504_and_a_second_signal_ends_at_once(tiny: Path) -> None:
+    flags = ["--model_path", str(tiny), "--max_sequences", "1", "--max_queue", "60"]
+    with command(*flags, "--drain_timeout", "0.2") as (process, url, _), ThreadPoolExecutor(40) as clients:
+        asked = [clients.submit(ask, url, 450) for _ in range(40)]
+        wait_for(url, 40)
+        process.send_signal(signal.SIGTERM)
+        statuses = {one.result().status_code for one in asked}
+        assert 504 in statuses
+        assert statuses <= {200, 504}
+        assert process.wait(PATIENCE) == 0
+    with command(*flags) as (process, url, _), ThreadPoolExecutor(40) as clients:
+        asked = [clients.submit(ask, url, 450) for _ in range(40)]
+        wait_for(url, 40)
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGTERM)
+        start = time.monotonic()
+        process.wait(PATIENCE)
+        for one in asked:
+            assert one.exception() or one.result()
+        assert time.monotonic() - start < 20  # draining has 30 seconds
+
+
+def test_the_factory_reads_the_environment(tiny: Path, tmp_path: Path) -> None:
+    file = tmp_path / "environment"
+    file.write_text(f"SLM_MODEL_PATH={tiny}\nSLM_SERVED_MODEL_NAME=mine\nSLM_API_KEY=s3cret\nSLM_THREADS=1\n")
+    told = [sys.executable, "-m", "uvicorn", "slm_serve.app:create_app", "--factory", "--env-file", str(file)]
+    with subprocess.Popen([*told, "--port", "0"], stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr
+            url = next(found[0] for line in process.stderr if (found := re.findall(r"http://\S+", line)))
+            end = time.monotonic() + PATIENCE
+            while httpx.get(f"{url}/health/ready", timeout=PATIENCE).status_code != 200:
+                assert time.monotonic() < end
+                time.sleep(0.05)
+            models = httpx.get(f"{url}/v1/models", headers={"Authorization": "Bearer s3cret"}, timeout=PATIENCE)
+            assert [one["id"] for one in models.json()["data"]] == ["mine"]
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(PATIENCE) in (0, -signal.SIGTERM)
+        finally:
+            process.kill()
+
+
+def said_by(*flags: str) -> tuple[int, str]:
+    told = [sys.executable, "-m", "slm_serve.cli", "--port", "0", "--threads", "1", *flags]
+    done = subprocess.run(told, capture_output=True, text=True, timeout=PATIENCE)
+    return done.returncode, done.stderr
+
+
+def test_a_model_that_cannot_be_loaded_ends_it_with_one_sentence(tmp_path: Path) -> None:
+    code, said = said_by("--model_path", str(tmp_path))
+    assert code == 2
+    assert said.splitlines()[-1].startswith(f"slm-serve: folder {tmp_path} has neither config.json")
+    assert "Traceback" not in said
+
+
+def test_an_open_address_without_a_key_is_warned_of(tiny: Path) -> None:
+    with command("--model_path", str(tiny), "--host", "0.0.0.0") as (_, _, said):
+        assert any("WARNING" in line and "SLM_API_KEY" in line for line in said)
+    with command("--model_path", str(tiny), "--host", "0.0.0.0", SLM_API_KEY="k") as (_, _, said):
+        assert not any("WARNING" in line for line in said)
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--port", "70000"], "port: Input should be less than or equal to 65535"),
+        (["--max_pages", "0"], "max_pages: Input should be greater than or equal to 1"),
+        (["--adapter", "nameless"], "adapter: 'nameless' is not name=path"),
+        (["--adapter", "a b=c"], "adapter: 'a b' is no name"),
+        (["--adapter", "a=b", "--adapter", "a=c"], "two adapters have one name (a, a); rename one"),
+        (["--api_key", " "], "api_key: is empty"),
+        (["--request_timeout", "0"], "request_timeout: Input should be greater than 0"),
+    ],
+)
+def test_a_senseless_flag_is_refused_in_one_sentence(
+    capsys: pytest.CaptureFixture[str], flags: Sequence[str], sentence: str
+) -> None:
+    assert main(flags) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"slm-serve: {sentence}")
+    assert said.count("\n") == 1
+
+
+def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    from slm_serve import Settings
+
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    said = capsys.readouterr().out
+    assert all(f"--{name}" in said for name in Settings.model_fields)
