@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from browser import Browser, browsing
 from serving import Running, running, save_adapters, save_tiny
 
 
@@ -24,3 +25,10 @@ def server(adapters: dict[str, Path]) -> Iterator[Running]:
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a tiny random model."""
     return save_tiny(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A headless Chromium."""
+    with browsing(tmp_path_factory.mktemp("profile")) as found:
+        yield found

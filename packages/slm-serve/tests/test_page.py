@@ -1,40 +1,16 @@
-"""The playground page: its files, and what it does in a headless Chromium against a stub of the server."""
+"""The playground page: its files, and how it behaves in a browser."""
 
-from __future__ import annotations
-
-import json
 import re
-import shutil
-import socket
-import struct
-import subprocess
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from html.parser import HTMLParser
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from importlib.resources import files
-from pathlib import Path
-from typing import Any
-from urllib.request import urlopen
 
 import pytest
-from websockets.sync.client import ClientConnection, connect
+from browser import Browser, in_a_browser, within
+from serving import Running
+from stub_server import BOTH, PAGE, PIECES, Stub, listed
 
-PAGE = Path(str(files("slm_serve") / "page"))
-CSP = "default-src 'self'; base-uri 'none'; frame-ancestors 'none'"
-TYPES = {".html": "text/html; charset=utf-8", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-BINARY = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-FLAGS = [
-    "--headless=new",
-    "--no-sandbox",
-    "--no-first-run",
-    "--disable-gpu",
-    "--disable-dev-shm-usage",
-    "--disable-background-networking",
-    "--remote-debugging-port=0",
-]
-in_a_browser = pytest.mark.skipif(BINARY is None, reason="needs a browser: none of chromium, google-chrome is on PATH")
+FINISHED = "document.querySelector('#status').innerText === 'Finished.'"
+FAILED = "document.querySelector('.error:not([hidden])') !== null"
 
 
 class Tags(HTMLParser):
@@ -74,235 +50,6 @@ def test_no_file_of_the_page_names_a_foreign_address_or_writes_markup() -> None:
         assert not re.search(r"https?://|url\(|@import|innerHTML|outerHTML|insertAdjacentHTML|eval\(", text), path.name
 
 
-def listed(name: str, parent: str | None = None, default: bool = False) -> dict[str, Any]:
-    kind = "adapter" if parent else "base"
-    known = {"object": "model", "created": 1, "owned_by": "slm", "max_model_len": 512}
-    return {"id": name, **known, "kind": kind, "parent": parent, "default": default}
-
-
-BOTH = [listed("sample"), listed("stories-lora", parent="sample", default=True)]
-PIECES = ["the café", " was <b>bold</b>\n", "and 雪 fell 🌨"]
-ENDING = {"prompt_tokens": 5, "finish_reason": "length", "tokens_per_second": 88.1, "seconds": 0.45}
-
-
-class Stub(ThreadingHTTPServer):
-    """Serves the page below a prefix; the prompt says how ``generate`` behaves."""
-
-    daemon_threads = True
-
-    def __init__(self, models: list[dict[str, Any]]) -> None:
-        super().__init__(("127.0.0.1", 0), Answers)
-        self.models = models
-        self.bodies: list[dict[str, Any]] = []
-        self.client_left = threading.Event()
-        self.address = f"http://127.0.0.1:{self.server_port}/behind/a/proxy/"
-        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
-
-    def close(self) -> None:
-        self.shutdown()
-        self.server_close()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A connection that was cut is no error here."""
-
-
-class Answers(BaseHTTPRequestHandler):
-    server: Stub
-
-    def log_message(self, *_: Any) -> None:
-        """Nothing to standard error."""
-
-    def do_GET(self) -> None:
-        name = self.path.removeprefix("/behind/a/proxy/")
-        path = PAGE / (name.removeprefix("static/") or "index.html")
-        if name == "v1/models":
-            if self.server.models:
-                self.send_json(200, {"object": "list", "data": self.server.models})
-            else:
-                self.send_json(503, {"detail": "the model is still loading"})
-        elif (name == "" or name.startswith("static/")) and path.is_file():
-            self.start(200, TYPES[path.suffix])
-            self.wfile.write(path.read_bytes())
-        else:
-            self.send_error(404)
-
-    def do_POST(self) -> None:
-        assert self.path == "/behind/a/proxy/generate"
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.bodies.append(body)
-        answer: Callable[[dict[str, Any]], None] = getattr(self, f"answer_{body['prompt']}", self.answer_text)
-        answer(body)
-
-    def start(self, status: int, content_type: str, **headers: str) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", content_type)
-        self.send_header("Content-Security-Policy", CSP)
-        self.send_header("X-Content-Type-Options", "nosniff")
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-
-    def send_json(self, status: int, content: Any, **headers: str) -> None:
-        self.start(status, "application/json", **headers)
-        self.wfile.write(json.dumps(content).encode())
-
-    def send_events(self, *events: dict[str, Any] | str) -> None:
-        """Sends the events in chunks that cut through lines and characters."""
-        lines = [event if isinstance(event, str) else json.dumps(event, ensure_ascii=False) for event in events]
-        data = "".join(f"data: {line}\n\n" for line in lines).encode()
-        for chunk in re.split(rb"(?<=[\xc0-\xff])|(?<=compl)", data):
-            self.wfile.write(chunk)
-            time.sleep(0.01)
-
-    def answer_text(self, body: dict[str, Any]) -> None:
-        self.start(200, "text/event-stream")
-        pieces = [{"text": text, "completion_tokens": n} for n, text in enumerate(PIECES, 1)]
-        ending = {"text": "", "completion_tokens": 40, **ENDING, "model": body["adapter"]}
-        self.send_events({"text": f"{body['adapter']}: ", "completion_tokens": 0}, *pieces, ending, "[DONE]")
-
-    def answer_endless(self, _: dict[str, Any]) -> None:
-        self.start(200, "text/event-stream")
-        try:
-            for n in range(1, 500):
-                self.send_events({"text": " more", "completion_tokens": n})
-                time.sleep(0.01)
-        except OSError:
-            self.server.client_left.set()
-
-    def answer_invalid(self, _: dict[str, Any]) -> None:
-        fault = {"loc": ["body", "top_p"], "msg": "Input should be greater than 0", "type": "greater_than"}
-        self.send_json(422, {"detail": [fault]})
-
-    def answer_long(self, _: dict[str, Any]) -> None:
-        self.send_json(422, {"detail": "the prompt has 600 tokens and the model takes 512"})
-
-    def answer_busy(self, _: dict[str, Any]) -> None:
-        self.send_json(429, {"detail": "too many requests"}, Retry_After="7")
-
-    def answer_proxy(self, _: dict[str, Any]) -> None:
-        self.start(502, "text/html")
-        self.wfile.write(b"<h1>Bad Gateway</h1>")
-
-    def answer_failing(self, _: dict[str, Any]) -> None:
-        self.start(200, "text/event-stream")
-        self.send_events({"text": " some", "completion_tokens": 1}, {"error": {"message": "the engine has stopped"}})
-
-    def answer_ending(self, _: dict[str, Any]) -> None:
-        self.start(200, "text/event-stream")
-        self.send_events({"text": " some", "completion_tokens": 1})
-
-    def answer_cut(self, _: dict[str, Any]) -> None:
-        """A reset of the connection within the text."""
-        self.answer_ending(_)
-        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.connection.close()
-
-
-class Browser:
-    """A headless Chromium with one tab, driven over the DevTools protocol."""
-
-    def __init__(self, socket: ClientConnection) -> None:
-        self.socket = socket
-        self.calls = 0
-        self.complaints: list[str] = []
-        self.address = ""
-        for domain in ("Page", "Runtime", "Log"):
-            self.call(f"{domain}.enable")
-
-    def call(self, method: str, **params: Any) -> dict[str, Any]:
-        self.calls += 1
-        self.socket.send(json.dumps({"id": self.calls, "method": method, "params": params}))
-        while (message := json.loads(self.socket.recv(timeout=10))).get("id") != self.calls:
-            self.note(message)
-        assert "error" not in message, message["error"]
-        return message["result"]
-
-    def note(self, event: dict[str, Any]) -> None:
-        """Keeps what the console would show in red."""
-        told = event["params"]
-        if event["method"] == "Runtime.exceptionThrown":
-            self.complaints.append(told["exceptionDetails"]["exception"]["description"])
-        elif event["method"] == "Runtime.consoleAPICalled" and told["type"] in {"error", "warning"}:
-            self.complaints.append(str(told["args"]))
-        elif event["method"] == "Log.entryAdded" and self.concerns_this_page(told["entry"]):
-            self.complaints.append(told["entry"]["text"])
-
-    def concerns_this_page(self, entry: dict[str, Any]) -> bool:
-        """Whether it is no mere note, nor about an address that the page before this one still asked."""
-        ours = entry.get("url", self.address).startswith(self.address)
-        return ours and entry["level"] in {"error", "warning"}
-
-    def __call__(self, expression: str) -> Any:
-        """The value of a JavaScript expression in the page."""
-        result = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
-        assert "exceptionDetails" not in result, result["exceptionDetails"]
-        return result["result"].get("value")
-
-    def wait(self, expression: str) -> None:
-        within(10, lambda: self(expression))
-
-    def open(self, address: str) -> None:
-        self.complaints.clear()
-        self.address = address
-        self.call("Page.navigate", url=address)
-        self.wait("document.readyState === 'complete'")
-
-    def resize(self, width: int, height: int, phone: bool = False) -> None:
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
-
-    def set(self, control: str, value: str | bool) -> None:
-        """Sets a control, found by its name, as a user would."""
-        key = "checked" if isinstance(value, bool) else "value"
-        self(
-            f"(c => {{ c.{key} = {json.dumps(value)}; c.dispatchEvent(new Event('input', {{bubbles: true}})) }})"
-            f"(document.querySelector('[name={control}]'))"
-        )
-
-    def press(self, key: str, control: bool = False) -> None:
-        told = {"key": key, "code": key, "windowsVirtualKeyCode": {"Enter": 13}[key], "modifiers": 2 * control}
-        self.call("Input.dispatchKeyEvent", type="rawKeyDown", **told)
-        self.call("Input.dispatchKeyEvent", type="keyUp", **told)
-
-    def text(self, selector: str) -> str:
-        return self(f"document.querySelector('{selector}')?.innerText")
-
-    def texts(self, selector: str) -> list[str]:
-        return self(f"[...document.querySelectorAll('{selector}')].map(e => e.innerText)")
-
-    def click(self, selector: str) -> None:
-        self(f"document.querySelector('{selector}').click()")
-
-    def generate(self, prompt: str) -> None:
-        self.set("prompt", prompt)
-        self.click("#generate")
-
-
-def tab_address(port_file: Path) -> str:
-    within(15, lambda: port_file.exists() and "\n" in port_file.read_text())
-    with urlopen(f"http://127.0.0.1:{port_file.read_text().split()[0]}/json/list") as answer:
-        return next(target["webSocketDebuggerUrl"] for target in json.load(answer) if target["type"] == "page")
-
-
-def within(seconds: float, happened: Callable[[], Any]) -> None:
-    until = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < until, f"did not happen within {seconds} seconds"
-        time.sleep(0.02)
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    profile = tmp_path_factory.mktemp("profile")
-    command = [str(BINARY), *FLAGS, f"--user-data-dir={profile}", "about:blank"]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    try:
-        with connect(tab_address(profile / "DevToolsActivePort"), max_size=None) as tab:
-            yield Browser(tab)
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
 @pytest.fixture
 def stub() -> Iterator[Stub]:
     stub = Stub(BOTH)
@@ -317,10 +64,6 @@ def page(browser: Browser, stub: Stub) -> Browser:
     browser.open(stub.address)
     browser.wait("document.querySelector('#model').value")
     return browser
-
-
-FINISHED = "document.querySelector('#status').innerText === 'Finished.'"
-FAILED = "document.querySelector('.error:not([hidden])') !== null"
 
 
 @in_a_browser
@@ -525,3 +268,22 @@ def test_nothing_is_wider_than_the_screen(page: Browser, stub: Stub, width: int)
     assert page("document.documentElement.scrollWidth <= innerWidth")
     assert page("innerWidth") == width
     assert page.complaints == []
+
+
+@in_a_browser
+def test_with_the_real_server_base_and_adapter_stream_side_by_side(browser: Browser, server: Running) -> None:
+    browser.resize(1280, 800)
+    browser.open(f"{server.url}/")
+    browser.wait("document.querySelector('#model').value")
+    browser.set("model", "moth")
+    browser.click("[name=compare]")
+    browser.set("max_new_tokens", "24")
+    browser.generate("Once upon a time there was a")
+    browser.wait(FINISHED)
+    seed = int(browser("document.body.innerText.match(/seed\\s+(\\d+)/)[1]"))
+    settings = {"prompt": "Once upon a time there was a", "max_new_tokens": 24, "temperature": 0.8, "seed": seed}
+    texts = [server.post("/generate", settings | {"adapter": name}).json()["text"] for name in ("moth", "red")]
+    shown = browser("document.querySelector('main').textContent")
+    assert all(text in shown for text in texts)
+    assert texts[0] != texts[1]
+    assert browser.complaints == []

@@ -1,0 +1,141 @@
+"""A stand-in for the server, of the standard library alone, which gives the page answers of all kinds."""
+
+import json
+import re
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+PAGE = Path(str(files("slm_serve") / "page"))
+CSP = "default-src 'self'; base-uri 'none'; frame-ancestors 'none'"
+TYPES = {".html": "text/html; charset=utf-8", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+
+
+def listed(name: str, parent: str | None = None, default: bool = False) -> dict[str, Any]:
+    kind = "adapter" if parent else "base"
+    known = {"object": "model", "created": 1, "owned_by": "slm", "max_model_len": 512}
+    return {"id": name, **known, "kind": kind, "parent": parent, "default": default}
+
+
+BOTH = [listed("sample"), listed("stories-lora", parent="sample", default=True)]
+PIECES = ["the café", " was <b>bold</b>\n", "and 雪 fell 🌨"]
+ENDING = {"prompt_tokens": 5, "finish_reason": "length", "tokens_per_second": 88.1, "seconds": 0.45}
+
+
+class Stub(ThreadingHTTPServer):
+    """Serves the page below a prefix; the prompt says how ``generate`` behaves."""
+
+    daemon_threads = True
+
+    def __init__(self, models: list[dict[str, Any]]) -> None:
+        super().__init__(("127.0.0.1", 0), Answers)
+        self.models = models
+        self.bodies: list[dict[str, Any]] = []
+        self.client_left = threading.Event()
+        self.address = f"http://127.0.0.1:{self.server_port}/behind/a/proxy/"
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
+
+    def close(self) -> None:
+        self.shutdown()
+        self.server_close()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A connection that was cut is no error here."""
+
+
+class Answers(BaseHTTPRequestHandler):
+    server: Stub
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing to standard error."""
+
+    def do_GET(self) -> None:
+        name = self.path.removeprefix("/behind/a/proxy/")
+        path = PAGE / (name.removeprefix("static/") or "index.html")
+        if name == "v1/models":
+            if self.server.models:
+                self.send_json(200, {"object": "list", "data": self.server.models})
+            else:
+                self.send_json(503, {"detail": "the model is still loading"})
+        elif (name == "" or name.startswith("static/")) and path.is_file():
+            self.start(200, TYPES[path.suffix])
+            self.wfile.write(path.read_bytes())
+        else:
+            self.send_error(404)
+
+    def do_POST(self) -> None:
+        assert self.path == "/behind/a/proxy/generate"
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.bodies.append(body)
+        answer: Callable[[dict[str, Any]], None] = getattr(self, f"answer_{body['prompt']}", self.answer_text)
+        answer(body)
+
+    def start(self, status: int, content_type: str, **headers: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Security-Policy", CSP)
+        self.send_header("X-Content-Type-Options", "nosniff")
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+
+    def send_json(self, status: int, content: Any, **headers: str) -> None:
+        self.start(status, "application/json", **headers)
+        self.wfile.write(json.dumps(content).encode())
+
+    def send_events(self, *events: dict[str, Any] | str) -> None:
+        """Sends the events in chunks that cut through lines and characters."""
+        lines = [event if isinstance(event, str) else json.dumps(event, ensure_ascii=False) for event in events]
+        data = "".join(f"data: {line}\n\n" for line in lines).encode()
+        for chunk in re.split(rb"(?<=[\xc0-\xff])|(?<=compl)", data):
+            self.wfile.write(chunk)
+            time.sleep(0.01)
+
+    def answer_text(self, body: dict[str, Any]) -> None:
+        self.start(200, "text/event-stream")
+        pieces = [{"text": text, "completion_tokens": n} for n, text in enumerate(PIECES, 1)]
+        ending = {"text": "", "completion_tokens": 40, **ENDING, "model": body["adapter"]}
+        self.send_events({"text": f"{body['adapter']}: ", "completion_tokens": 0}, *pieces, ending, "[DONE]")
+
+    def answer_endless(self, _: dict[str, Any]) -> None:
+        self.start(200, "text/event-stream")
+        try:
+            for n in range(1, 500):
+                self.send_events({"text": " more", "completion_tokens": n})
+                time.sleep(0.01)
+        except OSError:
+            self.server.client_left.set()
+
+    def answer_invalid(self, _: dict[str, Any]) -> None:
+        fault = {"loc": ["body", "top_p"], "msg": "Input should be greater than 0", "type": "greater_than"}
+        self.send_json(422, {"detail": [fault]})
+
+    def answer_long(self, _: dict[str, Any]) -> None:
+        self.send_json(422, {"detail": "the prompt has 600 tokens and the model takes 512"})
+
+    def answer_busy(self, _: dict[str, Any]) -> None:
+        self.send_json(429, {"detail": "too many requests"}, Retry_After="7")
+
+    def answer_proxy(self, _: dict[str, Any]) -> None:
+        self.start(502, "text/html")
+        self.wfile.write(b"<h1>Bad Gateway</h1>")
+
+    def answer_failing(self, _: dict[str, Any]) -> None:
+        self.start(200, "text/event-stream")
+        self.send_events({"text": " some", "completion_tokens": 1}, {"error": {"message": "the engine has stopped"}})
+
+    def answer_ending(self, _: dict[str, Any]) -> None:
+        self.start(200, "text/event-stream")
+        self.send_events({"text": " some", "completion_tokens": 1})
+
+    def answer_cut(self, _: dict[str, Any]) -> None:
+        """A reset of the connection within the text."""
+        self.answer_ending(_)
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
