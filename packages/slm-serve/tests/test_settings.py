@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
+from dotenv import dotenv_values
 
-from slm_serve import Settings
+from slm_serve import Settings, create_app
 from slm_serve.errors import StartError
 from slm_serve.loading import names
 from slm_serve.settings import NamedAdapter
@@ -62,3 +63,19 @@ def test_no_path_becomes_a_name(tmp_path: Path) -> None:
     assert list(names(Settings(served_model_name="mine"), str(tmp_path), {})) == ["mine"]
     with pytest.raises(StartError, match="give another --served_model_name"):
         names(Settings(), "sample", {"sample": "unmerged"})
+
+
+def test_the_example_of_an_environment_names_settings_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    example = Path(__file__).parent.parent / "environment.example"
+    for line in example.read_text().splitlines():
+        name, equals, _ = line.removeprefix("# ").partition("=")
+        assert not equals or " " in name or name.removeprefix("SLM_").lower() in Settings.model_fields
+    for name, value in dotenv_values(example).items():
+        monkeypatch.setenv(name, value or "")
+    assert Settings().max_pages == 512
+
+
+def test_a_misspelt_variable_is_warned_of(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setenv("SLM_MODEL_PTH", "sample")
+    create_app()
+    assert "SLM_MODEL_PTH is no setting" in caplog.text

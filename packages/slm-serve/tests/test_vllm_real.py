@@ -165,13 +165,15 @@ def test_a_seed_gives_its_text_again_whatever_runs_beside(sample: Served) -> Non
     assert len(set(among)) == 5
 
 
-def test_more_jobs_than_run_at_once_are_all_answered(llama: Served) -> None:
+def test_jobs_of_several_models_side_by_side_each_get_their_own_weights(llama: Served) -> None:
     names = ["base", *LORAS]
     jobs = [Job(prompt, greedy(NEW), names[at % 4]) for at, prompt in enumerate(llama.prompts(24))]
     together = llama.whole(jobs)
     assert all(one.finish_reason == "length" and len(one.token_ids) == NEW for one in together)
-    for job, one in list(zip(jobs, together, strict=True))[:8]:
-        assert llama.whole([job])[0].token_ids == one.token_ids
+    for job, one in zip(jobs[:8], together, strict=False):
+        alone = llama.whole([job])[0]
+        plain = load(llama.base, llama.adapters.get(job.model), device="cpu").model
+        assert gap(plain, job.prompt_ids, alone.token_ids, one.token_ids) < TIE
 
 
 def test_a_text_can_fill_all_positions(llama: Served) -> None:

@@ -17,7 +17,7 @@ from slm_serve.guards import BodyLimit, Counted, KeyGuard
 from slm_serve.refusals import is_openai
 from slm_serve.routes import about, chat, completions, generate, tokens
 from slm_serve.service import Service
-from slm_serve.settings import Settings
+from slm_serve.settings import Settings, unknown_variables
 
 logger = logging.getLogger("slm_serve")
 
@@ -31,6 +31,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     Raises pydantic's ValidationError for settings out of range.
     """
     settings = settings or Settings()
+    for name in unknown_variables():
+        logger.warning("%s is no setting of slm-serve: see slm-serve --help", name)
     service = Service(settings)
     service.on_failure = lambda: _give_up(service)
 

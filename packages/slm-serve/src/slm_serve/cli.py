@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, get_args
 
+from dotenv import load_dotenv
 from pydantic import ValidationError
 
 from slm_serve.settings import Settings
@@ -28,8 +29,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     given = vars(_parser().parse_args(argv))
     reload, env_file = given.pop("reload", False), given.pop("env_file", None)
+    if env_file and not load_dotenv(env_file):
+        return _refused(f"env_file: {env_file} is no file with variables; give another")
     try:
-        settings = Settings(_env_file=env_file, **given)
+        settings = Settings(**given)
         _ = settings.adapters
     except ValidationError as mistake:
         return _refused(_sentence(mistake))

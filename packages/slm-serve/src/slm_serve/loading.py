@@ -30,12 +30,14 @@ def load_backend(settings: Settings, loop: asyncio.AbstractEventLoop) -> Backend
 
 def _engine_backend(settings: Settings, loop: asyncio.AbstractEventLoop) -> Backend:
     import torch
+    from transformers.utils.logging import disable_progress_bar
 
     from slm_adapters import load_several
     from slm_kv import Engine
     from slm_kv.threads import set_threads
     from slm_serve.engine_backend import EngineBackend
 
+    disable_progress_bar()
     int8_text = None if settings.int8 is None else _text_of(settings.int8)
     dtype = getattr(torch, settings.dtype)
     loaded = load_several(settings.model_path, settings.adapters, dtype=dtype, device=settings.device)
@@ -71,8 +73,10 @@ def names(settings: Settings, base: str, adapters: dict[str, str]) -> dict[str, 
 def _summary(engine: Engine) -> str:
     import torch
 
-    pool, model = engine.summary.splitlines()
-    return f"{model}, threads: {torch.get_num_threads()}\n{pool}"
+    pool = engine.summary.splitlines()[0]
+    dtype = str(engine.storage.dtype).removeprefix("torch.")
+    int8 = f", linear layers in 8 bits ({engine.int8.summary})" if engine.int8 else ""
+    return f"on {engine.storage.device}, {dtype}, threads: {torch.get_num_threads()}{int8}\n{pool}"
 
 
 def _text_of(file: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -9,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+OF_OTHERS = {"SLM_CACHE"}  # slm-data's
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]*")
 Count = Annotated[int, Field(ge=1)]
 
@@ -127,6 +129,12 @@ class Settings(BaseSettings):
         if len(found) < len(pairs):
             raise ValueError(f"two adapters have one name ({', '.join(name for name, _ in pairs)}); rename one")
         return found
+
+
+def unknown_variables() -> list[str]:
+    """Variables of the environment that look like settings and are none."""
+    known = {f"SLM_{name.upper()}" for name in Settings.model_fields} | OF_OTHERS
+    return sorted(name for name in os.environ if name.startswith("SLM_") and name not in known)
 
 
 def _written(value: Any) -> str:
