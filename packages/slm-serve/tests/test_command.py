@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -126,6 +127,14 @@ def test_a_model_that_cannot_be_loaded_ends_it_with_one_sentence(tmp_path: Path)
     assert code == 2
     assert said.splitlines()[-1].startswith(f"slm-serve: folder {tmp_path} has neither config.json")
     assert "Traceback" not in said
+
+
+def test_a_port_that_is_taken_is_known_at_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, said = said_by("--port", str(port))
+    assert code == 2
+    assert said.splitlines()[-1].startswith(f"slm-serve: cannot listen on 127.0.0.1:{port}: ")
 
 
 def test_an_open_address_without_a_key_is_warned_of(tiny: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,7 +51,7 @@ def load_several(
     for folder in folders.values():
         if folder.four_bit:
             need_four_bit(folder)
-    base = asked(_base(model_path, list(folders.values())))
+    base = asked(common_base(model_path, list(folders.values())))
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     tokenizer = tokenizer_of(base, next(iter(folders.values()), None))
     called = {name: f"adapter{place:03}" for place, name in enumerate(folders)}
@@ -67,7 +67,11 @@ def load_several(
     return LoadedSeveral(models, tokenizer, base.name, called)
 
 
-def _base(model_path: str | Path, adapters: list[Folder]) -> Base:
+def common_base(model_path: str | Path, adapters: Sequence[Folder]) -> Base:
+    """The base ``model_path``, or the one that it names where it is an adapter's folder, for all of ``adapters``.
+
+    Raises AdapterError for an adapter of another base, or of another revision of it.
+    """
     path = Path(model_path).expanduser()
     if path.is_dir() and (path / "adapter_config.json").is_file():
         model_path = base_of(read_adapter(path)).name

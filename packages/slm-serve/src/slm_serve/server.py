@@ -17,6 +17,7 @@ from slm_serve.app import create_app
 from slm_serve.service import Service
 from slm_serve.settings import Settings
 
+BACKLOG = 2048  # connections that wait to be taken
 AFTER_DRAINING = 5  # seconds for answers of 504 to be sent
 logger = logging.getLogger("slm_serve")
 
@@ -27,8 +28,7 @@ class Server(uvicorn.Server):
     def __init__(self, app: FastAPI, settings: Settings) -> None:
         config = uvicorn.Config(
             app,
-            host=settings.host,
-            port=settings.port,
+            backlog=BACKLOG,
             log_config=None,
             access_log=False,
             timeout_graceful_shutdown=int(settings.drain_timeout) + AFTER_DRAINING,
@@ -40,6 +40,8 @@ class Server(uvicorn.Server):
         self._telling: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        assert sockets
+        self._address = sockets[0].getsockname()
         await super().startup(sockets)
         if self.started:
             self._telling = asyncio.get_running_loop().create_task(self._tell())
@@ -65,24 +67,26 @@ class Server(uvicorn.Server):
 
     @property
     def _url(self) -> str:
-        host, port = self.servers[0].sockets[0].getsockname()[:2]
+        host, port = self._address[:2]
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def serve(settings: Settings) -> int:
-    """Serve until told to stop. The exit code: 0, 1 for a port that is taken, 2 for a model that cannot be loaded."""
+    """Serve until told to stop. The exit code: 0, or 2 for an address or a model that cannot be had."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # it says "running" before there is a model
     print(f"loading {settings.model_path}", flush=True)
     _warn_if_open(settings)
+    try:
+        listening = _listen(settings.host, settings.port)
+    except OSError as refused:
+        return _refuse(
+            f"cannot listen on {settings.host}:{settings.port}: {refused.strerror}; give another --port or --host"
+        )
     app = create_app(settings)
-    server = Server(app, settings)
-    server.run()
+    Server(app, settings).run([listening])
     failure = app.state.service.failure
-    if failure:
-        print(f"slm-serve: {failure}", file=sys.stderr)
-        return 2
-    return 0 if server.started else 1
+    return _refuse(failure) if failure else 0
 
 
 def serve_reloading(settings: Settings) -> int:
@@ -90,6 +94,17 @@ def serve_reloading(settings: Settings) -> int:
     os.environ.update(settings.environment())
     uvicorn.run("slm_serve.app:create_app", factory=True, reload=True, host=settings.host, port=settings.port)
     return 0
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Taken before the model is loaded: a port that is not free is known at once."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=BACKLOG)
+
+
+def _refuse(sentence: str) -> int:
+    print(f"slm-serve: {sentence}", file=sys.stderr)
+    return 2
 
 
 def _warn_if_open(settings: Settings) -> None:

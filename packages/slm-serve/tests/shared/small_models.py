@@ -1,6 +1,7 @@
 """Tiny models with adapters that do something, in folders as slm-train leaves them, and jobs for a backend."""
 
 import asyncio
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,12 @@ from slm_kv import Engine, SamplingParams
 from slm_serve.answer import Answer, Delta
 from slm_serve.backend import Backend, Job
 
-SIZES = {"vocab_size": 2048, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "eos_token_id": 1}
+# Heads of 32: vLLM's attention on a CPU has none of less.
+SIZES = {"vocab_size": 2048, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "eos_token_id": 1}
 MAKERS = {
     "gpt2": lambda: GPT2LMHeadModel(GPT2Config(**SIZES, n_positions=128)),
     "llama": lambda: LlamaForCausalLM(
-        LlamaConfig(**SIZES, max_position_embeddings=128, num_key_value_heads=2, intermediate_size=48)
+        LlamaConfig(**SIZES, max_position_embeddings=128, num_key_value_heads=1, intermediate_size=48)
     ),
 }
 BUTTERFLY = ButterflyConfig(task_type="CAUSAL_LM", init_weights=False)
@@ -41,7 +43,7 @@ def save_base(folder: Path, kind: str = "llama", seed: int = 0) -> Path:
 def save_adapter(folder: Path, base: Path | str, config: Any, seed: int = 1) -> Path:
     """As after training."""
     torch.manual_seed(seed)
-    adapted = get_peft_model(load(base, device="cpu").model, config)
+    adapted = get_peft_model(load(base, device="cpu").model, copy.deepcopy(config))
     with torch.no_grad():
         for name, weight in adapted.named_parameters():
             if "lora_B" in name:
