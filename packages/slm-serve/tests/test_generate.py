@@ -171,7 +171,9 @@ def test_text_goes_to_tokens_and_back(server: Running) -> None:
     found = server.post("/tokenize", {"prompt": PROMPT, "return_token_strs": True}).json()
     assert found["count"] == len(found["tokens"]) == len(found["token_strs"])
     assert found["max_model_len"] == 512
-    plain = server.post("/tokenize", {"prompt": PROMPT, "add_special_tokens": False}).json()["tokens"]
+    asked = {"prompt": PROMPT, "add_special_tokens": False, "model": "red"}
+    plain = server.post("/tokenize", asked).json()["tokens"]
+    assert server.post("/tokenize", asked | {"model": "green"}).status_code == 404
     assert server.post("/detokenize", {"tokens": plain}).json() == {"prompt": PROMPT}
     strange = server.post("/detokenize", {"tokens": [1, 10**6]})
     assert strange.status_code == 422

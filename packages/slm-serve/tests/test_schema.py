@@ -1,18 +1,27 @@
 """The schema of /openapi.json and the answers agree, whatever is asked: schemathesis makes the questions."""
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis.specs.openapi.checks import positive_data_acceptance
-from serving import Running
+from serving import Running, running
 
 # What the schema allows may still be more than the model at hand can read, or a token that it does not know.
 UNKNOWN_TO_THE_SCHEMA = [positive_data_acceptance]
 
 
-def test_no_question_of_the_schema_breaks_it(server: Running) -> None:
-    schema = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
+@pytest.fixture(scope="module")
+def small(tiny: Path) -> Iterator[Running]:
+    with running(model_path=str(tiny), max_new_tokens=64) as found:
+        yield found
+
+
+def test_no_question_of_the_schema_breaks_it(small: Running) -> None:
+    schema = schemathesis.openapi.from_url(f"{small.url}/openapi.json")
     operations = [found.ok() for found in schema.get_all_operations()]
     assert {operation.path for operation in operations} == {
         "/generate",

@@ -47,7 +47,7 @@ def plot_lengths(setting: dict[str, Any], found: Sequence[Measured], path: Path)
     )
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.25)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def plot_engine(found: Found, path: Path) -> list[Path]:
@@ -63,7 +63,7 @@ def plot_engine(found: Found, path: Path) -> list[Path]:
         _bars(axes, work)
     panels[-1].set_xlabel("useful tokens per second, and how many times as fast the engine is", fontsize=9, color=INK)
     figure.suptitle(heading(found.setting), fontsize=10, color=INK)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _bars(axes: Any, work: Answered) -> None:
@@ -81,7 +81,7 @@ def _bars(axes: Any, work: Answered) -> None:
     axes.spines[["top", "right", "bottom"]].set_visible(False)
 
 
-def _save(figure: Any, path: Path) -> list[Path]:
+def save(figure: Any, path: Path) -> list[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     files = [path.with_name(f"{path.name}{ending}") for ending in (".png", ".svg")]
     for file in files:

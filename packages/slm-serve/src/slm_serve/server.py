@@ -23,7 +23,7 @@ logger = logging.getLogger("slm_serve")
 
 
 class Server(uvicorn.Server):
-    """Says when it is ready. The first signal drains, the second ends at once."""
+    """Says when it is ready. The first signal drains, the second answers what is left with 503 and ends."""
 
     def __init__(self, app: FastAPI, settings: Settings) -> None:
         config = uvicorn.Config(
@@ -37,6 +37,7 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._service: Service = app.state.service
         self._service.on_failure = self._give_up
+        self._signals = 0
         self._telling: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -47,14 +48,17 @@ class Server(uvicorn.Server):
             self._telling = asyncio.get_running_loop().create_task(self._tell())
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self.should_exit:
+        """Not uvicorn's own, which raises the signal again at the end: exit codes tell nothing then."""
+        loop = asyncio.get_running_loop()
+        self._signals += 1
+        self.should_exit = True
+        if self._signals == 1:
+            logger.info("stopping once what runs is finished; a second signal stops at once")
+            loop.call_soon_threadsafe(self._service.drain)
+        elif self._signals == 2:
+            loop.call_soon_threadsafe(self._service.drop)
+        else:
             self.force_exit = True
-            return
-        logger.info("stopping once what runs is finished; a second signal stops at once")
-        asyncio.get_running_loop().call_soon_threadsafe(self._service.drain)
-        self.should_exit = (
-            True  # uvicorn's own handler raises the signal again at the end: exit codes tell nothing then
-        )
 
     def _give_up(self) -> None:
         self.should_exit = True

@@ -112,7 +112,7 @@ class Service:
         """
         backend = self.backend
         if self._draining:
-            raise ServeError(503, "the server is stopping", headers={"Retry-After": "5"})
+            raise stopping()
         for job in jobs:
             self._check(backend, job)
         self._admit(len(jobs))
@@ -151,6 +151,12 @@ class Service:
             for answer in self._answers:
                 self._expire(answer, self.settings.drain_timeout)
 
+    def drop(self) -> None:
+        """Answer all that runs and waits with 503, now."""
+        self._draining = True
+        for answer in self._answers:
+            answer.fail(stopping())
+
     def _check(self, backend: Backend, job: Job) -> None:
         settings, prompt, new = self.settings, len(job.prompt_ids), job.params.max_new_tokens
         if settings.max_prompt_tokens and prompt > settings.max_prompt_tokens:
@@ -179,3 +185,8 @@ class Service:
     def _expire(self, answer: Answer, seconds: float) -> None:
         timer = asyncio.get_running_loop().call_later(seconds, answer.fail, TooLate(seconds))
         answer.on_close.append(timer.cancel)
+
+
+def stopping() -> ServeError:
+    """What is told to whoever comes, or is dropped, while the server ends."""
+    return ServeError(503, "the server is stopping", headers={"Retry-After": "5"})

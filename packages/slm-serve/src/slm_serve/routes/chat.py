@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from slm_serve.answer import Delta
 from slm_serve.backend import Job
@@ -42,7 +42,7 @@ router = APIRouter(prefix="/v1")
     response_model=ChatCompletion,
     responses={200: AS_EVENTS, **documented(400, 404, 429, 500, 503, 504, openai=True)},
 )
-async def chat(body: ChatRequest, request: Request, service: TheService) -> Response | ChatCompletion:
+async def chat(body: ChatRequest, request: Request, service: TheService) -> Response:
     """Answer the last message: by the tokenizer's chat template, or a plain one where it has none."""
     jobs = await _jobs(body, service)
     writer = _Writer(body, TokenTexts(service.backend.tokenizer), jobs[0].model, len(jobs[0].prompt_ids))
@@ -52,7 +52,7 @@ async def chat(body: ChatRequest, request: Request, service: TheService) -> Resp
         texts = await whole(request, service, jobs)
     except ClientGone:
         return nobody()
-    return writer.completion(texts)
+    return JSONResponse(writer.completion(texts).model_dump())
 
 
 async def _jobs(body: ChatRequest, service: Service) -> list[Job]:

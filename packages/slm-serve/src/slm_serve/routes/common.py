@@ -16,7 +16,7 @@ from slm_serve.service import Service
 from slm_serve.streams import EventStream, event, unless_gone
 
 
-def _service(request: Request) -> Service:
+async def _service(request: Request) -> Service:  # a plain one would be run in a thread
     found: Service = request.app.state.service
     return found
 

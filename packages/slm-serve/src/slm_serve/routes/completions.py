@@ -6,10 +6,10 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from slm_serve.answer import Delta
 from slm_serve.backend import Job
@@ -18,12 +18,13 @@ from slm_serve.routes.common import TheService, Whole, nobody, streamed, whole
 from slm_serve.service import Service
 from slm_serve.streams import AS_EVENTS, DONE, ClientGone, event
 from slm_serve.token_texts import TokenTexts
-from slm_serve.wire.openai import Completion, CompletionChoice, CompletionLogprobs, CompletionRequest, Usage
+from slm_serve.wire.openai import Completion, CompletionRequest
 
 if TYPE_CHECKING:
     from slm_kv.sampling import Choice
 
 router = APIRouter(prefix="/v1")
+Json = dict[str, Any]
 DEFAULT_TOKENS = 16  # OpenAI's
 
 
@@ -32,7 +33,7 @@ DEFAULT_TOKENS = 16  # OpenAI's
     response_model=Completion,
     responses={200: AS_EVENTS, **documented(400, 404, 429, 500, 503, 504, openai=True)},
 )
-async def completions(body: CompletionRequest, request: Request, service: TheService) -> Response | Completion:
+async def completions(body: CompletionRequest, request: Request, service: TheService) -> Response:
     """Continue prompts, given as texts or as token ids."""
     model = service.model(body.model).name
     prompts = [await _prompt(body, service, given) for given in body.texts]
@@ -44,7 +45,7 @@ async def completions(body: CompletionRequest, request: Request, service: TheSer
         texts = await whole(request, service, jobs)
     except ClientGone:
         return nobody()
-    return writer.completion(texts)
+    return JSONResponse(writer.completion(texts))
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class _Text:
 
 @dataclass
 class _Writer:
-    """From pieces of texts to OpenAI's bodies."""
+    """From pieces of texts to OpenAI's bodies, as plain objects: one is made for each token of a stream."""
 
     body: CompletionRequest
     token_texts: TokenTexts
@@ -95,52 +96,52 @@ class _Writer:
     id: str = field(default_factory=lambda: f"cmpl-{uuid.uuid4().hex}")
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def completion(self, texts: list[Whole]) -> Completion:
+    def completion(self, texts: list[Whole]) -> Json:
         choices = [self._choice(index, _Text(), text.last) for index, text in enumerate(texts)]
         tokens = 0 if self.body.max_tokens == 0 else sum(text.tokens for text in texts)
-        return self._body(choices, self._usage(tokens))
+        return self._body(choices) | {"usage": self._usage(tokens)}
 
     async def events(self, pieces: AsyncIterator[tuple[int, Delta]]) -> AsyncIterator[bytes]:
         options = self.body.stream_options
         texts = [_Text() for _ in range(len(self.prompts) * self.body.choices)]
         async for index, delta in pieces:
-            choice = self._choice(index, texts[index], delta)
-            written = self._body([choice], None).model_dump(exclude_none=True)
-            written["choices"][0].setdefault("finish_reason", None)
-            written["choices"][0].setdefault("logprobs", None)
+            written = self._body([self._choice(index, texts[index], delta)])
             if options and options.continuous_usage_stats:
-                written["usage"] = self._usage(sum(text.tokens for text in texts)).model_dump()
+                written["usage"] = self._usage(sum(text.tokens for text in texts))
             yield event(written)
         if options and options.include_usage:
-            yield event(self._body([], self._usage(sum(text.tokens for text in texts))).model_dump())
+            yield event(self._body([]) | {"usage": self._usage(sum(text.tokens for text in texts))})
         yield DONE
 
-    def _choice(self, index: int, so_far: _Text, delta: Delta) -> CompletionChoice:
+    def _choice(self, index: int, so_far: _Text, delta: Delta) -> Json:
         """One piece as a choice; the first brings the echoed prompt."""
-        text, prompt = delta.text, self.prompts[index // self.body.choices]
-        found = _Logprobs(self.token_texts, so_far)
+        text, logprobs = delta.text, None
+        if self.body.logprobs is not None:
+            logprobs = self._logprobs(index, so_far, delta)
         if self.body.echo and not so_far.begun:
-            if self.body.logprobs is not None:
-                found.add_unpredicted(prompt.ids[0])
-                found.add(delta.prompt_logprobs)
-            text = prompt.text if self.body.max_tokens == 0 else prompt.text + text
+            prompt = self.prompts[index // self.body.choices].text
+            text = prompt if self.body.max_tokens == 0 else prompt + text
         so_far.begun = True
         if self.body.max_tokens != 0:
             so_far.tokens += len(delta.token_ids)
+        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": delta.finish_reason}
+
+    def _logprobs(self, index: int, so_far: _Text, delta: Delta) -> Json:
+        found = _Logprobs(self.token_texts, so_far)
+        if self.body.echo and not so_far.begun:
+            found.add_unpredicted(self.prompts[index // self.body.choices].ids[0])
+            found.add(delta.prompt_logprobs)
+        if self.body.max_tokens != 0:
             found.add(delta.logprobs)
-        return CompletionChoice(
-            index=index,
-            text=text,
-            logprobs=None if self.body.logprobs is None else found.written,
-            finish_reason=delta.finish_reason,
-        )
+        return found.written
 
-    def _body(self, choices: list[CompletionChoice], usage: Usage | None) -> Completion:
-        return Completion(id=self.id, created=self.created, model=self.model, choices=choices, usage=usage)
+    def _body(self, choices: list[Json]) -> Json:
+        head = {"id": self.id, "object": "text_completion", "created": self.created, "model": self.model}
+        return {**head, "choices": choices}
 
-    def _usage(self, new: int) -> Usage:
+    def _usage(self, new: int) -> Json:
         prompt = sum(len(prompt.ids) for prompt in self.prompts)
-        return Usage(prompt_tokens=prompt, completion_tokens=new, total_tokens=prompt + new)
+        return {"prompt_tokens": prompt, "completion_tokens": new, "total_tokens": prompt + new}
 
 
 class _Logprobs:
@@ -148,7 +149,7 @@ class _Logprobs:
 
     def __init__(self, token_texts: TokenTexts, so_far: _Text) -> None:
         self._texts, self._so_far = token_texts, so_far
-        self.written = CompletionLogprobs(text_offset=[], token_logprobs=[], tokens=[], top_logprobs=[])
+        self.written: Json = {"text_offset": [], "token_logprobs": [], "tokens": [], "top_logprobs": []}
 
     def add_unpredicted(self, token_id: int) -> None:
         """The first token of a prompt."""
@@ -165,8 +166,8 @@ class _Logprobs:
             self._add(choice.token_id, text, logprob, top)
 
     def _add(self, token_id: int, text: str, logprob: float | None, top: dict[str, float] | None) -> None:
-        self.written.tokens.append(text)
-        self.written.token_logprobs.append(logprob)
-        self.written.top_logprobs.append(top)
-        self.written.text_offset.append(self._so_far.offset)
+        self.written["tokens"].append(text)
+        self.written["token_logprobs"].append(logprob)
+        self.written["top_logprobs"].append(top)
+        self.written["text_offset"].append(self._so_far.offset)
         self._so_far.offset += self._texts.length(token_id)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from slm_serve.answer import Delta
 from slm_serve.backend import Job
@@ -23,7 +24,7 @@ router = APIRouter()
     response_model=GenerateResponse,
     responses={200: AS_EVENTS, **documented(404, 422, 429, 500, 503, 504)},
 )
-async def generate(body: GenerateRequest, request: Request, service: TheService) -> Response | GenerateResponse:
+async def generate(body: GenerateRequest, request: Request, service: TheService) -> Response:
     """Continue a prompt; with ``stream``, as server-sent events whose last has the figures."""
     job = await _job(body, service)
     if body.stream:
@@ -32,7 +33,7 @@ async def generate(body: GenerateRequest, request: Request, service: TheService)
         (text,) = await whole(request, service, [job])
     except ClientGone:
         return nobody()
-    return _response(job, text)
+    return JSONResponse(_response(job, text))
 
 
 async def _job(body: GenerateRequest, service: Service) -> Job:
@@ -40,20 +41,21 @@ async def _job(body: GenerateRequest, service: Service) -> Job:
     return Job(await service.tokens(body.prompt), body.sampling(), model, body.use_cache)
 
 
-def _response(job: Job, text: Whole) -> GenerateResponse:
+def _response(job: Job, text: Whole) -> dict[str, Any]:
+    """A GenerateResponse."""
     timing, reason = text.last.timing, text.last.finish_reason
     assert timing
     assert reason
-    return GenerateResponse(
-        text=text.text,
-        model=job.model,
-        prompt_tokens=len(job.prompt_ids),
-        completion_tokens=text.tokens,
-        finish_reason=reason,
-        seconds=timing.total,
-        time_to_first_token=timing.first,
-        tokens_per_second=text.tokens / timing.total,
-    )
+    return {
+        "text": text.text,
+        "model": job.model,
+        "prompt_tokens": len(job.prompt_ids),
+        "completion_tokens": text.tokens,
+        "finish_reason": reason,
+        "seconds": timing.total,
+        "time_to_first_token": timing.first,
+        "tokens_per_second": text.tokens / timing.total,
+    }
 
 
 async def _events(job: Job, pieces: AsyncIterator[tuple[int, Delta]]) -> AsyncIterator[bytes]:
@@ -63,5 +65,5 @@ async def _events(job: Job, pieces: AsyncIterator[tuple[int, Delta]]) -> AsyncIt
         if delta.finish_reason is None:
             yield event({"text": delta.text, "completion_tokens": text.tokens})
         else:
-            yield event(_response(job, text).model_dump() | {"text": delta.text})
+            yield event(_response(job, text) | {"text": delta.text})
     yield DONE

@@ -10,7 +10,10 @@ from slm_serve.wire.base import Strict, Text, TokenId
 
 
 class TokenizeRequest(Strict):
+    """All models share a tokenizer; ``model`` must be one of them all the same."""
+
     prompt: Text
+    model: Text | None = None
     add_special_tokens: bool = True
     return_token_strs: bool = False
 
@@ -23,6 +26,7 @@ class TokenizeResponse(BaseModel):
 
 
 class DetokenizeRequest(Strict):
+    model: Text | None = None
     tokens: Annotated[list[TokenId], Field(max_length=1_000_000)]
 
 
