@@ -91,7 +91,7 @@ def test_a_closed_answer_frees_its_pages_within_two_steps(slow: Running) -> None
     until(lambda: slow.engine.pool.used_pages > 0)
     (answer,), (sequence,) = slow.service._answers, slow.engine.scheduler.running
     before = len(sequence.handle.token_ids)
-    slow.service._backend._loop.call_soon_threadsafe(answer.close)  # type: ignore[union-attr]
+    slow.service._backend._loop.call_soon_threadsafe(answer.close)
     until(lambda: slow.engine.pool.used_pages == 0)
     assert len(sequence.handle.token_ids) <= before + 2
     client.close()

@@ -192,4 +192,4 @@ def test_ids_outside_the_vocabulary_and_unknown_models_are_refused(client: OpenA
     body: Any = unknown.value.body
     assert body["code"] == "model_not_found"
     with pytest.raises(openai.BadRequestError):
-        client.chat.completions.create(model="sample", messages=[{"role": "tool", "content": "a"}])  # type: ignore[list-item,misc]
+        client.chat.completions.create(model="sample", messages=[{"role": "tool", "content": "a"}])

@@ -89,7 +89,7 @@ class Stage:
 
     def collect(self, jobs: list[Job], stop_after: int | None = None) -> list[list[Delta]]:
         async def collected() -> list[list[Delta]]:
-            answer, found = Answer(len(jobs)), [[] for _ in jobs]  # type: ignore[var-annotated]
+            answer, found = Answer(len(jobs)), [[] for _ in jobs]
             self.backend.submit(jobs, answer)
             try:
                 async for index, delta in answer:
@@ -113,7 +113,7 @@ class Stage:
 def planned(*engines: EnginePlan) -> Plan:
     engines = engines or (EnginePlan("folder", "base", {"red": "/red"}, rank=4), EnginePlan("merged", "moth", {}))
     kinds = {name: "adapter" for one in engines for name in (one.model, *one.loras)} | {"base": "base"}
-    served = {name: Served(name, kind, None, "") for name, kind in kinds.items()}  # type: ignore[arg-type]
+    served = {name: Served(name, kind, None, "") for name, kind in kinds.items()}
     return Plan(engines, served, {}, TOKENIZER, POSITIONS, VOCABULARY, frozenset([END]), cache_bytes=1000)
 
 
@@ -139,7 +139,7 @@ def played(made: list[Played], refuse: int | None = None) -> VLLM:
 
 @pytest.fixture
 def stage() -> Iterator[Stage]:
-    loop, made = asyncio.new_event_loop(), []  # type: ignore[var-annotated]
+    loop, made = asyncio.new_event_loop(), []
     backend = VLLMBackend(planned(), Settings(max_sequences=2), played(made), loop)
     yield Stage(backend, made, loop)
     backend.close()
