@@ -81,7 +81,7 @@ def test_the_exit_code_is_that_of_the_process_and_none_while_it_runs(tmp_path: P
 def test_a_core_is_given_back() -> None:
     cores = two_cores()
     if cores.client is None:
-        pytest.skip("one core, or no binding")
+        pytest.skip("this machine has one core, or its system binds no process to one")
     before = os.sched_getaffinity(0)
     with bound(cores.client):
         assert os.sched_getaffinity(0) == {cores.client}

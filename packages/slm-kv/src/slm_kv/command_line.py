@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from slm_kv.errors import KVError
+
+READ_CHARACTERS = 1_000_000  # more than is measured
 
 
 def exit_code(program: str, run: Callable[[], int]) -> int:
@@ -29,6 +32,15 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     flag("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of weights, keys and values")
     flag("--device", help="cpu or cuda; cuda where there is one if not given")
     flag("--threads", type=positive, help="threads of the CPU; the fastest number of a short probe if not given")
+
+
+def int8_text(file: str) -> str:
+    """The beginning of a text file, as much as 8 bits are measured on. Raises KVError for one that is none."""
+    try:
+        with Path(file).open(encoding="utf-8") as lines:
+            return lines.read(READ_CHARACTERS)
+    except (OSError, UnicodeDecodeError) as refused:
+        raise KVError(f"--int8 {file} cannot be read as a text: {refused}") from refused
 
 
 def positive(text: str) -> int:

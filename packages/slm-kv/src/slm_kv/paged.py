@@ -8,11 +8,9 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slm_kv.command_line import add_model_flags, exit_code
-from slm_kv.errors import KVError
+from slm_kv.command_line import add_model_flags, exit_code, int8_text
 from slm_kv.sampling_params import SamplingParams
 
 if TYPE_CHECKING:
@@ -20,7 +18,6 @@ if TYPE_CHECKING:
     from slm_kv.requests import Handle
 
 DEFAULTS = SamplingParams()
-READ_CHARACTERS = 1_000_000  # of the text for int8: more than is measured
 SAMPLING = {
     "temperature": "0 takes the likeliest token each time",
     "top_k": "sample from the k likeliest tokens; 0 is all",
@@ -48,7 +45,7 @@ def run(given: argparse.Namespace) -> int:
         ignore_eos=given.ignore_eos,
         **{name: getattr(given, name) for name in SAMPLING},
     )
-    int8_text = None if given.int8 is None else _text_of(given.int8)
+    text = None if given.int8 is None else int8_text(given.int8)
     import torch
     from transformers.utils.logging import disable_progress_bar
 
@@ -66,7 +63,7 @@ def run(given: argparse.Namespace) -> int:
         max_pages=given.max_pages,
         max_sequences=1,
         on_full=given.on_full,
-        int8_text=int8_text,
+        int8_text=text,
     ) as engine:
         print(f"{engine.summary}, threads: {threads}")
         if engine.int8:
@@ -137,15 +134,6 @@ def _ending(engine: Engine, handle: Handle) -> str:
     else:
         how = "the last half of the room computed anew each time, as if the text began there"
     return f"{ended}; the window moved {handle.slides} times: {how}"
-
-
-def _text_of(file: str) -> str:
-    """Its beginning, where it is long."""
-    try:
-        with Path(file).open(encoding="utf-8") as lines:
-            return lines.read(READ_CHARACTERS)
-    except (OSError, UnicodeDecodeError) as refused:
-        raise KVError(f"--int8 {file} cannot be read as a text: {refused}") from refused
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -20,6 +20,18 @@ from slm_serve.service import Service
 from slm_serve.settings import Settings, unknown_variables
 
 logger = logging.getLogger("slm_serve")
+
+
+class App(FastAPI):
+    """What is under /v1 answers 400 where FastAPI takes it for granted that a bad body gets 422: its schema says so."""
+
+    def openapi(self) -> dict[str, Any]:
+        found = super().openapi()
+        for path, methods in found["paths"].items():
+            for operation in methods.values():
+                if is_openai(path):
+                    operation["responses"].pop("422", None)
+        return found
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -44,7 +56,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         finally:
             await service.stop()
 
-    app = FastAPI(
+    app = App(
         title="slm-serve",
         version=__version__,
         summary="Base and adapted language models.",
@@ -58,7 +70,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.include_router(family.router)
     app.mount("/static", about.static)
     _guard(app, settings, service)
-    app.openapi = _schema_of(app.openapi)  # type: ignore[method-assign]  # FastAPI's own way to change its schema
     return app
 
 
@@ -70,20 +81,6 @@ def _guard(app: FastAPI, settings: Settings, service: Service) -> None:
     if settings.cors_origin:
         app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origin, allow_methods=["*"], allow_headers=["*"])
     app.add_middleware(Counted, metrics=service.metrics)
-
-
-def _schema_of(made: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
-    """What is under /v1 answers 400 where FastAPI takes it for granted that a bad body gets 422."""
-
-    def schema() -> dict[str, Any]:
-        found = made()
-        for path, methods in found["paths"].items():
-            for operation in methods.values():
-                if is_openai(path):
-                    operation["responses"].pop("422", None)
-        return found
-
-    return schema
 
 
 def _give_up(service: Service) -> None:

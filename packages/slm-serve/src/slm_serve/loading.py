@@ -13,8 +13,6 @@ from slm_serve.settings import Settings
 if TYPE_CHECKING:
     from slm_kv import Engine
 
-READ_CHARACTERS = 1_000_000  # of the text for int8: more than is measured
-
 
 def load_backend(settings: Settings, loop: asyncio.AbstractEventLoop) -> Backend:
     """The backend that ``settings`` ask for, whose answers arrive on ``loop``.
@@ -34,11 +32,12 @@ def _engine_backend(settings: Settings, loop: asyncio.AbstractEventLoop) -> Back
 
     from slm_adapters import load_several
     from slm_kv import Engine
+    from slm_kv.command_line import int8_text
     from slm_kv.threads import set_threads
     from slm_serve.engine_backend import EngineBackend
 
     disable_progress_bar()
-    int8_text = None if settings.int8 is None else _text_of(settings.int8)
+    text = None if settings.int8 is None else int8_text(settings.int8)
     dtype = getattr(torch, settings.dtype)
     loaded = load_several(settings.model_path, settings.adapters, dtype=dtype, device=settings.device)
     served = names(settings, loaded.base, dict.fromkeys(settings.adapters, "unmerged"))
@@ -50,7 +49,7 @@ def _engine_backend(settings: Settings, loop: asyncio.AbstractEventLoop) -> Back
         max_pages=settings.max_pages,
         max_sequences=settings.max_sequences,
         max_step_tokens=max(settings.max_step_tokens, settings.max_sequences),
-        int8_text=int8_text,
+        int8_text=text,
     )
     return EngineBackend(engine, served, loaded.adapters, loop, summary=_summary(engine))
 
@@ -77,11 +76,3 @@ def _summary(engine: Engine) -> str:
     dtype = str(engine.storage.dtype).removeprefix("torch.")
     int8 = f", linear layers in 8 bits ({engine.int8.summary})" if engine.int8 else ""
     return f"on {engine.storage.device}, {dtype}, threads: {torch.get_num_threads()}{int8}\n{pool}"
-
-
-def _text_of(file: str) -> str:
-    try:
-        with Path(file).open(encoding="utf-8") as lines:
-            return lines.read(READ_CHARACTERS)
-    except (OSError, UnicodeDecodeError) as refused:
-        raise StartError(f"--int8 {file} cannot be read as a text: {refused}") from refused

@@ -9,16 +9,16 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from slm_serve.answer import Delta
 from slm_serve.backend import Job
 from slm_serve.chat import STOPS, chat_prompt
-from slm_serve.refusals import documented, openai_body
-from slm_serve.routes.common import TheService, Whole, nobody, streamed, whole
+from slm_serve.refusals import documented
+from slm_serve.routes.common import TheService, Whole, respond
 from slm_serve.routes.completions import seeded
 from slm_serve.service import Service
-from slm_serve.streams import AS_EVENTS, DONE, ClientGone, event
+from slm_serve.streams import AS_EVENTS, DONE, event
 from slm_serve.token_texts import TokenTexts
 from slm_serve.wire.openai import (
     AssistantMessage,
@@ -46,13 +46,7 @@ async def chat(body: ChatRequest, request: Request, service: TheService) -> Resp
     """Answer the last message: by the tokenizer's chat template, or a plain one where it has none."""
     jobs = await _jobs(body, service)
     writer = _Writer(body, TokenTexts(service.backend.tokenizer), jobs[0].model, len(jobs[0].prompt_ids))
-    if body.stream:
-        return streamed(service, jobs, writer.events, openai_body)
-    try:
-        texts = await whole(request, service, jobs)
-    except ClientGone:
-        return nobody()
-    return JSONResponse(writer.completion(texts).model_dump())
+    return await respond(request, service, jobs, stream=bool(body.stream), events=writer.events, body=writer.completion)
 
 
 async def _jobs(body: ChatRequest, service: Service) -> list[Job]:
@@ -81,7 +75,7 @@ class _Writer:
     id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def completion(self, texts: list[Whole]) -> ChatCompletion:
+    def completion(self, texts: list[Whole]) -> dict[str, Any]:
         choices = []
         for index, text in enumerate(texts):
             assert text.last.finish_reason
@@ -90,7 +84,8 @@ class _Writer:
             logprobs = self._logprobs(text.last)
             choices.append(ChatChoice(index=index, message=message, logprobs=logprobs, finish_reason=reason))
         usage = self._usage(sum(text.tokens for text in texts))
-        return ChatCompletion(id=self.id, created=self.created, model=self.model, choices=choices, usage=usage)
+        found = ChatCompletion(id=self.id, created=self.created, model=self.model, choices=choices, usage=usage)
+        return found.model_dump()
 
     async def events(self, pieces: AsyncIterator[tuple[int, Delta]]) -> AsyncIterator[bytes]:
         options, tokens = self.body.stream_options, 0

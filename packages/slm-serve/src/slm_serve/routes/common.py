@@ -7,13 +7,14 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from slm_serve.answer import Delta
 from slm_serve.backend import Job
 from slm_serve.errors import ServeError
+from slm_serve.refusals import openai_body
 from slm_serve.service import Service
-from slm_serve.streams import EventStream, event, unless_gone
+from slm_serve.streams import ClientGone, EventStream, event, unless_gone
 
 
 async def _service(request: Request) -> Service:  # a plain one would be run in a thread
@@ -38,7 +39,28 @@ class Whole:
         self.tokens += len(delta.token_ids)
 
 
-async def whole(request: Request, service: Service, jobs: Sequence[Job]) -> list[Whole]:
+async def respond(
+    request: Request,
+    service: Service,
+    jobs: Sequence[Job],
+    *,
+    stream: bool,
+    events: Callable[[AsyncIterator[tuple[int, Delta]]], AsyncIterator[bytes]],
+    body: Callable[[list[Whole]], dict[str, Any]],
+) -> Response:
+    """The texts of ``jobs``: what ``body`` makes of them all, or with ``stream`` what ``events`` makes of their pieces.
+
+    Raises ServeError for what is refused, or fails before anything was sent; what fails later is an event.
+    """
+    if stream:
+        return _streamed(service, jobs, events)
+    try:
+        return JSONResponse(body(await _whole(request, service, jobs)))
+    except ClientGone:
+        return Response(status_code=499)  # nobody reads it: it is only seen in the metrics
+
+
+async def _whole(request: Request, service: Service, jobs: Sequence[Job]) -> list[Whole]:
     """The texts of ``jobs``, in their order. Raises ServeError; ClientGone, with all of them ended, if nobody waits."""
     answer = service.open(jobs)
 
@@ -54,15 +76,11 @@ async def whole(request: Request, service: Service, jobs: Sequence[Job]) -> list
         service.close(answer)
 
 
-def streamed(
+def _streamed(
     service: Service,
     jobs: Sequence[Job],
     written: Callable[[AsyncIterator[tuple[int, Delta]]], AsyncIterator[bytes]],
-    failed: Callable[[ServeError], Any],
 ) -> Response:
-    """The texts of ``jobs`` as events: what ``written`` makes of their pieces, and ``failed`` of an error on the way.
-
-    Raises ServeError for what is refused before anything was sent."""
     answer = service.open([replace(job, streams=True) for job in jobs])
 
     async def events() -> AsyncIterator[bytes]:
@@ -70,11 +88,6 @@ def streamed(
             async for data in written(service.follow(answer)):
                 yield data
         except ServeError as error:
-            yield event(failed(error))
+            yield event(openai_body(error))
 
     return EventStream(events(), lambda: service.close(answer))
-
-
-def nobody() -> Response:
-    """For a client that is gone: it is only seen in the metrics."""
-    return Response(status_code=499)

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from slm_serve.answer import Delta
 from slm_serve.backend import Job
-from slm_serve.refusals import documented, openai_body
-from slm_serve.routes.common import TheService, Whole, nobody, streamed, whole
+from slm_serve.refusals import documented
+from slm_serve.routes.common import TheService, Whole, respond
 from slm_serve.service import Service
-from slm_serve.streams import AS_EVENTS, DONE, ClientGone, event
+from slm_serve.streams import AS_EVENTS, DONE, event
 from slm_serve.token_texts import TokenTexts
 from slm_serve.wire.openai import Completion, CompletionRequest
 
@@ -39,13 +39,7 @@ async def completions(body: CompletionRequest, request: Request, service: TheSer
     prompts = [await _prompt(body, service, given) for given in body.texts]
     jobs = [job for prompt in prompts for job in _jobs(body, prompt, model)]
     writer = _Writer(body, TokenTexts(service.backend.tokenizer), model, prompts)
-    if body.stream:
-        return streamed(service, jobs, writer.events, openai_body)
-    try:
-        texts = await whole(request, service, jobs)
-    except ClientGone:
-        return nobody()
-    return JSONResponse(writer.completion(texts))
+    return await respond(request, service, jobs, stream=bool(body.stream), events=writer.events, body=writer.completion)
 
 
 @dataclass(frozen=True)

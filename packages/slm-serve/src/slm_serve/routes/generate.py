@@ -6,14 +6,14 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from slm_serve.answer import Delta
 from slm_serve.backend import Job
-from slm_serve.refusals import documented, openai_body
-from slm_serve.routes.common import TheService, Whole, nobody, streamed, whole
+from slm_serve.refusals import documented
+from slm_serve.routes.common import TheService, Whole, respond
 from slm_serve.service import Service
-from slm_serve.streams import AS_EVENTS, DONE, ClientGone, event
+from slm_serve.streams import AS_EVENTS, DONE, event
 from slm_serve.wire.generate import GenerateRequest, GenerateResponse
 
 router = APIRouter()
@@ -27,13 +27,14 @@ router = APIRouter()
 async def generate(body: GenerateRequest, request: Request, service: TheService) -> Response:
     """Continue a prompt; with ``stream``, as server-sent events whose last has the figures."""
     job = await _job(body, service)
-    if body.stream:
-        return streamed(service, [job], lambda pieces: _events(job, pieces), openai_body)
-    try:
-        (text,) = await whole(request, service, [job])
-    except ClientGone:
-        return nobody()
-    return JSONResponse(_response(job, text))
+    return await respond(
+        request,
+        service,
+        [job],
+        stream=body.stream,
+        events=lambda pieces: _events(job, pieces),
+        body=lambda texts: _response(job, texts[0]),
+    )
 
 
 async def _job(body: GenerateRequest, service: Service) -> Job:
