@@ -1,6 +1,7 @@
 """How the server behaves when it is full, slow, left alone, attacked, or given a broken model."""
 
 import base64
+import json
 import socket
 import time
 from collections.abc import Iterator
@@ -165,6 +166,19 @@ def test_logits_that_are_no_numbers_give_a_clear_500_and_a_red_light(tmp_path: P
         assert (ready.status_code, ready.json()["status"]) == (503, "not ready")
         assert "logit" in ready.json()["reason"]
         assert server.get("/health/live").status_code == 200
+
+
+def test_tokens_that_come_within_the_interval_go_together_and_none_is_lost(tiny: Path) -> None:
+    body = {"prompt": "Once", "max_tokens": 40, "temperature": 0, "ignore_eos": True, "logprobs": 0}
+    with running(model_path=str(tiny), stream_interval=60) as server:
+        whole = server.post("/v1/completions", body).json()["choices"][0]
+        streamed = server.post("/v1/completions", body | {"stream": True}).text.split("\n\n")
+    first, rest = (json.loads(one.removeprefix("data: "))["choices"][0] for one in streamed[:2])
+    assert streamed[2:] == ["data: [DONE]", ""]
+    assert len(first["logprobs"]["tokens"]) == 1  # the first does not wait
+    assert first["text"] + rest["text"] == whole["text"]
+    for name in ("tokens", "text_offset", "token_logprobs"):
+        assert first["logprobs"][name] + rest["logprobs"][name] == whole["logprobs"][name]
 
 
 def test_a_deadline_is_504_and_an_event_in_a_stream(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,8 @@
 """A linear layer of few rows, compiled by numba: it reads oneDNN's packed weight where that lies.
 
 oneDNN reads a weight for a single row at half of what the memory gives, and lays weights out in blocks of 64 outputs,
-all inputs of a block in order: one stream through memory, and sums that fill whole registers.
+all inputs of a block in order: sums fill whole registers, and several blocks side by side are as many streams through
+memory, of which one alone waits for most of what it reads.
 
 Shapes: R rows, I inputs, O outputs, B = O / 64 blocks, rounded up, K inputs as padded by oneDNN.
 """
@@ -24,6 +25,7 @@ from slm_kv.elements import SETTINGS, bits, load, rounded, widened
 BLOCK = 64  # outputs
 ROWS = 2  # with three oneDNN is as fast
 STEP = 4  # inputs at once
+STREAMS = 4  # blocks at once
 
 Blocks = np.ndarray  # [B, K, 64] float32, or [B, K / 2, 64] uint32: two bfloat16, the first input in the lower half
 
@@ -72,7 +74,7 @@ def upper(pair):
 
 @njit(inline="always")
 def put(sums, bias, block, out):
-    """One block's sums [R, 64] and the bias into ``out`` [R, O]."""
+    """One block's ``sums`` [R, 64] and the bias into ``out`` [R, O]."""
     first = block * BLOCK
     for row in range(out.shape[0]):
         for o in range(min(BLOCK, out.shape[1] - first)):
@@ -104,17 +106,27 @@ def _signature(element, word):
     return types.void(rows, types.Array(word, 3, "C"), types.float32[::1], rows)
 
 
+@njit(inline="always")
+def put_blocks(x, blocks, first, streams, bias, sums, out):
+    """Blocks ``first`` to ``first + streams - 1``, side by side; ``streams`` a constant, so that loops are unrolled."""
+    sums[:] = np.float32(0.0)
+    for i in range(0, x.shape[1], STEP):
+        for row in range(x.shape[0]):
+            x0, x1, x2, x3 = load(x[row, i]), load(x[row, i + 1]), load(x[row, i + 2]), load(x[row, i + 3])
+            for stream in range(streams):
+                block = blocks[first + stream]
+                for o in range(BLOCK):
+                    sums[stream, row, o] += products(block, i, o, x0, x1, x2, x3)
+    for stream in range(streams):
+        put(sums[stream], bias, first + stream, out)
+
+
 @njit([_signature(types.float32, types.float32), _signature(types.uint16, types.uint32)], **SETTINGS)
 def _multiply(x, blocks, bias, out):
     """``out`` [R, O] = ``x`` [R, I] times the blocks, plus ``bias``."""
-    rows, inputs = x.shape
-    sums = np.empty((rows, BLOCK), np.float32)
-    for number in range(blocks.shape[0]):
-        block = blocks[number]
-        sums[:] = np.float32(0.0)
-        for i in range(0, inputs, STEP):
-            for row in range(rows):
-                x0, x1, x2, x3 = load(x[row, i]), load(x[row, i + 1]), load(x[row, i + 2]), load(x[row, i + 3])
-                for o in range(BLOCK):
-                    sums[row, o] += products(block, i, o, x0, x1, x2, x3)
-        put(sums, bias, number, out)
+    sums = np.empty((STREAMS, x.shape[0], BLOCK), np.float32)
+    side_by_side = len(blocks) // STREAMS * STREAMS
+    for first in range(0, side_by_side, STREAMS):
+        put_blocks(x, blocks, first, STREAMS, bias, sums, out)
+    for first in range(side_by_side, len(blocks)):
+        put_blocks(x, blocks, first, 1, bias, sums, out)

@@ -37,12 +37,14 @@ class Delta:
 class Answer:
     """``async for index, delta in answer`` until all ``jobs`` jobs are finished; raises what ``fail`` was given.
 
-    ``close`` ends what still runs: whoever opened the answer closes it.
+    ``seen`` is called with each delta that is taken, and the tokens of its text so far. ``close`` ends what still runs:
+    whoever opened the answer closes it.
     """
 
-    def __init__(self, jobs: int) -> None:
+    def __init__(self, jobs: int, seen: Callable[[int, Delta, int], None] = lambda *_: None) -> None:
         self.unfinished = jobs
         self.on_close: list[Callable[[], None]] = []
+        self._seen, self._tokens = seen, [0] * jobs
         self._items: asyncio.Queue[tuple[int, Delta] | Exception] = asyncio.Queue()
 
     def put(self, index: int, delta: Delta) -> None:
@@ -56,7 +58,10 @@ class Answer:
             item = await self._items.get()
             if isinstance(item, Exception):
                 raise item
-            self.unfinished -= item[1].finish_reason is not None
+            index, delta = item
+            self.unfinished -= delta.finish_reason is not None
+            self._tokens[index] += len(delta.token_ids)
+            self._seen(index, delta, self._tokens[index])
             yield item
 
     def close(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
+import math
 import queue
 import threading
 import time
@@ -32,12 +33,15 @@ class _Run:
     job: Job
     started: float = field(default_factory=time.perf_counter)
     first: float | None = None
+    passed: float = -math.inf  # when a piece was
+    characters: int = 0
     tokens: int = 0
     prompt_rows: int = 0
 
 
 class EngineBackend:
     """``served`` by name, and what the engine calls the adapter of each in ``adapters``; the base is in neither.
+    ``interval``: seconds between two pieces of a stream, at least.
 
     The engine lives on its thread: other threads only leave actions for it between two steps.
     """
@@ -49,11 +53,12 @@ class EngineBackend:
         adapters: Mapping[str, str],
         loop: asyncio.AbstractEventLoop,
         summary: str = "",
+        interval: float = 0,
     ) -> None:
         assert engine.tokenizer is not None, "a server answers texts"
         self.served, self.tokenizer, self.positions = served, copy.deepcopy(engine.tokenizer), engine.room.tokens
         self.max_sequences, self.summary = engine.scheduler.max_sequences, summary or engine.summary
-        self._engine, self._adapters, self._loop = engine, adapters, loop
+        self._engine, self._adapters, self._loop, self._interval = engine, adapters, loop, interval
         self._inbox: queue.SimpleQueue[Action | None] = queue.SimpleQueue()
         self._runs: dict[int, _Run] = {}
         self._trouble: str | None = None
@@ -144,18 +149,17 @@ class EngineBackend:
                 run.first = now
             if update.finished:
                 del self._runs[update.handle.id]
-                given.append((run.answer, run.index, self._last(run, update, now)))
-            elif run.job.streams and (update.text or update.token_ids):
-                given.append((run.answer, run.index, _delta(run, update.handle, update.text)))
+                given.append((run.answer, run.index, self._last(run, update.handle, now)))
+            elif run.job.streams and update.token_ids and now - run.passed >= self._interval:
+                run.passed = now
+                given.append((run.answer, run.index, _delta(run, update.handle)))
         if given:
             self._on_loop(partial(_give, given))
 
-    def _last(self, run: _Run, update: Update, now: float) -> Delta | ServeError:
-        handle = update.handle
+    def _last(self, run: _Run, handle: Handle, now: float) -> Delta | ServeError:
         if handle.finish_reason == "stop" or handle.finish_reason == "length":
             first = (run.first or now) - run.started
-            text = update.text if run.job.streams else handle.text
-            return _delta(run, handle, text, handle.finish_reason, Timing(first, now - run.started))
+            return _delta(run, handle, handle.finish_reason, Timing(first, now - run.started))
         return self._failure(handle)
 
     def _failure(self, handle: Handle) -> ServeError:
@@ -184,11 +188,13 @@ def _give(given: list[tuple[Answer, int, Delta | ServeError]]) -> None:
             answer.put(index, item)
 
 
-def _delta(run: _Run, handle: Handle, text: str, reason: Ending | None = None, timing: Timing | None = None) -> Delta:
-    tokens, rows = run.tokens, run.prompt_rows
+def _delta(run: _Run, handle: Handle, reason: Ending | None = None, timing: Timing | None = None) -> Delta:
+    """What came since the last piece."""
+    characters, tokens, rows = run.characters, run.tokens, run.prompt_rows
+    run.characters = len(handle.text)
     run.tokens, run.prompt_rows = len(handle.token_ids), len(handle.prompt_logprobs)
     return Delta(
-        text,
+        handle.text[characters:],
         tuple(handle.token_ids[tokens:]),
         tuple(handle.logprobs[tokens:]),
         tuple(handle.prompt_logprobs[rows:]),

@@ -51,7 +51,8 @@ def _engine_backend(settings: Settings, loop: asyncio.AbstractEventLoop) -> Back
         max_step_tokens=max(settings.max_step_tokens, settings.max_sequences),
         int8_text=text,
     )
-    return EngineBackend(engine, served, loaded.adapters, loop, summary=_summary(engine))
+    interval = settings.stream_interval
+    return EngineBackend(engine, served, loaded.adapters, loop, summary=_summary(engine), interval=interval)
 
 
 def names(settings: Settings, base: str, adapters: dict[str, str]) -> dict[str, Served]:

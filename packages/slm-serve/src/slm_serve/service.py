@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 
 from slm_serve.answer import Answer, Delta
 from slm_serve.backend import Backend, Job, Served
@@ -105,7 +104,8 @@ class Service:
         return self.backend.max_sequences + self.settings.max_queue
 
     def open(self, jobs: Sequence[Job]) -> Answer:
-        """Start ``jobs``. The caller closes what it gets by ``close``.
+        """Start ``jobs``. Whoever iterates over the answer gets their pieces as they come, or a ServeError, and closes
+        it by ``close``.
 
         Raises ServeError: 503 while loading or stopping, 422 for more than this server gives, 429 for a full queue; and
         KVError for what can never be answered.
@@ -120,7 +120,7 @@ class Service:
             self.metrics.prompt(len(job.prompt_ids))
             if self.settings.log_prompts:
                 logger.info("prompt: %r", backend.tokenizer.decode(list(job.prompt_ids), skip_special_tokens=True))
-        answer = Answer(len(jobs))
+        answer = Answer(len(jobs), self._seen)
         self._answers.add(answer)
         self._expire(answer, self.settings.request_timeout)
         backend.submit(jobs, answer)
@@ -131,18 +131,14 @@ class Service:
         self._answers.discard(answer)
         answer.close()
 
-    async def follow(self, answer: Answer) -> AsyncIterator[tuple[int, Delta]]:
-        """Its pieces as they come. Raises ServeError."""
-        counts: Counter[int] = Counter()
-        async for index, delta in answer:
-            counts[index] += len(delta.token_ids)
-            if self.settings.log_prompts:
-                logger.info("text %d: %r", index, delta.text)
-            self.metrics.tokens(len(delta.token_ids))
-            if delta.timing:
-                self._seconds += OF_THE_NEW * (delta.timing.total - self._seconds)
-                self.metrics.finished(delta, counts[index])
-            yield index, delta
+    def _seen(self, index: int, delta: Delta, tokens: int) -> None:
+        """``delta`` came for a text that has ``tokens`` tokens now."""
+        if self.settings.log_prompts:
+            logger.info("text %d: %r", index, delta.text)
+        self.metrics.tokens(len(delta.token_ids))
+        if delta.timing:
+            self._seconds += OF_THE_NEW * (delta.timing.total - self._seconds)
+            self.metrics.finished(delta, tokens)
 
     def drain(self) -> None:
         """Let nothing new in; what runs has ``drain_timeout`` seconds."""

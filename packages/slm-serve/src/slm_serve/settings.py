@@ -73,6 +73,10 @@ class Settings(BaseSettings):
     max_sequences: Count = Field(16, description="texts generated side by side")
     max_step_tokens: Count = Field(256, description="tokens computed in one step, prompts and new ones together")
 
+    stream_interval: float = Field(
+        0.02, ge=0, description="seconds between two pieces of a stream: tokens that come sooner go together"
+    )
+
     max_queue: int = Field(64, ge=0, description="texts that may wait for their turn; more get 429")
     max_prompt_tokens: Count | None = Field(None, description="longest prompt; what the model can read if not given")
     max_new_tokens: Count | None = Field(None, description="most new tokens that a request may ask for")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, TypeVar
 
+import orjson
 from fastapi import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
+
+from slm_serve.errors import ServeError
+from slm_serve.refusals import openai_body
 
 T = TypeVar("T")
 DONE = b"data: [DONE]\n\n"
@@ -29,7 +32,7 @@ class ClientGone(Exception):
 
 def event(data: Any) -> bytes:
     """One server-sent event."""
-    return b"data: " + json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    return b"data: " + orjson.dumps(data) + b"\n\n"
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
@@ -45,7 +48,8 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
 
 
 class EventStream(Response):
-    """Sends ``events`` as they come, and calls ``on_end`` once: at their end, or as the client hangs up."""
+    """Sends ``events`` as they come, a ServeError in their midst as the last one, and calls ``on_end`` once: at their
+    end, or as the client hangs up."""
 
     media_type = "text/event-stream"
 
@@ -67,8 +71,11 @@ class EventStream(Response):
 
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        async for data in self._events:
-            await send({"type": "http.response.body", "body": data, "more_body": True})
+        try:
+            async for data in self._events:
+                await send({"type": "http.response.body", "body": data, "more_body": True})
+        except ServeError as error:
+            await send({"type": "http.response.body", "body": event(openai_body(error)), "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

@@ -56,7 +56,7 @@ class Running:
 @contextmanager
 def running(**settings: Any) -> Iterator[Running]:
     """A server with ``settings``, once its model is loaded or could not be."""
-    app = create_app(Settings(**{"threads": 1, "port": 0, **settings}))
+    app = create_app(Settings(**{"threads": 1, "port": 0, "stream_interval": 0, **settings}))
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None))
     thread = threading.Thread(target=server.run)
     thread.start()

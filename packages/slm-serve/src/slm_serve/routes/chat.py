@@ -6,7 +6,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -15,21 +15,11 @@ from slm_serve.answer import Delta
 from slm_serve.backend import Job
 from slm_serve.chat import STOPS, chat_prompt
 from slm_serve.refusals import documented
-from slm_serve.routes.common import TheService, Whole, respond
-from slm_serve.routes.completions import seeded
+from slm_serve.routes.common import Json, TheService, Whole, respond, seeded, usage
 from slm_serve.service import Service
 from slm_serve.streams import AS_EVENTS, DONE, event
 from slm_serve.token_texts import TokenTexts
-from slm_serve.wire.openai import (
-    AssistantMessage,
-    ChatChoice,
-    ChatCompletion,
-    ChatLogprobs,
-    ChatRequest,
-    TokenLogprob,
-    TopLogprob,
-    Usage,
-)
+from slm_serve.wire.openai import ChatCompletion, ChatRequest
 
 if TYPE_CHECKING:
     from slm_kv.sampling import Choice
@@ -66,7 +56,7 @@ async def _jobs(body: ChatRequest, service: Service) -> list[Job]:
 
 @dataclass
 class _Writer:
-    """From pieces of texts to OpenAI's bodies."""
+    """From pieces of texts to OpenAI's bodies, as plain objects."""
 
     body: ChatRequest
     token_texts: TokenTexts
@@ -75,17 +65,17 @@ class _Writer:
     id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def completion(self, texts: list[Whole]) -> dict[str, Any]:
-        choices = []
-        for index, text in enumerate(texts):
-            assert text.last.finish_reason
-            message = AssistantMessage(content=text.text)
-            reason = text.last.finish_reason
-            logprobs = self._logprobs(text.last)
-            choices.append(ChatChoice(index=index, message=message, logprobs=logprobs, finish_reason=reason))
-        usage = self._usage(sum(text.tokens for text in texts))
-        found = ChatCompletion(id=self.id, created=self.created, model=self.model, choices=choices, usage=usage)
-        return found.model_dump()
+    def completion(self, texts: list[Whole]) -> Json:
+        choices = [
+            {
+                "index": index,
+                "message": {"role": "assistant", "content": text.text},
+                "logprobs": self._logprobs(text.last),
+                "finish_reason": text.last.finish_reason,
+            }
+            for index, text in enumerate(texts)
+        ]
+        return self._body("chat.completion", choices, sum(text.tokens for text in texts))
 
     async def events(self, pieces: AsyncIterator[tuple[int, Delta]]) -> AsyncIterator[bytes]:
         options, tokens = self.body.stream_options, 0
@@ -93,39 +83,35 @@ class _Writer:
             yield self._chunk([_choice(index, {"role": "assistant", "content": ""})])
         async for index, delta in pieces:
             tokens += len(delta.token_ids)
-            logprobs = self._logprobs(delta)
-            choice = _choice(index, {"content": delta.text}, logprobs, delta.finish_reason)
+            choice = _choice(index, {"content": delta.text}, self._logprobs(delta), delta.finish_reason)
             yield self._chunk([choice], tokens if options and options.continuous_usage_stats else None)
         if options and options.include_usage:
             yield self._chunk([], tokens)
         yield DONE
 
-    def _chunk(self, choices: list[dict[str, Any]], tokens: int | None = None) -> bytes:
-        body = {"id": self.id, "object": "chat.completion.chunk", "created": self.created, "model": self.model}
-        usage = {} if tokens is None else {"usage": self._usage(tokens).model_dump()}
-        return event({**body, "choices": choices, **usage})
+    def _chunk(self, choices: list[Json], tokens: int | None = None) -> bytes:
+        return event(self._body("chat.completion.chunk", choices, tokens))
 
-    def _logprobs(self, delta: Delta) -> ChatLogprobs | None:
+    def _body(self, kind: str, choices: list[Json], tokens: int | None) -> Json:
+        """``tokens``: new ones, for a body that tells the usage."""
+        head = {"id": self.id, "object": kind, "created": self.created, "model": self.model, "choices": choices}
+        return head if tokens is None else head | {"usage": usage(self.prompt_tokens, tokens)}
+
+    def _logprobs(self, delta: Delta) -> Json | None:
         if not self.body.logprobs:
             return None
-        return ChatLogprobs(content=[self._token(choice) for choice in delta.logprobs])
+        return {"content": [self._token(choice) for choice in delta.logprobs]}
 
-    def _token(self, choice: Choice) -> TokenLogprob:
+    def _token(self, choice: Choice) -> Json:
         assert choice.logprob is not None
         top = [self._top(token_id, logprob) for token_id, logprob in choice.top]
-        return TokenLogprob(**self._top(choice.token_id, choice.logprob).model_dump(), top_logprobs=top)
+        return self._top(choice.token_id, choice.logprob) | {"top_logprobs": top}
 
-    def _top(self, token_id: int, logprob: float) -> TopLogprob:
+    def _top(self, token_id: int, logprob: float) -> Json:
         text = self.token_texts.text(token_id)
         whole_characters = "\ufffd" not in text
-        return TopLogprob(token=text, logprob=logprob, bytes=list(text.encode()) if whole_characters else None)
-
-    def _usage(self, new: int) -> Usage:
-        return Usage(prompt_tokens=self.prompt_tokens, completion_tokens=new, total_tokens=self.prompt_tokens + new)
+        return {"token": text, "logprob": logprob, "bytes": list(text.encode()) if whole_characters else None}
 
 
-def _choice(
-    index: int, delta: dict[str, str], logprobs: ChatLogprobs | None = None, reason: str | None = None
-) -> dict[str, Any]:
-    written = logprobs.model_dump() if logprobs else None
-    return {"index": index, "delta": delta, "logprobs": written, "finish_reason": reason}
+def _choice(index: int, delta: Json, logprobs: Json | None = None, reason: str | None = None) -> Json:
+    return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}

@@ -11,10 +11,8 @@ from starlette.responses import JSONResponse, Response
 
 from slm_serve.answer import Delta
 from slm_serve.backend import Job
-from slm_serve.errors import ServeError
-from slm_serve.refusals import openai_body
 from slm_serve.service import Service
-from slm_serve.streams import ClientGone, EventStream, event, unless_gone
+from slm_serve.streams import ClientGone, EventStream, unless_gone
 
 
 async def _service(request: Request) -> Service:  # a plain one would be run in a thread
@@ -23,6 +21,7 @@ async def _service(request: Request) -> Service:  # a plain one would be run in 
 
 
 TheService = Annotated[Service, Depends(_service)]
+Json = dict[str, Any]
 
 
 @dataclass
@@ -37,6 +36,16 @@ class Whole:
         self.last = delta
         self.text += delta.text
         self.tokens += len(delta.token_ids)
+
+
+def seeded(seed: int | None, index: int) -> dict[str, int]:
+    """The seed of the ``index``-th text of a prompt."""
+    return {} if seed is None else {"seed": seed + index}
+
+
+def usage(prompt: int, new: int) -> Json:
+    """OpenAI's account of tokens."""
+    return {"prompt_tokens": prompt, "completion_tokens": new, "total_tokens": prompt + new}
 
 
 async def respond(
@@ -66,7 +75,7 @@ async def _whole(request: Request, service: Service, jobs: Sequence[Job]) -> lis
 
     async def collected() -> list[Whole]:
         found = [Whole() for _ in jobs]
-        async for index, delta in service.follow(answer):
+        async for index, delta in answer:
             found[index].add(delta)
         return found
 
@@ -83,11 +92,4 @@ def _streamed(
 ) -> Response:
     answer = service.open([replace(job, streams=True) for job in jobs])
 
-    async def events() -> AsyncIterator[bytes]:
-        try:
-            async for data in written(service.follow(answer)):
-                yield data
-        except ServeError as error:
-            yield event(openai_body(error))
-
-    return EventStream(events(), lambda: service.close(answer))
+    return EventStream(written(aiter(answer)), lambda: service.close(answer))

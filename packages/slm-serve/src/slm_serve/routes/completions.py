@@ -6,7 +6,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -14,7 +14,7 @@ from starlette.responses import Response
 from slm_serve.answer import Delta
 from slm_serve.backend import Job
 from slm_serve.refusals import documented
-from slm_serve.routes.common import TheService, Whole, respond
+from slm_serve.routes.common import Json, TheService, Whole, respond, seeded, usage
 from slm_serve.service import Service
 from slm_serve.streams import AS_EVENTS, DONE, event
 from slm_serve.token_texts import TokenTexts
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from slm_kv.sampling import Choice
 
 router = APIRouter(prefix="/v1")
-Json = dict[str, Any]
 DEFAULT_TOKENS = 16  # OpenAI's
 
 
@@ -63,11 +62,6 @@ def _jobs(body: CompletionRequest, prompt: _Prompt, model: str) -> list[Job]:
         Job(prompt.ids, body.sampling(new, body.logprobs, prompt_logprobs, **seeded(body.seed, index)), model)
         for index in range(body.choices)
     ]
-
-
-def seeded(seed: int | None, index: int) -> dict[str, int]:
-    """The seed of the ``index``-th text of a prompt."""
-    return {} if seed is None else {"seed": seed + index}
 
 
 @dataclass
@@ -134,8 +128,7 @@ class _Writer:
         return {**head, "choices": choices}
 
     def _usage(self, new: int) -> Json:
-        prompt = sum(len(prompt.ids) for prompt in self.prompts)
-        return {"prompt_tokens": prompt, "completion_tokens": new, "total_tokens": prompt + new}
+        return usage(sum(len(prompt.ids) for prompt in self.prompts), new)
 
 
 class _Logprobs:
