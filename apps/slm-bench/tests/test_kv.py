@@ -1,12 +1,11 @@
 """``slm-bench kv`` as a user has it, on the built-in base."""
 
-import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from bench_runs import Done
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from slm_bench.bandwidth import weight_bytes
@@ -15,27 +14,25 @@ from slm_bench.cli import main
 QUICK = ["kv", "--rounds", "1", "--threads", "1", "--prompt", "Once upon a time"]
 
 
-def test_a_plot_of_lengths_and_figures_that_agree_with_the_model(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out, plot = tmp_path / "made" / "kv.json", tmp_path / "also" / "kv"
-    asked = ["--lengths", "8,4", "--batch_size", "2", "--json", str(out), "--plot", str(plot)]
-    assert main([*QUICK, *asked]) == 0
-    found = json.loads(out.read_text())
-    assert [one["new_tokens"] for one in found["measured"]] == [4, 8]
-    prompt = found["setting"]["prompt_tokens"]
-    for one in found["measured"]:
+def test_a_plot_of_lengths_and_figures_that_agree_with_the_model(kv_run: Done) -> None:
+    assert kv_run.code == 0
+    measured = kv_run.found["results"]["measured"]
+    assert [one["new_tokens"] for one in measured] == [4, 8]
+    prompt = kv_run.found["settings"]["prompt_tokens"]
+    for one in measured:
         assert one["same_tokens"] is True
         # keys and values, 6 layers, 256 wide, float32; the last token is never stored
         assert one["cache_bytes"] == 2 * 6 * 256 * 4 * 2 * (prompt + one["new_tokens"] - 1)
         assert one["tokens_per_second_on"] > 0 < one["tokens_per_second_off"]
         low, high = one["ratio"][1:]
         assert low <= one["ratio"][0] <= high
-    assert (tmp_path / "also" / "kv.png").read_bytes().startswith(b"\x89PNG")
-    assert "<svg" in (tmp_path / "also" / "kv.svg").read_text()
-    printed = capsys.readouterr().out
-    assert "batch of 2" in printed
-    assert "GB/s" in printed
+        assert {name: len(times["seconds"]) for name, times in one["seconds"].items()} == dict.fromkeys(
+            ("on", "off", "first"), 1
+        )
+    assert kv_run.plot.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in kv_run.plot.with_suffix(".svg").read_text()
+    assert "batch of 2" in kv_run.out
+    assert "GB/s" in kv_run.out
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def test_a_run_reports_plots_and_keeps_every_sample(
     out, plot = tmp_path / "made" / "run.json", tmp_path / "also" / "run"
     flags = ["--threads", "1", "--rounds", "2", "--json", str(out), "--plot", str(plot), "--vllm_python", stand_in]
     assert bench.run(parse(*flags), SMALL) == 0
-    found = json.loads(out.read_text())
+    found = json.loads(out.read_text())["results"]
     assert [work["name"] for work in found["workloads"]] == ["4 mixed", "alone", "batch of 2"]
     for work in found["workloads"]:
         names = [way["way"] for way in work["ways"]]

@@ -90,7 +90,8 @@ def test_a_run_measures_keeps_its_promises_and_writes_all_of_it_down(
     code = bench.run(parse(*asked, "--json", str(out), "--plot", str(plot)), SMALL)
     printed = capsys.readouterr()
     assert code == 0, printed
-    found = json.loads(out.read_text())
+    envelope = json.loads(out.read_text())
+    found = envelope["results"]
     ours, other = found["speeds"]
     assert (ours["server"], other["server"]) == ("slm-serve", "vLLM 0.0")
     assert [turn["tokens"] for speed in found["speeds"] for turn in speed["turns"]] == [24, 20]
@@ -103,7 +104,10 @@ def test_a_run_measures_keeps_its_promises_and_writes_all_of_it_down(
     assert found["overload"]["clients"] == 8
     assert sum(found["disconnects"]["left"].values()) == 12
     assert found["sigterm"]["statuses"] == {"200": 12}
-    assert "folder" not in found["setting"]
+    assert "folder" not in envelope["settings"]
+    assert len(envelope["promises"]) == 8
+    titles = [one["title"] for one in found["comparisons"]]
+    assert titles == ["throughput", "by vLLM's own load generator", "what HTTP costs"]
     assert plot.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     assert "transformers serve is left out" in printed.err
     assert printed.out.count("kept") == 8
@@ -135,7 +139,7 @@ LEAK = HELD | {"slm_pages_used": 3}
 def test_a_promise_that_is_not_kept_is_named_and_the_exit_code_is_1(
     measured: Any, broken: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    setting = dict.fromkeys(("cpu", "server_core", "client_core", "requests", "concurrency", "prompt_tokens"), 1)
+    setting = dict.fromkeys(("server_core", "client_core", "requests", "concurrency", "prompt_tokens"), 1)
     setting |= dict.fromkeys(("new_tokens", "rounds", "model", "adapter", "dtype", "device", "threads"), 1)
     found = Found(setting, **{type(measured).__name__.lower(): measured})
     (one,) = [promise for promise in found.promises if not promise.held]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,11 @@ from torch import Tensor
 from transformers.utils.logging import disable_progress_bar
 
 from slm_bench.bandwidth import memory_bandwidth, weight_bytes
-from slm_bench.output import console, heading, write
-from slm_bench.turns import Times, in_turns
+from slm_bench.comparison import Comparison, Row
+from slm_bench.envelope import save
+from slm_bench.output import console, heading
+from slm_bench.sealing import seal
+from slm_bench.turns import Ratio, Times, in_turns
 from slm_kv import KVError, load, pack
 from slm_kv.threads import set_threads
 
@@ -31,11 +33,12 @@ class Measured:
     new_tokens: int
     tokens_per_second_on: float
     tokens_per_second_off: float
-    ratio: tuple[float, float, float]
+    ratio: Ratio
     first_token_seconds: float
     cache_bytes: int
     same_tokens: bool
     bandwidth_share: float  # of what the machine reads, by weights and cache, each decoded token
+    seconds: dict[str, Times]  # of all turns: on, off, and the first token
 
 
 def run(given: argparse.Namespace) -> int:
@@ -67,7 +70,8 @@ def run(given: argparse.Namespace) -> int:
     }
     _print(setting, found)
     if given.json:
-        write(Path(given.json), json.dumps({"setting": setting, "measured": [asdict(one) for one in found]}, indent=2))
+        samples = {"measured": [asdict(one) for one in found]}
+        save(seal("kv", setting, samples, [_compare(found)], device=device), given.json)
     if given.lengths:
         from slm_bench.plots import plot_lengths
 
@@ -113,6 +117,7 @@ def _measure(model: Any, ids: Tensor, new: int, rounds: int, weights: int, speed
         cache_bytes,
         torch.equal(outputs["on"].sequences, outputs["off"].sequences),
         read / _decode_seconds(times, new) / speed,
+        times,
     )
 
 
@@ -138,6 +143,27 @@ def _generate(model: Any, ids: Tensor, cached: bool, new: int) -> Any:
     if ids.device.type == "cuda":
         torch.cuda.synchronize()
     return found
+
+
+def _compare(found: list[Measured]) -> Comparison:
+    return Comparison(
+        "generate with the key-value cache",
+        tuple(
+            Row(
+                f"{one.new_tokens} new tokens",
+                {"speed / without": one.ratio},
+                {
+                    "tokens/s": one.tokens_per_second_on,
+                    "tokens/s without": one.tokens_per_second_off,
+                    "first token, ms": one.first_token_seconds * 1000,
+                    "cache, MB": one.cache_bytes / 1e6,
+                    "of the memory's bandwidth": f"{one.bandwidth_share:.0%}",
+                    "same tokens": "yes" if one.same_tokens else "NO",
+                },
+            )
+            for one in found
+        ),
+    )
 
 
 def _print(setting: dict[str, Any], found: list[Measured]) -> None:

@@ -12,6 +12,8 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from slm_bench.comparison import Comparison
+from slm_bench.envelope import Envelope
 from slm_bench.output import heading
 
 if TYPE_CHECKING:
@@ -79,6 +81,47 @@ def _bars(axes: Any, work: Answered) -> None:
     axes.tick_params(axis="y", length=0, labelsize=8.5, labelcolor=INK)
     axes.get_yticklabels()[0].set(color=ON, fontweight="bold")
     axes.spines[["top", "right", "bottom"]].set_visible(False)
+
+
+def plot_comparisons(envelope: Envelope, path: Path) -> list[Path]:
+    """The first ratio of each way with its spread, a panel for each comparison that has any. The files written."""
+    shown = [one for one in envelope.comparisons if one.ratio_names]
+    rows = [len(one.rows) for one in shown]
+    figure, panels = pyplot.subplots(
+        len(shown),
+        figsize=(8, 0.6 + sum(0.28 * count + 0.75 for count in rows)),
+        height_ratios=[count + 1 for count in rows],
+        squeeze=False,
+        layout=ConstrainedLayoutEngine(hspace=0.08, h_pad=0.08),
+    )
+    for axes, one in zip(panels[:, 0], shown, strict=True):
+        _ranges(axes, one)
+    setting = envelope.settings
+    figure.suptitle(f"slm-bench {envelope.benchmark}: {setting['model']} on {envelope.machine['cpu']}", fontsize=10)
+    return save(figure, path)
+
+
+def _ranges(axes: Any, comparison: Comparison) -> None:
+    """A dot at the median, a line from least to most; 1 is where a way is level with its reference."""
+    name = comparison.ratio_names[0]
+    axes.axvline(1, color=OTHERS, linewidth=1, zorder=0)
+    for at, row in enumerate(comparison.rows):
+        if name in row.ratios:
+            median, least, most = row.ratios[name]
+            axes.plot([least, most], [at, at], color=ON, linewidth=2, alpha=0.5, solid_capstyle="round")
+            axes.plot([median], [at], marker="o", markersize=5, color=ON)
+            axes.annotate(f"{median:.2f}x", (most, at), (7, 0), "data", "offset points", fontsize=8, va="center")
+    axes.set_yticks(range(len(comparison.rows)), [row.name for row in comparison.rows])
+    axes.set_ylim(len(comparison.rows) - 0.5, -0.5)
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}x")
+    edges = [edge for row in comparison.rows if name in row.ratios for edge in row.ratios[name]]
+    axes.set_xlim(min(0.5, *edges) / 1.1, max(2.0, *edges) * 1.35)  # room for the number of the longest
+    axes.set_xlabel(name, fontsize=8, color=INK, loc="left")
+    axes.set_title(comparison.title, fontsize=9, fontweight="bold", color=INK, loc="left")
+    axes.tick_params(axis="both", length=0, labelsize=8, labelcolor=INK)
+    axes.grid(axis="x", alpha=0.25)
+    axes.spines[["top", "right", "left", "bottom"]].set_visible(False)
 
 
 def save(figure: Any, path: Path) -> list[Path]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+
+Ratio = tuple[float, float, float]  # its median, least and largest over the turns
 
 
 @dataclass(frozen=True)
@@ -22,10 +24,14 @@ class Times:
         """The times of one call, where a turn was ``calls`` of them."""
         return Times(tuple(seconds / calls for seconds in self.seconds))
 
-    def over(self, other: Times) -> tuple[float, float, float]:
+    def over(self, other: Times) -> Ratio:
         """How many times as fast as ``other``: the median, least and largest of the turns' ratios."""
-        ratios = [theirs / own for own, theirs in zip(self.seconds, other.seconds, strict=True)]
-        return statistics.median(ratios), min(ratios), max(ratios)
+        return ratio([theirs / own for own, theirs in zip(self.seconds, other.seconds, strict=True)])
+
+
+def ratio(turns: Sequence[float]) -> Ratio:
+    """That of each turn as one with its spread."""
+    return statistics.median(turns), min(turns), max(turns)
 
 
 def in_turns(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Times]:

@@ -1,1 +1,3 @@
-__version__ = "0.1.0"
+"""The modes of slm-train side by side, in one page."""
+
+__version__ = "0.2.0"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -16,6 +17,7 @@ from slm_train.errors import UserError
 MODES = ("baseline", "lora", "qlora", "butterfly", "butterfly_block")
 ROTATING = ("butterfly", "butterfly_block")
 DEFAULT_BLOCK = 256
+ENDLESS = 10**9  # steps: more than a run of any time takes
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,13 @@ class RunOptions:
     )
     overwrite_output_dir: bool = field(default=False, metadata={"help": "Replace the run that --output_dir holds."})
     threads: int | None = field(default=None, metadata={"help": "CPU threads. Default: the fastest of a short probe."})
+    max_minutes: float | None = field(
+        default=None,
+        metadata={
+            "help": "Train for so long, evaluations and checkpoints not counted, in place of epochs or steps. The "
+            "learning rate follows the share of the time; intervals below 1 are shares of it too."
+        },
+    )
     muon: bool = field(
         default=False,
         metadata={"help": "Muon for the matrices inside the blocks, AdamW for the rest (mode baseline)."},
@@ -178,6 +187,10 @@ class RunOptions:
     prompt: str = field(
         default="Once upon a time", metadata={"help": "Continued before and after training; empty for none."}
     )
+
+    def __post_init__(self) -> None:
+        if self.max_minutes is not None and not 0 < self.max_minutes < math.inf:
+            raise UserError(f"--max_minutes {self.max_minutes:g} is no time to train; give a number above 0")
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ MEANINGLESS = {
     "logging_strategy": _INTERVAL.format("log_interval"),
     "save_strategy": _INTERVAL.format("checkpoint_interval"),
     "eval_on_start": "the base is always evaluated first",
+    "max_minutes": "the plan of a run has as many steps as it has tokens: give --max_steps",
     "deepspeed": "give --fsdp for a model that does not fit one device",
 }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -14,41 +13,36 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from slm_train.accounting import gradient_bytes, optimizer_bytes
 from slm_train.run_record import append_metrics
+from slm_train.time_budget import TimeBudget, TrainingTime
 
 
 class MetricsLog(TrainerCallback):
-    """Every logged step and every evaluation as a line of metrics.jsonl."""
+    """Every logged step and every evaluation as a line of metrics.jsonl, with its second where the run has so many."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path, time: TimeBudget | None = None):
+        self.folder, self.time = folder, time
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any) -> None:
         logs = given.get("logs") or {}
         if state.is_world_process_zero and "train_runtime" not in logs:
-            append_metrics(self.folder, {"step": state.global_step, **logs})
+            second = {"seconds": self.time.seconds} if self.time else {}
+            append_metrics(self.folder, {"step": state.global_step, **second, **logs})
 
 
-class Accounts(TrainerCallback):
-    """Tokens trained on, seconds spent on them, and bytes of gradients and optimizer state."""
+class Accounts(TrainingTime):
+    """Steps taken, seconds spent on them, and bytes of gradients and optimizer state."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.gradients = self.optimizer = 0
-        self.seconds = 0.0
         self.steps = 0
-        self._mark = 0.0
-
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
-        self._mark = time.perf_counter()
-
-    on_evaluate = on_save = on_train_begin  # time spent there is not training
 
     def on_pre_optimizer_step(self, *_: Any, **given: Any) -> None:
         if not self.gradients:
             self.gradients = gradient_bytes(given["model"])
 
     def on_step_end(self, *_: Any, **given: Any) -> None:
-        now = time.perf_counter()
-        self.seconds, self._mark = self.seconds + now - self._mark, now
+        super().on_step_end()
         self.steps += 1
         if not self.optimizer:
             self.optimizer = optimizer_bytes(given["optimizer"])
@@ -85,14 +79,15 @@ class StopSignals(TrainerCallback):
 
 class Bar(TrainerCallback):
     """A progress bar on a terminal; elsewhere a line at each log. It counts ``tokens``, where a run knows how many it
-    has, else steps."""
+    has, seconds, where it has so many, else steps."""
 
-    def __init__(self, console: Console, tokens: int | None = None):
-        self.console, self.tokens = console, tokens
+    def __init__(self, console: Console, tokens: int | None = None, time: TimeBudget | None = None):
+        self.console, self.tokens, self.time = console, tokens, time
+        unit = "tokens" if tokens else "seconds" if time else "steps"
         self.progress = Progress(
             TextColumn("[bold]training"),
             BarColumn(),
-            TextColumn("{task.completed:,}/{task.total:,} " + ("tokens" if tokens else "steps")),
+            TextColumn("{task.completed:,}/{task.total:,} " + unit),
             TextColumn("loss {task.fields[loss]}"),
             TimeElapsedColumn(),
             TextColumn("left"),
@@ -103,7 +98,8 @@ class Bar(TrainerCallback):
         self.task = self.progress.add_task("", total=tokens or 0, loss="-")
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.progress.update(self.task, total=self.tokens or state.max_steps, completed=self._done(state))
+        total = self.tokens or (int(self.time.limit) if self.time else state.max_steps)
+        self.progress.update(self.task, total=total, completed=self._done(state))
         if state.is_world_process_zero:
             self.progress.start()
 
@@ -111,7 +107,14 @@ class Bar(TrainerCallback):
         self.progress.update(self.task, completed=self._done(state))
 
     def _done(self, state: TrainerState) -> int:
-        return int(state.num_input_tokens_seen if self.tokens else state.global_step)
+        if self.tokens:
+            return int(state.num_input_tokens_seen)
+        return int(self.time.seconds) if self.time else state.global_step
+
+    def _place(self, state: TrainerState) -> str:
+        if self.time:
+            return f"{state.global_step}, {self.time.seconds:,.0f} of {self.time.limit:,.0f} s"
+        return f"{state.global_step}/{state.max_steps}"
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any) -> None:
         logs = given.get("logs") or {}
@@ -130,7 +133,7 @@ class Bar(TrainerCallback):
                 text += f", {logs['tokens']:,} tokens, {logs['tokens_per_second']:,.0f} a second"
         else:
             return
-        self.console.print(f"step {state.global_step}/{state.max_steps}  {text}", highlight=False)
+        self.console.print(f"step {self._place(state)}  {text}", highlight=False)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.progress.stop()

@@ -187,7 +187,8 @@ def show_dry_run(console: Console, arguments: Arguments, base: Base, rows: Rows,
     table = Table(title=f"dry run: {arguments.model.mode} on {base.name or 'a new model'}", title_justify="left")
     table.add_column("")
     table.add_column("estimate", justify="right")
-    table.add_row("optimizer steps", f"{steps:,}")
+    minutes = arguments.run.max_minutes
+    table.add_row("optimizer steps", f"{steps:,}" if minutes is None else f"as many as {minutes:g} minutes take")
     if arguments.budget:
         table.add_row("tokens a step", f"{arguments.budget.target_tokens_per_step:,}")
     else:

@@ -30,6 +30,7 @@ from slm_train.resume import Start, choose_start
 from slm_train.run_record import cut_last_evaluation, environment, write_run
 from slm_train.samples import continue_prompt
 from slm_train.step_checkpoint import StepCheckpoint
+from slm_train.time_budget import TimeBudget, spent
 from slm_train.trainer import SlmTrainer
 
 
@@ -44,10 +45,16 @@ class Run:
     memory: Memory
     record: dict[str, Any]
     plan: BudgetPlan | None  # of the token-budget loop
+    time: TimeBudget | None  # of --max_minutes
 
     @property
     def steps(self) -> int:
         return len(self.plan) if self.plan else optimizer_steps(self.arguments, self.rows)
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the checkpoint that it goes on from is of its end."""
+        return self.start.step >= self.steps or (self.time is not None and self.time.share >= 1)
 
 
 def run(arguments: Arguments) -> int:
@@ -71,7 +78,8 @@ def run(arguments: Arguments) -> int:
     if plan:
         start.check_plan(plan)
     record = {"flow": "dynamic" if plan else "trainer", "identity": identity}
-    current = Run(arguments, start, base, rows, Memory(arguments.training.device), record, plan)
+    memory = Memory(arguments.training.device)
+    current = Run(arguments, start, base, rows, memory, record, plan, _time_budget(arguments, start))
     if arguments.run.dry_run:
         return _dry_run(console, current)
     memory_explained = out_of_memory_explained(arguments, rows.block_size)
@@ -85,6 +93,12 @@ def run(arguments: Arguments) -> int:
     show_report(console, current.record)
     console.print(f"\nrun folder: {start.folder}\nnext: {next_command(current.record)}")
     return 0
+
+
+def _time_budget(arguments: Arguments, start: Start) -> TimeBudget | None:
+    if arguments.run.max_minutes is None:
+        return None
+    return TimeBudget(arguments.run.max_minutes, spent(start.checkpoint) if start.checkpoint else 0.0)
 
 
 def _set_threads(arguments: Arguments, start: Start, console: Console) -> None:
@@ -108,7 +122,8 @@ def _prepare(current: Run, dataset: str, console: Console, signals: StopSignals)
     trainer = _trainer(current, model, signals, console)
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
-    for callback in (MetricsLog(current.start.folder), Bar(console, _tokens(current.plan))):
+    log, bar = MetricsLog(current.start.folder, current.time), Bar(console, _tokens(current.plan), current.time)
+    for callback in (*([current.time] if current.time else []), log, bar):
         trainer.add_callback(callback)
     current.record |= _opening_record(current, dataset, model, before_wrapping)
     trainer.accelerator.wait_for_everyone()  # each has looked at the folder before one writes there
@@ -201,7 +216,7 @@ def _train(current: Run, trainer: SlmTrainer) -> None:
     trainer.add_callback(accounts)
     current.memory.reset_peak()
     set_seed(current.arguments.training.seed)
-    if checkpoint and current.start.step >= current.steps:
+    if checkpoint and current.is_trained:
         trainer.load_weights(checkpoint)  # Hugging Face's loop would take one more step
         if current.arguments.training.should_save:
             cut_last_evaluation(current.start.folder, current.start.step)

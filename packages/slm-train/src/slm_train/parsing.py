@@ -16,6 +16,7 @@ from transformers.integrations.integration_utils import (
 
 from slm_data import DataError, SourceOptions
 from slm_train.arguments import (
+    ENDLESS,
     Arguments,
     BudgetOptions,
     ModelOptions,
@@ -33,6 +34,7 @@ from slm_train.run_record import RUN
 
 LEARNING_RATES = {"baseline": 5e-5, "lora": 2e-4, "qlora": 2e-4, "butterfly": 1e-2, "butterfly_block": 1e-2}
 DEMO_RATES = {"baseline": 1e-3, "lora": 8e-3, "qlora": 8e-3, "butterfly": 3e-2, "butterfly_block": 3e-2}
+COUNTING_STEPS = {"inverse_sqrt", "reduce_lr_on_plateau", "warmup_stable_decay", "greedy"}  # not shares of a run
 MAY_BE_BARE = {"--resume_from_checkpoint", "--butterfly_scale"}
 NAMES_TEXTS = {"dataset", "train_file"}
 DEMO = {
@@ -87,6 +89,8 @@ def parse(argv: Sequence[str]) -> Arguments:
     _complete(source, model, rows, training, line.given, "-dynamic" if dynamic else "")
     if run.muon and model.mode != "baseline":
         raise UserError(f"--muon is for training every weight; give --mode baseline instead of {model.mode}")
+    if run.max_minutes is not None:
+        _limit_time(training, line.given)
     _check_loggers(training.report_to)
     said = (*line.notes, *notes)
     return Arguments(source, model, rows, run, training, device.name, said, line.given, *budget)
@@ -155,6 +159,25 @@ def _complete(
         training.ddp_find_unused_parameters = False  # each mode uses all that it trains
     if training.gradient_checkpointing and training.gradient_checkpointing_kwargs is None:
         training.gradient_checkpointing_kwargs = {"use_reentrant": False}
+
+
+def _limit_time(training: SlmTrainingArguments, given: frozenset[str]) -> None:
+    """Steps without an end, for ``--max_minutes``. Raises UserError for flags that need to know how many there are."""
+    for other in ("max_steps", "num_train_epochs"):
+        if other in given:
+            raise UserError(f"--max_minutes and --{other} both say when training ends; give one of them")
+    if training.warmup_steps >= 1:
+        raise UserError(
+            f"--warmup_steps {training.warmup_steps:g} counts steps, and --max_minutes does not know how many there "
+            "will be; give a share of the run, below 1"
+        )
+    kind = str(getattr(training.lr_scheduler_type, "value", training.lr_scheduler_type))
+    if kind in COUNTING_STEPS:
+        raise UserError(
+            f"--lr_scheduler_type {kind} does not go with --max_minutes, whose steps are not known beforehand; give "
+            "linear, cosine or constant"
+        )
+    training.max_steps = ENDLESS
 
 
 def _short_name(source: SourceOptions) -> str:

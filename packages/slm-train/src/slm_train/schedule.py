@@ -23,6 +23,11 @@ def by_tokens(schedule: Any, tokens_before: Ints) -> None:
     schedule.lr_lambdas = [_of_tokens(rate, tokens_before) for rate in schedule.lr_lambdas]
 
 
+def by_share(schedule: Any, share: Callable[[], float], length: int) -> None:
+    """Let ``schedule``, made for ``length`` steps, follow ``share`` of the run, from 0 to 1, whatever the steps."""
+    schedule.lr_lambdas = [_of_share(rate, share, length) for rate in schedule.lr_lambdas]
+
+
 @contextmanager
 def warmup_in_tokens(args: TrainingArguments, tokens_before: Ints) -> Iterator[None]:
     """``warmup_steps`` of ``args`` as the tokens of so many steps, for a schedule that counts tokens. A share of the
@@ -43,6 +48,10 @@ def rate_of_now(schedule: Any) -> None:
         schedule._last_lr = [base * share for base, share in zip(schedule.base_lrs, shares, strict=True)]
         for group, rate in zip(schedule.optimizer.param_groups, schedule._last_lr, strict=True):
             group["lr"] = rate
+
+
+def _of_share(rate: Callable[[int], float], share: Callable[[], float], length: int) -> Callable[[int], float]:
+    return lambda _: rate(int(share() * length))
 
 
 def _of_tokens(rate: Callable[[int], float], tokens_before: Ints) -> Callable[[int], float]:

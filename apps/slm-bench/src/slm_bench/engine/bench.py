@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -17,11 +16,13 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 from slm_bench.engine import attention, prefix
-from slm_bench.engine.report import Answered, Found, Speed, show
+from slm_bench.engine.report import Answered, Found, Speed, comparisons, show
 from slm_bench.engine.vllm_way import Vllm, python_with_vllm
 from slm_bench.engine.ways import PAGE_SIZE, Continuous, Generate, Ours, Way
 from slm_bench.engine.workload import Sizes, Tokens, Workload, alike, mixed
-from slm_bench.output import console, write
+from slm_bench.envelope import save
+from slm_bench.output import console
+from slm_bench.sealing import seal
 from slm_bench.turns import in_turns
 from slm_kv import KVError, load, pack
 from slm_kv.threads import set_threads
@@ -36,7 +37,9 @@ def run(given: argparse.Namespace, sizes: Sizes | None = None) -> int:
     found = measure(given, sizes or Sizes())
     show(found, console())
     if given.json:
-        write(Path(given.json), json.dumps(asdict(found), indent=2))
+        samples = asdict(found)
+        settings, device = samples.pop("setting"), found.setting["device"]
+        save(seal("kv --engine", settings, samples, comparisons(found), device=device), given.json)
     from slm_bench.plots import plot_engine
 
     print("plot: " + ", ".join(map(str, plot_engine(found, Path(given.plot or PLOT)))))

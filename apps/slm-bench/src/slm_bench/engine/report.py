@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from slm_bench.comparison import Comparison, Figure, Row, spread
 from slm_bench.engine import attention, prefix
 from slm_bench.output import heading
 
@@ -87,6 +88,44 @@ def _sizes(found: list[attention.Measured]) -> Table:
     return table
 
 
-def spread(ratio: tuple[float, float, float]) -> str:
-    """The median of a ratio, the least and the largest."""
-    return "{:.2f}x ({:.2f} to {:.2f})".format(*ratio)
+def comparisons(found: Found) -> list[Comparison]:
+    """What is shown, as every benchmark keeps it."""
+    works = [_workload(work) for work in found.workloads]
+    return [*works, _prefix(found.prefix), _attention(found.attention)]
+
+
+def _workload(work: Answered) -> Comparison:
+    rows = []
+    for way in work.ways:
+        figures: dict[str, Figure] = {
+            "useful tokens/s": way.tokens_per_second,
+            "as generate has it": f"{way.same} of {work.requests}",
+        }
+        rows.append(Row(way.way, {} if way is work.ways[0] else {"the engine is": way.ratio}, figures))
+    return Comparison(f"{work.name}: {work.description}", tuple(rows))
+
+
+def _prefix(found: prefix.Measured) -> Comparison:
+    figures = {
+        "first token, ms": found.known.median * 1000,
+        "unknown, ms": found.unknown.median * 1000,
+        "same token": "yes" if found.same_tokens else "NO",
+    }
+    known = Row(f"{found.known_tokens} of {found.prompt_tokens} tokens known", {"as soon": found.ratio}, figures)
+    return Comparison("first token of a prompt whose beginning is known", (known,))
+
+
+def _attention(found: list[attention.Measured]) -> Comparison:
+    rows = (
+        Row(
+            f"{size.sequences} x {size.tokens} tokens",
+            {"speed / one piece's": size.ratio},
+            {
+                "pages, us": size.paged.median * 1e6,
+                "one piece, us": size.contiguous.median * 1e6,
+                "largest difference": f"{size.difference:.0e}",
+            },
+        )
+        for size in found
+    )
+    return Comparison("attention of a decode step: scattered pages", tuple(rows))

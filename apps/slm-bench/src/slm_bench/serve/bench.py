@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
-import signal
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,14 +14,16 @@ from typing import Any
 import torch
 from transformers.utils.logging import disable_progress_bar
 
+from slm_bench.ending import sigterm_as_exception
 from slm_bench.engine.vllm_way import python_with_vllm
-from slm_bench.output import console, write
+from slm_bench.envelope import save
+from slm_bench.output import console
+from slm_bench.sealing import seal
 from slm_bench.serve import disconnects, overhead, overload, peers, sigterm, throughput, vllm_client
 from slm_bench.serve.cores import bound, two_cores
 from slm_bench.serve.flags import MEASUREMENTS
-from slm_bench.serve.machine import machine
 from slm_bench.serve.prompts import Prompts
-from slm_bench.serve.report import Found, show
+from slm_bench.serve.report import Found, comparisons, show
 from slm_bench.serve.servers import Program, Server, running
 from slm_bench.serve.setting import FULL, Setting, Sizes
 from slm_kv import KVError, load
@@ -35,7 +35,9 @@ def run(given: argparse.Namespace, sizes: Sizes | None = None) -> int:
     found = measure(given, sizes or (FULL if given.full else Sizes()))
     show(found, console())
     if given.json:
-        write(Path(given.json), json.dumps(asdict(found), indent=2))
+        samples = asdict(found)
+        settings = samples.pop("setting")
+        save(seal("serve", settings, samples, comparisons(found), found.promises), given.json)
     if given.plot:
         from slm_bench.serve.plot import plot_serve
 
@@ -52,7 +54,7 @@ def measure(given: argparse.Namespace, sizes: Sizes) -> Found:
     loaded = load(given.model_path, dtype=getattr(torch, given.dtype), device="cpu")
     _check(given.model_path, loaded.model, sizes)
     cores = two_cores()
-    with tempfile.TemporaryDirectory() as folder, bound(cores.client), _orderly_end():
+    with tempfile.TemporaryDirectory() as folder, bound(cores.client), sigterm_as_exception():
         loaded.model.save_pretrained(folder)
         loaded.tokenizer.save_pretrained(folder)
         logs = Path(folder, "logs")
@@ -73,7 +75,7 @@ def measure(given: argparse.Namespace, sizes: Sizes) -> Found:
 
 def _measure(setting: Setting, loaded: Any, asked: tuple[str, ...], pythons: tuple[str | None, str | None]) -> Found:
     prompts = Prompts(loaded.tokenizer, setting.sizes.prompt)
-    found = Found(machine(setting))
+    found = Found(setting.described)
     with ExitStack() as stack:
         ours = _start(peers.slm_serve(setting), setting, stack)
         if "throughput" in asked:
@@ -113,16 +115,6 @@ def _programs(setting: Setting, pythons: tuple[str | None, str | None]) -> Itera
     else:
         needs = "pip install 'transformers[serving]' brings what it needs; see --transformers_python"
         print(f"transformers serve is left out: {needs}", file=sys.stderr)
-
-
-@contextmanager
-def _orderly_end() -> Iterator[None]:
-    """SIGTERM ends this program as an exception does, so that no server is left behind."""
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _start(program: Program, setting: Setting, stack: ExitStack) -> Server:

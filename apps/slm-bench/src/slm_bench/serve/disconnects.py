@@ -9,10 +9,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from slm_bench.promises import Promise
 from slm_bench.serve.http import Connection
 from slm_bench.serve.load import PATH, Reply, closed_loop, completion
 from slm_bench.serve.metrics import idle
-from slm_bench.serve.promises import Promise
 from slm_bench.serve.prompts import Prompts
 from slm_bench.serve.servers import Server
 from slm_bench.serve.setting import Setting

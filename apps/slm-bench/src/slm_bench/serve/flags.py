@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from slm_bench.names import of_names
 from slm_kv.command_line import positive
 
 MEASUREMENTS = ("throughput", "overhead", "overload", "disconnects", "sigterm")
@@ -26,7 +27,7 @@ def add(commands: Any) -> None:
     flag("--rounds", type=positive, default=3, help="timed turns of each server, after a short one to warm up")
     flag("--requests", type=positive, default=64, help="requests of a turn, of 64 tokens in and 64 out")
     flag("--concurrency", type=positive, default=16, help="requests at once, and texts that slm-serve runs at once")
-    flag("--only", type=measurements, metavar="NAME,...", help=f"of {','.join(MEASUREMENTS)} only these; all")
+    flag("--only", type=of_names(MEASUREMENTS), metavar="NAME,...", help=f"of {','.join(MEASUREMENTS)} only these; all")
     flag("--full", action="store_true", help="a minute of overload and 1,000 clients that leave; 10 s and 200")
     flag(
         "--vllm_python",
@@ -40,12 +41,3 @@ def add(commands: Any) -> None:
     )
     flag("--json", metavar="FILE", help="write the figures here too, with every sample")
     flag("--plot", metavar="FILE", help="plot the throughput here, as .png and .svg")
-
-
-def measurements(text: str) -> tuple[str, ...]:
-    """Names parted by commas, in the order in which they run."""
-    asked = [part.strip() for part in text.split(",")]
-    unknown = [name for name in asked if name not in MEASUREMENTS]
-    if unknown:
-        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(MEASUREMENTS)}")
-    return tuple(name for name in MEASUREMENTS if name in asked)

@@ -9,12 +9,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from slm_bench.engine.report import spread
+from slm_bench.comparison import Comparison, Row, spread
 from slm_bench.output import heading
+from slm_bench.promises import Promise
+from slm_bench.promises import as_table as as_promises
+from slm_bench.sealing import cpu
 from slm_bench.serve.disconnects import Disconnects
 from slm_bench.serve.overhead import Overhead
 from slm_bench.serve.overload import Overload
-from slm_bench.serve.promises import Promise
 from slm_bench.serve.sigterm import Sigterm
 from slm_bench.serve.throughput import Speed
 from slm_bench.serve.vllm_client import Bench
@@ -45,7 +47,7 @@ def show(found: Found, console: Console) -> None:
     """Print what was measured."""
     setting = found.setting
     print(
-        f"{heading(setting)}\n{setting['cpu']}, server on core {setting['server_core']}, load generator on core "
+        f"{heading(setting)}\n{cpu()}, server on core {setting['server_core']}, load generator on core "
         f"{setting['client_core']}; {setting['requests']} requests a turn, {setting['concurrency']} at once, "
         f"{setting['prompt_tokens']} tokens in and {setting['new_tokens']} out; medians of {setting['rounds']} turns "
         "(least to most)"
@@ -61,7 +63,7 @@ def show(found: Found, console: Console) -> None:
     if found.disconnects:
         print("left: " + ", ".join(f"{count} {moment}" for moment, count in sorted(found.disconnects.left.items())))
     if found.promises:
-        console.print(_promises(found.promises))
+        console.print(as_promises(found.promises))
 
 
 def _speeds(speeds: Sequence[Speed]) -> Table:
@@ -118,15 +120,6 @@ def _overload(found: Overload) -> str:
     )
 
 
-def _promises(promises: Sequence[Promise]) -> Table:
-    table = Table(title="promises", title_justify="left")
-    for column in ("", "promise", "seen"):
-        table.add_column(column)
-    for promise in promises:
-        table.add_row("kept" if promise.held else "BROKEN", promise.says, promise.seen)
-    return table
-
-
 def _table(title: str, first: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", caption_justify="left")
     table.add_column(first)
@@ -137,3 +130,54 @@ def _table(title: str, first: str, *columns: str) -> Table:
 
 def _milliseconds(seconds: float) -> str:
     return f"{seconds * 1000:,.0f} ms"
+
+
+def comparisons(found: Found) -> list[Comparison]:
+    """The tables, as every benchmark keeps them."""
+    tables = [_throughput(found.speeds)] if found.speeds else []
+    tables += [_by_vllm(found.vllm_client)] if found.vllm_client else []
+    return [*tables, *([_http(found.overhead)] if found.overhead else [])]
+
+
+def _throughput(speeds: Sequence[Speed]) -> Comparison:
+    rows = (
+        Row(
+            speed.server,
+            {} if speed is speeds[0] else {"slm-serve is": speed.ratio},
+            {
+                "tokens/s": speed.tokens_per_second,
+                "first token p50, ms": speed.first(50) * 1000,
+                "p99, ms": speed.first(99) * 1000,
+                "a token, ms": speed.each() * 1000,
+                "tokens/CPU s": speed.tokens_per_cpu_second,
+            },
+        )
+        for speed in speeds
+    )
+    return Comparison("throughput", tuple(rows))
+
+
+def _by_vllm(benches: Sequence[Bench]) -> Comparison:
+    rows = (
+        Row(
+            bench.server,
+            {} if bench is benches[0] else {"slm-serve is": bench.ratio},
+            {
+                "tokens/s": bench.median("tokens_per_second"),
+                "first token p50, ms": bench.median("first_median") * 1000,
+                "p99, ms": bench.median("first_p99") * 1000,
+                "a token, ms": bench.median("each_median") * 1000,
+            },
+        )
+        for bench in benches
+    )
+    return Comparison("by vLLM's own load generator", tuple(rows))
+
+
+def _http(found: Overhead) -> Comparison:
+    rows = []
+    for way in found.ways:
+        ratios = {"of the engine's speed": way.ratio, "by CPU seconds": way.cpu_ratio}
+        figures = {"tokens/s": found.tokens / way.seconds.median, "tokens/CPU s": found.tokens / way.cpu.median}
+        rows.append(Row(way.name, {} if way is found.ways[-1] else ratios, figures))
+    return Comparison("what HTTP costs", tuple(rows))

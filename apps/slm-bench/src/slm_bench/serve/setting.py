@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from slm_bench.serve.cores import Cores
 
@@ -47,3 +48,23 @@ class Setting:
     def capacity(self) -> int:
         """Requests that slm-serve takes in at once: as many may wait as run."""
         return 2 * self.concurrency
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """All of it but the folders."""
+        return {
+            "model": self.model,
+            "adapter": None,
+            "dtype": self.dtype,
+            "device": "cpu",
+            "threads": 1,
+            "rounds": self.rounds,
+            "requests": self.requests,
+            "concurrency": self.concurrency,
+            "prompt_tokens": self.sizes.prompt,
+            "new_tokens": self.sizes.new,
+            "pages": self.pages,
+            "capacity": self.capacity,
+            "server_core": self.cores.server,
+            "client_core": self.cores.client,
+        }

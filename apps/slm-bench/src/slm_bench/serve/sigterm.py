@@ -9,12 +9,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from slm_bench.promises import Promise
 from slm_bench.serve.http import Broken, Connection
 from slm_bench.serve.load import Reply, ask, completion
 from slm_bench.serve.metrics import until
 from slm_bench.serve.overload import NO_ANSWER
 from slm_bench.serve.peers import slm_serve
-from slm_bench.serve.promises import Promise
 from slm_bench.serve.prompts import Prompts
 from slm_bench.serve.servers import Server, running
 from slm_bench.serve.setting import Setting

