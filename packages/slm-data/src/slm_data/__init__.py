@@ -11,7 +11,7 @@ from slm_data.sources import Corpus, Documents, load_corpus
 from slm_data.streaming import RowStream
 from slm_data.tokens import TokenCounts, TokenStore, tokenize
 
-__version__ = "0.2.0"
+__version__ = "0.2.1"
 
 __all__ = [
     "IGNORE",
