@@ -114,7 +114,7 @@ class Bar(TrainerCallback):
     def _place(self, state: TrainerState) -> str:
         if self.time:
             return f"{state.global_step}, {self.time.seconds:,.0f} of {self.time.limit:,.0f} s"
-        return f"{state.global_step}/{state.max_steps}"
+        return f"{state.global_step}/{state.max_steps}" if state.max_steps else "0"  # the base, before there is a plan
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any) -> None:
         logs = given.get("logs") or {}
