@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.markup import escape
@@ -94,11 +94,9 @@ def ordered(runs: Sequence[Run], by: str | None, *, descending: bool) -> list[Ru
     if by is None:
         return [*reversed(runs)] if descending else [*runs]
     value = BY_KEY[by].value
-    known = [run for run in runs if value(run) is not None]
-    return [
-        *sorted(known, key=lambda run: value(run), reverse=descending),  # type: ignore[arg-type,return-value]
-        *(run for run in runs if value(run) is None),
-    ]
+    known: list[tuple[Any, Run]] = [(found, run) for run in runs if (found := value(run)) is not None]
+    known.sort(key=lambda one: one[0], reverse=descending)
+    return [*(run for _, run in known), *(run for run in runs if value(run) is None)]
 
 
 def _show(runs: Sequence[Run], root: Path) -> None:

@@ -37,8 +37,8 @@ def _ask(seconds: float) -> str:
     try:
         HfApi().model_info(ASKED, timeout=seconds, expand=["sha"])
     except Exception as trouble:  # a dozen kinds, one sentence each
-        answered = getattr(trouble, "response", None) is not None
-        return "" if answered and trouble.response.status_code < 500 else reason(trouble)  # type: ignore[attr-defined]
+        status: int | None = getattr(getattr(trouble, "response", None), "status_code", None)
+        return "" if status is not None and status < 500 else reason(trouble)
     return ""
 
 
