@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
+from pathlib import Path
+from random import Random
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from slm_lab.advice import advise
-from slm_lab.figures import Mode, Spread
+from slm_lab.figures import Mode, Outcome, Spread
+from slm_lab.runs import Run
 
 MakeMode = Callable[..., Mode]
 bits = st.floats(0.5, 3.0)
@@ -17,7 +21,8 @@ def mode(name: str, *after: float, trainable: float = 1000, peak: float = 1e9, s
     values = {"bits_before": [2.0], "bits_after": after, "trainable": [trainable], "peak": [peak]}
     values["tokens_per_second"] = [speed]
     spreads = {key: spread for key, of in values.items() if (spread := Spread.of(of))}
-    return Mode(name, (None,) * len(after), spreads)  # type: ignore[arg-type]
+    run = Run(name, Path(name), name, "finished", "sample", "sample", "trainer")
+    return Mode(name, (Outcome(run),) * len(after), spreads)
 
 
 def told(*modes: Mode) -> str:
@@ -31,12 +36,12 @@ def test_the_mode_with_the_fewest_bits_has_the_best_quality() -> None:
 
 
 @given(st.lists(bits, min_size=2, max_size=5, unique=True), st.randoms())
-def test_advice_does_not_depend_on_the_order_of_the_modes(after: list[float], random: object) -> None:
+def test_advice_does_not_depend_on_the_order_of_the_modes(after: list[float], random: Random) -> None:
     modes = [
         mode(f"m{at}", value, trainable=at + 1, peak=1e9 + at, speed=9.0 * at + 1) for at, value in enumerate(after)
     ]
     shuffled = modes[:]
-    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    random.shuffle(shuffled)
     assert advise(modes) == advise(shuffled)
 
 
@@ -88,7 +93,8 @@ def test_memory_and_speed_decide_only_where_they_differ() -> None:
 def test_speeds_within_the_spread_over_seeds_are_not_told_apart() -> None:
     def fast(name: str, *speeds: float) -> Mode:
         made = mode(name, 1.2, 1.3)
-        return Mode(name, made.outcomes, {**made.values, "tokens_per_second": Spread.of(speeds)})  # type: ignore[dict-item]
+        spread = Spread(statistics.median(speeds), min(speeds), max(speeds))
+        return Mode(name, made.outcomes, {**made.values, "tokens_per_second": spread})
 
     all_alike = told(fast("lora", 900, 1200), fast("butterfly", 700, 1000))
     assert "Speed decides nothing: over the seeds the range of lora, which leads, overlaps" in all_alike

@@ -137,21 +137,23 @@ def fail(trouble: Exception) -> None:
     raise trouble
 
 
-def refusing(status: int) -> Exception:
-    trouble = RuntimeError("refused")
-    trouble.response = SimpleNamespace(status_code=status)  # type: ignore[attr-defined]
-    return trouble
+class Refused(RuntimeError):
+    """As the hub's client raises it: with the response."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__("refused")
+        self.response = SimpleNamespace(status_code=status)
 
 
 def test_a_hub_that_answers_works_even_where_it_lacks_what_was_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    for how in (lambda: None, lambda: fail(refusing(404))):
+    for how in (lambda: None, lambda: fail(Refused(404))):
         answer(monkeypatch, how)
         assert hub.hub().state == "works"
 
 
 @pytest.mark.parametrize(
     ("trouble", "said"),
-    [(ConnectionError(), "cannot be reached"), (TimeoutError(), "in time"), (refusing(503), "status 503")],
+    [(ConnectionError(), "cannot be reached"), (TimeoutError(), "in time"), (Refused(503), "status 503")],
 )
 def test_a_hub_out_of_reach_is_said_with_what_works_without(
     monkeypatch: pytest.MonkeyPatch, trouble: Exception, said: str

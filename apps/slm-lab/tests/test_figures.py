@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -68,7 +69,7 @@ def test_sizes_and_times_have_units_that_are_read_at_a_glance(text: str, value: 
 
 
 def run(name: str, **changes: Any) -> Outcome:
-    plain = Run(name, None, "lora", "finished", "sample", "sample", "trainer")  # type: ignore[arg-type]
+    plain = Run(name, Path(name), "lora", "finished", "sample", "sample", "trainer")
     return Outcome(replace(plain, **changes))
 
 
