@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import torch
 from peft import PeftModel
@@ -156,13 +157,9 @@ def test_mistakes_are_one_sentence_and_exit_code_2(
 # the real command
 
 
-def command(*argv: object) -> subprocess.CompletedProcess[str]:
-    script = Path(sys.executable).with_name("slm-adapters")
-    return subprocess.run([str(script), *map(str, argv)], capture_output=True, text=True, check=False)
-
-
 def test_the_real_command_merges_and_says_nothing_but_its_result(run: Path, tmp_path: Path) -> None:
-    done = command("merge", run, tmp_path / "out")
+    script = Path(sys.executable).with_name("slm-adapters")
+    done = subprocess.run([script, "merge", run, tmp_path / "out"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout.splitlines()) == 3
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").num_parameters()
@@ -180,8 +177,8 @@ def test_a_reader_that_goes_away_is_no_error(base: Path) -> None:
     assert process.returncode == 0
 
 
-def test_the_real_command_refuses_in_a_sentence(tmp_path: Path) -> None:
-    done = command("inspect", tmp_path / "nothing")
+def test_the_command_refuses_in_a_sentence(tmp_path: Path) -> None:
+    done = forked.run("slm_adapters.cli", ["inspect", tmp_path / "nothing"], tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"slm-adapters: folder {tmp_path / 'nothing'} does not exist; check the path\n"
 

@@ -1,5 +1,6 @@
 """The real ``slm-serve``: how it starts, how it is told to stop, what it refuses."""
 
+import os
 import re
 import signal
 import socket
@@ -7,10 +8,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import forked
 import httpx
 import pytest
 from serving import PATIENCE
@@ -20,87 +23,93 @@ from slm_serve.cli import main
 from slm_serve.server import _warn_if_open
 
 STARTING = 180  # seconds for the imports and the model of a process beside others
+LONG = 450  # new tokens, of the 512 that the tiny model has room for
 
 
 @contextmanager
-def command(*flags: str) -> Iterator[tuple[subprocess.Popen[str], str, list[str]]]:
-    """The process once it is ready, its address, and what it said until then."""
-    told = [sys.executable, "-m", "slm_serve.cli", "--port", "0", "--threads", "1", *flags]
-    with subprocess.Popen(told, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        said: list[str] = []
-        try:
-            assert process.stdout
-            for line in process.stdout:
-                said.append(line.rstrip())
-                if line.startswith("ready: "):
-                    break
-            assert said
-            assert said[-1].startswith("ready: "), said
-            yield process, said[-1].removeprefix("ready: "), said
-        finally:
-            process.kill()
+def command(folder: Path, *flags: str) -> Iterator[tuple[Any, str, Path]]:
+    """The process once it is ready, its address, and the file of what it says."""
+    said = folder / "said.txt"
+    told = ["--port", "0", "--threads", "1", *flags]
+    process = forked.start("slm_serve.cli", told, said=said, errors=said)
+    try:
+        ready = forked.wait_for_line(process, said, "ready: ", STARTING)
+        yield process, ready.removeprefix("ready: "), said
+    finally:
+        process.kill()
+        process.join()
 
 
-def ask(url: str, new: int) -> httpx.Response:
-    return httpx.post(
-        f"{url}/generate", json={"prompt": "a b c", "max_new_tokens": new, "temperature": 0}, timeout=PATIENCE
-    )
+@pytest.fixture(scope="module")
+def client() -> Iterator[httpx.Client]:
+    """One for all requests: a client takes longer to make than a tiny model to answer."""
+    with httpx.Client(timeout=PATIENCE, limits=httpx.Limits(max_connections=50)) as found:
+        yield found
 
 
-def busy(url: str) -> int:
-    text = httpx.get(f"{url}/metrics", timeout=PATIENCE).text
+@contextmanager
+def asked(client: httpx.Client, url: str, times: int) -> Iterator[list[Future[httpx.Response]]]:
+    """So many requests, each in its thread, once all of them run or wait. None has ended by then."""
+    body = {"prompt": "a b c", "max_new_tokens": LONG, "temperature": 0}
+    with ThreadPoolExecutor(times) as threads:
+        futures = [threads.submit(client.post, f"{url}/generate", json=body) for _ in range(times)]
+        end = time.monotonic() + PATIENCE
+        while busy(client, url) < times:
+            assert time.monotonic() < end
+        yield futures
+
+
+def busy(client: httpx.Client, url: str) -> int:
+    text = client.get(f"{url}/metrics").text
     return sum(int(float(value)) for value in re.findall(r"^slm_(?:running|queue) (\S+)$", text, re.MULTILINE))
 
 
-def wait_for(url: str, count: int) -> None:
-    end = time.monotonic() + PATIENCE
-    while busy(url) < count:
-        assert time.monotonic() < end
-
-
-def test_sigterm_loses_none_of_what_runs_or_waits_and_lets_nothing_in(tiny: Path) -> None:
+def test_sigterm_loses_none_of_what_runs_or_waits_and_lets_nothing_in(
+    tiny: Path, tmp_path: Path, client: httpx.Client
+) -> None:
     flags = ["--model_path", str(tiny), "--max_sequences", "16", "--max_queue", "60"]
-    with command(*flags) as (process, url, said), ThreadPoolExecutor(40) as clients:
+    with command(tmp_path, *flags) as (process, url, file):
+        said = file.read_text().splitlines()
         assert any(line.startswith("models: model (base)") for line in said)
         assert any(re.match(r"pool: 512 pages .* MB", line) for line in said)
         assert any("on cpu" in line and "threads: 1" in line for line in said)
-        asked = [clients.submit(ask, url, 120) for _ in range(40)]
-        wait_for(url, 40)
-        process.send_signal(signal.SIGTERM)
-        answers = [one.result() for one in asked]
+        with asked(client, url, 40) as futures:
+            os.kill(process.pid, signal.SIGTERM)
+            answers = [one.result() for one in futures]
         assert [answer.status_code for answer in answers] == [200] * 40
-        assert {answer.json()["completion_tokens"] for answer in answers} == {120}
-        assert process.wait(PATIENCE) == 0
+        assert {answer.json()["completion_tokens"] for answer in answers} == {LONG}
+        process.join(PATIENCE)
+        assert process.exitcode == 0
         with pytest.raises(httpx.ConnectError):
-            ask(url, 1)
+            client.get(f"{url}/health/live")
 
 
-def test_what_is_not_finished_in_time_gets_504(tiny: Path) -> None:
-    flags = ["--model_path", str(tiny), "--max_sequences", "1", "--max_queue", "60"]
-    with command(*flags, "--drain_timeout", "0.2") as (process, url, _), ThreadPoolExecutor(20) as clients:
-        asked = [clients.submit(ask, url, 450) for _ in range(20)]
-        wait_for(url, 20)
-        process.send_signal(signal.SIGTERM)
-        statuses = {one.result().status_code for one in asked}
+def test_what_is_not_finished_in_time_gets_504(tiny: Path, tmp_path: Path, client: httpx.Client) -> None:
+    flags = ["--model_path", str(tiny), "--max_sequences", "1", "--max_queue", "60", "--drain_timeout", "0.2"]
+    with command(tmp_path, *flags) as (process, url, _):
+        with asked(client, url, 20) as futures:
+            os.kill(process.pid, signal.SIGTERM)
+            statuses = {one.result().status_code for one in futures}
         assert 504 in statuses
         assert statuses <= {200, 504}
-        assert process.wait(PATIENCE) == 0
+        process.join(PATIENCE)
+        assert process.exitcode == 0
 
 
-def test_a_second_signal_ends_at_once_and_still_answers(tiny: Path) -> None:
+def test_a_second_signal_ends_at_once_and_still_answers(tiny: Path, tmp_path: Path, client: httpx.Client) -> None:
     flags = ["--model_path", str(tiny), "--max_sequences", "1", "--max_queue", "60"]
-    with command(*flags) as (process, url, _), ThreadPoolExecutor(20) as clients:
-        asked = [clients.submit(ask, url, 450) for _ in range(20)]
-        wait_for(url, 20)
-        process.send_signal(signal.SIGTERM)
-        assert process.stdout
-        next(line for line in process.stdout if "stopping" in line)  # two signals at once would count as one
-        process.send_signal(signal.SIGTERM)
-        start = time.monotonic()
-        statuses = {one.result().status_code for one in asked}
+    with command(tmp_path, *flags) as (process, url, file):
+        with asked(client, url, 20) as futures:
+            os.kill(process.pid, signal.SIGTERM)
+            while "stopping" not in file.read_text():  # two signals at once would count as one
+                assert process.is_alive()
+            os.kill(process.pid, signal.SIGTERM)
+            start = time.monotonic()
+            statuses = {one.result().status_code for one in futures}
         assert 503 in statuses
         assert statuses <= {200, 503}
-        assert process.wait(PATIENCE) == 0
+        process.join(PATIENCE)
+        assert process.exitcode == 0
         assert time.monotonic() - start < 20  # draining has 30 seconds
 
 

@@ -19,27 +19,14 @@ import tempfile
 import time
 from dataclasses import dataclass
 from hashlib import sha256
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-# A server that has imported everything forks each run: seconds of imports are paid once.
-_forks = get_context("forkserver")
-_forks.set_forkserver_preload(["slm_train.arguments", "slm_train.flow"])
-
-
-def _run(argv: list[str], environment: dict[str, str]) -> None:
-    from slm_train.cli import main
-
-    os.environ.update(environment)
-    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115  # for the life of the process
-    sys.exit(main(argv))
+import forked
 
 
 def start(argv: list[str], **environment: str) -> Any:
-    process = _forks.Process(target=_run, args=(argv, environment))
-    process.start()
-    return process
+    return forked.start("slm_train.cli", argv, **environment)
 
 
 def finish(argv: list[str]) -> int:

@@ -47,7 +47,9 @@ def test_activations_grow_with_the_batch_and_shrink_with_checkpointing(tiny: Tin
 
 
 def test_the_dry_run_says_the_peak_that_a_run_then_has(tiny: Tiny, tmp_path: Path) -> None:
-    """Through the command line, in processes of their own. The batch is large, so that activations count."""
+    """Through the command line, in processes that share no memory with another: both look at their own.
+
+    The batch is large, so that activations count."""
     flags = tiny.flags(
         tmp_path / "run", "--mode", "baseline", "--per_device_train_batch_size", "64", "--max_steps", "2"
     )

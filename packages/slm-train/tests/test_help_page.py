@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import run_command
+from forked import run
 from transformers import HfArgumentParser
 
 from slm_train.cli import main
@@ -41,7 +42,7 @@ def test_help_all_shows_every_flag_but_the_negations(capsys: pytest.CaptureFixtu
     assert not {name for name in hidden if not name.startswith("no_")}
 
 
-def test_the_command_says_it_within_the_terminal() -> None:
-    done = run_command(["-h"])
+def test_the_command_says_it_within_the_terminal(tmp_path: Path) -> None:
+    done = run("slm_train.cli", ["-h"], tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert max(map(len, done.stdout.splitlines())) <= 110

@@ -1,15 +1,20 @@
-"""A hub that is sick, over real HTTP, through the real command."""
+"""A hub that is sick, over real HTTP, through the command's own client."""
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import product
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
-from conftest import Tiny, run_command
+from conftest import Tiny
 
 
 class Sick(BaseHTTPRequestHandler):
@@ -35,32 +40,55 @@ class Sick(BaseHTTPRequestHandler):
         """Quiet."""
 
 
+CHILD = """
+import json, sys
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
+
+from slm_train.cli import main
+
+real = sys.stdout
+for line in sys.stdin:
+    with redirect_stdout(StringIO()), redirect_stderr(StringIO()) as errors:
+        code = main(json.loads(line))
+    print(json.dumps([code, errors.getvalue()]), file=real, flush=True)
+"""
+
+
 @pytest.fixture
-def hub(request: pytest.FixtureRequest) -> Iterator[str]:
-    handler = type("Handler", (Sick,), {"status": request.param})
+def hub() -> Iterator[tuple[type[Sick], str]]:
+    handler = type("Handler", (Sick,), {})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
+    yield handler, f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     server.server_close()
 
 
-@pytest.mark.parametrize(
-    ("hub", "said"), [(404, "nothing of that name"), (503, "status 503"), (200, "broke off")], indirect=["hub"], ids=str
-)
-@pytest.mark.parametrize("what", ["model", "dataset"])
-def test_a_sick_hub_is_one_sentence(tiny: Tiny, tmp_path: Path, hub: str, said: str, what: str) -> None:
-    flags = tiny.flags(tmp_path / "run")
-    if what == "model":
-        flags[flags.index("--model_path") + 1] = "some/model"
-    else:
-        for name in ("--train_file", "--validation_file", "--document_separator"):
-            del flags[flags.index(name) : flags.index(name) + 2]
-        flags += ["--dataset", "some/texts"]
-    sick = {**os.environ, "HF_ENDPOINT": hub, "HF_HOME": str(tmp_path / "hub"), "HF_HUB_DISABLE_XET": "1"}
-    done = run_command(flags, env=sick)
-    assert done.returncode == 2, done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
-    assert done.stderr.startswith(f"slm-train: cannot load the {what} some/{'model' if what == 'model' else 'texts'}")
-    assert said in done.stderr
-    assert not (tmp_path / "run").exists()
+def test_a_sick_hub_is_one_sentence(
+    tiny: Tiny, tmp_path: Path, hub: tuple[type[Sick], str], subtests: pytest.Subtests
+) -> None:
+    """Its client reads the hub's address as it is imported: one process with that address asks all questions."""
+    handler, url = hub
+    sick = {**os.environ, "HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "hub"), "HF_HUB_DISABLE_XET": "1"}
+    pipe: Any = subprocess.PIPE
+    model, dataset = tiny.flags(tmp_path / "run"), tiny.flags(tmp_path / "run")
+    model[model.index("--model_path") + 1] = "some/model"
+    for name in ("--train_file", "--validation_file", "--document_separator"):
+        del dataset[dataset.index(name) : dataset.index(name) + 2]
+    dataset += ["--dataset", "some/texts"]
+    asked = [("the model some/model", model), ("the dataset some/texts", dataset)]
+    troubles = [(404, "nothing of that name"), (503, "status 503"), (200, "broke off")]
+    with subprocess.Popen([sys.executable, "-c", CHILD], stdin=pipe, stdout=pipe, text=True, env=sick) as child:
+        for (what, flags), (status, trouble) in product(asked, troubles):
+            with subtests.test(what, status=status):
+                handler.status = status
+                child.stdin.write(json.dumps(flags) + "\n")
+                child.stdin.flush()
+                code, said = json.loads(child.stdout.readline())
+                assert code == 2, said
+                assert len(said.strip().splitlines()) == 1, said
+                assert said.startswith(f"slm-train: cannot load {what}")
+                assert trouble in said
+                assert not (tmp_path / "run").exists()
+        child.stdin.close()

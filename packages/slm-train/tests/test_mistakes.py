@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Refused, Tiny, run_command
+from forked import run
 
 from slm_train.cli import main
 
@@ -137,7 +138,7 @@ def test_a_flag_of_2023_is_translated_in_one_line(
 
 
 def test_the_command_itself_exits_with_2_and_no_traceback(tiny: Tiny, tmp_path: Path) -> None:
-    done = run_command(tiny.flags(tmp_path / "run", "--mode", "lorra"))
+    done = run("slm_train.cli", tiny.flags(tmp_path / "run", "--mode", "lorra"), tmp_path)
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.startswith("slm-train: unknown mode 'lorra'")
@@ -145,6 +146,7 @@ def test_the_command_itself_exits_with_2_and_no_traceback(tiny: Tiny, tmp_path: 
 
 
 def test_a_model_that_no_hub_gives_is_one_sentence(tiny: Tiny, tmp_path: Path) -> None:
+    """By a start from the shell, whose libraries could have something to say as they are imported."""
     nobody = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hub")}
     done = run_command(tiny.flags(tmp_path / "run", "--model_path", "nobody/nothing"), env=nobody)
     assert done.returncode == 2, done.stderr
