@@ -82,6 +82,19 @@ def test_training_a_packed_layer_is_refused() -> None:
         layer(torch.randn(2, 3, requires_grad=True))
 
 
+def test_merging_into_packed_layers_says_what_to_do_first() -> None:
+    model = get_peft_model(make("llama"), LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False)).eval()
+    packed = pack(model)
+    layer = model.base_model.model.model.layers[0].self_attn.q_proj
+    assert not hasattr(layer.base_layer, "weight")
+    with pytest.raises(AttributeError, match="unpack, or close the engine"):
+        model.merge_adapter()
+    packed.unpack()
+    before = layer.base_layer.weight.clone()
+    model.merge_adapter()
+    assert not torch.equal(layer.base_layer.weight, before)
+
+
 def test_float64_stays_plain() -> None:
     assert pack(make("gpt2").double()).layers == {}
 

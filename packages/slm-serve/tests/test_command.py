@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +111,30 @@ def test_a_second_signal_ends_at_once_and_still_answers(tiny: Path, tmp_path: Pa
         process.join(PATIENCE)
         assert process.exitcode == 0
         assert time.monotonic() - start < 20  # draining has 30 seconds
+
+
+def test_a_signal_while_the_model_loads_is_not_waited_with(tmp_path: Path, client: httpx.Client) -> None:
+    said, text = tmp_path / "said.txt", tmp_path / "text"
+    os.mkfifo(text)  # loading reads it first, and waits for a writer who never comes
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    process = forked.start("slm_serve.cli", ["--port", port, "--int8", text], said=said, errors=said)
+    try:
+        end = time.monotonic() + PATIENCE
+        while True:
+            with suppress(httpx.ConnectError):
+                answer = client.get(f"http://127.0.0.1:{port}/health/ready")
+                break
+            assert time.monotonic() < end, said.read_text()
+        assert answer.status_code == 503
+        assert "loading" in answer.text
+        os.kill(process.pid, signal.SIGTERM)
+        process.join(PATIENCE)
+        assert process.exitcode == 0
+    finally:
+        process.kill()
+        process.join()
+    assert "Traceback" not in said.read_text()
 
 
 def test_the_factory_reads_the_environment(tiny: Path, tmp_path: Path) -> None:

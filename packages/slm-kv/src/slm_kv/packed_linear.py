@@ -43,6 +43,12 @@ class PackedLayer(nn.Module, ABC):
         if torch.is_grad_enabled() and x.requires_grad:
             raise KVError("a packed model only infers: unpack it before training")
 
+    def __getattr__(self, name: str) -> Any:
+        """As ever, but for ``weight``: PEFT merges into it, and others look at it."""
+        if name == "weight":
+            raise AttributeError("a packed layer has no weight to read or to merge into: unpack, or close the engine")
+        return super().__getattr__(name)
+
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, dtype={self.dtype}"
 

@@ -33,7 +33,8 @@ class Plan:
 
 
 class Scheduler:
-    """First come, first served. No sequence may know more tokens than all pages hold: alone, each finds room."""
+    """First come, first served, but for those that had better wait for a prefix. No sequence may know more tokens
+    than all pages hold: alone, each finds room."""
 
     def __init__(self, pool: PagePool, max_sequences: int, max_step_tokens: int) -> None:
         self.pool, self.max_sequences, self.max_step_tokens = pool, max_sequences, max_step_tokens
@@ -64,10 +65,14 @@ class Scheduler:
         copies: list[PageCopy] = []
         for sequence in sorted(self.running, key=lambda one: one.pending > 1):
             self._take(sequence, work, copies)
-        while self.waiting and len(self.running) < self.max_sequences and self._left(work) > 0:
-            if not self._admit(self.waiting[0]):
+        for sequence in list(self.waiting):
+            if len(self.running) == self.max_sequences or not self._left(work):
                 break
-            self._take(self.running[-1], work, copies)
+            if self._had_better_wait(sequence):
+                continue
+            if not self._admit(sequence):
+                break
+            self._take(sequence, work, copies)
         return Plan(tuple(work), tuple(copies))
 
     def _left(self, work: list[Work]) -> int:
@@ -102,14 +107,33 @@ class Scheduler:
         self.preemptions += 1
         self.waiting.appendleft(sequence)
 
+    def _had_better_wait(self, sequence: Sequence) -> bool:
+        """Whether one that runs is computing pages that this one begins with, and is half of the way or nearer to
+        them: several texts of one new prompt, or behind one long instruction, compute it once."""
+        if not (self.pool.prefix_caching and sequence.reuses_prefix):
+            return False
+        for one in self.running:
+            if one.pending > 1 and one.root == sequence.root and one.held.chained:
+                shared = self._shared_tokens(one.context, sequence.context)
+                if shared and 2 * (shared - self.pool.cached_prefix(sequence.context, sequence.root)) >= one.pending:
+                    return True
+        return False
+
+    def _shared_tokens(self, one: list[int], other: list[int]) -> int:
+        """How many tokens both begin with, in whole pages that ``other`` can reuse."""
+        size, shared = self.pool.page_size, 0
+        while shared + size < len(other) and one[shared : shared + size] == other[shared : shared + size]:
+            shared += size
+        return shared
+
     def _admit(self, sequence: Sequence) -> bool:
-        """Start the first that waits, where pages for all that it knows are free, and one more for each that runs."""
+        """Start one that waits, where pages for all that it knows are free, and one more for each that runs."""
         table = self.pool.open(sequence.context if sequence.reuses_prefix else (), sequence.root)
         wanted = self.pool.pages_needed(table, len(sequence.context) - table.length)
         if wanted + len(self.running) > self.pool.free_pages:
             self.pool.release(table)
             return False
-        self.waiting.popleft()
+        self.waiting.remove(sequence)
         self.running.append(sequence)
         sequence.begin(table)
         return True

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from slm_serve.app import create_app
     from slm_serve.settings import Settings
 
-__version__ = "0.2.1"
+__version__ = "0.2.2"
 
 __all__ = ["Settings", "create_app"]
 

@@ -37,6 +37,7 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._service: Service = app.state.service
         self._service.on_failure = self._give_up
+        self._service.waits_for_loading = settings.backend == "vllm"  # it has processes of its own to end
         self._signals = 0
         self._telling: asyncio.Task[None] | None = None
 
@@ -89,8 +90,11 @@ def serve(settings: Settings) -> int:
         )
     app = create_app(settings)
     Server(app, settings).run([listening])
-    failure = app.state.service.failure
-    return _refuse(failure) if failure else 0
+    service: Service = app.state.service
+    if service.is_loading:  # in a thread that cannot be told to stop
+        sys.stdout.flush()
+        os._exit(0)
+    return _refuse(service.failure) if service.failure else 0
 
 
 def serve_reloading(settings: Settings) -> int:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import threading
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from slm_serve.answer import Answer, Delta
 from slm_serve.backend import Backend, Job, Served
@@ -28,6 +30,7 @@ class Service:
         self.metrics = Metrics(lambda: self._backend.load() if self._backend else None)
         self.failure: str | None = None  # why loading ended without a backend
         self.on_failure: Callable[[], None] = lambda: None
+        self.waits_for_loading = True  # at its end; if not, whoever runs it has to end the process at once
         self._backend: Backend | None = None
         self._loading: asyncio.Task[None] | None = None
         self._answers: set[Answer] = set()
@@ -39,11 +42,16 @@ class Service:
         self._loading = asyncio.get_running_loop().create_task(self._load())
 
     async def stop(self) -> None:
-        """End what runs, and free the model. Waits for a load that is under way."""
-        if self._loading:
+        """End what runs, and free the model."""
+        if self._loading and self.waits_for_loading:
             await asyncio.wait([self._loading])
         if self._backend:
             await asyncio.to_thread(self._backend.close)
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether a load is under way."""
+        return self._backend is None and self.failure is None
 
     async def loaded(self) -> Backend | None:
         """The backend once it is there; None where it could not be loaded."""
@@ -54,7 +62,7 @@ class Service:
     async def _load(self) -> None:
         loop = asyncio.get_running_loop()
         try:
-            self._backend = await asyncio.to_thread(load_backend, self.settings, loop)
+            self._backend = await _aside(lambda: load_backend(self.settings, loop))
         except ValueError as mistake:
             self.failure = str(mistake)
             self.on_failure()
@@ -181,6 +189,27 @@ class Service:
     def _expire(self, answer: Answer, seconds: float) -> None:
         timer = asyncio.get_running_loop().call_later(seconds, answer.fail, TooLate(seconds))
         answer.on_close.append(timer.cancel)
+
+
+def _aside(call: Callable[[], Backend]) -> asyncio.Future[Backend]:
+    """``call`` in a thread that nobody waits for as the process ends, other than those of ``asyncio.to_thread``."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Backend] = loop.create_future()
+
+    def tell(settle: Callable[[Any], None], outcome: object) -> None:
+        if not future.done():
+            settle(outcome)
+
+    def work() -> None:
+        try:
+            made = call()
+        except BaseException as failed:
+            loop.call_soon_threadsafe(tell, future.set_exception, failed)
+        else:
+            loop.call_soon_threadsafe(tell, future.set_result, made)
+
+    threading.Thread(target=work, name="loading", daemon=True).start()
+    return future
 
 
 def stopping() -> ServeError:
