@@ -1,7 +1,8 @@
-"""One or two rows times a packed weight, read where oneDNN laid it."""
+"""A few rows times a packed weight, read where oneDNN laid it."""
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from cpu import PACKED_DTYPES
@@ -39,7 +40,7 @@ def test_it_is_the_product_to_the_precision_of_the_dtype(
     shape: tuple[int, int], dtype: torch.dtype, bias: bool, counted: list[int]
 ) -> None:
     packed, weight, bias_O = layer(*shape, dtype, bias)
-    for rows in (1, 2):
+    for rows in range(1, few_rows.ROWS + 1):
         x = torch.randn(1, rows, shape[1], generator=torch.Generator().manual_seed(rows)).to(dtype)
         exact = torch.nn.functional.linear(x.double(), weight.double(), None if bias_O is None else bias_O.double())
         found = packed(x)
@@ -49,7 +50,28 @@ def test_it_is_the_product_to_the_precision_of_the_dtype(
         last = packed(x[0, -1])
         if packed._blocks is not None:
             assert torch.equal(last, found[0, -1])  # what shares the call changes nothing
-    assert counted == ([1, 1, 2, 1] if packed._blocks is not None else [])
+    called = [count for rows in range(1, few_rows.ROWS + 1) for count in (rows, 1)]
+    assert counted == (called if packed._blocks is not None else [])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("outputs", [64, 300])
+def test_blocks_laid_by_hand_give_the_product_on_any_cpu(outputs: int, dtype: torch.dtype) -> None:
+    """oneDNN lays bfloat16 in pairs of inputs only where a CPU has AVX-512."""
+    draw, inputs = torch.Generator().manual_seed(outputs), 24
+    weight = torch.randn(outputs, inputs, generator=draw).to(dtype)
+    filled = (
+        torch.nn.functional.pad(weight, (0, 0, 0, -outputs % 64)).view(-1, 64, inputs).transpose(1, 2)
+    )  # [B, K, 64]
+    if dtype is torch.bfloat16:
+        halves = few_rows.bits(filled.contiguous()).astype(np.uint32)
+        blocks = np.ascontiguousarray(halves[:, ::2] | halves[:, 1::2] << 16)
+    else:
+        blocks = filled.contiguous().numpy()
+    for rows in range(1, few_rows.ROWS + 1):
+        x = torch.randn(rows, inputs, generator=draw).to(dtype)
+        found = few_rows.linear(x, blocks, np.empty(0, np.float32), outputs)
+        assert torch.allclose(found.double(), x.double() @ weight.double().T, rtol=torch.finfo(dtype).eps, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", PACKED_DTYPES)
@@ -84,7 +106,7 @@ def test_memory_that_is_not_this_weight_is_not_read(dtype: torch.dtype) -> None:
     other[-1, -1] += 1
     assert few_rows.blocks_of(packed._packed, other) is None
     assert few_rows.blocks_of(packed._packed, weight.flip(1)) is None
-    odd, weight, _ = layer(64, 30, dtype, False)
+    odd, weight, _ = layer(64, 31, dtype, False)
     assert few_rows.blocks_of(odd._packed, weight) is None
 
 

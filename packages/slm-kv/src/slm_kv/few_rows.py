@@ -1,8 +1,8 @@
 """A linear layer of few rows, compiled by numba: it reads oneDNN's packed weight where that lies.
 
-oneDNN reads a weight for a single row at half of what the memory gives, and lays weights out in blocks of 64 outputs,
-all inputs of a block in order: sums fill whole registers, and several blocks side by side are as many streams through
-memory, of which one alone waits for most of what it reads.
+oneDNN reads a weight for a few rows at half of what the memory gives, and lays weights out in blocks of 64 outputs, all
+inputs of a block in order: sums fill whole registers, and several blocks side by side are as many streams through
+memory, of which one alone waits for most of what it reads. More rows leave less room for sums of several blocks.
 
 Shapes: R rows, I inputs, O outputs, B = O / 64 blocks, rounded up, K inputs as padded by oneDNN.
 """
@@ -23,9 +23,10 @@ from torch import Tensor
 from slm_kv.elements import SETTINGS, bits, load, rounded, widened
 
 BLOCK = 64  # outputs
-ROWS = 2  # with three oneDNN is as fast
-STEP = 4  # inputs at once
-STREAMS = 4  # blocks at once
+ROWS = 2 if torch.backends.cpu.get_cpu_capability() == "AVX512" else 8  # with one more oneDNN is as fast
+STEP = 2  # inputs at once
+STREAMS = 4  # blocks at once, with one row or two
+FEWER = 3  # with more rows
 
 Blocks = np.ndarray  # [B, K, 64] float32, or [B, K / 2, 64] uint32: two bfloat16, the first input in the lower half
 
@@ -82,23 +83,24 @@ def put(sums, bias, block, out):
             out[row, first + o] = rounded(number, out[row, first + o])
 
 
-def products(block, i, o, x0, x1, x2, x3):
-    """What inputs ``i`` to ``i`` + 3 add to output ``o`` of a block."""
-    return _of_pairs(block, i, o, x0, x1, x2, x3) if block.dtype == np.uint32 else _plain(block, i, o, x0, x1, x2, x3)
+def products(blocks, block, i, o, x0, x1):
+    """What inputs ``i`` and ``i`` + 1 add to output ``o`` of a block. By index: a view of the block costs a fifth."""
+    find = _of_pairs if blocks.dtype == np.uint32 else _plain
+    return find(blocks, block, i, o, x0, x1)
 
 
 @overload(products, inline="always")
-def _products(block, i, o, x0, x1, x2, x3):
-    return _of_pairs if block.dtype == types.uint32 else _plain
+def _products(blocks, block, i, o, x0, x1):
+    return _of_pairs if blocks.dtype == types.uint32 else _plain
 
 
-def _plain(block, i, o, x0, x1, x2, x3):
-    return (x0 * block[i, o] + x1 * block[i + 1, o]) + (x2 * block[i + 2, o] + x3 * block[i + 3, o])
+def _plain(blocks, block, i, o, x0, x1):
+    return x0 * blocks[block, i, o] + x1 * blocks[block, i + 1, o]
 
 
-def _of_pairs(block, i, o, x0, x1, x2, x3):
-    first, second = block[i // 2, o], block[i // 2 + 1, o]
-    return (x0 * widened(first) + x1 * upper(first)) + (x2 * widened(second) + x3 * upper(second))
+def _of_pairs(blocks, block, i, o, x0, x1):
+    pair = blocks[block, i // 2, o]
+    return x0 * widened(pair) + x1 * upper(pair)
 
 
 def _signature(element, word):
@@ -112,21 +114,29 @@ def put_blocks(x, blocks, first, streams, bias, sums, out):
     sums[:] = np.float32(0.0)
     for i in range(0, x.shape[1], STEP):
         for row in range(x.shape[0]):
-            x0, x1, x2, x3 = load(x[row, i]), load(x[row, i + 1]), load(x[row, i + 2]), load(x[row, i + 3])
+            x0, x1 = load(x[row, i]), load(x[row, i + 1])
             for stream in range(streams):
-                block = blocks[first + stream]
                 for o in range(BLOCK):
-                    sums[stream, row, o] += products(block, i, o, x0, x1, x2, x3)
+                    sums[stream, row, o] += products(blocks, first + stream, i, o, x0, x1)
     for stream in range(streams):
         put(sums[stream], bias, first + stream, out)
+
+
+@njit(inline="always")
+def side_by_side(x, blocks, streams, bias, sums, out):
+    """All blocks, ``streams`` at a time, those that are left over one by one."""
+    whole = len(blocks) // streams * streams
+    for first in range(0, whole, streams):
+        put_blocks(x, blocks, first, streams, bias, sums, out)
+    for first in range(whole, len(blocks)):
+        put_blocks(x, blocks, first, 1, bias, sums, out)
 
 
 @njit([_signature(types.float32, types.float32), _signature(types.uint16, types.uint32)], **SETTINGS)
 def _multiply(x, blocks, bias, out):
     """``out`` [R, O] = ``x`` [R, I] times the blocks, plus ``bias``."""
     sums = np.empty((STREAMS, x.shape[0], BLOCK), np.float32)
-    side_by_side = len(blocks) // STREAMS * STREAMS
-    for first in range(0, side_by_side, STREAMS):
-        put_blocks(x, blocks, first, STREAMS, bias, sums, out)
-    for first in range(side_by_side, len(blocks)):
-        put_blocks(x, blocks, first, 1, bias, sums, out)
+    if x.shape[0] > 2:
+        side_by_side(x, blocks, FEWER, bias, sums, out)
+    else:
+        side_by_side(x, blocks, STREAMS, bias, sums, out)

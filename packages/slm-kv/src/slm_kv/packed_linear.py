@@ -55,8 +55,8 @@ class PackedLayer(nn.Module, ABC):
 
 class PackedLinear(PackedLayer):
     """``x @ weight.T + bias`` over a prepacked copy of ``weight_OI``, which need not be kept. ``padded_rows``: fewer
-    rows than this, but more than a quarter of it, are filled up with zeros, where that is faster. One or two rows
-    on one thread are multiplied by ``few_rows``, where numba is there and knows the layout."""
+    rows than this, but more than a quarter of it, are filled up with zeros, where that is faster. Up to
+    ``few_rows.ROWS`` rows on one thread are multiplied by ``few_rows``, where numba is there and knows the layout."""
 
     def __init__(self, weight_OI: Tensor, bias_O: Tensor | None, padded_rows: int = 0) -> None:
         super().__init__(weight_OI, bias_O)
