@@ -20,7 +20,8 @@ def small(tiny: Path) -> Iterator[Running]:
         yield found
 
 
-def test_no_question_of_the_schema_breaks_it(small: Running) -> None:
+@pytest.mark.parametrize("questions", [12, pytest.param(400, marks=pytest.mark.slow)])
+def test_no_question_of_the_schema_breaks_it(small: Running, questions: int) -> None:
     schema = schemathesis.openapi.from_url(f"{small.url}/openapi.json")
     operations = [found.ok() for found in schema.get_all_operations()]
     assert {operation.path for operation in operations} == {
@@ -36,13 +37,13 @@ def test_no_question_of_the_schema_breaks_it(small: Running) -> None:
         "/metrics",
     }
     for operation in operations:
-        _ask(operation)
+        _ask(operation, questions)
 
 
-def _ask(operation: Any) -> None:
+def _ask(operation: Any, questions: int) -> None:
     @given(case=operation.as_strategy())
     @settings(
-        max_examples=12,
+        max_examples=questions,
         deadline=None,
         database=None,
         phases=[Phase.generate],

@@ -200,6 +200,22 @@ def test_closing_an_answer_ends_its_requests_in_vllm(sample: Served) -> None:
     assert sample.whole([Job(sample.prompts()[0], greedy(3), "base")])[0].finish_reason == "length"
 
 
+def test_what_a_terminal_sends_to_all_processes_does_not_end_those_of_vllm(sample: Served) -> None:
+    async def interrupted() -> Delta:
+        answer = Answer(1)
+        sample.backend.submit([Job(sample.prompts()[0], greedy(200), "base", streams=True)], answer)
+        pieces: list[Delta] = []
+        async for _, piece in answer:
+            for pid in set() if pieces else children() - sample.processes_before:
+                os.kill(pid, signal.SIGINT)
+            pieces.append(piece)
+        answer.close()
+        return pieces[-1]
+
+    assert sample.loop.run_until_complete(asyncio.wait_for(interrupted(), 120)).finish_reason == "length"
+    assert sample.whole([Job(sample.prompts()[0], greedy(3), "base")])[0].finish_reason == "length"
+
+
 def test_closing_leaves_no_process(sample: Served) -> None:
     assert children() - sample.processes_before
     sample.backend.close()

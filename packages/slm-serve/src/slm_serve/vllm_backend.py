@@ -11,6 +11,7 @@ import gc
 import logging
 import multiprocessing
 import secrets
+import signal
 import threading
 import time
 from collections import Counter
@@ -19,6 +20,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
+from multiprocessing import resource_tracker
 from typing import Any, Self
 
 from slm_adapters.trouble import reason
@@ -170,6 +172,10 @@ class VLLMBackend:
 
     def _work(self, started: Future[None]) -> None:
         """The thread: it starts the engines, serves until told to stop, and ends them."""
+        resource_tracker.ensure_running()  # it would unblock the signal in the thread that starts it
+        signal.pthread_sigmask(
+            signal.SIG_BLOCK, {signal.SIGINT}
+        )  # Ctrl-C goes to vLLM's processes too, which inherit this
         failed: BaseException | None = None
         try:
             with asyncio.Runner(loop_factory=lambda: self._inside) as runner:
