@@ -50,7 +50,7 @@ class Service:
 
     @property
     def is_loading(self) -> bool:
-        """Whether a load is under way."""
+        """Whether it is not known yet how loading ends."""
         return self._backend is None and self.failure is None
 
     async def loaded(self) -> Backend | None:

@@ -173,9 +173,8 @@ class VLLMBackend:
     def _work(self, started: Future[None]) -> None:
         """The thread: it starts the engines, serves until told to stop, and ends them."""
         resource_tracker.ensure_running()  # it would unblock the signal in the thread that starts it
-        signal.pthread_sigmask(
-            signal.SIG_BLOCK, {signal.SIGINT}
-        )  # Ctrl-C goes to vLLM's processes too, which inherit this
+        # A terminal sends Ctrl-C to vLLM's processes too. They inherit this, and are ended in order, by ``_end``.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         failed: BaseException | None = None
         try:
             with asyncio.Runner(loop_factory=lambda: self._inside) as runner:
