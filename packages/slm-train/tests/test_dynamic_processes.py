@@ -7,9 +7,11 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import torch
 from conftest import Tiny
@@ -40,14 +42,19 @@ def by_torchrun(argv: list[str]) -> int:
 
 def by_forks(argv: list[str]) -> int:
     """The same processes, from a server that has imported everything."""
+    processes = [start(argv, **where) for where in two_ranks()]
+    for process in processes:
+        process.join(300)
+    return max(process.exitcode for process in processes)
+
+
+def two_ranks() -> list[dict[str, str]]:
+    """What torchrun tells its processes, for each of two."""
     with socket.socket() as found:
         found.bind(("localhost", 0))
         port = str(found.getsockname()[1])
     where = {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    processes = [start(argv, RANK=str(rank), LOCAL_RANK=str(rank), **where) for rank in range(2)]
-    for process in processes:
-        process.join(300)
-    return max(process.exitcode for process in processes)
+    return [where | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -79,6 +86,22 @@ def test_one_process_and_two_give_the_same_weights_and_the_run_goes_on(
     for line, alone in zip(lines, wanted, strict=True):
         for name in {"loss", "eval_loss", "grad_norm", "tokens"} & alone.keys():
             assert line[name] == pytest.approx(alone[name], rel=1e-5)
+
+
+@pytest.mark.parametrize("flags", [dynamic, Tiny.flags], ids=["dynamic", "trainer"])
+@pytest.mark.parametrize(("more", "code"), [((), 0), (("--model_path", "./nowhere"), 2)], ids=["done", "refused"])
+def test_no_process_group_is_left_to_the_end_of_the_interpreter(
+    tiny: Tiny, tmp_path: Path, flags: Callable[..., list[str]], more: tuple[str, ...], code: int
+) -> None:
+    """One that is left now and then aborts a process that has done its work."""
+    argv = flags(tiny, tmp_path / "run", *more, "--max_steps", "2", "--max_train_samples", "20")
+    said = [tmp_path / f"rank {rank}" for rank in range(2)]
+    ranks = zip(said, two_ranks(), strict=True)
+    processes = [forked.start("group_left", argv, said=file, **where) for file, where in ranks]
+    for process, file in zip(processes, said, strict=True):
+        process.join(300)
+        assert process.exitcode == code, file.read_text()
+        assert file.read_text().endswith("no group is left\n")
 
 
 def log(folder: Path) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,10 +35,13 @@ def ratio(turns: Sequence[float]) -> Ratio:
     return statistics.median(turns), min(turns), max(turns)
 
 
-def in_turns(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Times]:
-    """Each way ``rounds`` times, after one that warms up; the order is reversed at every second turn."""
+def in_turns(ways: Mapping[str, Callable[[], object]], rounds: int, title: str = "") -> dict[str, Times]:
+    """Each way ``rounds`` times, after one that warms up; the order is reversed at every second turn. Of long turns
+    the standard error tells, by ``title``."""
     found: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(rounds + 1):
+        if title:
+            print(f"{title}: {f'turn {turn} of {rounds}' if turn else 'warming up'}", file=sys.stderr, flush=True)
         for name in list(ways) if turn % 2 else list(ways)[::-1]:
             start = time.perf_counter()
             ways[name]()

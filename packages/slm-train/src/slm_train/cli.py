@@ -14,14 +14,19 @@ from slm_train.flags import UsageError
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``slm-train`` with ``argv`` (the process's own by default); returns the exit code."""
     given = list(sys.argv[1:] if argv is None else argv)
+    in_a_group = _is_in_a_group()
     try:
-        return _run(given)
+        code = _run(given)
     except KeyboardInterrupt:
         print("slm-train: stopped", file=sys.stderr)
         return 130
     except _mistakes() as mistake:
         print(f"slm-train: {mistake}", file=sys.stderr)
-        return 2
+        code = 2
+    if _is_in_a_group() and not in_a_group:
+        # Its threads would go down with the interpreter, in no order: now and then that aborts a process that is done.
+        sys.modules["torch.distributed"].destroy_process_group()
+    return code
 
 
 def _run(argv: list[str]) -> int:
@@ -36,6 +41,12 @@ def _run(argv: list[str]) -> int:
     from slm_train.flow import run
 
     return run(arguments)
+
+
+def _is_in_a_group() -> bool:
+    """Whether this process is one of several that train together. Imports nothing."""
+    distributed = sys.modules.get("torch.distributed")
+    return distributed is not None and distributed.is_available() and distributed.is_initialized()
 
 
 def _mistakes() -> tuple[type[Exception], ...]:

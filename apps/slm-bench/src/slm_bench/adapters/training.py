@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -31,9 +32,11 @@ class Cost:
 
 def measure(found: Sequence[Contender], input_ids: Tensor, rounds: int) -> list[Cost]:
     """A step of each in each turn. The base alone is the first."""
+    title = f"training steps, {len(found)} ways"
+    print(f"{title}: memory, in three steps of each", file=sys.stderr, flush=True)
     warm_up(found, input_ids)
     saved, peaks = ([weigh(one, input_ids) for one in found] for weigh in (saved_bytes, peak_bytes))
-    times = in_turns({one.name: partial(one.step, input_ids) for one in found}, rounds)
+    times = in_turns({one.name: partial(one.step, input_ids) for one in found}, rounds, title)
     return [
         Cost(one.name, one.trainable, times[one.name], kept, peak)
         for one, kept, peak in zip(found, saved, peaks, strict=True)
