@@ -79,7 +79,8 @@ def test_a_sick_hub_is_one_sentence(
     dataset += ["--dataset", "some/texts"]
     asked = [("the model some/model", model), ("the dataset some/texts", dataset)]
     troubles = [(404, "nothing of that name"), (503, "status 503"), (200, "broke off")]
-    with subprocess.Popen([sys.executable, "-c", CHILD], stdin=pipe, stdout=pipe, text=True, env=sick) as child:
+    command = [sys.executable, "-c", CHILD]
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=sick) as child:
         for (what, flags), (status, trouble) in product(asked, troubles):
             with subtests.test(what, status=status):
                 handler.status = status
@@ -92,3 +93,5 @@ def test_a_sick_hub_is_one_sentence(
                 assert trouble in said
                 assert not (tmp_path / "run").exists()
         child.stdin.close()
+        assert child.stderr.read() == ""  # nothing past Python's own streams either
+    assert child.returncode == 0

@@ -108,8 +108,8 @@ class Scheduler:
         self.waiting.appendleft(sequence)
 
     def _had_better_wait(self, sequence: Sequence) -> bool:
-        """Whether one that runs is computing pages that this one begins with, and is half of the way or nearer to
-        them: several texts of one new prompt, or behind one long instruction, compute it once."""
+        """Whether one that runs is computing tokens that this one begins with, at least half of what that one has left:
+        several texts of one new prompt, or behind one long instruction, compute it once."""
         if not (self.pool.prefix_caching and sequence.reuses_prefix):
             return False
         for one in self.running:

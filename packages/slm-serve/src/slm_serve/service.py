@@ -7,7 +7,7 @@ import logging
 import math
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from concurrent.futures import Future
 
 from slm_serve.answer import Answer, Delta
 from slm_serve.backend import Backend, Job, Served
@@ -62,7 +62,7 @@ class Service:
     async def _load(self) -> None:
         loop = asyncio.get_running_loop()
         try:
-            self._backend = await _aside(lambda: load_backend(self.settings, loop))
+            self._backend = await _in_a_daemon(lambda: load_backend(self.settings, loop))
         except ValueError as mistake:
             self.failure = str(mistake)
             self.on_failure()
@@ -191,25 +191,20 @@ class Service:
         answer.on_close.append(timer.cancel)
 
 
-def _aside(call: Callable[[], Backend]) -> asyncio.Future[Backend]:
-    """``call`` in a thread that nobody waits for as the process ends, other than those of ``asyncio.to_thread``."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[Backend] = loop.create_future()
-
-    def tell(settle: Callable[[Any], None], outcome: object) -> None:
-        if not future.done():
-            settle(outcome)
+def _in_a_daemon(load: Callable[[], Backend]) -> asyncio.Future[Backend]:
+    """What ``load`` returns or raises, from a thread that nobody waits for as the process ends, other than those of
+    ``asyncio.to_thread``."""
+    loaded: Future[Backend] = Future()
 
     def work() -> None:
+        loaded.set_running_or_notify_cancel()
         try:
-            made = call()
+            loaded.set_result(load())
         except BaseException as failed:
-            loop.call_soon_threadsafe(tell, future.set_exception, failed)
-        else:
-            loop.call_soon_threadsafe(tell, future.set_result, made)
+            loaded.set_exception(failed)
 
     threading.Thread(target=work, name="loading", daemon=True).start()
-    return future
+    return asyncio.wrap_future(loaded)
 
 
 def stopping() -> ServeError:
