@@ -105,21 +105,20 @@ class _Rows:
             )
         return self._storages[layer]
 
-    def write(self, pages_GPSD: Tensor, new_BGTD: Tensor, first: int) -> None:
+    def write(self, pages_PSGD: Tensor, new_BGTD: Tensor, first: int) -> None:
         """Put the tokens from ``first`` on of all rows into their slots."""
         places = torch.arange(first, first + new_BGTD.shape[2], device=new_BGTD.device)
         pages_BT = self._pages(new_BGTD.device)[:, places // self.pool.page_size]
-        pages_GPSD[:, pages_BT, places % self.pool.page_size] = new_BGTD.transpose(0, 1)
+        pages_PSGD[pages_BT, places % self.pool.page_size] = new_BGTD.transpose(1, 2)
 
-    def read(self, pages_GPSD: Tensor) -> Tensor:
+    def read(self, pages_PSGD: Tensor) -> Tensor:
         """All tokens of all rows, [B, G, L, D]: a view where the rows are runs."""
-        heads, _, _, dim = pages_GPSD.shape
-        batch = len(self.tables)
         if self._runs is not None:
-            found_GBLD = pages_GPSD[:, self._runs.start : self._runs.stop].view(heads, batch, -1, dim)
+            found = pages_PSGD[self._runs.start : self._runs.stop]
         else:
-            found_GBLD = pages_GPSD[:, self._pages(pages_GPSD.device)].view(heads, batch, -1, dim)
-        return found_GBLD[:, :, : self.length].transpose(0, 1)
+            found = pages_PSGD[self._pages(pages_PSGD.device)]
+        found_BLGD = found.view(len(self.tables), -1, *pages_PSGD.shape[2:])
+        return found_BLGD[:, : self.length].transpose(1, 2)
 
     def select(self, rows: Sequence[int]) -> None:
         """Row i is from now on a fork of row ``rows[i]``."""

@@ -106,6 +106,6 @@ def _scatter(given: Contiguous) -> StepBatch:
     slots_SL = (pages[:, places // PAGE_SIZE] * PAGE_SIZE + places % PAGE_SIZE).to(device)
     for layer, both in enumerate(given.layers):
         for stored, plain in zip((storage.keys[layer], storage.values[layer]), both, strict=True):
-            stored.view(groups, -1, dim)[:, slots_SL.flatten()] = plain.transpose(0, 1).reshape(groups, -1, dim)
+            stored.flatten(0, 1)[slots_SL.flatten()] = plain.transpose(1, 2).flatten(0, 1)
     lengths = torch.full((sequences,), tokens, dtype=torch.int32, device=device)
     return StepBatch(storage, slots_SL[:, -1].contiguous(), pages.int().to(device), lengths, ())

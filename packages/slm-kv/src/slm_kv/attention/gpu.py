@@ -41,28 +41,28 @@ def attend(query_NHD: Tensor, key_NGD: Tensor, value_NGD: Tensor, layer: int, ba
     return out_NHD
 
 
-def write(rows_NGD: Tensor, pages_GPSD: Tensor, slots: Tensor) -> None:
+def write(rows_NGD: Tensor, pages_PSGD: Tensor, slots: Tensor) -> None:
     """Put each row into its slot of the pages."""
-    pages_GPSD.flatten(1, 2).index_copy_(1, slots, rows_NGD.transpose(0, 1))
+    pages_PSGD.flatten(0, 1).index_copy_(0, slots, rows_NGD)
 
 
 def decode(query_SHD: Tensor, layer: int, batch: StepBatch, scale: float, out_SHD: Tensor) -> None:
     """Attention of the decode rows, each over its own pages, into ``out_SHD``, which is contiguous."""
-    keys_GPSD, values_GPSD = batch.storage.keys[layer], batch.storage.values[layer]
-    (rows, heads, dim), groups = query_SHD.shape, keys_GPSD.shape[0]
+    keys_PSGD, values_PSGD = batch.storage.keys[layer], batch.storage.values[layer]
+    (rows, heads, dim), groups = query_SHD.shape, keys_PSGD.shape[2]
     shared, dims = next_power_of_2(heads // groups), next_power_of_2(dim)
     with torch.cuda.device_of(query_SHD):  # triton launches on the current device
         decode_kernel[(rows, groups)](
             query_SHD,
-            keys_GPSD,
-            values_GPSD,
+            keys_PSGD,
+            values_PSGD,
             out_SHD,
             batch.decode_pages,
             batch.decode_lengths,
             scale,
             *query_SHD.stride(),
             batch.decode_pages.stride(0),
-            keys_GPSD.stride(0),
+            keys_PSGD.stride(1),
             SHARE=heads // groups,
             DIM=dim,
             PAGE_SIZE=batch.storage.page_size,
@@ -86,7 +86,7 @@ def decode_kernel(
     head_stride,
     dim_stride,
     table_stride,
-    group_stride,
+    token_stride,
     SHARE: tl.constexpr,
     DIM: tl.constexpr,
     PAGE_SIZE: tl.constexpr,
@@ -112,7 +112,7 @@ def decode_kernel(
         tokens_L = first + tl.arange(0, L)
         seen_L = tokens_L < length
         slots_L = slots_of(tables + row * table_stride, tokens_L, seen_L, PAGE_SIZE)
-        at_LC = group * group_stride + slots_L[:, None] * DIM + dims_C[None, :]
+        at_LC = slots_L[:, None] * token_stride + group * DIM + dims_C[None, :]
         real_LC = seen_L[:, None] & (dims_C < DIM)[None, :]
         key_LC = tl.load(keys + at_LC, mask=real_LC, other=0.0).to(tl.float32)
         value_LC = tl.load(values + at_LC, mask=real_LC, other=0.0).to(tl.float32)

@@ -60,59 +60,65 @@ def softmax_weights(scores, length):
 
 @compiled_for("rows", "rows", "pages", "pages", types.int64[::1])
 def write(key, value, keys, values, slots):
-    """Each row of ``key`` and ``value`` [N, G, D] into its slot of the pages [G, pages, page_size, D]."""
-    page_size = keys.shape[2]
+    """Each row of ``key`` and ``value`` [N, G, D] into its slot of the pages [pages, page_size, G, D]."""
+    page_size = keys.shape[1]
     for row in range(key.shape[0]):
         page, slot = slots[row] // page_size, slots[row] % page_size
         for group in range(key.shape[1]):
             for d in range(key.shape[2]):
-                keys[group, page, slot, d] = key[row, group, d]
-                values[group, page, slot, d] = value[row, group, d]
+                keys[page, slot, group, d] = key[row, group, d]
+                values[page, slot, group, d] = value[row, group, d]
 
 
 @compiled
-def score(query, keys, pages, length, group, scores):
-    """Products of ``query`` [D] with one head's first ``length`` keys."""
-    page_size = keys.shape[2]
+def score(queries, keys, pages, length, scores):
+    """Products of ``queries`` [H, D] with the first ``length`` keys, into ``scores`` [H, length or more]."""
+    heads, page_size = len(queries), keys.shape[1]
+    share = heads // keys.shape[2]
     for first in range(0, length, page_size):
         page = pages[first // page_size]
         for slot in range(min(page_size, length - first)):
-            dot = np.float32(0.0)
-            for d in range(query.shape[0]):
-                dot += query[d] * load(keys[group, page, slot, d])
-            scores[first + slot] = dot
+            for head in range(heads):
+                dot = np.float32(0.0)
+                for d in range(queries.shape[1]):
+                    dot += queries[head, d] * load(keys[page, slot, head // share, d])
+                scores[head, first + slot] = dot
 
 
 @compiled
-def mix(weights, values, pages, length, group, mixed):
-    """The sum of one head's first ``length`` values by ``weights``, into ``mixed`` [D]."""
-    page_size = values.shape[2]
+def mix(weights, values, pages, length, mixed):
+    """The sum of the first ``length`` values by ``weights`` [H, length or more], into ``mixed`` [H, D]."""
+    heads, page_size = len(mixed), values.shape[1]
+    share = heads // values.shape[2]
     mixed[:] = np.float32(0.0)
     for first in range(0, length, page_size):
         page = pages[first // page_size]
         for slot in range(min(page_size, length - first)):
-            weight = weights[first + slot]
-            for d in range(mixed.shape[0]):
-                mixed[d] += weight * load(values[group, page, slot, d])
+            for head in range(heads):
+                weight = weights[head, first + slot]
+                for d in range(mixed.shape[1]):
+                    mixed[head, d] += weight * load(values[page, slot, head // share, d])
 
 
 @compiled_for("rows", "pages", "pages", types.int32[:, ::1], types.int32[::1], types.float32, "out")
 def decode(q, keys, values, pages, lengths, scale, out):
-    """Attention of S queries, each over its own pages.
+    """Attention of S queries, each over its own pages, in the order in which they lie: token by token, all heads.
 
-    ``q`` and ``out`` [S, H, D]; ``keys`` and ``values`` [G, pages, page_size, D] with H a multiple of G;
+    ``q`` and ``out`` [S, H, D]; ``keys`` and ``values`` [pages, page_size, G, D] with H a multiple of G;
     ``pages`` [S, P] int32; ``lengths`` [S] int32, the tokens each query sees, itself included.
     """
     heads, dim = q.shape[1], q.shape[2]
-    share = heads // keys.shape[0]
-    scores = np.empty(lengths.max(), np.float32)
-    query, mixed = np.empty(dim, np.float32), np.empty(dim, np.float32)
+    scores = np.empty((heads, lengths.max()), np.float32)
+    queries, mixed = np.empty((heads, dim), np.float32), np.empty((heads, dim), np.float32)
+    totals = np.empty(heads, np.float32)
     for row in range(q.shape[0]):
         for head in range(heads):
             for d in range(dim):
-                query[d] = load(q[row, head, d]) * scale
-            score(query, keys, pages[row], lengths[row], head // share, scores)
-            total = softmax_weights(scores, lengths[row])
-            mix(scores, values, pages[row], lengths[row], head // share, mixed)
+                queries[head, d] = load(q[row, head, d]) * scale
+        score(queries, keys, pages[row], lengths[row], scores)
+        for head in range(heads):
+            totals[head] = softmax_weights(scores[head], lengths[row])
+        mix(scores, values, pages[row], lengths[row], mixed)
+        for head in range(heads):
             for d in range(dim):
-                out[row, head, d] = rounded(mixed[d] / total, out[row, head, d])
+                out[row, head, d] = rounded(mixed[head, d] / totals[head], out[row, head, d])

@@ -25,20 +25,17 @@ def attend(query_NHD: Tensor, key_NGD: Tensor, value_NGD: Tensor, layer: int, ba
 
 def write(key_NGD: Tensor, value_NGD: Tensor, layer: int, batch: StepBatch) -> None:
     """Put each row's key and value into its slot."""
-    pages = torch.div(batch.slots, batch.storage.page_size, rounding_mode="floor")
-    slots = batch.slots % batch.storage.page_size
-    batch.storage.keys[layer][:, pages, slots] = key_NGD.transpose(0, 1)
-    batch.storage.values[layer][:, pages, slots] = value_NGD.transpose(0, 1)
+    batch.storage.keys[layer].flatten(0, 1).index_copy_(0, batch.slots, key_NGD)
+    batch.storage.values[layer].flatten(0, 1).index_copy_(0, batch.slots, value_NGD)
 
 
-def gather(pages_GPSD: Tensor, pages: Tensor, length: int) -> Tensor:
+def gather(pages_PSGD: Tensor, pages: Tensor, length: int) -> Tensor:
     """The first ``length`` tokens in ``pages``: [G, length, D]. Neighbouring pages in order are not copied."""
-    heads, _, page_size, dim = pages_GPSD.shape
-    needed = pages[: -(-length // page_size)]
+    needed = pages[: -(-length // pages_PSGD.shape[1])]
     first, last = int(needed[0]), int(needed[-1]) + 1
     if last - first == len(needed) and bool((needed.diff() == 1).all()):
-        return pages_GPSD[:, first:last].reshape(heads, -1, dim)[:, :length]
-    return pages_GPSD[:, needed].reshape(heads, -1, dim)[:, :length]
+        return pages_PSGD[first:last].flatten(0, 1)[:length].transpose(0, 1)
+    return pages_PSGD[needed].flatten(0, 1)[:length].transpose(0, 1)
 
 
 def attend_chunk(query_NHD: Tensor, chunk: Chunk, layer: int, batch: StepBatch, scale: float) -> Tensor:
