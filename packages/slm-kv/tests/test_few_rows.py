@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cpu import PACKED_DTYPES
+from cpu import ONEDNN_DTYPES
 
 from slm_kv.packed_linear import PackedLinear
 
@@ -34,7 +34,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("dtype", PACKED_DTYPES)
+@pytest.mark.parametrize("dtype", ONEDNN_DTYPES)
 @pytest.mark.parametrize("shape", [(64, 32), (97, 32), (7, 12), (200, 52), (1, 4), (400, 8)])
 def test_it_is_the_product_to_the_precision_of_the_dtype(
     shape: tuple[int, int], dtype: torch.dtype, bias: bool, counted: list[int]
@@ -74,7 +74,7 @@ def test_blocks_laid_by_hand_give_the_product_on_any_cpu(outputs: int, dtype: to
         assert torch.allclose(found.double(), x.double() @ weight.double().T, rtol=torch.finfo(dtype).eps, atol=1e-5)
 
 
-@pytest.mark.parametrize("dtype", PACKED_DTYPES)
+@pytest.mark.parametrize("dtype", ONEDNN_DTYPES)
 def test_the_layout_is_known_where_the_cpu_has_avx512(dtype: torch.dtype) -> None:
     packed, _, _ = layer(200, 52, dtype, False)
     in_tiles = dtype is torch.bfloat16 and torch.cpu._is_amx_tile_supported()  # oneDNN's own product is as fast there
@@ -98,7 +98,7 @@ def test_more_rows_and_more_threads_go_to_onednn(counted: list[int]) -> None:
     assert counted == ([few_rows.ROWS] if packed._blocks is not None else [])
 
 
-@pytest.mark.parametrize("dtype", PACKED_DTYPES)
+@pytest.mark.parametrize("dtype", ONEDNN_DTYPES)
 def test_memory_that_is_not_this_weight_is_not_read(dtype: torch.dtype) -> None:
     packed, weight, _ = layer(130, 32, dtype, False)
     assert (few_rows.blocks_of(packed._packed, weight) is None) == (packed._blocks is None)

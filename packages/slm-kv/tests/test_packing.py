@@ -8,7 +8,7 @@ from tiny_models import MAKERS, generated, make
 from torch import nn
 
 from slm_kv import KVError, pack
-from slm_kv.packed_linear import Int8Linear, PackedLinear
+from slm_kv.packed_linear import Int8Linear, PackedLayer, PackedLinear
 
 
 @pytest.mark.parametrize("dtype", PACKED_DTYPES)
@@ -21,7 +21,7 @@ def test_a_packed_model_computes_the_same_and_comes_back_bit_for_bit(name: str, 
         expected = model(ids).logits
         packed = pack(model)
         found = model(ids).logits
-    assert len(packed.layers) == sum(isinstance(module, PackedLinear) for module in model.modules()) >= 9
+    assert len(packed.layers) == sum(isinstance(module, PackedLayer) for module in model.modules()) >= 9
     assert torch.allclose(found, expected, atol=1e-4 if dtype is torch.float32 else 0.5)
     packed.unpack()
     after = model.state_dict()
@@ -177,8 +177,9 @@ def test_dtype_casts_the_whole_model() -> None:
     assert (packed.kernel, pack(make("qwen2").double()).kernel) == (kernel, "plain")
 
 
-def test_without_bfloat16_in_the_cpu_such_layers_stay_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_bfloat16_in_the_cpu_and_without_numba_such_layers_stay_plain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    monkeypatch.setattr("slm_kv.packing._widened", lambda: None)
     assert pack(make("llama").to(torch.bfloat16)).layers == {}
     assert pack(make("llama")).layers
 

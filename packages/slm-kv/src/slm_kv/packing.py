@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -76,15 +77,24 @@ def pack(model: nn.Module, dtype: torch.dtype | None = None, *, int8: bool = Fal
     if dtype is not None:
         model.to(dtype)
     found = Packed(model, int8=int8)
+    tiles: dict[int, Any] = {}
     candidates = dict(_candidates(model)) if usable else {}
-    found.padded_rows = 0 if int8 else _padded_rows(list(candidates.values()))
+    if not int8:
+        candidates = {name: one for name, one in candidates.items() if _onednn_takes(one) or _tile(one, tiles)}
+        found.padded_rows = _padded_rows([one for one in candidates.values() if _onednn_takes(one)])
     given_up = {id(layer.weight) for layer in candidates.values()} - _embedded(model)
     if candidates:
         _leave_the_file(one for one in model.parameters() if id(one) not in given_up)
     for names in _sharing(candidates):
         layer = candidates[names[0]]
         weight, bias = _weight(layer), _bias(layer)
-        packed = Int8Linear(weight, bias) if int8 else PackedLinear(weight, bias, found.padded_rows)
+        packed: PackedLayer
+        if int8:
+            packed = Int8Linear(weight, bias)
+        elif tile := _tile(layer, tiles):
+            packed = _widened().WidenedLinear(weight, bias, tile)
+        else:
+            packed = PackedLinear(weight, bias, found.padded_rows)
         packed.trainable = layer.weight.requires_grad
         del weight
         for name in names:
@@ -115,11 +125,10 @@ def _candidates(model: nn.Module) -> Iterator[tuple[str, Any]]:
     """By name; one that stands in two places twice."""
     modules = list(model.named_modules(remove_duplicate=False))
     closed = [f"{name}." for name, module in modules if _reads_its_base(module)]
-    dtypes = _dtypes()
     for name, module in modules:
         if type(module) not in (nn.Linear, Conv1D) or not name or name.startswith(tuple(closed)) or _in_lora(name):
             continue
-        if _weight(module).dtype in dtypes and _weight(module).device.type == "cpu":
+        if _weight(module).dtype in (torch.float32, torch.bfloat16) and _weight(module).device.type == "cpu":
             yield name, module
 
 
@@ -128,10 +137,29 @@ def _embedded(model: nn.Module) -> set[int]:
     return {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
 
 
-def _dtypes() -> set[torch.dtype]:
-    """What oneDNN takes here: bfloat16 needs AVX-512."""
-    supported = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return {torch.float32, torch.bfloat16} if supported else {torch.float32}
+def _onednn_takes(layer: Any) -> bool:
+    """bfloat16 only where the CPU has AVX-512."""
+    return layer.weight.dtype is torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def _tile(layer: Any, tiles: dict[int, Any]) -> Any:
+    """What widens the weight of a layer that oneDNN does not take, one of ``tiles`` or a new one; None of any other,
+    and where it cannot be done."""
+    inputs = _weight(layer).shape[1]
+    if _onednn_takes(layer) or inputs % 2 or not _widened():
+        return None
+    if inputs not in tiles:
+        tiles[inputs] = _widened().Tile(inputs)
+    return tiles[inputs] if tiles[inputs].usable else None
+
+
+@cache
+def _widened() -> Any:
+    try:
+        from slm_kv import widened_linear
+    except ImportError:  # numba is not there, or not for this Python
+        return None
+    return widened_linear
 
 
 def _in_lora(name: str) -> bool:
