@@ -84,10 +84,10 @@ class _Holder:
             by_adapter = {name: [one for one in group if one.count > 1] for name, group in by_adapter.items()}
         for name, group in by_adapter.items():
             if group:
-                with self._only(name):
+                with self.only(name):
                     yield self.model, group, None
 
-    def _only(self, name: str | None) -> Any:
+    def only(self, name: str | None) -> Any:
         """A context in which the adapter ``name`` alone acts."""
         if not self.names:
             return nullcontext()
@@ -107,6 +107,19 @@ class _Holder:
             settings = repr(sorted(self.model.peft_config[name].to_dict().items(), key=str))
             roots[name] = digest(((key, state[key]) for key in sorted(keys)), base + settings.encode())
         return roots
+
+
+def each_alone(model: Any) -> Generator[str | None]:
+    """Every adapter of ``model`` by name, while it alone acts, and None while none does; then all is as it was."""
+    holder, flags = _Holder(model), [(weight, weight.requires_grad) for weight in model.parameters()]
+    try:
+        for name in (None, *holder.names):
+            with holder.only(name):
+                yield name
+    finally:
+        with holder.only(holder.default):
+            for weight, trained in flags:
+                weight.requires_grad_(trained)
 
 
 def plain(model: Any) -> Any:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from slm_kv.adapters import each_alone
 from slm_kv.errors import KVError
 from slm_kv.packing import Packed, pack
 
@@ -22,17 +23,24 @@ BLOCK_SIZE = 512  # tokens of a text that are predicted from each other, at most
 
 @dataclass(frozen=True)
 class Int8Layers:
-    """What ``pack_int8`` replaced, and the relative ``rise`` of perplexity on ``tokens`` predicted tokens."""
+    """What ``pack_int8`` replaced, and the relative ``rises`` of perplexity on ``tokens`` predicted tokens: by adapter,
+    and of the model without any for None."""
 
     packed: Packed
     plain: dict[nn.Module, Any]  # the weights by layer
-    rise: float
+    rises: dict[str | None, float]
     tokens: int
+
+    @property
+    def rise(self) -> float:
+        """The largest."""
+        return max(self.rises.values())
 
     @property
     def summary(self) -> str:
         """What was measured, in a few words."""
-        return f"perplexity {100 * self.rise:+.2f} % on {self.tokens:,} tokens"
+        most = " at most" if len(self.rises) > 1 else ""
+        return f"perplexity {100 * self.rise:+.2f} %{most} on {self.tokens:,} tokens"
 
     @property
     def layers(self) -> dict[str, Any]:
@@ -46,8 +54,9 @@ class Int8Layers:
 
 def pack_int8(model: nn.Module, token_rows: Sequence[Sequence[int]], limit: float = LIMIT) -> Int8Layers:
     """Hold the linear layers of ``model``, in eval mode and with its own attention, in 8 bits, if that raises its
-    perplexity on ``token_rows`` by ``limit`` at most. The plain weights are kept for ``Int8Layers.unpack``: this
-    gains speed and costs a quarter of float32's memory; ``pack(model, int8=True)`` saves memory, unmeasured.
+    perplexity on ``token_rows`` by ``limit`` at most: without adapters and, of a PeftModel, with each. The plain
+    weights are kept for ``Int8Layers.unpack``: this gains speed and costs a quarter of float32's memory;
+    ``pack(model, int8=True)`` saves memory, unmeasured.
 
     Raises KVError where perplexity rises further, tokens are too few to tell, or no layer can be packed. The model
     is then as it was, to the bit.
@@ -57,22 +66,24 @@ def pack_int8(model: nn.Module, token_rows: Sequence[Sequence[int]], limit: floa
         raise KVError(
             f"the text on which int8 is measured predicts {tokens:,} tokens; give one of at least {LEAST_TOKENS:,}"
         )
-    before = nats(model, token_rows)
+    before = {name: nats(model, token_rows) for name in each_alone(model)}
     plain = {module: module.weight for module in model.modules() if type(module) in (nn.Linear, Conv1D)}
     packed = pack(model, int8=True)
     try:
         if not packed.layers:
             raise KVError("no linear layer can be held in 8 bits (float32 or bfloat16 on a CPU can); leave int8 out")
-        rise = _relative(nats(model, token_rows) - before)
-        if not rise <= limit:  # NaN is refused too
-            raise KVError(
-                f"int8 raises the perplexity by {100 * rise:.2f} % on {tokens:,} tokens, more than {100 * limit:g} %; "
-                "leave int8 out"
-            )
+        rises = {name: _relative(nats(model, token_rows) - before[name]) for name in each_alone(model)}
+        for name, rise in rises.items():
+            if not rise <= limit:  # NaN is refused too
+                whose = "" if name is None else f" of adapter {name}"
+                raise KVError(
+                    f"int8 raises the perplexity{whose} by {100 * rise:.2f} % on {tokens:,} tokens, more than "
+                    f"{100 * limit:g} %; leave int8 out"
+                )
     except BaseException:
         _put_back(packed, plain)
         raise
-    return Int8Layers(packed, {layer: plain[layer] for layer in packed.layers.values()}, rise, tokens)
+    return Int8Layers(packed, {layer: plain[layer] for layer in packed.layers.values()}, rises, tokens)
 
 
 def perplexity_rise(model: nn.Module, token_rows: Sequence[Sequence[int]]) -> float:
