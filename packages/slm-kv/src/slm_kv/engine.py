@@ -144,7 +144,7 @@ class Engine:
             f"pool: {room.max_pages} pages of {room.page_size} tokens, {room.slots:,} tokens in all, "
             f"{storage.nbytes / 1e6:.1f} MB ({dtype}, {len(storage.keys)} layers)\n"
             f"model: {type(plain(self.model)).__name__} on {storage.device.type}, {adapter}, "
-            f"{packed} linear layers prepacked{' in 8 bits' if self.int8 else ''}"
+            f"{packed} linear layer{'' if packed == 1 else 's'} prepacked{' in 8 bits' if self.int8 else ''}"
         )
 
     @property

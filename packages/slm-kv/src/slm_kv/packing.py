@@ -64,10 +64,11 @@ def pack(model: nn.Module, dtype: torch.dtype | None = None, *, int8: bool = Fal
     """Replace the linear layers of ``model``, on a CPU and for inference, by prepacked ones; ``dtype`` casts it first.
 
     Layers of other devices, other dtypes than float32 and bfloat16, quantized ones, and those within an adapter that
-    reads its base layer's weight stay as they are; under LoRA the base layer is packed. The plain weights are given
-    up: ``Packed.unpack`` makes them again. A tied embedding keeps its own. Models of a ModuleList that share a weight
-    share what it is packed to. ``int8``: weights and inputs in 8 bits, a
-    quarter of float32's memory, an error that should be measured on the model at hand, and no way back from it.
+    reads its base layer's weight stay as they are; under LoRA the base layer is packed. So does bfloat16 of odd inputs,
+    or without numba, on a CPU that has no arithmetic for it. The plain weights are given up: ``Packed.unpack`` makes
+    them again. A tied embedding keeps its own. Models of a ModuleList that share a weight share what it is packed to.
+    ``int8``: weights and inputs in 8 bits, a quarter of float32's memory, an error that should be measured on the
+    model at hand, and no way back from it.
 
     Raises KVError for ``int8`` where the CPU or torch cannot sum it exactly.
     """

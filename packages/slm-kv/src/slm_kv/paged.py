@@ -133,7 +133,8 @@ def _ending(engine: Engine, handle: Handle) -> str:
         how = "the oldest page but the first given back each time; approximate"
     else:
         how = "the last half of the room computed anew each time, as if the text began there"
-    return f"{ended}; the window moved {handle.slides} times: {how}"
+    times = "once" if handle.slides == 1 else f"{handle.slides} times"
+    return f"{ended}; the window moved {times}: {how}"
 
 
 def _parser() -> argparse.ArgumentParser:

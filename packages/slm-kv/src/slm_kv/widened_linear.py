@@ -45,7 +45,8 @@ class Tile:
 
 class WidenedLinear(PackedLayer):
     """``x @ weight.T + bias`` of bfloat16, summed in float32 and rounded once. ``weight_OI`` need not be kept.
-    ``tile``: a usable one for its inputs, which layers that are not called at the same time may share."""
+    ``tile``: a usable one for its inputs, which layers that are not called at the same time may share. ``FEW`` rows
+    and less take one thread, however many torch has."""
 
     def __init__(self, weight_OI: Tensor, bias_O: Tensor | None, tile: Tile) -> None:
         super().__init__(weight_OI, bias_O)
