@@ -119,7 +119,6 @@ def test_it_compiles_for_a_gpu_that_is_not_here(tmp_path: Path, monkeypatch: pyt
         "tables": "*i32",
         "lengths": "*i32",
         "scale": "fp32",
-        "group_stride": "i64",
     }
     signature = {name: "constexpr" if name in constants else types.get(name, "i32") for name in kernel.arg_names}
     compiled = triton.compile(ASTSource(kernel, signature, constants), target=GPUTarget("cuda", 80, 32))
