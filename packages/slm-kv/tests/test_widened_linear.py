@@ -66,6 +66,17 @@ def test_layers_that_share_a_tile_leave_nothing_to_each_other() -> None:
 
 
 @needs_layout
+def test_what_was_packed_in_inference_mode_is_called_outside_of_it() -> None:
+    model = nn.Sequential(nn.Linear(6, 5)).to(torch.bfloat16)
+    with torch.inference_mode():
+        pack(model)
+    with torch.no_grad():
+        found = model(draw(2 * FEW, 6))
+    with torch.inference_mode():
+        assert torch.equal(model(draw(2 * FEW, 6)), found)
+
+
+@needs_layout
 def test_a_row_does_not_depend_on_those_that_share_the_call() -> None:
     made, _, _ = layer(200, 52, True)
     x = draw(2 * FEW, 52)

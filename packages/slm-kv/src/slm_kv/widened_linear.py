@@ -27,6 +27,7 @@ class Tile:
     """Room for a float32 weight of a few blocks by an even number of ``inputs``, packed by oneDNN, to be filled again
     and again. Not ``usable`` where oneDNN lays weights out in a way that is not known."""
 
+    @torch.inference_mode(False)
     def __init__(self, inputs: int) -> None:
         self.outputs = max(1, TILE_BYTES // (inputs * BLOCK * 4)) * BLOCK
         first_TI = torch.arange(self.outputs * inputs, dtype=torch.float32).view(self.outputs, inputs)
