@@ -123,6 +123,24 @@ def test_every_adapter_is_measured_and_all_is_as_it_was() -> None:
     assert same(model, before)
 
 
+def test_measuring_that_breaks_off_leaves_the_adapters_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = with_adapters()
+    model.set_adapter("blue")
+    ids = torch.tensor([[1, 2, 3]])
+    with torch.inference_mode():
+        expected = model(ids).logits
+
+    def breaks(*_: object) -> float:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("slm_kv.int8_gate.nats", breaks)
+    with pytest.raises(KeyboardInterrupt) as kept:  # its traceback holds the frames
+        pack_int8(model, rows_of(IDS, POSITIONS))
+    with torch.inference_mode():
+        assert torch.equal(model(ids).logits, expected)
+    assert kept.tb is not None
+
+
 def test_an_engine_refused_for_nan_leaves_the_model_too() -> None:
     model = make("gpt2")
     with torch.no_grad():

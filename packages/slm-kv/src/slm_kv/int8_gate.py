@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,13 +67,14 @@ def pack_int8(model: nn.Module, token_rows: Sequence[Sequence[int]], limit: floa
         raise KVError(
             f"the text on which int8 is measured predicts {tokens:,} tokens; give one of at least {LEAST_TOKENS:,}"
         )
-    before = {name: nats(model, token_rows) for name in each_alone(model)}
+    before = _nats_of_each(model, token_rows)
     plain = {module: module.weight for module in model.modules() if type(module) in (nn.Linear, Conv1D)}
     packed = pack(model, int8=True)
     try:
         if not packed.layers:
             raise KVError("no linear layer can be held in 8 bits (float32 or bfloat16 on a CPU can); leave int8 out")
-        rises = {name: _relative(nats(model, token_rows) - before[name]) for name in each_alone(model)}
+        after = _nats_of_each(model, token_rows)
+        rises = {name: _relative(after[name] - before[name]) for name in before}
         for name, rise in rises.items():
             if not rise <= limit:  # NaN is refused too
                 whose = "" if name is None else f" of adapter {name}"
@@ -113,6 +115,12 @@ def nats(model: Any, token_rows: Sequence[Sequence[int]]) -> float:
             total += nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum").item()
             tokens += len(row) - 1
     return total / tokens
+
+
+def _nats_of_each(model: Any, token_rows: Sequence[Sequence[int]]) -> dict[str | None, float]:
+    """By adapter, and of the model without any for None."""
+    with closing(each_alone(model)) as names:
+        return {name: nats(model, token_rows) for name in names}
 
 
 def _relative(more_nats: float) -> float:

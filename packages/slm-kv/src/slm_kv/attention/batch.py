@@ -24,8 +24,8 @@ class LayerShape:
 class PagedStorage:
     """The pool's tensors: ``keys[layer]`` and ``values[layer]``, [max_pages, page_size, G, D]. They never grow.
 
-    A token's heads lie together and a page is one piece of memory: read in this order it comes twice as fast as in
-    pieces of one head. A run of neighbouring pages is one plain tensor to a head: a view, no gather.
+    A token's heads lie together and a page is one piece of memory: read in this order it comes half again as fast as
+    in pieces of one head. A run of neighbouring pages is one plain tensor to a head: a view, no gather.
     """
 
     def __init__(
