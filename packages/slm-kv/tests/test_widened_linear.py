@@ -11,13 +11,18 @@ from slm_kv import pack
 
 widened_linear = pytest.importorskip("slm_kv.widened_linear", reason="numba is not installed")
 known = widened_linear.Tile(2).usable
-needs_layout = pytest.mark.skipif(not known, reason="oneDNN lays weights out in a way of its own here")
+# Then such layers stay plain, which is tested below; on x86 with AVX2 or more none of these may be skipped.
+needs_layout = pytest.mark.skipif(not known, reason="a CPU where oneDNN packs weights in another layout")
 FEW = widened_linear.FEW
 
 
 @pytest.fixture(autouse=True)
 def without_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+
+
+def test_the_layout_is_known_wherever_the_cpu_has_avx2() -> None:
+    assert known or torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512")
 
 
 def draw(*shape: int) -> torch.Tensor:

@@ -110,7 +110,7 @@ class _Holder:
 
 
 def each_alone(model: Any) -> Generator[str | None]:
-    """Every adapter of ``model`` by name, while it alone acts, and None while none does; then all is as it was."""
+    """None while no adapter of ``model`` acts, then each by name while it alone does; closed, all is as it was."""
     holder, flags = _Holder(model), [(weight, weight.requires_grad) for weight in model.parameters()]
     try:
         for name in (None, *holder.names):

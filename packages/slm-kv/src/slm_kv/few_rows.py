@@ -1,4 +1,4 @@
-"""A linear layer of few rows, compiled by numba: it reads oneDNN's packed weight where that lies.
+"""A linear layer of few rows, compiled by numba: it reads a weight that oneDNN packed, or one laid out alike, in place.
 
 oneDNN reads a weight for a few rows at half of what the memory gives, and lays weights out in blocks of 64 outputs, all
 inputs of a block in order: sums fill whole registers, and several blocks side by side are as many streams through

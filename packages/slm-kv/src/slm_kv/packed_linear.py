@@ -21,7 +21,7 @@ SIGN = 128  # zero of the inputs: signed ones fall to the reference kernel where
 
 
 class PackedLayer(nn.Module, ABC):
-    """What both have in common. For inference on a CPU: no parameters, and a gradient ends at it."""
+    """What all of them have in common. For inference on a CPU: no parameters, and a gradient ends at it."""
 
     def __init__(self, weight_OI: Tensor, bias_O: Tensor | None) -> None:
         super().__init__()

@@ -64,11 +64,11 @@ def pack(model: nn.Module, dtype: torch.dtype | None = None, *, int8: bool = Fal
     """Replace the linear layers of ``model``, on a CPU and for inference, by prepacked ones; ``dtype`` casts it first.
 
     Layers of other devices, other dtypes than float32 and bfloat16, quantized ones, and those within an adapter that
-    reads its base layer's weight stay as they are; under LoRA the base layer is packed. So does bfloat16 of odd inputs,
-    or without numba, on a CPU that has no arithmetic for it. The plain weights are given up: ``Packed.unpack`` makes
-    them again. A tied embedding keeps its own. Models of a ModuleList that share a weight share what it is packed to.
-    ``int8``: weights and inputs in 8 bits, a quarter of float32's memory, an error that should be measured on the
-    model at hand, and no way back from it.
+    reads its base layer's weight stay as they are; under LoRA the base layer is packed. On a CPU that has no
+    arithmetic for bfloat16 a layer of it stays too where numba is missing or its inputs are odd. The plain weights
+    are given up: ``Packed.unpack`` makes them again. A tied embedding keeps its own. Models of a ModuleList that
+    share a weight share what it is packed to. ``int8``: weights and inputs in 8 bits, a quarter of float32's memory,
+    an error that should be measured on the model at hand, and no way back from it.
 
     Raises KVError for ``int8`` where the CPU or torch cannot sum it exactly.
     """
@@ -81,7 +81,7 @@ def pack(model: nn.Module, dtype: torch.dtype | None = None, *, int8: bool = Fal
     tiles: dict[int, Any] = {}
     candidates = dict(_candidates(model)) if usable else {}
     if not int8:
-        candidates = {name: one for name, one in candidates.items() if _onednn_takes(one) or _tile(one, tiles)}
+        candidates = {name: one for name, one in candidates.items() if _onednn_takes(one) or _tile_for(one, tiles)}
         found.padded_rows = _padded_rows([one for one in candidates.values() if _onednn_takes(one)])
     given_up = {id(layer.weight) for layer in candidates.values()} - _embedded(model)
     if candidates:
@@ -92,7 +92,7 @@ def pack(model: nn.Module, dtype: torch.dtype | None = None, *, int8: bool = Fal
         packed: PackedLayer
         if int8:
             packed = Int8Linear(weight, bias)
-        elif tile := _tile(layer, tiles):
+        elif tile := _tile_for(layer, tiles):
             packed = _widened().WidenedLinear(weight, bias, tile)
         else:
             packed = PackedLinear(weight, bias, found.padded_rows)
@@ -143,7 +143,7 @@ def _onednn_takes(layer: Any) -> bool:
     return layer.weight.dtype is torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
-def _tile(layer: Any, tiles: dict[int, Any]) -> Any:
+def _tile_for(layer: Any, tiles: dict[int, Any]) -> Any:
     """What widens the weight of a layer that oneDNN does not take, one of ``tiles`` or a new one; None of any other,
     and where it cannot be done."""
     inputs = _weight(layer).shape[1]

@@ -24,8 +24,8 @@ FEW = 16  # rows; for more of them widening is the faster way
 
 
 class Tile:
-    """Room for a float32 weight of a few blocks by an even number of ``inputs``, packed by oneDNN, to be filled again
-    and again. Not ``usable`` where oneDNN lays weights out in a way that is not known."""
+    """Room, of some 3 MB, for a float32 weight of a few blocks by an even number of ``inputs``, packed by oneDNN, to be
+    filled again and again. Not ``usable`` where oneDNN lays weights out in a way that is not known."""
 
     @torch.inference_mode(False)
     def __init__(self, inputs: int) -> None:
@@ -58,6 +58,7 @@ class WidenedLinear(PackedLayer):
 
     @property
     def nbytes(self) -> int:
+        """Bytes of the weight as it lies, filled up to whole blocks; the tile is not counted."""
         return self._blocks.nbytes
 
     def forward(self, x: Tensor) -> Tensor:
