@@ -12,7 +12,7 @@ from slm_kv.attention.batch import Chunk, LayerShape, PagedStorage, StepBatch
 @given(
     st.lists(st.integers(1, 40), min_size=0, max_size=4),
     st.lists(st.tuples(st.integers(0, 20), st.integers(2, 12)), max_size=2),
-    st.sampled_from([(4, 4, 8), (6, 2, 16), (3, 1, 5)]),
+    st.sampled_from([(4, 4, 8), (6, 2, 16), (3, 1, 5), (4, 2, 64)]),
     st.sampled_from([1, 3, 16]),
     st.sampled_from([torch.float32, torch.bfloat16]),
     st.integers(0, 2**31),

@@ -49,7 +49,7 @@ def test_without_compiled_attention_and_without_packing_it_is_the_same(monkeypat
     model = make("llama")
     asked = prompts(4, seed=3)
     expected = [generated(model, prompt, 8) for prompt in asked]
-    monkeypatch.setattr(doors, "_cpu", lambda: None)
+    monkeypatch.setattr(doors, "optional", lambda name: None)
     with Engine(model, page_size=4, max_pages=40, max_step_tokens=40, packed=False) as engine:
         assert engine._runner._attend is reference.attend
         assert [handle.token_ids for handle in engine.generate(asked, greedy(8))] == expected

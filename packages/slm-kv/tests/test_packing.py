@@ -179,7 +179,7 @@ def test_dtype_casts_the_whole_model() -> None:
 
 def test_without_bfloat16_in_the_cpu_and_without_numba_such_layers_stay_plain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
-    monkeypatch.setattr("slm_kv.packing._widened", lambda: None)
+    monkeypatch.setattr("slm_kv.packing.optional", lambda name: None)
     assert pack(make("llama").to(torch.bfloat16)).layers == {}
     assert pack(make("llama")).layers
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from slm_kv.requests import Handle, Update
     from slm_kv.sampling_params import SamplingParams
 
-__version__ = "0.3.3"
+__version__ = "0.3.4"
 
 __all__ = [
     "Engine",

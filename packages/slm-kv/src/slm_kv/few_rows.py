@@ -1,8 +1,9 @@
 """A linear layer of few rows, compiled by numba: it reads a weight that oneDNN packed, or one laid out alike, in place.
 
-oneDNN reads a weight for a few rows at half of what the memory gives, and lays weights out in blocks of 64 outputs, all
-inputs of a block in order: sums fill whole registers, and several blocks side by side are as many streams through
-memory, of which one alone waits for most of what it reads. More rows leave less room for sums of several blocks.
+On many CPUs oneDNN reads a weight for a few rows at half of what the memory gives. It lays weights out in blocks of 64
+outputs, all inputs of a block in order: sums fill whole registers, and several blocks side by side are as many streams
+through memory, of which one alone waits for most of what it reads. Even so what follows is asked for ahead of its use.
+More rows leave less room for sums of several blocks.
 
 Shapes: R rows, I inputs, O outputs, B = O / 64 blocks, rounded up, K inputs as padded by oneDNN.
 """
@@ -21,12 +22,14 @@ from numba.extending import overload
 from torch import Tensor
 
 from slm_kv.elements import SETTINGS, bits, load, rounded, widened
+from slm_kv.prefetching import prefetch_run
 
 BLOCK = 64  # outputs
 ROWS = 2 if torch.backends.cpu.get_cpu_capability() == "AVX512" else 8  # with one more oneDNN is as fast
 STEP = 2  # inputs at once
 STREAMS = 4  # blocks at once, with one row or two
 FEWER = 3  # with more rows
+AHEAD = 512  # words, from what is read to what is asked for meanwhile
 
 Blocks = np.ndarray  # [B, K, 64] float32, or [B, K / 2, 64] uint32: two bfloat16, the first input in the lower half
 
@@ -112,7 +115,11 @@ def _signature(element, word):
 def put_blocks(x, blocks, first, streams, bias, sums, out):
     """Blocks ``first`` to ``first + streams - 1``, side by side; ``streams`` a constant, so that loops are unrolled."""
     sums[:] = np.float32(0.0)
+    flat, words = blocks.reshape(-1), x.itemsize // 2  # to an output, of STEP inputs
     for i in range(0, x.shape[1], STEP):
+        for stream in range(streams):
+            start = ((first + stream) * blocks.shape[1] + i // STEP * words) * BLOCK
+            prefetch_run(flat, start + AHEAD, words * BLOCK)
         for row in range(x.shape[0]):
             x0, x1 = load(x[row, i]), load(x[row, i + 1])
             for stream in range(streams):

@@ -6,7 +6,6 @@ Shapes: N rows, I inputs, O outputs.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from slm_kv.errors import KVError
+from slm_kv.optional import optional
 
 HINT = 16  # rows that the layout is made for: from 8 on the hint makes no difference to any number of rows
 FEW = 8  # rows: below it oneDNN has no fast kernel of 8 bits for some widths, 256 and 1024 among them
@@ -62,7 +62,7 @@ class PackedLinear(PackedLayer):
         super().__init__(weight_OI, bias_O)
         self.padded_rows = padded_rows
         self._packed = torch.ops.mkldnn._reorder_linear_weight(weight_OI.detach().contiguous(), HINT)
-        few_rows = _few_rows()
+        few_rows = optional("few_rows")
         self._blocks = few_rows.blocks_of(self._packed, weight_OI) if few_rows else None
         self._bias = np.empty(0, np.float32) if bias_O is None else bias_O.float().numpy()
 
@@ -70,8 +70,9 @@ class PackedLinear(PackedLayer):
         """[..., I] to [..., O]. Raises KVError where a gradient is asked for."""
         self._refuse_gradients(x)
         rows = x.numel() // self.in_features
-        if self._blocks is not None and 0 < rows <= _few_rows().ROWS and torch.get_num_threads() == 1:
-            return _few_rows().linear(x, self._blocks, self._bias, self.out_features)
+        few_rows = optional("few_rows")
+        if self._blocks is not None and 0 < rows <= few_rows.ROWS and torch.get_num_threads() == 1:
+            return few_rows.linear(x, self._blocks, self._bias, self.out_features)
         if self.padded_rows // 4 < rows < self.padded_rows:
             return self._padded(x.reshape(rows, -1), rows).view(*x.shape[:-1], -1)
         return torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, "none", [], "")
@@ -114,15 +115,6 @@ class Int8Linear(PackedLayer):
     def dense_weight(self) -> Tensor:
         """The rounded weight [O, I]."""
         return (self._packed.to_dense().t() * self._scale_O[:, None]).to(self.dtype)
-
-
-@cache
-def _few_rows() -> Any:
-    try:
-        from slm_kv import few_rows
-    except ImportError:  # numba is not there, or not for this Python
-        return None
-    return few_rows
 
 
 def rounded(values: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,14 +7,15 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
 import torch
 from torch import nn
+from transformers.activations import FastGELUActivation, GELUTanh, NewGELUActivation
 from transformers.pytorch_utils import Conv1D
 
 from slm_kv.errors import KVError
+from slm_kv.optional import optional
 from slm_kv.packed_linear import Int8Linear, PackedLayer, PackedLinear, int8_is_exact
 
 PADDED_ROWS = 64
@@ -22,10 +23,11 @@ PADDED_ROWS = 64
 
 @dataclass
 class Packed:
-    """What ``pack`` replaced: ``layers`` by name, in ``model`` or a ModuleList of several."""
+    """What ``pack`` replaced, by name: ``layers`` and ``activations`` of ``model``, or of a ModuleList of several."""
 
     model: Any
     layers: dict[str, Any] = field(default_factory=dict)
+    activations: dict[str, nn.Module] = field(default_factory=dict)
     padded_rows: int = 0
     int8: bool = False
 
@@ -53,7 +55,10 @@ class Packed:
                         restored[packed] = _restored(layer, packed)
                     layer.weight = restored[packed]
                 _replace(self.model, name, layer)
+        for name, activation in self.activations.items():
+            _replace(self.model, name, activation)
         self.layers.clear()
+        self.activations.clear()
         models: list[Any] = list(self.model) if isinstance(self.model, nn.ModuleList) else [self.model]
         for model in models:
             if hasattr(model, "tie_weights"):
@@ -61,7 +66,8 @@ class Packed:
 
 
 def pack(model: nn.Module, dtype: torch.dtype | None = None, *, int8: bool = False) -> Packed:
-    """Replace the linear layers of ``model``, on a CPU and for inference, by prepacked ones; ``dtype`` casts it first.
+    """Replace the linear layers of ``model``, on a CPU and for inference, by prepacked ones, and with them GELU by tanh
+    by a kernel that takes one pass over memory; ``dtype`` casts the model first.
 
     Layers of other devices, other dtypes than float32 and bfloat16, quantized ones, and those within an adapter that
     reads its base layer's weight stay as they are; under LoRA the base layer is packed. On a CPU that has no
@@ -93,7 +99,7 @@ def pack(model: nn.Module, dtype: torch.dtype | None = None, *, int8: bool = Fal
         if int8:
             packed = Int8Linear(weight, bias)
         elif tile := _tile_for(layer, tiles):
-            packed = _widened().WidenedLinear(weight, bias, tile)
+            packed = optional("widened_linear").WidenedLinear(weight, bias, tile)
         else:
             packed = PackedLinear(weight, bias, found.padded_rows)
         packed.trainable = layer.weight.requires_grad
@@ -102,6 +108,10 @@ def pack(model: nn.Module, dtype: torch.dtype | None = None, *, int8: bool = Fal
             found.layers[name] = candidates[name]
             candidates[name].weight = None
             _replace(model, name, packed)
+    if candidates and (gelu := optional("gelu")):
+        found.activations |= {name: one for name, one in model.named_modules(remove_duplicate=False) if _tanh_gelu(one)}
+        for name in found.activations:
+            _replace(model, name, gelu.TanhGELU())
     return found
 
 
@@ -147,20 +157,17 @@ def _tile_for(layer: Any, tiles: dict[int, Any]) -> Any:
     """What widens the weight of a layer that oneDNN does not take, one of ``tiles`` or a new one; None of any other,
     and where it cannot be done."""
     inputs = _weight(layer).shape[1]
-    if _onednn_takes(layer) or inputs % 2 or not _widened():
+    if _onednn_takes(layer) or inputs % 2 or not optional("widened_linear"):
         return None
     if inputs not in tiles:
-        tiles[inputs] = _widened().Tile(inputs)
+        tiles[inputs] = optional("widened_linear").Tile(inputs)
     return tiles[inputs] if tiles[inputs].usable else None
 
 
-@cache
-def _widened() -> Any:
-    try:
-        from slm_kv import widened_linear
-    except ImportError:  # numba is not there, or not for this Python
-        return None
-    return widened_linear
+def _tanh_gelu(module: nn.Module) -> bool:
+    """Whether it is GELU by tanh, under any of its names."""
+    known = isinstance(module, NewGELUActivation | FastGELUActivation | GELUTanh)
+    return known or (isinstance(module, nn.GELU) and module.approximate == "tanh")
 
 
 def _in_lora(name: str) -> bool:

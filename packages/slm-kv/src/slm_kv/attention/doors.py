@@ -18,6 +18,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from slm_kv.attention import reference
 from slm_kv.attention.batch import LayerShape, StepBatch
 from slm_kv.errors import KVError
+from slm_kv.optional import optional
 
 NAME = "slm_paged"
 Attend = Callable[[Tensor, Tensor, Tensor, int, StepBatch, float], Tensor]
@@ -64,26 +65,9 @@ def _open(model: PreTrainedModel) -> Probe:
 
 def attend_for(device: torch.device, dtype: torch.dtype) -> Attend:
     """The fastest paged attention there is for a device: compiled on a CPU and on a GPU, else the reference."""
-    compiled = {"cpu": _cpu, "cuda": _gpu}.get(device.type, lambda: None)()
+    name = {"cpu": "attention.cpu", "cuda": "attention.gpu"}.get(device.type)
+    compiled = optional(name) if name else None
     return compiled.attend if compiled and dtype in compiled.DTYPES else reference.attend
-
-
-@cache
-def _cpu() -> Any:
-    try:
-        from slm_kv.attention import cpu
-    except ImportError:  # numba is not there, or not for this Python
-        return None
-    return cpu
-
-
-@cache
-def _gpu() -> Any:
-    try:
-        from slm_kv.attention import gpu
-    except ImportError:  # triton is not there: torch brings it for Linux alone
-        return None
-    return gpu
 
 
 @cache

@@ -12,12 +12,11 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, types
 
-from slm_kv.elements import SETTINGS, compiled, load, rounded
+from slm_kv.elements import SETTINGS, compiled, exp, load, rounded
+from slm_kv.prefetching import prefetch_run
 
-LOG2_E = np.float32(1.4426950408889634)
-# 2**f for f in [-0.5, 0.5], Taylor's series of exp(f ln 2): off by 1.2e-7 of the value at most.
-C1, C2, C3 = np.float32(0.6931471805599453), np.float32(0.2402265069591007), np.float32(0.05550410866482158)
-C4, C5, C6 = np.float32(0.009618129107628477), np.float32(0.0013333558146428443), np.float32(0.00015403530393381608)
+AHEAD = 12288  # bytes between what is read and what is asked for meanwhile: pages lie in no order that a CPU foresees
+COMMON = 64  # dimensions of a head in most small models: for a number that is known the compiler unrolls what it can
 
 
 def compiled_for(*arguments):
@@ -32,16 +31,6 @@ def compiled_for(*arguments):
         return types.void(*(types.Array(kind, *element[one]) if one in element else one for one in arguments))
 
     return njit([signature(types.float32), signature(types.uint16)], **SETTINGS)
-
-
-@njit(inline="always")
-def exp(x):
-    """exp of x <= 0. LLVM makes vector code of a loop of it, which it does not of a call of libm."""
-    y = max(x * LOG2_E, np.float32(-126.0))
-    n = np.floor(y + np.float32(0.5))
-    f = y - n
-    p = np.float32(1.0) + f * (C1 + f * (C2 + f * (C3 + f * (C4 + f * (C5 + f * C6)))))
-    return p * np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
 
 
 @compiled
@@ -70,34 +59,61 @@ def write(key, value, keys, values, slots):
                 values[page, slot, group, d] = value[row, group, d]
 
 
-@compiled
-def score(queries, keys, pages, length, scores):
-    """Products of ``queries`` [H, D] with the first ``length`` keys, into ``scores`` [H, length or more]."""
-    heads, page_size = len(queries), keys.shape[1]
-    share = heads // keys.shape[2]
+@njit(inline="always")
+def fetch(flat, page, following, slot, page_size, width):
+    """Prefetch a token of ``width`` elements: ``slot`` of ``page``, past its end of the page that follows."""
+    token = page * page_size + slot if slot < page_size else following * page_size + slot - page_size
+    prefetch_run(flat, token * width, width)
+
+
+@njit(inline="always")
+def page_after(pages, first, length, page_size):
+    """The page after the one that begins with token ``first``; that one again where it is the last."""
+    after = first + page_size
+    return pages[(after if after < length else first) // page_size]
+
+
+@njit(inline="always")
+def score(queries, keys, pages, length, ahead, dim, scores):
+    """Products of ``queries`` [H, ``dim``] with the first ``length`` keys, into ``scores`` [H, length or more]."""
+    heads, page_size, groups = len(queries), keys.shape[1], keys.shape[2]
+    share, flat = heads // groups, keys.reshape(-1)
     for first in range(0, length, page_size):
-        page = pages[first // page_size]
+        page, following = pages[first // page_size], page_after(pages, first, length, page_size)
         for slot in range(min(page_size, length - first)):
+            fetch(flat, page, following, slot + ahead, page_size, groups * dim)
             for head in range(heads):
                 dot = np.float32(0.0)
-                for d in range(queries.shape[1]):
+                for d in range(dim):
                     dot += queries[head, d] * load(keys[page, slot, head // share, d])
                 scores[head, first + slot] = dot
 
 
-@compiled
-def mix(weights, values, pages, length, mixed):
-    """The sum of the first ``length`` values by ``weights`` [H, length or more], into ``mixed`` [H, D]."""
-    heads, page_size = len(mixed), values.shape[1]
-    share = heads // values.shape[2]
+@njit(inline="always")
+def mix(weights, values, pages, length, ahead, dim, mixed):
+    """The sum of the first ``length`` values by ``weights`` [H, length or more], into ``mixed`` [H, ``dim``]."""
+    heads, page_size, groups = len(mixed), values.shape[1], values.shape[2]
+    share, flat = heads // groups, values.reshape(-1)
     mixed[:] = np.float32(0.0)
     for first in range(0, length, page_size):
-        page = pages[first // page_size]
+        page, following = pages[first // page_size], page_after(pages, first, length, page_size)
         for slot in range(min(page_size, length - first)):
+            fetch(flat, page, following, slot + ahead, page_size, groups * dim)
             for head in range(heads):
                 weight = weights[head, first + slot]
-                for d in range(mixed.shape[1]):
+                for d in range(dim):
                     mixed[head, d] += weight * load(values[page, slot, head // share, d])
+
+
+@njit(inline="always")
+def attend(queries, keys, values, pages, length, dim, scores, totals, mixed):
+    """One sequence: ``mixed`` [H, ``dim``], by weights that sum to ``totals`` [H]."""
+    page_size, width = keys.shape[1], keys.shape[2] * dim
+    ahead = min(page_size, max(1, AHEAD // (width * keys.itemsize)))
+    score(queries, keys, pages, length, ahead, dim, scores)
+    for head in range(len(queries)):
+        totals[head] = softmax_weights(scores[head], length)
+    mix(scores, values, pages, length, ahead, dim, mixed)
 
 
 @compiled_for("rows", "pages", "pages", types.int32[:, ::1], types.int32[::1], types.float32, "out")
@@ -115,10 +131,10 @@ def decode(q, keys, values, pages, lengths, scale, out):
         for head in range(heads):
             for d in range(dim):
                 queries[head, d] = load(q[row, head, d]) * scale
-        score(queries, keys, pages[row], lengths[row], scores)
-        for head in range(heads):
-            totals[head] = softmax_weights(scores[head], lengths[row])
-        mix(scores, values, pages[row], lengths[row], mixed)
+        if dim == COMMON:
+            attend(queries, keys, values, pages[row], lengths[row], COMMON, scores, totals, mixed)
+        else:
+            attend(queries, keys, values, pages[row], lengths[row], dim, scores, totals, mixed)
         for head in range(heads):
             for d in range(dim):
                 out[row, head, d] = rounded(mixed[head, d] / totals[head], out[row, head, d])
