@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -45,6 +47,13 @@ class PagedStorage:
         """Bytes of all pages."""
         return sum(tensor.nbytes for tensor in self.keys + self.values)
 
+    @cached_property
+    def arrays(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Keys and values of each layer for compiled code, on a CPU: no copy."""
+        from slm_kv.elements import bits  # needs numba, which compiled code alone may
+
+        return [(bits(keys), bits(values)) for keys, values in zip(self.keys, self.values, strict=True)]
+
     def copy(self, source: int, target: int) -> None:
         """The contents of page ``source`` into page ``target``, in every layer."""
         for tensor in self.keys + self.values:
@@ -79,3 +88,8 @@ class StepBatch:
     @property
     def decode_rows(self) -> int:
         return len(self.decode_lengths)
+
+    @cached_property
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """``slots``, ``decode_pages`` and ``decode_lengths``, on a CPU, made once for all layers."""
+        return self.slots.numpy(), self.decode_pages.numpy(), self.decode_lengths.numpy()

@@ -16,19 +16,11 @@ DTYPES = (torch.float32, torch.bfloat16)
 
 def attend(query_NHD: Tensor, key_NGD: Tensor, value_NGD: Tensor, layer: int, batch: StepBatch, scale: float) -> Tensor:
     """Store the step's keys and values, then attend. Returns [N, H, D]."""
-    storage, rows = batch.storage, batch.decode_rows
-    keys, values = bits(storage.keys[layer]), bits(storage.values[layer])
-    kernels.write(bits(key_NGD), bits(value_NGD), keys, values, batch.slots.numpy())
-    out_NHD = torch.empty_like(query_NHD, memory_format=torch.contiguous_format)
+    (keys, values), (slots, pages, lengths) = batch.storage.arrays[layer], batch.arrays
+    kernels.write(bits(key_NGD), bits(value_NGD), keys, values, slots)
+    out_NHD, rows = torch.empty_like(query_NHD, memory_format=torch.contiguous_format), len(lengths)
     if rows:
-        kernels.decode(
-            bits(query_NHD[:rows]),
-            keys,
-            values,
-            batch.decode_pages.numpy(),
-            batch.decode_lengths.numpy(),
-            np.float32(scale),
-            bits(out_NHD[:rows]),
-        )
+        query, out = bits(query_NHD), bits(out_NHD)
+        kernels.decode(query[:rows], keys, values, pages, lengths, np.float32(scale), out[:rows])
     attend_chunks(query_NHD, key_NGD, value_NGD, layer, batch, scale, out_NHD)
     return out_NHD
