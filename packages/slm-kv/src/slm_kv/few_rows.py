@@ -63,6 +63,14 @@ def _holds(blocks: Blocks, weight_OI: Tensor) -> bool:
     return True
 
 
+def rows_of(blocks: Blocks, ids: np.ndarray, inputs: int) -> np.ndarray:
+    """Rows ``ids`` [N] of the weight, [N, I]: float32, or the bits of bfloat16."""
+    block, output = ids // BLOCK, ids % BLOCK
+    if blocks.dtype == np.float32:
+        return blocks[block, :inputs, output]
+    return np.ascontiguousarray(blocks[block, : inputs // 2, output]).view(np.uint16)
+
+
 def linear(x: Tensor, blocks: Blocks, bias_O: np.ndarray, outputs: int) -> Tensor:
     """[..., I] to [..., O]. ``bias_O`` float32, empty for none."""
     out = torch.empty(*x.shape[:-1], outputs, dtype=x.dtype)

@@ -20,7 +20,17 @@ FEW = 8  # rows: below it oneDNN has no fast kernel of 8 bits for some widths, 2
 SIGN = 128  # zero of the inputs: signed ones fall to the reference kernel where a CPU has VNNI and no AMX
 
 
-class PackedLayer(nn.Module, ABC):
+class Weightless(nn.Module):
+    """Its weight lies packed, here or in another layer."""
+
+    def __getattr__(self, name: str) -> Any:
+        """As ever, but for ``weight``: PEFT merges into it, and others look at it."""
+        if name == "weight":
+            raise AttributeError("a packed layer has no weight to read or to merge into: unpack, or close the engine")
+        return super().__getattr__(name)
+
+
+class PackedLayer(Weightless, ABC):
     """What all of them have in common. For inference on a CPU: no parameters, and a gradient ends at it."""
 
     def __init__(self, weight_OI: Tensor, bias_O: Tensor | None) -> None:
@@ -29,6 +39,7 @@ class PackedLayer(nn.Module, ABC):
         self.dtype, self.trainable = weight_OI.dtype, False
         self.bias = bias_O
         self._packed: Tensor
+        self._blocks: np.ndarray | None = None  # where ``few_rows`` can read the weight
 
     @property
     def nbytes(self) -> int:
@@ -39,15 +50,19 @@ class PackedLayer(nn.Module, ABC):
     def dense_weight(self) -> Tensor:
         """The weight [O, I] again."""
 
+    @property
+    def gives_rows(self) -> bool:
+        """Whether ``rows`` can be called."""
+        return self._blocks is not None
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """Rows ``ids`` [N], each below O, of the weight: [N, I], bit for bit."""
+        found = torch.from_numpy(optional("few_rows").rows_of(self._blocks, ids.numpy(), self.in_features))
+        return found.view(self.dtype)
+
     def _refuse_gradients(self, x: Tensor) -> None:
         if torch.is_grad_enabled() and x.requires_grad:
             raise KVError("a packed model only infers: unpack it before training")
-
-    def __getattr__(self, name: str) -> Any:
-        """As ever, but for ``weight``: PEFT merges into it, and others look at it."""
-        if name == "weight":
-            raise AttributeError("a packed layer has no weight to read or to merge into: unpack, or close the engine")
-        return super().__getattr__(name)
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, dtype={self.dtype}"

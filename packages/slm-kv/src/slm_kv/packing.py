@@ -16,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from slm_kv.errors import KVError
 from slm_kv.optional import optional
+from slm_kv.packed_embedding import PackedEmbedding
 from slm_kv.packed_linear import Int8Linear, PackedLayer, PackedLinear, int8_is_exact
 
 PADDED_ROWS = 64
@@ -23,11 +24,13 @@ PADDED_ROWS = 64
 
 @dataclass
 class Packed:
-    """What ``pack`` replaced, by name: ``layers`` and ``activations`` of ``model``, or of a ModuleList of several."""
+    """What ``pack`` replaced, by name, in ``model`` or a ModuleList of several: linear ``layers``, ``activations``, and
+    ``embeddings``, each with the name of the layer that it is tied to."""
 
     model: Any
     layers: dict[str, Any] = field(default_factory=dict)
     activations: dict[str, nn.Module] = field(default_factory=dict)
+    embeddings: dict[str, tuple[nn.Embedding, str]] = field(default_factory=dict)
     padded_rows: int = 0
     int8: bool = False
 
@@ -55,10 +58,13 @@ class Packed:
                         restored[packed] = _restored(layer, packed)
                     layer.weight = restored[packed]
                 _replace(self.model, name, layer)
+        for name, (embedding, head) in self.embeddings.items():
+            embedding.weight = self.layers[head].weight
+            _replace(self.model, name, embedding)
         for name, activation in self.activations.items():
             _replace(self.model, name, activation)
-        self.layers.clear()
-        self.activations.clear()
+        for replaced in (self.layers, self.embeddings, self.activations):
+            replaced.clear()
         models: list[Any] = list(self.model) if isinstance(self.model, nn.ModuleList) else [self.model]
         for model in models:
             if hasattr(model, "tie_weights"):
@@ -72,9 +78,10 @@ def pack(model: nn.Module, dtype: torch.dtype | None = None, *, int8: bool = Fal
     Layers of other devices, other dtypes than float32 and bfloat16, quantized ones, and those within an adapter that
     reads its base layer's weight stay as they are; under LoRA the base layer is packed. On a CPU that has no
     arithmetic for bfloat16 a layer of it stays too where numba is missing or its inputs are odd. The plain weights
-    are given up: ``Packed.unpack`` makes them again. A tied embedding keeps its own. Models of a ModuleList that
-    share a weight share what it is packed to. ``int8``: weights and inputs in 8 bits, a quarter of float32's memory,
-    an error that should be measured on the model at hand, and no way back from it.
+    are given up: ``Packed.unpack`` makes them again. A tied embedding reads the packed head; in 8 bits, or where the
+    head lies in a way that is not known, it keeps the plain weight. Models of a ModuleList that share a weight share
+    what it is packed to. ``int8``: weights and inputs in 8 bits, a quarter of float32's memory, an error that should be
+    measured on the model at hand, and no way back from it.
 
     Raises KVError for ``int8`` where the CPU or torch cannot sum it exactly.
     """
@@ -89,7 +96,12 @@ def pack(model: nn.Module, dtype: torch.dtype | None = None, *, int8: bool = Fal
     if not int8:
         candidates = {name: one for name, one in candidates.items() if _onednn_takes(one) or _tile_for(one, tiles)}
         found.padded_rows = _padded_rows([one for one in candidates.values() if _onednn_takes(one)])
-    given_up = {id(layer.weight) for layer in candidates.values()} - _embedded(model)
+    looked_up = _embeddings(model)
+    tied = {} if int8 else {weight: those for weight, those in looked_up.items() if _only_looks_up(model, those)}
+    for layer in candidates.values():
+        if isinstance(layer, Conv1D):  # its rows are inputs
+            tied.pop(id(layer.weight), None)
+    given_up = {id(layer.weight) for layer in candidates.values()} - (looked_up.keys() - tied.keys())
     if candidates:
         _leave_the_file(one for one in model.parameters() if id(one) not in given_up)
     for names in _sharing(candidates):
@@ -103,6 +115,8 @@ def pack(model: nn.Module, dtype: torch.dtype | None = None, *, int8: bool = Fal
         else:
             packed = PackedLinear(weight, bias, found.padded_rows)
         packed.trainable = layer.weight.requires_grad
+        if embeddings := tied.pop(id(layer.weight), None):
+            _read_from(packed, names[0], embeddings, found)
         del weight
         for name in names:
             found.layers[name] = candidates[name]
@@ -143,9 +157,33 @@ def _candidates(model: nn.Module) -> Iterator[tuple[str, Any]]:
             yield name, module
 
 
-def _embedded(model: nn.Module) -> set[int]:
-    """Weights that are looked up, of a tied head too."""
-    return {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+def _embeddings(model: nn.Module) -> dict[int, dict[str, Any]]:
+    """Those of one weight by name; by the weight's id."""
+    found: dict[int, dict[str, Any]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, nn.Embedding):
+            found.setdefault(id(module.weight), {})[name] = module
+    return found
+
+
+def _only_looks_up(model: nn.Module, embeddings: dict[str, Any]) -> bool:
+    """Whether rows are all that they read of the weight: no adapter's layer around them, nothing done to the rows."""
+    around = {name.rpartition(".")[0] for name in embeddings}
+    if any(_reads_its_base(model.get_submodule(name)) for name in around):
+        return False
+    return all(type(one) is nn.Embedding and one.max_norm is None for one in embeddings.values())
+
+
+def _read_from(packed: PackedLayer, name: str, embeddings: dict[str, Any], found: Packed) -> None:
+    """Have tied ``embeddings`` read the layer of that name, where it gives rows."""
+    if not packed.gives_rows:
+        return _leave_the_file([one.weight for one in embeddings.values()])
+    reader = PackedEmbedding(packed)
+    for place, embedding in embeddings.items():
+        found.embeddings[place] = embedding, name
+        embedding.weight = None
+        _replace(found.model, place, reader)
+    return None
 
 
 def _onednn_takes(layer: Any) -> bool:

@@ -52,7 +52,7 @@ class WidenedLinear(PackedLayer):
     def __init__(self, weight_OI: Tensor, bias_O: Tensor | None, tile: Tile) -> None:
         super().__init__(weight_OI, bias_O)
         self._tile = tile
-        self._blocks = laid_out(weight_OI)
+        self._blocks: few_rows.Blocks = laid_out(weight_OI)
         self._bias = None if bias_O is None else nn.functional.pad(bias_O.float(), (0, -len(bias_O) % tile.outputs))
         self._numpy_bias = np.empty(0, np.float32) if self._bias is None else self._bias.numpy()
 
