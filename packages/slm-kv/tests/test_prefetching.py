@@ -5,13 +5,13 @@ import re
 import numpy as np
 import pytest
 
-numba = pytest.importorskip("numba")
-
-from slm_kv.prefetching import prefetch, prefetch_run  # noqa: E402
+numba = pytest.importorskip("numba", reason="numba is not installed")
+prefetching = pytest.importorskip("slm_kv.prefetching", reason="numba is not installed")
+prefetch, prefetch_run = prefetching.prefetch, prefetching.prefetch_run
 
 
 @numba.njit
-def doubled(numbers, far):  # type: ignore[no-untyped-def]
+def doubled(numbers, far):
     """Each number twice, while memory far away is asked for."""
     out = np.empty_like(numbers)
     for i in range(len(numbers)):
@@ -35,7 +35,7 @@ def test_it_is_the_instruction() -> None:
 
 def test_only_an_array_in_one_piece_is_taken() -> None:
     @numba.njit
-    def of(numbers):  # type: ignore[no-untyped-def]
+    def of(numbers):
         prefetch(numbers, 0)
 
     of(np.zeros(4))
