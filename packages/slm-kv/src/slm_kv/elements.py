@@ -1,4 +1,4 @@
-"""float32 and bfloat16 in compiled code: elements come and go as either, arithmetic is float32.
+"""float32 and bfloat16 in compiled code: elements come and go as either, arithmetic, ``exp`` among it, is float32.
 
 numpy lacks bfloat16: its bits come as uint16.
 """

@@ -38,8 +38,8 @@ class Engine:
     becomes of a request whose prompt and ``max_new_tokens`` exceed the pool or the model's positions:
     ``refuse`` at the door, ``stop`` at the end of the room with finish_reason ``length``, ``error`` there, or go on
     in a ``window``. ``packed``: the linear layers lie prepacked, on a CPU, while the engine lives. ``int8_text``:
-    they do so in 8 bits, if that raises the perplexity of this text by 1 % at most, measured with the adapter that is
-    active; the plain weights are kept beside them for ``close``.
+    they do so in 8 bits, if that raises the perplexity of this text by 1 % at most, measured with each adapter and with
+    none; the plain weights are kept beside them for ``close``.
 
     Nothing that a request does ends the engine. Not for several threads at once.
 

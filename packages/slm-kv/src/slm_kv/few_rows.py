@@ -64,7 +64,7 @@ def _holds(blocks: Blocks, weight_OI: Tensor) -> bool:
 
 
 def rows_of(blocks: Blocks, ids: np.ndarray, inputs: int) -> np.ndarray:
-    """Rows ``ids`` [N] of the weight, [N, I]: float32, or the bits of bfloat16."""
+    """Rows ``ids`` [N], whole numbers below O, of the weight: a copy [N, I], float32 or the bits of bfloat16."""
     block, output = ids // BLOCK, ids % BLOCK
     if blocks.dtype == np.float32:
         return blocks[block, :inputs, output]

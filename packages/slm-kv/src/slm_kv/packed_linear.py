@@ -56,7 +56,7 @@ class PackedLayer(Weightless, ABC):
         return self._blocks is not None
 
     def rows(self, ids: Tensor) -> Tensor:
-        """Rows ``ids`` [N], each below O, of the weight: [N, I], bit for bit."""
+        """Rows ``ids`` [N], each from 0 to O - 1, of the weight: a copy [N, I], bit for bit. For ``gives_rows``."""
         found = torch.from_numpy(optional("few_rows").rows_of(self._blocks, ids.numpy(), self.in_features))
         return found.view(self.dtype)
 

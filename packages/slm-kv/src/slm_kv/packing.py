@@ -97,10 +97,7 @@ def pack(model: nn.Module, dtype: torch.dtype | None = None, *, int8: bool = Fal
         candidates = {name: one for name, one in candidates.items() if _onednn_takes(one) or _tile_for(one, tiles)}
         found.padded_rows = _padded_rows([one for one in candidates.values() if _onednn_takes(one)])
     looked_up = _embeddings(model)
-    tied = {} if int8 else {weight: those for weight, those in looked_up.items() if _only_looks_up(model, those)}
-    for layer in candidates.values():
-        if isinstance(layer, Conv1D):  # its rows are inputs
-            tied.pop(id(layer.weight), None)
+    tied = {} if int8 else _readers(model, looked_up, candidates)
     given_up = {id(layer.weight) for layer in candidates.values()} - (looked_up.keys() - tied.keys())
     if candidates:
         _leave_the_file(one for one in model.parameters() if id(one) not in given_up)
@@ -166,6 +163,18 @@ def _embeddings(model: nn.Module) -> dict[int, dict[str, Any]]:
     return found
 
 
+def _readers(
+    model: nn.Module, looked_up: dict[int, dict[str, Any]], layers: dict[str, Any]
+) -> dict[int, dict[str, Any]]:
+    """Those of ``looked_up`` that can do with the rows of a packed layer."""
+    columns = {id(layer.weight) for layer in layers.values() if isinstance(layer, Conv1D)}  # whose rows are inputs
+    return {
+        weight: embeddings
+        for weight, embeddings in looked_up.items()
+        if weight not in columns and _only_looks_up(model, embeddings)
+    }
+
+
 def _only_looks_up(model: nn.Module, embeddings: dict[str, Any]) -> bool:
     """Whether rows are all that they read of the weight: no adapter's layer around them, nothing done to the rows."""
     around = {name.rpartition(".")[0] for name in embeddings}
@@ -175,15 +184,15 @@ def _only_looks_up(model: nn.Module, embeddings: dict[str, Any]) -> bool:
 
 
 def _read_from(packed: PackedLayer, name: str, embeddings: dict[str, Any], found: Packed) -> None:
-    """Have tied ``embeddings`` read the layer of that name, where it gives rows."""
-    if not packed.gives_rows:
-        return _leave_the_file([one.weight for one in embeddings.values()])
-    reader = PackedEmbedding(packed)
-    for place, embedding in embeddings.items():
-        found.embeddings[place] = embedding, name
-        embedding.weight = None
-        _replace(found.model, place, reader)
-    return None
+    """Have tied ``embeddings`` read the layer of that name; where it gives no rows they keep their weight."""
+    if packed.gives_rows:
+        reader = PackedEmbedding(packed)
+        for place, embedding in embeddings.items():
+            found.embeddings[place] = embedding, name
+            embedding.weight = None
+            _replace(found.model, place, reader)
+    else:
+        _leave_the_file(one.weight for one in embeddings.values())
 
 
 def _onednn_takes(layer: Any) -> bool:

@@ -38,6 +38,6 @@ def prefetch(typing_context, flat, index):
 
 @njit(inline="always")
 def prefetch_run(flat, first, count):
-    """``count`` elements from ``first`` on, a line of the cache at a time."""
+    """``count`` elements of ``flat`` from ``first`` on, a line of the cache at a time."""
     for element in range(first, first + count, LINE // flat.itemsize):
         prefetch(flat, element)

@@ -68,7 +68,7 @@ def fetch(flat, page, following, slot, page_size, width):
 
 @njit(inline="always")
 def page_after(pages, first, length, page_size):
-    """The page after the one that begins with token ``first``; that one again where it is the last."""
+    """The one of ``pages`` [P] after that which begins with token ``first``; that one again where it is the last."""
     after = first + page_size
     return pages[(after if after < length else first) // page_size]
 
@@ -107,7 +107,8 @@ def mix(weights, values, pages, length, ahead, dim, mixed):
 
 @njit(inline="always")
 def attend(queries, keys, values, pages, length, dim, scores, totals, mixed):
-    """One sequence: ``mixed`` [H, ``dim``], by weights that sum to ``totals`` [H]."""
+    """One sequence of ``length`` tokens. ``queries`` [H, ``dim``], ``pages`` [P]; into ``mixed`` [H, ``dim``] the sum
+    of values by weights that sum to ``totals`` [H]. ``scores`` [H, length or more] is room for them."""
     page_size, width = keys.shape[1], keys.shape[2] * dim
     ahead = min(page_size, max(1, AHEAD // (width * keys.itemsize)))
     score(queries, keys, pages, length, ahead, dim, scores)
