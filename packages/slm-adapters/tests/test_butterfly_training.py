@@ -172,6 +172,9 @@ def _ddp_worker(rank: int, folder: Path, adapted: PeftModel, input_ids: torch.Te
     loss(wrapped, input_ids[rank : rank + 1]).backward()
     found = {name: values.grad for name, values in adapted.named_parameters() if values.grad is not None}
     torch.save(found, folder / f"{rank}.pt")
+    # Whatever holds the group last ends its threads. Python's handle leaves them the interpreter's lock meanwhile, the
+    # wrapper does not; where one of them wants it, both wait for ever.
+    del wrapped
     torch.distributed.destroy_process_group()
 
 
