@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench_runs import ADAPTERS, TRAIN, Done, Write, done
 
 from slm_bench.adapters import quality
+from slm_testing.bench.bench_runs import ADAPTERS, TRAIN, Done, Write, done
 
 
 @pytest.fixture(scope="session")

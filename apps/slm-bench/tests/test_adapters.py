@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from bench_runs import Done
 
 from slm_adapters import ButterflyLayer
 from slm_bench.adapters import bench, exactness
@@ -16,6 +15,7 @@ from slm_bench.adapters.quality import search
 from slm_bench.cli import main
 from slm_bench.promises import Promise
 from slm_bench.sealing import seal
+from slm_testing.bench.bench_runs import Done
 
 LAYERS, WIDTH, OUT, STAGES = 6, 256, 3 * 256, 8  # of the built-in base, c_attn alone
 

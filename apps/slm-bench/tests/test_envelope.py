@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench_runs import Done, Write
 
 from slm_bench.cli import main
 from slm_bench.comparison import Comparison, Row
@@ -25,6 +24,7 @@ from slm_bench.serve.report import Found as ServeFound
 from slm_bench.serve.throughput import Speed as ServerSpeed
 from slm_bench.serve.throughput import Turn
 from slm_bench.turns import Times
+from slm_testing.bench.bench_runs import Done, Write
 
 SETTING = {"model": "sample", "adapter": None, "dtype": "float32", "device": "cpu", "threads": 1, "rounds": 1}
 

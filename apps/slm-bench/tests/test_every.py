@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from bench_runs import Write
 
 from slm_bench import every
 from slm_bench.cli import main
+from slm_testing.bench.bench_runs import Write
 
 
 @pytest.fixture

@@ -5,11 +5,11 @@ import sys
 
 import pytest
 import torch
-from bench_runs import Done
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from slm_bench.bandwidth import weight_bytes
 from slm_bench.cli import main
+from slm_testing.bench.bench_runs import Done
 
 QUICK = ["kv", "--rounds", "1", "--threads", "1", "--prompt", "Once upon a time"]
 

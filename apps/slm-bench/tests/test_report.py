@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench_runs import Write
 
 from slm_bench.cli import main
 from slm_bench.report.gather import letters
 from slm_bench.report.tables import Line, Side
+from slm_testing.bench.bench_runs import Write
 
 EVIL = "<script>alert('x')</script>"
 OTHER = {"cpu": "Another processor", "cores": 64, "memory": 2**38, "device": "A GPU"}

@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from bench_runs import TRAIN, Done
 from torch import Tensor
 
 from slm_bench.cli import main
@@ -15,6 +14,7 @@ from slm_bench.train.flows import flow_trainer, loop_trainer
 from slm_bench.train.setting import Setting, options_of, read
 from slm_bench.train.ways import WAYS, padded
 from slm_data import IGNORE
+from slm_testing.bench.bench_runs import TRAIN, Done
 from slm_train import fused_loss
 from slm_train.dynamic import BudgetTrainer
 

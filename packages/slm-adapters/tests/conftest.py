@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_adapters import MakeBase, Save, Tiny, save_run, tokenizer, with_lora
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
@@ -17,6 +16,8 @@ from transformers import (
     Qwen2Config,
     Qwen2ForCausalLM,
 )
+
+from slm_testing.adapters.tiny_adapters import MakeBase, Save, Tiny, save_run, tokenizer, with_lora
 
 TOKENS = {"vocab_size": 48, "bos_token_id": 0, "eos_token_id": 1}
 LAYERS = {"num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4}

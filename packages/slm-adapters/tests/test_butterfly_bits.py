@@ -4,12 +4,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_adapters import Tiny, assert_differ, assert_same_bits, bits, butterfly, layers, logits, stir, stirred
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from slm_adapters import four_bit_config
 from slm_adapters.layer_laws import unmerge_restores
 from slm_adapters.quantization import keep_layout
+from slm_testing.adapters.tiny_adapters import (
+    Tiny,
+    assert_differ,
+    assert_same_bits,
+    bits,
+    butterfly,
+    layers,
+    logits,
+    stir,
+    stirred,
+)
 
 
 def eight_bit_config() -> BitsAndBytesConfig:

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cache_watching import CHANGES, Change, cosines
-from tiny_adapters import one_layer
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from slm_adapters import ButterflyConfig, ButterflyLayer, Rotation, rotate, rotate_reference
+from slm_testing.adapters.cache_watching import CHANGES, Change, cosines
+from slm_testing.adapters.tiny_adapters import one_layer
 
 
 def rotation_kept(side: str = "both", **settings: Any) -> ButterflyLayer:

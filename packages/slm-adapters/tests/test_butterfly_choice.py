@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel, inject_adapter_in_model
-from tiny_adapters import NAMES, Tiny, assert_close, butterfly, layers, logits, stirred
 
 from slm_adapters import AdapterError, ButterflyConfig, LoraSettings, add_lora
+from slm_testing.adapters.tiny_adapters import NAMES, Tiny, assert_close, butterfly, layers, logits, stirred
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,11 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_adapters import (
+from torch import nn
+
+from slm_adapters import AdapterError, ButterflyConfig, ButterflyLayer, Rotation, rotation_matrix
+from slm_adapters.layer_laws import merged_equals_unmerged, unmerge_restores
+from slm_testing.adapters.tiny_adapters import (
     Tiny,
     assert_close,
     assert_same_bits,
@@ -17,10 +21,6 @@ from tiny_adapters import (
     stirred,
     weight,
 )
-from torch import nn
-
-from slm_adapters import AdapterError, ButterflyConfig, ButterflyLayer, Rotation, rotation_matrix
-from slm_adapters.layer_laws import merged_equals_unmerged, unmerge_restores
 
 
 @every_model

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel, get_peft_model
-from tiny_adapters import Tiny, logits
 from torch import nn
 from transformers import PreTrainedModel
 
 from slm_adapters import AdapterError, ButterflyConfig, export_oft
+from slm_testing.adapters.tiny_adapters import Tiny, logits
 
 
 def adapted(model: PreTrainedModel, std: float = 0.4, **options: Any) -> Any:

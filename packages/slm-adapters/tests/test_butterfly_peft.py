@@ -7,7 +7,11 @@ import pytest
 import torch
 from peft import PeftModel, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
 from safetensors.torch import load_file
-from tiny_adapters import (
+from torch import nn
+
+from slm_adapters import ButterflyConfig, ButterflyLayer
+from slm_adapters.layer_laws import saved_is_loaded
+from slm_testing.adapters.tiny_adapters import (
     SETTINGS,
     Tiny,
     assert_differ,
@@ -22,10 +26,6 @@ from tiny_adapters import (
     stirred,
     weight,
 )
-from torch import nn
-
-from slm_adapters import ButterflyConfig, ButterflyLayer
-from slm_adapters.layer_laws import saved_is_loaded
 
 
 @every_model

@@ -9,9 +9,9 @@ import pytest
 import torch
 from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
-from tiny_adapters import NAMES, Tiny, logits, stirred
 
 from slm_adapters import AdapterError
+from slm_testing.adapters.tiny_adapters import NAMES, Tiny, logits, stirred
 
 Edit = Callable[[dict[str, Any], dict[str, torch.Tensor]], Any]
 

@@ -7,10 +7,20 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from tiny_adapters import SETTINGS, Tiny, assert_differ, butterfly, every_model, layers, logits, stir, stirred
 from transformers import PreTrainedModel
 
 from slm_adapters import AdapterError, ButterflyConfig
+from slm_testing.adapters.tiny_adapters import (
+    SETTINGS,
+    Tiny,
+    assert_differ,
+    butterfly,
+    every_model,
+    layers,
+    logits,
+    stir,
+    stirred,
+)
 
 
 def test_a_weighted_sum_of_adapters_has_the_weighted_angles(tiny: Tiny, input_ids: torch.Tensor) -> None:

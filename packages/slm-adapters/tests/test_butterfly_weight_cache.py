@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from cache_watching import CHANGES, Change, cosines
-from tiny_adapters import Tiny, one_layer, stir, stirred
 
 from slm_adapters import ButterflyConfig, ButterflyLayer
+from slm_testing.adapters.cache_watching import CHANGES, Change, cosines
+from slm_testing.adapters.tiny_adapters import Tiny, one_layer, stir, stirred
 
 
 def weight_kept(layer: ButterflyLayer) -> ButterflyLayer:

@@ -7,15 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import forked
 import pytest
 import torch
 from peft import PeftModel
-from tiny_adapters import Save, Tiny, fails, logits, with_butterfly, with_lora
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+import slm_testing.forked as forked
 from slm_adapters import four_bit_config, prepare_four_bit
 from slm_adapters.cli import main
+from slm_testing.adapters.tiny_adapters import Save, Tiny, fails, logits, with_butterfly, with_lora
 
 MODEL = "model.safetensors"
 

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_adapters import Save, Tiny, fails, with_butterfly, with_lora
 
 from slm_adapters import Rotation
 from slm_adapters.cli import main
 from slm_adapters.inspection import _rotation
+from slm_testing.adapters.tiny_adapters import Save, Tiny, fails, with_butterfly, with_lora
 
 
 def told(capsys: pytest.CaptureFixture[str], folder: Path) -> dict[str, Any]:

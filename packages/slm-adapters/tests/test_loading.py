@@ -10,12 +10,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from peft import PeftModel
-from tiny_adapters import MakeBase, Tiny, adapted, change, logits, save_run, tokenizer
 from transformers import AutoModelForCausalLM
 
 from slm_adapters import AdapterError, four_bit_config, load, prepare_four_bit
 from slm_adapters.quantization import dequantized, is_quantized
 from slm_adapters.targets import linear_layers
+from slm_testing.adapters.tiny_adapters import MakeBase, Tiny, adapted, change, logits, save_run, tokenizer
 
 architectures = pytest.mark.parametrize("name", ["gpt2", "llama"])
 methods = pytest.mark.parametrize("method", ["lora", "butterfly"])

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_adapters import MakeBase, Tiny, adapted, change, logits, save_run, tokenizer
 from transformers import AutoModelForCausalLM
 
 from slm_adapters import AdapterError, load
+from slm_testing.adapters.tiny_adapters import MakeBase, Tiny, adapted, change, logits, save_run, tokenizer
 
 architectures = pytest.mark.parametrize("name", ["gpt2", "llama"])
 methods = pytest.mark.parametrize("method", ["lora", "butterfly"])

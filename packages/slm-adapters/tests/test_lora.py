@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from tiny_adapters import Tiny, every_model, logits
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from slm_adapters import AdapterError, LoraSettings, add_lora, default_targets, lora_config
 from slm_adapters.targets import linear_layers
+from slm_testing.adapters.tiny_adapters import Tiny, every_model, logits
 
 
 def shape(layer: nn.Module) -> tuple[int, int]:

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_adapters import MakeBase, Tiny, adapted, logits, save_run
 
 from slm_adapters import AdapterError, LoadedSeveral, load, load_several
+from slm_testing.adapters.tiny_adapters import MakeBase, Tiny, adapted, logits, save_run
 
 
 def answers(loaded: LoadedSeveral, name: str, input_ids: torch.Tensor) -> torch.Tensor:

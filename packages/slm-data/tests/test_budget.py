@@ -3,7 +3,14 @@
 from itertools import pairwise
 
 import pytest
-from budget_cases import (
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from slm_data.budget import LOOKAHEAD, WINDOW, TokenBudget, plan_budget
+from slm_data.errors import DataError
+from slm_data.packing import PACKINGS, Packing, plan_rows
+from slm_data.sample.corpus import stories
+from slm_testing.data.budget_cases import (
     SINGLE_ROWS,
     SORTED_APART,
     Case,
@@ -14,13 +21,6 @@ from budget_cases import (
     shares_of,
     steps_of,
 )
-from hypothesis import example, given
-from hypothesis import strategies as st
-
-from slm_data.budget import LOOKAHEAD, WINDOW, TokenBudget, plan_budget
-from slm_data.errors import DataError
-from slm_data.packing import PACKINGS, Packing, plan_rows
-from slm_data.sample.corpus import stories
 
 
 def test_the_large_cases_are_larger_than_what_is_sorted_or_looked_at_together() -> None:

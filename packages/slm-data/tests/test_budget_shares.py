@@ -1,7 +1,8 @@
 """Laws of the plans by tokens: who computes what a step holds."""
 
-from budget_cases import SINGLE_ROWS, SORTED_APART, Case, drawn, in_turn, shares_of, steps_of
 from hypothesis import example, given
+
+from slm_testing.data.budget_cases import SINGLE_ROWS, SORTED_APART, Case, drawn, in_turn, shares_of, steps_of
 
 
 @given(drawn())

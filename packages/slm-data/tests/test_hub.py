@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 import pytest
-from small_hub import BROKEN_LINES, LINES, REVISION, STORIES, WAYS_OUT, Client, Hub
+
+from slm_testing.data.small_hub import BROKEN_LINES, LINES, REVISION, STORIES, WAYS_OUT, Client, Hub
 
 
 @pytest.fixture(scope="module")

@@ -157,9 +157,13 @@ def test_on_a_gpu_decode_rows_never_wait_for_the_device() -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", ["gpt2", "llama", "qwen2", "neox"])
 def test_on_a_gpu_the_engines_text_is_that_of_generate(name: str) -> None:
-    from tiny_models import generated, greedy, make, prompts  # the interpreting process needs no transformers
-
     from slm_kv import Engine
+    from slm_testing.kv.tiny_models import (  # the interpreting process needs no transformers
+        generated,
+        greedy,
+        make,
+        prompts,
+    )
 
     model, asked = make(name), prompts(6)
     expected = [generated(model, prompt, 16) for prompt in asked]

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from tiny_models import MAKERS, make, prompts
 
 from slm_kv import KVError, PagedCache, PoolFull
+from slm_testing.kv.tiny_models import MAKERS, make, prompts
 
 
 def batch(rows: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from lora_models import texts_alone, with_adapters
-from tiny_models import generated, greedy, make, prompts, run
 
 from slm_kv import Engine, KVError
 from slm_kv.adapters import Adapters
+from slm_testing.kv.lora_models import texts_alone, with_adapters
+from slm_testing.kv.tiny_models import generated, greedy, make, prompts, run
 
 
 @pytest.mark.parametrize("mixes", [True, False])

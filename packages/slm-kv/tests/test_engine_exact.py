@@ -4,10 +4,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import MAKERS, generated, greedy, make, prompts, run
 
 from slm_kv import Engine, Handle, SamplingParams
 from slm_kv.attention import doors, reference
+from slm_testing.kv.tiny_models import MAKERS, generated, greedy, make, prompts, run
 
 PAGE_SIZES = (1, 3, 16)
 

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import POSITIONS, VOCABULARY, generated, greedy, make, prompts, run
 
 from slm_kv import Engine, KVError, SamplingParams
 from slm_kv.sampling import BadLogits
+from slm_testing.kv.tiny_models import POSITIONS, VOCABULARY, generated, greedy, make, prompts, run
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,10 @@
 """What becomes of a sequence at the end of the pages or of the model's positions."""
 
 import pytest
-from tiny_models import POSITIONS, generated, greedy, make, run
 
 from slm_kv import Engine, Handle
 from slm_kv.room import OnFull
+from slm_testing.kv.tiny_models import POSITIONS, generated, greedy, make, run
 
 PROMPT = [7, 8, 9, 10, 11]
 

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cpu import ONEDNN_DTYPES
 
 from slm_kv.packed_linear import PackedLinear
+from slm_testing.kv.cpu import ONEDNN_DTYPES
 
 few_rows = pytest.importorskip("slm_kv.few_rows", reason="numba is not installed")
 

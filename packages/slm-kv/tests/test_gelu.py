@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from tiny_models import generated, make
 from torch import nn
 from transformers.activations import ACT2FN
 
 from slm_kv import Engine, SamplingParams, pack
+from slm_testing.kv.tiny_models import generated, make
 
 gelu = pytest.importorskip("slm_kv.gelu", reason="numba is not installed")
 

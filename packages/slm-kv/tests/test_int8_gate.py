@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from cpu import needs_int8
-from lora_models import with_adapters
-from tiny_models import POSITIONS, generated, greedy, make, run
 from torch import Tensor, nn
 
 from slm_kv import Engine, KVError, load
 from slm_kv.int8_gate import LEAST_TOKENS, LIMIT, nats, pack_int8, perplexity_rise, rows_of
 from slm_kv.loading import Loaded
 from slm_kv.paged import main
+from slm_testing.kv.cpu import needs_int8
+from slm_testing.kv.lora_models import with_adapters
+from slm_testing.kv.tiny_models import POSITIONS, generated, greedy, make, run
 
 IDS = [5, 11, 3] * 400
 pytestmark = needs_int8

@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from cpu import PACKED_DTYPES
 from peft import LoraConfig, get_peft_model
-from tiny_models import make
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from slm_kv import pack
 from slm_kv.packed_embedding import PackedEmbedding
+from slm_testing.kv.cpu import PACKED_DTYPES
+from slm_testing.kv.tiny_models import make
 
 
 @pytest.mark.parametrize("dtype", PACKED_DTYPES)

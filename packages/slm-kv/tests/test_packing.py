@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from cpu import PACKED_DTYPES, needs_int8
 from peft import LoraConfig, get_peft_model
-from tiny_models import MAKERS, generated, make
 from torch import nn
 
 from slm_kv import KVError, pack
 from slm_kv.packed_linear import Int8Linear, PackedLayer, PackedLinear
+from slm_testing.kv.cpu import PACKED_DTYPES, needs_int8
+from slm_testing.kv.tiny_models import MAKERS, generated, make
 
 
 @pytest.mark.parametrize("dtype", PACKED_DTYPES)

@@ -5,11 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_models import make
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from slm_kv.paged import main
+from slm_testing.kv.tiny_models import make
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
-from tiny_models import VOCABULARY, greedy, make, prompts
 
 from slm_kv import Engine, Handle, KVError, SamplingParams
 from slm_kv.requests import Update
+from slm_testing.kv.tiny_models import VOCABULARY, greedy, make, prompts
 
 POISON = VOCABULARY - 1  # the model has NaN for it
 BEGINNINGS = prompts(6, longest=16, seed=1)

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 import pytest
-from tiny_models import generated, greedy, make, run
 
 from slm_kv import Engine, SamplingParams
+from slm_testing.kv.tiny_models import generated, greedy, make, run
 
 MODEL = make("llama", seed=2)
 LONG = [3 + index % 80 for index in range(38)]  # 9 pages of 4 and two tokens

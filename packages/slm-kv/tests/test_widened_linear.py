@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import MAKERS, make
 from torch import nn
 
 from slm_kv import pack
+from slm_testing.kv.tiny_models import MAKERS, make
 
 widened_linear = pytest.importorskip("slm_kv.widened_linear", reason="numba is not installed")
 known = widened_linear.Tile(2).usable

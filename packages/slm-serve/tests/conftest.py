@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser import Browser, browsing
-from serving import Running, running, save_adapters, save_tiny
+
+from slm_testing.serve.browser import Browser, browsing
+from slm_testing.serve.serving import Running, running, save_adapters, save_tiny
 
 
 @pytest.fixture(scope="session")

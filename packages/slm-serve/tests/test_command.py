@@ -13,14 +13,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import forked
 import httpx
 import pytest
-from serving import PATIENCE
 
+import slm_testing.forked as forked
 from slm_serve import Settings
 from slm_serve.cli import main
 from slm_serve.server import _warn_if_open
+from slm_testing.serve.serving import PATIENCE
 
 STARTING = 180  # seconds for the imports and the model of a process beside others
 LONG = 450  # new tokens, of the 512 that the tiny model has room for

@@ -11,7 +11,8 @@ from typing import Any
 
 import httpx
 import pytest
-from serving import Running, running, save_tiny, until
+
+from slm_testing.serve.serving import Running, running, save_tiny, until
 
 LONG = {"prompt": "a b c", "max_new_tokens": 500, "temperature": 0}
 
@@ -243,7 +244,7 @@ def test_while_it_loads_it_lives_and_is_not_ready(tiny: Path, monkeypatch: pytes
 
     real = service.load_backend
     monkeypatch.setattr(service, "load_backend", lambda *given: (time.sleep(1), real(*given))[1])
-    from serving import Settings, create_app, uvicorn  # the parts of `running`, which waits
+    from slm_testing.serve.serving import Settings, create_app, uvicorn  # the parts of `running`, which waits
 
     app = create_app(Settings(model_path=str(tiny), threads=1))
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None))

@@ -8,9 +8,9 @@ from typing import Any
 import httpx
 import pytest
 import torch
-from serving import Running
 
 from slm_adapters import load
+from slm_testing.serve.serving import Running
 
 PROMPT = "Once upon a time there was a"
 

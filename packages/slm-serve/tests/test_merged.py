@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small_models import BUTTERFLY, lora, save_adapter, save_base
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from slm_adapters import load
@@ -15,6 +14,7 @@ from slm_adapters.folders import Folder, read_folder
 from slm_serve import merged
 from slm_serve.errors import StartError
 from slm_serve.merged import RECORD, key, merged_model
+from slm_testing.serve.small_models import BUTTERFLY, lora, save_adapter, save_base
 
 IDS = torch.tensor([[5, 60, 700, 8, 9]])
 CASES = {

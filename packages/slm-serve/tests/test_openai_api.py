@@ -6,9 +6,9 @@ import openai
 import pytest
 import torch
 from openai import OpenAI
-from serving import Running
 
 from slm_adapters import load
+from slm_testing.serve.serving import Running
 
 PROMPT = "Once upon a time there was a"
 

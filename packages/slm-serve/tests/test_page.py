@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 
 import pytest
-from browser import Browser, in_a_browser, within
-from serving import Running
-from stub_server import BOTH, PAGE, PIECES, Stub, listed
+
+from slm_testing.serve.browser import Browser, in_a_browser, within
+from slm_testing.serve.serving import Running
+from slm_testing.serve.stub_server import BOTH, PAGE, PIECES, Stub, listed
 
 FINISHED = "document.querySelector('#status').innerText === 'Finished.'"
 FAILED = "document.querySelector('.error:not([hidden])') !== null"

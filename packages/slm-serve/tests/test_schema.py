@@ -8,7 +8,8 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis.specs.openapi.checks import positive_data_acceptance
-from serving import Running, running
+
+from slm_testing.serve.serving import Running, running
 
 # What the schema allows may still be more than the model at hand can read, or a token that it does not know.
 UNKNOWN_TO_THE_SCHEMA = [positive_data_acceptance]

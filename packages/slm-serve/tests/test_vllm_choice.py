@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 from peft import LoraConfig
-from small_models import BUTTERFLY, lora, save_adapter, save_base
 
 from slm_adapters.folders import Folder, read_folder
 from slm_serve.vllm_choice import LOADS_LORA, RANKS, allowed_rank, choose, largest_rank
+from slm_testing.serve.small_models import BUTTERFLY, lora, save_adapter, save_base
 
 PLAIN: dict[str, Any] = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "bias": "none"}
 TENSORS = [

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-from small_models import BUTTERFLY, lora, save_adapter, save_base
 from transformers import AutoTokenizer
 
 from slm_data.sample.pretrained import sample_base
@@ -11,6 +10,7 @@ from slm_serve import Settings
 from slm_serve.errors import StartError
 from slm_serve.vllm_choice import VLLMChoice
 from slm_serve.vllm_plan import EnginePlan, Plan, engine_arguments, plan, summary
+from slm_testing.serve.small_models import BUTTERFLY, lora, save_adapter, save_base
 
 POSITIONS, END = 64, 1
 TOKENIZER = AutoTokenizer.from_pretrained(sample_base())

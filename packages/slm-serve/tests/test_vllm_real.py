@@ -12,7 +12,6 @@ from typing import Any, get_args
 
 import psutil
 import pytest
-from small_models import BUTTERFLY, by_engine, deltas, gap, greedy, lora, save_adapter, save_base
 
 from slm_adapters import load
 from slm_kv import SamplingParams
@@ -21,6 +20,7 @@ from slm_serve.answer import Answer, Delta
 from slm_serve.backend import Job
 from slm_serve.vllm_backend import VLLMBackend
 from slm_serve.vllm_choice import LOADS_LORA, RANKS
+from slm_testing.serve.small_models import BUTTERFLY, by_engine, deltas, gap, greedy, lora, save_adapter, save_base
 
 pytestmark = pytest.mark.vllm
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Tiny
 from transformers import TrainerCallback
 
 from slm_data import load_corpus
+from slm_testing.train.gradients import relative_difference
+from slm_testing.train.tiny_runs import Tiny
 from slm_train.data import make_rows
 from slm_train.modes import build_model, find_base
 from slm_train.parsing import parse
@@ -79,12 +80,3 @@ def test_the_fused_loss_gives_the_gradients_of_hugging_faces_own(tiny: Tiny, tmp
     own = gradients(tiny, tmp_path / "own", mode, "best_fit", batch=4, accumulation=2, fused_loss=False)
     fused = gradients(tiny, tmp_path / "fused", mode, "best_fit", batch=4, accumulation=2)
     assert relative_difference(own, fused) <= 1e-6
-
-
-def relative_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
-    assert one
-    assert one.keys() == other.keys()
-    zero = torch.zeros((), dtype=torch.float64)
-    norm = torch.sqrt(sum((g.square().sum() for g in one.values()), zero))
-    assert norm > 0
-    return float(torch.sqrt(sum(((one[n] - other[n]).square().sum() for n in one), zero)) / norm)

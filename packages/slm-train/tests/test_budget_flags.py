@@ -6,9 +6,9 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from conftest import Refused, Tiny
-from dynamic_runs import dynamic
 
+from slm_testing.train.dynamic_runs import dynamic
+from slm_testing.train.tiny_runs import Refused, Tiny
 from slm_train.arguments import BudgetOptions
 from slm_train.budget_flags import MEANINGLESS, RENAMED
 from slm_train.cli import main

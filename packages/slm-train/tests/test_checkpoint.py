@@ -14,8 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from checkpoint_folders import contents, every_change, hidden, save, unheard
 
+from slm_testing.train.checkpoint_folders import contents, every_change, hidden, save, unheard
 from slm_train.checkpoint import (
     MANIFEST,
     aside_path,

@@ -11,8 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from checkpoint_folders import contents, every_change, hidden, save, unheard
 
+from slm_testing.train.checkpoint_folders import contents, every_change, hidden, save, unheard
 from slm_train.checkpoint import CheckpointError, aside_path, clean, latest_complete, writing
 
 pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")

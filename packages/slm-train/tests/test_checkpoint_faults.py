@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checkpoint_folders import save, unheard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from slm_testing.train.checkpoint_folders import save, unheard
 from slm_train.checkpoint import MANIFEST, complete_checkpoints, fault, latest_complete, writing
 
 pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")

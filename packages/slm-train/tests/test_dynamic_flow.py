@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Tiny, read_record
-from dynamic_runs import dynamic, trainer_of
 from safetensors.torch import load_file
 
+from slm_testing.train.dynamic_runs import dynamic, trainer_of
+from slm_testing.train.tiny_runs import Tiny, read_record
 from slm_train.arguments import MODES
 from slm_train.cli import main
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Tiny
-from dynamic_runs import gradients_of, trained, trainer_of
-from test_accumulation import relative_difference
 
 from slm_data import RowCollator
+from slm_testing.train.dynamic_runs import gradients_of, trained, trainer_of
+from slm_testing.train.gradients import relative_difference
+from slm_testing.train.tiny_runs import Tiny
 from slm_train.dynamic import BudgetTrainer
 
 every_mode = pytest.mark.parametrize("mode", ["baseline", "lora", "qlora", "butterfly", "butterfly_block"])

@@ -11,14 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import forked
 import pytest
 import torch
-from conftest import Tiny
-from dynamic_runs import dynamic
-from killing import start
 from safetensors.torch import load_file
 
+import slm_testing.forked as forked
+from slm_testing.train.dynamic_runs import dynamic
+from slm_testing.train.killing import start
+from slm_testing.train.tiny_runs import Tiny
 from slm_train.cli import main
 
 
@@ -97,7 +97,7 @@ def test_no_process_group_is_left_to_the_end_of_the_interpreter(
     argv = flags(tiny, tmp_path / "run", *more, "--max_steps", "2", "--max_train_samples", "20")
     said = [tmp_path / f"rank {rank}" for rank in range(2)]
     ranks = zip(said, two_ranks(), strict=True)
-    processes = [forked.start("group_left", argv, said=file, **where) for file, where in ranks]
+    processes = [forked.start("slm_testing.train.group_left", argv, said=file, **where) for file, where in ranks]
     for process, file in zip(processes, said, strict=True):
         process.join(300)
         assert process.exitcode == code, file.read_text()

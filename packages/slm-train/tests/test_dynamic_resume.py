@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import OTHER_RUNS, Refused, Tiny, read_record
-from dynamic_runs import dynamic
-from killing import finish, kill_and_resume, outcome, start
 
+from slm_testing.train.dynamic_runs import dynamic
+from slm_testing.train.killing import finish, kill_and_resume, outcome, start
+from slm_testing.train.tiny_runs import OTHER_RUNS, Refused, Tiny, read_record
 from slm_train.cli import main
 
 LONG = ("--max_steps", "60", "--max_train_samples", "20", "--eval_interval", "20", "--log_interval", "3")

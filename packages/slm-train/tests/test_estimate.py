@@ -4,9 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import Tiny, read_record, run_command
 
 from slm_data import load_corpus
+from slm_testing.train.tiny_runs import Tiny, read_record, run_command
 from slm_train.data import make_rows
 from slm_train.estimate import Estimate, estimate, optimizer_steps
 from slm_train.modes import find_base

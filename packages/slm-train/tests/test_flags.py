@@ -7,10 +7,10 @@ import subprocess
 import sys
 
 import pytest
-from command_lines import read, refusal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from slm_testing.train.command_lines import read, refusal
 from slm_train.flags import UsageError, read_command_line, unknown_flag
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from command_lines import KNOWN, read, refusal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from slm_testing.train.command_lines import KNOWN, read, refusal
 from slm_train.old_flags import OLD_VALUES
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from forked import run
 from transformers import HfArgumentParser
 
+from slm_testing.forked import run
 from slm_train.cli import main
 from slm_train.help_page import GROUPS, TRAINING
 from slm_train.parsing import GROUPS as PARSED

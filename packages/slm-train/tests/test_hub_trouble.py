@@ -14,7 +14,8 @@ from threading import Thread
 from typing import Any
 
 import pytest
-from conftest import Tiny
+
+from slm_testing.train.tiny_runs import Tiny
 
 
 class Sick(BaseHTTPRequestHandler):

@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
-from conftest import Refused, Tiny, run_command
-from forked import run
 
+from slm_testing.forked import run
+from slm_testing.train.tiny_runs import Refused, Tiny, run_command
 from slm_train.cli import main
 
 

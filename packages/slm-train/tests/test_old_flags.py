@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from command_lines import FLAGS_OF_2023, NEW, names_of, read, refusal
 
+from slm_testing.train.command_lines import FLAGS_OF_2023, NEW, names_of, read, refusal
 from slm_train.flags import read_command_line
 from slm_train.old_flags import OLD_FLAGS, OLD_VALUES, OWNER, REPOSITORY, Gone, Renamed, Share, Switch
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import Refused, Tiny
 
+from slm_testing.train.tiny_runs import Refused, Tiny
 from slm_train import parsing
 from slm_train.arguments import MODES
 from slm_train.device import DeviceDefaults

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import OTHER_RUNS, Refused, Tiny, read_record
-from dynamic_runs import dynamic
-from killing import finish, kill_and_resume, outcome, start
+
+from slm_testing.train.dynamic_runs import dynamic
+from slm_testing.train.killing import finish, kill_and_resume, outcome, start
+from slm_testing.train.tiny_runs import OTHER_RUNS, Refused, Tiny, read_record
 
 LONG = (
     "--max_steps",

@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
-from checkpoint_folders import every_change, hidden
 
+from slm_testing.train.checkpoint_folders import every_change, hidden
+from slm_testing.train.step_checkpoints import save, saved
 from slm_train.checkpoint import CheckpointError, writing_file
 from slm_train.step_checkpoint import (
     NAME,
-    StepCheckpoint,
     load_weights,
     random_state,
     read_checkpoint,
@@ -28,26 +27,6 @@ from slm_train.step_checkpoint import (
 )
 
 pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
-
-
-class Held:
-    """What accelerate's optimizer is, as far as a checkpoint looks."""
-
-    def __init__(self, optimizer: torch.optim.Optimizer):
-        self.optimizer = optimizer
-
-
-def saved(folder: Path, step: int = 1, said: list[str] | None = None) -> tuple[StepCheckpoint, torch.nn.Linear]:
-    torch.manual_seed(step)
-    model = torch.nn.Linear(4, 3)
-    checkpoint = StepCheckpoint(folder, {"mode": "baseline"}, (said if said is not None else []).append)
-    save(checkpoint, model, step)
-    return checkpoint, model
-
-
-def save(checkpoint: StepCheckpoint, model: torch.nn.Module, step: int) -> None:
-    optimizer: Any = Held(torch.optim.AdamW(model.parameters()))
-    checkpoint.save(Accelerator(cpu=True), model, optimizer, {"step": step}, {"random": random_state()})
 
 
 def test_what_is_saved_is_read_again(tmp_path: Path) -> None:

@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoint_folders import every_change, hidden
-from test_step_checkpoint import save, saved
 
+from slm_testing.train.checkpoint_folders import every_change, hidden
+from slm_testing.train.step_checkpoints import save, saved
 from slm_train.checkpoint import CheckpointError, clean, writing_file
 from slm_train.step_checkpoint import NAME, read_checkpoint
 

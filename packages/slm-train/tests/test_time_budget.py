@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Refused, Tiny, read_record
 from transformers import TrainerControl, TrainerState, TrainingArguments, get_scheduler
 
+from slm_testing.train.tiny_runs import Refused, Tiny, read_record
 from slm_train.arguments import ENDLESS
 from slm_train.cli import main
 from slm_train.time_budget import TimeBudget, spent

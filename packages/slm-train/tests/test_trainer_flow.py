@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Tiny, read_record
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.trainer import safe_globals
 
 from slm_adapters import load
+from slm_testing.train.tiny_runs import Tiny, read_record
 from slm_train.cli import main
 
 

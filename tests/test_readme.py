@@ -1,0 +1,106 @@
+"""What the READMEs tell a reader to type is what the programs take, and their Python runs."""
+
+from __future__ import annotations
+
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import uvicorn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from slm_data import sample_base
+from slm_serve import Settings, create_app
+from slm_testing.workspace.checked_commands import check
+from slm_testing.workspace.readme_blocks import READMES, ROOT, Block, blocks_of
+
+COMMANDS = [block for file in READMES for block in blocks_of(file, "bash")]
+SERVER = "http://localhost:8000"
+SMALLER = {
+    "distilbert/distilgpt2": str(sample_base()),
+    '"tinystories"': '"sample"',
+    "check(3072, stages=12)": "check(8, examples=2)",
+}
+WITH_PYTHON = [file for file in READMES if blocks_of(file, "python")]
+
+
+@pytest.fixture
+def server(trained: Callable[[str], Path]) -> Iterator[str]:
+    """The address of a server in this process, with adapters by the names that the READMEs use."""
+    paths = {"red": trained("lora"), "stories": trained("lora"), "blue": trained("butterfly")}
+    app = create_app(Settings(adapter=[f"{name}={path}" for name, path in paths.items()], threads=1))
+    served = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None))
+    thread = threading.Thread(target=served.run)
+    thread.start()
+    try:
+        end = time.monotonic() + 60
+        while not (served.started and app.state.service.trouble is None):
+            assert time.monotonic() < end, app.state.service.trouble
+            time.sleep(0.05)
+        yield f"http://127.0.0.1:{served.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        served.should_exit = True
+        thread.join()
+
+
+def test_blocks_know_their_commands_and_what_they_need(tmp_path: Path) -> None:
+    file = tmp_path / "README.md"
+    file.write_text(
+        textwrap.dedent("""\
+        <!-- needs: a GPU -->
+        <!-- marker -->
+        ```bash
+        one --name "two words" \\
+            --more 3,4   # why
+        four && five | six
+        ```
+        text
+        ```bash
+        seven
+        ```
+        """)
+    )
+    first, second = blocks_of(file, "bash")
+    assert first.commands == [["one", "--name", "two words", "--more", "3,4"], ["four"], ["five"], ["six"]]
+    assert (first.line, first.needs, second.needs) == (3, "a GPU", None)
+
+
+@pytest.mark.parametrize("file", READMES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_no_command_hides_in_a_block_of_another_name(file: Path) -> None:
+    others = [block for block in blocks_of(file) if block.language not in ("bash", "python")]
+    lines = [line for block in others for line in block.text.splitlines()]
+    assert [line for line in lines if line.startswith(("$ ", "uv ", "slm-"))] == []
+
+
+@pytest.mark.parametrize("block", COMMANDS, ids=lambda block: block.name)
+def test_the_programs_take_the_commands_of_a_block(block: Block, workplace: Path) -> None:
+    assert block.commands
+    for words in block.commands:
+        check(words)
+
+
+@pytest.mark.parametrize("file", WITH_PYTHON, ids=lambda file: str(file.relative_to(ROOT)))
+def test_the_python_of_a_readme_runs(
+    file: Path, trained: Callable[[str], Path], request: pytest.FixtureRequest
+) -> None:
+    """With the built-in base and corpus for those of the hub; each block has a ``model`` and a ``tokenizer``."""
+    for name in ("lora", "butterfly"):
+        trained(name)
+    names: dict[str, Any] = {}
+    for block in blocks_of(file, "python"):
+        if block.needs:
+            continue
+        text = block.text
+        for said, small in SMALLER.items():
+            text = text.replace(said, small)
+        if SERVER in text:
+            text = text.replace(SERVER, request.getfixturevalue("server"))
+        torch.manual_seed(0)
+        names |= {"model": AutoModelForCausalLM.from_pretrained(sample_base())}
+        names |= {"tokenizer": AutoTokenizer.from_pretrained(sample_base())}
+        exec(compile("\n" * block.line + text, str(file), "exec"), names)
