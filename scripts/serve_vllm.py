@@ -25,10 +25,7 @@ import torch
 
 from slm_adapters import load
 from slm_kv import Engine, SamplingParams
-from slm_serve import Settings
-from slm_serve.answer import Answer
-from slm_serve.backend import Backend, Job
-from slm_serve.vllm_backend import VLLMBackend
+from slm_serve import Answer, Backend, Job, Settings, VLLMBackend
 
 PROMPTS = ["Once upon a time", "Lily went to the park. She saw", '"I am not afraid," said', "The big dog"]
 MODES = ("lora", "butterfly")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from slm_data.sample.corpus import stories
+from slm_data import sample_stories as stories
 from slm_testing.workspace.capped_commands import capped, run
 from slm_testing.workspace.readme_blocks import ROOT
 from slm_testing.workspace.wrapper_lines import program_line

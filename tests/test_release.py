@@ -58,7 +58,7 @@ paged = model.generate(**ask, past_key_values=PagedCache(page_size=4, max_pages=
 assert torch.equal(paged, model.generate(**ask))
 """,
     "slm-train": """
-from slm_train.cli import main
+from slm_train import main
 assert main("--max_steps 1 --max_train_samples 20 --max_eval_samples 4 --output_dir run".split()) == 0
 """,
     "slm-serve": """

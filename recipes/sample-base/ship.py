@@ -18,8 +18,7 @@ from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from slm_data import RowCollator, RowDataset, SourceOptions, load_corpus, plan_rows, sample_base, tokenize
-from slm_train.evaluation import evaluate
-from slm_train.samples import continue_prompt
+from slm_train import continue_prompt, evaluate
 
 PROMPTS = ("Once upon a time", "Lily wanted a", "One day, a little dog named Max")
 

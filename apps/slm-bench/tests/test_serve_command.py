@@ -18,7 +18,7 @@ from slm_bench.serve.prompts import Prompts
 from slm_bench.serve.report import Found
 from slm_bench.serve.setting import Sizes
 from slm_bench.serve.sigterm import Sigterm
-from slm_data.sample.pretrained import sample_base
+from slm_data import sample_base
 from slm_kv import KVError
 
 SMALL = Sizes(prompt=9, new=6, overload_seconds=0.5, disconnects=12, in_flight=12)

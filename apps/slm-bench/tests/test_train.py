@@ -13,10 +13,9 @@ from slm_bench.train import exactness, flags
 from slm_bench.train.flows import flow_trainer, loop_trainer
 from slm_bench.train.setting import Setting, options_of, read
 from slm_bench.train.ways import WAYS, padded
-from slm_data import IGNORE
+from slm_data import IGNORE_INDEX as IGNORE
 from slm_testing.bench.bench_runs import TRAIN, Done
-from slm_train import fused_loss
-from slm_train.dynamic import BudgetTrainer
+from slm_train import BudgetTrainer, fused_loss
 
 
 def comparison(done: Done, title: str) -> dict[str, Any]:

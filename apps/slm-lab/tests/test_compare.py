@@ -18,7 +18,7 @@ import slm_testing.lab
 from slm_lab import children, compare, flags
 from slm_lab.cli import main
 from slm_lab.plan import Budget, Settings, as_json, plan
-from slm_train.cli import main as slm_train_main
+from slm_train import main as slm_train_main
 
 FAKE = Path(str(slm_testing.lab.__file__)).with_name("fake_trainer.py")
 MODES = "baseline,lora,butterfly"

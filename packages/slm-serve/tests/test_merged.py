@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from slm_adapters import ModelFolder as Folder
 from slm_adapters import load
-from slm_adapters.folders import Folder, read_folder
+from slm_adapters import read_model_folder as read_folder
 from slm_serve import merged
 from slm_serve.errors import StartError
 from slm_serve.merged import RECORD, key, merged_model

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from slm_data.sample.pretrained import sample_base
+from slm_data import sample_base
 from slm_kv import KVError, SamplingParams
 from slm_serve import Settings
 from slm_serve.answer import Answer, Delta

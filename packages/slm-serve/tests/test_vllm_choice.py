@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from peft import LoraConfig
 
-from slm_adapters.folders import Folder, read_folder
+from slm_adapters import ModelFolder as Folder
+from slm_adapters import read_model_folder as read_folder
 from slm_serve.vllm_choice import LOADS_LORA, RANKS, allowed_rank, choose, largest_rank
 from slm_testing.serve.small_models import BUTTERFLY, lora, save_adapter, save_base
 

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from slm_data.sample.pretrained import sample_base
+from slm_data import sample_base
+from slm_kv import SampledToken as Choice
 from slm_kv import SamplingParams
-from slm_kv.sampling import Choice
 from slm_serve.backend import Job
 from slm_serve.errors import ModelFailed
 from slm_serve.vllm_mapping import Continuation, sampling_arguments

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from slm_data.sample.pretrained import sample_base
+from slm_data import sample_base
 from slm_serve import Settings
 from slm_serve.errors import StartError
 from slm_serve.vllm_choice import VLLMChoice

@@ -12,8 +12,8 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from slm_data import sample_stories as stories
 from slm_data import train_tokenizer
-from slm_data.sample.corpus import stories
 from slm_testing.train.tiny_runs import Refused, Tiny
 from slm_train.cli import main
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 from transformers.activations import NewGELUActivation
 
-from slm_data import IGNORE
+from slm_data import IGNORE_INDEX as IGNORE
 from slm_train import fused_loss
 from slm_train.fused_loss import FusedLoss, linear_cross_entropy
 from slm_train.modes import one_kernel_gelu

@@ -12,7 +12,7 @@ from slm_bench.adapters import flags as adapters_flags
 from slm_bench.report import flags as report_flags
 from slm_bench.serve import flags as serve_flags
 from slm_bench.train import flags as train_flags
-from slm_kv.command_line import exit_code
+from slm_kv import run_command as exit_code
 
 
 def main(argv: Sequence[str] | None = None) -> int:

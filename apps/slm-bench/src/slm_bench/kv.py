@@ -18,8 +18,7 @@ from slm_bench.envelope import save
 from slm_bench.output import console, heading
 from slm_bench.sealing import seal
 from slm_bench.turns import Ratio, Times, in_turns
-from slm_kv import KVError, load, pack
-from slm_kv.threads import set_threads
+from slm_kv import KVError, load, pack, set_threads
 
 ROUNDS = 5
 PLOT = "outputs/kv"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from slm_kv.command_line import add_model_flags, positive
-from slm_kv.errors import KVError
+from slm_kv import KVError, add_model_flags
+from slm_kv import positive_int as positive
 
 OF_THE_CACHE = ("prompt", "max_new_tokens", "lengths", "batch_size", "packed")
 

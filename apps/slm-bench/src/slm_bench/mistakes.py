@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from slm_adapters import AdapterError
 from slm_data import DataError
 from slm_kv import KVError
-from slm_train.errors import UserError
-from slm_train.flags import UsageError
+from slm_train import TrainError as UserError
+from slm_train import UsageError
 
 
 @contextmanager

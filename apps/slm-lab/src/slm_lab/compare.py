@@ -108,11 +108,11 @@ def state_of(run: Planned) -> State:
 
 def check_flags(runs: Sequence[Planned]) -> None:
     """Refuse before anything is trained what slm-train would refuse. Raises LabError."""
-    from slm_adapters.errors import AdapterError
-    from slm_data.errors import DataError
-    from slm_train.errors import UserError
-    from slm_train.flags import UsageError
-    from slm_train.parsing import parse
+    from slm_adapters import AdapterError
+    from slm_data import DataError
+    from slm_train import TrainError as UserError
+    from slm_train import UsageError
+    from slm_train import parse_arguments as parse
 
     try:
         for argv in {run.mode: run.argv for run in runs}.values():
@@ -153,7 +153,7 @@ def _keep_command(run: Planned, *, anew: bool) -> None:
 
 def _threads(todo: Sequence[Planned]) -> list[str]:
     """One count for all, so that speeds compare: the one given, the one of a run that is there, or the fastest."""
-    from slm_train.device import fastest_threads
+    from slm_train import fastest_threads
 
     if "threads" in dict(flags_in(todo[0].argv)):
         return []

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from slm_kv.sampling import Choice
+    from slm_kv import SampledToken as Choice
 
 
 Ending = Literal["stop", "length"]

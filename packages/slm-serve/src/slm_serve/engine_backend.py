@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+from slm_kv import BASE_ADAPTER as BASE
 from slm_kv import Engine, Handle, Update
-from slm_kv.adapters import BASE
-from slm_kv.sampling import BadLogits
+from slm_kv import InvalidLogits as BadLogits
 from slm_serve.answer import Answer, Delta, Ending, Timing
 from slm_serve.backend import Job, Load, Served
 from slm_serve.errors import ModelFailed, ServeError

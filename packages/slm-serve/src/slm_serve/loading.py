@@ -30,10 +30,9 @@ def _engine_backend(settings: Settings, loop: asyncio.AbstractEventLoop) -> Back
     import torch
     from transformers.utils.logging import disable_progress_bar
 
-    from slm_adapters import load_several
-    from slm_kv import Engine
-    from slm_kv.command_line import int8_text
-    from slm_kv.threads import set_threads
+    from slm_adapters import load_adapters as load_several
+    from slm_kv import Engine, set_threads
+    from slm_kv import read_int8_text as int8_text
     from slm_serve.engine_backend import EngineBackend
 
     disable_progress_bar()

@@ -17,19 +17,24 @@ from pathlib import Path
 
 import torch
 
-from slm_adapters import AdapterError, load
-from slm_adapters.folders import ADAPTER_CONFIG, MODEL_CONFIG, TOKENIZER_FILES, Folder, read_json
-from slm_adapters.merging import (
-    PROBE,
-    TOLERANCE,
-    WRITTEN,
-    Difference,
-    difference,
-    logits,
+from slm_adapters import (
+    ADAPTER_CONFIG,
+    MODEL_CONFIG,
+    TOKENIZER_FILES,
+    AdapterError,
+    load,
     probe_ids,
-    reload,
+    read_json,
     write_model,
 )
+from slm_adapters import LOGIT_TOLERANCE as TOLERANCE
+from slm_adapters import MODEL_FILE_SUFFIXES as WRITTEN
+from slm_adapters import PROBE_TEXT as PROBE
+from slm_adapters import LogitDifference as Difference
+from slm_adapters import ModelFolder as Folder
+from slm_adapters import compare_logits as difference
+from slm_adapters import probe_logits as logits
+from slm_adapters import reload_model as reload
 from slm_serve.errors import StartError
 
 logger = logging.getLogger("slm_serve")

@@ -23,7 +23,7 @@ from functools import partial
 from multiprocessing import resource_tracker
 from typing import Any, Self
 
-from slm_adapters.trouble import reason
+from slm_adapters import hub_error_reason as reason
 from slm_serve.answer import Answer, Timing
 from slm_serve.backend import Job, Load
 from slm_serve.engine_backend import gone

@@ -9,9 +9,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from slm_kv import KVError, SamplingParams
-from slm_kv.sampling import Choice
-from slm_kv.text_stream import TextStream
+from slm_kv import KVError, SamplingParams, TextStream
+from slm_kv import SampledToken as Choice
 from slm_serve.answer import Delta, Ending, Timing
 from slm_serve.backend import Job
 from slm_serve.errors import ModelFailed

@@ -17,11 +17,14 @@ import torch
 from huggingface_hub import snapshot_download
 from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase
 
-from slm_adapters.bases import Base, asked
-from slm_adapters.folders import Folder, read_folder
-from slm_adapters.loading import read_adapter, tokenizer_of
-from slm_adapters.several import common_base
-from slm_adapters.trouble import explained
+from slm_adapters import BaseLocation as Base
+from slm_adapters import ModelFolder as Folder
+from slm_adapters import as_adapter_error as explained
+from slm_adapters import common_base
+from slm_adapters import load_tokenizer as tokenizer_of
+from slm_adapters import probe_base as asked
+from slm_adapters import read_adapter_folder as read_adapter
+from slm_adapters import read_model_folder as read_folder
 from slm_serve.backend import Served
 from slm_serve.errors import StartError
 from slm_serve.loading import names

@@ -51,8 +51,8 @@ def _is_in_a_group() -> bool:
 
 def _mistakes() -> tuple[type[Exception], ...]:
     """What a user can get wrong, by the package that says so."""
-    from slm_adapters.errors import AdapterError
-    from slm_data.errors import DataError
+    from slm_adapters import AdapterError
+    from slm_data import DataError
     from slm_train.checkpoint import CheckpointError
     from slm_train.errors import UserError
 

@@ -15,7 +15,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from slm_data import IGNORE
+from slm_data import IGNORE_INDEX as IGNORE
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers import TrainingArguments
 
-from slm_data import IGNORE
+from slm_data import IGNORE_INDEX as IGNORE
 
 KEPT = 256 * 2**20  # bytes of gradients of logits at once: what the large products work on
 AT_HAND = 24 * 2**20  # bytes of a chunk in float32: small enough for a CPU's last cache

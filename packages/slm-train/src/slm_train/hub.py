@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from slm_data.hub_trouble import reason
+from slm_adapters import hub_error_reason as reason
 from slm_train.errors import UserError
 
 WAYS_OUT = "check the name, try again later, use a copy loaded before (HF_HUB_OFFLINE=1), a local folder, or sample"

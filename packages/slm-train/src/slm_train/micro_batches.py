@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from slm_data import IGNORE, BudgetPlan, RowCollator, RowDataset
+from slm_data import IGNORE_INDEX as IGNORE
+from slm_data import BudgetPlan, RowCollator, RowDataset
 
 Batch = dict[str, Tensor]
 

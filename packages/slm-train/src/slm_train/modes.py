@@ -30,10 +30,9 @@ from slm_adapters import (
     prepare_four_bit,
     quiet_bitsandbytes,
 )
-from slm_adapters.trouble import hub_trouble
-from slm_data import sample_base, train_tokenizer
-from slm_data.hub_trouble import reason
-from slm_data.sources import Documents
+from slm_adapters import hub_error_reason as reason
+from slm_adapters import probe_hub as hub_trouble
+from slm_data import Documents, sample_base, train_tokenizer
 from slm_train.arguments import ROTATING, Arguments, ModelOptions
 from slm_train.errors import UserError
 from slm_train.hub import explained

@@ -9,7 +9,7 @@ from typing import Any
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainingArguments
 
-from slm_data.packing import Ints
+from slm_data import Ints
 from slm_train.errors import UserError
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from slm_adapters import ButterflyModel
 from slm_bench.adapters.bases import sharing
 from slm_bench.adapters.methods import Method
-from slm_train.accounting import count_parameters
+from slm_train import count_parameters
 
 RATE = 1e-2  # large enough that a few steps move every method away from the base
 FROZEN = "the frozen base"

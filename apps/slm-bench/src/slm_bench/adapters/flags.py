@@ -6,8 +6,8 @@ import argparse
 from typing import Any
 
 from slm_bench.names import of_names
-from slm_kv.command_line import positive
-from slm_kv.errors import KVError
+from slm_kv import KVError
+from slm_kv import positive_int as positive
 
 MEASUREMENTS = ("training", "decode", "quality")
 OF_LEARNING = ("dataset", "steps", "seeds")

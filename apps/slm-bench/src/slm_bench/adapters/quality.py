@@ -24,7 +24,7 @@ from slm_bench.adapters.methods import Configure, Method, butterfly, of_peft
 from slm_bench.comparison import Comparison, Row
 from slm_bench.turns import ratio
 from slm_data import Corpus
-from slm_train.accounting import count_parameters
+from slm_train import count_parameters
 
 BATCH, BLOCK = 8, 128
 REFERENCE = "LoRA, r=1"

@@ -15,7 +15,7 @@ from slm_bench.adapters.contenders import Contender
 from slm_bench.adapters.methods import REFERENCE
 from slm_bench.comparison import Comparison, Row
 from slm_bench.turns import Times, in_turns
-from slm_train.estimate import LiveTensors
+from slm_train import LiveTensors
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from slm_bench.engine.ways import PAGE_SIZE
 from slm_bench.turns import Times, in_turns
-from slm_kv.attention.batch import LayerShape, PagedStorage, StepBatch
-from slm_kv.attention.doors import attend_for
+from slm_kv import LayerShape, PagedStorage, StepBatch
+from slm_kv import select_attention as attend_for
 
 ROUNDS, CALLS = 9, 20  # a turn is at least so many calls, each of another layer
 

@@ -24,8 +24,7 @@ from slm_bench.envelope import save
 from slm_bench.output import console
 from slm_bench.sealing import seal
 from slm_bench.turns import in_turns
-from slm_kv import KVError, load, pack
-from slm_kv.threads import set_threads
+from slm_kv import KVError, load, pack, set_threads
 
 ROUNDS = 3
 PLOT = "outputs/kv_engine"

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 
-from slm_data.sample.corpus import TRAIN_SEED, story
+from slm_data import SAMPLE_TRAIN_SEED as TRAIN_SEED
+from slm_data import sample_story as story
 
 Tokens = list[int]
 STORIES = 8  # of 60 to 200 words, for a text

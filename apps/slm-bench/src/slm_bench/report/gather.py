@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from slm_bench.envelope import Envelope, Foreign, read
-from slm_kv.errors import KVError
+from slm_kv import KVError
 
 PASSING = ("load_average",)  # not what makes a machine
 

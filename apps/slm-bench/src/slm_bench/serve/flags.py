@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from slm_bench.names import of_names
-from slm_kv.command_line import positive
+from slm_kv import positive_int as positive
 
 MEASUREMENTS = ("throughput", "overhead", "overload", "disconnects", "sigterm")
 

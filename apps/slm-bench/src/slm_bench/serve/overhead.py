@@ -15,8 +15,7 @@ from slm_bench.serve.servers import Server
 from slm_bench.serve.setting import PAGE_SIZE, STEP_TOKENS, Setting
 from slm_bench.serve.throughput import load
 from slm_bench.turns import Ratio, Times
-from slm_kv import Engine, KVError, SamplingParams
-from slm_kv.threads import set_threads
+from slm_kv import Engine, KVError, SamplingParams, set_threads
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import torch
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from slm_train.micro_batches import predicted
-from slm_train.step_checkpoint import StepCheckpoint
+from slm_train import StepCheckpoint
+from slm_train import count_predicted as predicted
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from slm_bench.promises import Promise
 from slm_bench.train.clock import train
 from slm_bench.train.flows import flow_trainer, loop_trainer
 from slm_bench.train.setting import Setting
-from slm_data import IGNORE, RowCollator, RowDataset, plan_budget
-from slm_train.dynamic import BudgetTrainer
-from slm_train.fused_loss import FusedLoss
-from slm_train.micro_batches import Batch
+from slm_data import IGNORE_INDEX as IGNORE
+from slm_data import RowCollator, RowDataset, plan_budget
+from slm_train import BudgetTrainer, FusedLoss
+from slm_train import MicroBatch as Batch
 
 SAME = 1e-5  # relative difference, in float32: sums in another order
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from slm_bench.names import of_names
-from slm_kv.command_line import positive
+from slm_kv import positive_int as positive
 
 MEASUREMENTS = ("exactness", "budget", "packed", "overhead")
 PLOT = "outputs/train"

@@ -8,13 +8,9 @@ from typing import Any
 from transformers import GPT2Config
 
 from slm_bench.train.setting import Setting
-from slm_train.arguments import Arguments
-from slm_train.data import Rows, make_plan, make_rows
-from slm_train.dynamic import BudgetTrainer
-from slm_train.modes import Base
-from slm_train.parsing import parse
-from slm_train.step_checkpoint import StepCheckpoint
-from slm_train.trainer import SlmTrainer
+from slm_train import Arguments, BudgetTrainer, Rows, SlmTrainer, StepCheckpoint, make_plan, make_rows
+from slm_train import BaseModel as Base
+from slm_train import parse_arguments as parse
 
 NEVER = 10**9  # steps
 

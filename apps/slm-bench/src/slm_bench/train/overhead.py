@@ -20,8 +20,8 @@ from slm_bench.train.clock import Clock, now, train
 from slm_bench.train.flows import NEVER, loop_trainer
 from slm_bench.train.setting import Setting
 from slm_bench.turns import Times, ratio
-from slm_train.dynamic import BudgetTrainer
-from slm_train.micro_batches import Batch, Shares, micro_batches
+from slm_train import BudgetTrainer, Shares, make_micro_batches
+from slm_train import MicroBatch as Batch
 
 
 @dataclass
@@ -74,7 +74,7 @@ class Bare(TrainerCallback):
         self.twin, plan = twin, twin.plan
         rows: Any = twin.train_dataset
         collator: Any = twin.data_collator
-        batches = micro_batches(rows, Shares(plan), collator)
+        batches = make_micro_batches(rows, Shares(plan), collator)
         self.batches = [list(islice(batches, len(plan.micro_batches(step)))) for step in range(len(plan))]
         self.model: Any = twin.model
         self.optimizer = twin.create_optimizer()

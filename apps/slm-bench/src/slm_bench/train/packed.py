@@ -23,7 +23,7 @@ from slm_bench.train.flows import flow_trainer
 from slm_bench.train.setting import Setting
 from slm_bench.train.ways import padded
 from slm_bench.turns import ratio
-from slm_train.device import device_defaults, fastest_threads
+from slm_train import device_defaults, fastest_threads
 
 OURS, PEER = "slm-train's defaults: packed, fused", "the Trainer's defaults: padded to the block"
 

@@ -15,7 +15,7 @@ from slm_adapters import LoraSettings, add_lora
 from slm_bench.adapters.bases import DISTILGPT2
 from slm_data import Corpus, Documents, SourceOptions, load_corpus, sample_base, tokenize
 from slm_kv import KVError
-from slm_train.modes import one_kernel_gelu
+from slm_train import single_kernel_gelu as one_kernel_gelu
 
 SAMPLE = "sample"
 EVAL_SAMPLES = 8  # nobody evaluates; slm-train's rows want some

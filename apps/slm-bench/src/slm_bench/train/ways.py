@@ -13,8 +13,9 @@ from transformers import Trainer, TrainingArguments
 from slm_bench.train.clock import Clock, Outcome, epoch_of, timed, train
 from slm_bench.train.flows import flow_trainer, loop_trainer
 from slm_bench.train.setting import Setting
-from slm_data import IGNORE, plan_budget
-from slm_train.micro_batches import Batch
+from slm_data import IGNORE_INDEX as IGNORE
+from slm_data import plan_budget
+from slm_train import MicroBatch as Batch
 
 FLOW, PLAIN, TRL = "Trainer flow, a document a row", "plain Trainer, padded to the longest", "TRL, packed"
 

@@ -8,7 +8,8 @@ import torch
 
 from slm_lab.doctor.check import Check
 from slm_lab.figures import size
-from slm_train.device import cpu_multiplies_bf16, fastest_threads
+from slm_train import fastest_threads
+from slm_train import multiplies_bfloat16 as cpu_multiplies_bf16
 
 
 def device() -> Check:

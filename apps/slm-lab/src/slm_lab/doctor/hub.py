@@ -8,8 +8,8 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, constants
 
-from slm_adapters.trouble import reason
-from slm_data.tokens import default_cache_dir
+from slm_adapters import hub_error_reason as reason
+from slm_data import token_cache_dir as default_cache_dir
 from slm_lab.doctor.check import Check
 from slm_lab.figures import size
 

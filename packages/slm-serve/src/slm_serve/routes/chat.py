@@ -22,7 +22,7 @@ from slm_serve.token_texts import TokenTexts
 from slm_serve.wire.openai import ChatCompletion, ChatRequest
 
 if TYPE_CHECKING:
-    from slm_kv.sampling import Choice
+    from slm_kv import SampledToken as Choice
 
 router = APIRouter(prefix="/v1")
 

@@ -21,7 +21,7 @@ from slm_serve.token_texts import TokenTexts
 from slm_serve.wire.openai import Completion, CompletionRequest
 
 if TYPE_CHECKING:
-    from slm_kv.sampling import Choice
+    from slm_kv import SampledToken as Choice
 
 router = APIRouter(prefix="/v1")
 DEFAULT_TOKENS = 16  # OpenAI's

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from slm_kv.sampling_params import MOST_LOGPROBS
+from slm_kv import MAX_LOGPROBS as MOST_LOGPROBS
 
 MOST_STOPS = 16
 MOST_CHOICES = 128  # texts of one request, prompts times n

@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from slm_adapters import ButterflySettings, LoraSettings, add_butterfly, add_lora, load
-from slm_data.sample.pretrained import sample_base
+from slm_data import sample_base
 from slm_serve import Settings, create_app
 from slm_serve.service import Service
 

@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from slm_adapters import ButterflyConfig, load
-from slm_data.sample.pretrained import sample_base
+from slm_data import sample_base
 from slm_kv import Engine, SamplingParams
 from slm_serve.answer import Answer, Delta
 from slm_serve.backend import Backend, Job

@@ -16,7 +16,7 @@ from slm_lab.flags import parse as parse_lab
 from slm_serve.wire.generate import GenerateRequest
 from slm_testing.workspace.readme_blocks import ROOT
 from slm_testing.workspace.wrapper_lines import program_line
-from slm_train.parsing import parse
+from slm_train import parse_arguments as parse
 
 # Flags of uv run, and how many words follow them.
 UV_RUN = {"--isolated": 0, "--all-packages": 0, "--package": 1, "--extra": 1, "--group": 1, "--with": 1}
