@@ -200,7 +200,7 @@ def test_steps_are_completed_by_rows_that_meet_the_budget_closely(story_lengths:
 
 def test_a_micro_batch_smaller_than_the_longest_row_is_refused() -> None:
     rows = plan_rows([5, 9, 3], 16, "none")
-    with pytest.raises(DataError, match=r"^--max_tokens_per_micro_batch 8 is less .* 9 tokens; use 9 or more"):
+    with pytest.raises(DataError, match=r"^--max_tokens_per_micro_batch 8 does not .* 9 tokens; use 9 or more"):
         plan_budget(rows, TokenBudget(100, 8))
     assert len(plan_budget(rows, TokenBudget(100, 9))) == 1
 

@@ -72,7 +72,7 @@ def _check(lengths: Ints, usable_rows: int, budget: TokenBudget, ranks: int) -> 
         raise DataError(f"{usable_rows} rows with a token to predict are too few for {processes}; use more text")
     if budget.slots < (longest := int(lengths.max())):
         raise DataError(
-            f"--max_tokens_per_micro_batch {budget.slots} is less than the longest row of {longest} tokens; use "
+            f"--max_tokens_per_micro_batch {budget.slots} does not hold the longest row of {longest} tokens; use "
             f"{longest} or more, or a smaller --block_size"
         )
 
