@@ -1,4 +1,4 @@
-"""The lock script: what it strips, what it keeps, and what the check refuses."""
+"""scripts/lock.py: what it strips, what it keeps, and what its check refuses."""
 
 import importlib.util
 import re
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 
 
-def load() -> ModuleType:
+def load_script() -> ModuleType:
     # scripts/ is a folder of programs, not a package on the path.
     spec = importlib.util.spec_from_file_location("lock", SCRIPTS / "lock.py")
     assert spec is not None
@@ -25,7 +25,7 @@ def load() -> ModuleType:
     return module
 
 
-lock = load()
+lock = load_script()
 
 RESTORED = """\
 version = 1
@@ -96,11 +96,11 @@ source = { registry = "index" }
 """
 
 
-def test_strip_drops_addresses_and_metadata_and_keeps_versions_and_hashes() -> None:
+def test_strip_removes_urls_and_metadata_and_keeps_versions_and_hashes() -> None:
     assert lock.strip(RESTORED) == STRIPPED
 
 
-def test_strip_leaves_a_direct_address_for_the_check_to_refuse() -> None:
+def test_strip_leaves_a_direct_url_for_the_check_to_refuse() -> None:
     direct = 'source = { url = "https://mirror.example/lamp.whl" }\n'
     assert lock.strip(direct) == direct
 
@@ -112,21 +112,21 @@ digests = st.from_regex(r"[0-9a-f]{8}", fullmatch=True)
 contents = st.lists(st.tuples(names, st.lists(st.tuples(names, digests), max_size=3)), max_size=4)
 
 
-def render(content: Content, mirror: str, facts: str = "") -> str:
+def render(content: Content, mirror: str, details: str = "") -> str:
     text = "version = 1\n"
     for name, wheels in content:
         text += f'\n[[package]]\nname = "{name}"\nversion = "1"\n'
         text += f'source = {{ registry = "{mirror}" }}\nwheels = [\n'
         for wheel, digest in wheels:
-            text += f'    {{ url = "{mirror}/{wheel}.whl", hash = "sha256:{digest}"{facts} }},\n'
+            text += f'    {{ url = "{mirror}/{wheel}.whl", hash = "sha256:{digest}"{details} }},\n'
         text += "]\n"
     return text
 
 
 @given(contents)
 def test_strip_gives_one_lock_for_every_mirror_and_is_idempotent(content: Content) -> None:
-    facts = ', size = 12, upload-time = "2026-01-01T00:00:00Z"'
-    stripped = lock.strip(render(content, "https://one.example/simple", facts))
+    details = ', size = 12, upload-time = "2026-01-01T00:00:00Z"'
+    stripped = lock.strip(render(content, "https://one.example/simple", details))
     assert stripped == lock.strip(render(content, "http://two.example:8080/root/index"))
     assert stripped == lock.strip(stripped)
 
@@ -134,8 +134,8 @@ def test_strip_gives_one_lock_for_every_mirror_and_is_idempotent(content: Conten
 @given(contents)
 def test_strip_keeps_every_hash_in_order(content: Content) -> None:
     stripped = lock.strip(render(content, "https://one.example/simple"))
-    kept = re.findall(r'"sha256:(.*?)"', stripped)
-    assert kept == [digest for _, wheels in content for _, digest in wheels]
+    kept_digests = re.findall(r'"sha256:(.*?)"', stripped)
+    assert kept_digests == [digest for _, wheels in content for _, digest in wheels]
 
 
 def test_verify_accepts_the_lock_that_was_stripped() -> None:
@@ -162,10 +162,10 @@ def test_verify_names_what_differs(before: str, after: str, sentence: str) -> No
         lock.verify(STRIPPED, RESTORED.replace(before, after))
 
 
-def test_an_address_is_refused_with_its_line() -> None:
-    with pytest.raises(lock.LockError, match=r"line 7 of uv\.lock holds an address"):
-        lock.require_no_address(RESTORED)
-    lock.require_no_address(STRIPPED)
+def test_a_url_is_refused_with_its_line() -> None:
+    with pytest.raises(lock.LockError, match=r"line 7 of uv\.lock contains a URL"):
+        lock.require_no_url(RESTORED)
+    lock.require_no_url(STRIPPED)
 
 
 @pytest.fixture
@@ -186,9 +186,9 @@ def write_project(directory: Path, version: str) -> None:
 
 
 def run(directory: Path, *command: str) -> str:
-    done = subprocess.run(command, cwd=directory, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    result = subprocess.run(command, cwd=directory, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
 def check(directory: Path) -> subprocess.CompletedProcess[str]:
@@ -201,18 +201,18 @@ def test_check_passes_after_an_update_and_fails_when_a_project_changed_without_o
     run(clone, "git", "add", ".")
     assert check(clone).returncode == 0
     write_project(clone, version="0.2.0")
-    done = check(clone)
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: house is 0.1.0 in uv.lock but 0.2.0 now; run `python3")
+    result = check(clone)
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: house is 0.1.0 in uv.lock but 0.2.0 now; run `python3")
 
 
-def test_check_says_when_git_has_no_lock(clone: Path) -> None:
-    done = check(clone)
-    assert done.returncode == 1
-    assert "run `git add uv.lock`" in done.stderr
+def test_check_reports_that_git_has_no_lock(clone: Path) -> None:
+    result = check(clone)
+    assert result.returncode == 1
+    assert "run `git add uv.lock`" in result.stderr
 
 
-def test_with_the_filter_a_restored_lock_is_no_change_and_is_stored_stripped(clone: Path) -> None:
+def test_with_the_filter_a_restored_lock_is_not_a_change_and_is_stored_stripped(clone: Path) -> None:
     run(clone, "bash", "scripts/setup")
     (clone / "uv.lock").write_text(STRIPPED)
     run(clone, "git", "add", ".")
@@ -223,8 +223,8 @@ def test_with_the_filter_a_restored_lock_is_no_change_and_is_stored_stripped(clo
     assert run(clone, "git", "status", "--short", "uv.lock") == "A  uv.lock\n"
 
 
-def test_without_the_filter_git_still_takes_the_file_as_it_is(clone: Path) -> None:
+def test_without_the_filter_git_stores_the_file_as_it_is(clone: Path) -> None:
     (clone / "uv.lock").write_text(RESTORED)
     run(clone, "git", "add", ".")
     assert run(clone, "git", "show", ":uv.lock") == RESTORED
-    assert "holds an address" in check(clone).stderr
+    assert "contains a URL" in check(clone).stderr

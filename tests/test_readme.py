@@ -1,4 +1,4 @@
-"""What the READMEs tell a reader to type is what the programs take, and their Python runs."""
+"""README commands are accepted by their programs, and README Python runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from slm_testing.workspace.readme_blocks import READMES, ROOT, Block, blocks_of
 
 COMMANDS = [block for file in READMES for block in blocks_of(file, "bash")]
 SERVER = "http://localhost:8000"
-SMALLER = {
+SMALL_REPLACEMENTS = {
     "distilbert/distilgpt2": str(sample_base()),
     '"tinystories"': '"sample"',
     "check(3072, stages=12)": "check(8, examples=2)",
@@ -31,24 +31,24 @@ WITH_PYTHON = [file for file in READMES if blocks_of(file, "python")]
 
 @pytest.fixture
 def server(trained: Callable[[str], Path]) -> Iterator[str]:
-    """The address of a server in this process, with adapters by the names that the READMEs use."""
+    """The URL of a server in this process, with adapters under the names used in the READMEs."""
     paths = {"red": trained("lora"), "stories": trained("lora"), "blue": trained("butterfly")}
     app = create_app(Settings(adapter=[f"{name}={path}" for name, path in paths.items()], threads=1))
-    served = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None))
-    thread = threading.Thread(target=served.run)
+    web_server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None))
+    thread = threading.Thread(target=web_server.run)
     thread.start()
     try:
         end = time.monotonic() + 60
-        while not (served.started and app.state.service.trouble is None):
+        while not (web_server.started and app.state.service.trouble is None):
             assert time.monotonic() < end, app.state.service.trouble
             time.sleep(0.05)
-        yield f"http://127.0.0.1:{served.servers[0].sockets[0].getsockname()[1]}"
+        yield f"http://127.0.0.1:{web_server.servers[0].sockets[0].getsockname()[1]}"
     finally:
-        served.should_exit = True
+        web_server.should_exit = True
         thread.join()
 
 
-def test_blocks_know_their_commands_and_what_they_need(tmp_path: Path) -> None:
+def test_blocks_provide_their_commands_and_requirements(tmp_path: Path) -> None:
     file = tmp_path / "README.md"
     file.write_text(
         textwrap.dedent("""\
@@ -71,14 +71,14 @@ def test_blocks_know_their_commands_and_what_they_need(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("file", READMES, ids=lambda file: str(file.relative_to(ROOT)))
-def test_no_command_hides_in_a_block_of_another_name(file: Path) -> None:
+def test_no_command_is_in_a_block_of_another_language(file: Path) -> None:
     others = [block for block in blocks_of(file) if block.language not in ("bash", "python")]
     lines = [line for block in others for line in block.text.splitlines()]
     assert [line for line in lines if line.startswith(("$ ", "uv ", "slm-"))] == []
 
 
 @pytest.mark.parametrize("block", COMMANDS, ids=lambda block: block.name)
-def test_the_programs_take_the_commands_of_a_block(block: Block, workplace: Path) -> None:
+def test_the_programs_accept_the_commands_of_a_block(block: Block, readme_folder: Path) -> None:
     assert block.commands
     for words in block.commands:
         check(words)
@@ -88,7 +88,7 @@ def test_the_programs_take_the_commands_of_a_block(block: Block, workplace: Path
 def test_the_python_of_a_readme_runs(
     file: Path, trained: Callable[[str], Path], request: pytest.FixtureRequest
 ) -> None:
-    """With the built-in base and corpus for those of the hub; each block has a ``model`` and a ``tokenizer``."""
+    """The built-in base and corpus replace those of the hub. Each block can use ``model`` and ``tokenizer``."""
     for name in ("lora", "butterfly"):
         trained(name)
     names: dict[str, Any] = {}
@@ -96,8 +96,8 @@ def test_the_python_of_a_readme_runs(
         if block.needs:
             continue
         text = block.text
-        for said, small in SMALLER.items():
-            text = text.replace(said, small)
+        for original, replacement in SMALL_REPLACEMENTS.items():
+            text = text.replace(original, replacement)
         if SERVER in text:
             text = text.replace(SERVER, request.getfixturevalue("server"))
         torch.manual_seed(0)

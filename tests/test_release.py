@@ -1,4 +1,4 @@
-"""What is released: files that hold all of a member, and work with nothing but what it declares."""
+"""Releases: wheels and sdists are complete, and each member works with only its declared dependencies."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from types import ModuleType
 
 import pytest
 
-from slm_testing.workspace.environments import environment
+from slm_testing.workspace.environments import create_environment
 from slm_testing.workspace.readme_blocks import ROOT
 
 
-def load() -> ModuleType:
+def load_script() -> ModuleType:
     # scripts/ is a folder of programs, not a package on the path.
     spec = importlib.util.spec_from_file_location("release", ROOT / "scripts" / "release.py")
     assert spec is not None
@@ -25,14 +25,14 @@ def load() -> ModuleType:
     return module
 
 
-release = load()
+release = load_script()
 MEMBERS = {member.name: member for member in release.members()}
 
 MODEL = """
 from transformers import GPT2Config, GPT2LMHeadModel
 model = GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=1, n_head=2, vocab_size=64, n_positions=32)).eval()
 """
-# What a member is for, by its public names and without its siblings, unless it declares them.
+# A typical use of each member, through its public names, with only the siblings that it declares.
 USES = {
     "slm-data": """
 from pathlib import Path
@@ -74,63 +74,69 @@ from slm_lab.cli import main
 assert main("runs .".split()) in (0, 2)
 """,
 }
-NOT_THERE = """
+CHECK_ABSENT = """
 import importlib.util
-strangers = [name for name in {names!r} if importlib.util.find_spec(name)]
-assert not strangers, strangers
+present = [name for name in {names!r} if importlib.util.find_spec(name)]
+assert not present, present
 """
 
 
 @pytest.fixture(scope="module")
 def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel and an sdist of every member."""
+    """A wheel and an sdist of every published member."""
     folder = tmp_path_factory.mktemp("dist")
     release.build(folder)
     return folder
 
 
-def test_every_wheel_and_sdist_holds_its_member_and_nothing_else(dist: Path) -> None:
+def test_every_wheel_and_sdist_contains_its_member_and_nothing_else(dist: Path) -> None:
     assert [fault for member in MEMBERS.values() for fault in release.faults(member, dist)] == []
 
 
-def test_a_wheel_without_a_file_of_its_member_or_with_a_stray_one_is_refused(dist: Path, tmp_path: Path) -> None:
+def test_only_published_members_are_built(dist: Path) -> None:
+    endings = (".tar.gz", "-py3-none-any.whl")
+    expected = {f"{member.stem}{ending}" for member in MEMBERS.values() for ending in endings}
+    assert {file.name for file in dist.iterdir() if file.name != ".gitignore"} == expected
+
+
+def test_a_wheel_with_a_missing_or_an_unexpected_file_is_refused(dist: Path, tmp_path: Path) -> None:
     member = MEMBERS["slm-data"]
     sdist, wheel = f"{member.stem}.tar.gz", f"{member.stem}-py3-none-any.whl"
     (tmp_path / sdist).symlink_to(dist / sdist)
-    with zipfile.ZipFile(dist / wheel) as whole, zipfile.ZipFile(tmp_path / wheel, "w") as broken:
-        for name in whole.namelist():
+    with zipfile.ZipFile(dist / wheel) as complete, zipfile.ZipFile(tmp_path / wheel, "w") as broken:
+        for name in complete.namelist():
             if not name.endswith(("model.safetensors", "py.typed")):
-                broken.writestr(name, whole.read(name))
+                broken.writestr(name, complete.read(name))
         broken.writestr("slm_data/notes.txt", "")
     assert release.faults(member, tmp_path) == [
         f"{wheel} lacks slm_data/py.typed",
         f"{wheel} lacks slm_data/sample/base_model/model.safetensors",
-        f"{wheel} holds slm_data/notes.txt, which is no part of it",
+        f"{wheel} contains the unexpected slm_data/notes.txt",
     ]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MEMBERS)
-def test_a_member_works_with_nothing_but_what_it_declares(name: str, dist: Path, tmp_path: Path) -> None:
-    programs = environment(name, dist, tmp_path / "environment")
-    strangers = [member.module for member in MEMBERS.values() if member.name not in _siblings(name) | {name}]
-    used = subprocess.run(
-        [programs / "python", "-I", "-c", NOT_THERE.format(names=strangers) + USES[name]],
+def test_a_member_works_with_only_its_declared_dependencies(name: str, dist: Path, tmp_path: Path) -> None:
+    programs = create_environment(name, dist, tmp_path / "environment")
+    undeclared = [member.module for member in MEMBERS.values() if member.name not in _siblings(name) | {name}]
+    result = subprocess.run(
+        [programs / "python", "-I", "-c", CHECK_ABSENT.format(names=undeclared) + USES[name]],
         cwd=tmp_path,
         env={"SLM_CACHE": str(tmp_path / "tokens"), "HOME": str(tmp_path), "PATH": str(programs)},
         capture_output=True,
         text=True,
         timeout=300,
     )
-    assert used.returncode == 0, used.stderr
+    assert result.returncode == 0, result.stderr
     for program in tomllib.loads((MEMBERS[name].folder / "pyproject.toml").read_text())["project"].get("scripts", ()):
-        helped = subprocess.run([programs / program, "--help"], cwd=tmp_path, capture_output=True, text=True)
-        assert helped.returncode == 0, helped.stderr
-        assert program in helped.stdout
+        help_page = subprocess.run([programs / program, "--help"], cwd=tmp_path, capture_output=True, text=True)
+        assert help_page.returncode == 0, help_page.stderr
+        assert program in help_page.stdout
 
 
 def _siblings(name: str) -> set[str]:
-    """Members that a member declares, and those that these declare."""
+    """Members that a member depends on, directly or indirectly."""
     project = tomllib.loads((MEMBERS[name].folder / "pyproject.toml").read_text())["project"]
-    named = {other for other in MEMBERS if any(line.startswith(other) for line in project["dependencies"])}
-    return named.union(*(_siblings(other) for other in named))
+    direct = {other for other in MEMBERS if any(line.startswith(other) for line in project["dependencies"])}
+    return direct.union(*(_siblings(other) for other in direct))

@@ -1,4 +1,4 @@
-"""The wrappers in scripts/: where they start, what they pass on, and what each of them leaves."""
+"""The wrappers in scripts/: where they can be started, the flags they pass on, and their results."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def test_every_wrapper_is_tested_here() -> None:
 
 
 @pytest.mark.parametrize("name", WRAPPERS)
-def test_a_wrapper_starts_anywhere_and_passes_flags_on_as_they_are(name: str, tmp_path: Path) -> None:
-    more = ["--model_path", "a folder", "--threads", "1"]
-    run_, project, root, *line = words_for_uv(script(name), more, folder=tmp_path)
-    assert (run_, project) == ("run", "--project")
+def test_a_wrapper_starts_in_any_folder_and_passes_flags_on_unchanged(name: str, tmp_path: Path) -> None:
+    flags = ["--model_path", "a folder", "--threads", "1"]
+    uv_command, project, root, *line = words_for_uv(script(name), flags, folder=tmp_path)
+    assert (uv_command, project) == ("run", "--project")
     assert (tmp_path / root).resolve() == ROOT
-    assert line[-4:] == more
+    assert line[-4:] == flags
     check(line)
 
 
@@ -39,14 +39,14 @@ def test_a_wrapper_starts_anywhere_and_passes_flags_on_as_they_are(name: str, tm
 def test_help_of_a_wrapper_is_that_of_its_command(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     try:
         code: int | str | None = run(program_line(script(name), ["--help"]))
-    except SystemExit as ended:  # argparse's way
-        code = ended.code
+    except SystemExit as exit_:  # argparse exits after --help
+        code = exit_.code
     assert code == 0
     assert "--model_path" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", TRAINING)
-def test_a_wrapper_of_a_mode_leaves_a_finished_run_of_that_mode(name: str, trained: Callable[[str], Path]) -> None:
+def test_a_training_wrapper_writes_a_finished_run_of_its_mode(name: str, trained: Callable[[str], Path]) -> None:
     record = json.loads((trained(name) / "run.json").read_text())
     assert record["status"] == "finished"
     assert record["mode"] == ("lora" if name == "dynamic" else name)
@@ -54,14 +54,14 @@ def test_a_wrapper_of_a_mode_leaves_a_finished_run_of_that_mode(name: str, train
     assert record["speed"]["steps"] == 8
 
 
-def test_the_cache_is_measured(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_cache_is_measured(readme_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capped(program_line(script("kv"), ["--json", "kv.json"]))) == 0
-    assert (workplace / "kv.json").is_file()
+    assert (readme_folder / "kv.json").is_file()
     assert "tokens/s" in capsys.readouterr().out
 
 
-def test_a_prompt_with_spaces_is_continued(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_prompt_with_spaces_is_continued(readme_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capped(program_line(script("paged"), ["--prompt", "A red fox", "--ignore_eos"]))) == 0
-    said = capsys.readouterr().out
-    assert "A red fox" in said
-    assert "8 tokens in" in said
+    output = capsys.readouterr().out
+    assert "A red fox" in output
+    assert "8 tokens in" in output

@@ -1,4 +1,4 @@
-"""A tokenizer learnt in a moment, and a corpus in memory."""
+"""A small tokenizer, a corpus in memory, and the stories of the built-in corpus."""
 
 from collections.abc import Callable, Iterable, Iterator
 
@@ -7,11 +7,11 @@ import torch
 from hypothesis import settings
 from transformers import PreTrainedTokenizerBase
 
-from slm_data.bpe import train_tokenizer
-from slm_data.sample.corpus import TRAIN_SEED, TRAIN_STORIES, Tale, tell
-from slm_data.sources import Documents
+from slm_data.sample.corpus import SAMPLE_TRAIN_SEED, TRAIN_STORIES, Tale, tell
+from slm_data.sources.documents import Documents
+from slm_data.tokens.bpe import train_tokenizer
 
-settings.register_profile("slm", deadline=None, max_examples=50)  # a busy machine is no failure
+settings.register_profile("slm", deadline=None, max_examples=50)  # a busy machine must not fail a test
 settings.load_profile("slm")
 
 SENTENCES = (
@@ -41,10 +41,10 @@ def sentences() -> tuple[str, ...]:
 @pytest.fixture(scope="session")
 def in_memory() -> Callable[..., Documents]:
     def documents(texts: Iterable[str], identity: str = "test") -> Documents:
-        held = list(texts)
+        stored = list(texts)
 
         def read() -> Iterator[str]:
-            return iter(held)
+            return iter(stored)
 
         return Documents("texts", identity, read)
 
@@ -53,4 +53,4 @@ def in_memory() -> Callable[..., Documents]:
 
 @pytest.fixture(scope="session")
 def tales() -> list[Tale]:
-    return [tell(TRAIN_SEED, index) for index in range(TRAIN_STORIES)]
+    return [tell(SAMPLE_TRAIN_SEED, index) for index in range(TRAIN_STORIES)]

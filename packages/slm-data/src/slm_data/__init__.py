@@ -1,4 +1,4 @@
-"""Texts by name or file, as token rows ready for training."""
+"""Datasets by name or file, as token rows for training."""
 
 from __future__ import annotations
 
@@ -6,25 +6,29 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from slm_data.bpe import train_tokenizer
-    from slm_data.budget import BudgetPlan, TokenBudget, plan_budget
     from slm_data.errors import DataError
-    from slm_data.options import SourceOptions
-    from slm_data.packing import PACKINGS, Ints, Packing, RowPlan, as_packing, plan_rows
-    from slm_data.rows import IGNORE as IGNORE_INDEX
-    from slm_data.rows import Row, RowCollator, RowDataset, RowSampler
-    from slm_data.sample.corpus import TRAIN_SEED as SAMPLE_TRAIN_SEED
-    from slm_data.sample.corpus import stories as sample_stories
-    from slm_data.sample.corpus import story as sample_story
+    from slm_data.rows.array_types import Ints
+    from slm_data.rows.budget import BudgetPlan, TokenBudget
+    from slm_data.rows.budget_planning import plan_budget
+    from slm_data.rows.collation import IGNORE_INDEX, RowCollator
+    from slm_data.rows.dataset import Row, RowDataset
+    from slm_data.rows.packing import RowPlan, plan_rows
+    from slm_data.rows.packing_names import PACKINGS, Packing, as_packing
+    from slm_data.rows.sampler import RowSampler
+    from slm_data.rows.streaming import RowStream
+    from slm_data.sample.corpus import SAMPLE_TRAIN_SEED, sample_stories, sample_story
     from slm_data.sample.pretrained import sample_base
-    from slm_data.sources import Corpus, Documents, load_corpus
-    from slm_data.streaming import RowStream
-    from slm_data.tokens import TokenCounts, TokenStore, tokenize
-    from slm_data.tokens import default_cache_dir as token_cache_dir
+    from slm_data.sources.corpus import load_corpus
+    from slm_data.sources.documents import Corpus, Documents
+    from slm_data.sources.hub_errors import HUB_ERROR_REASONS
+    from slm_data.sources.options import SourceOptions
+    from slm_data.tokens.bpe import train_tokenizer
+    from slm_data.tokens.store import TokenCounts, TokenStore, token_cache_dir, tokenize
 
 __version__ = "0.2.1"
 
 __all__ = [
+    "HUB_ERROR_REASONS",
     "IGNORE_INDEX",
     "PACKINGS",
     "SAMPLE_TRAIN_SEED",
@@ -56,37 +60,38 @@ __all__ = [
     "train_tokenizer",
 ]
 
-# Imported on first use.
+# Imported on first use: `slm-train --help` reads SourceOptions and must not wait for torch or pyarrow.
 _EXPORTS = {
-    "BudgetPlan": "budget:BudgetPlan",
-    "Corpus": "sources:Corpus",
+    "BudgetPlan": "rows.budget:BudgetPlan",
+    "Corpus": "sources.documents:Corpus",
     "DataError": "errors:DataError",
-    "Ints": "packing:Ints",
-    "Documents": "sources:Documents",
-    "IGNORE_INDEX": "rows:IGNORE",
-    "PACKINGS": "packing:PACKINGS",
-    "Packing": "packing:Packing",
-    "Row": "rows:Row",
-    "RowCollator": "rows:RowCollator",
-    "RowDataset": "rows:RowDataset",
-    "RowPlan": "packing:RowPlan",
-    "RowSampler": "rows:RowSampler",
-    "RowStream": "streaming:RowStream",
-    "SAMPLE_TRAIN_SEED": "sample.corpus:TRAIN_SEED",
-    "SourceOptions": "options:SourceOptions",
-    "TokenBudget": "budget:TokenBudget",
-    "TokenCounts": "tokens:TokenCounts",
-    "TokenStore": "tokens:TokenStore",
-    "as_packing": "packing:as_packing",
-    "load_corpus": "sources:load_corpus",
-    "plan_budget": "budget:plan_budget",
-    "plan_rows": "packing:plan_rows",
+    "Documents": "sources.documents:Documents",
+    "HUB_ERROR_REASONS": "sources.hub_errors:HUB_ERROR_REASONS",
+    "IGNORE_INDEX": "rows.collation:IGNORE_INDEX",
+    "Ints": "rows.array_types:Ints",
+    "PACKINGS": "rows.packing_names:PACKINGS",
+    "Packing": "rows.packing_names:Packing",
+    "Row": "rows.dataset:Row",
+    "RowCollator": "rows.collation:RowCollator",
+    "RowDataset": "rows.dataset:RowDataset",
+    "RowPlan": "rows.packing:RowPlan",
+    "RowSampler": "rows.sampler:RowSampler",
+    "RowStream": "rows.streaming:RowStream",
+    "SAMPLE_TRAIN_SEED": "sample.corpus:SAMPLE_TRAIN_SEED",
+    "SourceOptions": "sources.options:SourceOptions",
+    "TokenBudget": "rows.budget:TokenBudget",
+    "TokenCounts": "tokens.store:TokenCounts",
+    "TokenStore": "tokens.store:TokenStore",
+    "as_packing": "rows.packing_names:as_packing",
+    "load_corpus": "sources.corpus:load_corpus",
+    "plan_budget": "rows.budget_planning:plan_budget",
+    "plan_rows": "rows.packing:plan_rows",
     "sample_base": "sample.pretrained:sample_base",
-    "sample_stories": "sample.corpus:stories",
-    "sample_story": "sample.corpus:story",
-    "token_cache_dir": "tokens:default_cache_dir",
-    "tokenize": "tokens:tokenize",
-    "train_tokenizer": "bpe:train_tokenizer",
+    "sample_stories": "sample.corpus:sample_stories",
+    "sample_story": "sample.corpus:sample_story",
+    "token_cache_dir": "tokens.store:token_cache_dir",
+    "tokenize": "tokens.store:tokenize",
+    "train_tokenizer": "tokens.bpe:train_tokenizer",
 }
 
 

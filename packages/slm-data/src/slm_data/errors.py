@@ -1,8 +1,8 @@
-"""What a user can put right."""
+"""The error base class of slm-data."""
 
 
 class DataError(ValueError):
-    """A text source that cannot be used.
+    """A data source or setting that cannot be used.
 
-    The message is one sentence for the user: what was wrong, with the value, and what to do.
+    The message is one sentence for the user: what is wrong, with the value, and what to do.
     """

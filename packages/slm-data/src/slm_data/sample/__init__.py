@@ -1,1 +1,1 @@
-"""What needs no network: a corpus that is generated on the spot."""
+"""The built-in corpus and base model; neither needs a network."""

@@ -1,7 +1,7 @@
-"""Casts a story: draws who, where and what, as the slots that a plot's lines name.
+"""Draws the people, places and things of a story, as values for the slots in a plot's lines.
 
 The hero's pronouns are {he} {him} {his} {himself}; those of the friend end in 2, of the elder in 3, of the
-stranger in 4. Every `a_` slot carries its article; a capital first letter begins a sentence.
+stranger in 4. Slots that start with `a_` include the article; slots that start with a capital start a sentence.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -18,19 +18,19 @@ PRONOUNS = {"she": ("she", "her", "her", "herself"), "he": ("he", "him", "his", 
 
 
 def pick(draw: Draw, rows: Sequence[T]) -> T:
-    """One of the rows. Only `random()` is promised to be the same for ever, so nothing else is drawn."""
+    """Return one of the rows, drawn with `random()` alone: the only method whose sequence Python guarantees to keep."""
     return rows[int(draw() * len(rows))]
 
 
 def distinct(draw: Draw, count: int, size: int) -> list[int]:
-    """`count` different indices below `size`."""
-    taken: list[int] = []
+    """Return `count` different indices below `size`."""
+    chosen: list[int] = []
     for _ in range(count):
         index = int(draw() * size)
-        while index in taken:
+        while index in chosen:
             index = (index + 1) % size
-        taken.append(index)
-    return taken
+        chosen.append(index)
+    return chosen
 
 
 def with_article(phrase: str) -> str:
@@ -43,7 +43,7 @@ def capital(text: str) -> str:
 
 
 def named(key: str, phrase: str, rank: str = "") -> Slots:
-    """A phrase bare, with its article, and both at the start of a sentence."""
+    """Return the slots of a phrase: bare, with its article, and both with a capital letter."""
     forms = {key: phrase, f"a_{key}": with_article(phrase)}
     return {name + rank: text for name, text in (forms | _capitals(forms)).items()}
 
@@ -75,31 +75,33 @@ def _place(row: tuple[str, str], rank: str) -> Slots:
     return {f"at{rank}": row[0], f"At{rank}": capital(row[0]), f"to{rank}": row[1]}
 
 
-def number(value: int) -> str:
+def number_word(value: int) -> str:
+    """Return a number from 0 to 29 in words."""
     if value <= 20:
         return words.UNITS[value]
     return f"twenty-{words.UNITS[value - 20]}"
 
 
-def numbered(value: int, item: tuple[str, str]) -> str:
-    return f"{number(value)} {item[value != 1]}"
+def count_phrase(value: int, item: tuple[str, str]) -> str:
+    """Return number and noun; `item` is singular and plural."""
+    return f"{number_word(value)} {item[value != 1]}"
 
 
 def _basket(item: tuple[str, str], first: int, second: int, left: int) -> Slots:
-    """`full` = `first` given + `rest`, and `rest` = `second` given + `left`."""
+    """A sum in two steps: of `full` items, `first` and then `second` are given away; `rest` and `left` remain."""
     counts = {"full": first + second + left, "first": first, "rest": second + left}
     counts |= {"second": second, "left": left}
-    slots = {key: numbered(value, item) for key, value in counts.items()}
-    full = number(counts["full"])
-    return slots | {"full_n": full, "Full_n": capital(full), "left_n": number(left)}
+    slots = {key: count_phrase(value, item) for key, value in counts.items()}
+    full = number_word(counts["full"])
+    return slots | {"full_n": full, "Full_n": capital(full), "left_n": number_word(left)}
 
 
 def _purse(have: int, short: int) -> Slots:
-    return {"have": number(have), "short": number(short), "cost": number(have + short)}
+    return {"have": number_word(have), "short": number_word(short), "cost": number_word(have + short)}
 
 
 def _hours(now: int, gap: int) -> Slots:
-    slots = {"hour": number(now), "gap": number(gap), "hour2": number(now + gap)}
+    slots = {"hour": number_word(now), "gap": number_word(gap), "hour2": number_word(now + gap)}
     return slots | _capitals(slots)
 
 
@@ -134,10 +136,10 @@ _PETS = [
 _BASKETS = [_basket(*row) for row in product(words.FOODS, range(1, 5), range(1, 5), range(1, 6))]
 _PURSES = [_purse(have, short) for have in range(3, 13) for short in range(2, 10)]
 _HOURS = [_hours(now, gap) for now in range(1, 10) for gap in (2, 3)]
-_DAYS = [{"days": number(value), "Days": capital(number(value))} for value in range(4, 15)]
-_CREWS = [{"crew": number(value), "Crew": capital(number(value))} for value in range(5, 21)]
+_DAYS = [{"days": number_word(value), "Days": capital(number_word(value))} for value in range(4, 15)]
+_CREWS = [{"crew": number_word(value), "Crew": capital(number_word(value))} for value in range(5, 21)]
 
-# Tables of which a story takes one row each.
+# Tables from which a story takes one row each.
 _SINGLES: tuple[list[Slots], ...] = (
     _ELDERS,
     _STRANGERS,
@@ -156,12 +158,12 @@ _SINGLES: tuple[list[Slots], ...] = (
     _single("trait", words.TRAITS),
     _single("garment", words.GARMENTS),
 )
-# Tables of which it takes several rows, all different: one list for each rank.
+# Tables from which a story takes several different rows, one for each rank.
 _RANKED = ([_HEROES, _FRIENDS], _PLACES, _COLOURS, _SHIPS)
 
 
 def cast(draw: Draw) -> Slots:
-    """The slots of one story."""
+    """Draw the slots of one story."""
     slots: Slots = {}
     for rows in _SINGLES:
         slots.update(pick(draw, rows))

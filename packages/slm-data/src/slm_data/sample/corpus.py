@@ -1,4 +1,4 @@
-"""The built-in corpus: short stories of harbour towns, made from a seed, any number of them."""
+"""The built-in corpus: short stories set in harbour towns, any number of them, generated from a seed."""
 
 from collections.abc import Iterator
 from functools import cache
@@ -9,14 +9,14 @@ from typing import NamedTuple
 from slm_data.sample.cast import Slots, cast, pick
 from slm_data.sample.grammar import Plot, make_plot, read_outline
 
-CORPUS_VERSION = "1"  # raise it whenever a story changes
+CORPUS_VERSION = "1"  # increase it whenever a story changes
 
 TRAIN_STORIES = 4000
 VALIDATION_STORIES = 400
-TRAIN_SEED = 1
-VALIDATION_SEED = 2
+SAMPLE_TRAIN_SEED = 1
+SAMPLE_VALIDATION_SEED = 2
 
-# The order is part of the corpus: a story draws its plot by position.
+# The order is part of the corpus: the plot of a story is drawn by position.
 PLOTS = (
     "lost",
     "quarrel",
@@ -36,36 +36,36 @@ PLOTS = (
     "signal",
     "tide",
 )
-MAX_WORDS = 200  # a telling that runs longer is told anew
-FEATURES = ("pet", "coat", "gull", "")  # what a story has besides its plot
+MAX_WORDS = 200  # a longer text is discarded and the plot told again
+FEATURES = ("pet", "coat", "gull", "")  # an optional motif besides the plot
 _INDEX_BITS = 64
 
 
 class Tale(NamedTuple):
-    """A story and what it was made from."""
+    """A story, and the plot and slots it was generated from."""
 
     plot: str
     slots: Slots
     text: str
 
 
-def story(seed: int, index: int) -> str:
-    """Story number `index` of the corpus that `seed` makes: one paragraph of 60 to 200 words.
+def sample_story(seed: int, index: int) -> str:
+    """Return story number `index` of the corpus of `seed`: one paragraph of 60 to 200 words.
 
-    It depends on nothing but the two numbers. Both must be 0 or more, and `index` under 2**64.
+    It is a pure function of the two numbers. Raises ValueError unless both are at least 0 and `index` is below 2**64.
     """
     return tell(seed, index).text
 
 
-def stories(count: int, seed: int) -> Iterator[str]:
-    """The first `count` stories of a seed."""
-    return (story(seed, index) for index in range(count))
+def sample_stories(count: int, seed: int) -> Iterator[str]:
+    """Yield the first `count` stories of a seed."""
+    return (sample_story(seed, index) for index in range(count))
 
 
 def tell(seed: int, index: int) -> Tale:
-    """Like `story`, with the plot and the cast."""
+    """Like `sample_story`, with the plot and the slots."""
     if seed < 0 or not 0 <= index < 1 << _INDEX_BITS:
-        raise ValueError(f"A story needs a seed and an index of 0 or more, not {seed} and {index}.")
+        raise ValueError(f"A story needs a seed and an index from 0 (the index below 2**64), not {seed} and {index}.")
     draw = Random(seed << _INDEX_BITS | index).random
     slots = cast(draw)
     feature = pick(draw, FEATURES)

@@ -1,15 +1,15 @@
-"""Reads a plot written as text and tells it.
+"""Parses plots written as text, and generates stories from them.
 
-A plot is a row of beats, each with several ways to say it, one a line:
+A plot is a sequence of beats, each with several alternative wordings, one per line:
 
     == <name> [maybe | with <feature>]
     a line with {slots}, [this|that] choices and <macros>
 
-and of frames, the versions of the plot, which say what the macros mean (a macro with several meanings is
-any one of them, in each place anew):
+and a number of frames, the versions of the plot. A frame defines the macros; a macro with several definitions
+makes a wording of its own for each of them:
 
     -- <name>
-    macro: its meaning, itself a line
+    macro: its definition, itself a line
 """
 
 import re
@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from slm_data.sample.cast import Draw, pick
 
-Line = tuple[tuple[str, ...], ...]  # each part a choice; a choice of one is plain text
+Line = tuple[tuple[str, ...], ...]  # parts, each a choice of texts; a single text is fixed
 Macros = Mapping[str, list[str]]
 
 _MACRO = re.compile(r"<(\w+)>")
@@ -27,7 +27,7 @@ _CHOICE = re.compile(r"\[([^\]]*)\]")
 
 @dataclass(frozen=True)
 class Beat:
-    """A step of the plot. `when` is empty (always told), "maybe", or the feature that a story must have."""
+    """A step of the plot. `when` is empty (always told), "maybe" (told half of the time), or a required feature."""
 
     name: str
     when: str
@@ -45,14 +45,14 @@ class Plot:
     versions: tuple[tuple[Beat, ...], ...]
 
     def tell(self, draw: Draw, feature: str) -> str:
-        """One telling, its slots still open."""
+        """Generate a text of the plot, with its slots still to be filled in."""
         beats = pick(draw, self.versions)
         return " ".join(say(pick(draw, beat.lines), draw) for beat in beats if beat.is_told(draw, feature))
 
 
 @dataclass
 class Outline:
-    """A plot as written: beats as (name, when, lines), and what each frame says its macros mean."""
+    """A parsed plot: beats as (name, when, lines), and the macro definitions of each frame."""
 
     beats: list[tuple[str, str, list[str]]] = field(default_factory=list)
     frames: list[dict[str, list[str]]] = field(default_factory=list)
@@ -74,15 +74,15 @@ def read_outline(text: str) -> Outline:
         elif line.startswith("-- "):
             outline.frames.append({})
         elif outline.frames:
-            macro, meaning = line.split(": ", 1)
-            outline.frames[-1].setdefault(macro, []).append(meaning)
+            macro, definition = line.split(": ", 1)
+            outline.frames[-1].setdefault(macro, []).append(definition)
         else:
             outline.beats[-1][2].append(line)
     return outline
 
 
 def make_plot(name: str, text: str, shared: Macros) -> Plot:
-    """The plot of a text; `shared` macros are known to every frame."""
+    """Return the plot written in `text`; `shared` macros are defined in every frame."""
     outline = read_outline(text)
     return Plot(name, tuple(_version(outline, {**shared, **frame}) for frame in outline.frames or [{}]))
 
@@ -95,15 +95,15 @@ def _version(outline: Outline, macros: Macros) -> tuple[Beat, ...]:
 
 
 def fill(line: str, macros: Macros) -> Iterator[str]:
-    """The line with each macro replaced, once for every combination of meanings."""
-    found = _MACRO.search(line)
-    if found is None:
+    """Yield the line with its macros replaced, once for every combination of definitions."""
+    match = _MACRO.search(line)
+    if match is None:
         yield line
         return
-    if found[1] not in macros:
-        raise ValueError(f"No frame says what <{found[1]}> means in the line {line!r}.")
-    for meaning in macros[found[1]]:
-        yield from fill(line[: found.start()] + meaning + line[found.end() :], macros)
+    if match[1] not in macros:
+        raise ValueError(f"No frame defines the macro <{match[1]}> of the line {line!r}.")
+    for definition in macros[match[1]]:
+        yield from fill(line[: match.start()] + definition + line[match.end() :], macros)
 
 
 def _parts(line: str) -> Line:

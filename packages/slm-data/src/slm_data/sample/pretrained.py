@@ -1,4 +1,4 @@
-"""Where the built-in base model lies: a small GPT-2 that this project trained, see its README.md."""
+"""The path of the built-in base model: a small GPT-2 trained by this project (see its README.md)."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from pathlib import Path
 
 
 def sample_base() -> Path:
-    """The folder of the built-in base: config, bfloat16 weights and tokenizer, as transformers reads them."""
+    """Return the folder of the built-in base: config, bfloat16 weights and tokenizer in transformers' format."""
     return Path(str(files("slm_data.sample") / "base_model"))

@@ -1,19 +1,19 @@
-"""The words that stories are cast with: people, places, things, weather, numbers."""
+"""The vocabulary of the built-in corpus: people, places, things, weather, numbers."""
 
 
-def _each(text: str) -> tuple[str, ...]:
+def _split(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
 
-GIRLS = _each(
+GIRLS = _split(
     "Wren Marit Tamsin Isla Odile Petra Sunniva Brisa Liv Maren Hesper Juniper Ottilie Kaia Elowen Freya "
     "Zinnia Linnet Morwenna Una Delphine Thea Sigrid Cleo Bettina Yara Rosalind Ingrid Poppy Merle"
 )
-BOYS = _each(
+BOYS = _split(
     "Corin Pasco Jory Tobin Rafe Leif Finnick Bram Denzil Ossian Kit Mungo Ivo Piran Hugo Eskil Ned "
     "Aldo Rowan Tycho Barnaby Luca Perrin Wilf Yannick Fergal Jasper Milo Oskar Teo"
 )
-ELDERS = _each(
+ELDERS = _split(
     "Brannock Tolliver Pettigrew Quill Marrow Crake Dunlin Saltby Winnow Thrupp Oakum Teasel Larkin "
     "Fennimore Hobday Rudd Merriweather Bellamy Tarrow Selwick"
 )
@@ -62,11 +62,11 @@ SHOPS = (
     "print shop",
     "candle works",
 )
-TRAITS = _each(
+TRAITS = _split(
     "curious stubborn cheerful careful restless quiet bold dreamy impatient orderly talkative "
     "thoughtful clever shy merry earnest headstrong gentle inventive lively"
 )
-AGES = _each("eight nine ten eleven twelve thirteen")
+AGES = _split("eight nine ten eleven twelve thirteen")
 TOWNS = (
     "Gullhaven",
     "Pellmouth",
@@ -141,8 +141,8 @@ PAUSES = (
     "help a crab off its back",
     "count the masts in the harbour",
 )
-COLOURS = _each("red blue green yellow amber indigo scarlet violet orange white turquoise crimson")
-GARMENTS = _each("coat oilskin jersey cloak jacket pullover")
+COLOURS = _split("red blue green yellow amber indigo scarlet violet orange white turquoise crimson")
+GARMENTS = _split("coat oilskin jersey cloak jacket pullover")
 FOODS = (
     ("apple", "apples"),
     ("pear", "pears"),
@@ -172,7 +172,7 @@ SHIPS = (
     "Winter Rose",
 )
 
-PET_NAMES = _each("Biscuit Barnacle Pickle Admiral Crumb Mustard Soot Button Kipper Thimble Pudding Sprat")
+PET_NAMES = _split("Biscuit Barnacle Pickle Admiral Crumb Mustard Soot Button Kipper Thimble Pudding Sprat")
 # (kind, how it spoke)
 PET_KINDS = (
     ("one-legged gull", "squawked"),
@@ -221,7 +221,7 @@ SEASONS = (
     ),
 )
 
-UNITS = _each(
+UNITS = _split(
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
     "sixteen seventeen eighteen nineteen twenty"
 )

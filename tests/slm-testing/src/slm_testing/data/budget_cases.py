@@ -1,4 +1,4 @@
-"""Plans to hold laws against: drawn ones, and two with more rows than are sorted together."""
+"""Cases for the tests of token-budget plans: random ones, and two with more rows than one sort window."""
 
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -6,21 +6,22 @@ from typing import Any, NamedTuple
 import numpy as np
 from hypothesis import strategies as st
 
-from slm_data.budget import WINDOW, BudgetPlan, TokenBudget, plan_budget
-from slm_data.packing import PACKINGS, Packing, RowPlan, plan_rows
+from slm_data import PACKINGS, BudgetPlan, Packing, RowPlan, TokenBudget, plan_budget, plan_rows
 
 Batches = list[list[int]]
 
+MANY_ROWS = 2548  # more than the 2048 rows that plan_budget sorts together
+
 
 class Case(NamedTuple):
-    """What a plan is made of. ``room``: slots of a micro-batch beyond the longest row."""
+    """The arguments of a plan. ``extra_slots``: slots of a micro-batch beyond those of the longest row."""
 
     lengths: list[int]
     block: int
     packing: Packing
     tokens: int
-    room: int
-    most: int | None
+    extra_slots: int
+    max_rows: int | None
     seed: int = 0
     epochs: float = 1
     ranks: int = 1
@@ -46,7 +47,7 @@ class Case(NamedTuple):
 
     @property
     def budget(self) -> TokenBudget:
-        return TokenBudget(self.tokens, max(self.row_lengths) + self.room, self.most)
+        return TokenBudget(self.tokens, max(self.row_lengths) + self.extra_slots, self.max_rows)
 
     def plan(self, **changes: Any) -> BudgetPlan:
         settings = {"seed": self.seed, "epochs": self.epochs, "ranks": self.ranks} | changes
@@ -54,28 +55,31 @@ class Case(NamedTuple):
 
 
 @st.composite
-def drawn(draw: st.DrawFn, whole: bool = False, several: bool = True) -> Case:
-    """``whole``: no parts of epochs. ``several``: more than one process too."""
+def cases(draw: st.DrawFn, whole_epochs: bool = False, many_ranks: bool = True) -> Case:
+    """Random cases. ``whole_epochs``: no fractions of an epoch. ``many_ranks``: also more than one process."""
     case = Case(
         draw(st.lists(st.integers(1, 40), min_size=1, max_size=60).filter(lambda lengths: max(lengths) > 1)),
         block=draw(st.integers(2, 30)),
         packing=draw(st.sampled_from(PACKINGS)),
         tokens=draw(st.integers(1, 150)),
-        room=draw(st.integers(0, 120)),
-        most=draw(st.none() | st.integers(1, 6)),
+        extra_slots=draw(st.integers(0, 120)),
+        max_rows=draw(st.none() | st.integers(1, 6)),
         seed=draw(st.integers(0, 9)),
-        epochs=draw(st.integers(1, 3) if whole else st.floats(0.1, 3)),
+        epochs=draw(st.integers(1, 3) if whole_epochs else st.floats(0.1, 3)),
     )
-    return case._replace(ranks=draw(st.integers(1, min(5, len(case.predictable))))) if several else case
+    return case._replace(ranks=draw(st.integers(1, min(5, len(case.predictable))))) if many_ranks else case
 
 
-def of_many_rows(packing: Packing, **changes: Any) -> Case:
-    """More rows than are sorted together, and more micro-batches than are looked at together."""
-    lengths = np.random.default_rng(0).lognormal(2, 0.8, WINDOW + 500).astype(int) + 1
-    return Case(lengths.tolist(), block=24, packing=packing, tokens=100, room=40, most=None)._replace(**changes)
+def case_of_many_rows(packing: Packing, **changes: Any) -> Case:
+    """More rows than one sort window, and more micro-batches than the lookahead."""
+    lengths = np.random.default_rng(0).lognormal(2, 0.8, MANY_ROWS).astype(int) + 1
+    return Case(lengths.tolist(), block=24, packing=packing, tokens=100, extra_slots=40, max_rows=None)._replace(
+        **changes
+    )
 
 
-SORTED_APART, SINGLE_ROWS = of_many_rows("none"), of_many_rows("best_fit", tokens=1, room=0, most=1)
+SEVERAL_WINDOWS = case_of_many_rows("none")
+SINGLE_ROW_BATCHES = case_of_many_rows("best_fit", tokens=1, extra_slots=0, max_rows=1)
 
 
 def steps_of(plan: BudgetPlan) -> list[tuple[int, int, Batches]]:
@@ -84,7 +88,8 @@ def steps_of(plan: BudgetPlan) -> list[tuple[int, int, Batches]]:
     return list(zip(plan.epoch.tolist(), plan.tokens.tolist(), batches, strict=True))
 
 
-def in_turn(batches: Batches) -> list[int]:
+def rows_in(batches: Batches) -> list[int]:
+    """All rows of some micro-batches, in order."""
     return [row for batch in batches for row in batch]
 
 
@@ -92,8 +97,8 @@ def shares_of(plan: BudgetPlan, step: int, ranks: int) -> list[Batches]:
     return [[batch.tolist() for batch in plan.share(step, rank, ranks)] for rank in range(ranks)]
 
 
-def by_epoch(plan: BudgetPlan) -> dict[int, list[Batches]]:
-    found: dict[int, list[Batches]] = {}
+def steps_by_epoch(plan: BudgetPlan) -> dict[int, list[Batches]]:
+    by_epoch: dict[int, list[Batches]] = {}
     for epoch, _, batches in steps_of(plan):
-        found.setdefault(epoch, []).append(batches)
-    return found
+        by_epoch.setdefault(epoch, []).append(batches)
+    return by_epoch

@@ -1,7 +1,7 @@
-"""A hub of a few files on this machine, and its client in a process of its own.
+"""A small model hub on this machine, and its client in a child process.
 
-The client reads HF_ENDPOINT when it is imported, so one child process serves all tests: it takes
-options as a line of JSON and answers with the corpus or the error.
+huggingface_hub reads HF_ENDPOINT on import, so the client needs its own process. One serves all tests: it reads source
+options as a line of JSON, and answers with the corpus or the error.
 """
 
 import hashlib
@@ -24,21 +24,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 REVISION = hashlib.sha1(b"first").hexdigest()
-WAYS_OUT = ("try again", "--train_file", "--dataset sample")
-SECONDS = 20.0  # the longest that a user waits for an error; ten of them are for a busy machine
+ALTERNATIVES = ("try again", "--train_file", "--dataset sample")
+MAX_SECONDS = 20.0  # until an error is reported; ten of them allow for a busy machine
 
 CHILD = """
 import json, sys
 from contextlib import ExitStack
 from unittest.mock import patch
-from slm_data.options import SourceOptions
-from slm_data.sources import load_corpus
+from slm_data import SourceOptions, load_corpus
 print(json.dumps({"imported": "datasets" in sys.modules}), flush=True)
 for line in sys.stdin:
     options = json.loads(line)
     try:
         with ExitStack() as stack:
-            if options.pop("offline", False):  # what HF_HUB_OFFLINE=1 sets
+            if options.pop("offline", False):  # has the effect of HF_HUB_OFFLINE=1
                 for library in ("huggingface_hub.constants", "datasets.config"):
                     stack.enter_context(patch(f"{library}.HF_HUB_OFFLINE", True))
             corpus = load_corpus(SourceOptions(**options))
@@ -90,7 +89,7 @@ REPOS: dict[str, dict[str, bytes]] = {
 
 
 class Handler(BaseHTTPRequestHandler):
-    """A connection an answer, so that a hub that goes away is away for all."""
+    """Answers of the hub's API. Connections are not kept alive, so a closed hub is unreachable for all clients."""
 
     def log_message(self, *_: object) -> None:
         pass
@@ -99,17 +98,17 @@ class Handler(BaseHTTPRequestHandler):
         self.do_GET()
 
     def do_POST(self) -> None:
-        wanted = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())["paths"]
-        self.route(wanted)
+        requested = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())["paths"]
+        self.route(requested)
 
     def do_GET(self) -> None:
         self.route(None)
 
-    def route(self, wanted: list[str] | None) -> None:
+    def route(self, requested: list[str] | None) -> None:
         url = unquote(urlparse(self.path).path)
-        found = re.fullmatch(r"/(api/)?datasets/([^/]+)/([^/]+)(/tree/.+|/paths-info/.+|/resolve/[^/]+/(.+)|.*)", url)
-        assert found is not None
-        is_api, owner, name, rest, file = found.groups()
+        match = re.fullmatch(r"/(api/)?datasets/([^/]+)/([^/]+)(/tree/.+|/paths-info/.+|/resolve/[^/]+/(.+)|.*)", url)
+        assert match is not None
+        is_api, owner, name, rest, file = match.groups()
         files = REPOS.get(f"{owner}/{name}")
         if files is None:
             self.answer(404, b"", {"X-Error-Code": "RepoNotFound"})
@@ -118,7 +117,9 @@ class Handler(BaseHTTPRequestHandler):
         elif not is_api:
             self.send_file(owner, file, files)
         elif "/tree/" in rest or "/paths-info/" in rest:
-            listed = [self.entry(file, content) for file, content in files.items() if wanted is None or file in wanted]
+            listed = [
+                self.entry(file, content) for file, content in files.items() if requested is None or file in requested
+            ]
             self.answer(200, json.dumps(listed).encode())
         else:
             self.answer(200, json.dumps({"id": f"{owner}/{name}", "sha": REVISION}).encode())
@@ -134,15 +135,15 @@ class Handler(BaseHTTPRequestHandler):
             first, last = int(span[1]), min(int(span[2] or len(content)), len(content) - 1)
             headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
             content, status = content[first : last + 1], 206
-        return self.answer(status, content, headers, cut=owner == "cut")
+        return self.answer(status, content, headers, truncate=owner == "cut")
 
-    def answer(self, status: int, body: bytes, headers: dict[str, str] | None = None, cut: bool = False) -> None:
+    def answer(self, status: int, body: bytes, headers: dict[str, str] | None = None, truncate: bool = False) -> None:
         self.send_response(status)
         for key, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
             self.send_header(key, value)
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body[: len(body) // 2] if cut else body)
+            self.wfile.write(body[: len(body) // 2] if truncate else body)
 
     @staticmethod
     def entry(file: str, content: bytes) -> dict[str, object]:
@@ -150,7 +151,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Hub:
-    """The server, which can leave its port and come back to it."""
+    """The server; it can be closed for a while and reopened on the same port."""
 
     def __init__(self) -> None:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -173,10 +174,10 @@ class Hub:
 
 
 class Client:
-    """The child process."""
+    """The child process that loads corpora from the hub."""
 
     def __init__(self, hub: Hub, home: Path) -> None:
-        own = {"HF_ENDPOINT": f"http://127.0.0.1:{hub.port}", "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
+        environment = {"HF_ENDPOINT": f"http://127.0.0.1:{hub.port}", "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
         self.log = (home / "stderr").open("w")
         self.process = subprocess.Popen(
             [sys.executable, "-c", CHILD],
@@ -184,7 +185,7 @@ class Client:
             stdout=subprocess.PIPE,
             stderr=self.log,
             text=True,
-            env={**os.environ, **own},
+            env={**os.environ, **environment},
         )
         self.start = self.read()
 
@@ -202,10 +203,10 @@ class Client:
         return self.read()
 
     def error(self, **options: object) -> str:
-        began = time.monotonic()
+        start = time.monotonic()
         answer = self.load(**options)
         assert answer.get("kind") == "DataError", answer
-        assert time.monotonic() - began < SECONDS
+        assert time.monotonic() - start < MAX_SECONDS
         return str(answer["error"])
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""A command of a README, parsed by the program that it calls, which is stopped before it does anything."""
+"""README commands, parsed by the programs that they call; the programs stop after parsing."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from slm_testing.workspace.readme_blocks import ROOT
 from slm_testing.workspace.wrapper_lines import program_line
 from slm_train import parse_arguments as parse
 
-# Flags of uv run, and how many words follow them.
-UV_RUN = {"--isolated": 0, "--all-packages": 0, "--package": 1, "--extra": 1, "--group": 1, "--with": 1}
-OF_OTHERS = {"uv", "pip", "printf", "pytest", "vllm"}  # theirs to check
+# Flags of uv run, and the number of words that follow each.
+UV_RUN_FLAGS = {"--isolated": 0, "--all-packages": 0, "--package": 1, "--extra": 1, "--group": 1, "--with": 1}
+OTHER_PROGRAMS = {"uv", "pip", "printf", "pytest", "vllm"}  # not ours: their flags are not checked
 
 
 class Parsed(Exception):
-    """The program takes the command line."""
+    """Raised instead of running the program: it accepts the command line."""
 
 
 def check(words: Sequence[str]) -> None:
-    """Raises AssertionError for a command that its program refuses, or that calls none of a README."""
+    """Raise AssertionError for a command that its program refuses, or whose program does not exist."""
     program, *rest = words
     if program == "uv" and rest[:1] == ["run"]:
-        check(_behind_flags(rest[1:]))
+        check(_without_uv_flags(rest[1:]))
     elif program.startswith("scripts/") and (ROOT / program).is_file():
         check(program_line(ROOT / program, rest) if program.endswith(".sh") else ["uv"])
     elif program == "torchrun":
@@ -42,22 +42,22 @@ def check(words: Sequence[str]) -> None:
         assert (ROOT / rest[0]).is_file(), f"there is no {rest[0]}"
     elif program == "curl":
         GenerateRequest.model_validate_json(rest[rest.index("-d") + 1])
-    elif program not in OF_OTHERS:
+    elif program not in OTHER_PROGRAMS:
         _check_program(program, rest)
 
 
-def _behind_flags(words: Sequence[str]) -> Sequence[str]:
-    """The program that uv run starts, and its words."""
-    at = 0
-    while words[at].startswith("-"):
-        at += 1 + UV_RUN[words[at]]
-    return words[at:]
+def _without_uv_flags(words: Sequence[str]) -> Sequence[str]:
+    """The program that uv run starts, and its arguments."""
+    start = 0
+    while words[start].startswith("-"):
+        start += 1 + UV_RUN_FLAGS[words[start]]
+    return words[start:]
 
 
-def _check_launched(given: argparse.Namespace) -> None:
-    assert given.module
-    assert given.training_script == "slm_train.cli"
-    parse(given.training_script_args)
+def _check_launched(launcher: argparse.Namespace) -> None:
+    assert launcher.module
+    assert launcher.training_script == "slm_train.cli"
+    parse(launcher.training_script_args)
 
 
 def _check_program(program: str, argv: Sequence[str]) -> None:
@@ -65,15 +65,15 @@ def _check_program(program: str, argv: Sequence[str]) -> None:
         parse(argv)
         return
     if program == "slm-lab":
-        given = parse_lab(argv)
-        if given.command == "compare":
-            parse(given.passed_on)
+        arguments = parse_lab(argv)
+        if arguments.command == "compare":
+            parse(arguments.passed_on)
         return
-    found = entry_points(group="console_scripts", name=program)
-    assert found, f"there is no program {program}"
+    programs = entry_points(group="console_scripts", name=program)
+    assert programs, f"there is no program {program}"
     with _stopped_after_parsing():
         try:
-            code = next(iter(found)).load()(list(argv))
+            code = next(iter(programs)).load()(list(argv))
         except Parsed:
             return
     raise AssertionError(f"{program} {' '.join(argv)}: exit code {code}")
@@ -81,13 +81,13 @@ def _check_program(program: str, argv: Sequence[str]) -> None:
 
 @contextmanager
 def _stopped_after_parsing() -> Iterator[None]:
-    """Programs of argparse end once they have read their flags; slm-serve once it has checked their values too."""
+    """argparse programs stop after reading their flags; slm-serve after it has also validated the values."""
     parse_args: Callable[..., Any] = argparse.ArgumentParser.parse_args
 
-    def parse_and_stop(parser: argparse.ArgumentParser, *given: Any, **named: Any) -> Any:
-        found = parse_args(parser, *given, **named)
+    def parse_and_stop(parser: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> Any:
+        arguments = parse_args(parser, *args, **kwargs)
         if parser.prog == "slm-serve":
-            return found
+            return arguments
         raise Parsed
 
     def stop(settings: Any) -> Any:

@@ -1,7 +1,7 @@
-"""Environments that hold one member of the workspace and nothing but what it declares.
+"""Virtual environments with one member of the workspace and only its declared dependencies.
 
-Wheels of members are installed; what others made, torch and the like, is linked from the environment of the tests,
-so that nothing is downloaded. A link is made for declared dependencies alone, and for theirs.
+Members are installed from their wheels. Third-party packages are symbolic links into the environment of the tests, so
+nothing is downloaded; only declared dependencies, direct and indirect, are linked.
 """
 
 from __future__ import annotations
@@ -15,20 +15,21 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-OURS = "slm-"
+MEMBER_PREFIX = "slm-"
 
 
-def environment(name: str, wheels: Path, folder: Path) -> Path:
-    """The folder of the programs of a new environment in ``folder`` that holds the member called ``name``."""
+def create_environment(name: str, wheels: Path, folder: Path) -> Path:
+    """Create an environment with the member ``name`` in ``folder``, and return its folder of programs."""
     subprocess.run(["uv", "venv", "--quiet", "--python", sys.executable, folder], check=True)
     site = next(folder.glob("lib/python*/site-packages"))
     pending, done = [Requirement(name)], set[str]()
     while pending:
-        wanted = pending.pop()
-        if (key := f"{canonicalize_name(wanted.name)}{sorted(wanted.extras)}") not in done:
+        requirement = pending.pop()
+        if (key := f"{canonicalize_name(requirement.name)}{sorted(requirement.extras)}") not in done:
             done.add(key)
-            found = _install(wanted.name, wheels, folder) if wanted.name.startswith(OURS) else _link(wanted.name, site)
-            pending += _required(found, wanted)
+            is_member = requirement.name.startswith(MEMBER_PREFIX)
+            installed = _install(requirement.name, wheels, folder) if is_member else _link(requirement.name, site)
+            pending += _requirements(installed, requirement)
     return folder / "bin"
 
 
@@ -41,18 +42,19 @@ def _install(name: str, wheels: Path, folder: Path) -> Distribution:
 
 
 def _link(name: str, site: Path) -> Distribution:
-    found = distribution(name)
-    for top in {file.parts[0] for file in found.files or () if file.parts[0] not in ("..", "__pycache__")}:
-        place = site / top
-        if not place.exists():
-            place.symlink_to(Path(str(found.locate_file(top))).resolve())
-    return found
+    installed = distribution(name)
+    for top in {file.parts[0] for file in installed.files or () if file.parts[0] not in ("..", "__pycache__")}:
+        link = site / top
+        # Namespace packages such as nvidia are shared by several distributions.
+        if not link.exists():
+            link.symlink_to(Path(str(installed.locate_file(top))).resolve())
+    return installed
 
 
-def _required(found: Distribution, wanted: Requirement) -> Iterator[Requirement]:
-    """What the distribution declares, with the extras that ``wanted`` asks for."""
-    for line in found.requires or ():
-        requirement = Requirement(line)
-        extras = ("", *wanted.extras)
-        if requirement.marker is None or any(requirement.marker.evaluate({"extra": extra}) for extra in extras):
-            yield requirement
+def _requirements(installed: Distribution, requested: Requirement) -> Iterator[Requirement]:
+    """The declared dependencies of a distribution, with those of the requested extras."""
+    for line in installed.requires or ():
+        dependency = Requirement(line)
+        extras = ("", *requested.extras)
+        if dependency.marker is None or any(dependency.marker.evaluate({"extra": extra}) for extra in extras):
+            yield dependency

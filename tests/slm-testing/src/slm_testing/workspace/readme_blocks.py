@@ -1,4 +1,4 @@
-"""The code blocks of a README, and the commands in them."""
+"""The code blocks of the READMEs, and the commands in them."""
 
 from __future__ import annotations
 
@@ -11,18 +11,22 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[5]
 READMES = [
     ROOT / "README.md",
-    *(file for at in ("docs/*.md", "packages/*/README.md", "apps/*/README.md") for file in sorted(ROOT.glob(at))),
+    *(
+        file
+        for pattern in ("docs/*.md", "packages/*/README.md", "apps/*/README.md")
+        for file in sorted(ROOT.glob(pattern))
+    ),
 ]
 
 FENCE = re.compile(r"^```(\w*)\s*$")
 COMMENT = re.compile(r"^<!--\s*(.*?)\s*-->$")
 NEEDS = "needs:"
-ENDS_A_COMMAND = {"&&", "||", "|", ";", "&"}
+COMMAND_SEPARATORS = {"&&", "||", "|", ";", "&"}
 
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: where it stands, what it holds, and what the comment above it says that it needs."""
+    """A fenced code block. ``needs`` is the requirement in the comment above it, such as "a GPU"."""
 
     file: Path
     line: int
@@ -36,29 +40,29 @@ class Block:
 
     @property
     def commands(self) -> list[list[str]]:
-        """Each command as its words; continued lines are joined, shell comments left out."""
+        """The words of each command; continued lines are joined, comments omitted."""
         joined = self.text.replace("\\\n", " ")
         return [words for line in joined.splitlines() for words in _commands(line)]
 
 
 def blocks_of(file: Path, language: str | None = None) -> list[Block]:
-    """The blocks of ``language``, or all, of a Markdown file, in their order."""
+    """Return the blocks of a Markdown file in order, of ``language`` if given."""
     return [block for block in _blocks(file) if language in (None, block.language)]
 
 
 def _blocks(file: Path) -> Iterator[Block]:
     lines = file.read_text().splitlines()
-    at = 0
-    while at < len(lines):
-        if opened := FENCE.match(lines[at]):
-            end = lines.index("```", at + 1)
-            yield Block(file, at + 1, opened[1], "\n".join(lines[at + 1 : end]), _needs(lines[:at]))
-            at = end
-        at += 1
+    index = 0
+    while index < len(lines):
+        if fence := FENCE.match(lines[index]):
+            end = lines.index("```", index + 1)
+            yield Block(file, index + 1, fence[1], "\n".join(lines[index + 1 : end]), _needs(lines[:index]))
+            index = end
+        index += 1
 
 
 def _needs(above: list[str]) -> str | None:
-    """What the HTML comments right above a block ask for."""
+    """The requirement in the HTML comments directly above a block, or None."""
     while above and (comment := COMMENT.match(above.pop())):
         if comment[1].startswith(NEEDS):
             return comment[1].removeprefix(NEEDS).strip()
@@ -70,7 +74,7 @@ def _commands(line: str) -> Iterator[list[str]]:
     lexer = shlex.shlex(line, posix=True, punctuation_chars="&|;")
     lexer.whitespace_split = True
     for word in lexer:
-        if word in ENDS_A_COMMAND:
+        if word in COMMAND_SEPARATORS:
             yield words
             words = []
         else:

@@ -1,4 +1,4 @@
-"""A server in a process of its own, from its start to its end by SIGTERM."""
+"""A server in a child process, stopped with SIGTERM."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-PATIENCE = 60  # seconds
+TIMEOUT = 60  # seconds
 
 
 @contextmanager
 def serving(command: Sequence[str]) -> Iterator[str]:
-    """The address once it is ready. At the end SIGTERM has to make it end with exit code 0."""
-    environment = os.environ | {"UV_NO_SYNC": "1"}
+    """Start a server and yield its URL when it is ready; on exit, SIGTERM must end it with exit code 0."""
+    environment = os.environ | {"UV_NO_SYNC": "1"}  # `uv run` must not change the environment of the tests
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
     ) as process:
@@ -23,7 +23,7 @@ def serving(command: Sequence[str]) -> Iterator[str]:
             ready = next(line for line in process.stdout if line.startswith("ready: "))
             yield ready.removeprefix("ready: ").strip()
             process.send_signal(signal.SIGTERM)
-            assert process.wait(PATIENCE) == 0
+            assert process.wait(TIMEOUT) == 0
         finally:
             with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+                os.killpg(process.pid, signal.SIGKILL)  # the whole group: `uv run` starts the server as its child

@@ -1,4 +1,4 @@
-"""What a wrapper of scripts/ would run: it is started with a stand-in for uv that prints its words."""
+"""The command that a wrapper in scripts/ would run: the wrapper is started with a fake uv that prints its arguments."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-STAND_IN = "#!/bin/sh\nprintf '%s\\0' \"$@\"\n"
+FAKE_UV = "#!/bin/sh\nprintf '%s\\0' \"$@\"\n"
 
 
 def words_for_uv(script: Path, flags: Sequence[str] = (), folder: Path | None = None) -> list[str]:
-    """The words that ``script``, started in ``folder``, hands to uv."""
-    with tempfile.TemporaryDirectory() as place:
-        stand_in = Path(place, "uv")
-        stand_in.write_text(STAND_IN)
-        stand_in.chmod(0o755)
-        path = f"{place}{os.pathsep}{os.environ['PATH']}"
-        done = subprocess.run([script, *flags], cwd=folder, env=os.environ | {"PATH": path}, capture_output=True)
-    assert done.returncode == 0, done.stderr.decode()
-    return done.stdout.decode().split("\0")[:-1]
+    """Return the arguments that ``script``, started in ``folder``, passes to uv."""
+    with tempfile.TemporaryDirectory() as bin_folder:
+        fake_uv = Path(bin_folder, "uv")
+        fake_uv.write_text(FAKE_UV)
+        fake_uv.chmod(0o755)
+        path = f"{bin_folder}{os.pathsep}{os.environ['PATH']}"
+        result = subprocess.run([script, *flags], cwd=folder, env=os.environ | {"PATH": path}, capture_output=True)
+    assert result.returncode == 0, result.stderr.decode()
+    return result.stdout.decode().split("\0")[:-1]
 
 
 def program_line(script: Path, flags: Sequence[str] = ()) -> list[str]:
-    """The program that ``script`` starts, and its words."""
+    """Return the program that ``script`` starts, and its arguments."""
     run, project, _, *line = words_for_uv(script, flags)
     assert (run, project) == ("run", "--project")
     return line

@@ -1,0 +1,1 @@
+"""From token ids to training rows: packing, batches, token budgets, streaming."""

@@ -1,0 +1,49 @@
+"""``RowStream``: rows made on the fly from windows of documents, for corpora larger than the disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from torch.utils.data import IterableDataset, get_worker_info
+from transformers import PreTrainedTokenizerBase
+
+from slm_data.rows.dataset import Row, cut_row
+from slm_data.rows.packing import plan_rows
+from slm_data.rows.packing_names import Packing
+from slm_data.sources.documents import Documents
+from slm_data.tokens.encoding import encode_in_batches
+from slm_data.tokens.store import corpus_fingerprint
+
+WINDOW_DOCUMENTS = 1024  # documents packed and shuffled together; memory contains one window
+
+
+@dataclass(frozen=True)
+class RowStream(IterableDataset[Row]):
+    """The rows of ``documents``, without a token store and of unknown number.
+
+    Each window of documents is packed by ``plan_rows``. The order is a pure function of the documents and ``seed``.
+    Workers of a DataLoader take windows in turn; each of them reads all documents.
+    """
+
+    documents: Documents
+    tokenizer: PreTrainedTokenizerBase
+    block_size: int
+    packing: Packing
+    fill: float = 0.95
+    seed: int = 0
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of texts and tokenizer, the same as that of a TokenStore."""
+        return corpus_fingerprint(self.documents, self.tokenizer)
+
+    def __iter__(self) -> Iterator[Row]:
+        worker = get_worker_info()
+        for window, batch in enumerate(encode_in_batches(self.documents, self.tokenizer, WINDOW_DOCUMENTS)):
+            if worker and window % worker.num_workers != worker.id:
+                continue
+            plan = plan_rows(batch.lengths, self.block_size, self.packing, fill=self.fill, seed=self.seed)
+            for row in np.random.default_rng((self.seed, window)).permutation(len(plan)).tolist():
+                yield cut_row(batch.ids, plan, row)

@@ -1,0 +1,1 @@
+"""Training and validation texts: files, hub datasets, the built-in sample."""

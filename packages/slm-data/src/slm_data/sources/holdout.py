@@ -1,0 +1,38 @@
+"""A seeded validation split for sources without one; works on streams of unknown length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from random import Random
+
+
+def held_out_positions(window: int, seed: int) -> Iterator[int]:
+    """Yield the position held out in each successive window of ``window`` documents."""
+    # Random.random is the only method whose sequence Python guarantees to keep between versions.
+    random = Random(seed).random
+    while True:
+        yield int(random() * window)
+
+
+def validation_texts(texts: Iterable[str], window: int, seed: int) -> Iterator[str]:
+    """Yield one text of every ``window``, in order. Together with ``training_texts`` every text occurs once."""
+    return (text for text, is_held_out in _marked(texts, window, seed) if is_held_out)
+
+
+def training_texts(texts: Iterable[str], window: int, seed: int) -> Iterator[str]:
+    """Yield the texts that ``validation_texts`` leaves out, in order."""
+    return (text for text, is_held_out in _marked(texts, window, seed) if not is_held_out)
+
+
+def is_too_small(count: int, window: int, seed: int) -> bool:
+    """Whether splitting ``count`` texts leaves either part empty."""
+    return count < 2 or (count < window and next(held_out_positions(window, seed)) >= count)
+
+
+def _marked(texts: Iterable[str], window: int, seed: int) -> Iterator[tuple[str, bool]]:
+    """Each text, and whether it is held out."""
+    positions, held_out = held_out_positions(window, seed), 0
+    for index, text in enumerate(texts):
+        if index % window == 0:
+            held_out = next(positions)
+        yield text, index % window == held_out

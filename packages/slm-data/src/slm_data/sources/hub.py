@@ -1,0 +1,141 @@
+"""Datasets of the model hub; the only module that imports the ``datasets`` library."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled, RepositoryNotFoundError
+
+from slm_data.errors import DataError
+from slm_data.sources.formats import select_column
+from slm_data.sources.hub_errors import as_data_error, hub_error_reason
+
+ROWS_PER_BATCH = 1024  # rows decoded at once
+PROBE_TIMEOUT = 10.0  # seconds
+PROBE_RETRY_DELAY = 1.0  # seconds
+
+# When a stream breaks, the hub's client already retries for 23 s; datasets would repeat that 20 times.
+datasets.config.STREAMING_READ_MAX_RETRIES = 1
+datasets.config.STREAMING_OPEN_MAX_RETRIES = 1
+
+
+@dataclass(frozen=True)
+class HubDataset:
+    """A dataset of the hub. ``identity`` includes its revision; ``notes`` are one-line messages for the user."""
+
+    name: str
+    identity: str
+    notes: tuple[str, ...]
+    _splits: Mapping[str, Any]
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return tuple(map(str, self._splits))
+
+    def text_column(self, split: str, requested: str | None) -> str:
+        """Return ``requested``, or ``text``. Raises DataError if it is missing or contains no text."""
+        where = f"the dataset {self.name}, split {split},"
+        with as_data_error(self.name):
+            # A streamed dataset may not know its columns before its first row.
+            columns: Mapping[str, Any] = self._splits[split].features or next(iter(self._splits[split]), {})
+        column = select_column(list(columns), requested, where)
+        dtype = getattr(columns[column], "dtype", "string")
+        if dtype not in ("string", "large_string"):
+            raise DataError(
+                f"{where} contains {dtype} in column {column!r}, not text; "
+                f"choose another with --text_column (columns: {', '.join(columns)})"
+            )
+        return column
+
+    def texts(self, split: str, column: str) -> Iterator[str]:
+        """Yield every text of a split, in the dataset's order; a null is an empty text."""
+        rows = self._splits[split].select_columns([column]).with_format("arrow")
+        with as_data_error(self.name):
+            for batch in rows.iter(batch_size=ROWS_PER_BATCH):
+                for text in batch.column(column).to_pylist():
+                    yield text or ""
+
+
+def open_dataset(name: str, *, streaming: bool = False) -> HubDataset:
+    """Open ``owner/name[:config]``: downloaded to the hub's cache, or streamed over the network.
+
+    If the hub cannot be reached, a cached copy is used and a note says so.
+
+    Raises:
+        DataError: The dataset cannot be loaded, for whatever reason.
+    """
+    repo, _, config = name.partition(":")
+    probe_error = _probe_hub(repo)
+    with as_data_error(name, probe_error), _offline_mode(probe_error is not None), _without_warnings():
+        builder = _dataset_builder(repo, config or None, online=probe_error is None)
+        if streaming and probe_error is None:
+            splits = builder.as_streaming_dataset()
+        else:
+            builder.download_and_prepare()
+            splits = builder.as_dataset()
+    # datasets caches under owner___name/config/version/revision; with and without a network the path is the same.
+    identity = "/".join(Path(builder.cache_dir).parts[-4:])
+    note = f"{name}: {hub_error_reason(probe_error)}; the cached copy is used" if probe_error else None
+    return HubDataset(name, identity, (note,) if note else (), splits)
+
+
+def _probe_hub(repo: str) -> Exception | None:
+    """Ask the hub once, with a short timeout, and return why it cannot be used, or None.
+
+    The hub's client retries for about 40 s before datasets looks in the cache; this takes a few seconds.
+    """
+    for delay in (PROBE_RETRY_DELAY, 0.0):
+        try:
+            HfApi().dataset_info(repo, timeout=PROBE_TIMEOUT, expand=["sha"])
+            return None
+        except (OfflineModeIsEnabled, RepositoryNotFoundError, HFValidationError) as error:
+            return error
+        except Exception as error:
+            last_error = error
+        time.sleep(delay)
+    return last_error
+
+
+def _dataset_builder(repo: str, config: str | None, online: bool) -> Any:
+    try:
+        return datasets.load_dataset_builder(repo, config)
+    except ValueError as error:
+        if not online:
+            raise
+        configs = datasets.get_dataset_config_names(repo)
+        if config in configs or (config is None and len(configs) < 2):
+            raise
+        problem = f"has no configuration {config!r}" if config else "has several configurations"
+        raise DataError(
+            f"the dataset {repo} {problem}; choose one as {repo}:CONFIG, from {', '.join(configs)}"
+        ) from error
+
+
+@contextmanager
+def _offline_mode(enabled: bool) -> Iterator[None]:
+    before = datasets.config.HF_HUB_OFFLINE
+    datasets.config.HF_HUB_OFFLINE = before or enabled
+    try:
+        yield
+    finally:
+        datasets.config.HF_HUB_OFFLINE = before
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Silence the warning of datasets that a cached copy is used: a note of HubDataset says it."""
+    logger = logging.getLogger("datasets")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

@@ -1,0 +1,89 @@
+"""The flags that select texts: hub dataset, own files or the built-in sample."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from slm_data.errors import DataError
+
+MAX_VALIDATION_FRACTION = 0.5  # above one half there would be more validation than training texts
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """Where texts come from, and how many of them to use. Raises DataError for invalid or conflicting settings."""
+
+    dataset: str | None = field(
+        default=None,
+        metadata={"help": "tinystories, wikitext2, sample (built in), or owner/name[:config] of a hub dataset"},
+    )
+    train_file: list[str] = field(
+        default_factory=list,
+        metadata={"help": "own files to train on: .txt, .jsonl, .csv, .parquet; paths or globs"},
+    )
+    validation_file: list[str] = field(
+        default_factory=list,
+        metadata={"help": "own files to evaluate on, instead of any other validation texts"},
+    )
+    text_column: str | None = field(
+        default=None,
+        metadata={"help": "the column that contains the text (default: 'text')"},
+    )
+    document_separator: str = field(
+        default="\\n\\n",
+        metadata={
+            "help": r"what separates the documents of a .txt file; \n and \t are escapes, so \n makes "
+            r"every line a document (default: a blank line, \n\n)"
+        },
+    )
+    max_train_samples: int | None = field(
+        default=None,
+        metadata={"help": "train on the first N documents only; the rest is not tokenised"},
+    )
+    max_eval_samples: int | None = field(
+        default=None,
+        metadata={"help": "evaluate on the first N documents only; the rest is not tokenised"},
+    )
+    validation_fraction: float = field(
+        default=0.05,
+        metadata={"help": "the fraction of documents held out if a source has no validation split"},
+    )
+    split_seed: int = field(default=0, metadata={"help": "the seed that selects the held-out documents"})
+    streaming: bool = field(
+        default=False,
+        metadata={"help": "read a hub dataset over the network, without a copy on disk"},
+    )
+
+    def __post_init__(self) -> None:
+        self._check_sources()
+        self._check_counts()
+
+    @property
+    def separator(self) -> str:
+        """``document_separator`` with escapes resolved and newlines normalised, as the reader sees them."""
+        plain = self.document_separator.replace("\\n", "\n").replace("\\t", "\t").replace("\\r", "\r")
+        return plain.replace("\r\n", "\n")
+
+    @property
+    def holdout_window(self) -> int:
+        """One document out of this many is held out for validation."""
+        return round(1 / self.validation_fraction)
+
+    def _check_sources(self) -> None:
+        if self.dataset is not None and self.train_file:
+            raise DataError(f"--dataset {self.dataset} and --train_file both name training texts; use only one of them")
+        if self.validation_file and self.dataset is None and not self.train_file:
+            raise DataError("--validation_file needs texts to train on; add --train_file or --dataset")
+        if not self.document_separator:
+            raise DataError(r"--document_separator is empty; use \n to make every line a document")
+
+    def _check_counts(self) -> None:
+        for flag in ("max_train_samples", "max_eval_samples"):
+            count = getattr(self, flag)
+            if count is not None and count < 1:
+                raise DataError(f"--{flag} {count} leaves no text; use 1 or more, or omit it to use all")
+        if not 0 < self.validation_fraction <= MAX_VALIDATION_FRACTION:
+            raise DataError(
+                f"--validation_fraction {self.validation_fraction} must be above 0 and at most "
+                f"{MAX_VALIDATION_FRACTION}; 0.05 holds out one document in 20"
+            )
