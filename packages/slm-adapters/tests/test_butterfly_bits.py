@@ -7,8 +7,8 @@ import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from slm_adapters import four_bit_config
+from slm_adapters.base.quantization import keep_layout
 from slm_adapters.layer_laws import unmerge_restores
-from slm_adapters.quantization import keep_layout
 from slm_testing.adapters.tiny_adapters import (
     Tiny,
     assert_differ,

@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from slm_adapters import AdapterError, Rotation, rotate, rotate_reference, rotation_matrix
-from slm_adapters.butterfly.ladder import MAX_STAGES, divisors, full_stages
 from slm_adapters.butterfly.rotate import rotate_back
+from slm_adapters.butterfly.structure import MAX_STAGES, divisors, full_stages
 from slm_adapters.laws import LAWS, angles, rotations
 
 DTYPES = [torch.float32, torch.float64]

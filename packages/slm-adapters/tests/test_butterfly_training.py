@@ -11,7 +11,7 @@ from peft import PeftModel
 from torch import nn
 
 from slm_adapters import ButterflyLayer, Rotation, rotate, rotate_reference
-from slm_adapters.butterfly import layer as layer_module
+from slm_adapters.butterfly.method import layer as layer_module
 from slm_testing.adapters.tiny_adapters import Tiny, butterfly, every_model, one_layer, stir, stirred
 
 Change = Callable[[ButterflyLayer, nn.Parameter], Any]

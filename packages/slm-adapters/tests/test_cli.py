@@ -77,7 +77,7 @@ def test_a_merged_model_that_answers_otherwise_is_exit_code_1(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], base: Path
 ) -> None:
     broken = AutoModelForCausalLM.from_pretrained(base).eval()
-    monkeypatch.setattr("slm_adapters.cli.reload", lambda *_: broken)
+    monkeypatch.setattr("slm_adapters.cli.reload_model", lambda *_: broken)
     assert main(["merge", str(run), str(tmp_path / "out")]) == 1
     assert "more than rounding to float32 explains (0.01); do not use" in capsys.readouterr().err
 
@@ -111,8 +111,10 @@ def test_overwrite_replaces_a_model_and_nothing_else(
     (notes / "notes.txt").write_text("mine")
     assert "it has no config.json) and is left alone" in fails(capsys, "merge", run, notes, "--overwrite")
     for kept in (base, run, tmp_path):
-        assert "holds what is to be merged" in fails(capsys, "merge", run, kept, "--overwrite")
-    assert "holds what is to be merged" in fails(capsys, "merge", run, base, "--overwrite", "--base", base)
+        assert "holds the base or the adapter to be merged" in fails(capsys, "merge", run, kept, "--overwrite")
+    assert "holds the base or the adapter to be merged" in fails(
+        capsys, "merge", run, base, "--overwrite", "--base", base
+    )
 
 
 @pytest.mark.parametrize("there", [False, True])
@@ -127,7 +129,7 @@ def test_a_merge_that_cannot_be_written_leaves_out_as_it_was(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("slm_adapters.merging._to_disk", full)
+    monkeypatch.setattr("slm_adapters.merging.merged_folder._sync_to_disk", full)
     assert "No space left on device" in fails(capsys, "merge", run, out, "--overwrite", "--dtype", "float16")
     assert ({path.name: path.read_bytes() for path in out.iterdir()} if out.exists() else None) == before
     assert list(tmp_path.glob(".out*")) == []

@@ -8,7 +8,7 @@ import pytest
 
 from slm_adapters import Rotation
 from slm_adapters.cli import main
-from slm_adapters.inspection import _rotation
+from slm_adapters.inspection.description import _rotation
 from slm_testing.adapters.tiny_adapters import Save, Tiny, fails, with_butterfly, with_lora
 
 

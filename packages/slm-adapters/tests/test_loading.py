@@ -13,7 +13,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from slm_adapters import AdapterError, four_bit_config, load, prepare_four_bit
-from slm_adapters.quantization import dequantized, is_quantized
+from slm_adapters.base.quantization import dequantized, is_quantized
 from slm_adapters.targets import linear_layers
 from slm_testing.adapters.tiny_adapters import MakeBase, Tiny, adapted, change, logits, save_run, tokenizer
 
@@ -197,7 +197,7 @@ def test_a_base_that_a_package_brings_is_found_by_its_name(
     tiny: Tiny, make_base: MakeBase, monkeypatch: pytest.MonkeyPatch, input_ids: torch.Tensor, tmp_path: Path
 ) -> None:
     point = SimpleNamespace(name="sample", load=lambda: lambda: make_base("gpt2"))
-    monkeypatch.setattr("slm_adapters.bases.entry_points", lambda **_: [point])
+    monkeypatch.setattr("slm_adapters.base.base_lookup.entry_points", lambda **_: [point])
     run = save_run(adapted(tiny("gpt2"), "butterfly"), tmp_path / "run", "sample")
     assert torch.equal(logits(load("sample", device="cpu").model, input_ids), logits(tiny("gpt2"), input_ids))
     assert load(run, device="cpu").base == load("sample", run, device="cpu").base == "sample"
@@ -207,7 +207,7 @@ def test_a_base_that_a_package_brings_is_found_by_its_name(
 
 def test_without_that_package_it_is_named(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     found: list[EntryPoint] = []
-    monkeypatch.setattr("slm_adapters.bases.entry_points", lambda **_: found)
+    monkeypatch.setattr("slm_adapters.base.base_lookup.entry_points", lambda **_: found)
     run = save_run(adapted(tiny("gpt2"), "lora"), tmp_path / "run", "sample")
     said = "base 'sample' is the built-in model of slm-data; install slm-data"
     for path in ("sample", run):

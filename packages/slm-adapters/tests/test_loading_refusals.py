@@ -139,7 +139,7 @@ def test_a_folder_that_is_not_there_is_not_looked_for_on_the_hub(
 
 
 def test_a_file_of_a_folder_is_not_the_folder(make_base: MakeBase) -> None:
-    with pytest.raises(AdapterError, match="is a file; give the folder it lies in"):
+    with pytest.raises(AdapterError, match="is a file; give the folder that contains it"):
         load(make_base("gpt2") / MODEL)
 
 
@@ -237,5 +237,5 @@ def test_a_sick_hub_is_one_sentence_that_names_the_repository(sick_hub: str, tmp
     env.pop("HF_HUB_OFFLINE", None)
     done = subprocess.run([sys.executable, "-c", ASK], capture_output=True, text=True, check=True, env=env)
     nothing, sick = done.stdout.splitlines()
-    assert re.match(r"cannot load the \w+ (of )?some/nothing: nothing of that name is on the hub", nothing)
+    assert re.match(r"cannot load the \w+ (of )?some/nothing: no repository of that name exists on the hub", nothing)
     assert re.match(r"cannot load the \w+ (of )?some/sick: the hub answers with status 503", sick)

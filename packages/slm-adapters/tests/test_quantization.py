@@ -158,14 +158,14 @@ def test_quiet_ends_where_its_block_ends_errors_or_not(caplog: pytest.LogCapture
 IMPORT = """
 import logging, sys
 
-class Complaint:  # as peft is looked for, what bitsandbytes says where its kernel is missing
+class Complaint:  # as bitsandbytes is looked for, what it says if its kernel is missing
     def find_spec(self, name, path=None, target=None):
-        if name == "peft":
+        if name == "bitsandbytes":
             logging.getLogger("bitsandbytes.backends.cpu.ops").warning("Failed to load CPU gemm_4bit_forward")
 
 sys.meta_path.insert(0, Complaint())
-import slm_adapters
-assert "peft" in sys.modules
+import slm_adapters, peft
+assert "bitsandbytes" in sys.modules
 """
 
 

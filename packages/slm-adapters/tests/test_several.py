@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import torch
 
-from slm_adapters import AdapterError, LoadedSeveral, load, load_several
+from slm_adapters import AdapterError, LoadedAdapters, load, load_adapters
 from slm_testing.adapters.tiny_adapters import MakeBase, Tiny, adapted, logits, save_run
 
 
-def answers(loaded: LoadedSeveral, name: str, input_ids: torch.Tensor) -> torch.Tensor:
+def answers(loaded: LoadedAdapters, name: str, input_ids: torch.Tensor) -> torch.Tensor:
     (model,) = [one for one in loaded.models if loaded.adapters[name] in getattr(one, "peft_config", ())]
     holder: Any = model
     holder.set_adapter(loaded.adapters[name], inference_mode=True)
@@ -35,7 +35,7 @@ def runs(tiny: Tiny, make_base: MakeBase, tmp_path: Path) -> dict[str, Path]:
 def test_each_adapter_answers_as_it_does_alone_and_the_base_too(
     tiny: Tiny, make_base: MakeBase, runs: dict[str, Path], input_ids: torch.Tensor
 ) -> None:
-    loaded = load_several(make_base("gpt2"), runs, device="cpu")
+    loaded = load_adapters(make_base("gpt2"), runs, device="cpu")
     assert not any(model.training for model in loaded.models)
     assert not any(weight.requires_grad for model in loaded.models for weight in model.parameters())
     for name, run in runs.items():
@@ -49,10 +49,10 @@ def test_each_adapter_answers_as_it_does_alone_and_the_base_too(
 def test_the_base_is_in_memory_once_and_methods_have_a_model_each(
     make_base: MakeBase, runs: dict[str, Path], tiny: Tiny
 ) -> None:
-    loaded = load_several(make_base("gpt2"), runs, device="cpu")
+    loaded = load_adapters(make_base("gpt2"), runs, device="cpu")
     assert len(loaded.models) == 2
     weights = {weight.data_ptr(): weight.numel() for model in loaded.models for weight in model.parameters()}
-    alone = [load_several(make_base("gpt2"), {name: run}, device="cpu").models[0] for name, run in runs.items()]
+    alone = [load_adapters(make_base("gpt2"), {name: run}, device="cpu").models[0] for name, run in runs.items()]
     plain = sum(weight.numel() for weight in tiny("gpt2").parameters())
     assert sum(weights.values()) == plain + sum(
         sum(weight.numel() for weight in model.parameters()) - plain for model in alone
@@ -60,7 +60,7 @@ def test_the_base_is_in_memory_once_and_methods_have_a_model_each(
 
 
 def test_without_adapters_it_is_the_plain_base(make_base: MakeBase, tiny: Tiny, input_ids: torch.Tensor) -> None:
-    loaded = load_several(make_base("llama"), {}, device="cpu")
+    loaded = load_adapters(make_base("llama"), {}, device="cpu")
     assert torch.equal(logits(loaded.models[0], input_ids), logits(tiny("llama"), input_ids))
     assert not hasattr(loaded.models[0], "peft_config")
 
@@ -68,7 +68,7 @@ def test_without_adapters_it_is_the_plain_base(make_base: MakeBase, tiny: Tiny, 
 def test_an_adapters_folder_as_the_base_stands_for_its_base(
     make_base: MakeBase, runs: dict[str, Path], input_ids: torch.Tensor
 ) -> None:
-    loaded = load_several(runs["lora"], {"mine": runs["lora"]}, device="cpu")
+    loaded = load_adapters(runs["lora"], {"mine": runs["lora"]}, device="cpu")
     assert torch.equal(answers(loaded, "mine", input_ids), logits(load(runs["lora"], device="cpu").model, input_ids))
     assert loaded.base == str(make_base("gpt2"))
 
@@ -77,17 +77,17 @@ def test_a_folder_that_is_no_adapter_or_of_another_model_is_refused(
     tiny: Tiny, make_base: MakeBase, runs: dict[str, Path], tmp_path: Path
 ) -> None:
     with pytest.raises(AdapterError, match="holds a whole model"):
-        load_several(make_base("gpt2"), {"base": make_base("gpt2")}, device="cpu")
+        load_adapters(make_base("gpt2"), {"base": make_base("gpt2")}, device="cpu")
     other = save_run(adapted(tiny("llama"), "lora"), tmp_path / "llama", str(make_base("llama")))
     with pytest.raises(AdapterError, match="does not fit"):
-        load_several(make_base("gpt2"), {"lora": runs["lora"], "other": other}, device="cpu")
+        load_adapters(make_base("gpt2"), {"lora": runs["lora"], "other": other}, device="cpu")
 
 
 def test_adapters_over_4_bits_have_a_base_of_their_own_in_4_bits(
     tiny: Tiny, make_base: MakeBase, runs: dict[str, Path], tmp_path: Path, input_ids: torch.Tensor
 ) -> None:
     small = save_run(adapted(tiny("gpt2"), "lora"), tmp_path / "qlora", str(make_base("gpt2")), mode="qlora")
-    loaded = load_several(make_base("gpt2"), {"small": small, "lora": runs["lora"]}, device="cpu")
+    loaded = load_adapters(make_base("gpt2"), {"small": small, "lora": runs["lora"]}, device="cpu")
     assert len(loaded.models) == 2
     expected = logits(load(small, device="cpu").model, input_ids)
     assert torch.equal(answers(loaded, "small", input_ids), expected)

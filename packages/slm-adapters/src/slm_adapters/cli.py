@@ -13,23 +13,21 @@ from typing import Any, NoReturn
 import torch
 from transformers.utils import logging as transformers_logging
 
-from slm_adapters.bases import recorded_base
+from slm_adapters.base.base_lookup import recorded_base
+from slm_adapters.base.model_folder import ModelFolder, read_model_folder
 from slm_adapters.errors import AdapterError
-from slm_adapters.folders import Folder, read_folder
-from slm_adapters.inspection import describe, method
-from slm_adapters.loading import load
-from slm_adapters.merging import (
-    PROBE,
-    TOLERANCE,
-    Difference,
-    check_out,
-    difference,
-    logits,
+from slm_adapters.inspection.description import describe, method
+from slm_adapters.inspection.text import as_text
+from slm_adapters.loading.load import load
+from slm_adapters.merging.logit_comparison import (
+    LOGIT_TOLERANCE,
+    PROBE_TEXT,
+    LogitDifference,
+    compare_logits,
     probe_ids,
-    reload,
-    write_model,
+    probe_logits,
 )
-from slm_adapters.tables import as_text
+from slm_adapters.merging.merged_folder import check_output_folder, reload_model, write_model
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -92,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     merge.add_argument("--base", metavar="B", help="the base: a folder or a name. Default: the one that RUN names")
     merge.add_argument("--dtype", choices=DTYPES, default="float32", help="of the saved weights. Default: %(default)s")
     merge.add_argument("--overwrite", action="store_true", help="replace a model that is in OUT")
-    merge.add_argument("--probe", metavar="TEXT", default=PROBE, help="compare the models on this text")
+    merge.add_argument("--probe", metavar="TEXT", default=PROBE_TEXT, help="compare the models on this text")
     merge.set_defaults(run=_merge)
     look = commands.add_parser(
         "inspect", help="what a run left", description=INSPECT, epilog=INSPECT_EXAMPLES, **layout
@@ -104,29 +102,31 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _inspect(options: argparse.Namespace) -> int:
-    found = describe(read_folder(options.folder))
+    found = describe(read_model_folder(options.folder))
     print(json.dumps(found, indent=2) if options.json else as_text(found))
     return 0
 
 
 def _merge(options: argparse.Namespace) -> int:
-    adapter = read_folder(options.adapter)
+    adapter = read_model_folder(options.adapter)
     if not adapter.holds_adapter:
         raise AdapterError(f"{adapter.path} holds a whole model already; there is no adapter to merge")
     base = Path(options.base or recorded_base(adapter) or adapter.path).expanduser()
-    check_out(options.out, [adapter.path, *([base] if base.is_dir() else [])], options.overwrite)
+    check_output_folder(options.out, [adapter.path, *([base] if base.is_dir() else [])], options.overwrite)
     model_path, dtype = options.base or adapter.path, DTYPES[options.dtype]
     loaded = load(model_path, adapter.path, dtype=torch.float32)
     ids = probe_ids(loaded, options.probe)
-    before = logits(loaded.model, ids)
+    before = probe_logits(loaded.model, ids)
     del loaded
     merged = load(model_path, adapter.path, merge=True, dtype=dtype)
     write_model(merged, options.out)
-    found = difference(before, logits(reload(options.out, merged.model), ids))
-    return _report(adapter, merged.base, options, found, TOLERANCE[dtype])
+    found = compare_logits(before, probe_logits(reload_model(options.out, merged.model), ids))
+    return _report(adapter, merged.base, options, found, LOGIT_TOLERANCE[dtype])
 
 
-def _report(adapter: Folder, base: str, options: argparse.Namespace, found: Difference, tolerance: float) -> int:
+def _report(
+    adapter: ModelFolder, base: str, options: argparse.Namespace, found: LogitDifference, tolerance: float
+) -> int:
     print(f"merged {adapter.path} ({method(adapter)}) into {base}: {options.out}, {options.dtype}")
     print(
         f"logits of the merged model against the adapter on its base, {found.tokens} tokens: largest difference "

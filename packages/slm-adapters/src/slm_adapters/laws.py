@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from slm_adapters.butterfly.ladder import MAX_STAGES, Rotation, divisors
 from slm_adapters.butterfly.reference import rotate_reference
 from slm_adapters.butterfly.rotate import rotate, rotate_back, rotation_matrix
+from slm_adapters.butterfly.structure import MAX_STAGES, Rotation, divisors
 
 try:
     from hypothesis import given, settings

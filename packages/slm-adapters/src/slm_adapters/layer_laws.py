@@ -9,7 +9,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from slm_adapters.butterfly.layer import ButterflyLayer
+from slm_adapters.butterfly.method.layer import ButterflyLayer
 
 _HELD_FOR_A_MOMENT = "slm_adapters_laws"
 

@@ -15,7 +15,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from slm_adapters.butterfly.ladder import Rotation, Stage
+from slm_adapters.butterfly.structure import Rotation, Stage
 
 # What a factor costs beside its products, in units of a group's size: passes over the activations. Measured on
 # CPUs (LOG.md); matrix units of GPUs prefer larger groups.

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from slm_adapters.butterfly.ladder import Rotation, Stage
+from slm_adapters.butterfly.structure import Rotation, Stage
 
 
 def rotate_reference(x: Tensor, angles: Tensor, rotation: Rotation, *, inverse: bool = False) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from slm_adapters.quantization import dequantized, is_quantized, requantize
+from slm_adapters.base.quantization import dequantized, is_quantized, requantize
 
 
 def features(layer: nn.Module) -> tuple[int, int] | None:

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from slm_adapters.attaching import attach, merge_in
-from slm_adapters.base_model import cast, check_finite, copy_dequantised, load_base
-from slm_adapters.bases import DAMAGED, Base, asked, base_for, base_of, find_base
+from slm_adapters.base.base_lookup import DAMAGED, BaseLocation, base_for, base_of, find_base, probe_base
+from slm_adapters.base.hub_errors import as_adapter_error
+from slm_adapters.base.model_folder import ModelFolder, read_model_folder
+from slm_adapters.base.model_loading import cast, check_finite, copy_dequantised, load_base
+from slm_adapters.base.quantization import compute_dtype, four_bit_config
 from slm_adapters.errors import AdapterError
-from slm_adapters.folders import Folder, read_folder
-from slm_adapters.quantization import compute_dtype, four_bit_config
-from slm_adapters.trouble import explained
+from slm_adapters.loading.attach import attach, merge_in
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,12 @@ def load(
     checkpoint: no pickles, no remote code.
     """
     base, adapter = _find(model_path, adapter_path)
-    base = asked(base)
+    base = probe_base(base)
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     small = adapter is not None and adapter.four_bit if four_bit is None else four_bit
     if small and adapter and four_bit is None:
         need_four_bit(adapter)
-    tokenizer = tokenizer_of(base, adapter)
+    tokenizer = load_tokenizer(base, adapter)
     model = _merged(base, adapter, where, small) if merge else _unmerged(base, adapter, where, small, dtype)
     if merge:
         cast(model, dtype or torch.float32)
@@ -66,25 +66,25 @@ def load(
     return Loaded(model, tokenizer, base.name, str(adapter.path) if adapter else None)
 
 
-def _find(model_path: str | Path, adapter_path: str | Path | None) -> tuple[Base, Folder | None]:
+def _find(model_path: str | Path, adapter_path: str | Path | None) -> tuple[BaseLocation, ModelFolder | None]:
     path = Path(model_path).expanduser()
     if adapter_path is None:
-        adapter = read_folder(path) if path.is_dir() and (path / "adapter_config.json").is_file() else None
+        adapter = read_model_folder(path) if path.is_dir() and (path / "adapter_config.json").is_file() else None
         return (base_of(adapter), adapter) if adapter else (find_base(model_path), None)
-    adapter = read_adapter(adapter_path)
+    adapter = read_adapter_folder(adapter_path)
     same = path.is_dir() and path.resolve() == adapter.path.resolve()
     return (base_of(adapter) if same else base_for(model_path, adapter)), adapter
 
 
-def read_adapter(path: str | Path) -> Folder:
+def read_adapter_folder(path: str | Path) -> ModelFolder:
     """The folder of an adapter. Raises AdapterError for another."""
-    found = read_folder(path)
+    found = read_model_folder(path)
     if not found.holds_adapter:
         raise AdapterError(f"{path} holds a whole model, not an adapter; give it alone")
     return found
 
 
-def need_four_bit(adapter: Folder) -> None:
+def need_four_bit(adapter: ModelFolder) -> None:
     """Raises AdapterError where an adapter was trained over 4 bits and there is nothing to hold a base in them."""
     try:
         four_bit_config(torch.float32)
@@ -95,31 +95,31 @@ def need_four_bit(adapter: Folder) -> None:
         ) from missing
 
 
-def tokenizer_of(base: Base, adapter: Folder | None) -> PreTrainedTokenizerBase:
+def load_tokenizer(base: BaseLocation, adapter: ModelFolder | None) -> PreTrainedTokenizerBase:
     """The adapter's own where it has one, else the base's."""
     if adapter and adapter.has_tokenizer:
         return _read_tokenizer(str(adapter.path), DAMAGED)
     if base.folder and not base.folder.has_tokenizer:
         raise AdapterError(f"{base.location} has no tokenizer; copy its tokenizer.json there")
-    return _read_tokenizer(base.location, base.advice, base.trouble, **base.where)
+    return _read_tokenizer(base.location, base.remedy, base.hub_error, **base.from_pretrained_options)
 
 
 def _read_tokenizer(
-    location: str, advice: str, trouble: Exception | None = None, **where: Any
+    location: str, remedy: str, hub_error: Exception | None = None, **where: Any
 ) -> PreTrainedTokenizerBase:
-    with explained(f"the tokenizer of {location}", advice, trouble):
+    with as_adapter_error(f"the tokenizer of {location}", remedy, hub_error):
         found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(location, trust_remote_code=False, **where)
     return found
 
 
 def _unmerged(
-    base: Base, adapter: Folder | None, device: torch.device, four_bit: bool, dtype: torch.dtype | None
+    base: BaseLocation, adapter: ModelFolder | None, device: torch.device, four_bit: bool, dtype: torch.dtype | None
 ) -> PreTrainedModel:
     model = load_base(base, device, dtype or (multiplies_in(device) if four_bit else torch.float32), four_bit)
     return attach(model, adapter, base.name) if adapter else model
 
 
-def _merged(base: Base, adapter: Folder | None, device: torch.device, four_bit: bool) -> PreTrainedModel:
+def _merged(base: BaseLocation, adapter: ModelFolder | None, device: torch.device, four_bit: bool) -> PreTrainedModel:
     model = load_base(base, device, torch.float32, four_bit=False)
     if four_bit:
         copy_dequantised(load_base(base, device, torch.float32, four_bit=True), model)

@@ -14,13 +14,14 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import Tensor, nn
 
-from slm_adapters.butterfly.base_weights import Pristine, exact, features, read_weight, write_weight
-from slm_adapters.butterfly.config import ButterflyConfig
-from slm_adapters.butterfly.ladder import Rotation
-from slm_adapters.butterfly.ready import Ready, RotatedLayer
+from slm_adapters.base.layer_weights import Pristine, exact, features, read_weight, write_weight
+from slm_adapters.base.quantization import is_quantized
+from slm_adapters.butterfly.method.config import ButterflyConfig
+from slm_adapters.butterfly.method.inference_cache import Ready, RotatedLayer
 from slm_adapters.butterfly.rotate import matrices, rotate, rotate_back, rotate_by
+from slm_adapters.butterfly.structure import Rotation
+from slm_adapters.butterfly.value_checks import check_strength
 from slm_adapters.errors import AdapterError
-from slm_adapters.quantization import is_quantized
 
 INPUT, OUTPUT, MAGNITUDE = "butterfly_input", "butterfly_output", "butterfly_magnitude"
 FEW_ROWS = 8  # as many sequences decoded together: up to here a rotation costs a notable part of the layer
@@ -104,8 +105,7 @@ class ButterflyLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # PEFT i
 
     def set_scale(self, adapter: str, scale: float) -> None:
         """Set the strength of ``adapter``: its angles (and magnitudes less one) count ``scale`` times."""
-        if not math.isfinite(scale):
-            raise AdapterError(f"butterfly strength {scale} must be a finite number")
+        check_strength(scale)
         if adapter in self.strength:
             self._refuse_while_merged("change the strength of", adapter)
             self.strength[adapter] = float(scale)

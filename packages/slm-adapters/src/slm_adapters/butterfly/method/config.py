@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from peft import PeftConfig
 
-from slm_adapters.butterfly.ladder import check_stages
+from slm_adapters.butterfly.value_checks import SIDES, check_values
 from slm_adapters.errors import AdapterError
 
 FORMAT = 1
-SIDES = ("input", "output", "both", "auto")
 
 
 class ButterflyType(StrEnum):
@@ -69,7 +67,7 @@ class ButterflyConfig(PeftConfig):  # type: ignore[misc]  # PEFT is typed in par
                 setattr(self, names, set(getattr(self, names)))
         if self.layers_pattern and self.layers_to_transform is None:
             raise AdapterError("layers_pattern says where layers_to_transform counts; give that too")
-        _check_values(self)
+        check_values(self.side, self.block_size, self.stages, self.strength, self.angle_dropout)
 
     @classmethod
     def check_kwargs(cls, **kwargs: Any) -> dict[str, Any]:
@@ -81,16 +79,3 @@ class ButterflyConfig(PeftConfig):  # type: ignore[misc]  # PEFT is typed in par
                 "update slm-adapters"
             )
         return super().check_kwargs(**kwargs)
-
-
-def _check_values(config: ButterflyConfig) -> None:
-    if config.side not in SIDES:
-        raise AdapterError(f"butterfly side {config.side!r} must be one of {', '.join(SIDES)}")
-    if config.block_size is not None and config.block_size < 2:
-        raise AdapterError(f"butterfly block size {config.block_size} must be at least 2")
-    if config.stages is not None:
-        check_stages(config.stages)
-    if not math.isfinite(config.strength):
-        raise AdapterError(f"butterfly strength {config.strength} must be a finite number")
-    if not 0 <= config.angle_dropout < 1:
-        raise AdapterError(f"butterfly angle dropout {config.angle_dropout} must be at least 0 and below 1")

@@ -17,9 +17,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
-from slm_adapters.butterfly.ladder import Rotation
-from slm_adapters.butterfly.layer import INPUT, ButterflyLayer
+from slm_adapters.butterfly.method.layer import INPUT, ButterflyLayer
 from slm_adapters.butterfly.rotate import rotation_matrix
+from slm_adapters.butterfly.structure import Rotation
 from slm_adapters.errors import AdapterError
 
 KEPT = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "task_type", "revision")

@@ -6,15 +6,15 @@ import math
 from functools import lru_cache
 from typing import Any
 
-from slm_adapters.attaching import adapter_config
-from slm_adapters.bases import recorded_base
-from slm_adapters.butterfly.ladder import Rotation, full_stages, prime_factors
-from slm_adapters.folders import Folder
+from slm_adapters.base.base_lookup import recorded_base
+from slm_adapters.base.model_folder import ModelFolder
+from slm_adapters.butterfly.structure import Rotation, full_stages, prime_factors
+from slm_adapters.loading.attach import adapter_config
 
 PART = ".butterfly_"
 
 
-def describe(folder: Folder) -> dict[str, Any]:
+def describe(folder: ModelFolder) -> dict[str, Any]:
     """Method, base, sizes, and what the method has to say, ready for JSON."""
     kind = _adapter(folder) if folder.holds_adapter else _model(folder)
     return kind | {
@@ -24,7 +24,7 @@ def describe(folder: Folder) -> dict[str, Any]:
     }
 
 
-def method(folder: Folder) -> str:
+def method(folder: ModelFolder) -> str:
     """In words: full model, LoRA, QLoRA, butterfly (full width) ..."""
     if not folder.holds_adapter:
         return "full model"
@@ -39,7 +39,7 @@ def method(folder: Folder) -> str:
     )
 
 
-def _model(folder: Folder) -> dict[str, Any]:
+def _model(folder: ModelFolder) -> dict[str, Any]:
     config = folder.config
     return {
         "method": method(folder),
@@ -48,7 +48,7 @@ def _model(folder: Folder) -> dict[str, Any]:
     }
 
 
-def _adapter(folder: Folder) -> dict[str, Any]:
+def _adapter(folder: ModelFolder) -> dict[str, Any]:
     adapter_config(folder)  # refuses what PEFT would not take
     config = folder.config
     found: dict[str, Any] = {"method": method(folder), "base": recorded_base(folder), "targets": _targets(config)}
@@ -69,7 +69,7 @@ def _targets(config: dict[str, Any]) -> list[str] | str | None:
     return sorted({".".join(part for part in name.split(".")[-2:] if not part.isdigit()) for name in targets})
 
 
-def _rotations(folder: Folder) -> list[dict[str, Any]]:
+def _rotations(folder: ModelFolder) -> list[dict[str, Any]]:
     """A row for each rotation: where, which side, its structure, and how far it turns."""
     strength = float(folder.config.get("strength", 1.0))
     rows = []

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from slm_adapters.bases import Base
-from slm_adapters.butterfly.base_weights import read_weight, write_weight
+from slm_adapters.base.base_lookup import BaseLocation
+from slm_adapters.base.four_bit import prepare_four_bit
+from slm_adapters.base.hub_errors import as_adapter_error
+from slm_adapters.base.layer_weights import read_weight, write_weight
+from slm_adapters.base.log_filters import quiet_bitsandbytes, quiet_loading_report
+from slm_adapters.base.quantization import four_bit_config, is_quantized
 from slm_adapters.errors import AdapterError
-from slm_adapters.quantization import four_bit_config, is_quantized, prepare_four_bit
-from slm_adapters.quiet import quiet_bitsandbytes
-from slm_adapters.trouble import explained
 
 
-def load_base(base: Base, device: torch.device, dtype: torch.dtype, four_bit: bool) -> PreTrainedModel:
+def load_base(base: BaseLocation, device: torch.device, dtype: torch.dtype, four_bit: bool) -> PreTrainedModel:
     """The model on ``device``, in ``dtype``, or in 4 bits that multiply in ``dtype``, laid out as for training.
 
     Raises AdapterError for a model that cannot be had, is damaged, or lacks weights.
@@ -28,14 +26,18 @@ def load_base(base: Base, device: torch.device, dtype: torch.dtype, four_bit: bo
     if four_bit:
         quantization = four_bit_config(dtype)
         settings = {"dtype": torch.float32, "quantization_config": quantization, "device_map": {"": device}}
-    with explained(f"the model {base.name}", base.advice, base.trouble), quiet_bitsandbytes(), _quiet_report():
+    with (
+        as_adapter_error(f"the model {base.name}", base.remedy, base.hub_error),
+        quiet_bitsandbytes(),
+        quiet_loading_report(),
+    ):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             base.location,
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # refused below, in a sentence
-            **base.where,
+            **base.from_pretrained_options,
             **settings,
         )
     model, report = loaded
@@ -43,7 +45,7 @@ def load_base(base: Base, device: torch.device, dtype: torch.dtype, four_bit: bo
     return prepare_four_bit(model, gradient_checkpointing=False) if four_bit else model.to(device)
 
 
-def _check_complete(base: Base, model: PreTrainedModel, report: dict[str, Any]) -> None:
+def _check_complete(base: BaseLocation, model: PreTrainedModel, report: dict[str, Any]) -> None:
     if getattr(model, "_hf_peft_config_loaded", False):
         raise AdapterError(f"{base.name} on the hub holds an adapter; download it, and give its folder")
     if missing := sorted(report["missing_keys"]):
@@ -56,22 +58,6 @@ def _check_complete(base: Base, model: PreTrainedModel, report: dict[str, Any]) 
             f"the weights of {base.name} have other shapes than its config.json says, such as {mismatched[0]} "
             f"({len(mismatched)} in all); copy it again"
         )
-
-
-@contextmanager
-def _quiet_report() -> Iterator[None]:
-    """transformers prints a table of what is missing or unexpected; what matters of it is an error here. A filter:
-    at a raised level transformers says more, not less."""
-    logger = logging.getLogger("transformers.modeling_utils")
-    logger.addFilter(_is_error)
-    try:
-        yield
-    finally:
-        logger.removeFilter(_is_error)
-
-
-def _is_error(record: logging.LogRecord) -> bool:
-    return record.levelno >= logging.ERROR
 
 
 def copy_dequantised(small: PreTrainedModel, whole: PreTrainedModel) -> None:

@@ -11,13 +11,13 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPIN
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from slm_adapters.base.hub_errors import hub_error_reason
+from slm_adapters.base.model_folder import ADAPTER_CONFIG, ModelFolder
 from slm_adapters.errors import AdapterError
-from slm_adapters.folders import ADAPTER_CONFIG, Folder
 from slm_adapters.targets import linear_layers
-from slm_adapters.trouble import reason
 
 
-def attach(model: PreTrainedModel, adapter: Folder, base: str, name: str = "default") -> PreTrainedModel:
+def attach(model: PreTrainedModel, adapter: ModelFolder, base: str, name: str = "default") -> PreTrainedModel:
     """``model`` with the adapter on it, a PeftModel. It may be one already, of the same method, whose adapters stay,
     and the first of them active. ``base``: what to call the model in errors; ``name``: what PEFT calls the adapter.
 
@@ -38,12 +38,12 @@ def attach(model: PreTrainedModel, adapter: Folder, base: str, name: str = "defa
             else:
                 adapted = PeftModel.from_pretrained(model, str(adapter.path), name, config=config, torch_device=device)
     except Exception as misfit:
-        raise _misfit(adapter, base, reason(misfit)) from misfit
+        raise _misfit(adapter, base, hub_error_reason(misfit)) from misfit
     _check_complete(adapted, adapter, base, name)
     return adapted
 
 
-def adapter_config(adapter: Folder) -> Any:
+def adapter_config(adapter: ModelFolder) -> Any:
     """PEFT's configuration object. Raises AdapterError for an unknown method and for settings out of range."""
     method = adapter.config.get("peft_type")
     if method not in PEFT_TYPE_TO_CONFIG_MAPPING:
@@ -57,10 +57,10 @@ def adapter_config(adapter: Folder) -> Any:
         raise
     except Exception as refused:
         where = adapter.path / ADAPTER_CONFIG
-        raise AdapterError(f"{where} cannot be used: {reason(refused)}; repair it") from refused
+        raise AdapterError(f"{where} cannot be used: {hub_error_reason(refused)}; repair it") from refused
 
 
-def merge_in(adapted: PreTrainedModel, adapter: Folder) -> PreTrainedModel:
+def merge_in(adapted: PreTrainedModel, adapter: ModelFolder) -> PreTrainedModel:
     """The plain model, with the adapter in its weights."""
     merge = getattr(getattr(adapted, "base_model", None), "merge_and_unload", None)
     if merge is None:
@@ -69,13 +69,13 @@ def merge_in(adapted: PreTrainedModel, adapter: Folder) -> PreTrainedModel:
     return merged
 
 
-def _check_finite(adapter: Folder) -> None:
+def _check_finite(adapter: ModelFolder) -> None:
     for name, values in adapter.values():
         if values.is_floating_point() and not values.isfinite().all():
             raise AdapterError(f"the adapter in {adapter.path} has no finite numbers in {_short(name)}; train it again")
 
 
-def _check_complete(adapted: Any, adapter: Folder, base: str, name: str) -> None:
+def _check_complete(adapted: Any, adapter: ModelFolder, base: str, name: str) -> None:
     """PEFT leaves layers that the file does not have untrained, and drops those that the model does not have."""
     wanted = set(get_peft_model_state_dict(adapted, adapter_name=name, save_embedding_layers=False))
     found = set(adapter.tensors)
@@ -86,7 +86,7 @@ def _check_complete(adapted: Any, adapter: Folder, base: str, name: str) -> None
         raise _misfit(adapter, base, f"the model has no {_short(left[0])}")
 
 
-def _misfit(adapter: Folder, base: str, why: str) -> AdapterError:
+def _misfit(adapter: ModelFolder, base: str, why: str) -> AdapterError:
     recorded = adapter.config.get("base_model_name_or_path")
     advice = f"it was trained on {recorded!r}" if recorded else "give the model that it was trained on"
     return AdapterError(f"the adapter in {adapter.path} does not fit {base}: {_short(why)}; {advice}")

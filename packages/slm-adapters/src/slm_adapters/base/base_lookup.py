@@ -1,4 +1,4 @@
-"""Base models by name: a folder, a hub name, or a base that an installed package brings along."""
+"""BaseLocation models by name: a folder, a hub name, or a base that an installed package brings along."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+from slm_adapters.base.hub_errors import probe_hub
+from slm_adapters.base.model_folder import ModelFolder, read_model_folder
 from slm_adapters.errors import AdapterError
-from slm_adapters.folders import Folder, read_folder
-from slm_adapters.trouble import hub_trouble
 
 FULL_NAMES = {"distilgpt2": "distilbert/distilgpt2", "gpt2": "openai-community/gpt2"}
-GROUP = "slm_adapters.bases"  # entry points: the base's name, and a function that returns its folder
+GROUP = "slm_adapters.base.base_lookup"  # entry points: the base's name, and a function that returns its folder
 PACKAGES = {"sample": "slm-data"}  # who brings which, to be named where it is not installed
 
 DAMAGED = "the files in it are damaged or not a model's; copy it again or give another"
@@ -20,26 +20,26 @@ ON_THE_HUB = "it is no folder here either: check the name, try again later, or g
 
 
 @dataclass(frozen=True)
-class Base:
+class BaseLocation:
     """A base model by its name, and where transformers finds it: a folder or a repository of the hub.
 
-    ``named``: the name means the same on every machine; a folder's does not."""
+    ``is_portable``: the name means the same on every machine; a folder's does not."""
 
     name: str
     location: str
-    folder: Folder | None  # None: on the hub
-    named: bool
+    folder: ModelFolder | None  # None: on the hub
+    is_portable: bool
     revision: str | None = None
-    trouble: Exception | None = None  # why the hub does not give it; only the cache is looked at then
+    hub_error: Exception | None = None  # why the hub does not give it; only the cache is looked at then
 
     @property
-    def where(self) -> dict[str, Any]:
+    def from_pretrained_options(self) -> dict[str, Any]:
         """What ``from_pretrained`` needs besides the location."""
         found: dict[str, Any] = {"revision": self.revision} if self.revision else {}
-        return found | {"local_files_only": True} if self.trouble else found
+        return found | {"local_files_only": True} if self.hub_error else found
 
     @property
-    def advice(self) -> str:
+    def remedy(self) -> str:
         """What to do where it cannot be loaded."""
         return DAMAGED if self.folder else ON_THE_HUB
 
@@ -49,7 +49,7 @@ def full_name(name: str) -> str:
     return FULL_NAMES.get(name, name)
 
 
-def find_base(name: str | Path) -> Base:
+def find_base(name: str | Path) -> BaseLocation:
     """Where the base called ``name`` lies. Asks no hub.
 
     Raises AdapterError for a folder that is missing or holds no whole model, and for a base of a package that is
@@ -57,22 +57,22 @@ def find_base(name: str | Path) -> Base:
     """
     if name in PACKAGES or name in installed_bases():
         folder = _installed_folder(str(name))
-        return Base(str(name), str(folder), read_folder(folder), named=True)
+        return BaseLocation(str(name), str(folder), read_model_folder(folder), is_portable=True)
     path = Path(name).expanduser()
     if path.is_dir() or _means_a_path(name):
-        found = read_folder(name)
+        found = read_model_folder(name)
         if found.holds_adapter:
             raise AdapterError(f"{name} holds an adapter, not a base model; give the model that it was trained on")
-        return Base(str(name), str(path), found, named=False)
-    return Base(full_name(str(name)), full_name(str(name)), None, named=True)
+        return BaseLocation(str(name), str(path), found, is_portable=False)
+    return BaseLocation(full_name(str(name)), full_name(str(name)), None, is_portable=True)
 
 
-def asked(base: Base) -> Base:
+def probe_base(base: BaseLocation) -> BaseLocation:
     """``base``, and whether the hub gives it, where it is to come from there."""
-    return base if base.folder else replace(base, trouble=hub_trouble(base.location))
+    return base if base.folder else replace(base, hub_error=probe_hub(base.location))
 
 
-def base_of(adapter: Folder) -> Base:
+def base_of(adapter: ModelFolder) -> BaseLocation:
     """The base that an adapter names as its own."""
     name = recorded_base(adapter)
     if name is None:
@@ -86,11 +86,11 @@ def base_of(adapter: Folder) -> Base:
     return _at_revision(base, adapter)
 
 
-def base_for(name: str | Path, adapter: Folder) -> Base:
+def base_for(name: str | Path, adapter: ModelFolder) -> BaseLocation:
     """The base that the user names for an adapter. A folder may be any, and has to fit; another *name* than the
     adapter's own is a mistake: AdapterError."""
     base, recorded = find_base(name), recorded_base(adapter)
-    if recorded is None or not base.named or _means_a_path(recorded) or _is_plain_folder(recorded):
+    if recorded is None or not base.is_portable or _means_a_path(recorded) or _is_plain_folder(recorded):
         return base
     if base.name != full_name(recorded):
         raise AdapterError(
@@ -100,7 +100,7 @@ def base_for(name: str | Path, adapter: Folder) -> Base:
     return _at_revision(base, adapter)
 
 
-def recorded_base(adapter: Folder) -> str | None:
+def recorded_base(adapter: ModelFolder) -> str | None:
     """What adapter_config.json says the base is."""
     return adapter.config.get("base_model_name_or_path") or None
 
@@ -116,7 +116,7 @@ def _installed_folder(name: str) -> Path:
     raise AdapterError(f"base {name!r} is the built-in model of {PACKAGES[name]}; install {PACKAGES[name]}")
 
 
-def _at_revision(base: Base, adapter: Folder) -> Base:
+def _at_revision(base: BaseLocation, adapter: ModelFolder) -> BaseLocation:
     return base if base.folder else replace(base, revision=adapter.config.get("revision"))
 
 

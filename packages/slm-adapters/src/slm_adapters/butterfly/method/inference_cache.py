@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from slm_adapters.butterfly.base_weights import write_weight
-from slm_adapters.butterfly.ladder import Rotation
+from slm_adapters.base.layer_weights import write_weight
 from slm_adapters.butterfly.rotate import matrices
+from slm_adapters.butterfly.structure import Rotation
 
 
 @dataclass(frozen=True)

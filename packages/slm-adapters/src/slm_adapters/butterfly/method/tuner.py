@@ -18,11 +18,11 @@ from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
-from slm_adapters.butterfly.base_weights import features
-from slm_adapters.butterfly.config import ButterflyConfig, ButterflyType
-from slm_adapters.butterfly.layer import ButterflyLayer
+from slm_adapters.base.layer_weights import features
+from slm_adapters.base.quantization import is_quantized, keep_layout
+from slm_adapters.butterfly.method.config import ButterflyConfig, ButterflyType
+from slm_adapters.butterfly.method.layer import ButterflyLayer
 from slm_adapters.errors import AdapterError
-from slm_adapters.quantization import is_quantized, keep_layout
 
 BASE = "__base__"  # PEFT's word for a row without an adapter
 
