@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import slm_adapters
-from slm_testing.adapters.tiny_adapters import Save, Tiny, logits, with_butterfly
+from slm_testing.adapters.tiny_adapters import MakeModel, Save, logits, with_butterfly
 
 HEAVY = ["torch", "transformers", "peft", "bitsandbytes", "datasets", "pyarrow", "huggingface_hub", "hypothesis"]
 
@@ -57,8 +57,8 @@ from transformers import AutoModelForCausalLM
 base, run = sys.argv[1:3]
 model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), run).eval()
 with torch.no_grad():
-    found = model(input_ids=torch.load(sys.argv[3]), use_cache=False).logits
-print(type(model.base_model).__name__, torch.equal(found, torch.load(sys.argv[4])))
+    actual = model(input_ids=torch.load(sys.argv[3]), use_cache=False).logits
+print(type(model.base_model).__name__, torch.equal(actual, torch.load(sys.argv[4])))
 """
 
 
@@ -72,7 +72,7 @@ print(type(model.base_model).__name__, torch.equal(found, torch.load(sys.argv[4]
     ids=["slm_adapters-first", "peft-first", "method-first"],
 )
 def test_peft_alone_loads_a_butterfly_in_every_order_of_imports(
-    imports: str, tiny: Tiny, base: Path, save: Save, input_ids: torch.Tensor, tmp_path: Path
+    imports: str, tiny: MakeModel, base: Path, save: Save, input_ids: torch.Tensor, tmp_path: Path
 ) -> None:
     adapted = with_butterfly(tiny("gpt2"))
     run = save(adapted)

@@ -42,3 +42,11 @@ def quiet_loading_report() -> Iterator[None]:
 
 def _is_error(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.ERROR
+
+
+def quiet_transformers() -> None:
+    """Turn off transformers' progress bars and its messages below errors, for the rest of the process."""
+    from transformers.utils import logging as transformers_logging  # heavy: this module must stay light
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()

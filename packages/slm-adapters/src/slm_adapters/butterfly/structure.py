@@ -1,12 +1,12 @@
-"""The structure of a butterfly: which coordinates each stage rotates, for a width of any kind.
+"""Structure of a butterfly rotation: which coordinates each stage rotates, for a width of any kind.
 
-A block of ``b = p_1 p_2 ... p_k`` coordinates (primes, ascending) is read as a number of k digits. Stage i
-rotates the coordinates that differ in digit i alone: pairs at stride 1, 2, 4 ... for the digits of two (the
-FFT's ladder), triples at stride 256 for the three of 768. After all k stages every input has reached every
-output, because every digit has been mixed. Further stages climb the ladder again from its first step.
+A block of ``b = p_1 p_2 ... p_k`` coordinates (primes, ascending) is read as a number of k digits. Stage i rotates
+coordinates that differ in digit i only: pairs at stride 1, 2, 4 ... for the factors of two (the strides of the FFT),
+triples at stride 256 for the factor three of 768. After all k stages every output depends on every input, because
+every digit has been mixed. Further stages start again at the first digit.
 
-Within a digit of an odd prime p, planes are taken at distances 1, 2, 4 ... and back (1, 2, 1 for a triple: its
-three Euler angles), so that each of the p values reaches each other in 2 ceil(log2 p) - 1 layers of planes.
+Within a digit of an odd prime p, planes are taken at distances 1, 2, 4 ... and back (1, 2, 1 for a triple, which are
+its three Euler angles), so that 2 ceil(log2 p) - 1 layers of planes let each of the p values reach each other.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Plane = tuple[int, int]
 
 @dataclass(frozen=True)
 class Stage:
-    """Rotates ``outer * stride`` groups of ``radix`` coordinates that lie ``stride`` apart."""
+    """Rotates ``outer * stride`` groups of ``radix`` coordinates that are ``stride`` apart."""
 
     radix: int
     stride: int
@@ -32,7 +32,7 @@ class Stage:
 
     @property
     def planes(self) -> tuple[Plane, ...]:
-        """Pairs of digit values, in the order in which they rotate."""
+        """Pairs of digit values, in the order in which they are rotated."""
         return _planes(self.radix)
 
     @property
@@ -42,6 +42,7 @@ class Stage:
 
     @property
     def angle_count(self) -> int:
+        """Angles of the stage in one block."""
         planes, outer, stride = self.angle_shape
         return planes * outer * stride
 
@@ -50,7 +51,8 @@ class Stage:
 class Rotation:
     """A rotation of ``width`` coordinates, in blocks of ``block_size`` with ``stages`` stages each.
 
-    ``Rotation.of`` fills in what is left open. Raises AdapterError for a block that does not divide the width.
+    ``Rotation.of`` has defaults for the block size and the stages. Raises AdapterError for a block size that does not
+    divide the width, and for a number of stages out of range.
     """
 
     width: int
@@ -59,7 +61,7 @@ class Rotation:
 
     @classmethod
     def of(cls, width: int, block_size: int | None = None, stages: int | None = None) -> Rotation:
-        """Full width without ``block_size``; without ``stages`` as many as mix a block fully."""
+        """Full width without ``block_size``; as many stages as mix a block fully without ``stages``."""
         block = width if block_size is None else block_size
         _check_block(width, block)
         return cls(width, block, full_stages(block) if stages is None else stages)
@@ -70,65 +72,71 @@ class Rotation:
 
     @property
     def blocks(self) -> int:
+        """Number of blocks."""
         return self.width // self.block_size
 
     @cached_property
-    def ladder(self) -> tuple[Stage, ...]:
+    def stage_sequence(self) -> tuple[Stage, ...]:
         """The stages of a block, in the order in which they rotate."""
-        steps = _ladder(self.block_size)
-        return tuple(steps[at % len(steps)] for at in range(self.stages))
+        sweep = _full_sweep(self.block_size)
+        return tuple(sweep[index % len(sweep)] for index in range(self.stages))
 
     @property
     def angle_shape(self) -> tuple[int, int]:
-        """``[blocks, angles of a block]``. For a given width it tells block size and stages apart, so that a
-        checkpoint made for others does not fit."""
-        return self.blocks, sum(stage.angle_count for stage in self.ladder)
+        """``[blocks, angles of a block]``.
+
+        For a given width no two combinations of block size and stages have the same shape, so that a checkpoint of
+        another rotation does not fit.
+        """
+        return self.blocks, sum(stage.angle_count for stage in self.stage_sequence)
 
     @property
     def angle_count(self) -> int:
+        """Angles of all blocks."""
         blocks, angles = self.angle_shape
         return blocks * angles
 
     def __deepcopy__(self, memo: object) -> Rotation:
-        return self
+        return self  # immutable, and its cached stages are worth sharing
 
 
 def full_stages(block_size: int) -> int:
-    """Stages after which every coordinate of a block has reached every other: its prime factors, counted."""
+    """Return how many stages let every output of a block depend on every input: its number of prime factors."""
     return len(prime_factors(block_size))
 
 
 def check_stages(stages: int) -> None:
-    """Raises AdapterError unless ``stages`` is from 1 to MAX_STAGES."""
+    """Raise AdapterError unless ``stages`` is from 1 to MAX_STAGES."""
     if not 1 <= stages <= MAX_STAGES:
         raise AdapterError(
-            f"butterfly stages {stages} must be from 1 to {MAX_STAGES}; log2 of the block mixes it fully"
+            f"butterfly stages {stages} must be from 1 to {MAX_STAGES}; log2 of the block size mixes a block fully"
         )
 
 
 @lru_cache
 def prime_factors(number: int) -> tuple[int, ...]:
-    """Ascending, each as often as it divides."""
-    found, divisor = [], 2
+    """Return the prime factors of ``number``, ascending, with multiplicity."""
+    factors, divisor = [], 2
     while divisor * divisor <= number:
         while number % divisor == 0:
-            found.append(divisor)
+            factors.append(divisor)
             number //= divisor
         divisor += 1
-    return (*found, number) if number > 1 else tuple(found)
+    return (*factors, number) if number > 1 else tuple(factors)
 
 
 def divisors(number: int) -> list[int]:
-    """Ascending, without 1."""
+    """Return the divisors of ``number``, ascending, without 1."""
     return [d for d in range(2, number + 1) if number % d == 0]
 
 
 @lru_cache
-def _ladder(block_size: int) -> tuple[Stage, ...]:
-    return tuple(_climb(block_size))
+def _full_sweep(block_size: int) -> tuple[Stage, ...]:
+    """The stages that mix each digit once."""
+    return tuple(_stages_by_digit(block_size))
 
 
-def _climb(block_size: int) -> Iterator[Stage]:
+def _stages_by_digit(block_size: int) -> Iterator[Stage]:
     stride = 1
     for radix in prime_factors(block_size):
         yield Stage(radix, stride, block_size // (radix * stride))
@@ -137,8 +145,8 @@ def _climb(block_size: int) -> Iterator[Stage]:
 
 @lru_cache
 def _planes(radix: int) -> tuple[Plane, ...]:
-    up = [2**s for s in range((radix - 1).bit_length())]
-    distances = [*up, *reversed(up[:-1])]
+    ascending = [2**power for power in range((radix - 1).bit_length())]
+    distances = [*ascending, *reversed(ascending[:-1])]
     return tuple((low, low + d) for d in distances for low in range(radix - d) if not low & d)
 
 

@@ -1,4 +1,7 @@
-"""An adapter from its folder onto a model, refused where PEFT would load it in part, and into its weights."""
+"""Attaching an adapter from its folder to a model, and merging it into the weights.
+
+PEFT loads an adapter that fits only in part, with a warning; here that is an error.
+"""
 
 from __future__ import annotations
 
@@ -11,40 +14,54 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPIN
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from slm_adapters.base.base_lookup import recorded_base
 from slm_adapters.base.hub_errors import hub_error_reason
 from slm_adapters.base.model_folder import ADAPTER_CONFIG, ModelFolder
 from slm_adapters.errors import AdapterError
 from slm_adapters.targets import linear_layers
 
 
-def attach(model: PreTrainedModel, adapter: ModelFolder, base: str, name: str = "default") -> PreTrainedModel:
-    """``model`` with the adapter on it, a PeftModel. It may be one already, of the same method, whose adapters stay,
-    and the first of them active. ``base``: what to call the model in errors; ``name``: what PEFT calls the adapter.
+def attach_adapter(
+    model: PreTrainedModel, adapter: ModelFolder, base_name: str, adapter_name: str = "default"
+) -> PreTrainedModel:
+    """Return a PeftModel of ``model`` with the adapter attached.
 
-    Raises AdapterError for a method that PEFT does not know, and for an adapter of another model.
+    Args:
+        model: A plain model, or a PeftModel with adapters of the same method, the first of which stays active.
+        adapter: The adapter's folder.
+        base_name: What errors call the model.
+        adapter_name: What PEFT calls the adapter.
+
+    Raises:
+        AdapterError: For a method that PEFT does not know, and for an adapter of another model.
     """
-    config = adapter_config(adapter)
+    config = read_adapter_config(adapter)
     _check_finite(adapter)
-    if hasattr(config, "fan_in_fan_out"):  # PEFT corrects it too, with a warning for each load
+    if hasattr(config, "fan_in_fan_out"):  # PEFT 0.21 corrects a wrong value too, but warns on each load
         config.fan_in_fan_out = any(isinstance(layer, Conv1D) for layer in linear_layers(model).values())
-    device = str(next(model.parameters()).device)
-    adapted: Any = model
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Found missing adapter keys")  # an error here, below
-            if isinstance(model, PeftModel):
-                adapted.add_adapter(name, config)
-                adapted.load_adapter(str(adapter.path), name, torch_device=device)
-            else:
-                adapted = PeftModel.from_pretrained(model, str(adapter.path), name, config=config, torch_device=device)
-    except Exception as misfit:
-        raise _misfit(adapter, base, hub_error_reason(misfit)) from misfit
-    _check_complete(adapted, adapter, base, name)
+            warnings.filterwarnings("ignore", message="Found missing adapter keys")  # _check_complete refuses them
+            adapted = _attach_with_peft(model, adapter, config, adapter_name)
+    except Exception as error:
+        raise _misfit(adapter, base_name, hub_error_reason(error)) from error
+    _check_complete(adapted, adapter, base_name, adapter_name)
     return adapted
 
 
-def adapter_config(adapter: ModelFolder) -> Any:
-    """PEFT's configuration object. Raises AdapterError for an unknown method and for settings out of range."""
+def _attach_with_peft(model: PreTrainedModel, adapter: ModelFolder, config: Any, adapter_name: str) -> PreTrainedModel:
+    device = str(next(model.parameters()).device)
+    path = str(adapter.path)
+    if isinstance(model, PeftModel):
+        adapted: Any = model
+        adapted.add_adapter(adapter_name, config)
+        adapted.load_adapter(path, adapter_name, torch_device=device)
+        return model
+    return PeftModel.from_pretrained(model, path, adapter_name, config=config, torch_device=device)
+
+
+def read_adapter_config(adapter: ModelFolder) -> Any:
+    """Return PEFT's configuration object. Raises AdapterError for an unknown method and for values out of range."""
     method = adapter.config.get("peft_type")
     if method not in PEFT_TYPE_TO_CONFIG_MAPPING:
         raise AdapterError(
@@ -55,13 +72,13 @@ def adapter_config(adapter: ModelFolder) -> Any:
         return PEFT_TYPE_TO_CONFIG_MAPPING[method].from_pretrained(str(adapter.path))
     except AdapterError:
         raise
-    except Exception as refused:
-        where = adapter.path / ADAPTER_CONFIG
-        raise AdapterError(f"{where} cannot be used: {hub_error_reason(refused)}; repair it") from refused
+    except Exception as error:
+        path = adapter.path / ADAPTER_CONFIG
+        raise AdapterError(f"{path} cannot be used: {hub_error_reason(error)}; repair it") from error
 
 
-def merge_in(adapted: PreTrainedModel, adapter: ModelFolder) -> PreTrainedModel:
-    """The plain model, with the adapter in its weights."""
+def merge_adapter(adapted: PreTrainedModel, adapter: ModelFolder) -> PreTrainedModel:
+    """Return the plain model with the adapter merged into its weights. Raises AdapterError if its method cannot."""
     merge = getattr(getattr(adapted, "base_model", None), "merge_and_unload", None)
     if merge is None:
         raise AdapterError(f"an adapter of the method {adapter.config['peft_type']} cannot be merged: {adapter.path}")
@@ -72,25 +89,28 @@ def merge_in(adapted: PreTrainedModel, adapter: ModelFolder) -> PreTrainedModel:
 def _check_finite(adapter: ModelFolder) -> None:
     for name, values in adapter.values():
         if values.is_floating_point() and not values.isfinite().all():
-            raise AdapterError(f"the adapter in {adapter.path} has no finite numbers in {_short(name)}; train it again")
+            raise AdapterError(
+                f"the adapter in {adapter.path} has values that are not finite in {_short(name)}; train it again"
+            )
 
 
-def _check_complete(adapted: Any, adapter: ModelFolder, base: str, name: str) -> None:
-    """PEFT leaves layers that the file does not have untrained, and drops those that the model does not have."""
-    wanted = set(get_peft_model_state_dict(adapted, adapter_name=name, save_embedding_layers=False))
-    found = set(adapter.tensors)
+def _check_complete(adapted: Any, adapter: ModelFolder, base_name: str, adapter_name: str) -> None:
+    """Refuse both misfits: PEFT leaves layers without values untrained, and drops values without a layer."""
+    expected = set(get_peft_model_state_dict(adapted, adapter_name=adapter_name, save_embedding_layers=False))
+    saved = set(adapter.tensors)
     prefix = PEFT_TYPE_TO_PREFIX_MAPPING.get(adapter.config["peft_type"])
-    if lacking := sorted(wanted - found):
-        raise _misfit(adapter, base, f"it has nothing for {_short(lacking[0])}")
-    if left := sorted(name for name in found - wanted if prefix and f".{prefix}" in name):
-        raise _misfit(adapter, base, f"the model has no {_short(left[0])}")
+    if missing := sorted(expected - saved):
+        raise _misfit(adapter, base_name, f"it has no values for {_short(missing[0])}")
+    if unused := sorted(name for name in saved - expected if prefix and f".{prefix}" in name):
+        raise _misfit(adapter, base_name, f"the model has no {_short(unused[0])}")
 
 
-def _misfit(adapter: ModelFolder, base: str, why: str) -> AdapterError:
-    recorded = adapter.config.get("base_model_name_or_path")
-    advice = f"it was trained on {recorded!r}" if recorded else "give the model that it was trained on"
-    return AdapterError(f"the adapter in {adapter.path} does not fit {base}: {_short(why)}; {advice}")
+def _misfit(adapter: ModelFolder, base_name: str, reason: str) -> AdapterError:
+    recorded = recorded_base(adapter)
+    remedy = f"it was trained on {recorded!r}" if recorded else "give the model that it was trained on"
+    return AdapterError(f"the adapter in {adapter.path} does not fit {base_name}: {_short(reason)}; {remedy}")
 
 
 def _short(name: str) -> str:
+    """``name`` without the prefix of PEFT's wrapper."""
     return name.replace("base_model.model.", "")

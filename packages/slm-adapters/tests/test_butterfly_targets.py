@@ -9,11 +9,19 @@ import torch
 from peft import PeftModel, inject_adapter_in_model
 
 from slm_adapters import AdapterError, ButterflyConfig, LoraSettings, add_lora
-from slm_testing.adapters.tiny_adapters import NAMES, Tiny, assert_close, butterfly, layers, logits, stirred
+from slm_testing.adapters.tiny_adapters import (
+    NAMES,
+    MakeModel,
+    assert_close,
+    butterfly,
+    layers,
+    logits,
+    random_butterfly,
+)
 
 
 @pytest.mark.parametrize(
-    ("chosen", "wanted"),
+    ("chosen", "expected"),
     [
         ({}, {(block, name) for block in "01" for name in NAMES}),
         ({"target_modules": "all-linear"}, {(block, name) for block in "01" for name in NAMES}),
@@ -28,21 +36,23 @@ from slm_testing.adapters.tiny_adapters import NAMES, Tiny, assert_close, butter
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",  # sets print in no fixed order
 )
-def test_layers_are_chosen_as_in_every_method(tiny: Tiny, chosen: dict[str, Any], wanted: set[tuple[str, str]]) -> None:
+def test_layers_are_chosen_as_in_every_method(
+    tiny: MakeModel, chosen: dict[str, Any], expected: set[tuple[str, str]]
+) -> None:
     adapted = butterfly(tiny("llama"), **chosen)
-    found = {(at.split(".layers.")[1][0], at.rpartition(".")[2]) for at in layers(adapted)}
-    assert found == wanted
+    actual = {(at.split(".layers.")[1][0], at.rpartition(".")[2]) for at in layers(adapted)}
+    assert actual == expected
 
 
-def test_the_head_is_adapted_where_it_is_named(tiny: Tiny, input_ids: torch.Tensor) -> None:
-    adapted = stirred(tiny("llama"), target_modules=["lm_head"], side="input")
+def test_the_head_is_adapted_where_it_is_named(tiny: MakeModel, input_ids: torch.Tensor) -> None:
+    adapted = random_butterfly(tiny("llama"), target_modules=["lm_head"], side="input")
     assert [at.rpartition(".")[2] for at in layers(adapted)] == ["lm_head"]
     unmerged = logits(adapted, input_ids)
     assert_close(logits(adapted.merge_and_unload(), input_ids), unmerged)
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"target_modules": ["q_proj", "c_attn"]}, r"target module 'c_attn' matches no layer"),
         ({"target_modules": ["embed_tokens"]}, r"embed_tokens is a Embedding; butterfly adapters go on linear layers"),
@@ -51,13 +61,15 @@ def test_the_head_is_adapted_where_it_is_named(tiny: Tiny, input_ids: torch.Tens
     ],
     ids=str,
 )
-def test_what_does_not_fit_the_model_is_refused_by_name(tiny: Tiny, settings: dict[str, Any], told: str) -> None:
-    with pytest.raises(AdapterError, match=told):
+def test_what_does_not_fit_the_model_is_refused_by_name(
+    tiny: MakeModel, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(AdapterError, match=message):
         butterfly(tiny("llama"), **settings)
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         ({"side": "left"}, "side 'left' must be one of input, output, both, auto"),
         ({"block_size": 1}, "block size 1 must be at least 2"),
@@ -68,16 +80,16 @@ def test_what_does_not_fit_the_model_is_refused_by_name(tiny: Tiny, settings: di
         ({"strength": math.inf}, "strength inf must be a finite number"),
         ({"angle_dropout": 1.0}, "angle dropout 1.0 must be at least 0 and below 1"),
         ({"angle_dropout": -0.5}, "angle dropout -0.5 must be"),
-        ({"layers_pattern": "h"}, "layers_pattern says where layers_to_transform counts"),
+        ({"layers_pattern": "h"}, "layers_pattern names the list that layers_to_transform indexes"),
     ],
     ids=str,
 )
-def test_settings_out_of_range_are_refused_where_they_are_made(wrong: dict[str, Any], told: str) -> None:
-    with pytest.raises(AdapterError, match=told):
+def test_settings_out_of_range_are_refused_where_they_are_made(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(AdapterError, match=message):
         ButterflyConfig(**wrong)
 
 
-def test_another_method_on_the_same_layer_is_refused(tiny: Tiny) -> None:
+def test_another_method_on_the_same_layer_is_refused(tiny: MakeModel) -> None:
     mixed = add_lora(tiny("llama"), LoraSettings(target_modules=["q_proj"]))
     with pytest.raises(AdapterError, match=r"q_proj already has an adapter of another method; merge or unload"):
         inject_adapter_in_model(ButterflyConfig(target_modules=["q_proj"]), mixed.base_model.model)
@@ -85,9 +97,9 @@ def test_another_method_on_the_same_layer_is_refused(tiny: Tiny) -> None:
 
 @pytest.mark.parametrize(("name", "head"), [("llama", "lm_head"), ("gpt2", "ln_f")])
 def test_modules_to_save_train_and_are_saved_with_the_adapter(
-    tiny: Tiny, name: str, head: str, input_ids: torch.Tensor, tmp_path: Path
+    tiny: MakeModel, name: str, head: str, input_ids: torch.Tensor, tmp_path: Path
 ) -> None:
-    adapted = stirred(tiny(name), modules_to_save=[head])
+    adapted = random_butterfly(tiny(name), modules_to_save=[head])
     trained = [at for at, values in adapted.named_parameters() if values.requires_grad and "butterfly_" not in at]
     assert {at.split(".modules_to_save.")[0].rpartition(".")[2] for at in trained} == {head}
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What tells whether something kept for inference is made anew, and every way to make it out of date."""
+"""Changes that make a layer's inference cache invalid, and a counter that tells whether it is used."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,8 +12,8 @@ from slm_adapters import ButterflyLayer
 Change = Callable[[ButterflyLayer, nn.Parameter], Any]
 
 
-class Cosines(TorchDispatchMode):
-    """Counts how often cosines are taken: a rotation that is cached takes none."""
+class CosineCounter(TorchDispatchMode):
+    """Counts cosines: composing a rotation computes them, using a cached one does not."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -24,8 +24,9 @@ class Cosines(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def cosines(layer: ButterflyLayer, x: torch.Tensor) -> int:
-    with torch.no_grad(), Cosines() as counter:
+def count_cosines(layer: ButterflyLayer, x: torch.Tensor) -> int:
+    """Return how many cosines a forward pass without gradients computes."""
+    with torch.no_grad(), CosineCounter() as counter:
         layer(x)
     return counter.count
 

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from slm_adapters import AdapterError, ButterflyConfig, export_oft
-from slm_testing.adapters.tiny_adapters import Tiny, logits
+from slm_testing.adapters.tiny_adapters import MakeModel, logits
 
 
 def adapted(model: PreTrainedModel, std: float = 0.4, **options: Any) -> Any:
@@ -26,7 +26,7 @@ def adapted(model: PreTrainedModel, std: float = 0.4, **options: Any) -> Any:
 @pytest.mark.parametrize("name", ["llama", "neox", "qwen2"])
 @pytest.mark.parametrize("options", [{"block_size": 16}, {}, {"block_size": 8, "stages": 5, "strength": 0.5}], ids=str)
 def test_plain_oft_computes_the_same(
-    tiny: Tiny, name: str, options: dict[str, Any], input_ids: torch.Tensor, tmp_path: Path
+    tiny: MakeModel, name: str, options: dict[str, Any], input_ids: torch.Tensor, tmp_path: Path
 ) -> None:
     ours = adapted(tiny(name), **options)
     export_oft(ours, tmp_path)
@@ -36,7 +36,9 @@ def test_plain_oft_computes_the_same(
     assert not torch.allclose(logits(ours, input_ids), logits(tiny(name), input_ids), atol=1e-2)
 
 
-def test_only_the_layers_that_are_adapted_are_exported(tiny: Tiny, input_ids: torch.Tensor, tmp_path: Path) -> None:
+def test_only_the_layers_that_are_adapted_are_exported(
+    tiny: MakeModel, input_ids: torch.Tensor, tmp_path: Path
+) -> None:
     ours = adapted(tiny("llama"), block_size=16, target_modules=["q_proj"], layers_to_transform=[1])
     export_oft(ours, tmp_path)
     theirs = PeftModel.from_pretrained(tiny("llama"), tmp_path).eval()
@@ -44,28 +46,30 @@ def test_only_the_layers_that_are_adapted_are_exported(tiny: Tiny, input_ids: to
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "told"),
+    ("name", "options", "message"),
     [
-        ("llama", {"side": "both"}, "q_proj cannot become OFT: its output is rotated"),
+        ("llama", {"side": "both"}, "q_proj cannot be exported as OFT: its output is rotated"),
         ("llama", {"scale": True}, "learned magnitudes"),
-        ("gpt2", {}, "c_attn cannot become OFT: .*Conv1D"),
+        ("gpt2", {}, "c_attn cannot be exported as OFT: .*Conv1D"),
     ],
     ids=str,
 )
 def test_what_oft_cannot_be_is_refused(
-    tiny: Tiny, name: str, options: dict[str, Any], told: str, tmp_path: Path
+    tiny: MakeModel, name: str, options: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     config = {"side": "input"} | options
     model = get_peft_model(tiny(name), ButterflyConfig(task_type="CAUSAL_LM", **config))
-    with pytest.raises(AdapterError, match=told):
+    with pytest.raises(AdapterError, match=message):
         export_oft(model, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_half_turns_and_unknown_adapters_are_refused(tiny: Tiny, tmp_path: Path) -> None:
+def test_half_turns_and_unknown_adapters_are_refused(tiny: MakeModel, tmp_path: Path) -> None:
     model = get_peft_model(tiny("llama"), ButterflyConfig(block_size=2, stages=1, side="input"))
     with pytest.raises(AdapterError, match="no butterfly adapter 'other'"):
         export_oft(model, tmp_path / "out", "other")
     model.get_submodule("base_model.model.model.layers.1.mlp.up_proj").butterfly_input["default"].data.fill_(pi)
-    with pytest.raises(AdapterError, match=r"layers.1.mlp.up_proj cannot become OFT: it turns a plane by half"):
+    with pytest.raises(
+        AdapterError, match=r"layers.1.mlp.up_proj cannot be exported as OFT: it rotates a plane by half"
+    ):
         export_oft(model, tmp_path / "out")

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from slm_adapters import AdapterError, load
-from slm_testing.adapters.tiny_adapters import MakeBase, Tiny, adapted, change, logits, save_run, tokenizer
+from slm_testing.adapters.tiny_adapters import MakeBase, MakeModel, adapted, edit_json, logits, save_run, tokenizer
 
 architectures = pytest.mark.parametrize("name", ["gpt2", "llama"])
 methods = pytest.mark.parametrize("method", ["lora", "butterfly"])
@@ -58,11 +58,11 @@ BROKEN: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
     "no object": (lambda _, run: (run / ADAPTER_CONFIG).write_text("[1]"), "holds no JSON object"),
     "binary": (lambda _, run: (run / ADAPTER_CONFIG).write_bytes(b"\xff\xfe\x00"), "is not valid JSON"),
     "unknown": (
-        lambda _, run: change(run / ADAPTER_CONFIG, peft_type="MAGIC"),
+        lambda _, run: edit_json(run / ADAPTER_CONFIG, peft_type="MAGIC"),
         "method 'MAGIC', which PEFT .* not know",
     ),
-    "no method": (lambda _, run: change(run / ADAPTER_CONFIG, peft_type=None), "method None"),
-    "bad task": (lambda _, run: change(run / ADAPTER_CONFIG, task_type="SING"), "cannot be used: Invalid task type"),
+    "no method": (lambda _, run: edit_json(run / ADAPTER_CONFIG, peft_type=None), "method None"),
+    "bad task": (lambda _, run: edit_json(run / ADAPTER_CONFIG, task_type="SING"), "cannot be used: Invalid task type"),
     "no weights": (lambda _, run: (run / ADAPTER).unlink(), "has no weights .adapter_model.safetensors."),
     "cut": (lambda _, run: cut(run / ADAPTER), "adapter_model.safetensors is damaged or cut short"),
     "empty": (lambda _, run: (run / ADAPTER).write_bytes(b""), "adapter_model.safetensors is damaged or cut short"),
@@ -72,13 +72,16 @@ BROKEN: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
     ),
     "nan": (
         lambda _, run: poison(run / ADAPTER, "h.0.attn.c_attn.lora_A"),
-        "no finite numbers in transformer.h.0.attn.c_attn",
+        "values that are not finite in transformer.h.0.attn.c_attn",
     ),
     "lacking": (
         lambda _, run: drop(run / ADAPTER, "h.1.mlp.c_fc.lora_B"),
-        "it has nothing for transformer.h.1.mlp.c_fc",
+        "it has no values for transformer.h.1.mlp.c_fc",
     ),
-    "nameless": (lambda _, run: change(run / ADAPTER_CONFIG, base_model_name_or_path=None), "not say what its base is"),
+    "nameless": (
+        lambda _, run: edit_json(run / ADAPTER_CONFIG, base_model_name_or_path=None),
+        "not say what its base is",
+    ),
     "gone": (lambda base, _: shutil.rmtree(base), "was trained on .*does not exist; .* or give the base model too"),
     "base cut": (lambda base, _: cut(base / MODEL), "model.safetensors is damaged or cut short"),
     "base pickle": (lambda base, _: pickled(base / MODEL, "pytorch_model.bin"), "is a pickle, and .* can run code"),
@@ -86,16 +89,16 @@ BROKEN: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
     "base lacks": (lambda base, _: drop(base / MODEL, "h.1.ln_1.bias"), "lack transformer.h.1.ln_1.bias"),
     "base config": (lambda base, _: (base / CONFIG).write_text("?"), "config.json is not valid JSON"),
     "base strange": (
-        lambda base, _: change(base / CONFIG, model_type="abacus"),
+        lambda base, _: edit_json(base / CONFIG, model_type="abacus"),
         "cannot load the model .* model type `abacus`",
     ),
-    "base sizes": (lambda base, _: change(base / CONFIG, n_embd=32), "have other shapes than its config.json says"),
+    "base sizes": (lambda base, _: edit_json(base / CONFIG, n_embd=32), "have other shapes than its config.json says"),
     "tokenizer": (lambda _, run: (run / "tokenizer.json").write_text("{"), "cannot load the tokenizer of"),
 }
 
 
 @pytest.mark.parametrize("broken", BROKEN)
-def test_what_is_broken_is_one_sentence(tiny: Tiny, make_base: MakeBase, tmp_path: Path, broken: str) -> None:
+def test_what_is_broken_is_one_sentence(tiny: MakeModel, make_base: MakeBase, tmp_path: Path, broken: str) -> None:
     base = make_base("gpt2")
     run = save_run(adapted(tiny("gpt2"), "lora"), tmp_path / "run", str(base))
     spoil, said = BROKEN[broken]
@@ -106,7 +109,7 @@ def test_what_is_broken_is_one_sentence(tiny: Tiny, make_base: MakeBase, tmp_pat
     assert "\n" not in str(refused.value)
 
 
-def test_angles_that_are_no_numbers_are_refused_too(tiny: Tiny, make_base: MakeBase, tmp_path: Path) -> None:
+def test_angles_that_are_no_numbers_are_refused_too(tiny: MakeModel, make_base: MakeBase, tmp_path: Path) -> None:
     run = save_run(adapted(tiny("gpt2"), "butterfly"), tmp_path / "run", str(make_base("gpt2")))
     poison(run / ADAPTER, "h.0.mlp.c_fc.butterfly_input")
     with pytest.raises(AdapterError, match=r"h\.0\.mlp\.c_fc\.butterfly_input"):
@@ -117,7 +120,7 @@ def test_a_four_bit_base_with_a_nan_is_refused(make_base: MakeBase) -> None:
     pytest.importorskip("bitsandbytes")
     base = make_base("gpt2")
     poison(base / MODEL, "h.1.attn.c_proj.weight")
-    with pytest.raises(AdapterError, match=r"h\.1\.attn\.c_proj has weights that are no finite numbers"):
+    with pytest.raises(AdapterError, match=r"h\.1\.attn\.c_proj has weights that are not finite"):
         load(base, four_bit=True, device="cpu")
 
 
@@ -149,7 +152,7 @@ def test_a_file_of_a_folder_is_not_the_folder(make_base: MakeBase) -> None:
     + [("lora", "deeper")],  # a butterfly names its layers in full: those of the first blocks fit
 )
 def test_the_adapter_of_another_model_is_refused(
-    tiny: Tiny, make_base: MakeBase, method: str, wrong: str, tmp_path: Path
+    tiny: MakeModel, make_base: MakeBase, method: str, wrong: str, tmp_path: Path
 ) -> None:
     run = save_run(adapted(tiny("gpt2"), method), tmp_path / "run", str(make_base("gpt2")))
     if wrong == "another architecture":
@@ -168,7 +171,7 @@ def test_the_adapter_of_another_model_is_refused(
 
 
 def test_another_name_than_the_adapters_own_is_refused_and_a_folder_has_to_fit(
-    tiny: Tiny, make_base: MakeBase, input_ids: torch.Tensor, tmp_path: Path
+    tiny: MakeModel, make_base: MakeBase, input_ids: torch.Tensor, tmp_path: Path
 ) -> None:
     model = adapted(tiny("gpt2"), "lora")
     run = save_run(model, tmp_path / "run", "distilbert/distilgpt2")
@@ -178,7 +181,7 @@ def test_another_name_than_the_adapters_own_is_refused_and_a_folder_has_to_fit(
     assert torch.equal(logits(load(make_base("gpt2"), run, device="cpu").model, input_ids), logits(model, input_ids))
 
 
-def test_two_adapters_or_two_models_are_no_pair(tiny: Tiny, make_base: MakeBase, tmp_path: Path) -> None:
+def test_two_adapters_or_two_models_are_no_pair(tiny: MakeModel, make_base: MakeBase, tmp_path: Path) -> None:
     base = make_base("gpt2")
     one = save_run(adapted(tiny("gpt2"), "lora"), tmp_path / "one", str(base))
     other = save_run(adapted(tiny("gpt2"), "lora"), tmp_path / "other", str(base))
@@ -191,7 +194,7 @@ def test_two_adapters_or_two_models_are_no_pair(tiny: Tiny, make_base: MakeBase,
 def test_code_that_comes_with_a_model_is_never_run(make_base: MakeBase, tmp_path: Path) -> None:
     base, trace = make_base("gpt2"), tmp_path / "trace"
     (base / "evil.py").write_text(f"open({str(trace)!r}, 'w').close()\n")
-    change(base / CONFIG, model_type="evil", auto_map={"AutoConfig": "evil.E", "AutoModelForCausalLM": "evil.M"})
+    edit_json(base / CONFIG, model_type="evil", auto_map={"AutoConfig": "evil.E", "AutoModelForCausalLM": "evil.M"})
     with pytest.raises(AdapterError, match="cannot load the"):
         load(base)
     assert not trace.exists()

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from slm_adapters import AdapterError, LoadedAdapters, load, load_adapters
-from slm_testing.adapters.tiny_adapters import MakeBase, Tiny, adapted, logits, save_run
+from slm_testing.adapters.tiny_adapters import MakeBase, MakeModel, adapted, logits, save_run
 
 
 def answers(loaded: LoadedAdapters, name: str, input_ids: torch.Tensor) -> torch.Tensor:
@@ -18,9 +18,9 @@ def answers(loaded: LoadedAdapters, name: str, input_ids: torch.Tensor) -> torch
 
 
 @pytest.fixture
-def runs(tiny: Tiny, make_base: MakeBase, tmp_path: Path) -> dict[str, Path]:
+def runs(tiny: MakeModel, make_base: MakeBase, tmp_path: Path) -> dict[str, Path]:
     base = str(make_base("gpt2"))
-    found = {}
+    actual = {}
     for name in ("lora", "butterfly", "other.lora"):  # PEFT takes no dot in a name
         model = adapted(tiny("gpt2"), name.removeprefix("other."))
         if name == "other.lora":
@@ -28,12 +28,12 @@ def runs(tiny: Tiny, make_base: MakeBase, tmp_path: Path) -> dict[str, Path]:
                 for key, weight in model.named_parameters():
                     if "lora_B" in key:
                         weight.mul_(-2)
-        found[name] = save_run(model, tmp_path / name, base)
-    return found
+        actual[name] = save_run(model, tmp_path / name, base)
+    return actual
 
 
 def test_each_adapter_answers_as_it_does_alone_and_the_base_too(
-    tiny: Tiny, make_base: MakeBase, runs: dict[str, Path], input_ids: torch.Tensor
+    tiny: MakeModel, make_base: MakeBase, runs: dict[str, Path], input_ids: torch.Tensor
 ) -> None:
     loaded = load_adapters(make_base("gpt2"), runs, device="cpu")
     assert not any(model.training for model in loaded.models)
@@ -47,7 +47,7 @@ def test_each_adapter_answers_as_it_does_alone_and_the_base_too(
 
 
 def test_the_base_is_in_memory_once_and_methods_have_a_model_each(
-    make_base: MakeBase, runs: dict[str, Path], tiny: Tiny
+    make_base: MakeBase, runs: dict[str, Path], tiny: MakeModel
 ) -> None:
     loaded = load_adapters(make_base("gpt2"), runs, device="cpu")
     assert len(loaded.models) == 2
@@ -59,7 +59,7 @@ def test_the_base_is_in_memory_once_and_methods_have_a_model_each(
     )
 
 
-def test_without_adapters_it_is_the_plain_base(make_base: MakeBase, tiny: Tiny, input_ids: torch.Tensor) -> None:
+def test_without_adapters_it_is_the_plain_base(make_base: MakeBase, tiny: MakeModel, input_ids: torch.Tensor) -> None:
     loaded = load_adapters(make_base("llama"), {}, device="cpu")
     assert torch.equal(logits(loaded.models[0], input_ids), logits(tiny("llama"), input_ids))
     assert not hasattr(loaded.models[0], "peft_config")
@@ -74,7 +74,7 @@ def test_an_adapters_folder_as_the_base_stands_for_its_base(
 
 
 def test_a_folder_that_is_no_adapter_or_of_another_model_is_refused(
-    tiny: Tiny, make_base: MakeBase, runs: dict[str, Path], tmp_path: Path
+    tiny: MakeModel, make_base: MakeBase, runs: dict[str, Path], tmp_path: Path
 ) -> None:
     with pytest.raises(AdapterError, match="holds a whole model"):
         load_adapters(make_base("gpt2"), {"base": make_base("gpt2")}, device="cpu")
@@ -84,7 +84,7 @@ def test_a_folder_that_is_no_adapter_or_of_another_model_is_refused(
 
 
 def test_adapters_over_4_bits_have_a_base_of_their_own_in_4_bits(
-    tiny: Tiny, make_base: MakeBase, runs: dict[str, Path], tmp_path: Path, input_ids: torch.Tensor
+    tiny: MakeModel, make_base: MakeBase, runs: dict[str, Path], tmp_path: Path, input_ids: torch.Tensor
 ) -> None:
     small = save_run(adapted(tiny("gpt2"), "lora"), tmp_path / "qlora", str(make_base("gpt2")), mode="qlora")
     loaded = load_adapters(make_base("gpt2"), {"small": small, "lora": runs["lora"]}, device="cpu")

@@ -11,35 +11,35 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from slm_adapters import ButterflyConfig, ButterflyLayer, Rotation, rotate, rotate_reference
-from slm_testing.adapters.cache_watching import CHANGES, Change, cosines
-from slm_testing.adapters.tiny_adapters import one_layer
+from slm_testing.adapters.cache_changes import CHANGES, Change, count_cosines
+from slm_testing.adapters.tiny_adapters import butterfly_layer
 
 
 def rotation_kept(side: str = "both", **settings: Any) -> ButterflyLayer:
-    layer = one_layer(side, **settings).eval()
+    layer = butterfly_layer(side, **settings).eval()
     layer.cache_weight = False
     return layer
 
 
 def test_in_evaluation_a_rotation_is_composed_once() -> None:
     layer, x = rotation_kept(), torch.randn(3, 16)
-    assert cosines(layer, x) > 0
-    assert cosines(layer, x) == cosines(layer, 2 * x) == 0
+    assert count_cosines(layer, x) > 0
+    assert count_cosines(layer, x) == count_cosines(layer, 2 * x) == 0
     layer.train()
-    assert cosines(layer, x) > 0
+    assert count_cosines(layer, x) > 0
     layer.eval()
-    assert cosines(layer, x) > 0
-    assert cosines(layer, x) == 0
+    assert count_cosines(layer, x) > 0
+    assert count_cosines(layer, x) == 0
 
 
 def test_in_evaluation_with_gradients_they_are_those_of_training() -> None:
     layer, x = rotation_kept(), torch.randn(3, 16)
-    cosines(layer, x)
-    found = torch.autograd.grad(layer(x).sin().sum(), list(layer.butterfly_input.parameters()))
+    count_cosines(layer, x)
+    actual = torch.autograd.grad(layer(x).sin().sum(), list(layer.butterfly_input.parameters()))
     layer.train()
-    wanted = torch.autograd.grad(layer(x).sin().sum(), list(layer.butterfly_input.parameters()))
-    assert torch.equal(found[0], wanted[0])
-    assert found[0].abs().max() > 0
+    expected = torch.autograd.grad(layer(x).sin().sum(), list(layer.butterfly_input.parameters()))
+    assert torch.equal(actual[0], expected[0])
+    assert actual[0].abs().max() > 0
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
@@ -49,10 +49,10 @@ def test_a_cached_rotation_is_dropped_when_its_angles_change(change: Change) -> 
         before = layer(x)
         assert torch.equal(layer(x), before)
         change(layer, layer.butterfly_input["default"])
-        found = layer(x)
-        wanted = copy.deepcopy(layer).train().eval()(x)  # composes anew
-    assert not torch.allclose(wanted, before, atol=1e-3)
-    assert torch.equal(found, wanted)
+        actual = layer(x)
+        expected = copy.deepcopy(layer).train().eval()(x)  # composes anew
+    assert not torch.allclose(expected, before, atol=1e-3)
+    assert torch.equal(actual, expected)
 
 
 def test_a_cached_rotation_of_one_dtype_is_not_used_for_another() -> None:
@@ -64,9 +64,9 @@ def test_a_cached_rotation_of_one_dtype_is_not_used_for_another() -> None:
     assert exact.dtype == torch.float64
     assert torch.equal(exact, fresh)
     base = layer.base_layer
-    wanted = rotate_reference(x.double(), layer.butterfly_input["default"], Rotation.of(16))
-    wanted = rotate_reference(base(wanted), layer.butterfly_output["default"], Rotation.of(32))
-    torch.testing.assert_close(exact, wanted.detach(), rtol=0, atol=1e-13)
+    expected = rotate_reference(x.double(), layer.butterfly_input["default"], Rotation.of(16))
+    expected = rotate_reference(base(expected), layer.butterfly_output["default"], Rotation.of(32))
+    torch.testing.assert_close(exact, expected.detach(), rtol=0, atol=1e-13)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a second device")
@@ -89,16 +89,16 @@ def test_a_name_used_again_never_gets_the_rotation_of_its_past() -> None:
         layer.butterfly_input["again"] = nn.Parameter(torch.from_numpy(memory))
         layer.set_adapter("again")
         with torch.no_grad():
-            found: torch.Tensor = layer(x)
-        return found
+            actual: torch.Tensor = layer(x)
+        return actual
 
     before = add_again(0.5)
     layer.delete_adapter("again")
-    found = add_again(-0.3)
+    actual = add_again(-0.3)
     with torch.no_grad():
-        wanted = copy.deepcopy(layer).train().eval()(x)
-    assert not torch.allclose(wanted, before, atol=1e-3)
-    assert torch.equal(found, wanted)
+        expected = copy.deepcopy(layer).train().eval()(x)
+    assert not torch.allclose(expected, before, atol=1e-3)
+    assert torch.equal(actual, expected)
 
 
 @pytest.mark.parametrize(
@@ -120,5 +120,5 @@ def test_training_does_not_mind_what_was_computed_before_it(width: int, mode: Ca
 def test_a_cache_is_no_part_of_what_is_saved() -> None:
     layer, x = rotation_kept(), torch.randn(3, 16)
     before = set(layer.state_dict())
-    cosines(layer, x)
+    count_cosines(layer, x)
     assert set(layer.state_dict()) == before

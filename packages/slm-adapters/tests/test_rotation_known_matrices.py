@@ -28,8 +28,8 @@ def kron(matrices: list[torch.Tensor]) -> torch.Tensor:
 def test_one_angle_a_stage_is_the_kronecker_product_of_turns(stage_angles: list[float]) -> None:
     rotation = Rotation.of(2 ** len(stage_angles))
     angles = torch.tensor(stage_angles, dtype=F64).repeat_interleave(rotation.width // 2)[None]
-    wanted = kron([turn(angle) for angle in stage_angles])
-    torch.testing.assert_close(rotation_matrix(angles, rotation), wanted, rtol=0, atol=1e-13)
+    expected = kron([turn(angle) for angle in stage_angles])
+    torch.testing.assert_close(rotation_matrix(angles, rotation), expected, rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize("power", [1, 2, 5, 8])
@@ -47,9 +47,9 @@ def test_euler_angles_turn_a_triple_as_three_matrices_do() -> None:
     around_third = [torch.block_diag(turn(angle), torch.ones(1, 1, dtype=F64)) for angle in (a, c)]
     around_second = torch.eye(3, dtype=F64)
     around_second[::2, ::2] = turn(b)
-    wanted = around_third[1] @ around_second @ around_third[0]
+    expected = around_third[1] @ around_second @ around_third[0]
     angles = torch.tensor([[a, b, c]], dtype=F64)
-    torch.testing.assert_close(rotation_matrix(angles, Rotation.of(3)), wanted, rtol=0, atol=1e-15)
+    torch.testing.assert_close(rotation_matrix(angles, Rotation.of(3)), expected, rtol=0, atol=1e-15)
 
 
 @settings(max_examples=25, deadline=None)
@@ -62,8 +62,8 @@ def test_every_rotation_of_three_coordinates_can_be_reached(seed: int) -> None:
     b = math.acos(max(-1.0, min(1.0, float(target[2, 2]))))
     a = math.atan2(-float(target[2, 1]), float(target[2, 0]))
     c = math.atan2(-float(target[1, 2]), -float(target[0, 2]))
-    found = rotation_matrix(torch.tensor([[a, b, c]], dtype=F64), Rotation.of(3))
-    torch.testing.assert_close(found, target, rtol=0, atol=1e-7)  # the arc cosine is blunt near 1
+    actual = rotation_matrix(torch.tensor([[a, b, c]], dtype=F64), Rotation.of(3))
+    torch.testing.assert_close(actual, target, rtol=0, atol=1e-7)  # the arc cosine is blunt near 1
 
 
 @pytest.mark.parametrize("width", [2, 6, 35, 768])
@@ -93,8 +93,8 @@ def test_a_stage_of_quarter_turns_swaps_what_lies_a_stride_apart(stage: int) -> 
     x = torch.arange(1.0, 17.0, dtype=F64)
     swapped = rotate(x, angles.reshape(1, -1), rotation)
     high = (torch.arange(16) >> stage) & 1
-    wanted = torch.where(high == 1, 1.0, -1.0) * x[torch.arange(16) ^ (1 << stage)]
-    torch.testing.assert_close(swapped, wanted, rtol=0, atol=1e-14)
+    expected = torch.where(high == 1, 1.0, -1.0) * x[torch.arange(16) ^ (1 << stage)]
+    torch.testing.assert_close(swapped, expected, rtol=0, atol=1e-14)
 
 
 def bit_reversed(n: int) -> list[int]:
@@ -108,7 +108,7 @@ def fft_rotation(n: int) -> tuple[Rotation, torch.Tensor]:
     Coordinate 2 k is the real part of point k, 2 k + 1 its imaginary part. A step of Cooley and Tukey, for points
     that lie d apart: the upper one times its twiddle, then (a, b) to (a + b, a - b) / sqrt 2. The stage at stride 1
     multiplies points by a phase; the stage at stride 2 d with an angle of -pi / 4 makes (a + b, b - a) / sqrt 2, and
-    half a turn, a phase again, repairs the sign. Each step is a sweep of the ladder whose other stages stand still.
+    half a turn, a phase again, repairs the sign. Each step is a sweep over the digits whose other stages stand still.
     """
     steps = n.bit_length() - 1
     per_sweep = steps + 1
@@ -130,16 +130,16 @@ def test_the_ladder_is_the_fft(n: int) -> None:
     generator = torch.Generator().manual_seed(0)
     signal = torch.randn(5, n, dtype=torch.complex128, generator=generator)
     reordered = torch.view_as_real(signal[:, bit_reversed(n)]).reshape(5, 2 * n)
-    wanted = torch.fft.fft(signal, norm="ortho")
+    expected = torch.fft.fft(signal, norm="ortho")
     for turned in (rotate(reordered, angles, rotation), rotate_reference(reordered, angles, rotation)):
-        found = torch.view_as_complex(turned.reshape(5, n, 2).contiguous())
-        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
+        actual = torch.view_as_complex(turned.reshape(5, n, 2).contiguous())
+        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
 
 
 def test_turning_back_is_the_inverse_fft() -> None:
     rotation, angles = fft_rotation(8)
     spectrum = torch.randn(8, dtype=torch.complex128, generator=torch.Generator().manual_seed(1))
     turned = rotate_reference(torch.view_as_real(spectrum).reshape(16), angles, rotation, inverse=True)
-    found = torch.view_as_complex(turned.reshape(8, 2).contiguous())
-    wanted = torch.fft.ifft(spectrum, norm="ortho")[bit_reversed(8)]
-    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
+    actual = torch.view_as_complex(turned.reshape(8, 2).contiguous())
+    expected = torch.fft.ifft(spectrum, norm="ortho")[bit_reversed(8)]
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)

@@ -1,4 +1,4 @@
-"""The laws of a rotation, on shapes of every kind, and the facts of its ladder."""
+"""The laws of a rotation, on shapes of every kind, and the facts of its stage_sequence."""
 
 import math
 from collections.abc import Callable
@@ -79,8 +79,8 @@ def test_the_matrix_is_applied_to_columns_and_to_rows_as_said() -> None:
 
 def test_one_angle_turns_a_plane_anticlockwise() -> None:
     third = torch.tensor([[math.pi / 3]], dtype=torch.float64)
-    wanted = torch.tensor([[0.5, -math.sqrt(0.75)], [math.sqrt(0.75), 0.5]], dtype=torch.float64)
-    torch.testing.assert_close(rotation_matrix(third, Rotation.of(2)), wanted)
+    expected = torch.tensor([[0.5, -math.sqrt(0.75)], [math.sqrt(0.75), 0.5]], dtype=torch.float64)
+    torch.testing.assert_close(rotation_matrix(third, Rotation.of(2)), expected)
 
 
 @pytest.mark.parametrize("width", [2, 3, 4, 5, 7, 8, 9, 15, 35, 43, 97, 128, 172, 768])
@@ -93,7 +93,7 @@ def test_full_stages_let_every_input_reach_every_output(width: int) -> None:
 def test_with_one_stage_less_each_input_reaches_only_its_share(width: int) -> None:
     full = Rotation.of(width)
     rotation = Rotation.of(width, stages=full.stages - 1)
-    missing = full.ladder[-1].radix
+    missing = full.stage_sequence[-1].radix
     reached = rotation_matrix(any_angles(rotation), rotation) != 0
     assert (reached.sum(dim=0) == width // missing).all()
 
@@ -119,20 +119,20 @@ def test_a_block_is_turned_by_its_own_angles_alone(rotation: Rotation) -> None:
 def test_powers_of_two_have_log2_stages_of_half_as_many_angles(power: int) -> None:
     rotation = Rotation.of(2**power)
     assert rotation.stages == power
-    assert [stage.angle_count for stage in rotation.ladder] == [2**power // 2] * power
-    assert [stage.stride for stage in rotation.ladder] == [2**s for s in range(power)]
+    assert [stage.angle_count for stage in rotation.stage_sequence] == [2**power // 2] * power
+    assert [stage.stride for stage in rotation.stage_sequence] == [2**s for s in range(power)]
 
 
 def test_768_climbs_the_strides_of_the_fft_and_then_its_three() -> None:
-    steps = [(stage.radix, stage.stride) for stage in Rotation.of(768).ladder]
+    steps = [(stage.radix, stage.stride) for stage in Rotation.of(768).stage_sequence]
     assert steps == [(2, 1), (2, 2), (2, 4), (2, 8), (2, 16), (2, 32), (2, 64), (2, 128), (3, 256)]
-    assert Rotation.of(768).ladder[-1].planes == ((0, 1), (0, 2), (0, 1))
+    assert Rotation.of(768).stage_sequence[-1].planes == ((0, 1), (0, 2), (0, 1))
 
 
 @given(st.integers(2, 10_000))
 def test_the_strides_climb_by_what_was_mixed(width: int) -> None:
-    ladder, mixed = Rotation.of(width).ladder, 1
-    for stage in ladder:
+    stage_sequence, mixed = Rotation.of(width).stage_sequence, 1
+    for stage in stage_sequence:
         assert stage.stride == mixed
         assert stage.radix * stage.stride * stage.outer == width
         mixed *= stage.radix
@@ -141,7 +141,7 @@ def test_the_strides_climb_by_what_was_mixed(width: int) -> None:
 
 @pytest.mark.parametrize("radix", [2, 3, 5, 7, 11, 13, 43, 97])
 def test_the_planes_of_a_prime_join_all_its_values(radix: int) -> None:
-    (stage,) = Rotation.of(radix).ladder
+    (stage,) = Rotation.of(radix).stage_sequence
     reached = [{value} for value in range(radix)]
     for u, v in stage.planes:
         assert 0 <= u < v < radix
@@ -200,14 +200,14 @@ def test_a_gradient_that_is_not_asked_for_does_not_change_the_other(only: str) -
     rotation = Rotation.of(12, stages=5)
     x, some = torch.randn(3, 12, dtype=torch.float64), any_angles(rotation)
 
-    def gradient(*wanted: str) -> torch.Tensor:
+    def gradient(*expected: str) -> torch.Tensor:
         leaves = {"x": x.clone(), "angles": some.clone()}
-        for name in wanted:
+        for name in expected:
             leaves[name].requires_grad_()
         rotate(leaves["x"], leaves["angles"], rotation).sin().sum().backward()
-        found = leaves[only].grad
-        assert found is not None
-        return found
+        actual = leaves[only].grad
+        assert actual is not None
+        return actual
 
     torch.testing.assert_close(gradient(only), gradient("x", "angles"), rtol=0, atol=1e-14)
 
@@ -245,8 +245,8 @@ def test_half_precision_is_off_by_its_own_rounding_alone(dtype: torch.dtype) -> 
     ids=str,
 )
 def test_a_block_that_does_not_fit_is_refused_with_those_that_do(width: int, block_size: int, usable: str) -> None:
-    told = rf"block size {block_size} does not divide the width {width}; use one of .*{usable}$"
-    with pytest.raises(AdapterError, match=told):
+    message = rf"block size {block_size} does not divide the width {width}; use one of .*{usable}$"
+    with pytest.raises(AdapterError, match=message):
         Rotation.of(width, block_size)
 
 
