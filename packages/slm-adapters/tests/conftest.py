@@ -1,4 +1,4 @@
-"""Tiny models of four architectures, with random weights, and the folders that hold them."""
+"""MakeModel models of four architectures, with random weights, and the folders that hold them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,16 +17,16 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from slm_testing.adapters.tiny_adapters import MakeBase, Save, Tiny, save_run, tokenizer, with_lora
+from slm_testing.adapters.tiny_adapters import MakeBase, MakeModel, Save, save_run, tokenizer, with_lora
 
 TOKENS = {"vocab_size": 48, "bos_token_id": 0, "eos_token_id": 1}
-LAYERS = {"num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4}
-GROUPED = LAYERS | {"num_key_value_heads": 2}
+SIZES = {"num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4}
+GROUPED = SIZES | {"num_key_value_heads": 2}
 
 BUILDERS: dict[str, Callable[[], PreTrainedModel]] = {
     "gpt2": lambda: GPT2LMHeadModel(GPT2Config(n_layer=2, n_embd=64, n_head=4, n_positions=32, **TOKENS)),
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**GROUPED, **TOKENS)),
-    "neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**LAYERS, **TOKENS)),
+    "neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**SIZES, **TOKENS)),
     "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**GROUPED, **TOKENS)),
 }
 
@@ -53,7 +53,7 @@ def input_ids() -> torch.Tensor:
 
 
 @pytest.fixture
-def make_base(tiny: Tiny, tmp_path: Path) -> MakeBase:
+def make_base(tiny: MakeModel, tmp_path: Path) -> MakeBase:
     """``make_base(name)``: the folder of a tiny model with a tokenizer."""
 
     def make(name: str) -> Path:
@@ -77,5 +77,5 @@ def save(base: Path, tmp_path: Path) -> Save:
 
 
 @pytest.fixture
-def run(tiny: Tiny, save: Save) -> Path:
+def run(tiny: MakeModel, save: Save) -> Path:
     return save(with_lora(tiny("gpt2")))

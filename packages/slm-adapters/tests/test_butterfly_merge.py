@@ -9,27 +9,27 @@ from torch import nn
 from slm_adapters import AdapterError, ButterflyConfig, ButterflyLayer, Rotation, rotation_matrix
 from slm_adapters.layer_laws import merged_equals_unmerged, unmerge_restores
 from slm_testing.adapters.tiny_adapters import (
-    Tiny,
+    MakeModel,
+    all_models,
+    all_settings,
     assert_close,
     assert_same_bits,
-    bits,
-    every_model,
-    every_setting,
+    copy_state,
     layers,
     logits,
-    stir,
-    stirred,
+    random_butterfly,
+    randomize_angles,
     weight,
 )
 
 
-@every_model
-@every_setting
+@all_models
+@all_settings
 def test_merged_computes_the_same_and_unmerging_restores_every_bit(
-    tiny: Tiny, name: str, settings: dict[str, Any], input_ids: torch.Tensor
+    tiny: MakeModel, name: str, settings: dict[str, Any], input_ids: torch.Tensor
 ) -> None:
-    adapted = stirred(tiny(name), **settings)
-    before, unmerged = bits(adapted), logits(adapted, input_ids)
+    adapted = random_butterfly(tiny(name), **settings)
+    before, unmerged = copy_state(adapted), logits(adapted, input_ids)
     adapted.merge_adapter()
     changed = [at for at, values in adapted.state_dict().items() if not torch.equal(values, before[at])]
     assert {at.rpartition(".base_layer.")[0] for at in changed} == {
@@ -37,24 +37,24 @@ def test_merged_computes_the_same_and_unmerging_restores_every_bit(
     }
     assert_close(logits(adapted, input_ids), unmerged)
     adapted.unmerge_adapter()
-    assert_same_bits(bits(adapted), before)
+    assert_same_bits(copy_state(adapted), before)
     assert torch.equal(logits(adapted, input_ids), unmerged)
 
 
-@every_setting
+@all_settings
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(16, 48), (48, 16)], ids=str)
 def test_the_laws_of_a_layer_hold(settings: dict[str, Any], bias: bool, shape: tuple[int, int]) -> None:
     torch.manual_seed(0)
     layer = ButterflyLayer(nn.Linear(*shape, bias=bias), "default", ButterflyConfig(**settings), "layer").eval()
-    stir(layer)
+    randomize_angles(layer)
     merged_equals_unmerged(layer, torch.randn(2, 3, shape[0]))
     unmerge_restores(layer)
 
 
 def test_the_laws_of_a_layer_fail_where_they_are_broken(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = ButterflyLayer(nn.Linear(16, 48), "default", ButterflyConfig(), "layer").eval()
-    stir(layer)
+    randomize_angles(layer)
     monkeypatch.setattr(ButterflyLayer, "unmerge", lambda self: self.merged_adapters.clear())
     with pytest.raises(AssertionError, match=r"layer: unmerging leaves weight changed"):
         unmerge_restores(layer)
@@ -67,7 +67,7 @@ def test_the_merged_weight_is_the_product_of_the_matrices() -> None:
     base = nn.Linear(12, 20).double()
     held, bias = weight(base), base.bias.detach().clone()
     layer = ButterflyLayer(base, "default", ButterflyConfig(side="both", scale=True, strength=0.5), "layer")
-    stir(layer)
+    randomize_angles(layer)
     first = rotation_matrix(0.5 * layer.butterfly_input["default"], Rotation.of(12))
     last = rotation_matrix(0.5 * layer.butterfly_output["default"], Rotation.of(20))
     magnitude = torch.diag(1 + 0.5 * layer.butterfly_magnitude["default"].detach())
@@ -76,9 +76,9 @@ def test_the_merged_weight_is_the_product_of_the_matrices() -> None:
     torch.testing.assert_close(base.bias.detach(), magnitude @ last @ bias, rtol=0, atol=1e-14)
 
 
-@every_model
-def test_merging_for_good_leaves_a_plain_model(tiny: Tiny, name: str, input_ids: torch.Tensor) -> None:
-    adapted = stirred(tiny(name), side="both", block_size=16, scale=True)
+@all_models
+def test_merging_for_good_leaves_a_plain_model(tiny: MakeModel, name: str, input_ids: torch.Tensor) -> None:
+    adapted = random_butterfly(tiny(name), side="both", block_size=16, scale=True)
     unmerged = logits(adapted, input_ids)
     plain = adapted.merge_and_unload(safe_merge=True)
     assert type(plain) is type(tiny(name))
@@ -86,30 +86,30 @@ def test_merging_for_good_leaves_a_plain_model(tiny: Tiny, name: str, input_ids:
     assert_close(logits(plain, input_ids), unmerged)
 
 
-def test_merging_safely_refuses_an_adapter_that_is_broken_and_leaves_the_base(tiny: Tiny) -> None:
-    adapted = stirred(tiny("llama"), side="input")
+def test_merging_safely_refuses_an_adapter_that_is_broken_and_leaves_the_base(tiny: MakeModel) -> None:
+    adapted = random_butterfly(tiny("llama"), side="input")
     layer = next(iter(layers(adapted).values()))
     with torch.no_grad():
         layer.butterfly_input["default"][0, 3] = torch.nan
-    with pytest.raises(AdapterError, match=r"layers.0.self_attn.q_proj: adapter 'default' makes weights.*broken"):
+    with pytest.raises(AdapterError, match=r"layers.0.self_attn.q_proj: merging adapter 'default' gives weights that are not finite"):
         adapted.merge_adapter(safe_merge=True)
     adapted.unmerge_adapter()
-    assert_same_bits(bits(adapted.unload()), bits(tiny("llama")))
+    assert_same_bits(copy_state(adapted.unload()), copy_state(tiny("llama")))
 
 
-def test_merging_twice_is_merging_once(tiny: Tiny) -> None:
-    adapted = stirred(tiny("llama"))
+def test_merging_twice_is_merging_once(tiny: MakeModel) -> None:
+    adapted = random_butterfly(tiny("llama"))
     adapted.merge_adapter()
-    once = bits(adapted)
+    once = copy_state(adapted)
     adapted.merge_adapter()
-    assert_same_bits(bits(adapted), once)
+    assert_same_bits(copy_state(adapted), once)
 
 
-def test_a_merged_model_that_is_moved_to_another_dtype_unmerges_in_it(tiny: Tiny, input_ids: torch.Tensor) -> None:
-    adapted = stirred(tiny("llama"))
+def test_a_merged_model_that_is_moved_to_another_dtype_unmerges_in_it(tiny: MakeModel, input_ids: torch.Tensor) -> None:
+    adapted = random_butterfly(tiny("llama"))
     adapted.merge_adapter()
     adapted.to(torch.float64)
     adapted.unmerge_adapter()
     assert {values.dtype for values in adapted.parameters()} == {torch.float64}
-    wanted = logits(stirred(tiny("llama")).double(), input_ids)
-    torch.testing.assert_close(logits(adapted, input_ids), wanted, rtol=0, atol=1e-5)
+    expected = logits(random_butterfly(tiny("llama")).double(), input_ids)
+    torch.testing.assert_close(logits(adapted, input_ids), expected, rtol=0, atol=1e-5)

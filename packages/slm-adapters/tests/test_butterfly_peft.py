@@ -13,93 +13,93 @@ from slm_adapters import ButterflyConfig, ButterflyLayer
 from slm_adapters.layer_laws import saved_is_loaded
 from slm_testing.adapters.tiny_adapters import (
     SETTINGS,
-    Tiny,
+    MakeModel,
+    all_models,
+    all_settings,
     assert_differ,
     assert_same_bits,
-    bits,
     butterfly,
-    every_model,
-    every_setting,
+    copy_state,
     layers,
     logits,
-    stir,
-    stirred,
+    random_butterfly,
+    randomize_angles,
     weight,
 )
 
 
-@every_model
-@every_setting
+@all_models
+@all_settings
 def test_what_is_saved_is_loaded_bit_for_bit(
-    tiny: Tiny, name: str, settings: dict[str, Any], input_ids: torch.Tensor, tmp_path: Path
+    tiny: MakeModel, name: str, settings: dict[str, Any], input_ids: torch.Tensor, tmp_path: Path
 ) -> None:
-    adapted = stirred(tiny(name), **settings)
-    wanted = logits(adapted, input_ids)
-    assert_differ(wanted, logits(tiny(name), input_ids))
+    adapted = random_butterfly(tiny(name), **settings)
+    expected = logits(adapted, input_ids)
+    assert_differ(expected, logits(tiny(name), input_ids))
     saved_is_loaded(adapted, input_ids, tmp_path)
     loaded = PeftModel.from_pretrained(tiny(name), tmp_path)
-    assert torch.equal(logits(loaded, input_ids), wanted)
+    assert torch.equal(logits(loaded, input_ids), expected)
     assert_same_bits(get_peft_model_state_dict(loaded), get_peft_model_state_dict(adapted))
     assert not any(values.requires_grad for values in loaded.parameters())
 
 
 def test_the_law_of_saving_leaves_the_model_and_fails_where_something_is_lost(
-    tiny: Tiny, input_ids: torch.Tensor, tmp_path: Path
+    tiny: MakeModel, input_ids: torch.Tensor, tmp_path: Path
 ) -> None:
-    adapted = stirred(tiny("llama"))
-    before = bits(adapted)
+    adapted = random_butterfly(tiny("llama"))
+    before = copy_state(adapted)
     saved_is_loaded(adapted, input_ids, tmp_path)
-    assert_same_bits(bits(adapted), before)
+    assert_same_bits(copy_state(adapted), before)
     assert (adapted.active_adapter, list(adapted.peft_config)) == ("default", ["default"])
     for layer in layers(adapted).values():
         layer.set_scale("default", 0.5)  # which the configuration does not know
-    with pytest.raises(AssertionError, match=r"'default' computes other logits after it was saved and loaded"):
+    with pytest.raises(AssertionError, match=r"'default' gives other logits after it was saved and loaded"):
         saved_is_loaded(adapted, input_ids, tmp_path)
 
 
-@every_model
-def test_a_disabled_adapter_leaves_the_base_bit_for_bit(tiny: Tiny, name: str, input_ids: torch.Tensor) -> None:
+@all_models
+def test_a_disabled_adapter_leaves_the_base_bit_for_bit(tiny: MakeModel, name: str, input_ids: torch.Tensor) -> None:
     before = logits(tiny(name), input_ids)
-    adapted = stirred(tiny(name), side="both", scale=True)
-    wanted = logits(adapted, input_ids)
+    adapted = random_butterfly(tiny(name), side="both", scale=True)
+    expected = logits(adapted, input_ids)
     for _ in ("unmerged", "merged"):
         with adapted.disable_adapter():
             assert torch.equal(logits(adapted, input_ids), before)
-        assert torch.equal(logits(adapted, input_ids), wanted)
+        assert torch.equal(logits(adapted, input_ids), expected)
         adapted.merge_adapter()
 
 
-@every_model
-def test_unloading_gives_the_base_back_bit_for_bit(tiny: Tiny, name: str) -> None:
-    plain = stirred(tiny(name), side="both").unload()
-    assert_same_bits(bits(plain), bits(tiny(name)))
+@all_models
+def test_unloading_gives_the_base_back_bit_for_bit(tiny: MakeModel, name: str) -> None:
+    plain = random_butterfly(tiny(name), side="both").unload()
+    assert_same_bits(copy_state(plain), copy_state(tiny(name)))
 
 
-@every_model
-def test_each_of_two_adapters_acts_as_if_alone(tiny: Tiny, name: str, input_ids: torch.Tensor) -> None:
+@all_models
+def test_each_of_two_adapters_acts_as_if_alone(tiny: MakeModel, name: str, input_ids: torch.Tensor) -> None:
     one, other = SETTINGS["both-blocks"], SETTINGS["output-scale"]
-    adapted = stirred(tiny(name), **one)
+    adapted = random_butterfly(tiny(name), **one)
     adapted.add_adapter("other", ButterflyConfig(task_type="CAUSAL_LM", **other))
-    stir(adapted, "other", seed=1)
-    wanted = {"default": logits(stirred(tiny(name), **one), input_ids)}
-    wanted["other"] = logits(stirred(tiny(name), seed=1, **other), input_ids)
-    assert_differ(wanted["default"], wanted["other"])
+    randomize_angles(adapted, "other", seed=1)
+    expected = {"default": logits(random_butterfly(tiny(name), **one), input_ids)}
+    expected["other"] = logits(random_butterfly(tiny(name), seed=1, **other), input_ids)
+    assert_differ(expected["default"], expected["other"])
     for chosen in ("default", "other", "default"):
         adapted.set_adapter(chosen)
-        assert torch.equal(logits(adapted, input_ids), wanted[chosen])
+        assert torch.equal(logits(adapted, input_ids), expected[chosen])
         trained = {at.rpartition(".")[2] for at, values in adapted.named_parameters() if values.requires_grad}
         assert trained == {chosen}
 
 
-def test_a_deleted_adapter_is_gone_and_its_name_starts_anew(tiny: Tiny, input_ids: torch.Tensor) -> None:
+def test_a_deleted_adapter_is_gone_and_its_name_starts_anew(tiny: MakeModel, input_ids: torch.Tensor) -> None:
     before = logits(tiny("llama"), input_ids)
-    adapted = stirred(tiny("llama"), side="both", scale=True)
+    adapted = random_butterfly(tiny("llama"), side="both", scale=True)
     adapted.add_adapter("other", ButterflyConfig(task_type="CAUSAL_LM"))
-    stir(adapted, "other", seed=1)
+    randomize_angles(adapted, "other", seed=1)
     adapted.set_adapter("other")
-    wanted = logits(adapted, input_ids)
+    expected = logits(adapted, input_ids)
     adapted.delete_adapter("default")
-    assert torch.equal(logits(adapted, input_ids), wanted)
+    assert torch.equal(logits(adapted, input_ids), expected)
     assert not any(at.endswith(".default") for at in adapted.state_dict())
     adapted.add_adapter("default", ButterflyConfig(task_type="CAUSAL_LM", side="input"))
     adapted.set_adapter("default")
@@ -107,7 +107,7 @@ def test_a_deleted_adapter_is_gone_and_its_name_starts_anew(tiny: Tiny, input_id
 
 
 @pytest.mark.parametrize("round", range(3))
-def test_a_name_used_again_does_not_bring_old_angles_back(tiny: Tiny, input_ids: torch.Tensor, round: int) -> None:
+def test_a_name_used_again_does_not_bring_old_angles_back(tiny: MakeModel, input_ids: torch.Tensor, round: int) -> None:
     adapted = butterfly(tiny("llama"))
     adapted.add_adapter("again", ButterflyConfig(task_type="CAUSAL_LM", init_weights=False))
     adapted.set_adapter("again")
@@ -116,30 +116,32 @@ def test_a_name_used_again_does_not_bring_old_angles_back(tiny: Tiny, input_ids:
     torch.manual_seed(round)
     adapted.add_adapter("again", ButterflyConfig(task_type="CAUSAL_LM", init_weights=False))
     adapted.set_adapter("again")
-    found = logits(adapted, input_ids)
+    actual = logits(adapted, input_ids)
     adapted.train().eval()  # drops whatever is cached
-    assert torch.equal(found, logits(adapted, input_ids))
+    assert torch.equal(actual, logits(adapted, input_ids))
 
 
-@every_model
-def test_a_bfloat16_base_has_angles_in_float32(tiny: Tiny, name: str, input_ids: torch.Tensor, tmp_path: Path) -> None:
-    wanted = logits(stirred(tiny(name), side="both", scale=True), input_ids)
-    adapted = stirred(tiny(name).to(torch.bfloat16), side="both", scale=True)
+@all_models
+def test_a_bfloat16_base_has_angles_in_float32(
+    tiny: MakeModel, name: str, input_ids: torch.Tensor, tmp_path: Path
+) -> None:
+    expected = logits(random_butterfly(tiny(name), side="both", scale=True), input_ids)
+    adapted = random_butterfly(tiny(name).to(torch.bfloat16), side="both", scale=True)
     assert {values.requires_grad: values.dtype for values in adapted.parameters()} == {
         True: torch.float32,
         False: torch.bfloat16,
     }
-    found = logits(adapted, input_ids)
-    assert found.dtype == torch.bfloat16
-    assert (found.float() - wanted).norm() / wanted.norm() < 0.05
+    actual = logits(adapted, input_ids)
+    assert actual.dtype == torch.bfloat16
+    assert (actual.float() - expected).norm() / expected.norm() < 0.05
     adapted.save_pretrained(tmp_path)
     assert {values.dtype for values in load_file(tmp_path / "adapter_model.safetensors").values()} == {torch.float32}
-    before = bits(adapted)
+    before = copy_state(adapted)
     adapted.merge_adapter()
     assert {values.dtype for values in adapted.parameters()} == {torch.float32, torch.bfloat16}
-    assert (logits(adapted, input_ids).float() - wanted).norm() / wanted.norm() < 0.05
+    assert (logits(adapted, input_ids).float() - expected).norm() / expected.norm() < 0.05
     adapted.unmerge_adapter()
-    assert_same_bits(bits(adapted), before)
+    assert_same_bits(copy_state(adapted), before)
 
 
 # Angles of a full rotation, counted by hand: width / 2 for each factor of two; 3 for each triple.
@@ -152,11 +154,11 @@ WIDTHS = {  # features in and out of a block's layers
 }
 
 
-@every_model
+@all_models
 @pytest.mark.parametrize("side", ["input", "output", "both", "auto"])
 @pytest.mark.parametrize("scale", [False, True])
 def test_what_trains_is_the_angles_and_their_number_is_known(
-    tiny: Tiny, name: str, side: str, scale: bool, capsys: pytest.CaptureFixture[str]
+    tiny: MakeModel, name: str, side: str, scale: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     counts = {
         "input": lambda i, o: ANGLES[i],
@@ -164,33 +166,36 @@ def test_what_trains_is_the_angles_and_their_number_is_known(
         "both": lambda i, o: ANGLES[i] + ANGLES[o],
     }
     counts["auto"] = lambda i, o: ANGLES[min(i, o)]
-    wanted = 2 * sum(counts[side](i, o) + (o if scale else 0) for i, o in WIDTHS[name])
+    expected = 2 * sum(counts[side](i, o) + (o if scale else 0) for i, o in WIDTHS[name])
     adapted = butterfly(tiny(name), side=side, scale=scale)
-    assert adapted.get_nb_trainable_parameters()[0] == wanted
+    assert adapted.get_nb_trainable_parameters()[0] == expected
     adapted.print_trainable_parameters()
-    assert capsys.readouterr().out.startswith(f"trainable params: {wanted:,} ||")
+    assert capsys.readouterr().out.startswith(f"trainable params: {expected:,} ||")
 
 
-def test_blocks_count_their_angles(tiny: Tiny) -> None:
+def test_blocks_count_their_angles(tiny: MakeModel) -> None:
     adapted = butterfly(tiny("llama"), side="input", block_size=16, stages=2)
     assert adapted.get_nb_trainable_parameters()[0] == 2 * sum(2 * i // 2 for i, _ in WIDTHS["llama"])
 
 
-@every_model
-def test_angles_set_from_a_state_take_effect_at_once(tiny: Tiny, name: str, input_ids: torch.Tensor) -> None:
+@all_models
+def test_angles_set_from_a_state_take_effect_at_once(tiny: MakeModel, name: str, input_ids: torch.Tensor) -> None:
     settings = SETTINGS["both-blocks"]
-    source, adapted = stirred(tiny(name), seed=5, **settings), stirred(tiny(name), **settings)
-    wanted = logits(source, input_ids)
-    assert_differ(logits(adapted, input_ids), wanted)
+    source, adapted = (
+        random_butterfly(tiny(name), seed=5, **settings),
+        random_butterfly(tiny(name), **settings),
+    )
+    expected = logits(source, input_ids)
+    assert_differ(logits(adapted, input_ids), expected)
     set_peft_model_state_dict(adapted, get_peft_model_state_dict(source))
-    assert torch.equal(logits(adapted, input_ids), wanted)
+    assert torch.equal(logits(adapted, input_ids), expected)
 
 
 @pytest.mark.parametrize("low_cpu_mem_usage", [False, True])
 def test_a_file_loaded_into_the_same_name_takes_effect_at_once(
-    tiny: Tiny, input_ids: torch.Tensor, tmp_path: Path, low_cpu_mem_usage: bool
+    tiny: MakeModel, input_ids: torch.Tensor, tmp_path: Path, low_cpu_mem_usage: bool
 ) -> None:
-    source, adapted = stirred(tiny("gpt2"), seed=5), stirred(tiny("gpt2"))
+    source, adapted = random_butterfly(tiny("gpt2"), seed=5), random_butterfly(tiny("gpt2"))
     source.save_pretrained(tmp_path)
     assert_differ(logits(adapted, input_ids), logits(source, input_ids))
     adapted.load_adapter(str(tmp_path), "default", low_cpu_mem_usage=low_cpu_mem_usage)
@@ -198,28 +203,28 @@ def test_a_file_loaded_into_the_same_name_takes_effect_at_once(
 
 
 def test_a_model_is_loaded_without_memory_for_angles_that_the_file_brings(
-    tiny: Tiny, input_ids: torch.Tensor, tmp_path: Path
+    tiny: MakeModel, input_ids: torch.Tensor, tmp_path: Path
 ) -> None:
-    source = stirred(tiny("llama"), **SETTINGS["auto-blocks-stages-scale"])
+    source = random_butterfly(tiny("llama"), **SETTINGS["auto-blocks-stages-scale"])
     source.save_pretrained(tmp_path)
     loaded = PeftModel.from_pretrained(tiny("llama"), tmp_path, low_cpu_mem_usage=True)
     assert torch.equal(logits(loaded, input_ids), logits(source, input_ids))
 
 
-@every_model
-def test_an_adapter_is_injected_into_a_model_as_it_is(tiny: Tiny, name: str, input_ids: torch.Tensor) -> None:
-    wanted = logits(stirred(tiny(name), side="both"), input_ids)
+@all_models
+def test_an_adapter_is_injected_into_a_model_as_it_is(tiny: MakeModel, name: str, input_ids: torch.Tensor) -> None:
+    expected = logits(random_butterfly(tiny(name), side="both"), input_ids)
     injected = inject_adapter_in_model(ButterflyConfig(side="both"), tiny(name))
     assert type(injected) is type(tiny(name))
-    stir(injected)
-    assert torch.equal(logits(injected, input_ids), wanted)
+    randomize_angles(injected)
+    assert torch.equal(logits(injected, input_ids), expected)
 
 
 def test_angles_that_drop_out_leave_a_rotation() -> None:
     torch.manual_seed(0)
     config = ButterflyConfig(side="output", angle_dropout=0.5)
     layer = ButterflyLayer(nn.Linear(16, 32), "default", config, "layer")
-    stir(layer)
+    randomize_angles(layer)
     x = torch.randn(4, 16)
     length = layer.base_layer(x).norm(dim=-1)
     layer.train()
@@ -229,15 +234,15 @@ def test_angles_that_drop_out_leave_a_rotation() -> None:
         torch.testing.assert_close(y.norm(dim=-1), length)
     layer.eval()
     plain = ButterflyLayer(layer.base_layer, "default", ButterflyConfig(side="output"), "layer").eval()
-    stir(plain)
+    randomize_angles(plain)
     assert torch.equal(layer(x), layer(x))
     torch.testing.assert_close(layer(x), plain(x))
 
 
-@every_model
+@all_models
 @pytest.mark.parametrize("side", ["input", "output", "both"])
-def test_each_side_keeps_what_it_says(tiny: Tiny, name: str, side: str) -> None:
-    adapted = stirred(tiny(name).double(), side=side)
+def test_each_side_keeps_what_it_says(tiny: MakeModel, name: str, side: str) -> None:
+    adapted = random_butterfly(tiny(name).double(), side=side)
     before = {at: weight(layer.get_base_layer()) for at, layer in layers(adapted).items()}
     adapted.merge_adapter()
     kept: dict[str, list[bool]] = {"rows": [], "columns": []}

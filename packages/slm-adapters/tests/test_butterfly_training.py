@@ -11,15 +11,22 @@ from peft import PeftModel
 from torch import nn
 
 from slm_adapters import ButterflyLayer, Rotation, rotate, rotate_reference
-from slm_adapters.butterfly import layer as layer_module
-from slm_testing.adapters.tiny_adapters import Tiny, butterfly, every_model, one_layer, stir, stirred
+from slm_adapters.butterfly.method import layer as layer_module
+from slm_testing.adapters.tiny_adapters import (
+    MakeModel,
+    all_models,
+    butterfly,
+    butterfly_layer,
+    random_butterfly,
+    randomize_angles,
+)
 
 Change = Callable[[ButterflyLayer, nn.Parameter], Any]
 
 
 def loss(model: nn.Module, input_ids: torch.Tensor) -> torch.Tensor:
-    found: torch.Tensor = model(input_ids=input_ids, labels=input_ids, use_cache=False).loss
-    return found
+    actual: torch.Tensor = model(input_ids=input_ids, labels=input_ids, use_cache=False).loss
+    return actual
 
 
 def gradients(model: nn.Module, input_ids: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -43,37 +50,37 @@ def assert_close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], a
         torch.testing.assert_close(one[name], other[name], rtol=0, atol=atol)
 
 
-@every_model
+@all_models
 @pytest.mark.parametrize("side", ["input", "output", "both", "auto"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_training_starts_exactly_at_the_base(
-    tiny: Tiny, name: str, side: str, dtype: torch.dtype, input_ids: torch.Tensor
+    tiny: MakeModel, name: str, side: str, dtype: torch.dtype, input_ids: torch.Tensor
 ) -> None:
     def measured(model: nn.Module) -> list[torch.Tensor]:
-        found = []
+        actual = []
         for training in (False, True):
             no_dropout(model).train(training)
             for recorded in (False, True):
                 with torch.set_grad_enabled(recorded):
                     out = model(input_ids=input_ids, labels=input_ids, use_cache=False)
-                found += [out.logits.detach(), out.loss.detach()]
-        return found
+                actual += [out.logits.detach(), out.loss.detach()]
+        return actual
 
     base = measured(tiny(name).to(dtype))
     adapted = measured(butterfly(tiny(name).to(dtype), side=side, scale=True))
     assert [torch.equal(one, other) for one, other in zip(base, adapted, strict=True)] == [True] * 8
 
 
-@every_model
+@all_models
 @pytest.mark.parametrize(
     "settings",
     [{"side": "both", "scale": True}, {"side": "auto", "block_size": 16, "stages": 6, "strength": 0.5}],
     ids=str,
 )
 def test_gradients_are_those_of_the_definition(
-    tiny: Tiny, name: str, settings: dict[str, Any], input_ids: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+    tiny: MakeModel, name: str, settings: dict[str, Any], input_ids: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    adapted = no_dropout(stirred(tiny(name).double(), **settings))
+    adapted = no_dropout(random_butterfly(tiny(name).double(), **settings))
     fast = gradients(adapted, input_ids)
     called = []
 
@@ -88,14 +95,16 @@ def test_gradients_are_those_of_the_definition(
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
-def test_under_autocast_angles_and_their_gradients_stay_float32(tiny: Tiny, name: str, input_ids: torch.Tensor) -> None:
-    adapted = no_dropout(stirred(tiny(name), side="both", scale=True))
+def test_under_autocast_angles_and_their_gradients_stay_float32(
+    tiny: MakeModel, name: str, input_ids: torch.Tensor
+) -> None:
+    adapted = no_dropout(random_butterfly(tiny(name), side="both", scale=True))
     whole = gradients(adapted, input_ids)
     with torch.autocast("cpu", torch.bfloat16):
         half = gradients(adapted, input_ids)
     assert {values.dtype for values in half.values()} == {torch.float32}
     assert {values.dtype for at, values in adapted.named_parameters() if "butterfly_" in at} == {torch.float32}
-    one, other = (torch.cat([found[at].flatten() for at in whole]) for found in (half, whole))
+    one, other = (torch.cat([actual[at].flatten() for at in whole]) for actual in (half, whole))
     assert not torch.equal(one, other)
     assert torch.nn.functional.cosine_similarity(one, other, dim=0) > 0.99
 
@@ -113,9 +122,9 @@ def test_the_rotation_itself_runs_in_the_dtype_of_autocast() -> None:
     assert angles.grad.dtype == torch.float32
 
 
-@every_model
-def test_gradient_checkpointing_gives_the_same_gradients(tiny: Tiny, name: str, input_ids: torch.Tensor) -> None:
-    adapted = no_dropout(stirred(tiny(name), side="both", block_size=16))
+@all_models
+def test_gradient_checkpointing_gives_the_same_gradients(tiny: MakeModel, name: str, input_ids: torch.Tensor) -> None:
+    adapted = no_dropout(random_butterfly(tiny(name), side="both", block_size=16))
     plain = gradients(adapted, input_ids)
     adapted.base_model.model.gradient_checkpointing_enable({"use_reentrant": False})
     assert any(getattr(module, "gradient_checkpointing", False) for module in adapted.modules())
@@ -127,38 +136,40 @@ def test_gradient_checkpointing_gives_the_same_gradients(tiny: Tiny, name: str, 
 @pytest.mark.parametrize("settings", [{}, {"block_size": 4, "stages": 3, "scale": True, "strength": 0.5}], ids=str)
 def test_a_layer_compiles_without_a_break_and_computes_the_same(settings: dict[str, Any]) -> None:
     torch._dynamo.reset()
-    layer = one_layer(features=(8, 12), **settings).train()
+    layer = butterfly_layer(features=(8, 12), **settings).train()
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     x = torch.randn(3, 5, 8, requires_grad=True)
 
     def passed(model: Any) -> tuple[torch.Tensor, ...]:
         layer.zero_grad()
         y = model(x)
-        wanted = [values for values in layer.parameters() if values.requires_grad]
-        return y.detach(), *torch.autograd.grad(y.sin().sum(), [x, *wanted])
+        expected = [values for values in layer.parameters() if values.requires_grad]
+        return y.detach(), *torch.autograd.grad(y.sin().sum(), [x, *expected])
 
-    found, wanted = passed(compiled), passed(layer)
-    assert len(found) == len(wanted) == 4 + ("scale" in settings)
-    for one, other in zip(found, wanted, strict=True):
+    actual, expected = passed(compiled), passed(layer)
+    assert len(actual) == len(expected) == 4 + ("scale" in settings)
+    for one, other in zip(actual, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
 def test_a_layer_compiles_for_evaluation_and_sees_new_angles() -> None:
     torch._dynamo.reset()
-    layer = one_layer("input", (8, 12)).eval()
+    layer = butterfly_layer("input", (8, 12)).eval()
     compiled: Any = torch.compile(layer, fullgraph=True, backend="aot_eager")
     x = torch.randn(3, 8)
     with torch.no_grad():
         torch.testing.assert_close(compiled(x), layer(x), rtol=1e-4, atol=1e-5)
         before = layer(x)
-        stir(layer, seed=1)
+        randomize_angles(layer, seed=1)
         torch.testing.assert_close(compiled(x), layer(x), rtol=1e-4, atol=1e-5)
         assert not torch.allclose(layer(x), before, atol=1e-3)
 
 
-def test_a_whole_model_compiles_and_has_the_same_gradients(tiny: Tiny, input_ids: torch.Tensor) -> None:
+def test_a_whole_model_compiles_and_has_the_same_gradients(tiny: MakeModel, input_ids: torch.Tensor) -> None:
     torch._dynamo.reset()
-    adapted = no_dropout(stirred(tiny("llama"), side="both", block_size=8, target_modules=r".*layers\.0\..*up_proj"))
+    adapted = no_dropout(
+        random_butterfly(tiny("llama"), side="both", block_size=8, target_modules=r".*layers\.0\..*up_proj")
+    )
     plain = gradients(adapted, input_ids)
     adapted.base_model.model.model.forward = torch.compile(
         adapted.base_model.model.model.forward, fullgraph=True, backend="aot_eager"
@@ -170,8 +181,8 @@ def _ddp_worker(rank: int, folder: Path, adapted: PeftModel, input_ids: torch.Te
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder / 'meet'}", rank=rank, world_size=2)
     wrapped = nn.parallel.DistributedDataParallel(adapted)
     loss(wrapped, input_ids[rank : rank + 1]).backward()
-    found = {name: values.grad for name, values in adapted.named_parameters() if values.grad is not None}
-    torch.save(found, folder / f"{rank}.pt")
+    actual = {name: values.grad for name, values in adapted.named_parameters() if values.grad is not None}
+    torch.save(actual, folder / f"{rank}.pt")
     # Whatever holds the group last ends its threads. Python's handle leaves them the interpreter's lock meanwhile, the
     # wrapper does not; where one of them wants it, both wait for ever.
     del wrapped
@@ -183,12 +194,12 @@ def _ddp_worker(rank: int, folder: Path, adapted: PeftModel, input_ids: torch.Te
     reason="needs fork and gloo",
 )
 def test_two_processes_average_to_the_gradients_of_one(
-    tiny: Tiny, input_ids: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: MakeModel, input_ids: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if torch.cuda.is_initialized():
         pytest.skip("a process that holds a GPU does not fork")
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    adapted = no_dropout(stirred(tiny("gpt2").double(), side="both", scale=True))
+    adapted = no_dropout(random_butterfly(tiny("gpt2").double(), side="both", scale=True))
     start = multiprocessing.get_context("fork").Process
     workers = [start(target=_ddp_worker, args=(rank, tmp_path, adapted, input_ids)) for rank in range(2)]
     for worker in workers:
@@ -196,9 +207,9 @@ def test_two_processes_average_to_the_gradients_of_one(
     for worker in workers:
         worker.join(60)
     assert [worker.exitcode for worker in workers] == [0, 0]
-    wanted = gradients(adapted, input_ids)
+    expected = gradients(adapted, input_ids)
     for rank in range(2):
-        assert_close(torch.load(tmp_path / f"{rank}.pt"), wanted, atol=1e-12)
+        assert_close(torch.load(tmp_path / f"{rank}.pt"), expected, atol=1e-12)
 
 
 def test_a_rotation_keeps_its_input_and_its_angles_and_nothing_else() -> None:
@@ -211,7 +222,7 @@ def test_a_rotation_keeps_its_input_and_its_angles_and_nothing_else() -> None:
 
 
 def test_a_layer_keeps_an_activation_for_each_side_and_no_more() -> None:
-    layer = one_layer(features=(32, 64)).train()
+    layer = butterfly_layer(features=(32, 64)).train()
     x, kept = torch.randn(1000, 32, requires_grad=True), 0
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -229,14 +240,14 @@ def steps(model: nn.Module, input_ids: torch.Tensor, count: int) -> Iterator[flo
     optimizer = torch.optim.AdamW(trained, lr=2e-2, weight_decay=0)
     for _ in range(count):
         optimizer.zero_grad()
-        found = loss(model, input_ids)
-        found.backward()
+        actual = loss(model, input_ids)
+        actual.backward()
         optimizer.step()
-        yield float(found.detach())
+        yield float(actual.detach())
 
 
-@every_model
-def test_training_lowers_the_loss_and_leaves_the_base(tiny: Tiny, name: str, input_ids: torch.Tensor) -> None:
+@all_models
+def test_training_lowers_the_loss_and_leaves_the_base(tiny: MakeModel, name: str, input_ids: torch.Tensor) -> None:
     adapted = no_dropout(butterfly(tiny(name), side="both", block_size=16))
     losses = list(steps(adapted, input_ids, 12))
     assert losses[-1] < 0.9 * losses[0]

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from slm_adapters import ButterflyConfig, ButterflyLayer
-from slm_testing.adapters.cache_watching import CHANGES, Change, cosines
-from slm_testing.adapters.tiny_adapters import Tiny, one_layer, stir, stirred
+from slm_testing.adapters.cache_changes import CHANGES, Change, count_cosines
+from slm_testing.adapters.tiny_adapters import MakeModel, butterfly_layer, random_butterfly, randomize_angles
 
 
 def weight_kept(layer: ButterflyLayer) -> ButterflyLayer:
@@ -17,13 +17,13 @@ def weight_kept(layer: ButterflyLayer) -> ButterflyLayer:
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
-def test_a_cached_weight_gives_the_merged_model_bit_for_bit(tiny: Tiny, name: str) -> None:
-    adapted = stirred(tiny(name), side="both", scale=True)
+def test_a_cached_weight_gives_the_merged_model_bit_for_bit(tiny: MakeModel, name: str) -> None:
+    adapted = random_butterfly(tiny(name), side="both", scale=True)
     ids = torch.arange(12).view(2, 6)
     with torch.no_grad():
         unmerged = adapted(ids).logits
         adapted.cache_weights()
-        found, again = adapted(ids).logits, adapted(ids).logits
+        actual, again = adapted(ids).logits, adapted(ids).logits
         adapted.merge_adapter()
         merged = adapted(ids).logits
         adapted.unmerge_adapter()
@@ -31,53 +31,53 @@ def test_a_cached_weight_gives_the_merged_model_bit_for_bit(tiny: Tiny, name: st
         adapted.cache_weights(False)
         assert torch.equal(adapted(ids).logits, unmerged)
     assert not torch.equal(unmerged, merged)  # they round differently: the weight was used
-    assert torch.equal(found, merged)
+    assert torch.equal(actual, merged)
     assert torch.equal(again, merged)
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_a_cached_weight_is_dropped_when_what_it_was_made_of_changes(change: Change) -> None:
-    layer, x = weight_kept(one_layer("input").eval()), torch.randn(3, 16)
+    layer, x = weight_kept(butterfly_layer("input").eval()), torch.randn(3, 16)
     with torch.no_grad():
         before = layer(x)
-        assert cosines(layer, x) == 0
+        assert count_cosines(layer, x) == 0
         change(layer, layer.butterfly_input["default"])
-        found = layer(x)
-        wanted = copy.deepcopy(layer).train().eval()(x)
-    assert not torch.allclose(wanted, before, atol=1e-3)
-    assert torch.equal(found, wanted)
+        actual = layer(x)
+        expected = copy.deepcopy(layer).train().eval()(x)
+    assert not torch.allclose(expected, before, atol=1e-3)
+    assert torch.equal(actual, expected)
 
 
 @pytest.mark.parametrize("part", ["butterfly_output", "butterfly_magnitude", "weight", "bias"])
 def test_a_cached_weight_follows_every_part_of_the_layer(part: str) -> None:
-    layer, x = weight_kept(one_layer("both", scale=True).eval()), torch.randn(3, 16)
+    layer, x = weight_kept(butterfly_layer("both", scale=True).eval()), torch.randn(3, 16)
     changed = getattr(layer.base_layer, part) if part in ("weight", "bias") else getattr(layer, part)["default"]
     with torch.no_grad():
         before = layer(x)
         changed.mul_(1.5)
-        found = layer(x)
-        wanted = copy.deepcopy(layer).train().eval()(x)
-    assert not torch.allclose(wanted, before, atol=1e-3)
-    assert torch.equal(found, wanted)
+        actual = layer(x)
+        expected = copy.deepcopy(layer).train().eval()(x)
+    assert not torch.allclose(expected, before, atol=1e-3)
+    assert torch.equal(actual, expected)
 
 
-def test_a_cached_weight_is_that_of_the_adapter_in_use(tiny: Tiny) -> None:
-    adapted = stirred(tiny("gpt2"), side="input")
+def test_a_cached_weight_is_that_of_the_adapter_in_use(tiny: MakeModel) -> None:
+    adapted = random_butterfly(tiny("gpt2"), side="input")
     adapted.add_adapter("second", ButterflyConfig(side="output", scale=True))
-    stir(adapted, "second", seed=1)
+    randomize_angles(adapted, "second", seed=1)
     adapted.eval().cache_weights()
     ids = torch.arange(6)[None]
     with torch.no_grad():
         for names in ("default", "second", "default", ["default", "second"]):
             adapted.base_model.set_adapter(names)
-            found = adapted(ids).logits
+            actual = adapted(ids).logits
             adapted.merge_adapter()
-            torch.testing.assert_close(found, adapted(ids).logits, rtol=0, atol=0 if isinstance(names, str) else 1e-4)
+            torch.testing.assert_close(actual, adapted(ids).logits, rtol=0, atol=0 if isinstance(names, str) else 1e-4)
             adapted.unmerge_adapter()
 
 
 def test_a_cached_weight_stays_out_of_training_and_of_what_is_saved() -> None:
-    layer, x = weight_kept(one_layer().eval()), torch.randn(3, 16)
+    layer, x = weight_kept(butterfly_layer().eval()), torch.randn(3, 16)
     names = set(layer.state_dict())
     with torch.no_grad():
         layer(x)
@@ -86,32 +86,34 @@ def test_a_cached_weight_stays_out_of_training_and_of_what_is_saved() -> None:
     assert layer.butterfly_input["default"].grad is not None
     layer.train()
     with torch.no_grad():
-        assert cosines(layer, x) > 0
+        assert count_cosines(layer, x) > 0
 
 
 @pytest.mark.parametrize("keep", [False, True], ids=["rotation", "weight"])
 def test_what_was_made_in_inference_mode_is_cached_too(keep: bool) -> None:
     with torch.inference_mode():  # such tensors count no versions
-        layer, x = one_layer().eval(), torch.randn(3, 16)
+        layer, x = butterfly_layer().eval(), torch.randn(3, 16)
         layer.cache_weight = keep
         before = layer(x)
-        assert cosines(layer, x) == 0
+        assert count_cosines(layer, x) == 0
         layer.butterfly_input["default"].add_(0.5)
         assert not torch.allclose(layer(x), before, atol=1e-3)
 
 
 def test_a_few_tokens_take_the_rotated_weight_by_themselves() -> None:
-    layer = one_layer().eval()
+    layer = butterfly_layer().eval()
     merged = copy.deepcopy(layer)
     merged.merge()
     few, many = torch.randn(2, 4, 16), torch.randn(3, 3, 16)
     with torch.no_grad():
         assert torch.equal(layer(few), merged(few))
-        assert cosines(layer, few) == 0
-        by_weight, wanted = layer(many), merged(many)
+        assert count_cosines(layer, few) == 0
+        by_weight, expected = layer(many), merged(many)
         layer.cache_weight = False
         assert torch.equal(by_weight, layer(many))
-    assert not torch.equal(by_weight, wanted)  # they round differently: what many tokens get does not depend on the few
+    assert not torch.equal(
+        by_weight, expected
+    )  # they round differently: what many tokens get does not depend on the few
 
 
 def two_adapters(layer: ButterflyLayer) -> None:
@@ -119,23 +121,23 @@ def two_adapters(layer: ButterflyLayer) -> None:
 
 
 def large(layer: ButterflyLayer) -> None:
-    layer._small = False
+    layer.is_small = False
 
 
 @pytest.mark.parametrize("change", [two_adapters, large])
 def test_what_would_take_much_memory_or_be_made_again_and_again_is_asked_for(
     change: Callable[[ButterflyLayer], None],
 ) -> None:
-    layer, x = one_layer().eval(), torch.randn(1, 16)
+    layer, x = butterfly_layer().eval(), torch.randn(1, 16)
     change(layer)
     with torch.no_grad():
-        found = layer(x)
-        assert layer._kept_layer is None
+        actual = layer(x)
+        assert layer.cache.merged_layer is None
         layer.cache_weight = True
-        assert not torch.equal(layer(x), found)
+        assert not torch.equal(layer(x), actual)
 
 
 def test_a_large_layer_is_told_by_its_weights() -> None:
     with torch.device("meta"):
-        assert one_layer(features=(2048, 4096))._small
-        assert not one_layer(features=(2048, 4097))._small
+        assert butterfly_layer(features=(2048, 4096)).is_small
+        assert not butterfly_layer(features=(2048, 4097)).is_small

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 import slm_testing.forked as forked
 from slm_adapters import four_bit_config, prepare_four_bit
 from slm_adapters.cli import main
-from slm_testing.adapters.tiny_adapters import Save, Tiny, fails, logits, with_butterfly, with_lora
+from slm_testing.adapters.tiny_adapters import MakeModel, Save, logits, refusal, with_butterfly, with_lora
 
 MODEL = "model.safetensors"
 
@@ -25,7 +25,7 @@ MODEL = "model.safetensors"
 
 @pytest.mark.parametrize("adapt", [with_lora, with_butterfly])
 def test_merge_writes_a_plain_model_that_answers_as_the_adapter_did(
-    tiny: Tiny,
+    tiny: MakeModel,
     save: Save,
     adapt: Callable[[PreTrainedModel], PeftModel],
     tmp_path: Path,
@@ -69,7 +69,7 @@ def test_the_saved_dtype_is_the_one_asked_for(run: Path, tmp_path: Path, dtype: 
 
 def test_the_base_may_lie_elsewhere(base: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     moved = base.rename(tmp_path / "moved")
-    assert "does not exist" in fails(capsys, "merge", run, tmp_path / "out")
+    assert "does not exist" in refusal(capsys, "merge", run, tmp_path / "out")
     assert main(["merge", str(run), str(tmp_path / "out"), "--base", str(moved)]) == 0
 
 
@@ -77,7 +77,7 @@ def test_a_merged_model_that_answers_otherwise_is_exit_code_1(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], base: Path
 ) -> None:
     broken = AutoModelForCausalLM.from_pretrained(base).eval()
-    monkeypatch.setattr("slm_adapters.cli.reload", lambda *_: broken)
+    monkeypatch.setattr("slm_adapters.command_line.merge.reload_model", lambda *_: broken)
     assert main(["merge", str(run), str(tmp_path / "out")]) == 1
     assert "more than rounding to float32 explains (0.01); do not use" in capsys.readouterr().err
 
@@ -85,7 +85,7 @@ def test_a_merged_model_that_answers_otherwise_is_exit_code_1(
 def test_the_probe_is_cut_to_the_context_and_must_have_tokens(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert "has no tokens; give another --probe" in fails(capsys, "merge", run, tmp_path / "out", "--probe", "")
+    assert "has no tokens; give another --probe" in refusal(capsys, "merge", run, tmp_path / "out", "--probe", "")
     assert not (tmp_path / "out").exists()
     assert main(["merge", str(run), str(tmp_path / "out"), "--probe", "a" * 1000]) == 0
     assert "32 tokens" in capsys.readouterr().out
@@ -98,21 +98,23 @@ def test_overwrite_replaces_a_model_and_nothing_else(
     out.mkdir()  # empty will do
     assert main(["merge", str(run), str(out)]) == 0
     before = (out / MODEL).read_bytes()
-    assert "is not empty; give another folder, or --overwrite" in fails(capsys, "merge", run, out)
+    assert "is not empty; give another folder, or --overwrite" in refusal(capsys, "merge", run, out)
     assert main(["merge", str(run), str(out), "--overwrite", "--dtype", "float16"]) == 0
     assert (out / MODEL).read_bytes() != before
     (out / "thesis.tex").write_text("years of work")
-    assert "it holds thesis.tex) and is left alone" in fails(capsys, "merge", run, out, "--overwrite")
+    assert "it holds thesis.tex) and is left alone" in refusal(capsys, "merge", run, out, "--overwrite")
     (out / "thesis.tex").rename(out / "run.json")
-    assert "it holds run.json) and is left alone" in fails(capsys, "merge", run, out, "--overwrite")
+    assert "it holds run.json) and is left alone" in refusal(capsys, "merge", run, out, "--overwrite")
     assert (out / "run.json").read_text() == "years of work"
     notes = tmp_path / "notes"
     notes.mkdir()
     (notes / "notes.txt").write_text("mine")
-    assert "it has no config.json) and is left alone" in fails(capsys, "merge", run, notes, "--overwrite")
+    assert "it has no config.json) and is left alone" in refusal(capsys, "merge", run, notes, "--overwrite")
     for kept in (base, run, tmp_path):
-        assert "holds what is to be merged" in fails(capsys, "merge", run, kept, "--overwrite")
-    assert "holds what is to be merged" in fails(capsys, "merge", run, base, "--overwrite", "--base", base)
+        assert "holds the base or the adapter to be merged" in refusal(capsys, "merge", run, kept, "--overwrite")
+    assert "holds the base or the adapter to be merged" in refusal(
+        capsys, "merge", run, base, "--overwrite", "--base", base
+    )
 
 
 @pytest.mark.parametrize("there", [False, True])
@@ -127,8 +129,8 @@ def test_a_merge_that_cannot_be_written_leaves_out_as_it_was(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("slm_adapters.merging._to_disk", full)
-    assert "No space left on device" in fails(capsys, "merge", run, out, "--overwrite", "--dtype", "float16")
+    monkeypatch.setattr("slm_adapters.merging.merged_folder._sync_to_disk", full)
+    assert "No space left on device" in refusal(capsys, "merge", run, out, "--overwrite", "--dtype", "float16")
     assert ({path.name: path.read_bytes() for path in out.iterdir()} if out.exists() else None) == before
     assert list(tmp_path.glob(".out*")) == []
 
@@ -145,12 +147,12 @@ def test_mistakes_are_one_sentence_and_exit_code_2(
     base: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert "holds a whole model already; there is no adapter to merge" in fails(capsys, "merge", base, out)
-    assert f"folder {tmp_path / 'nothing'} does not exist" in fails(capsys, "merge", tmp_path / "nothing", out)
-    assert f"{run / 'run.json'} is a file; give a folder" in fails(capsys, "merge", run, run / "run.json")
-    assert "invalid choice: 'int3'" in fails(capsys, "merge", run, out, "--dtype", "int3")
-    assert "required: OUT; see slm-adapters merge --help" in fails(capsys, "merge", run)
-    assert "required: COMMAND" in fails(capsys)
+    assert "already holds a whole model; there is no adapter to merge" in refusal(capsys, "merge", base, out)
+    assert f"folder {tmp_path / 'nothing'} does not exist" in refusal(capsys, "merge", tmp_path / "nothing", out)
+    assert f"{run / 'run.json'} is a file; give a folder" in refusal(capsys, "merge", run, run / "run.json")
+    assert "invalid choice: 'int3'" in refusal(capsys, "merge", run, out, "--dtype", "int3")
+    assert "required: OUT; see slm-adapters merge --help" in refusal(capsys, "merge", run)
+    assert "required: COMMAND" in refusal(capsys)
     assert not out.exists()
 
 

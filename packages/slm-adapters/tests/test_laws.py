@@ -70,10 +70,10 @@ def test_a_law_fails_where_it_is_broken(
 
 def test_check_names_the_broken_law_and_the_shape(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(laws, "rotate", skewed)
-    told = (
+    message = (
         r"norm_preserved does not hold for Rotation\(width=8, block_size=4, stages=2\) in torch.float32 on cpu: off by"
     )
-    with pytest.raises(AssertionError, match=told):
+    with pytest.raises(AssertionError, match=message):
         check(8, block_size=4, examples=5)
 
 

@@ -13,9 +13,9 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from slm_adapters import AdapterError, four_bit_config, load, prepare_four_bit
-from slm_adapters.quantization import dequantized, is_quantized
+from slm_adapters.base.quantization import dequantized, is_quantized
 from slm_adapters.targets import linear_layers
-from slm_testing.adapters.tiny_adapters import MakeBase, Tiny, adapted, change, logits, save_run, tokenizer
+from slm_testing.adapters.tiny_adapters import MakeBase, MakeModel, adapted, edit_json, logits, save_run, tokenizer
 
 architectures = pytest.mark.parametrize("name", ["gpt2", "llama"])
 methods = pytest.mark.parametrize("method", ["lora", "butterfly"])
@@ -23,7 +23,7 @@ methods = pytest.mark.parametrize("method", ["lora", "butterfly"])
 
 @architectures
 def test_a_whole_model_comes_back_bit_for_bit_ready_to_answer(
-    tiny: Tiny, make_base: MakeBase, name: str, input_ids: torch.Tensor
+    tiny: MakeModel, make_base: MakeBase, name: str, input_ids: torch.Tensor
 ) -> None:
     loaded = load(make_base(name), device="cpu")
     assert torch.equal(logits(loaded.model, input_ids), logits(tiny(name), input_ids))
@@ -33,7 +33,7 @@ def test_a_whole_model_comes_back_bit_for_bit_ready_to_answer(
     assert loaded.tokenizer("abc")["input_ids"] == [3, 4, 5]
 
 
-def test_a_bfloat16_checkpoint_is_float32_unless_asked(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_bfloat16_checkpoint_is_float32_unless_asked(tiny: MakeModel, tmp_path: Path) -> None:
     tiny("gpt2").to(torch.bfloat16).save_pretrained(tmp_path)
     tokenizer().save_pretrained(tmp_path)
     assert load(tmp_path, device="cpu").model.dtype == torch.float32
@@ -43,7 +43,7 @@ def test_a_bfloat16_checkpoint_is_float32_unless_asked(tiny: Tiny, tmp_path: Pat
 @architectures
 @methods
 def test_an_adapter_comes_back_bit_for_bit_however_it_is_named(
-    tiny: Tiny, make_base: MakeBase, name: str, method: str, input_ids: torch.Tensor, tmp_path: Path
+    tiny: MakeModel, make_base: MakeBase, name: str, method: str, input_ids: torch.Tensor, tmp_path: Path
 ) -> None:
     base, model = make_base(name), adapted(tiny(name), method)
     run, expected = save_run(model, tmp_path / "run", str(base)), logits(model, input_ids)
@@ -59,11 +59,11 @@ def test_an_adapter_comes_back_bit_for_bit_however_it_is_named(
 
 
 def test_a_config_that_denies_gpt2s_transposed_layers_is_corrected_without_a_warning(
-    tiny: Tiny, make_base: MakeBase, input_ids: torch.Tensor, tmp_path: Path
+    tiny: MakeModel, make_base: MakeBase, input_ids: torch.Tensor, tmp_path: Path
 ) -> None:
     model = adapted(tiny("gpt2"), "lora")
     run = save_run(model, tmp_path / "run", str(make_base("gpt2")))
-    change(run / "adapter_config.json", fan_in_fan_out=False)
+    edit_json(run / "adapter_config.json", fan_in_fan_out=False)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert torch.equal(logits(load(run, device="cpu").model, input_ids), logits(model, input_ids))
@@ -74,7 +74,7 @@ def test_a_config_that_denies_gpt2s_transposed_layers_is_corrected_without_a_war
 @architectures
 @methods
 def test_merged_is_a_plain_model_that_answers_the_same(
-    tiny: Tiny, make_base: MakeBase, name: str, method: str, input_ids: torch.Tensor, tmp_path: Path
+    tiny: MakeModel, make_base: MakeBase, name: str, method: str, input_ids: torch.Tensor, tmp_path: Path
 ) -> None:
     model = adapted(tiny(name), method)
     run = save_run(model, tmp_path / "run", str(make_base(name)))
@@ -85,7 +85,7 @@ def test_merged_is_a_plain_model_that_answers_the_same(
 
 
 def test_merging_rounds_once_at_the_end_and_leaves_rotary_frequencies_exact(
-    tiny: Tiny, make_base: MakeBase, tmp_path: Path
+    tiny: MakeModel, make_base: MakeBase, tmp_path: Path
 ) -> None:
     run = save_run(adapted(tiny("llama"), "lora"), tmp_path / "run", str(make_base("llama")))
     exact = load(run, merge=True, device="cpu").model
@@ -96,7 +96,7 @@ def test_merging_rounds_once_at_the_end_and_leaves_rotary_frequencies_exact(
 
 
 @pytest.fixture
-def qlora(tiny: Tiny, make_base: MakeBase, tmp_path: Path) -> Callable[[str, str], tuple[PeftModel, Path]]:
+def qlora(tiny: MakeModel, make_base: MakeBase, tmp_path: Path) -> Callable[[str, str], tuple[PeftModel, Path]]:
     """An adapter over 4-bit weights, and its run."""
     pytest.importorskip("bitsandbytes")
 
@@ -177,7 +177,7 @@ def test_without_bitsandbytes_a_four_bit_adapter_says_what_else_there_is(
         load(run)
 
 
-def test_the_tokenizer_is_the_runs_own_or_else_the_bases(tiny: Tiny, make_base: MakeBase, tmp_path: Path) -> None:
+def test_the_tokenizer_is_the_runs_own_or_else_the_bases(tiny: MakeModel, make_base: MakeBase, tmp_path: Path) -> None:
     base = make_base("gpt2")
     run = save_run(adapted(tiny("gpt2"), "lora"), tmp_path / "run", str(base))
     own = tokenizer()
@@ -194,10 +194,10 @@ def test_the_tokenizer_is_the_runs_own_or_else_the_bases(tiny: Tiny, make_base: 
 
 
 def test_a_base_that_a_package_brings_is_found_by_its_name(
-    tiny: Tiny, make_base: MakeBase, monkeypatch: pytest.MonkeyPatch, input_ids: torch.Tensor, tmp_path: Path
+    tiny: MakeModel, make_base: MakeBase, monkeypatch: pytest.MonkeyPatch, input_ids: torch.Tensor, tmp_path: Path
 ) -> None:
     point = SimpleNamespace(name="sample", load=lambda: lambda: make_base("gpt2"))
-    monkeypatch.setattr("slm_adapters.bases.entry_points", lambda **_: [point])
+    monkeypatch.setattr("slm_adapters.base.base_lookup.entry_points", lambda **_: [point])
     run = save_run(adapted(tiny("gpt2"), "butterfly"), tmp_path / "run", "sample")
     assert torch.equal(logits(load("sample", device="cpu").model, input_ids), logits(tiny("gpt2"), input_ids))
     assert load(run, device="cpu").base == load("sample", run, device="cpu").base == "sample"
@@ -205,9 +205,9 @@ def test_a_base_that_a_package_brings_is_found_by_its_name(
         load("distilgpt2", run)
 
 
-def test_without_that_package_it_is_named(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    found: list[EntryPoint] = []
-    monkeypatch.setattr("slm_adapters.bases.entry_points", lambda **_: found)
+def test_without_that_package_it_is_named(tiny: MakeModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    actual: list[EntryPoint] = []
+    monkeypatch.setattr("slm_adapters.base.base_lookup.entry_points", lambda **_: actual)
     run = save_run(adapted(tiny("gpt2"), "lora"), tmp_path / "run", "sample")
     said = "base 'sample' is the built-in model of slm-data; install slm-data"
     for path in ("sample", run):

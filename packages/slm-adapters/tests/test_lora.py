@@ -12,7 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 from slm_adapters import AdapterError, LoraSettings, add_lora, default_targets, lora_config
 from slm_adapters.targets import linear_layers
-from slm_testing.adapters.tiny_adapters import Tiny, every_model, logits
+from slm_testing.adapters.tiny_adapters import MakeModel, all_models, logits
 
 
 def shape(layer: nn.Module) -> tuple[int, int]:
@@ -21,24 +21,24 @@ def shape(layer: nn.Module) -> tuple[int, int]:
     return (one, other) if isinstance(layer, Conv1D) else (other, one)
 
 
-def stir(model: nn.Module) -> None:
+def randomize_angles(model: nn.Module) -> None:
     """Give the adapter something to do: LoRA's second matrix starts at zero."""
     for name, weight in model.named_parameters():
         if "lora_B" in name:
             nn.init.normal_(weight, std=0.2)
 
 
-@every_model
-def test_an_untrained_adapter_changes_no_bit_of_the_logits(tiny: Tiny, name: str, input_ids: torch.Tensor) -> None:
+@all_models
+def test_an_untrained_adapter_changes_no_bit_of_the_logits(tiny: MakeModel, name: str, input_ids: torch.Tensor) -> None:
     before = logits(tiny(name), input_ids)
     adapted = add_lora(tiny(name), LoraSettings()).eval()
     assert torch.equal(logits(adapted, input_ids), before)
-    stir(adapted)
+    randomize_angles(adapted)
     assert not torch.allclose(logits(adapted, input_ids), before, atol=1e-3)
 
 
-@every_model
-def test_what_trains_is_r_times_in_plus_out_of_every_layer(tiny: Tiny, name: str) -> None:
+@all_models
+def test_what_trains_is_r_times_in_plus_out_of_every_layer(tiny: MakeModel, name: str) -> None:
     model = tiny(name)
     sizes = [sum(shape(layer)) for layer in linear_layers(model).values()]
     adapted = add_lora(model, LoraSettings(r=3))
@@ -47,7 +47,7 @@ def test_what_trains_is_r_times_in_plus_out_of_every_layer(tiny: Tiny, name: str
     assert all("lora_" in at for at in trained)
 
 
-def test_only_the_named_targets_are_adapted(tiny: Tiny) -> None:
+def test_only_the_named_targets_are_adapted(tiny: MakeModel) -> None:
     adapted = add_lora(tiny("gpt2"), LoraSettings(target_modules=["h.1.attn.c_proj"]))
     assert {at.split(".lora_")[0] for at, _ in adapted.named_parameters() if "lora_" in at} == {
         "base_model.model.transformer.h.1.attn.c_proj"
@@ -56,63 +56,63 @@ def test_only_the_named_targets_are_adapted(tiny: Tiny) -> None:
 
 @pytest.mark.parametrize("targets", [(), ("c_fc",), ("attn.c_attn", "c_fc"), ("transformer.h.0.mlp.c_proj",)], ids=str)
 def test_gpt2s_transposed_layers_are_known_without_a_warning(
-    tiny: Tiny, input_ids: torch.Tensor, targets: tuple[str, ...]
+    tiny: MakeModel, input_ids: torch.Tensor, targets: tuple[str, ...]
 ) -> None:
     settings = LoraSettings(target_modules=targets)
     assert lora_config(tiny("gpt2"), settings).fan_in_fan_out is True
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         adapted = add_lora(tiny("gpt2"), settings).eval()
-    stir(adapted)
+    randomize_angles(adapted)
     unmerged = logits(adapted, input_ids)
     merged = logits(adapted.merge_and_unload(), input_ids)  # would have the wrong shape, or values
     torch.testing.assert_close(merged, unmerged, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["llama", "neox", "qwen2"])
-def test_other_models_are_not_transposed(tiny: Tiny, name: str) -> None:
+def test_other_models_are_not_transposed(tiny: MakeModel, name: str) -> None:
     assert lora_config(tiny(name), LoraSettings()).fan_in_fan_out is False
 
 
-@every_model
-def test_plain_peft_loads_what_was_saved(tiny: Tiny, name: str, input_ids: torch.Tensor, tmp_path: Path) -> None:
+@all_models
+def test_plain_peft_loads_what_was_saved(tiny: MakeModel, name: str, input_ids: torch.Tensor, tmp_path: Path) -> None:
     adapted = add_lora(tiny(name), LoraSettings(r=4)).eval()
-    stir(adapted)
+    randomize_angles(adapted)
     adapted.save_pretrained(tmp_path)
     loaded = PeftModel.from_pretrained(tiny(name), tmp_path).eval()
     assert torch.equal(logits(loaded, input_ids), logits(adapted, input_ids))
 
 
 @pytest.mark.parametrize("rslora", [False, True])
-def test_the_scale_is_alpha_over_r_or_its_root(tiny: Tiny, rslora: bool) -> None:
+def test_the_scale_is_alpha_over_r_or_its_root(tiny: MakeModel, rslora: bool) -> None:
     adapted = add_lora(tiny("gpt2"), LoraSettings(r=4, alpha=6, use_rslora=rslora))
     layer: Any = adapted.get_submodule("base_model.model.transformer.h.0.attn.c_attn")
     assert layer.scaling["default"] == (3 if rslora else 1.5)
 
 
-def test_dora_adds_a_magnitude_for_each_feature_out(tiny: Tiny, input_ids: torch.Tensor) -> None:
+def test_dora_adds_a_magnitude_for_each_feature_out(tiny: MakeModel, input_ids: torch.Tensor) -> None:
     before = logits(tiny("llama"), input_ids)
     adapted = add_lora(tiny("llama"), LoraSettings(use_dora=True)).eval()
     assert any("magnitude" in at for at, weight in adapted.named_parameters() if weight.requires_grad)
     torch.testing.assert_close(logits(adapted, input_ids), before, rtol=1e-5, atol=1e-6)
 
 
-def test_dropout_is_on_the_adapters_input_while_training_only(tiny: Tiny, input_ids: torch.Tensor) -> None:
+def test_dropout_is_on_the_adapters_input_while_training_only(tiny: MakeModel, input_ids: torch.Tensor) -> None:
     adapted = add_lora(tiny("llama"), LoraSettings(dropout=0.5))
-    stir(adapted)
+    randomize_angles(adapted)
     adapted.train()
     assert not torch.equal(logits(adapted, input_ids), logits(adapted, input_ids))
     adapted.eval()
     assert torch.equal(logits(adapted, input_ids), logits(adapted, input_ids))
 
 
-def test_the_adapter_trains_in_float32_on_a_bfloat16_base(tiny: Tiny) -> None:
+def test_the_adapter_trains_in_float32_on_a_bfloat16_base(tiny: MakeModel) -> None:
     adapted = add_lora(tiny("gpt2").to(torch.bfloat16), LoraSettings())
     kinds = {weight.requires_grad: weight.dtype for weight in adapted.parameters()}
     assert kinds == {True: torch.float32, False: torch.bfloat16}
 
 
-def test_a_target_that_does_not_exist_is_refused_and_the_model_left_alone(tiny: Tiny) -> None:
+def test_a_target_that_does_not_exist_is_refused_and_the_model_left_alone(tiny: MakeModel) -> None:
     model = tiny("gpt2")
     with pytest.raises(AdapterError, match=r"'q_proj' matches no linear layer.*c_attn, c_fc, c_proj"):
         add_lora(model, LoraSettings(target_modules=["c_attn", "q_proj"]))
@@ -121,7 +121,7 @@ def test_a_target_that_does_not_exist_is_refused_and_the_model_left_alone(tiny: 
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         ({"r": 0}, "--lora_r 0 must be at least 1"),
         ({"r": -8}, "--lora_r -8 must be at least 1"),
@@ -135,6 +135,6 @@ def test_a_target_that_does_not_exist_is_refused_and_the_model_left_alone(tiny: 
     ],
     ids=str,
 )
-def test_settings_out_of_range_are_refused_where_they_are_made(wrong: dict[str, Any], told: str) -> None:
-    with pytest.raises(AdapterError, match=told):
+def test_settings_out_of_range_are_refused_where_they_are_made(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(AdapterError, match=message):
         LoraSettings(**wrong)

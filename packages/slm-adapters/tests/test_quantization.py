@@ -24,7 +24,7 @@ from slm_adapters import (
 )
 from slm_adapters.targets import linear_layers
 
-Tiny = Callable[[str], PreTrainedModel]
+MakeModel = Callable[[str], PreTrainedModel]
 
 pytest.importorskip("bitsandbytes")
 
@@ -39,7 +39,7 @@ def four_bit(folder: Path) -> PreTrainedModel:
 
 
 @pytest.fixture(params=["gpt2", "llama"])
-def folder(request: pytest.FixtureRequest, tiny: Tiny, tmp_path: Path) -> Path:
+def folder(request: pytest.FixtureRequest, tiny: MakeModel, tmp_path: Path) -> Path:
     tiny(request.param).save_pretrained(tmp_path)
     return tmp_path
 
@@ -116,8 +116,8 @@ def test_an_evaluation_leaves_base_and_gradients_as_they_were(folder: Path, inpu
 
 def logits(model: torch.nn.Module, input_ids: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
-        found: torch.Tensor = model(input_ids=input_ids, use_cache=False).logits
-    return found
+        actual: torch.Tensor = model(input_ids=input_ids, use_cache=False).logits
+    return actual
 
 
 @pytest.mark.usefixtures("_cpu_with_bf16")
@@ -127,14 +127,14 @@ def test_widths_that_are_no_multiple_of_a_block_are_evaluated_too(tmp_path: Path
     assert logits(model.eval(), input_ids).isfinite().all()
 
 
-def test_gpt2s_layers_are_no_longer_transposed_in_four_bits(tiny: Tiny, tmp_path: Path) -> None:
+def test_gpt2s_layers_are_no_longer_transposed_in_four_bits(tiny: MakeModel, tmp_path: Path) -> None:
     tiny("gpt2").save_pretrained(tmp_path)
     assert lora_config(tiny("gpt2"), LoraSettings()).fan_in_fan_out is True
     assert lora_config(four_bit(tmp_path), LoraSettings()).fan_in_fan_out is False
 
 
 def test_nothing_is_said_while_a_four_bit_model_is_loaded_and_trained(
-    tiny: Tiny, tmp_path: Path, input_ids: torch.Tensor, caplog: pytest.LogCaptureFixture
+    tiny: MakeModel, tmp_path: Path, input_ids: torch.Tensor, caplog: pytest.LogCaptureFixture
 ) -> None:
     tiny("gpt2").save_pretrained(tmp_path)
     with quiet_bitsandbytes(), warnings.catch_warnings():
@@ -158,14 +158,14 @@ def test_quiet_ends_where_its_block_ends_errors_or_not(caplog: pytest.LogCapture
 IMPORT = """
 import logging, sys
 
-class Complaint:  # as peft is looked for, what bitsandbytes says where its kernel is missing
+class Complaint:  # as bitsandbytes is looked for, what it says if its kernel is missing
     def find_spec(self, name, path=None, target=None):
-        if name == "peft":
+        if name == "bitsandbytes":
             logging.getLogger("bitsandbytes.backends.cpu.ops").warning("Failed to load CPU gemm_4bit_forward")
 
 sys.meta_path.insert(0, Complaint())
-import slm_adapters
-assert "peft" in sys.modules
+import slm_adapters, peft
+assert "bitsandbytes" in sys.modules
 """
 
 

@@ -1,4 +1,4 @@
-"""Which layers an adapter goes on, and what a wrong name is told."""
+"""Which layers an adapter goes on, and what a wrong name is message."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 from slm_adapters import AdapterError, check_targets, default_targets
 from slm_adapters.targets import linear_layers
 
-Tiny = Callable[[str], PreTrainedModel]
+MakeModel = Callable[[str], PreTrainedModel]
 
 LLAMA = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
 DEFAULTS = {
@@ -17,16 +17,16 @@ DEFAULTS = {
     "neox": ["dense", "dense_4h_to_h", "dense_h_to_4h", "query_key_value"],
     "qwen2": LLAMA,
 }
-every_model = pytest.mark.parametrize("name", DEFAULTS)
+all_models = pytest.mark.parametrize("name", DEFAULTS)
 
 
-@every_model
-def test_the_defaults_are_every_linear_layer_of_the_blocks(tiny: Tiny, name: str) -> None:
+@all_models
+def test_the_defaults_are_every_linear_layer_of_the_blocks(tiny: MakeModel, name: str) -> None:
     assert default_targets(tiny(name)) == DEFAULTS[name]
 
 
-@every_model
-def test_the_output_embeddings_are_no_target(tiny: Tiny, name: str) -> None:
+@all_models
+def test_the_output_embeddings_are_no_target(tiny: MakeModel, name: str) -> None:
     model = tiny(name)
     head = model.get_output_embeddings()
     assert all(layer is not head for layer in linear_layers(model).values())
@@ -35,37 +35,37 @@ def test_the_output_embeddings_are_no_target(tiny: Tiny, name: str) -> None:
         check_targets(model, [head_name])
 
 
-@every_model
-def test_the_defaults_pass_their_own_check(tiny: Tiny, name: str) -> None:
+@all_models
+def test_the_defaults_pass_their_own_check(tiny: MakeModel, name: str) -> None:
     assert check_targets(tiny(name), DEFAULTS[name]) == DEFAULTS[name]
 
 
-def test_a_name_may_be_any_end_of_a_layers_full_name(tiny: Tiny) -> None:
+def test_a_name_may_be_any_end_of_a_layers_full_name(tiny: MakeModel) -> None:
     for name in ("c_proj", "attn.c_proj", "h.1.mlp.c_proj", "transformer.h.0.attn.c_proj"):
         assert check_targets(tiny("gpt2"), [name]) == [name]
 
 
-def test_part_of_a_word_is_no_name(tiny: Tiny) -> None:
+def test_part_of_a_word_is_no_name(tiny: MakeModel) -> None:
     for name in ("proj", "tn.c_proj", "c_pro", "h.1", "transformer.h.0.attn", "wte", ""):
         with pytest.raises(AdapterError, match="matches no linear layer"):
             check_targets(tiny("gpt2"), [name])
 
 
-def test_a_wrong_name_is_told_what_exists_and_what_was_meant(tiny: Tiny) -> None:
-    with pytest.raises(AdapterError) as told:
+def test_a_wrong_name_is_told_what_exists_and_what_was_meant(tiny: MakeModel) -> None:
+    with pytest.raises(AdapterError) as message:
         check_targets(tiny("gpt2"), ["c_atn"])
-    assert str(told.value) == (
+    assert str(message.value) == (
         "target module 'c_atn' matches no linear layer of this model; did you mean c_attn? it has c_attn, c_fc, c_proj"
     )
 
 
-def test_a_name_like_none_that_exists_gets_no_guess(tiny: Tiny) -> None:
-    with pytest.raises(AdapterError) as told:
+def test_a_name_like_none_that_exists_gets_no_guess(tiny: MakeModel) -> None:
+    with pytest.raises(AdapterError) as message:
         check_targets(tiny("llama"), ["c_attn"])
-    assert "did you mean" not in str(told.value)
-    assert ", ".join(LLAMA) in str(told.value)
+    assert "did you mean" not in str(message.value)
+    assert ", ".join(LLAMA) in str(message.value)
 
 
-def test_a_list_with_one_wrong_name_is_refused(tiny: Tiny) -> None:
+def test_a_list_with_one_wrong_name_is_refused(tiny: MakeModel) -> None:
     with pytest.raises(AdapterError, match=r"'v_prj'.*did you mean v_proj\?"):
         check_targets(tiny("llama"), ["q_proj", "v_prj"])

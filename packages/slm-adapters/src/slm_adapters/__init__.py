@@ -1,45 +1,53 @@
-"""Adapters for small language models that fit the model at hand."""
+"""Adapters for small language models that fit the model at hand.
 
-from slm_adapters.errors import AdapterError
-from slm_adapters.quiet import quiet_bitsandbytes
+Names are imported on first use, so that `import slm_adapters` takes milliseconds and loads no torch.
+"""
 
-with quiet_bitsandbytes():  # peft imports it
-    from slm_adapters.bases import FULL_NAMES, find_base
-    from slm_adapters.bases import Base as BaseLocation
-    from slm_adapters.bases import asked as probe_base
-    from slm_adapters.butterfly.config import ButterflyConfig
-    from slm_adapters.butterfly.ladder import Rotation
-    from slm_adapters.butterfly.layer import ButterflyLayer
-    from slm_adapters.butterfly.oft import export_oft
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from slm_adapters.peft_registration import register_with_peft
+
+if TYPE_CHECKING:
+    from slm_adapters.base.base_lookup import FULL_NAMES, BaseLocation, find_base, probe_base
+    from slm_adapters.base.four_bit import prepare_four_bit
+    from slm_adapters.base.hub_errors import as_adapter_error, hub_error_reason, probe_hub
+    from slm_adapters.base.log_filters import quiet_bitsandbytes
+    from slm_adapters.base.model_folder import (
+        ADAPTER_CONFIG,
+        MODEL_CONFIG,
+        TOKENIZER_FILES,
+        ModelFolder,
+        read_json,
+        read_model_folder,
+    )
+    from slm_adapters.base.quantization import compute_dtype, four_bit_config
+    from slm_adapters.butterfly.method.config import ButterflyConfig
+    from slm_adapters.butterfly.method.layer import ButterflyLayer
+    from slm_adapters.butterfly.method.model_fitting import add_butterfly, butterfly_config
+    from slm_adapters.butterfly.method.oft_export import export_oft
+    from slm_adapters.butterfly.method.tuner import ButterflyModel
     from slm_adapters.butterfly.reference import rotate_reference
     from slm_adapters.butterfly.rotate import rotate, rotation_matrix
-    from slm_adapters.butterfly.settings import ButterflySettings, add_butterfly, butterfly_config
-    from slm_adapters.butterfly.tuner import ButterflyModel, register
-    from slm_adapters.folders import ADAPTER_CONFIG, MODEL_CONFIG, TOKENIZER_FILES, read_json
-    from slm_adapters.folders import Folder as ModelFolder
-    from slm_adapters.folders import read_folder as read_model_folder
-    from slm_adapters.loading import Loaded, load
-    from slm_adapters.loading import read_adapter as read_adapter_folder
-    from slm_adapters.loading import tokenizer_of as load_tokenizer
-    from slm_adapters.lora import LoraSettings, add_lora, lora_config
-    from slm_adapters.merging import PROBE as PROBE_TEXT
-    from slm_adapters.merging import TOLERANCE as LOGIT_TOLERANCE
-    from slm_adapters.merging import WRITTEN as MODEL_FILE_SUFFIXES
-    from slm_adapters.merging import Difference as LogitDifference
-    from slm_adapters.merging import difference as compare_logits
-    from slm_adapters.merging import logits as probe_logits
-    from slm_adapters.merging import probe_ids, write_model
-    from slm_adapters.merging import reload as reload_model
-    from slm_adapters.quantization import compute_dtype, four_bit_config, prepare_four_bit
-    from slm_adapters.several import LoadedSeveral as LoadedAdapters
-    from slm_adapters.several import common_base
-    from slm_adapters.several import load_several as load_adapters
+    from slm_adapters.butterfly.settings import ButterflySettings
+    from slm_adapters.butterfly.structure import Rotation
+    from slm_adapters.errors import AdapterError
+    from slm_adapters.loading.load import Loaded, load, load_tokenizer, read_adapter_folder
+    from slm_adapters.loading.multi_adapter import LoadedAdapters, common_base, load_adapters
+    from slm_adapters.lora.model_fitting import add_lora, lora_config
+    from slm_adapters.lora.settings import LoraSettings
+    from slm_adapters.merging.logit_comparison import (
+        LOGIT_TOLERANCE,
+        PROBE_TEXT,
+        LogitDifference,
+        compare_logits,
+        probe_ids,
+        probe_logits,
+    )
+    from slm_adapters.merging.merged_folder import MODEL_FILE_SUFFIXES, reload_model, write_model
     from slm_adapters.targets import check_targets, default_targets
-    from slm_adapters.trouble import explained as as_adapter_error
-    from slm_adapters.trouble import hub_trouble as probe_hub
-    from slm_adapters.trouble import reason as hub_error_reason
-
-register()
 
 __version__ = "0.3.0"
 
@@ -95,3 +103,68 @@ __all__ = [
     "rotation_matrix",
     "write_model",
 ]
+
+# Imported on first use.
+_EXPORTS = {
+    "ADAPTER_CONFIG": "base.model_folder:ADAPTER_CONFIG",
+    "AdapterError": "errors:AdapterError",
+    "BaseLocation": "base.base_lookup:BaseLocation",
+    "ButterflyConfig": "butterfly.method.config:ButterflyConfig",
+    "ButterflyLayer": "butterfly.method.layer:ButterflyLayer",
+    "ButterflyModel": "butterfly.method.tuner:ButterflyModel",
+    "ButterflySettings": "butterfly.settings:ButterflySettings",
+    "FULL_NAMES": "base.base_lookup:FULL_NAMES",
+    "LOGIT_TOLERANCE": "merging.logit_comparison:LOGIT_TOLERANCE",
+    "Loaded": "loading.load:Loaded",
+    "LoadedAdapters": "loading.multi_adapter:LoadedAdapters",
+    "LogitDifference": "merging.logit_comparison:LogitDifference",
+    "LoraSettings": "lora.settings:LoraSettings",
+    "MODEL_CONFIG": "base.model_folder:MODEL_CONFIG",
+    "MODEL_FILE_SUFFIXES": "merging.merged_folder:MODEL_FILE_SUFFIXES",
+    "ModelFolder": "base.model_folder:ModelFolder",
+    "PROBE_TEXT": "merging.logit_comparison:PROBE_TEXT",
+    "Rotation": "butterfly.structure:Rotation",
+    "TOKENIZER_FILES": "base.model_folder:TOKENIZER_FILES",
+    "add_butterfly": "butterfly.method.model_fitting:add_butterfly",
+    "add_lora": "lora.model_fitting:add_lora",
+    "as_adapter_error": "base.hub_errors:as_adapter_error",
+    "butterfly_config": "butterfly.method.model_fitting:butterfly_config",
+    "check_targets": "targets:check_targets",
+    "common_base": "loading.multi_adapter:common_base",
+    "compare_logits": "merging.logit_comparison:compare_logits",
+    "compute_dtype": "base.quantization:compute_dtype",
+    "default_targets": "targets:default_targets",
+    "export_oft": "butterfly.method.oft_export:export_oft",
+    "find_base": "base.base_lookup:find_base",
+    "four_bit_config": "base.quantization:four_bit_config",
+    "hub_error_reason": "base.hub_errors:hub_error_reason",
+    "load": "loading.load:load",
+    "load_adapters": "loading.multi_adapter:load_adapters",
+    "load_tokenizer": "loading.load:load_tokenizer",
+    "lora_config": "lora.model_fitting:lora_config",
+    "prepare_four_bit": "base.four_bit:prepare_four_bit",
+    "probe_base": "base.base_lookup:probe_base",
+    "probe_hub": "base.hub_errors:probe_hub",
+    "probe_ids": "merging.logit_comparison:probe_ids",
+    "probe_logits": "merging.logit_comparison:probe_logits",
+    "quiet_bitsandbytes": "base.log_filters:quiet_bitsandbytes",
+    "read_adapter_folder": "loading.load:read_adapter_folder",
+    "read_json": "base.model_folder:read_json",
+    "read_model_folder": "base.model_folder:read_model_folder",
+    "reload_model": "merging.merged_folder:reload_model",
+    "rotate": "butterfly.rotate:rotate",
+    "rotate_reference": "butterfly.reference:rotate_reference",
+    "rotation_matrix": "butterfly.rotate:rotation_matrix",
+    "write_model": "merging.merged_folder:write_model",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    register_with_peft()  # in case PEFT was half initialised at the import below
+    module, _, attribute = _EXPORTS[name].partition(":")
+    return getattr(import_module(f"{__name__}.{module}"), attribute)
+
+
+register_with_peft()

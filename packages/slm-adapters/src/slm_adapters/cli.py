@@ -1,53 +1,34 @@
-"""``slm-adapters``: merge an adapter into its base, or look at what a run left."""
+"""``slm-adapters``: the command line's parser and entry point."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
-from transformers.utils import logging as transformers_logging
-
-from slm_adapters.bases import recorded_base
+from slm_adapters import __version__
 from slm_adapters.errors import AdapterError
-from slm_adapters.folders import Folder, read_folder
-from slm_adapters.inspection import describe, method
-from slm_adapters.loading import load
-from slm_adapters.merging import (
-    PROBE,
-    TOLERANCE,
-    Difference,
-    check_out,
-    difference,
-    logits,
-    probe_ids,
-    reload,
-    write_model,
-)
-from slm_adapters.tables import as_text
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = ("float32", "bfloat16", "float16")
 
-ABOUT = "Adapters of slm-train and PEFT: merge one into its base model, or see what a run left."
+DESCRIPTION = "Merge an adapter of slm-train or PEFT into its base model, or inspect a run folder."
 MERGE = """\
-Merge an adapter into its base, in float32, and save a plain transformers model: config, safetensors and
-tokenizer, for whatever loads GPT-2, Llama and the like. An adapter trained over 4-bit weights (qlora) is merged into
-those weights, dequantised. OUT is then loaded again, and its logits are compared with those of the adapter."""
+Merge an adapter into its base, in float32, and save a plain transformers model: config, safetensors and tokenizer,
+which any program that reads GPT-2, Llama and the like can load. An adapter trained over 4-bit weights (qlora) is merged
+into those weights, dequantized. OUT is then loaded again, and its logits are compared with the adapter's."""
 MERGE_EXAMPLES = """\
 examples:
   slm-adapters merge outputs/lora outputs/lora-merged
   slm-adapters merge outputs/qlora /models/stories --dtype bfloat16
-  slm-adapters merge outputs/lora merged --base ./models/distilgpt2    (the base in a folder of yours)
+  slm-adapters merge outputs/lora merged --base ./models/distilgpt2    (the base in a local folder)
 
-exit code: 0 merged; 1 merged, but the answers differ by more than rounding explains; 2 refused, nothing written"""
+exit codes: 0 merged; 1 merged, but the logits differ by more than rounding explains; 2 refused, nothing written"""
 INSPECT = """\
-Say what is in the folder of a run, a model or an adapter: the method, its base, sizes; for butterfly adapters how far
-each layer is rotated. Reads the configuration and the weight file; the base model is not loaded."""
+Print what a folder of a run, a model or an adapter contains: the method, its base, sizes and, for butterfly adapters,
+how far each layer is rotated. Reads the configuration and the weight file; the base model is not loaded."""
 INSPECT_EXAMPLES = """\
 examples:
   slm-adapters inspect outputs/lora
@@ -56,91 +37,75 @@ examples:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        """One sentence; argparse would print its usage before it."""
+        """Report in one sentence; argparse would print its usage first."""
         raise AdapterError(f"{message}; see {self.prog} --help")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``slm-adapters`` with ``argv`` (the process's own by default); returns the exit code."""
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    """Run ``slm-adapters`` with ``argv`` (default: the process's arguments) and return the exit code."""
     try:
         options = _parser().parse_args(argv)
         code: int = options.run(options)
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader, such as head, has seen enough
+    except BrokenPipeError:  # the reader, such as head, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        print("slm-adapters: stopped", file=sys.stderr)
+        print("slm-adapters: interrupted", file=sys.stderr)
         return 130
-    except AdapterError as mistake:
-        print(f"slm-adapters: {mistake}", file=sys.stderr)
+    except AdapterError as error:
+        print(f"slm-adapters: {error}", file=sys.stderr)
         return 2
     return code
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="slm-adapters", description=ABOUT, epilog="slm-adapters COMMAND --help shows examples.")
+    parser = _Parser(prog="slm-adapters", description=DESCRIPTION, epilog="slm-adapters COMMAND --help shows examples.")
+    parser.add_argument("--version", action="version", version=f"slm-adapters {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     layout: Any = {"formatter_class": argparse.RawDescriptionHelpFormatter}
-    merge = commands.add_parser(
-        "merge", help="merge an adapter into its base", description=MERGE, epilog=MERGE_EXAMPLES, **layout
+    _add_merge_flags(
+        commands.add_parser(
+            "merge", help="merge an adapter into its base", description=MERGE, epilog=MERGE_EXAMPLES, **layout
+        )
     )
-    merge.add_argument("adapter", metavar="RUN", type=Path, help="folder of a run of slm-train, or of a PEFT adapter")
-    merge.add_argument("out", metavar="OUT", type=Path, help="folder to make; must not exist or be empty")
-    merge.add_argument("--base", metavar="B", help="the base: a folder or a name. Default: the one that RUN names")
-    merge.add_argument("--dtype", choices=DTYPES, default="float32", help="of the saved weights. Default: %(default)s")
-    merge.add_argument("--overwrite", action="store_true", help="replace a model that is in OUT")
-    merge.add_argument("--probe", metavar="TEXT", default=PROBE, help="compare the models on this text")
-    merge.set_defaults(run=_merge)
-    look = commands.add_parser(
-        "inspect", help="what a run left", description=INSPECT, epilog=INSPECT_EXAMPLES, **layout
+    _add_inspect_flags(
+        commands.add_parser(
+            "inspect", help="describe a run folder", description=INSPECT, epilog=INSPECT_EXAMPLES, **layout
+        )
     )
-    look.add_argument("folder", metavar="RUN", type=Path, help="folder of a run, a model or an adapter")
-    look.add_argument("--json", action="store_true", help="print JSON")
-    look.set_defaults(run=_inspect)
     return parser
 
 
-def _inspect(options: argparse.Namespace) -> int:
-    found = describe(read_folder(options.folder))
-    print(json.dumps(found, indent=2) if options.json else as_text(found))
-    return 0
+def _add_merge_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("adapter", metavar="RUN", type=Path, help="folder of a slm-train run or of a PEFT adapter")
+    parser.add_argument("out", metavar="OUT", type=Path, help="folder to create; must not exist or be empty")
+    parser.add_argument("--base", metavar="B", help="base model: a folder or a name. Default: the one that RUN records")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the saved weights. Default: %(default)s")
+    parser.add_argument("--overwrite", action="store_true", help="replace a model that is in OUT")
+    parser.add_argument("--probe", metavar="TEXT", help="compare the models on this text. Default: a built-in one")
+    parser.set_defaults(run=_merge)
+
+
+def _add_inspect_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="RUN", type=Path, help="folder of a run, a model or an adapter")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=_inspect)
+
+
+# The commands import torch, transformers and PEFT, which take seconds: after parsing, so that help and errors are fast.
 
 
 def _merge(options: argparse.Namespace) -> int:
-    adapter = read_folder(options.adapter)
-    if not adapter.holds_adapter:
-        raise AdapterError(f"{adapter.path} holds a whole model already; there is no adapter to merge")
-    base = Path(options.base or recorded_base(adapter) or adapter.path).expanduser()
-    check_out(options.out, [adapter.path, *([base] if base.is_dir() else [])], options.overwrite)
-    model_path, dtype = options.base or adapter.path, DTYPES[options.dtype]
-    loaded = load(model_path, adapter.path, dtype=torch.float32)
-    ids = probe_ids(loaded, options.probe)
-    before = logits(loaded.model, ids)
-    del loaded
-    merged = load(model_path, adapter.path, merge=True, dtype=dtype)
-    write_model(merged, options.out)
-    found = difference(before, logits(reload(options.out, merged.model), ids))
-    return _report(adapter, merged.base, options, found, TOLERANCE[dtype])
+    from slm_adapters.command_line.merge import run_merge
+
+    return run_merge(options)
 
 
-def _report(adapter: Folder, base: str, options: argparse.Namespace, found: Difference, tolerance: float) -> int:
-    print(f"merged {adapter.path} ({method(adapter)}) into {base}: {options.out}, {options.dtype}")
-    print(
-        f"logits of the merged model against the adapter on its base, {found.tokens} tokens: largest difference "
-        f"{found.largest:.2g}, largest logit {found.logit:.3g}"
-    )
-    print(f"greedy next token: the same at {found.agreeing} of {found.tokens} positions")
-    if found.relative <= tolerance:
-        return 0
-    print(
-        f"slm-adapters: the merged model differs by {found.relative:.2g} of its largest logit, more than rounding to "
-        f"{options.dtype} explains ({tolerance:g}); do not use {options.out}",
-        file=sys.stderr,
-    )
-    return 1
+def _inspect(options: argparse.Namespace) -> int:
+    from slm_adapters.command_line.inspect import run_inspect
+
+    return run_inspect(options)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""What a user can get wrong about adapters."""
+"""``AdapterError``, the base class of this package's errors."""
 
 
 class AdapterError(ValueError):
-    """One sentence for the user: what was wrong, with the value, and what to do."""
+    """A user's mistake, in one sentence: what is wrong, with the value, and what to do."""

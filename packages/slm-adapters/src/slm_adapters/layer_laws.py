@@ -1,4 +1,4 @@
-"""What must hold for an adapted layer or model of any shape; each law raises AssertionError where it does not."""
+"""Properties of every adapted layer or model, as checks; each raises AssertionError if it does not hold."""
 
 from __future__ import annotations
 
@@ -9,59 +9,65 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from slm_adapters.butterfly.layer import ButterflyLayer
+from slm_adapters.butterfly.method.layer import ButterflyLayer
 
-_HELD_FOR_A_MOMENT = "slm_adapters_laws"
+_TEMPORARY_ADAPTER = "slm_adapters_laws"
 
 
 @torch.no_grad()
 def merged_equals_unmerged(layer: ButterflyLayer, x: Tensor, tolerance: float = 1e-5) -> None:
     """The layer computes the same with its active adapters merged, within ``tolerance`` of the largest output.
-    ``x`` is ``[..., in]``."""
-    compute: Any = layer
-    unmerged = compute(x)
+
+    ``x`` is ``[..., in]``.
+    """
+    call: Any = layer
+    unmerged = call(x)
     layer.merge(safe_merge=True)
     try:
-        error = (compute(x) - unmerged).abs().max() / unmerged.abs().max()
+        error = (call(x) - unmerged).abs().max() / unmerged.abs().max()
     finally:
         layer.unmerge()
-    assert error <= tolerance, f"{layer.where}: merged and unmerged differ by {float(error):.3g} of the largest output"
+    assert error <= tolerance, (
+        f"{layer.layer_name}: merged and unmerged differ by {float(error):.3g} of the largest output"
+    )
 
 
 def unmerge_restores(layer: ButterflyLayer) -> None:
-    """Merging and unmerging leave each bit of the base layer as it was."""
-    before = _bits(layer)
+    """Merging and unmerging restore every bit of the base layer."""
+    before = _base_state(layer)
     layer.merge()
     layer.unmerge()
-    after = _bits(layer)
+    after = _base_state(layer)
     changed = [name for name in before if not torch.equal(before[name], after[name])]
-    assert not changed, f"{layer.where}: unmerging leaves {', '.join(changed)} changed"
+    assert not changed, f"{layer.layer_name}: unmerging leaves {', '.join(changed)} changed"
 
 
 def saved_is_loaded(model: PeftModel, input_ids: Tensor, folder: Path) -> None:
-    """What is saved under ``folder`` computes the same logits, bit for bit, when it is loaded beside the active
-    adapter; ``model`` is left as it was."""
+    """The active adapter, saved in ``folder`` and loaded under another name, gives the same logits, bit for bit.
+
+    ``model`` is left as it was.
+    """
     saved = model.active_adapter
     model.save_pretrained(str(folder), selected_adapters=[saved])
     before = _logits(model, input_ids)
-    model.load_adapter(str(folder if saved == "default" else folder / saved), _HELD_FOR_A_MOMENT)
+    model.load_adapter(str(folder if saved == "default" else folder / saved), _TEMPORARY_ADAPTER)
     try:
-        model.set_adapter(_HELD_FOR_A_MOMENT)
+        model.set_adapter(_TEMPORARY_ADAPTER)
         after = _logits(model, input_ids)
     finally:
         model.set_adapter(saved)
-        model.delete_adapter(_HELD_FOR_A_MOMENT)
-    assert torch.equal(before, after), f"adapter {saved!r} computes other logits after it was saved and loaded"
+        model.delete_adapter(_TEMPORARY_ADAPTER)
+    assert torch.equal(before, after), f"adapter {saved!r} gives other logits after it was saved and loaded"
 
 
-def _bits(layer: Any) -> dict[str, Tensor]:
-    """Weights, and what a base in few bits needs beside them."""
+def _base_state(layer: Any) -> dict[str, Tensor]:
+    """Return copies of the weights, and of the scales of a 4-bit or 8-bit layer."""
     return {name: values.clone() for name, values in layer.get_base_layer().state_dict().items()}
 
 
 @torch.no_grad()
 def _logits(model: PeftModel, input_ids: Tensor) -> Tensor:
     training = model.training
-    found: Tensor = model.eval()(input_ids=input_ids, use_cache=False).logits
+    logits: Tensor = model.eval()(input_ids=input_ids, use_cache=False).logits
     model.train(training)
-    return found
+    return logits

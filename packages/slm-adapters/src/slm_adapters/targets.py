@@ -1,4 +1,7 @@
-"""Which layers an adapter goes on: found in the model at hand, every given name checked."""
+"""Target layers of an adapter: found in the model at hand, with every given name checked.
+
+No import of PEFT here: the butterfly method imports this module while PEFT may be half initialised.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,10 @@ from slm_adapters.errors import AdapterError
 
 
 def linear_layers(model: PreTrainedModel) -> dict[str, nn.Module]:
-    """Linear layers by full name: ``nn.Linear`` (4-bit and 8-bit ones too) and GPT-2's ``Conv1D``.
+    """Return the linear layers by full name: ``nn.Linear`` (4-bit and 8-bit too) and GPT-2's ``Conv1D``.
 
-    The output embeddings are left out: adapting them would untie or grow the vocabulary matrix.
+    The output embeddings are left out: adapting them would untie them from the input embeddings, or add an adapter as
+    large as the vocabulary.
     """
     head = model.get_output_embeddings()
     return {
@@ -26,28 +30,28 @@ def linear_layers(model: PreTrainedModel) -> dict[str, nn.Module]:
 
 
 def default_targets(model: PreTrainedModel) -> list[str]:
-    """The last name of every linear layer in the model's blocks, sorted: attention and MLP alike."""
+    """Return the last name part of every linear layer in the model's blocks, sorted: attention and MLP."""
     return sorted({name.rpartition(".")[2] for name in linear_layers(model)})
 
 
 def check_targets(model: PreTrainedModel, names: Sequence[str]) -> list[str]:
-    """``names`` if each is, or ends, the name of a linear layer.
+    """Return ``names`` if each is the name of a linear layer, or the end of one.
 
-    Raises AdapterError with the names that exist: PEFT takes a partly wrong list in silence.
+    Raises AdapterError with the names that exist. PEFT 0.21 accepts a list as long as one name in it matches.
     """
     layers = linear_layers(model)
     for name in names:
         if not any(is_named(layer, [name]) for layer in layers):
-            raise AdapterError(_no_such_target(name, default_targets(model)))
+            raise AdapterError(_unknown_target(name, default_targets(model)))
     return list(names)
 
 
 def is_named(layer: str, names: Sequence[str]) -> bool:
-    """Whether one of ``names`` is, or ends, the full name ``layer``: PEFT's own rule for a list."""
+    """Whether one of ``names`` is the full name ``layer`` or the end of it: PEFT's own rule for a list."""
     return any(layer == name or layer.endswith(f".{name}") for name in names)
 
 
-def _no_such_target(name: str, existing: list[str]) -> str:
+def _unknown_target(name: str, existing: list[str]) -> str:
     close = get_close_matches(name, existing, n=1)
     hint = f"did you mean {close[0]}? " if close else ""
     return f"target module {name!r} matches no linear layer of this model; {hint}it has {', '.join(existing)}"

@@ -1,1 +1,1 @@
-"""Butterfly rotations: exactly orthogonal, by angles alone."""
+"""Butterfly rotations: structure, composition, application; the settings of a butterfly adapter."""

@@ -1,36 +1,38 @@
-"""Butterfly adapters that fit the model at hand: targets, block sizes and presets."""
+"""``ButterflySettings``: presets and values of a butterfly adapter, checked without torch or PEFT."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import gcd
 from typing import Any
 
-from peft import PeftModel, TaskType, get_peft_model
-from transformers import PreTrainedModel
-
-from slm_adapters.butterfly.base_weights import features
-from slm_adapters.butterfly.config import ButterflyConfig
-from slm_adapters.butterfly.ladder import divisors
+from slm_adapters.butterfly.value_checks import check_values
 from slm_adapters.errors import AdapterError
-from slm_adapters.targets import check_targets, default_targets, is_named, linear_layers
 
-# Measured (LOG.md): the narrower side is the cheapest step; both sides with magnitudes reached the lowest
-# perplexity, for fewer parameters than LoRA of rank 4.
+# Measured (docs/benchmarks.md): the narrower side has the cheapest step; both sides with magnitudes reached the lowest
+# perplexity, with fewer parameters than LoRA of rank 4.
 PRESETS: dict[str, dict[str, Any]] = {
     "speed": {"side": "auto", "scale": False},
     "quality": {"side": "both", "scale": True},
 }
-LARGEST_BLOCK = 256
 
 
 @dataclass(frozen=True)
 class ButterflySettings:
-    """``block_size``: None for the full width, ``"auto"`` for the largest that divides every width, up to 256.
-    ``side`` and ``scale``: as ``preset`` has them unless given. ``target_modules`` empty: every linear layer.
+    """Settings of a butterfly adapter, from which ``butterfly_config`` makes a ``ButterflyConfig`` for a model.
 
-    The rest is ButterflyConfig's. Raises AdapterError for an unknown preset.
+    Args:
+        block_size: Coordinates of a block; None for the full width, ``"auto"`` for the largest block up to 256 that
+            divides the width of every target.
+        stages: Stages of a block; None for as many as mix it fully.
+        preset: ``"speed"`` or ``"quality"``; sets ``side`` and ``scale``.
+        side: What is rotated (see ``ButterflyConfig``); None for the preset's choice.
+        scale: Whether to learn a magnitude for each output feature; None for the preset's choice.
+        dropout: Share of the angles set to zero in each training step.
+        target_modules: Names of layers; empty for every linear layer of the blocks.
+
+    Raises:
+        AdapterError: For an unknown preset and for values out of range.
     """
 
     block_size: int | str | None = None
@@ -46,34 +48,12 @@ class ButterflySettings:
             raise AdapterError(f"butterfly preset {self.preset!r} must be one of {', '.join(PRESETS)}")
         if isinstance(self.block_size, str) and self.block_size != "auto":
             raise AdapterError(f"butterfly block size {self.block_size!r} must be a number, or auto")
-        ButterflyConfig(**self._options(None if self.block_size == "auto" else self.block_size))  # checks the values
+        options = self.config_options(None if isinstance(self.block_size, str) else self.block_size)
+        check_values(options["side"], options["block_size"], options["stages"], angle_dropout=options["angle_dropout"])
 
-    def _options(self, block_size: Any) -> dict[str, Any]:
-        chosen = {"side": self.side, "scale": self.scale}
-        given = {name: value for name, value in chosen.items() if value is not None}
-        fixed = {"block_size": block_size, "stages": self.stages, "angle_dropout": self.dropout}
-        return PRESETS[self.preset] | given | fixed
-
-
-def butterfly_config(model: PreTrainedModel, settings: ButterflySettings) -> ButterflyConfig:
-    """PEFT's configuration for ``model``. Raises AdapterError for a target that does not exist."""
-    targets = check_targets(model, settings.target_modules or default_targets(model))
-    block = largest_block(model, targets) if settings.block_size == "auto" else settings.block_size
-    return ButterflyConfig(task_type=TaskType.CAUSAL_LM, target_modules=targets, **settings._options(block))
-
-
-def add_butterfly(model: PreTrainedModel, settings: ButterflySettings) -> PeftModel:
-    """``model`` frozen, with rotations that train, in float32, and change no bit at the start."""
-    return get_peft_model(model, butterfly_config(model, settings))
-
-
-def largest_block(model: PreTrainedModel, targets: Sequence[str]) -> int:
-    """The largest block, up to 256, that divides the widths of all targets and is no width itself."""
-    layers = linear_layers(model)
-    widths = {width for name in layers if is_named(name, targets) for width in features(layers[name]) or ()}
-    fitting = [d for d in divisors(gcd(*widths)) if d <= min(LARGEST_BLOCK, min(widths) // 2)]
-    if not fitting:
-        raise AdapterError(
-            f"no block size divides the widths {', '.join(map(str, sorted(widths)))}; rotate the full width instead"
-        )
-    return fitting[-1]
+    def config_options(self, block_size: int | None) -> dict[str, Any]:
+        """Return the values as ``ButterflyConfig`` names them, with ``block_size`` in place of ``"auto"``."""
+        overrides = {"side": self.side, "scale": self.scale}
+        explicit = {name: value for name, value in overrides.items() if value is not None}
+        values = {"block_size": block_size, "stages": self.stages, "angle_dropout": self.dropout}
+        return PRESETS[self.preset] | explicit | values

@@ -1,4 +1,4 @@
-"""What several tests share: adapters that do something, on tiny models, and the folders that runs leave."""
+"""Adapters with an effect on tiny models, run folders that hold them, and comparisons."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -16,11 +16,11 @@ from transformers.pytorch_utils import Conv1D
 from slm_adapters import ButterflyConfig, ButterflyLayer, LoraSettings, add_lora
 from slm_adapters.cli import main
 
-Tiny = Callable[[str], PreTrainedModel]
+MakeModel = Callable[[str], PreTrainedModel]
 MakeBase = Callable[[str], Path]
 Save = Callable[..., Path]
 
-every_model = pytest.mark.parametrize("name", ["gpt2", "llama", "neox", "qwen2"])
+all_models = pytest.mark.parametrize("name", ["gpt2", "llama", "neox", "qwen2"])
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "input": {"side": "input"},
@@ -29,16 +29,17 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "auto-blocks-stages-scale": {"side": "auto", "block_size": 16, "stages": 3, "scale": True},
     "both-two-sweeps": {"side": "both", "block_size": 8, "stages": 6, "strength": 0.5},
 }
-every_setting = pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+all_settings = pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 NAMES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 def butterfly(model: PreTrainedModel, **settings: Any) -> PeftModel:
+    """Return ``model`` with a butterfly adapter whose angles are zero, in eval mode."""
     return get_peft_model(model, ButterflyConfig(task_type="CAUSAL_LM", **settings)).eval()
 
 
-def stir(model: nn.Module, adapter: str = "default", seed: int = 0) -> None:
-    """Give a butterfly something to do: its angles start at zero."""
+def randomize_angles(model: nn.Module, adapter: str = "default", seed: int = 0) -> None:
+    """Draw the angles and magnitudes of ``adapter``, which start at zero."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, values in model.named_parameters():
@@ -46,27 +47,30 @@ def stir(model: nn.Module, adapter: str = "default", seed: int = 0) -> None:
                 values.normal_(std=0.3, generator=generator)
 
 
-def stirred(model: PreTrainedModel, seed: int = 0, **settings: Any) -> PeftModel:
+def random_butterfly(model: PreTrainedModel, seed: int = 0, **settings: Any) -> PeftModel:
+    """Return ``model`` with a butterfly adapter whose angles are random, in eval mode."""
     adapted = butterfly(model, **settings)
-    stir(adapted, seed=seed)
+    randomize_angles(adapted, seed=seed)
     return adapted
 
 
-def one_layer(side: str = "both", features: tuple[int, int] = (16, 32), **settings: Any) -> ButterflyLayer:
+def butterfly_layer(side: str = "both", features: tuple[int, int] = (16, 32), **settings: Any) -> ButterflyLayer:
+    """Return a layer over ``nn.Linear(*features)`` with random angles."""
     torch.manual_seed(0)
-    made = ButterflyLayer(nn.Linear(*features), "default", ButterflyConfig(side=side, **settings), "layer")
-    made.base_layer.requires_grad_(False)
-    stir(made)
-    return made
+    layer = ButterflyLayer(nn.Linear(*features), "default", ButterflyConfig(side=side, **settings), "layer")
+    layer.base_layer.requires_grad_(False)
+    randomize_angles(layer)
+    return layer
 
 
 def with_butterfly(model: PreTrainedModel, **settings: Any) -> PeftModel:
-    """Angles at random."""
+    """Return ``model`` with a butterfly adapter that the configuration itself makes random."""
     torch.manual_seed(1)
     return butterfly(model, init_weights=False, **settings)
 
 
 def with_lora(model: PreTrainedModel) -> PeftModel:
+    """Return ``model`` with a LoRA adapter whose second matrix, which starts at zero, is random."""
     torch.manual_seed(1)
     adapted = add_lora(model, LoraSettings(r=4, alpha=8))
     for name, weight in adapted.named_parameters():
@@ -76,27 +80,27 @@ def with_lora(model: PreTrainedModel) -> PeftModel:
 
 
 def adapted(model: PreTrainedModel, method: str) -> PeftModel:
-    """An adapter that does something, as after training."""
+    """Return ``model`` with a random adapter of ``method``, lora or butterfly, as after training."""
     return with_butterfly(model, scale=True) if method == "butterfly" else with_lora(model)
 
 
 def logits(model: nn.Module, input_ids: torch.Tensor, **options: Any) -> torch.Tensor:
     with torch.no_grad():
-        found: torch.Tensor = model(input_ids=input_ids, use_cache=False, **options).logits
-    return found
+        values: torch.Tensor = model(input_ids=input_ids, use_cache=False, **options).logits
+    return values
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """A token for each letter."""
+    """Return a tokenizer with a token for each letter."""
     letters = "abcdefghijklmnopqrstuvwxyz0123456789 .,!?'-"
-    vocabulary = {token: at for at, token in enumerate(["<s>", "</s>", "<unk>", *letters])}
+    vocabulary = {token: index for index, token in enumerate(["<s>", "</s>", "<unk>", *letters])}
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
     return PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", eos_token="</s>")
 
 
 def save_run(model: PeftModel, folder: Path, base: str, mode: str = "lora") -> Path:
-    """As slm-train leaves it."""
+    """Save the adapter and a tokenizer with a run record, as slm-train does."""
     model.peft_config["default"].base_model_name_or_path = base
     model.save_pretrained(folder, save_embedding_layers=False)
     tokenizer().save_pretrained(folder)
@@ -104,15 +108,15 @@ def save_run(model: PeftModel, folder: Path, base: str, mode: str = "lora") -> P
     return folder
 
 
-def fails(capsys: pytest.CaptureFixture[str], *argv: object) -> str:
-    """What ``slm-adapters`` says as it refuses: one line, nothing else."""
+def refusal(capsys: pytest.CaptureFixture[str], *argv: object) -> str:
+    """Run ``slm-adapters``, check that it refuses in one line and prints nothing else, and return the line."""
     capsys.readouterr()
     assert main([str(arg) for arg in argv]) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.startswith("slm-adapters: ")
-    assert said.err.count("\n") == 1
-    return said.err
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("slm-adapters: ")
+    assert output.err.count("\n") == 1
+    return output.err
 
 
 def layers(model: nn.Module) -> dict[str, ButterflyLayer]:
@@ -120,28 +124,28 @@ def layers(model: nn.Module) -> dict[str, ButterflyLayer]:
 
 
 def weight(layer: nn.Module) -> torch.Tensor:
-    """``[out, in]``"""
+    """Return a copy of the weight, ``[out, in]``."""
     parameter: Any = layer.weight
-    held: torch.Tensor = parameter.detach().clone()
-    return held.T if isinstance(layer, Conv1D) else held
+    values: torch.Tensor = parameter.detach().clone()
+    return values.T if isinstance(layer, Conv1D) else values
 
 
-def bits(model: nn.Module) -> dict[str, torch.Tensor]:
+def copy_state(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: values.clone() for name, values in model.state_dict().items()}
 
 
-def assert_same_bits(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> None:
-    assert one.keys() == other.keys()
-    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+def assert_same_bits(actual: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:
+    assert actual.keys() == expected.keys()
+    assert [name for name in actual if not torch.equal(actual[name], expected[name])] == []
 
 
-def assert_differ(one: torch.Tensor, other: torch.Tensor) -> None:
-    assert not torch.allclose(one, other, rtol=0, atol=1e-3)
+def assert_differ(actual: torch.Tensor, other: torch.Tensor) -> None:
+    assert not torch.allclose(actual, other, rtol=0, atol=1e-3)
 
 
-def assert_close(one: torch.Tensor, other: torch.Tensor) -> None:
-    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+def assert_close(actual: torch.Tensor, expected: torch.Tensor) -> None:
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
-def change(path: Path, **values: Any) -> None:
+def edit_json(path: Path, **values: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | values))

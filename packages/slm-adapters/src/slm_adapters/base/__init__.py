@@ -1,0 +1,1 @@
+"""Base models: lookup by name, loading, weights, quantization, hub errors."""

@@ -1,0 +1,89 @@
+"""Loading a base model, in floating point or in 4 bits, and checks of its weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from slm_adapters.base.base_lookup import BaseLocation
+from slm_adapters.base.four_bit import prepare_four_bit
+from slm_adapters.base.hub_errors import as_adapter_error
+from slm_adapters.base.layer_weights import read_weight, write_weight
+from slm_adapters.base.log_filters import quiet_bitsandbytes, quiet_loading_report
+from slm_adapters.base.quantization import four_bit_config, is_quantized
+from slm_adapters.errors import AdapterError
+
+
+def load_base(base: BaseLocation, device: torch.device, dtype: torch.dtype, four_bit: bool) -> PreTrainedModel:
+    """Load the model on ``device`` in ``dtype``, or in 4 bits with products in ``dtype``, prepared as for training.
+
+    Raises AdapterError for a model that cannot be found, is damaged, or lacks weights.
+    """
+    options: dict[str, Any] = {"dtype": dtype}
+    if four_bit:
+        quantization = four_bit_config(dtype)
+        options = {"dtype": torch.float32, "quantization_config": quantization, "device_map": {"": device}}
+    errors = as_adapter_error(f"the model {base.name}", base.remedy, base.hub_error)
+    with errors, quiet_bitsandbytes(), quiet_loading_report():
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            base.location,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # _check_complete refuses them in one sentence
+            **base.from_pretrained_options,
+            **options,
+        )
+    model, report = loaded
+    _check_complete(base, model, report)
+    return prepare_four_bit(model, gradient_checkpointing=False) if four_bit else model.to(device)
+
+
+def _check_complete(base: BaseLocation, model: PreTrainedModel, report: dict[str, Any]) -> None:
+    """Refuse what transformers only warns about: it fills missing weights with random values."""
+    # transformers loads an adapter's repository by fetching the base that it names.
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise AdapterError(f"{base.name} on the hub holds an adapter; download it, and give its folder")
+    if missing := sorted(report["missing_keys"]):
+        raise AdapterError(
+            f"the weights of {base.name} lack {missing[0]}, which its config.json requires ({len(missing)} in all); "
+            "copy it again"
+        )
+    if mismatched := sorted(map(str, report["mismatched_keys"])):
+        raise AdapterError(
+            f"the weights of {base.name} have other shapes than its config.json says, such as {mismatched[0]} "
+            f"({len(mismatched)} in all); copy it again"
+        )
+
+
+def copy_dequantized(source: PreTrainedModel, target: PreTrainedModel) -> None:
+    """Copy the weight that each 4-bit layer of ``source`` multiplies by into the layer of that name in ``target``."""
+    for name, layer in source.named_modules():
+        if is_quantized(layer):
+            write_weight(target.get_submodule(name), read_weight(layer), None)
+
+
+def cast_parameters(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Cast the parameters in place, not the buffers: rotary frequencies stay float32, as ``from_pretrained`` does."""
+    for weight in model.parameters():
+        weight.data = weight.data.to(dtype)
+
+
+@torch.no_grad()
+def check_finite(model: PreTrainedModel, source: str | Path) -> None:
+    """Raise AdapterError, with the name of the weight, if a weight of ``model`` (from ``source``) is not finite."""
+    floating = {name: weight for name, weight in model.named_parameters() if weight.is_floating_point()}
+    quantized = {name: layer for name, layer in model.named_modules() if is_quantized(layer)}
+    for name, weight in floating.items():
+        _check_finite_weight(name, weight, source)
+    for name, layer in quantized.items():  # dequantized one at a time
+        _check_finite_weight(name, read_weight(layer), source)
+
+
+def _check_finite_weight(name: str, weight: torch.Tensor, source: str | Path) -> None:
+    if not torch.isfinite(weight).all():
+        layer = name.removeprefix("base_model.model.")
+        raise AdapterError(f"{source}: {layer} has weights that are not finite; train it again or copy it again")

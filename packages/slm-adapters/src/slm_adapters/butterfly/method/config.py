@@ -1,0 +1,88 @@
+"""``ButterflyConfig``: the configuration that adapter_config.json holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from peft import PeftConfig
+
+from slm_adapters.butterfly.value_checks import SIDES, check_values
+from slm_adapters.errors import AdapterError
+
+FORMAT_VERSION = 1
+
+
+class ButterflyType(StrEnum):
+    """The method's type: a string enumeration like PEFT's own ``PeftType``, which cannot be extended."""
+
+    BUTTERFLY = "BUTTERFLY"
+
+
+@dataclass
+class ButterflyConfig(PeftConfig):  # type: ignore[misc]  # PEFT is partly typed
+    """Configuration of a rotation of a layer's input, output or both, by angles that start at zero.
+
+    Layers are chosen as in every PEFT method.
+
+    Args:
+        block_size: Coordinates of a block; None for the full width. It must divide the width of every adapted layer.
+        stages: Stages of a block; None for as many as mix it fully.
+        side: Every choice keeps the singular values of the weight. ``"input"`` (W R) also keeps the norms of the
+            rows of W and the angles between them; ``"output"`` (R W) the angles between columns, and the norm of the
+            output; ``"both"`` rotates both; ``"auto"`` rotates the narrower side, which is the cheapest.
+        scale: Learn a magnitude for each output feature as well, which preserves none of these.
+        strength: Factor on the angles and on the deviation of the magnitudes from one; 0 gives the base, bit for bit.
+        angle_dropout: Share of the angles set to zero in each training step; the rest is still a rotation.
+
+    Raises:
+        AdapterError: One sentence, for values out of range.
+    """
+
+    target_modules: list[str] | set[str] | str | None = field(
+        default=None, metadata={"help": "Names of layers, or a regular expression. None: every linear layer."}
+    )
+    exclude_modules: list[str] | set[str] | str | None = field(
+        default=None, metadata={"help": "Names of layers to leave out, or a regular expression."}
+    )
+    layers_to_transform: list[int] | int | None = field(
+        default=None, metadata={"help": "Indices of the blocks to adapt. None: all."}
+    )
+    layers_pattern: list[str] | str | None = field(
+        default=None, metadata={"help": "Name of the model's list of blocks, if PEFT does not know it."}
+    )
+    modules_to_save: list[str] | None = field(
+        default=None, metadata={"help": "Other modules that are trained and saved with the adapter."}
+    )
+    block_size: int | None = field(default=None, metadata={"help": "Coordinates of a block. None: the full width."})
+    stages: int | None = field(default=None, metadata={"help": "Stages of a block. None: as many as mix it fully."})
+    side: str = field(default="auto", metadata={"help": f"What is rotated: {', '.join(SIDES)} (the narrower side)."})
+    scale: bool = field(default=False, metadata={"help": "Learn a magnitude for each output feature."})
+    strength: float = field(default=1.0, metadata={"help": "Factor on angles and magnitudes; 0 is the base."})
+    angle_dropout: float = field(default=0.0, metadata={"help": "Share of angles set to zero in a training step."})
+    init_weights: bool = field(default=True, metadata={"help": "Angles start at zero; False: at random, for tests."})
+    format_version: int = field(default=FORMAT_VERSION, metadata={"help": "Version of the checkpoint's format."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = ButterflyType.BUTTERFLY
+        for names in ("target_modules", "exclude_modules"):
+            if isinstance(getattr(self, names), list):
+                setattr(self, names, set(getattr(self, names)))
+        if self.layers_pattern and self.layers_to_transform is None:
+            raise AdapterError(
+                "layers_pattern names the list that layers_to_transform indexes; give layers_to_transform too"
+            )
+        check_values(self.side, self.block_size, self.stages, self.strength, self.angle_dropout)
+
+    @classmethod
+    def check_kwargs(cls, **kwargs: Any) -> dict[str, Any]:
+        """Refuse a checkpoint of a later format. PEFT calls this before it drops values that it does not know."""
+        version = kwargs.get("format_version", FORMAT_VERSION)
+        if version != FORMAT_VERSION:
+            raise AdapterError(
+                f"the butterfly adapter has format version {version}, but this slm-adapters reads version "
+                f"{FORMAT_VERSION}; update slm-adapters"
+            )
+        return super().check_kwargs(**kwargs)

@@ -1,0 +1,227 @@
+"""``ButterflyModel``, the method as PEFT knows it, and its registration with PEFT.
+
+With it ``get_peft_model``, ``PeftModel.from_pretrained`` and PEFT's other functions work for butterfly adapters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from functools import partial
+from typing import Any
+
+import torch
+from peft.mapping import (
+    PEFT_TYPE_TO_CONFIG_MAPPING,
+    PEFT_TYPE_TO_PREFIX_MAPPING,
+    PEFT_TYPE_TO_TUNER_MAPPING,
+)
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
+from torch import Tensor, nn
+
+from slm_adapters.base.layer_weights import features
+from slm_adapters.base.quantization import is_quantized, keep_layout
+from slm_adapters.butterfly.method.checkpoint_checks import check_checkpoint
+from slm_adapters.butterfly.method.config import ButterflyConfig, ButterflyType
+from slm_adapters.butterfly.method.layer import ButterflyLayer
+from slm_adapters.errors import AdapterError
+from slm_adapters.targets import is_named
+
+NO_ADAPTER = "__base__"  # PEFT's name for a row without an adapter
+
+
+class ButterflyModel(BaseTuner):  # type: ignore[misc]  # PEFT is partly typed
+    """Wraps each target of a model with a ButterflyLayer."""
+
+    prefix = "butterfly_"
+    tuner_layer_cls = ButterflyLayer
+    target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012  # PEFT's name, never written to
+
+    def _prepare_adapter_config(self, peft_config: Any, model_config: dict[str, Any]) -> Any:
+        return peft_config  # _prepare_model sets the targets: it has the model
+
+    def _prepare_model(self, peft_config: Any, model: nn.Module) -> None:
+        """Set default targets, and refuse names that match no layer before the model is changed.
+
+        PEFT 0.21 accepts a list as long as one name in it matches.
+        """
+        if peft_config.target_modules in (None, "all-linear"):
+            peft_config.target_modules = _linear_layer_names(model)
+        targets = peft_config.target_modules
+        for target in sorted(targets) if isinstance(targets, set | list) else ():
+            if not any(is_named(name, [target]) for name, _ in model.named_modules()):
+                raise AdapterError(f"target module {target!r} matches no layer of this model")
+
+    def _create_and_replace(
+        self,
+        peft_config: Any,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        parameter_name: str | None = None,
+    ) -> None:
+        if isinstance(target, ButterflyLayer):
+            target.update_layer(adapter_name, peft_config)
+            return
+        if isinstance(target, BaseTunerLayer):
+            raise AdapterError(f"{current_key} already has an adapter of another method; merge or unload it first")
+        keep_layout(target)
+        layer = ButterflyLayer(target, adapter_name, peft_config, current_key)
+        if adapter_name not in self.active_adapters:
+            layer.requires_grad_(False)
+        self._replace_module(parent, target_name, layer, target)
+
+    def layers(self) -> Iterator[tuple[str, ButterflyLayer]]:
+        """Yield each adapted layer with its name in the base model."""
+        for name, module in self.model.named_modules():
+            if isinstance(module, ButterflyLayer):
+                yield name, module
+
+    def set_strength(self, strength: float, adapter_name: str | None = None) -> None:
+        """Set the factor on the angles of an adapter, or of all active ones; 0 is the base, bit for bit.
+
+        The strength is saved with the adapter.
+        """
+        for adapter in self.active_adapters if adapter_name is None else [adapter_name]:
+            self._config_of(adapter)
+            for _, layer in self.layers():
+                layer.set_scale(adapter, strength)
+            self.peft_config[adapter].strength = float(strength)
+
+    def cache_weights(self, keep: bool | None = True) -> None:
+        """Set whether layers keep their rotated weight for inference: the cost of the base, twice its memory.
+
+        It is used in eval mode without gradients, where one adapter is active; for several active adapters, for rows
+        with different adapters, and over 4-bit and 8-bit weights, only the composed rotation is kept. The call applies
+        to the layers adapted so far.
+
+        After writing to a base weight through ``.data``, or to one made in inference mode, call ``model.eval()``: torch
+        does not count these writes.
+
+        Args:
+            keep: True for any number of tokens, for the active adapter used last; None for the default of a new layer:
+                for up to 8 tokens at once, on a CPU, in layers of up to 2**23 weights that carry one adapter; False
+                for never.
+        """
+        for _, layer in self.layers():
+            layer.cache.clear()
+            layer.cache_weight = False if is_quantized(layer.get_base_layer()) else keep
+
+    def add_weighted_adapter(
+        self,
+        adapters: Sequence[str],
+        weights: Sequence[float],
+        adapter_name: str,
+        combination_type: str = "linear",
+        **options: Any,
+    ) -> None:
+        """Add an adapter whose angles (and magnitudes minus one) are the weighted sums of those of ``adapters``.
+
+        It is orthogonal like any other. Raises AdapterError for another ``combination_type`` and for adapters of
+        different shapes.
+        """
+        if combination_type != "linear" or options:
+            raise AdapterError(
+                f"butterfly adapters are combined by their angles (combination_type='linear'), not by "
+                f"{', '.join([combination_type, *options])}"
+            )
+        if len(adapters) != len(weights) or not adapters:
+            raise AdapterError(f"give one weight for each adapter, not {len(weights)} for {len(adapters)}")
+        configs = [self._config_of(name) for name in adapters]
+        self._check_same_shapes(adapters, configs)
+        self.peft_config[adapter_name] = deepcopy(configs[0])
+        self.peft_config[adapter_name].strength = 1.0
+        self.inject_adapter(self.model, adapter_name)
+        for _, layer in self.layers():
+            if adapter_name in layer.rotations:
+                _fill_with_sum(layer, adapter_name, adapters, weights)
+
+    def _config_of(self, adapter: str) -> Any:
+        if adapter not in self.peft_config:
+            raise AdapterError(f"there is no adapter {adapter!r}; there are {', '.join(self.peft_config)}")
+        return self.peft_config[adapter]
+
+    def _check_same_shapes(self, adapters: Sequence[str], configs: Sequence[Any]) -> None:
+        for name, config in zip(adapters, configs, strict=True):
+            for setting in ("block_size", "stages", "side", "scale"):
+                if getattr(config, setting) != getattr(configs[0], setting):
+                    raise AdapterError(
+                        f"adapters {adapters[0]!r} and {name!r} differ in {setting}; their angles cannot be added"
+                    )
+        for layer_name, layer in self.layers():
+            if len({name in layer.rotations for name in adapters}) > 1:
+                raise AdapterError(f"not all of {', '.join(adapters)} adapt {layer_name}; their angles cannot be added")
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        """Pass ``adapter_names``, a name for each row of the batch, to the layers, as PEFT's LoRA does."""
+        names = kwargs.pop("adapter_names", None)
+        if names is None:
+            yield
+            return
+        if self.training:
+            raise AdapterError("adapter_names is for inference; call model.eval() first")
+        for name in set(names) - {NO_ADAPTER}:
+            self._config_of(name)
+        beams = kwargs.get("num_beams") or 1  # generate repeats each row for its beams
+        row_names = [name for name in names for _ in range(beams)]
+        hook = partial(_with_adapter_names, names=row_names)
+        layers = [m for m in self.modules() if isinstance(m, ButterflyLayer | AuxiliaryTrainingWrapper)]
+        handles = [layer.register_forward_pre_hook(hook, with_kwargs=True) for layer in layers]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    @classmethod
+    def _remap_adapter_state_dict_for_load(
+        cls, model: nn.Module, config: Any, adapter_name: str, state_dict: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Refuse what PEFT would load partly and silently."""
+        state = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
+        check_checkpoint(model, adapter_name, state)
+        return state
+
+
+def _linear_layer_names(model: nn.Module) -> set[str]:
+    """Return the last name parts of the linear layers, adapted ones too, without the output embeddings.
+
+    Short names, so that ``layers_to_transform`` still chooses among the blocks, and so that a model with another number
+    of blocks is noticed when the adapter is loaded.
+    """
+    any_model: Any = model
+    head = any_model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    return {
+        name.rpartition(".")[2]
+        for name, module in model.named_modules()
+        if isinstance(module, ButterflyLayer)
+        or (features(module) and module is not head and not name.endswith("base_layer"))
+    }
+
+
+def _with_adapter_names(
+    module: nn.Module, args: Any, kwargs: dict[str, Any], names: list[str]
+) -> tuple[Any, dict[str, Any]]:
+    return args, kwargs | {"adapter_names": names}
+
+
+@torch.no_grad()
+def _fill_with_sum(layer: ButterflyLayer, target: str, adapters: Sequence[str], weights: Sequence[float]) -> None:
+    for part in layer.adapter_layer_names:
+        parameters = getattr(layer, part)
+        if target in parameters:
+            terms = zip(adapters, weights, strict=True)
+            parameters[target].copy_(sum(weight * layer.strength[name] * parameters[name] for name, weight in terms))
+
+
+def register() -> None:
+    """Add the method to PEFT's dictionaries. They are keyed by strings, so PeftType need not be extended."""
+    name: Any = ButterflyType.BUTTERFLY
+    PEFT_TYPE_TO_CONFIG_MAPPING[name] = ButterflyConfig
+    PEFT_TYPE_TO_TUNER_MAPPING[name] = ButterflyModel
+    PEFT_TYPE_TO_PREFIX_MAPPING[name] = ButterflyModel.prefix

@@ -1,0 +1,1 @@
+"""Description of a model or adapter folder, as data and as text."""

@@ -1,0 +1,1 @@
+"""Loading a base model with one adapter or several."""

@@ -1,0 +1,159 @@
+"""``load``: a model for inference from a run folder, a model folder, an adapter folder or a hub name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from slm_adapters.base.base_lookup import (
+    DAMAGED_FOLDER,
+    BaseLocation,
+    find_base,
+    find_base_for,
+    find_recorded_base,
+    probe_base,
+)
+from slm_adapters.base.hub_errors import as_adapter_error
+from slm_adapters.base.model_folder import ADAPTER_CONFIG, ModelFolder, read_model_folder
+from slm_adapters.base.model_loading import cast_parameters, check_finite, copy_dequantized, load_base
+from slm_adapters.base.quantization import compute_dtype, four_bit_config
+from slm_adapters.errors import AdapterError
+from slm_adapters.loading.attach import attach_adapter, merge_adapter
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model in eval mode without gradients, and its tokenizer.
+
+    ``base`` is the base's name or folder; ``adapter`` the adapter's folder, or None.
+    """
+
+    model: PreTrainedModel  # a PeftModel around it if an adapter is attached and not merged
+    tokenizer: PreTrainedTokenizerBase
+    base: str
+    adapter: str | None
+
+
+def load(
+    model_path: str | Path,
+    adapter_path: str | Path | None = None,
+    *,
+    merge: bool = False,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    four_bit: bool | None = None,
+) -> Loaded:
+    """Load ``model_path``, with the adapter in ``adapter_path`` on it. Runs no code from a checkpoint.
+
+    Args:
+        model_path: A folder written by slm-train or PEFT, or a name (``distilgpt2``, ``OWNER/NAME``, ``sample``). For
+            a folder with an adapter, the base that it records is loaded; the same folder may be given as both paths.
+        adapter_path: A folder with an adapter, or None.
+        merge: Merge the adapter in float32 and return a plain transformers model. An adapter trained over 4-bit
+            weights is merged into those weights, dequantized.
+        dtype: Dtype of the weights, or of the products over a 4-bit base; None for float32, whatever the checkpoint
+            has (over a 4-bit base on a GPU: bfloat16 or float16).
+        device: None for cuda if there is a GPU, else cpu.
+        four_bit: Whether to hold the base in 4 bits; None for what the adapter was trained over.
+
+    Raises:
+        AdapterError: One sentence for anything that is missing, damaged or does not fit. Pickles and remote code are
+            refused.
+    """
+    base, adapter = _find(model_path, adapter_path)
+    base = probe_base(base)
+    target_device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if four_bit is None:
+        four_bit = adapter is not None and adapter.four_bit
+        if four_bit and adapter:
+            check_four_bit_installed(adapter)
+    tokenizer = load_tokenizer(base, adapter)
+    if merge:
+        model = _load_merged(base, adapter, target_device, four_bit)
+        cast_parameters(model, dtype or torch.float32)
+    else:
+        model = _load_unmerged(base, adapter, target_device, four_bit, dtype)
+    model.eval().requires_grad_(False)
+    check_finite(model, adapter.path if adapter else base.name)
+    return Loaded(model, tokenizer, base.name, str(adapter.path) if adapter else None)
+
+
+def _find(model_path: str | Path, adapter_path: str | Path | None) -> tuple[BaseLocation, ModelFolder | None]:
+    path = Path(model_path).expanduser()
+    if adapter_path is None:
+        if not holds_adapter_config(path):
+            return find_base(model_path), None
+        adapter = read_model_folder(path)
+        return find_recorded_base(adapter), adapter
+    adapter = read_adapter_folder(adapter_path)
+    same = path.is_dir() and path.resolve() == adapter.path.resolve()
+    return (find_recorded_base(adapter) if same else find_base_for(model_path, adapter)), adapter
+
+
+def holds_adapter_config(path: Path) -> bool:
+    """Whether ``path`` is a folder with an adapter_config.json."""
+    return path.is_dir() and (path / ADAPTER_CONFIG).is_file()
+
+
+def read_adapter_folder(path: str | Path) -> ModelFolder:
+    """Read the folder of an adapter. Raises AdapterError if it holds anything else."""
+    folder = read_model_folder(path)
+    if not folder.holds_adapter:
+        raise AdapterError(f"{path} holds a whole model, not an adapter; give it as the only path")
+    return folder
+
+
+def check_four_bit_installed(adapter: ModelFolder) -> None:
+    """Raise AdapterError if bitsandbytes is not installed; ``adapter`` was trained over 4-bit weights."""
+    try:
+        four_bit_config(torch.float32)
+    except AdapterError as missing:
+        raise AdapterError(
+            f"the adapter in {adapter.path} was trained over 4-bit weights, which need bitsandbytes, and bitsandbytes "
+            "is not installed; install it, or load with four_bit=False over weights that differ slightly"
+        ) from missing
+
+
+def load_tokenizer(base: BaseLocation, adapter: ModelFolder | None) -> PreTrainedTokenizerBase:
+    """Load the adapter's own tokenizer if it has one, else the base's."""
+    if adapter and adapter.has_tokenizer:
+        return _read_tokenizer(str(adapter.path), DAMAGED_FOLDER)
+    if base.folder and not base.folder.has_tokenizer:
+        raise AdapterError(f"{base.location} has no tokenizer; copy its tokenizer.json there")
+    return _read_tokenizer(base.location, base.remedy, base.hub_error, **base.from_pretrained_options)
+
+
+def _read_tokenizer(
+    location: str, remedy: str, hub_error: Exception | None = None, **options: Any
+) -> PreTrainedTokenizerBase:
+    with as_adapter_error(f"the tokenizer of {location}", remedy, hub_error):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(location, trust_remote_code=False, **options)
+    return tokenizer
+
+
+def _load_unmerged(
+    base: BaseLocation, adapter: ModelFolder | None, device: torch.device, four_bit: bool, dtype: torch.dtype | None
+) -> PreTrainedModel:
+    model = load_base(base, device, dtype or default_dtype(device, four_bit), four_bit)
+    return attach_adapter(model, adapter, base.name) if adapter else model
+
+
+def _load_merged(
+    base: BaseLocation, adapter: ModelFolder | None, device: torch.device, four_bit: bool
+) -> PreTrainedModel:
+    model = load_base(base, device, torch.float32, four_bit=False)
+    if four_bit:
+        copy_dequantized(load_base(base, device, torch.float32, four_bit=True), model)
+    return merge_adapter(attach_adapter(model, adapter, base.name), adapter) if adapter else model
+
+
+def default_dtype(device: torch.device, four_bit: bool) -> torch.dtype:
+    """Return float32, which is exact, but over a 4-bit base on a GPU the half precision that is fast there."""
+    if not four_bit:
+        return torch.float32
+    bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return compute_dtype(device, bf16)

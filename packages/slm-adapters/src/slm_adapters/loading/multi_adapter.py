@@ -1,0 +1,110 @@
+"""``load_adapters``: several adapters, of any methods, over one base in memory."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from slm_adapters.base.base_lookup import BaseLocation, find_base, find_base_for, find_recorded_base, probe_base
+from slm_adapters.base.model_folder import ModelFolder
+from slm_adapters.base.model_loading import check_finite, load_base
+from slm_adapters.errors import AdapterError
+from slm_adapters.loading.attach import attach_adapter
+from slm_adapters.loading.load import (
+    check_four_bit_installed,
+    default_dtype,
+    holds_adapter_config,
+    load_tokenizer,
+    read_adapter_folder,
+)
+
+
+@dataclass(frozen=True)
+class LoadedAdapters:
+    """Models in eval mode without gradients that share their base weights, and the tokenizer.
+
+    A PeftModel holds adapters of one method only, so there is one for each method; adapters trained over 4-bit weights
+    have a 4-bit base of their own. The first model also answers for the base; without adapters it is a plain model.
+
+    ``adapters``: PEFT's name of each adapter, by the name that was given.
+    """
+
+    models: list[PreTrainedModel]
+    tokenizer: PreTrainedTokenizerBase
+    base: str
+    adapters: dict[str, str]
+
+
+def load_adapters(
+    model_path: str | Path,
+    adapters: Mapping[str, str | Path],
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> LoadedAdapters:
+    """Load the base ``model_path`` with the adapters in the folders of ``adapters``, by name, unmerged.
+
+    ``model_path``, ``dtype`` and ``device`` are as in ``load``. If ``model_path`` is an adapter's folder, the base that
+    it records is loaded.
+
+    Raises AdapterError, one sentence, as ``load`` does, and for adapters of different bases.
+    """
+    folders = {name: read_adapter_folder(path) for name, path in adapters.items()}
+    for folder in folders.values():
+        if folder.four_bit:
+            check_four_bit_installed(folder)
+    base = probe_base(common_base(model_path, list(folders.values())))
+    target_device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    tokenizer = load_tokenizer(base, next(iter(folders.values()), None))
+    # Names of our own: PEFT 0.21 takes no dot in a name, and warns about names that are part of a method's prefix.
+    peft_names = {name: f"adapter{number:03}" for number, name in enumerate(folders)}
+    models: list[PreTrainedModel] = []
+    for four_bit in (False, True):
+        group = {peft_names[name]: folder for name, folder in folders.items() if folder.four_bit is four_bit}
+        if group or not (folders or four_bit):
+            plain = load_base(base, target_device, dtype or default_dtype(target_device, four_bit), four_bit)
+            models += _attach_by_method(plain, group, base.name)
+    for model in models:
+        model.eval().requires_grad_(False)
+        check_finite(model, base.name)
+    return LoadedAdapters(models, tokenizer, base.name, peft_names)
+
+
+def common_base(model_path: str | Path, adapters: Sequence[ModelFolder]) -> BaseLocation:
+    """Return the base of all ``adapters``: ``model_path``, or the base that it records if it is an adapter's folder.
+
+    Raises AdapterError for an adapter of another base, or of another revision of it.
+    """
+    path = Path(model_path).expanduser()
+    if holds_adapter_config(path):
+        model_path = find_recorded_base(read_adapter_folder(path)).name
+    bases = [find_base_for(model_path, adapter) for adapter in adapters] or [find_base(model_path)]
+    if any(base.revision != bases[0].revision for base in bases):
+        revisions = ", ".join(sorted({str(base.revision) for base in bases}))
+        raise AdapterError(f"the adapters were trained on different revisions of {bases[0].name}: {revisions}")
+    return bases[0]
+
+
+def _attach_by_method(
+    plain: PreTrainedModel, adapters: Mapping[str, ModelFolder], base_name: str
+) -> list[PreTrainedModel]:
+    """Return a model for each method: the first around ``plain``, the others around copies that share its weights."""
+    by_method: dict[str, dict[str, ModelFolder]] = {}
+    for name, folder in adapters.items():
+        by_method.setdefault(str(folder.config.get("peft_type")), {})[name] = folder
+    models = [plain, *(_copy_sharing_weights(plain) for _ in list(by_method)[1:])]
+    for index, group in enumerate(by_method.values()):
+        for name, folder in group.items():
+            models[index] = attach_adapter(models[index], folder, base_name, name)
+    return models
+
+
+def _copy_sharing_weights(model: PreTrainedModel) -> PreTrainedModel:
+    """Return a copy of the modules that holds the same tensors: a deep copy that finds each of them already copied."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})

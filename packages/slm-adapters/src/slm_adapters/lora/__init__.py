@@ -1,0 +1,1 @@
+"""LoRA settings that fit the model at hand."""

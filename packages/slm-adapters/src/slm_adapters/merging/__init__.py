@@ -1,0 +1,1 @@
+"""Writing merged models and comparing their logits with the adapter's."""

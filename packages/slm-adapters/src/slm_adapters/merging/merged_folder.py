@@ -1,0 +1,88 @@
+"""The folder of a merged model: what may be replaced, writing it whole or not at all, reading it back."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from slm_adapters.base.model_folder import MODEL_CONFIG, RUN_RECORD
+from slm_adapters.errors import AdapterError
+from slm_adapters.loading.load import Loaded
+
+MODEL_FILE_SUFFIXES = {".json", ".safetensors", ".jinja", ".txt", ".model", ".md"}
+
+
+def check_output_folder(out: Path, inputs: list[Path], overwrite: bool) -> None:
+    """Raise AdapterError unless a merged model may be written to ``out``.
+
+    ``out`` must not exist or be empty, or hold nothing but a merged model and ``overwrite`` is given. It must not
+    contain a folder of ``inputs``, which the merge reads.
+    """
+    if out.exists() and not out.is_dir():
+        raise AdapterError(f"{out} is a file; give a folder that does not exist yet")
+    for path in inputs:
+        if path.resolve().is_relative_to(out.resolve()):
+            raise AdapterError(f"{out} holds the base or the adapter to be merged; give another folder")
+    entries = sorted(out.iterdir()) if out.is_dir() else []
+    if not entries:
+        return
+    if not overwrite:
+        raise AdapterError(f"{out} is not empty; give another folder, or --overwrite to replace the model in it")
+    foreign = [entry.name for entry in entries if not _is_model_file(entry)]
+    if foreign or not (out / MODEL_CONFIG).is_file():
+        hint = f"it holds {foreign[0]}" if foreign else f"it has no {MODEL_CONFIG}"
+        raise AdapterError(f"{out} is not a folder with a merged model ({hint}) and is left alone; give another folder")
+
+
+def write_model(loaded: Loaded, out: Path) -> None:
+    """Write model and tokenizer in transformers' format to ``out``, which is then complete or unchanged.
+
+    Raises AdapterError if the disk is full or not writable.
+    """
+    out = out.resolve()
+    staging = out.with_name(f".{out.name}.writing")
+    shutil.rmtree(staging, ignore_errors=True)  # left by a merge that was killed
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        loaded.model.save_pretrained(staging)
+        loaded.tokenizer.save_pretrained(staging)
+        _sync_to_disk(staging)
+        _replace(out, staging)
+    except (OSError, SafetensorError) as fault:
+        raise AdapterError(f"cannot write {out}: {fault}; give a folder on another disk") from fault
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def reload_model(out: Path, like: PreTrainedModel) -> PreTrainedModel:
+    """Load ``out`` with plain transformers, in float32, on the device of ``like``."""
+    loaded: Any = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
+    model: PreTrainedModel = loaded.to(like.device).eval()
+    return model
+
+
+def _is_model_file(entry: Path) -> bool:
+    # A run record marks the folder of a run, which is worth more than a merged model.
+    return entry.is_file() and entry.suffix in MODEL_FILE_SUFFIXES and entry.name != RUN_RECORD
+
+
+def _sync_to_disk(folder: Path) -> None:
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def _replace(out: Path, new: Path) -> None:
+    """Rename ``new`` to ``out``. A folder with files cannot be renamed over, so the old one is moved aside first."""
+    old = out.with_name(f".{out.name}.old")
+    if out.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        out.rename(old)
+    new.rename(out)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,92 @@
+"""Registration of the butterfly method with PEFT as soon as PEFT is imported.
+
+PEFT finds a method in three dictionaries, so the method must be in them before ``PeftModel.from_pretrained`` reads an
+adapter. Importing PEFT takes seconds, so ``import slm_adapters`` does not import it. Instead, if PEFT is loaded
+already, ``import slm_adapters`` registers at once; if not, it puts a finder in front of ``sys.meta_path`` that lets the
+normal loader import PEFT and registers right afterwards (a post-import hook).
+
+Order of imports: ``slm_adapters.butterfly.method`` starts with ``import peft``. If one of its modules is imported
+first, the hook finds the package partly initialised and has nothing to do: its ``__init__`` goes on and registers. So
+no module that the method imports may import PEFT itself, or it would be found half initialised; an import contract
+holds this. If PEFT is half initialised in this thread when slm_adapters is imported, there is nothing to register with
+yet, and the next use of a name of slm_adapters registers.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+from slm_adapters.base.log_filters import quiet_bitsandbytes
+
+METHOD = "slm_adapters.butterfly.method"
+
+
+def register_with_peft() -> None:
+    """Register the butterfly method now if PEFT is loaded, else as soon as it is."""
+    if sys.modules.get("peft") is None:
+        if not any(isinstance(finder, PeftFinder) for finder in sys.meta_path):
+            sys.meta_path.insert(0, PeftFinder())
+        return
+    peft = import_module("peft")  # waits while another thread imports it
+    if not _is_initializing(peft):
+        import_module(METHOD)
+
+
+def _is_initializing(module: ModuleType) -> bool:
+    """Whether this thread is still executing ``module``: the import system's own flag."""
+    return bool(getattr(module.__spec__, "_initializing", False))
+
+
+class PeftFinder(MetaPathFinder):
+    """Finds PEFT where the other finders do, with a loader that registers the method afterwards.
+
+    ``find_spec`` alone has no effect: ``importlib.util.find_spec("peft")`` asks whether PEFT is installed, and
+    transformers does so without importing it.
+    """
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != "peft":
+            return None
+        for finder in sys.meta_path:
+            if finder is self or not hasattr(finder, "find_spec"):
+                continue
+            spec = finder.find_spec(fullname, path, target)
+            if spec is not None:
+                if spec.loader is not None:
+                    spec.loader = RegisteringLoader(spec.loader, self)
+                return spec
+        return None
+
+
+class RegisteringLoader(Loader):
+    """Executes PEFT with its own loader, then imports the method, which registers itself."""
+
+    def __init__(self, loader: Any, finder: PeftFinder):
+        self._loader = loader
+        self._finder = finder
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        module: ModuleType | None = self._loader.create_module(spec)
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        # What looks into the module later (inspect, importlib.resources) sees the loader it knows.
+        module.__loader__ = self._loader
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._loader
+        with quiet_bitsandbytes():  # PEFT imports bitsandbytes
+            self._loader.exec_module(module)
+        if self._finder in sys.meta_path:
+            sys.meta_path.remove(self._finder)
+        import_module(METHOD)

@@ -1,0 +1,110 @@
+"""Which layers a butterfly goes on, what trains there, and what is refused."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel, inject_adapter_in_model
+
+from slm_adapters import AdapterError, ButterflyConfig, LoraSettings, add_lora
+from slm_testing.adapters.tiny_adapters import (
+    NAMES,
+    MakeModel,
+    assert_close,
+    butterfly,
+    layers,
+    logits,
+    random_butterfly,
+)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [
+        ({}, {(block, name) for block in "01" for name in NAMES}),
+        ({"target_modules": "all-linear"}, {(block, name) for block in "01" for name in NAMES}),
+        ({"target_modules": ["q_proj", "mlp.down_proj"]}, {(b, n) for b in "01" for n in ("q_proj", "down_proj")}),
+        ({"layers_to_transform": [1]}, {("1", name) for name in NAMES}),
+        ({"target_modules": ["v_proj"], "layers_to_transform": 0}, {("0", "v_proj")}),
+        (
+            {"exclude_modules": ["v_proj", "up_proj"]},
+            {(b, n) for b in "01" for n in NAMES if n not in ("v_proj", "up_proj")},
+        ),
+        ({"target_modules": r".*\.1\..*(q|k)_proj"}, {("1", "q_proj"), ("1", "k_proj")}),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",  # sets print in no fixed order
+)
+def test_layers_are_chosen_as_in_every_method(
+    tiny: MakeModel, chosen: dict[str, Any], expected: set[tuple[str, str]]
+) -> None:
+    adapted = butterfly(tiny("llama"), **chosen)
+    actual = {(at.split(".layers.")[1][0], at.rpartition(".")[2]) for at in layers(adapted)}
+    assert actual == expected
+
+
+def test_the_head_is_adapted_where_it_is_named(tiny: MakeModel, input_ids: torch.Tensor) -> None:
+    adapted = random_butterfly(tiny("llama"), target_modules=["lm_head"], side="input")
+    assert [at.rpartition(".")[2] for at in layers(adapted)] == ["lm_head"]
+    unmerged = logits(adapted, input_ids)
+    assert_close(logits(adapted.merge_and_unload(), input_ids), unmerged)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"target_modules": ["q_proj", "c_attn"]}, r"target module 'c_attn' matches no layer"),
+        ({"target_modules": ["embed_tokens"]}, r"embed_tokens is a Embedding; butterfly adapters go on linear layers"),
+        ({"block_size": 24}, r"q_proj: butterfly block size 24 does not divide the width 64; use one of 2, 4, .*64"),
+        ({"side": "both", "block_size": 64}, r"k_proj: butterfly block size 64 does not divide the width 32"),
+    ],
+    ids=str,
+)
+def test_what_does_not_fit_the_model_is_refused_by_name(
+    tiny: MakeModel, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(AdapterError, match=message):
+        butterfly(tiny("llama"), **settings)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"side": "left"}, "side 'left' must be one of input, output, both, auto"),
+        ({"block_size": 1}, "block size 1 must be at least 2"),
+        ({"block_size": -8}, "block size -8 must be at least 2"),
+        ({"stages": 0}, "stages 0 must be from 1 to 64"),
+        ({"stages": 65}, "stages 65 must be from 1 to 64"),
+        ({"strength": math.nan}, "strength nan must be a finite number"),
+        ({"strength": math.inf}, "strength inf must be a finite number"),
+        ({"angle_dropout": 1.0}, "angle dropout 1.0 must be at least 0 and below 1"),
+        ({"angle_dropout": -0.5}, "angle dropout -0.5 must be"),
+        ({"layers_pattern": "h"}, "layers_pattern names the list that layers_to_transform indexes"),
+    ],
+    ids=str,
+)
+def test_settings_out_of_range_are_refused_where_they_are_made(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(AdapterError, match=message):
+        ButterflyConfig(**wrong)
+
+
+def test_another_method_on_the_same_layer_is_refused(tiny: MakeModel) -> None:
+    mixed = add_lora(tiny("llama"), LoraSettings(target_modules=["q_proj"]))
+    with pytest.raises(AdapterError, match=r"q_proj already has an adapter of another method; merge or unload"):
+        inject_adapter_in_model(ButterflyConfig(target_modules=["q_proj"]), mixed.base_model.model)
+
+
+@pytest.mark.parametrize(("name", "head"), [("llama", "lm_head"), ("gpt2", "ln_f")])
+def test_modules_to_save_train_and_are_saved_with_the_adapter(
+    tiny: MakeModel, name: str, head: str, input_ids: torch.Tensor, tmp_path: Path
+) -> None:
+    adapted = random_butterfly(tiny(name), modules_to_save=[head])
+    trained = [at for at, values in adapted.named_parameters() if values.requires_grad and "butterfly_" not in at]
+    assert {at.split(".modules_to_save.")[0].rpartition(".")[2] for at in trained} == {head}
+    with torch.no_grad():
+        adapted.get_parameter(trained[0]).mul_(2)
+    adapted.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(tiny(name), tmp_path).eval()
+    assert torch.equal(logits(loaded, input_ids), logits(adapted, input_ids))
+    assert_close(logits(adapted.merge_and_unload(), input_ids), logits(loaded, input_ids))

@@ -1,0 +1,97 @@
+"""Several adapters over one base in memory, whatever their methods: each answers as it does alone."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from slm_adapters import AdapterError, LoadedAdapters, load, load_adapters
+from slm_testing.adapters.tiny_adapters import MakeBase, MakeModel, adapted, logits, save_run
+
+
+def answers(loaded: LoadedAdapters, name: str, input_ids: torch.Tensor) -> torch.Tensor:
+    (model,) = [one for one in loaded.models if loaded.adapters[name] in getattr(one, "peft_config", ())]
+    holder: Any = model
+    holder.set_adapter(loaded.adapters[name], inference_mode=True)
+    return logits(model, input_ids)
+
+
+@pytest.fixture
+def runs(tiny: MakeModel, make_base: MakeBase, tmp_path: Path) -> dict[str, Path]:
+    base = str(make_base("gpt2"))
+    actual = {}
+    for name in ("lora", "butterfly", "other.lora"):  # PEFT takes no dot in a name
+        model = adapted(tiny("gpt2"), name.removeprefix("other."))
+        if name == "other.lora":
+            with torch.no_grad():
+                for key, weight in model.named_parameters():
+                    if "lora_B" in key:
+                        weight.mul_(-2)
+        actual[name] = save_run(model, tmp_path / name, base)
+    return actual
+
+
+def test_each_adapter_answers_as_it_does_alone_and_the_base_too(
+    tiny: MakeModel, make_base: MakeBase, runs: dict[str, Path], input_ids: torch.Tensor
+) -> None:
+    loaded = load_adapters(make_base("gpt2"), runs, device="cpu")
+    assert not any(model.training for model in loaded.models)
+    assert not any(weight.requires_grad for model in loaded.models for weight in model.parameters())
+    for name, run in runs.items():
+        assert torch.equal(answers(loaded, name, input_ids), logits(load(run, device="cpu").model, input_ids))
+    first: Any = loaded.models[0]
+    with first.disable_adapter():
+        assert torch.equal(logits(first, input_ids), logits(tiny("gpt2"), input_ids))
+    assert loaded.base == str(make_base("gpt2"))
+
+
+def test_the_base_is_in_memory_once_and_methods_have_a_model_each(
+    make_base: MakeBase, runs: dict[str, Path], tiny: MakeModel
+) -> None:
+    loaded = load_adapters(make_base("gpt2"), runs, device="cpu")
+    assert len(loaded.models) == 2
+    weights = {weight.data_ptr(): weight.numel() for model in loaded.models for weight in model.parameters()}
+    alone = [load_adapters(make_base("gpt2"), {name: run}, device="cpu").models[0] for name, run in runs.items()]
+    plain = sum(weight.numel() for weight in tiny("gpt2").parameters())
+    assert sum(weights.values()) == plain + sum(
+        sum(weight.numel() for weight in model.parameters()) - plain for model in alone
+    )
+
+
+def test_without_adapters_it_is_the_plain_base(make_base: MakeBase, tiny: MakeModel, input_ids: torch.Tensor) -> None:
+    loaded = load_adapters(make_base("llama"), {}, device="cpu")
+    assert torch.equal(logits(loaded.models[0], input_ids), logits(tiny("llama"), input_ids))
+    assert not hasattr(loaded.models[0], "peft_config")
+
+
+def test_an_adapters_folder_as_the_base_stands_for_its_base(
+    make_base: MakeBase, runs: dict[str, Path], input_ids: torch.Tensor
+) -> None:
+    loaded = load_adapters(runs["lora"], {"mine": runs["lora"]}, device="cpu")
+    assert torch.equal(answers(loaded, "mine", input_ids), logits(load(runs["lora"], device="cpu").model, input_ids))
+    assert loaded.base == str(make_base("gpt2"))
+
+
+def test_a_folder_that_is_no_adapter_or_of_another_model_is_refused(
+    tiny: MakeModel, make_base: MakeBase, runs: dict[str, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(AdapterError, match="holds a whole model"):
+        load_adapters(make_base("gpt2"), {"base": make_base("gpt2")}, device="cpu")
+    other = save_run(adapted(tiny("llama"), "lora"), tmp_path / "llama", str(make_base("llama")))
+    with pytest.raises(AdapterError, match="does not fit"):
+        load_adapters(make_base("gpt2"), {"lora": runs["lora"], "other": other}, device="cpu")
+
+
+def test_adapters_over_4_bits_have_a_base_of_their_own_in_4_bits(
+    tiny: MakeModel, make_base: MakeBase, runs: dict[str, Path], tmp_path: Path, input_ids: torch.Tensor
+) -> None:
+    small = save_run(adapted(tiny("gpt2"), "lora"), tmp_path / "qlora", str(make_base("gpt2")), mode="qlora")
+    loaded = load_adapters(make_base("gpt2"), {"small": small, "lora": runs["lora"]}, device="cpu")
+    assert len(loaded.models) == 2
+    expected = logits(load(small, device="cpu").model, input_ids)
+    assert torch.equal(answers(loaded, "small", input_ids), expected)
+    assert not torch.equal(answers(loaded, "lora", input_ids), expected)
+    first: Any = loaded.models[0]
+    with first.disable_adapter():
+        assert torch.equal(logits(first, input_ids), logits(tiny("gpt2"), input_ids))
