@@ -4,34 +4,38 @@ from __future__ import annotations
 
 from typing import Any
 
-from slm_train.arguments import ROTATING, Arguments, ModelOptions
-from slm_train.data import Rows
-from slm_train.modes import Base
+from slm_train.arguments import Arguments
+from slm_train.data.rows import Rows
+from slm_train.model.base_model import BaseModel
+from slm_train.options import BUTTERFLY_MODES, ModelOptions
 
 
-def identity_of(arguments: Arguments, base: Base, rows: Rows) -> dict[str, Any]:
-    """What must be the same for a run to be continued."""
+def run_identity(arguments: Arguments, base: BaseModel, rows: Rows) -> dict[str, Any]:
+    """Return what must be the same for a run to be continued. Stored in run.json and in step checkpoints."""
     model, training = arguments.model, arguments.training
-    same: dict[str, Any] = {
+    identity: dict[str, Any] = {
         "mode": model.mode,
         "base": base.name or model.from_scratch,
         "data": rows.fingerprint,
-        "adapter": _adapter(model),
+        "adapter": _adapter_identity(model),
         "seed": training.seed,
     }
     if arguments.budget:
-        return same | _budget_identity(arguments)
-    return same | {"batch": [training.per_device_train_batch_size, training.gradient_accumulation_steps]}
+        return identity | _budget_identity(arguments)
+    return identity | {"batch": [training.per_device_train_batch_size, training.gradient_accumulation_steps]}
 
 
 def _budget_identity(arguments: Arguments) -> dict[str, Any]:
-    """After every step there is a checkpoint, so that a change of any of these would show from one step to the next."""
+    """Return settings of the token-budget loop.
+
+    It checkpoints after every step, so a change of any of these would take effect in the middle of the plan.
+    """
     budget, model, training = arguments.budget, arguments.model, arguments.training
     assert budget
     return {
         "target_tokens_per_step": budget.target_tokens_per_step,
         "max_tokens_per_micro_batch": budget.max_tokens_per_micro_batch,
-        "per_device_train_batch_size": arguments.rows_of_micro_batch,
+        "per_device_train_batch_size": arguments.max_micro_batch_rows,
         "learning_rate": training.learning_rate,
         "lr_scheduler_type": str(getattr(training.lr_scheduler_type, "value", training.lr_scheduler_type)),
         "warmup_steps": training.warmup_steps,
@@ -46,13 +50,12 @@ def _budget_identity(arguments: Arguments) -> dict[str, Any]:
     }
 
 
-def _adapter(model: ModelOptions) -> list[Any]:
-    targets = sorted(model.target_modules)
+def _adapter_identity(model: ModelOptions) -> list[Any]:
     if model.mode == "baseline":
         return []
-    if model.mode in ROTATING:
-        rotation = model.rotation
-        kind: list[Any] = [rotation.block_size, rotation.stages, rotation.preset, rotation.side, rotation.scale]
+    if model.mode in BUTTERFLY_MODES:
+        settings = model.butterfly_settings
+        values: list[Any] = [settings.block_size, settings.stages, settings.preset, settings.side, settings.scale]
     else:
-        kind = [model.lora_r, model.lora_alpha, model.use_rslora, model.use_dora]
-    return [*kind, targets, *(["4bit"] if model.load_in_4bit else [])]
+        values = [model.lora_r, model.lora_alpha, model.use_rslora, model.use_dora]
+    return [*values, sorted(model.target_modules), *(["4bit"] if model.load_in_4bit else [])]

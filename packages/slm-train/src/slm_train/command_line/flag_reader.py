@@ -1,219 +1,140 @@
-"""The command line before argparse sees it: a file of flags, names of 2023, one spelling for each flag."""
+"""Normalises a command line before argparse reads it: file of flags, legacy names, one spelling for each flag."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
-from pathlib import Path
 
-import yaml
+from slm_train.command_line.config_file import CONFIG_FLAG, read_config_file
+from slm_train.command_line.flag_names import plain_name, reads_as_flag, unknown_flag
+from slm_train.command_line.flag_translations import Flag, Renamed, Translation
+from slm_train.command_line.legacy_flags import LEGACY_FLAGS, join_hub_owner, translate_value
+from slm_train.errors import UsageError
 
-from slm_train.old_flags import OLD_FLAGS, BadValue, Flag, Renamed, Translation, with_new_value, with_organization
-
-CONFIG = "config"
-FLAG = re.compile(r"--([^\s=]+)(?:=(.*))?", re.DOTALL)
-NEGATIVE = re.compile(r"-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?|-inf", re.IGNORECASE)
-PLAIN_NEGATIVE = re.compile(r"-\d+|-\d*\.\d+")  # what argparse takes for a value; not -1e-3
-PLAIN_DECIMAL = re.compile(r"[+-]?\d*\.\d*")
-
-
-class UsageError(ValueError):
-    """One sentence for the user: what was wrong with the command line, and what to do."""
+_FLAG = re.compile(r"--([^\s=]+)(?:=(.*))?", re.DOTALL)
+_NEGATIVE_NUMBER = re.compile(r"-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?|-inf", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class CommandLine:
     """A command line that argparse can read.
 
-    ``given`` are the flags that the user set, in the file or on the line, by today's names: a default
-    belongs only where nothing was given. ``notes`` has one line for each flag that was translated.
+    Attributes:
+        argv: Words for argparse.
+        explicit_flags: Current names of the flags that the user set, in the file or on the line. A default that
+            depends on device or mode applies only to flags that are not among them.
+        notes: A line to print for each flag that was translated.
+        is_dynamic: Whether it is one of ``slm-train dynamic``.
     """
 
     argv: list[str]
-    given: frozenset[str]
+    explicit_flags: frozenset[str]
     notes: tuple[str, ...]
+    is_dynamic: bool = False
 
 
 def read_command_line(argv: Sequence[str], known: Collection[str]) -> CommandLine:
-    """``argv`` with ``--config`` expanded, old names translated and each flag spelled ``--a_b value``.
+    """Expand ``--config``, translate legacy names, and spell each flag ``--a_b value``.
 
-    ``known`` holds every long option of the parser, with or without dashes. Raises UsageError.
+    Args:
+        argv: The words of the command line.
+        known: Every long option of the parser, with or without dashes.
+
+    Raises:
+        UsageError: For an unknown flag, a broken file of flags, or a legacy flag beside its replacement.
     """
-    names = {_plain(name) for name in known if not re.match(r"-[^-]", name)} | {"help"}
+    names = {plain_name(name) for name in known if not re.match(r"-[^-]", name)} | {"help"}
     strays, flags, rest = _split(argv, names)
     path = _config_path(flags)
-    file, file_notes = _modern(_config_flags(path, names), names, f"{path}: ") if path else ([], [])
-    line, notes = _modern([flag for flag in flags if flag.name != CONFIG], names)
-    told = [*(flag for flag in file if flag.name not in {other.name for other in line}), *line]
-    words = [word for flag in told for word in _words(flag)]
-    given = frozenset(flag.name for flag in told)
-    # Strays come first: behind a flag they would be taken for its values.
-    return CommandLine([*strays, *words, *rest], given, tuple(dict.fromkeys(file_notes + notes)))
-
-
-def unknown_flag(flag: str, known: Collection[str]) -> UsageError:
-    """The sentence for a flag that nobody knows, with up to three known ones that it may have meant."""
-    name, names = _plain(flag).lower(), sorted({_plain(name) for name in known})
-    longer = [candidate for candidate in names if len(name) > 2 and name in candidate]
-    longer = [candidate for candidate in longer if candidate.startswith(name)] or longer
-    close = list(dict.fromkeys([*get_close_matches(name, names, n=3, cutoff=0.8), *longer]))[:3]
-    meant = " or ".join(f"--{candidate}" for candidate in close or get_close_matches(name, names, n=1))
-    hint = f"did you mean {meant}?" if meant else "slm-train --help lists the flags"
-    return UsageError(f"unknown flag --{flag.lstrip('-')}; {hint}")
-
-
-def _plain(name: str) -> str:
-    return name.lstrip("-").replace("-", "_")
+    in_file, file_notes = _to_current(read_config_file(path, names), names, f"{path}: ") if path else ([], [])
+    on_line, notes = _to_current([flag for flag in flags if flag.name != CONFIG_FLAG], names)
+    names_on_line = {flag.name for flag in on_line}
+    merged = [*(flag for flag in in_file if flag.name not in names_on_line), *on_line]
+    words = [word for flag in merged for word in _words(flag)]
+    explicit_flags = frozenset(flag.name for flag in merged)
+    # Stray words come first: after a flag, argparse would take them for its values.
+    return CommandLine([*strays, *words, *rest], explicit_flags, tuple(dict.fromkeys(file_notes + notes)))
 
 
 def _split(argv: Sequence[str], known: Collection[str]) -> tuple[list[str], list[Flag], list[str]]:
-    """Words that belong to no flag, flags with their values, and everything from a bare ``--`` on."""
+    """Return words that belong to no flag, flags with their values, and everything from a bare ``--`` on."""
     end = argv.index("--") if "--" in argv else len(argv)
     strays: list[str] = []
-    found: list[tuple[str, list[str]]] = []
+    flags: list[tuple[str, list[str]]] = []
     values = strays
     for word in argv[:end]:
-        if match := FLAG.fullmatch(word):
+        if match := _FLAG.fullmatch(word):
             values = [] if match[2] is None else [match[2]]
-            found.append((match[1], values))
-        elif not _is_value(word):  # a flag with one dash: argparse's, with what follows it
+            flags.append((match[1], values))
+        elif not _is_value(word):  # a flag with one dash: left to argparse, with the words after it
             strays.append(word)
             values = strays
         else:
-            full = values is not strays and values and _takes_one(_plain(found[-1][0]), values[0], known)
-            (strays if full else values).append(word)
-    return strays, [Flag(_plain(said), tuple(values), said) for said, values in found], list(argv[end:])
+            is_full = values is not strays and values and _takes_one_value(plain_name(flags[-1][0]), values[0], known)
+            (strays if is_full else values).append(word)
+    return strays, [Flag(plain_name(name), tuple(words), name) for name, words in flags], list(argv[end:])
 
 
 def _is_value(word: str) -> bool:
-    return not word.startswith("-") or word == "-" or " " in word or bool(NEGATIVE.fullmatch(word))
+    return not word.startswith("-") or word == "-" or " " in word or bool(_NEGATIVE_NUMBER.fullmatch(word))
 
 
-def _takes_one(name: str, first: str, known: Collection[str]) -> bool:
-    """Whether no word after the first can be the flag's: it ends here, or argparse needs ``--flag=-first``."""
-    old = None if name in known else OLD_FLAGS.get(name)
-    return name == CONFIG or not isinstance(old, Renamed | None) or _reads_as_flag(first)
+def _takes_one_value(name: str, first: str, known: Collection[str]) -> bool:
+    """Whether no word after the first can be a value of the flag.
+
+    That is so for flags that are translated to one value, and for a first value that argparse accepts only in the
+    form ``--flag=-value``.
+    """
+    legacy = None if name in known else LEGACY_FLAGS.get(name)
+    return name == CONFIG_FLAG or not isinstance(legacy, Renamed | None) or reads_as_flag(first)
 
 
 def _words(flag: Flag) -> list[str]:
-    if len(flag.values) == 1 and _reads_as_flag(flag.values[0]):
+    if len(flag.values) == 1 and reads_as_flag(flag.values[0]):
         return [f"--{flag.name}={flag.values[0]}"]
     return [f"--{flag.name}", *flag.values]
 
 
-def _reads_as_flag(value: str) -> bool:
-    return value.startswith("-") and value != "-" and not PLAIN_NEGATIVE.fullmatch(value)
+def _to_current(flags: Sequence[Flag], known: Collection[str], prefix: str = "") -> tuple[list[Flag], list[str]]:
+    """Return the flags under their current names, and a note for each that was translated.
 
-
-def _modern(flags: Sequence[Flag], known: Collection[str], where: str = "") -> tuple[list[Flag], list[str]]:
-    """The flags by today's names, and a note for each that had another."""
+    ``prefix`` names the file in the message of an error.
+    """
     try:
-        pairs = [_translated(flag, known) for flag in with_organization(flags)]
-        modern = [flag for flag, _ in pairs if flag is not None]
-        _refuse_two_names(modern)
-    except (BadValue, UsageError) as mistake:
-        raise UsageError(f"{where}{mistake}") from None
-    return modern, [note for _, note in pairs if note]
+        translations = [_translate(flag, known) for flag in join_hub_owner(flags)]
+        current = [flag for flag, _ in translations if flag is not None]
+        _refuse_two_names(current)
+    except UsageError as error:
+        raise UsageError(f"{prefix}{error}") from None
+    return current, [note for _, note in translations if note]
 
 
-def _translated(flag: Flag, known: Collection[str]) -> Translation:
-    if flag.name not in {*known, *OLD_FLAGS}:
-        raise unknown_flag(flag.said, known)
+def _translate(flag: Flag, known: Collection[str]) -> Translation:
+    if flag.name not in {*known, *LEGACY_FLAGS}:
+        raise unknown_flag(flag.original_name, known)
     if flag.name not in known:
-        return OLD_FLAGS[flag.name].translate(flag)
+        return LEGACY_FLAGS[flag.name].translate(flag)
     if flag.name.startswith("no_") and flag.name[3:] in known:
         values = ("false" if flag.is_on else "true", *flag.values[1:])
         return replace(flag, name=flag.name[3:], values=values), ""
-    return with_new_value(flag)
+    return translate_value(flag)
 
 
 def _refuse_two_names(flags: list[Flag]) -> None:
-    first: dict[str, str] = {}
+    """Raise UsageError for a flag that is there by its legacy name and by another one."""
+    first_names: dict[str, str] = {}
     for flag in flags:
-        one, other = first.setdefault(flag.name, flag.said), flag.said
-        if _plain(one) != _plain(other) and {_plain(one), _plain(other)} & OLD_FLAGS.keys():
-            raise UsageError(f"--{one} and --{other} are one flag now; give --{flag.name} alone")
+        first, second = first_names.setdefault(flag.name, flag.original_name), flag.original_name
+        names = {plain_name(first), plain_name(second)}
+        if len(names) == 2 and names & LEGACY_FLAGS.keys():
+            raise UsageError(f"--{first} and --{second} are the same flag now; give --{flag.name} alone")
 
 
 def _config_path(flags: list[Flag]) -> str | None:
-    named = [flag for flag in flags if flag.name == CONFIG]
-    if len(named) > 1:
+    config_flags = [flag for flag in flags if flag.name == CONFIG_FLAG]
+    if len(config_flags) > 1:
         raise UsageError("--config is given twice; put all flags in one file")
-    if named and not named[0].value:
+    if config_flags and not config_flags[0].value:
         raise UsageError("--config needs a file: --config run.yaml")
-    return named[0].value if named else None
-
-
-def _config_flags(path: str, known: Collection[str]) -> list[Flag]:
-    """The flags of a YAML file, null left out."""
-    try:
-        loader = yaml.SafeLoader(Path(path).read_text(encoding="utf-8-sig"))
-        root = loader.get_single_node()
-        if root is None:  # nothing but comments
-            return []
-        if not isinstance(root, yaml.MappingNode):
-            raise UsageError(f"{path} must hold lines such as 'learning_rate: 1e-4', one a flag")
-        return _flags_of(loader, root, path, known)
-    except OSError as error:
-        raise UsageError(f"--config {path}: {error.strerror}") from None
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"{path} is not YAML: {_trouble(error)}") from None
-
-
-def _trouble(error: Exception) -> str:
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
-        return f"line {error.problem_mark.line + 1}: {error.problem}"
-    return str(error).splitlines()[0]
-
-
-def _flags_of(loader: yaml.SafeLoader, root: yaml.MappingNode, path: str, known: Collection[str]) -> list[Flag]:
-    flags: dict[str, Flag] = {}
-    for key, node in root.value:
-        where = f"{path}, line {key.start_mark.line + 1}"
-        if not isinstance(key, yaml.ScalarNode):
-            raise UsageError(f"{where}: the name of a flag must be a plain word")
-        flag = Flag(_plain(key.value), _values(loader, node, where), key.value.lstrip("-"))
-        _refuse_key(flag, known, flags, where)
-        flags[flag.name] = flag
-    return [flag for flag in flags.values() if flag.values]
-
-
-def _refuse_key(flag: Flag, known: Collection[str], before: Collection[str], where: str) -> None:
-    if flag.name == CONFIG:
-        raise UsageError(f"{where}: a file of flags cannot name another")
-    if flag.name not in {*known, *OLD_FLAGS}:
-        raise UsageError(f"{where}: {unknown_flag(flag.said, known)}")
-    if flag.name in before:
-        raise UsageError(f"{where}: {flag.said} is there twice; keep one")
-
-
-def _values(loader: yaml.SafeLoader, node: yaml.Node, where: str) -> tuple[str, ...]:
-    """What argparse is to read: nothing for null, several words for a list, JSON for a mapping."""
-    if isinstance(node, yaml.MappingNode):
-        return (json.dumps(loader.construct_object(node, deep=True), default=str),)
-    if isinstance(node, yaml.ScalarNode):
-        return () if _is_null(node) else (_text(loader, node),)
-    if not node.value or not all(isinstance(item, yaml.ScalarNode) and not _is_null(item) for item in node.value):
-        raise UsageError(f"{where}: a list needs one or more plain values")
-    words = tuple(_text(loader, item) for item in node.value)
-    if len(words) > 1 and any(_reads_as_flag(word) for word in words):
-        raise UsageError(f"{where}: a value in a list cannot begin with a dash")
-    return words
-
-
-def _is_null(node: yaml.Node) -> bool:
-    return node.tag == "tag:yaml.org,2002:null"
-
-
-def _text(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> str:
-    """A scalar as it is written, dates and 1e-4 too; switches and scientific numbers as Python has them.
-
-    ``no`` stays a word: the flags of strategies take it, and switches read it as false.
-    """
-    is_switch = node.tag == "tag:yaml.org,2002:bool" and node.value.lower() != "no"
-    is_science = node.tag == "tag:yaml.org,2002:float" and not PLAIN_DECIMAL.fullmatch(node.value)
-    value = loader.construct_object(node) if is_switch or is_science else node.value
-    return str(value).lower() if is_switch else str(value)
+    return config_flags[0].value if config_flags else None

@@ -1,78 +1,24 @@
-"""``slm-train --help``: what most runs need, by group; ``--help_all`` has every flag."""
+"""``slm-train --help``: the flags that most runs need, by group; ``--help_all``: every flag. Imports no torch."""
 
 from __future__ import annotations
 
 import shutil
 import textwrap
-from collections.abc import Iterator, Sequence
-from dataclasses import MISSING, Field, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, fields
 from typing import Any
 
 from slm_data import SourceOptions
-from slm_train.arguments import BudgetOptions, ModelOptions, RowOptions, RunOptions, SlmTrainingArguments
-from slm_train.budget_flags import asked_for, hidden
-
-OPENING = """\
-slm-train: fine-tune a small language model, and see what it cost.
-
-  slm-train                                              the built-in base on the built-in corpus
-  slm-train --dataset tinystories --mode lora            distilgpt2 on a dataset of the hub
-  slm-train --train_file "texts/*.txt" --model_path gpt2 --mode qlora
-  slm-train --config run.yaml --learning_rate 1e-4       flags from a file; the line wins
-  slm-train ... --resume_from_checkpoint                 go on where a run was stopped
-  slm-train dynamic ...                                  the token-budget loop; slm-train dynamic --help
-"""
-
-OPENING_DYNAMIC = """\
-slm-train dynamic: steps of as many tokens as you say, a checkpoint after each, and exact resume.
-
-  slm-train dynamic                                      the built-in base on the built-in corpus
-  slm-train dynamic --dataset tinystories --target_tokens_per_step 4096
-  slm-train dynamic ... --resume_from_checkpoint         go on after the last step, whatever ended the run
-  torchrun --nproc_per_node 2 -m slm_train.cli dynamic ...
-
-Rows of like length share a micro-batch (--packing none); the optimizer steps with the row that reaches
-the budget, and the loss is divided by the tokens of the step: the gradient is that of one big batch.
-"""
-
-# Of TrainingArguments, those that most runs set, in our words.
-TRAINING = {
-    "output_dir": "The run folder. Default: outputs/<dataset>-<mode>.",
-    "learning_rate": "Highest learning rate. Default: 5e-5 baseline, 2e-4 LoRA, 1e-2 butterflies; more on the sample.",
-    "num_train_epochs": "Passes over the training rows. Default: 1.",
-    "max_steps": "Optimizer steps, in place of epochs.",
-    "per_device_train_batch_size": "Rows of a micro-batch. Default: 8.",
-    "gradient_accumulation_steps": "Micro-batches of an optimizer step. Default: 1.",
-    "per_device_eval_batch_size": "Rows evaluated at once. Default: 8.",
-    "gradient_checkpointing": "Compute activations anew on the way back: less memory, slower.",
-    "warmup_steps": "Steps in which the rate rises; below 1, a share of the run.",
-    "lr_scheduler_type": "linear (default), cosine, constant, warmup_stable_decay ...",
-    "weight_decay": "Decoupled weight decay, not on biases and norms. Default: 0.",
-    "max_grad_norm": "Gradients are clipped to this norm; 0 for never. Default: 1.",
-    "optim": "adamw_torch_fused (default), adafactor, sgd, paged_adamw_8bit ...",
-    "bf16": "bfloat16 autocast. Default: on where the device multiplies in it.",
-    "fp16": "float16 autocast, on a GPU without bfloat16.",
-    "use_cpu": "Train on the CPU though there is a GPU.",
-    "eval_strategy": "no (default), steps or epoch: when to evaluate on the way.",
-    "eval_steps": "Steps between evaluations.",
-    "save_steps": "Steps between checkpoints. Default: 500.",
-    "save_total_limit": "Checkpoints to keep. Default: 2.",
-    "logging_steps": "Steps between logged losses. Default: 10.",
-    "report_to": "Where logs go beside metrics.jsonl: tensorboard, wandb ...",
-    "resume_from_checkpoint": "Go on from the newest complete checkpoint, or from the one named.",
-    "seed": "Decides the order of rows and every random number. Default: 42.",
-}
-
-# What some flags mean in the token-budget loop.
-DYNAMIC_ROWS = {
-    "packing": "How rows are filled. none (default): one document a row, rows of like length in a micro-batch; "
-    "best_fit: documents side by side, apart from each other; concat: one stream, cut in blocks."
-}
-DYNAMIC_TRAINING = {
-    "output_dir": "The run folder. Default: outputs/<dataset>-<mode>-dynamic.",
-    "per_device_train_batch_size": "Most rows of a micro-batch. Default: as many as its tokens allow.",
-    "resume_from_checkpoint": "Go on after the last step; with nothing to resume, start afresh.",
-}
+from slm_train.command_line.budget_flags import is_dynamic, is_hidden
+from slm_train.command_line.help_texts import (
+    DYNAMIC_ROW_TEXTS,
+    DYNAMIC_TRAINING_TEXTS,
+    OPENING,
+    OPENING_DYNAMIC,
+    TRAINING_TEXTS,
+)
+from slm_train.command_line.training_flags import TrainingFlag, training_flags
+from slm_train.options import BudgetOptions, ModelOptions, RowOptions, RunOptions
 
 GROUPS: dict[str, type[Any]] = {
     "texts": SourceOptions,
@@ -80,62 +26,76 @@ GROUPS: dict[str, type[Any]] = {
     "rows": RowOptions,
     "run": RunOptions,
 }
-LEFT = 34  # columns for a flag and its value
+_SHORT_HELP, _LONG_HELP = {"-h", "--help"}, {"--help_all", "--help-all"}
+_LEFT_COLUMN = 34  # characters for a flag and its value
+_MIN_WIDTH, _MAX_WIDTH = 60, 110
 
 
-def help_asked(argv: Sequence[str]) -> bool:
-    return bool({"-h", "--help", "--help_all", "--help-all"} & set(argv))
+def is_help_requested(argv: Sequence[str]) -> bool:
+    """Return whether a command line asks for a help page."""
+    return bool((_SHORT_HELP | _LONG_HELP) & set(argv))
 
 
 def help_page(argv: Sequence[str]) -> str:
-    """The page as text, as wide as the terminal up to 110 columns."""
-    everything = bool({"--help_all", "--help-all"} & set(argv))
-    dynamic = asked_for(argv)
-    width = max(60, min(110, shutil.get_terminal_size((100, 24)).columns))
-    lines = [OPENING_DYNAMIC if dynamic else OPENING]
-    for title, group in ({"token budget": BudgetOptions} | GROUPS if dynamic else GROUPS).items():
-        shown = [flag for flag in fields(group) if not (dynamic and hidden(flag.name))]
-        texts = DYNAMIC_ROWS if dynamic else {}
-        lines += [f"{title}:"]
-        lines += [*(line for flag in shown for line in _lines(flag, texts.get(flag.name, ""), width)), ""]
-    taken = [flag for flag in fields(SlmTrainingArguments) if flag.init and not (dynamic and hidden(flag.name))]
-    texts = TRAINING | DYNAMIC_TRAINING if dynamic else TRAINING
-    lines += ["training:", *_training({flag.name: flag for flag in taken}, texts, everything, width), ""]
-    if not everything:
-        more = sum(flag.name not in texts for flag in taken)
+    """Return the page that a command line asks for, as wide as the terminal up to 110 columns."""
+    dynamic, is_long = is_dynamic(argv), bool(_LONG_HELP & set(argv))
+    width = max(_MIN_WIDTH, min(_MAX_WIDTH, shutil.get_terminal_size((100, 24)).columns))
+    lines = [OPENING_DYNAMIC if dynamic else OPENING, *_our_groups(dynamic, width)]
+    flags = {flag.name: flag for flag in training_flags() if not (dynamic and is_hidden(flag.name))}
+    texts = TRAINING_TEXTS | DYNAMIC_TRAINING_TEXTS if dynamic else TRAINING_TEXTS
+    lines += ["training:", *_training_group(flags, texts, is_long, width), ""]
+    if not is_long:
+        hidden = len(flags.keys() - texts.keys())
         command = "slm-train dynamic" if dynamic else "slm-train"
-        lines.append(f"{command} --help_all has {more} more flags: all of Hugging Face's TrainingArguments.")
+        lines.append(f"{command} --help_all has {hidden} more flags: all of Hugging Face's TrainingArguments.")
     return "\n".join(lines)
 
 
-def _training(flags: dict[str, Field[Any]], texts: dict[str, str], everything: bool, width: int) -> Iterator[str]:
-    """Those that have a text of ours, in the order of the texts, then ``everything`` else."""
+def _our_groups(dynamic: bool, width: int) -> Iterator[str]:
+    groups = {"token budget": BudgetOptions} | GROUPS if dynamic else GROUPS
+    texts = DYNAMIC_ROW_TEXTS if dynamic else {}
+    for title, group in groups.items():
+        yield f"{title}:"
+        for field in fields(group):
+            if not (dynamic and is_hidden(field.name)):
+                flag = TrainingFlag(field.name, str(field.type), field.default, field.metadata.get("help", ""))
+                yield from _entry(flag, texts.get(field.name, ""), width)
+        yield ""
+
+
+def _training_group(
+    flags: dict[str, TrainingFlag], texts: Mapping[str, str], is_long: bool, width: int
+) -> Iterator[str]:
+    """Yield the flags that ``texts`` words, in its order, and for the long page all others."""
     for name, text in texts.items():
         if name in flags:
-            yield from _lines(flags.pop(name), text, width)
-    for flag in flags.values() if everything else ():
-        yield from _lines(flag, "", width)
+            yield from _entry(flags[name], text, width)
+    for name, flag in flags.items() if is_long else ():
+        if name not in texts:
+            yield from _entry(flag, "", width)
 
 
-def _lines(flag: Field[Any], text: str, width: int) -> Iterator[str]:
-    left = f"  --{flag.name} {'false' if flag.default is True else _value(str(flag.type))}".rstrip()
-    wrapped = textwrap.wrap(text or _text(flag), width - LEFT) or [""]
-    if len(left) >= LEFT:
+def _entry(flag: TrainingFlag, text: str, width: int) -> Iterator[str]:
+    """Yield the lines of one flag: name and value on the left, wrapped text on the right."""
+    left = f"  --{flag.name} {'false' if flag.default is True else _value_name(flag.type)}".rstrip()
+    wrapped = textwrap.wrap(text or _text_with_default(flag), width - _LEFT_COLUMN) or [""]
+    if len(left) >= _LEFT_COLUMN:
         yield left
         left = ""
-    yield f"{left:{LEFT}}{wrapped[0]}"
-    yield from (" " * LEFT + line for line in wrapped[1:])
+    yield f"{left:{_LEFT_COLUMN}}{wrapped[0]}"
+    yield from (" " * _LEFT_COLUMN + line for line in wrapped[1:])
 
 
-def _value(kind: str) -> str:
-    for word, value in (("list", "A B ..."), ("bool", ""), ("int", "N"), ("float", "X")):
-        if word in kind:
-            return value
+def _value_name(type_text: str) -> str:
+    for word, name in (("list", "A B ..."), ("bool", ""), ("int", "N"), ("float", "X")):
+        if word in type_text:
+            return name
     return "TEXT"
 
 
-def _text(flag: Field[Any]) -> str:
-    said = " ".join(str(flag.metadata.get("help", "")).split())
-    said = said[:1].upper() + said[1:] + ("" if said.endswith(".") else ".")
-    is_said = isinstance(flag.default, bool) or flag.default in (MISSING, None, "", -1)  # by the flag's shape, or none
-    return said if is_said or "efault" in said else f"{said} Default: {flag.default}."
+def _text_with_default(flag: TrainingFlag) -> str:
+    text = " ".join(flag.help.split())
+    text = text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
+    # The default of a switch shows in the shape of its flag; None, "" and -1 mean that the text explains it.
+    is_shown = not isinstance(flag.default, bool) and flag.default not in (MISSING, None, "", -1)
+    return f"{text} Default: {flag.default}." if is_shown and "efault" not in text else text

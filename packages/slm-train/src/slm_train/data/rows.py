@@ -1,36 +1,35 @@
-"""From flags to rows: corpus, token stores, row plans, and what is said about them."""
+"""From options to rows of tokens: corpus, token stores, row plans, and the lines printed about them."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from slm_data import (
-    BudgetPlan,
     Corpus,
     Documents,
     RowDataset,
     RowStream,
-    TokenBudget,
     TokenStore,
     as_packing,
-    plan_budget,
     plan_rows,
     tokenize,
 )
-from slm_train.arguments import DEFAULT_BLOCK, Arguments, RowOptions
-from slm_train.errors import UserError
-from slm_train.modes import Base
+from slm_train.arguments import Arguments
+from slm_train.errors import TrainError
+from slm_train.model.base_model import BaseModel
+from slm_train.options import DEFAULT_BLOCK_SIZE, RowOptions
 
-Say = Callable[[str], None]
+PrintLine = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Rows:
-    """What is trained on and evaluated on."""
+    """The rows for training and for evaluation."""
 
     train: RowDataset | RowStream
     validation: RowDataset
@@ -38,7 +37,7 @@ class Rows:
 
     @property
     def fingerprint(self) -> str:
-        """Changes with the texts, the tokenizer, and the way rows are made: a resumed run needs the same."""
+        """A hash that changes with the texts, the tokenizer and the packing; a resumed run needs the same."""
         parts: tuple[object, ...]
         if isinstance(self.train, RowStream):
             parts = (self.train.fingerprint, self.train.packing, self.train.block_size, self.train.fill)
@@ -48,8 +47,40 @@ class Rows:
         return hashlib.blake2b(repr(parts).encode(), digest_size=8).hexdigest()
 
 
-def summary(rows: RowDataset | RowStream) -> dict[str, Any]:
-    """For run.json."""
+def make_rows(arguments: Arguments, corpus: Corpus, base: BaseModel, say: PrintLine) -> Rows:
+    """Tokenise both splits and lay them out in rows.
+
+    Args:
+        arguments: The options of the run.
+        corpus: Training and validation texts.
+        base: The model, whose tokenizer and context length are used.
+        say: Prints a line.
+
+    Raises:
+        TrainError: For a block longer than the model's context, or a stream without ``--max_steps``.
+    """
+    block_size = _block_size(arguments.rows, base)
+    train: RowDataset | RowStream
+    if arguments.source.streaming:
+        train = _streamed_rows(arguments, corpus.train, base, block_size)
+        say(f"{corpus.train.name}: streamed, packed window by window ({train.packing}, block {block_size})")
+    else:
+        train = _stored_rows(arguments, corpus.train, base, block_size, say)
+    return Rows(train, _stored_rows(arguments, corpus.validation, base, block_size, say), block_size)
+
+
+def optimizer_steps(arguments: Arguments, rows: Rows) -> int:
+    """Return the number of optimizer steps of a run of the Trainer, as the Trainer counts them."""
+    training = arguments.training
+    if training.max_steps > 0 or not isinstance(rows.train, RowDataset):
+        return int(training.max_steps)
+    batches = math.ceil(len(rows.train) / (training.per_device_train_batch_size * training.world_size))
+    steps_per_epoch = max(1, math.ceil(batches / training.gradient_accumulation_steps))
+    return math.ceil(training.num_train_epochs * steps_per_epoch)
+
+
+def summarize_rows(rows: RowDataset | RowStream) -> dict[str, Any]:
+    """Return the figures of ``rows`` for run.json."""
     if isinstance(rows, RowStream):
         return {"streaming": True, "packing": rows.packing, "block_size": rows.block_size}
     plan, store = rows.plan, rows.store
@@ -64,104 +95,56 @@ def summary(rows: RowDataset | RowStream) -> dict[str, Any]:
     }
 
 
-def make_rows(arguments: Arguments, corpus: Corpus, base: Base, say: Say) -> Rows:
-    """Tokenise and lay out both splits. Raises UserError for a block longer than the model's context."""
-    block = _block_size(arguments.rows, base)
-    train: RowDataset | RowStream
-    if arguments.source.streaming:
-        train = _stream(arguments, corpus.train, base, block)
-        say(f"{corpus.train.name}: streamed, laid out in windows as it comes ({train.packing}, block {block})")
-    else:
-        train = _stored(arguments, corpus.train, base, block, say)
-    return Rows(train, _stored(arguments, corpus.validation, base, block, say), block)
-
-
-def make_plan(arguments: Arguments, base: Base, rows: Rows, say: Say) -> BudgetPlan | None:
-    """The whole run of the token-budget loop; None for the Trainer. Raises DataError, and UserError for rows that
-    rounding makes longer than the model's context."""
-    options, training = arguments.budget, arguments.training
-    if options is None:
-        return None
-    assert isinstance(rows.train, RowDataset)
-    multiple = options.multiple(training.torch_compile)
-    longest = -(-int(rows.train.plan.row_lengths.max()) // multiple) * multiple
-    if base.context and longest > base.context:
-        raise UserError(
-            f"--pad_to_multiple_of {multiple} makes rows of {longest} tokens, {base.name or 'the model'} reads "
-            f"{base.context}; give a --block_size that it divides"
-        )
-    budget = TokenBudget(
-        options.target_tokens_per_step, options.max_tokens_per_micro_batch, arguments.rows_of_micro_batch
-    )
-    plan = plan_budget(
-        rows.train.plan,
-        budget,
-        seed=training.seed,
-        epochs=training.num_train_epochs,
-        max_steps=int(training.max_steps),
-        ranks=training.world_size,
-    )
-    say(describe_plan(plan))
-    return plan
-
-
-def describe_plan(plan: BudgetPlan) -> str:
-    """Steps, what they hold, and how well micro-batches are filled."""
-    mean, most = plan.overshoot
-    short = plan.tokens[plan.tokens < plan.budget.tokens]
-    tails = f", {len(short):,} at the end of an epoch with less" if len(short) else ""
+def describe_rows(rows: RowDataset) -> str:
+    """Return a line about the layout: number of rows, fill, documents that were cut. No token is ever dropped."""
+    plan = rows.plan
+    fill = "padded to the longest of a batch" if plan.packing == "none" else f"{plan.utilisation:.1%} full"
+    cut = f"{plan.split_documents:,} documents cut to fit" if plan.split_documents else "no document cut"
     return (
-        f"plan: {int(plan.epoch[-1]) + 1:,} epochs, {len(plan):,} steps of {plan.budget.tokens:,} predicted tokens "
-        f"(over by {mean:,.0f}, at most {most:,}{tails}), {len(plan.micro_first) - 1:,} micro-batches, "
-        f"{plan.utilisation:.1%} of their places tokens"
+        f"{rows.store.name}: {len(plan):,} rows of at most {plan.block_size} tokens ({plan.packing}, {fill}), "
+        f"{cut}, 0 tokens dropped"
     )
 
 
-def _stream(arguments: Arguments, documents: Documents, base: Base, block: int) -> RowStream:
+def _streamed_rows(arguments: Arguments, documents: Documents, base: BaseModel, block_size: int) -> RowStream:
     options, training = arguments.rows, arguments.training
     if training.max_steps <= 0:
-        raise UserError("--streaming does not know how long the corpus is; give --max_steps")
+        raise TrainError("--streaming does not know the length of the corpus; give --max_steps")
     packing = as_packing(options.packing)
-    return RowStream(documents, base.tokenizer, block, packing, options.packing_fill, training.seed)
+    return RowStream(documents, base.tokenizer, block_size, packing, options.packing_fill, training.seed)
 
 
-def _stored(arguments: Arguments, documents: Documents, base: Base, block: int, say: Say) -> RowDataset:
+def _stored_rows(
+    arguments: Arguments, documents: Documents, base: BaseModel, block_size: int, say: PrintLine
+) -> RowDataset:
     options = arguments.rows
     store = _tokenize(documents, base, options, say)
     packing = as_packing(options.packing)
-    plan = plan_rows(store.lengths, block, packing, fill=options.packing_fill, seed=arguments.training.seed)
+    plan = plan_rows(store.lengths, block_size, packing, fill=options.packing_fill, seed=arguments.training.seed)
     rows = RowDataset(store, plan)
-    say(describe(rows))
+    say(describe_rows(rows))
     return rows
 
 
-def _block_size(options: RowOptions, base: Base) -> int:
-    context = base.context
-    if options.block_size is None:
-        return min(DEFAULT_BLOCK, context or DEFAULT_BLOCK)
-    if context and options.block_size > context:
-        raise UserError(
-            f"--block_size {options.block_size} is longer than the {context} tokens that {base.name or 'the model'} "
-            f"can read; use {context} or less"
-        )
-    return options.block_size
-
-
-def _tokenize(documents: Documents, base: Base, options: RowOptions, say: Say) -> TokenStore:
+def _tokenize(documents: Documents, base: BaseModel, options: RowOptions, say: PrintLine) -> TokenStore:
     cache = Path(options.token_cache).expanduser() if options.token_cache else None
     store = tokenize(documents, base.tokenizer, cache_dir=cache, workers=options.preprocessing_num_workers)
-    how = "tokenised before, read from the cache" if store.reused else "tokenised"
+    origin = "read from the token cache" if store.reused else "tokenised"
     counts = store.counts
-    say(f"{store.name}: {counts.documents:,} documents, {counts.tokens:,} tokens, {counts.text_bytes:,} bytes ({how})")
+    say(
+        f"{store.name}: {counts.documents:,} documents, {counts.tokens:,} tokens, {counts.text_bytes:,} bytes "
+        f"({origin})"
+    )
     return store
 
 
-def describe(rows: RowDataset) -> str:
-    """How the documents lie in rows, and what was cut; nothing is ever dropped or truncated."""
-    plan = rows.plan
-    full = "padded to the longest of a batch" if plan.packing == "none" else f"{plan.utilisation:.1%} full"
-    cut = f"{plan.split_documents:,} documents cut to fit" if plan.split_documents else "no document cut"
-    return (
-        f"{rows.store.name}: {len(plan):,} rows of at most {plan.block_size} tokens ({plan.packing}, {full}), "
-        f"{cut}, 0 tokens dropped"
-    )
+def _block_size(options: RowOptions, base: BaseModel) -> int:
+    context = base.context_length
+    if options.block_size is None:
+        return min(DEFAULT_BLOCK_SIZE, context or DEFAULT_BLOCK_SIZE)
+    if context and options.block_size > context:
+        raise TrainError(
+            f"--block_size {options.block_size} is longer than the {context} tokens of context of "
+            f"{base.name or 'the model'}; use {context} or less"
+        )
+    return options.block_size

@@ -1,7 +1,7 @@
-"""How well a model predicts rows: every token counts the same, whatever batch it came in.
+"""Evaluation by tokens: every token counts the same, in whatever batch it is.
 
-Hugging Face's evaluation averages the means of batches, which weighs a short row as much as a long
-one. Here negative log likelihoods are summed and divided once, over all processes.
+Hugging Face's evaluation averages the means of batches, which weighs a short row as much as a long one. Here negative
+log likelihoods are summed, and divided once, over all processes.
 """
 
 from __future__ import annotations
@@ -15,13 +15,23 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from slm_data import IGNORE_INDEX as IGNORE
+from slm_data import IGNORE_INDEX
+
+_LARGEST_EXPONENT = 700  # exp of more overflows a float
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """``loss`` in nats a predicted token, ``perplexity`` its exponential; ``bits_per_byte`` of text,
-    which compares models with different tokenizers; both depend on ``block_size``."""
+    """Figures of one evaluation.
+
+    Attributes:
+        loss: Nats per predicted token.
+        perplexity: exp(loss).
+        bits_per_byte: Bits per byte of text, which makes models with different tokenizers comparable.
+        tokens: Predicted tokens.
+        block_size: Tokens in a row; loss and bits per byte depend on it.
+        seconds: Duration.
+    """
 
     loss: float
     perplexity: float
@@ -31,6 +41,7 @@ class Evaluation:
     seconds: float
 
     def metrics(self, prefix: str) -> dict[str, float]:
+        """Return the figures by the names of the Trainer: ``eval_loss`` and so on."""
         return {f"{prefix}_{name}": value for name, value in asdict(self).items()}
 
 
@@ -43,8 +54,15 @@ def evaluate(
     tokens_per_byte: float,
     block_size: int,
 ) -> Evaluation:
-    """Evaluate ``model`` on this process's share of ``batches`` (``input_ids``, ``labels`` ``[batch,
-    tokens]``); the sums are added up over processes. The model's mode is restored."""
+    """Evaluate ``model`` on this process's share of ``batches``, and combine the sums of all processes.
+
+    Args:
+        model: A causal language model; its training mode is restored afterwards.
+        batches: ``input_ids`` and ``labels``, each ``[batch, tokens]``, and what else the model takes.
+        accelerator: Gives device, autocast and the other processes.
+        tokens_per_byte: Of the text, for bits per byte.
+        block_size: Tokens in a row, for the record.
+    """
     start, was_training = time.perf_counter(), model.training
     model.eval()
     totals = torch.zeros(2, dtype=torch.float64)
@@ -52,19 +70,23 @@ def evaluate(
         inputs = {name: value.to(accelerator.device) for name, value in batch.items()}
         labels = inputs.pop("labels")
         with accelerator.autocast():
+            # With the default cache, packed documents see each other (transformers 5: logits differ by up to 0.19).
             logits = model(**inputs, use_cache=False).logits
         totals += torch.stack(summed_nll(logits, labels)).double().cpu()
     model.train(was_training)
     nll, tokens = accelerator.reduce(totals.float() if accelerator.num_processes > 1 else totals).tolist()
     loss = nll / max(tokens, 1)
     bits = loss / math.log(2) * tokens_per_byte
-    perplexity = math.exp(loss) if loss < 700 else math.inf
+    perplexity = math.exp(loss) if loss < _LARGEST_EXPONENT else math.inf
     return Evaluation(loss, perplexity, bits, int(tokens), block_size, time.perf_counter() - start)
 
 
 def summed_nll(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Negative log likelihood in nats, and the tokens it was summed over; position t predicts t + 1."""
+    """Return the summed negative log likelihood in nats, and the number of tokens in the sum.
+
+    ``logits`` is ``[batch, tokens, vocabulary]``, ``labels`` ``[batch, tokens]``; position t predicts token t + 1.
+    """
     targets = labels[:, 1:]
-    counted = targets != IGNORE
-    chosen = logits[:, :-1][counted].float()  # only rows with a loss: padding costs nothing
-    return nn.functional.cross_entropy(chosen, targets[counted], reduction="sum"), counted.sum()
+    is_predicted = targets != IGNORE_INDEX
+    predicting = logits[:, :-1][is_predicted].float()  # selected before the cast: padding costs no memory
+    return nn.functional.cross_entropy(predicting, targets[is_predicted], reduction="sum"), is_predicted.sum()

@@ -1,4 +1,4 @@
-"""The gradient of a step, a micro-batch at a time, in the memory that there is."""
+"""The gradient of a step, accumulated over micro-batches that are split if memory runs out."""
 
 from __future__ import annotations
 
@@ -10,64 +10,81 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
-from slm_train.memory_errors import is_out_of_memory
-from slm_train.micro_batches import Batch, predicted, split, without_loss
+from slm_train.hardware.out_of_memory import is_out_of_memory
+from slm_train.loop.loss_scaling import summed_loss
+from slm_train.loop.micro_batches import MicroBatch, count_predicted, split_micro_batch, without_loss
 
-LossOf = Callable[[nn.Module, Batch, int, int], Tensor]
+# Of a model, a micro-batch on the device, its predicted tokens and those of the step: ``loss_scaling.step_mean``.
+ScaledLoss = Callable[[nn.Module, MicroBatch, int, int], Tensor]
 
 
-class Accumulation:
-    """Adds up gradients. ``loss`` of a model, a batch on the device, the batch's predicted tokens and those of the
-    step: the batch's part of the step's mean, in nats, times the number of processes, over which gradients are
-    averaged. ``most_slots`` bounds micro-batches once memory ran out, to the end of the run."""
+class GradientAccumulation:
+    """Accumulates the gradient of a step.
 
-    def __init__(self, accelerator: Accelerator, loss: LossOf, say: Callable[[str], None]):
-        self.accelerator, self.loss, self.say = accelerator, loss, say
+    ``max_slots`` bounds the tokens of micro-batches, padding included, once memory ran out; to the end of the run.
+    """
+
+    def __init__(self, accelerator: Accelerator, scaled_loss: ScaledLoss, say: Callable[[str], None]):
+        self.accelerator, self.scaled_loss, self.say = accelerator, scaled_loss, say
         self.ranks = accelerator.num_processes
-        self.sharded = accelerator.distributed_type == DistributedType.FSDP
-        self.most_slots: int | None = None
+        self.is_sharded = accelerator.distributed_type == DistributedType.FSDP
+        self.max_slots: int | None = None
 
-    def __call__(self, model: nn.Module, batches: list[Batch], tokens: int, most_batches: int) -> Tensor:
-        """Leave the gradients of a step in ``model``; return the summed loss of this process's ``batches``, in nats.
+    def __call__(self, model: nn.Module, batches: list[MicroBatch], step_tokens: int, max_batches: int) -> Tensor:
+        """Leave the gradient of a step in ``model``.
 
-        ``tokens``: predicted ones of the step, on all processes; ``most_batches``: micro-batches of the process that
-        has the most. Where memory runs out, the step is done anew in smaller parts: what was added up by then may
-        hold half of a micro-batch. Raises what torch raised where a single row does not fit.
+        If memory runs out, the gradient is dropped and the whole step repeated in smaller parts: what was accumulated
+        by then may contain half of a micro-batch.
+
+        Args:
+            model: The model, as accelerate wrapped it.
+            batches: The micro-batches of this process.
+            step_tokens: Predicted tokens of the step, on all processes.
+            max_batches: The largest number of micro-batches that a process has in this step.
+
+        Returns:
+            The summed loss of ``batches``, in nats.
+
+        Raises:
+            torch.OutOfMemoryError, RuntimeError: If a single row does not fit in memory.
         """
         while True:
-            parts = [part for batch in batches for part in split(batch, self.most_slots)]
-            if self.sharded:  # processes meet in every micro-batch
-                parts += [without_loss(parts[-1])] * (most_batches - len(parts))
-            done, total = 0, torch.zeros((), device=self.accelerator.device)
+            parts = [part for batch in batches for part in split_micro_batch(batch, self.max_slots)]
+            if self.is_sharded:  # FSDP gathers weights in every micro-batch, so every process needs equally many
+                parts += [without_loss(parts[-1])] * (max_batches - len(parts))
+            finished, total = 0, torch.zeros((), device=self.accelerator.device)
             try:
-                for done, part in enumerate(parts):
-                    total += self._backward(model, part, tokens, last=done + 1 == len(parts))
+                for finished, part in enumerate(parts):
+                    total += self._backward(model, part, step_tokens, is_last=finished + 1 == len(parts))
                 return total
-            except (RuntimeError, MemoryError) as fault:  # torch's own lack of memory is a RuntimeError
-                if not is_out_of_memory(fault) or not self._halved(parts[done], last=done + 1 == len(parts)):
+            except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
+                is_last = finished + 1 == len(parts)
+                if not is_out_of_memory(error) or not self._halve(parts[finished], is_last=is_last):
                     raise
             model.zero_grad()
             if self.accelerator.device.type == "cuda":
                 torch.cuda.empty_cache()
 
-    def _backward(self, model: nn.Module, part: Batch, tokens: int, *, last: bool) -> Tensor:
-        """Add the gradient of a micro-batch. Processes meet at the last one that each has."""
+    def _backward(self, model: nn.Module, part: MicroBatch, step_tokens: int, *, is_last: bool) -> Tensor:
+        """Add the gradient of a micro-batch. Processes exchange gradients in the last one only."""
         inputs = {name: value.to(self.accelerator.device, non_blocking=True) for name, value in part.items()}
-        with nullcontext() if last else self.accelerator.no_sync(model):
-            loss = self.loss(model, inputs, predicted(part), tokens)
+        with nullcontext() if is_last else self.accelerator.no_sync(model):
+            loss = self.scaled_loss(model, inputs, count_predicted(part), step_tokens)
             self.accelerator.backward(loss)
-        return loss.detach() * (tokens / self.ranks)
+        return summed_loss(loss, step_tokens, self.ranks)
 
-    def _halved(self, part: Batch, *, last: bool) -> bool:
-        """Bound micro-batches by half of ``part``; False where that is no way out: at a single row, and where other
-        processes may wait in the middle of this gradient."""
+    def _halve(self, part: MicroBatch, *, is_last: bool) -> bool:
+        """Bound micro-batches by half of ``part``; return False if that cannot help.
+
+        That is so for a single row, and where other processes may be waiting in the middle of this gradient.
+        """
         rows, longest = part["input_ids"].shape
-        if rows == 1 or self.sharded or (last and self.ranks > 1):
+        if rows == 1 or self.is_sharded or (is_last and self.ranks > 1):
             return False
-        if self.most_slots is None:
+        if self.max_slots is None:
             self.say(
-                f"out of memory in a micro-batch of {rows} x {longest} tokens: from here on it is split, which leaves "
-                "gradients as they are (--max_tokens_per_micro_batch)"
+                f"out of memory in a micro-batch of {rows} x {longest} tokens: micro-batches are split from now on, "
+                "with the same gradients (--max_tokens_per_micro_batch sets their size)"
             )
-        self.most_slots = (rows + 1) // 2 * longest
+        self.max_slots = (rows + 1) // 2 * longest
         return True

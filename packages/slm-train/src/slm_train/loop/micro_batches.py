@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from slm_data import IGNORE_INDEX as IGNORE
-from slm_data import BudgetPlan, RowCollator, RowDataset
+from slm_data import IGNORE_INDEX, BudgetPlan, RowCollator, RowDataset
 
-Batch = dict[str, Tensor]
+MicroBatch = dict[str, Tensor]  # input_ids, labels and the like, each [rows, tokens]
 
 
 class Shares(Sampler[list[int]]):
@@ -27,35 +26,44 @@ class Shares(Sampler[list[int]]):
                 yield rows.tolist()
 
 
-def micro_batches(
+def make_micro_batches(
     rows: RowDataset, shares: Shares, collator: RowCollator, *, workers: int = 0, pinned: bool = False
-) -> Iterator[Batch]:
-    """``shares`` of ``rows``, collated on the CPU by as many ``workers``, ``pinned`` for a GPU."""
-    loader: DataLoader[Any] = DataLoader(  # of rows, and yields batches
+) -> Iterator[MicroBatch]:
+    """Yield the micro-batches of ``shares``, collated on the CPU.
+
+    Args:
+        rows: The training rows.
+        shares: The rows of each micro-batch.
+        collator: Makes a batch of rows.
+        workers: Processes that collate; 0 for this one.
+        pinned: Whether to put batches in pinned memory, for a GPU.
+    """
+    loader: DataLoader[Any] = DataLoader(
         rows,
         batch_sampler=shares,
         collate_fn=collator,
         num_workers=workers,
         pin_memory=pinned,
-        generator=torch.Generator(),  # its seed is not to be drawn from that of the run
+        # DataLoader draws a seed for its workers; from the global generator that would change the run's random numbers.
+        generator=torch.Generator(),
     )
     return iter(loader)
 
 
-def split(batch: Batch, most_slots: int | None) -> list[Batch]:
-    """``batch`` in parts of at most ``most_slots`` places, but at least a row each."""
+def split_micro_batch(batch: MicroBatch, max_slots: int | None) -> list[MicroBatch]:
+    """Split a micro-batch into parts of at most ``max_slots`` tokens, padding included, and at least one row each."""
     rows, longest = batch["input_ids"].shape
-    if most_slots is None or rows * longest <= most_slots:
+    if max_slots is None or rows * longest <= max_slots:
         return [batch]
-    size = max(1, most_slots // longest)
-    return [{name: value[at : at + size] for name, value in batch.items()} for at in range(0, rows, size)]
+    size = max(1, max_slots // longest)
+    return [{name: value[start : start + size] for name, value in batch.items()} for start in range(0, rows, size)]
 
 
-def without_loss(batch: Batch) -> Batch:
-    """The same tokens, none of them to be predicted."""
-    return batch | {"labels": torch.full_like(batch["labels"], IGNORE)}
+def without_loss(batch: MicroBatch) -> MicroBatch:
+    """Return the same tokens with no token to predict."""
+    return batch | {"labels": torch.full_like(batch["labels"], IGNORE_INDEX)}
 
 
-def predicted(batch: Batch) -> int:
-    """Tokens with a loss."""
-    return int((batch["labels"][:, 1:] != IGNORE).sum())
+def count_predicted(batch: MicroBatch) -> int:
+    """Return the number of tokens that have a loss: the first of each row is not predicted."""
+    return int((batch["labels"][:, 1:] != IGNORE_INDEX).sum())

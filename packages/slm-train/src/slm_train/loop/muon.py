@@ -1,8 +1,8 @@
-"""Muon for the matrices inside the blocks, AdamW for everything else.
+"""Muon for the matrices inside the transformer blocks, AdamW for everything else.
 
-Muon (Jordan 2024; scaled as in Liu et al. 2025, arXiv:2502.16982) replaces a matrix's momentum by
-the nearest orthogonal matrix. torch.optim.Muon does the iteration in bfloat16 whatever the device;
-a CPU that emulates bfloat16 takes three times as long for it as in float32, so it is done here.
+Muon (Jordan 2024; scaled as in Liu et al. 2025, arXiv:2502.16982) replaces a matrix's momentum by the nearest
+orthogonal matrix. torch.optim.Muon does the iteration in bfloat16 on every device; a CPU that emulates bfloat16 takes
+three times as long for it as in float32, so it is done here in the precision of the weights.
 """
 
 from __future__ import annotations
@@ -15,26 +15,27 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Jordan's: they maximise the slope at zero, not the accuracy at one
+_ADAMW_RMS = 0.2  # typical root mean square of an AdamW update (Liu et al. 2025)
 
 
 def orthogonalized(update: Tensor, steps: int = 5) -> Tensor:
-    """``update [..., m, n]`` with its singular values brought near 1 (Newton-Schulz, quintic)."""
-    a, b, c = COEFFICIENTS
-    tall = update.size(-2) > update.size(-1)
-    x = update.mT if tall else update
+    """Return ``update [..., m, n]`` with its singular values close to 1 (quintic Newton-Schulz iteration)."""
+    a, b, c = _COEFFICIENTS
+    is_tall = update.size(-2) > update.size(-1)
+    x = update.mT if is_tall else update  # the Gram matrix of the shorter side is the smaller product
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(steps):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.mT if tall else x
+    return x.mT if is_tall else x
 
 
 class MuonWithAdamW(Optimizer):
     """One optimizer with two kinds of groups: ``{"muon": True}`` and ``{"muon": False}``.
 
-    A Muon update has the root mean square of an AdamW update, so that one learning rate fits both.
-    Its matrices of one shape are updated together. States are tensors: ``torch.load(weights_only=True)``.
+    A Muon update has the root mean square of an AdamW update, so that one learning rate fits both. Matrices of the
+    same shape are updated together. The state consists of tensors, so ``torch.load(weights_only=True)`` reads it.
     """
 
     def __init__(
@@ -62,10 +63,10 @@ class MuonWithAdamW(Optimizer):
 
     def _muon(self, trained: list[Tensor], group: dict[str, Any]) -> None:
         for shape in dict.fromkeys(p.shape for p in trained):
-            same = [p for p in trained if p.shape == shape]
-            rms = 0.2 * math.sqrt(max(shape))
-            updates = orthogonalized(torch.stack([self._momentum(p, group["momentum"]) for p in same]))
-            for parameter, update in zip(same, updates, strict=True):
+            same_shape = [p for p in trained if p.shape == shape]
+            rms = _ADAMW_RMS * math.sqrt(max(shape))
+            updates = orthogonalized(torch.stack([self._momentum(p, group["momentum"]) for p in same_shape]))
+            for parameter, update in zip(same_shape, updates, strict=True):
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
                 parameter.add_(update, alpha=-group["lr"] * rms)
 
@@ -93,16 +94,18 @@ class MuonWithAdamW(Optimizer):
 
 
 def muon_groups(model: nn.Module, input_embeddings: nn.Module) -> list[dict[str, Any]]:
-    """Matrices of linear layers go to Muon; embeddings (and the tied head), norms and biases to AdamW,
-    the latter without weight decay."""
+    """Return two parameter groups: matrices of linear layers for Muon, everything else for AdamW.
+
+    Embeddings (with a tied output layer), norms and biases go to AdamW, without weight decay.
+    """
     embeddings = {id(p) for p in input_embeddings.parameters()}
-    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    muon = [p for n, p in named if p.ndim == 2 and id(p) not in embeddings and not _is_table(n)]
-    chosen = {id(p) for p in muon}
-    adamw = [p for _, p in named if id(p) not in chosen]
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    muon = [p for name, p in named if p.ndim == 2 and id(p) not in embeddings and not _is_lookup_table(name)]
+    in_muon = {id(p) for p in muon}
+    adamw = [p for _, p in named if id(p) not in in_muon]
     return [{"params": muon, "muon": True}, {"params": adamw, "muon": False, "weight_decay": 0.0}]
 
 
-def _is_table(name: str) -> bool:
-    """Position embeddings and an untied output matrix are tables of vectors, not maps inside a block."""
+def _is_lookup_table(name: str) -> bool:
+    """Whether a matrix is a table of vectors: position embeddings, or an output layer that is not tied."""
     return any(part in name for part in ("wpe", "embed", "lm_head"))

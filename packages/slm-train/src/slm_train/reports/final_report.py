@@ -1,4 +1,4 @@
-"""What a run shows at its end: one table, two texts, and the next command to try."""
+"""The report at the end of a run: a table, two text samples, and a command to try next."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from rich.table import Table
 
 
 def megabytes(size: float) -> str:
+    """Format a number of bytes."""
     return f"{size / 1e6:,.1f} MB"
 
 
 def show_report(console: Console, record: dict[str, Any]) -> None:
-    """Print the table of ``record`` (as in run.json) and the texts before and after."""
+    """Print the table of ``record``, the content of run.json, and the texts before and after training."""
     table = Table(
         title=f"{record['mode']} on {record['dataset']}, base {record['base'] or 'from scratch'}",
         title_justify="left",
@@ -36,36 +37,37 @@ def show_report(console: Console, record: dict[str, Any]) -> None:
     console.print(table)
     tokens, block = after["tokens"], after["block_size"]
     console.print(
-        f"evaluated on {tokens:,} tokens in rows of at most {block}; memory: without the model, with it",
+        f"Evaluated on {tokens:,} tokens in rows of at most {block}. Memory is shown before and after loading the "
+        "model.",
         style="dim",
     )
-    _show_texts(console, record["samples"])
+    _show_samples(console, record["samples"])
 
 
 def _figures(record: dict[str, Any]) -> list[tuple[str, str]]:
     parameters, memory, speed = record["parameters"], record["memory"], record["speed"]
-    share = 100 * parameters["trainable"] / max(parameters["total"], 1)
+    percent = 100 * parameters["trainable"] / max(parameters["total"], 1)
     return [
-        ("trainable parameters", f"{parameters['trainable']:,} ({share:.2f} %)"),
+        ("trainable parameters", f"{parameters['trainable']:,} ({percent:.2f} %)"),
         ("all parameters", f"{parameters['total']:,}"),
         ("weights", megabytes(memory["weights"])),
         ("gradients", megabytes(memory["gradients"])),
         ("optimizer state", megabytes(memory["optimizer"])),
         ("peak memory", megabytes(memory["peak"])),
-        ("tokens a second", f"{speed['tokens_per_second']:,.0f}"),
+        ("tokens per second", f"{speed['tokens_per_second']:,.0f}"),
         ("steps, time", f"{speed['steps']:,}, {speed['train_seconds']:,.0f} s"),
     ]
 
 
-def _show_texts(console: Console, samples: dict[str, str]) -> None:
+def _show_samples(console: Console, samples: dict[str, str]) -> None:
     for when, text in samples.items():
         console.print(f"\n[bold]{when} training[/]")
         console.print(text, highlight=False, markup=False)
 
 
 def next_command(record: dict[str, Any]) -> str:
-    """The next thing to try."""
+    """Return a command to try next."""
     if record["dataset"] == "sample":
         return f"uv run slm-train --train_file your.txt --model_path {record['base'] or 'sample'}   (your own text)"
     other = "baseline" if record["mode"] != "baseline" else "lora"
-    return f"the same with --mode {other}, and compare the tables"
+    return f"run the same command with --mode {other} and compare the tables"

@@ -1,147 +1,115 @@
-"""``--dry_run``: what would run, and an estimate of its peak memory and its disk.
+"""Estimate of the peak memory of a run.
 
-Activations are not guessed from formulas: a batch goes forward and backward through the real model with
-tensors that have shapes but no contents, while the bytes of every live one are counted. That takes part
-of a second and no memory, whatever the batch, the architecture, the attention and the checkpointing are.
+Activations are not guessed from formulas: a batch goes forward and backward through the real model with tensors that
+have shapes but no contents, while the bytes of live tensors are counted. That takes a fraction of a second and no
+memory, whatever the batch, the architecture, the attention and the checkpointing.
 """
 
 from __future__ import annotations
 
-import math
-import weakref
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from slm_data import RowDataset
-from slm_train.accounting import Memory, Parameters, count_parameters, weight_bytes
 from slm_train.arguments import Arguments
-from slm_train.data import Rows
-from slm_train.fused_loss import loss_context
-from slm_train.modes import Base, build_model
-from slm_train.optimizer import muon_groups
-from slm_train.report import megabytes
+from slm_train.data.rows import Rows
+from slm_train.hardware.memory_usage import MemoryUsage
+from slm_train.loop.fused_loss import loss_context
+from slm_train.loop.muon import muon_groups
+from slm_train.model.base_model import BaseModel
+from slm_train.model.model_building import build_model
+from slm_train.model.parameter_counts import ParameterCounts, count_parameters, weight_bytes
+from slm_train.reports.live_tensors import LiveTensors
 
-# What malloc keeps between blocks, as a share of the activations; measured in some twenty runs (LOG.md): 0.2 to 0.5,
-# and 0.6 to 0.95 where checkpointing frees and fills each layer twice.
-HOLES, HOLES_CHECKPOINTING = 0.3, 0.7
+# What malloc keeps between blocks, as a share of the activations. Measured in some twenty runs (docs/log.md): 0.2 to
+# 0.5, and 0.6 to 0.95 with activation checkpointing, which frees and fills each layer twice.
+_FRAGMENTATION, _FRAGMENTATION_CHECKPOINTING = 0.3, 0.7
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """Bytes, by what they are for; ``peak`` is what Memory.peak() should come to in training."""
+class MemoryEstimate:
+    """Bytes by purpose. ``peak`` is what ``MemoryUsage.peak()`` should be during training."""
 
     process: int
     weights: int
     gradients: int
     optimizer: int
-    activations: int  # at their highest, with the gradients that exist by then
-    holes: int  # resident without being used
+    activations: int  # at the highest moment, with the gradients that exist by then
+    fragmentation: int  # resident but unused
     checkpoint: int
-    parameters: Parameters
+    parameters: ParameterCounts
 
     @property
     def peak(self) -> int:
-        return self.process + self.weights + self.optimizer + self.activations + self.holes
+        """Bytes at the highest moment of a step."""
+        return self.process + self.weights + self.optimizer + self.activations + self.fragmentation
 
 
-class LiveTensors(TorchDispatchMode):
-    """Counts the bytes of tensors made under it, while they live, and their highest sum."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.sizes: dict[int, int] = {}
-        self.now = self.highest = 0
-
-    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = operation(*args, **(kwargs or {}))
-        for leaf in tree_leaves(made):
-            if isinstance(leaf, torch.Tensor):
-                self._count(leaf.untyped_storage())
-        return made
-
-    def ignore(self, model: torch.nn.Module) -> None:
-        """Weights are counted apart."""
-        for tensor in (*model.parameters(), *model.buffers()):
-            self.sizes[tensor.untyped_storage()._cdata] = 0
-
-    def _count(self, storage: torch.UntypedStorage) -> None:
-        if storage._cdata in self.sizes:
-            return
-        self.sizes[storage._cdata] = storage.nbytes()
-        self.now += storage.nbytes()
-        self.highest = max(self.highest, self.now)
-        weakref.finalize(storage, self._forget, storage._cdata)
-
-    def _forget(self, key: int) -> None:
-        self.now -= self.sizes.pop(key)
-
-
-def estimate(arguments: Arguments, base: Base, rows: Rows) -> Estimate:
-    """Build the model as the run would, and see what a step of it takes."""
+def estimate_memory(arguments: Arguments, base: BaseModel, rows: Rows) -> MemoryEstimate:
+    """Build the model as the run would, and estimate the memory of a step."""
     training = arguments.training
-    memory = Memory(training.device)
-    process = memory.now()
+    memory = MemoryUsage(training.device)
+    process = memory.current()
     model: Any = build_model(arguments, base)
     if training.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=training.gradient_checkpointing_kwargs)
-    if not arguments.model.four_bit:
+    if not arguments.model.is_four_bit:
         model.to(training.device)
-    left_of_loading = max(0, memory.now() - process - weight_bytes(model))
+    left_by_loading = max(0, memory.current() - process - weight_bytes(model))
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = _optimizer_bytes(arguments, model, trained)
     gradients = sum(p.nbytes for p in trained)
     with loss_context(model, training, arguments.run.fused_loss)():
-        activations = _activations(model, arguments, rows)
-    on_gpu = training.device.type == "cuda"  # the CUDA allocator says what is used, not what it holds
-    holes = HOLES_CHECKPOINTING if training.gradient_checkpointing else HOLES
-    return Estimate(
+        activations = _activation_bytes(model, arguments, rows)
+    on_gpu = training.device.type == "cuda"  # there the measured memory is what is used, not what is resident
+    share = _FRAGMENTATION_CHECKPOINTING if training.gradient_checkpointing else _FRAGMENTATION
+    return MemoryEstimate(
         process=process,
         weights=weight_bytes(model),
         gradients=gradients,
         optimizer=optimizer,
         activations=activations,
-        holes=0 if on_gpu else left_of_loading + int(holes * activations),
+        fragmentation=0 if on_gpu else left_by_loading + int(share * activations),
         checkpoint=gradients + optimizer,
         parameters=count_parameters(model),
     )
 
 
 def _optimizer_bytes(arguments: Arguments, model: Any, trained: list[torch.nn.Parameter]) -> int:
-    """Adam keeps two numbers a trained weight, Muon one a matrix."""
-    whole = 2 * sum(p.nbytes for p in trained)
+    """Adam keeps two values per trained weight, Muon one per weight of a matrix."""
+    adam = 2 * sum(p.nbytes for p in trained)
     if not arguments.run.muon:
-        return whole
-    return whole - sum(p.nbytes for p in muon_groups(model, model.get_input_embeddings())[0]["params"])
+        return adam
+    return adam - sum(p.nbytes for p in muon_groups(model, model.get_input_embeddings())[0]["params"])
 
 
-def _activations(model: Any, arguments: Arguments, rows: Rows) -> int:
-    """The highest sum of live bytes, beyond the weights, of the micro-batches of a step. From the second
-    on the gradients of those before are there too."""
+def _activation_bytes(model: Any, arguments: Arguments, rows: Rows) -> int:
+    """Return the highest sum of live bytes, beyond the weights, in the micro-batches of a step.
+
+    Two micro-batches are run where a step has several: from the second on, the gradients of the first exist as well.
+    """
     training = arguments.training
     model.train()
     with FakeTensorMode(allow_non_fake_inputs=True), LiveTensors() as live:
         live.ignore(model)
         for _ in range(2 if arguments.budget else min(2, training.gradient_accumulation_steps)):
             with _autocast(training):
-                loss = model(**_batch(arguments, rows), use_cache=False, num_items_in_batch=torch.tensor(1)).loss
+                batch = _largest_batch(arguments, rows)
+                loss = model(**batch, use_cache=False, num_items_in_batch=torch.tensor(1)).loss
             loss.backward()
-            del loss
+            del loss, batch
     model.zero_grad(set_to_none=True)
     return live.highest
 
 
-def _batch(arguments: Arguments, rows: Rows) -> dict[str, torch.Tensor]:
-    """The largest batch of a run, ``[batch, tokens]``."""
+def _largest_batch(arguments: Arguments, rows: Rows) -> dict[str, torch.Tensor]:
+    """Return the largest batch of a run, ``[rows, tokens]``."""
     training = arguments.training
-    shape = _largest_batch(arguments, rows)
+    shape = _largest_shape(arguments, rows)
     ids = torch.zeros(shape, dtype=torch.long, device=training.device)
     batch = {"input_ids": ids, "labels": ids.clone()}
     if rows.train.packing == "best_fit":
@@ -149,69 +117,16 @@ def _batch(arguments: Arguments, rows: Rows) -> dict[str, torch.Tensor]:
     return batch
 
 
-def _largest_batch(arguments: Arguments, rows: Rows) -> tuple[int, int]:
-    longest = _longest_row(rows)
+def _largest_shape(arguments: Arguments, rows: Rows) -> tuple[int, int]:
+    longest = int(rows.train.plan.row_lengths.max()) if isinstance(rows.train, RowDataset) else rows.block_size
     if not arguments.budget:
         return arguments.training.per_device_train_batch_size, longest
     fitting = max(1, arguments.budget.max_tokens_per_micro_batch // longest)
-    bound = arguments.rows_of_micro_batch
-    return (fitting if bound is None else min(fitting, bound)), longest
-
-
-def _longest_row(rows: Rows) -> int:
-    if isinstance(rows.train, RowDataset):
-        return int(rows.train.plan.row_lengths.max())
-    return rows.block_size
+    max_rows = arguments.max_micro_batch_rows
+    return (fitting if max_rows is None else min(fitting, max_rows)), longest
 
 
 def _autocast(training: Any) -> Any:
     if not (training.bf16 or training.fp16):
         return nullcontext()
     return torch.autocast(training.device.type, torch.bfloat16 if training.bf16 else torch.float16)
-
-
-def optimizer_steps(arguments: Arguments, rows: Rows) -> int:
-    """Optimizer steps of the whole run, as the Trainer counts them."""
-    training = arguments.training
-    if training.max_steps > 0 or not isinstance(rows.train, RowDataset):
-        return int(training.max_steps)
-    batches = math.ceil(len(rows.train) / (training.per_device_train_batch_size * training.world_size))
-    each_epoch = max(1, math.ceil(batches / training.gradient_accumulation_steps))
-    return math.ceil(training.num_train_epochs * each_epoch)
-
-
-def show_dry_run(console: Console, arguments: Arguments, base: Base, rows: Rows, steps: int) -> None:
-    """Print what would run. Nothing is trained, and nothing is written but the token cache."""
-    found = estimate(arguments, base, rows)
-    training = arguments.training
-    table = Table(title=f"dry run: {arguments.model.mode} on {base.name or 'a new model'}", title_justify="left")
-    table.add_column("")
-    table.add_column("estimate", justify="right")
-    minutes = arguments.run.max_minutes
-    table.add_row("optimizer steps", f"{steps:,}" if minutes is None else f"as many as {minutes:g} minutes take")
-    if arguments.budget:
-        table.add_row("tokens a step", f"{arguments.budget.target_tokens_per_step:,}")
-    else:
-        table.add_row("rows a step", f"{training.train_batch_size * training.gradient_accumulation_steps:,}")
-    table.add_row("trainable parameters", f"{found.parameters.trainable:,} ({found.parameters.percent:.2f} %)")
-    table.add_row("all parameters", f"{found.parameters.total:,}", end_section=True)
-    for name in ("process", "weights", "gradients", "optimizer", "activations", "holes"):
-        table.add_row(LABELS[name], megabytes(getattr(found, name)))
-    table.add_row(f"peak {Memory(training.device).kind}", megabytes(found.peak), style="bold", end_section=True)
-    kept = 2 if arguments.budget else (training.save_total_limit or 1) + 1
-    table.add_row(f"disk: up to {kept} checkpoints", megabytes(kept * found.checkpoint))
-    table.add_row("disk: final weights", megabytes(found.gradients))
-    console.print(table)
-    console.print(
-        "The highest moment of a step counts activations and the gradients that exist by then. Nothing was trained."
-    )
-
-
-LABELS = {
-    "process": "the process, before the model",
-    "weights": "weights",
-    "gradients": "gradients",
-    "optimizer": "optimizer state",
-    "activations": "activations and gradients, highest",
-    "holes": "held by the allocator, unused",
-}

@@ -1,4 +1,4 @@
-"""The same prompt continued before and after training."""
+"""Text samples of a model, before and after training."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def continue_prompt(
     max_new_tokens: int = 60,
     seed: int = 0,
 ) -> str:
-    """``prompt`` and a sampled continuation; the random state of training is left as it was."""
+    """Return ``prompt`` with a sampled continuation. The random state of training is not affected."""
     was_training = model.training
     model.eval()
     inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
-    inputs.pop("token_type_ids", None)
+    inputs.pop("token_type_ids", None)  # some tokenizers return them, but causal models do not take them
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)

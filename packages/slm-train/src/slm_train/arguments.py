@@ -1,0 +1,66 @@
+"""All options of a run, as its modules receive them: ours and those of Hugging Face's Trainer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import TrainingArguments
+
+from slm_data import SourceOptions
+from slm_train.options import BudgetOptions, ModelOptions, RowOptions, RunOptions
+
+UNLIMITED_STEPS = 10**9  # max_steps of a run that is limited by --max_minutes: more than any run takes
+
+
+@dataclass
+class SlmTrainingArguments(TrainingArguments):
+    """TrainingArguments with the defaults of this project; every flag of the Trainer works.
+
+    The help page words the common ones itself (``command_line/help_texts.py``). Defaults and help texts must be
+    literals: the help page reads them from this source without importing it.
+    """
+
+    output_dir: str | None = None
+    num_train_epochs: float = 1.0
+    logging_steps: float = 10
+    save_total_limit: int | None = 2
+    use_cache: bool = field(
+        default=True, metadata={"help": "Stored in the saved config; training itself never uses a cache."}
+    )
+    report_to: list[str] = field(default_factory=list)
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Has no effect here: rows contain only what the model accepts."}
+    )
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """All options of a run, parsed, with defaults that fit the device and the mode filled in."""
+
+    source: SourceOptions
+    model: ModelOptions
+    rows: RowOptions
+    run: RunOptions
+    training: SlmTrainingArguments
+    device_name: str
+    notes: tuple[str, ...]  # lines to print: flags that were translated, defaults that were chosen
+    explicit_flags: frozenset[str] = frozenset()  # flags that the user set
+    budget: BudgetOptions | None = None  # of slm-train dynamic
+
+    @property
+    def model_name(self) -> str:
+        """The base model: the named one; else the built-in base for the built-in corpus, distilgpt2 for others."""
+        return self.model.model_path or ("sample" if self.source.dataset == "sample" else "distilgpt2")
+
+    @property
+    def max_micro_batch_rows(self) -> int | None:
+        """Upper bound on the rows of a micro-batch of the token-budget loop; None if the user set none."""
+        is_explicit = "per_device_train_batch_size" in self.explicit_flags
+        return self.training.per_device_train_batch_size if is_explicit else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return every flag by its name, for run.json. Tokens and keys are left out."""
+        groups = (self.source, self.model, self.rows, self.run, *([self.budget] if self.budget else []))
+        ours = {name: value for group in groups for name, value in vars(group).items()}
+        return ours | {name: value for name, value in self.training.to_dict().items() if not name.endswith("_token")}
