@@ -60,9 +60,16 @@ def _flags_of_class(classes: dict[str, ast.ClassDef], class_name: str) -> dict[s
 def _flag(name: str, node: ast.AnnAssign) -> TrainingFlag:
     keywords = _field_keywords(node.value)
     default = _literal(keywords.get("default")) if keywords else _literal(node.value)
-    metadata = _literal(keywords.get("metadata"))
-    help_text = metadata.get("help", "") if isinstance(metadata, dict) else ""
-    return TrainingFlag(name, ast.unparse(node.annotation), default, help_text)
+    return TrainingFlag(name, ast.unparse(node.annotation), default, _help(keywords.get("metadata")))
+
+
+def _help(metadata: ast.expr | None) -> str:
+    """Return the help text in a dict of metadata, of which other entries may not be literals (``choices``)."""
+    if not isinstance(metadata, ast.Dict):
+        return ""
+    entries = {ast.unparse(key): value for key, value in zip(metadata.keys, metadata.values, strict=True) if key}
+    text = _literal(entries.get("'help'"))
+    return text if isinstance(text, str) else ""
 
 
 def _is_argument(value: ast.expr | None) -> bool:
@@ -71,8 +78,10 @@ def _is_argument(value: ast.expr | None) -> bool:
 
 
 def _field_keywords(value: ast.expr | None) -> dict[str | None, ast.expr]:
-    is_field = isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id == "field"
-    return {keyword.arg: keyword.value for keyword in value.keywords} if is_field else {}  # type: ignore[union-attr]
+    """Return the arguments of a call of ``field``; nothing for a plain default."""
+    if isinstance(value, ast.Call) and ast.unparse(value.func) == "field":
+        return {keyword.arg: keyword.value for keyword in value.keywords}
+    return {}
 
 
 def _literal(value: ast.expr | None) -> Any:
