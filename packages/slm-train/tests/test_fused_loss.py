@@ -1,4 +1,4 @@
-"""The fused loss is the usual one: values, gradients, and models that it must leave alone."""
+"""The fused loss equals the usual one, in value and gradients; and models that it must not touch."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from torch.nn import functional
 from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 from transformers.activations import NewGELUActivation
 
-from slm_data import IGNORE_INDEX as IGNORE
-from slm_train import fused_loss
-from slm_train.fused_loss import FusedLoss, linear_cross_entropy
-from slm_train.modes import one_kernel_gelu
+from slm_data import IGNORE_INDEX
+from slm_train.loop.fused_loss import FusedLoss
+from slm_train.loop.linear_cross_entropy import linear_cross_entropy
+from slm_train.model.single_kernel_gelu import single_kernel_gelu
 
 TOKENS = {"vocab_size": 64, "bos_token_id": 0, "eos_token_id": 1}
 SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2} | TOKENS
@@ -27,14 +27,14 @@ def problem(tokens: int, width: int, vocabulary: int, dtype: torch.dtype) -> tup
     hidden = torch.randn(tokens, width, dtype=dtype, requires_grad=True)
     weight = torch.randn(vocabulary, width, dtype=dtype, requires_grad=True)
     targets = torch.randint(0, vocabulary, (tokens,))
-    targets[torch.rand(tokens) < 0.3] = IGNORE
+    targets[torch.rand(tokens) < 0.3] = IGNORE_INDEX
     return hidden, weight, targets
 
 
 def usual(hidden: Tensor, weight: Tensor, targets: Tensor, scale: float) -> list[Tensor]:
     logits = functional.linear(hidden, weight)
     logits = logits if logits.dtype == torch.float64 else logits.float()
-    loss = functional.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="sum") * scale
+    loss = functional.cross_entropy(logits, targets, ignore_index=IGNORE_INDEX, reduction="sum") * scale
     return [loss, *torch.autograd.grad(loss, (hidden, weight))]
 
 
@@ -47,29 +47,29 @@ def fused(hidden: Tensor, weight: Tensor, targets: Tensor, scale: float) -> list
     tokens=st.integers(1, 40),
     width=st.integers(1, 9),
     vocabulary=st.integers(2, 50),
-    kept=st.integers(1, 9000),
-    at_hand=st.integers(1, 3000),
+    gradient_bytes=st.integers(1, 9000),
+    cache_bytes=st.integers(1, 3000),
 )
-def test_value_and_gradients_are_those_of_two_steps(
-    tokens: int, width: int, vocabulary: int, kept: int, at_hand: int
+def test_value_and_gradients_are_those_of_output_layer_and_loss_apart(
+    tokens: int, width: int, vocabulary: int, gradient_bytes: int, cache_bytes: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fused_loss, "KEPT", kept)
-        patch.setattr(fused_loss, "AT_HAND", at_hand)
+        patch.setattr("slm_train.loop.linear_cross_entropy.MAX_GRADIENT_BYTES", gradient_bytes)
+        patch.setattr("slm_train.loop.linear_cross_entropy.CACHE_BYTES", cache_bytes)
         given_problem = problem(tokens, width, vocabulary, torch.float64)
         for ours, theirs in zip(fused(*given_problem, 0.25), usual(*given_problem, 0.25), strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_under_autocast_it_is_as_near_to_the_truth_as_the_usual_way(dtype: torch.dtype) -> None:
+def test_under_autocast_it_is_as_exact_as_the_usual_way(dtype: torch.dtype) -> None:
     hidden, weight, targets = problem(200, 32, 300, torch.float32)
     truth = usual(hidden.double(), weight.double(), targets, 1 / 200)
     with torch.autocast("cpu", dtype):
         ours, theirs = fused(hidden, weight, targets, 1 / 200), usual(hidden, weight, targets, 1 / 200)
-    for one, other, exact in zip(ours, theirs, truth, strict=True):
+    for our, their, exact in zip(ours, theirs, truth, strict=True):
         error, usual_error = (
-            float((found.double() - exact).detach().norm() / exact.detach().norm()) for found in (one, other)
+            float((value.double() - exact).detach().norm() / exact.detach().norm()) for value in (our, their)
         )
         assert error <= 1.1 * usual_error + 1e-5
 
@@ -92,14 +92,14 @@ def test_a_second_backward_is_refused() -> None:
 
 @pytest.mark.parametrize("build", [lambda: GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=1, n_head=2, **TOKENS)),
                                    lambda: LlamaForCausalLM(LlamaConfig(**SHAPE))], ids=["gpt2", "llama"])  # fmt: skip
-def test_a_model_with_a_plain_output_layer_never_makes_logits_while_it_is_on(build: object) -> None:
+def test_a_model_with_a_plain_output_layer_computes_no_logits_while_it_is_active(build: object) -> None:
     assert callable(build)
     model = build().eval()
     ids = torch.arange(1, 21).reshape(2, 10)
     before = model(input_ids=ids, labels=ids, use_cache=False)
-    switch = FusedLoss.fitting(model)
-    assert switch is not None
-    with switch():
+    fused_loss = FusedLoss.fitting(model)
+    assert fused_loss is not None
+    with fused_loss():
         inside = model(input_ids=ids, labels=ids, use_cache=False)
     after = model(input_ids=ids, labels=ids, use_cache=False)
     assert inside.logits.shape[-1] == 32
@@ -107,7 +107,7 @@ def test_a_model_with_a_plain_output_layer_never_makes_logits_while_it_is_on(bui
     assert torch.equal(after.logits, before.logits)
 
 
-def test_a_model_that_does_more_to_its_logits_is_left_alone() -> None:
+def test_a_model_that_changes_its_logits_is_not_touched() -> None:
     model = Gemma2ForCausalLM(Gemma2Config(**SHAPE, head_dim=16, num_key_value_heads=1, final_logit_softcapping=2.0))
     forward, loss = model.lm_head.forward, model.loss_function
     ids = torch.arange(1, 11)[None]
@@ -118,9 +118,9 @@ def test_a_model_that_does_more_to_its_logits_is_left_alone() -> None:
     assert (model.lm_head.forward, model.loss_function) == (forward, loss)
 
 
-def test_gelu_in_one_kernel_is_the_same_function_and_its_gradient() -> None:
+def test_gelu_in_one_kernel_has_the_same_values_and_gradients() -> None:
     model = GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=2, n_head=2, **TOKENS)).double().eval()
-    fast = one_kernel_gelu(copy.deepcopy(model))
+    fast = single_kernel_gelu(copy.deepcopy(model))
     assert any(isinstance(layer, NewGELUActivation) for layer in model.modules())
     assert not any(isinstance(layer, NewGELUActivation) for layer in fast.modules())
     ids = torch.arange(1, 21).reshape(2, 10)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from slm_testing.train.dynamic_runs import dynamic
+from slm_testing.train.budget_runs import dynamic
 from slm_testing.train.killing import finish, kill_and_resume, outcome, start
 from slm_testing.train.tiny_runs import OTHER_RUNS, Refused, Tiny, read_record
 
@@ -32,8 +32,8 @@ def test_a_run_killed_at_random_moments_resumes_to_the_same_bits(
 ) -> None:
     more = (*LONG, "--mode", mode, "--packing", packing, "--max_train_samples", "20")
     assert finish(tiny.flags(tmp_path / "alone", *more)) == 0
-    seen = kill_and_resume(tiny.flags(tmp_path / "killed", *more), tmp_path / "killed", kills=4, seed=7, longest=0.15)
-    assert len([line for line in seen if line.startswith("killed")]) >= 2, seen
+    kills = kill_and_resume(tiny.flags(tmp_path / "killed", *more), tmp_path / "killed", kills=4, seed=7, longest=0.15)
+    assert len([line for line in kills if line.startswith("killed")]) >= 2, kills
     assert outcome(tmp_path / "killed") == outcome(tmp_path / "alone")
 
 
@@ -56,7 +56,7 @@ def test_a_signal_finishes_the_step_saves_and_the_run_goes_on_from_there(
 
 
 @pytest.mark.parametrize("mode", ["baseline", "lora"])
-def test_a_run_that_reached_its_end_stays_as_it_is_when_it_is_resumed(tiny: Tiny, tmp_path: Path, mode: str) -> None:
+def test_a_finished_run_is_unchanged_when_it_is_resumed(tiny: Tiny, tmp_path: Path, mode: str) -> None:
     from slm_train.cli import main
 
     run = tmp_path / "run"
@@ -74,7 +74,7 @@ def test_a_run_that_reached_its_end_stays_as_it_is_when_it_is_resumed(tiny: Tiny
     assert again["status"] == "finished"
 
 
-def test_a_damaged_checkpoint_is_skipped_by_name(
+def test_a_damaged_checkpoint_is_skipped_and_named(
     tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from slm_train.cli import main
@@ -86,15 +86,15 @@ def test_a_damaged_checkpoint_is_skipped_by_name(
     weights.write_bytes(weights.read_bytes()[:-100])
     capsys.readouterr()
     assert main([*flags, "--resume_from_checkpoint"]) == 0
-    said = capsys.readouterr().out
-    assert "checkpoint-4" in said
-    assert "adapter_model.safetensors" in said
-    assert f"resuming from {tmp_path / 'run' / 'checkpoint-2'}" in said.replace("\n", "")
+    printed = capsys.readouterr().out
+    assert "checkpoint-4" in printed
+    assert "adapter_model.safetensors" in printed
+    assert f"resuming from {tmp_path / 'run' / 'checkpoint-2'}" in printed.replace("\n", "")
     assert outcome(tmp_path / "run") == whole
 
 
 @pytest.mark.parametrize("flags", [Tiny.flags, dynamic], ids=["trainer", "dynamic"])
-def test_resuming_with_nothing_there_starts_afresh_and_says_so(
+def test_resuming_without_a_checkpoint_starts_from_the_beginning_with_a_message(
     tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: Callable[..., list[str]]
 ) -> None:
     from slm_train.cli import main
@@ -119,7 +119,7 @@ def test_a_checkpoint_of_another_run_is_refused(
     assert json.dumps(read_record(tmp_path / "run")) == before
 
 
-def test_from_a_named_checkpoint_the_run_goes_on_and_later_ones_are_gone(
+def test_a_run_continues_from_a_given_checkpoint_and_later_ones_are_replaced(
     tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from slm_train.cli import main
@@ -131,8 +131,8 @@ def test_from_a_named_checkpoint_the_run_goes_on_and_later_ones_are_gone(
     shutil.copytree(run / "checkpoint-4", run / "checkpoint-5")
     capsys.readouterr()
     assert main([*flags, "--resume_from_checkpoint", str(run / "checkpoint-2")]) == 0
-    said = capsys.readouterr().out
-    assert [f"checkpoint-{n} is beyond it" in said for n in (2, 4, 5, 6)] == [False, True, True, True]
+    printed = capsys.readouterr().out
+    assert [f"checkpoint-{n} is after it" in printed for n in (2, 4, 5, 6)] == [False, True, True, True]
     assert sorted(path.name for path in run.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-4", "checkpoint-6"]
     assert outcome(run) == whole
 
@@ -143,7 +143,7 @@ def test_a_checkpoint_under_another_name_is_refused(tiny: Tiny, tmp_path: Path, 
     run = tmp_path / "run"
     assert main(tiny.flags(run, "--save_steps", "2")) == 0
     (run / "checkpoint-2").rename(run / "backup")
-    assert "call it checkpoint-N" in refused([*tiny.flags(run), "--resume_from_checkpoint", str(run / "backup")])
+    assert "rename it to checkpoint-N" in refused([*tiny.flags(run), "--resume_from_checkpoint", str(run / "backup")])
 
 
 def test_a_streamed_run_resumes_to_the_same_bits(tiny: Tiny, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The file after every step: whole or absent, read byte by byte, never code."""
+"""The file written after every step: complete or absent, checked byte by byte, never run as code."""
 
 from __future__ import annotations
 
@@ -17,25 +17,21 @@ import torch
 
 from slm_testing.train.checkpoint_folders import every_change, hidden
 from slm_testing.train.step_checkpoints import save, saved
-from slm_train.checkpoint import CheckpointError, writing_file
-from slm_train.step_checkpoint import (
-    NAME,
-    load_weights,
-    random_state,
-    read_checkpoint,
-    set_random_state,
-)
+from slm_train.checkpoints.atomic_write import atomic_file
+from slm_train.checkpoints.random_state import random_state, set_random_state
+from slm_train.checkpoints.step_checkpoint_file import STEP_CHECKPOINT_FILE, load_weights, read_step_checkpoint
+from slm_train.errors import CheckpointError
 
 pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
 
 
-def test_what_is_saved_is_read_again(tmp_path: Path) -> None:
+def test_what_is_saved_is_read_back(tmp_path: Path) -> None:
     checkpoint, model = saved(tmp_path)
     wanted = {name: values.clone() for name, values in model.state_dict().items()}
     with torch.no_grad():
         model.weight.zero_()  # training goes on while it is written
     checkpoint.wait()
-    found = read_checkpoint(tmp_path)
+    found = read_step_checkpoint(tmp_path)
     assert found
     assert found["step"] == 1
     assert found["identity"] == {"mode": "baseline"}
@@ -43,25 +39,25 @@ def test_what_is_saved_is_read_again(tmp_path: Path) -> None:
     assert hidden(tmp_path) == []
 
 
-def test_a_folder_without_one_has_none(tmp_path: Path) -> None:
-    assert read_checkpoint(tmp_path) is None
+def test_a_folder_without_a_checkpoint_gives_none(tmp_path: Path) -> None:
+    assert read_step_checkpoint(tmp_path) is None
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
-def test_one_that_is_cut_short_is_refused(tmp_path: Path, share: float) -> None:
+def test_a_checkpoint_that_is_cut_short_is_refused(tmp_path: Path, share: float) -> None:
     saved(tmp_path)[0].wait()
-    whole = (tmp_path / NAME).read_bytes()
-    (tmp_path / NAME).write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(CheckpointError, match="is cut short or no checkpoint; put a copy of it back"):
-        read_checkpoint(tmp_path)
+    whole = (tmp_path / STEP_CHECKPOINT_FILE).read_bytes()
+    (tmp_path / STEP_CHECKPOINT_FILE).write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(CheckpointError, match="is cut short or not a checkpoint; restore a copy of it"):
+        read_step_checkpoint(tmp_path)
 
 
-def test_a_byte_that_changed_in_any_part_is_found(tmp_path: Path) -> None:
+def test_a_changed_byte_in_any_part_is_found(tmp_path: Path) -> None:
     saved(tmp_path)[0].wait()
-    with zipfile.ZipFile(tmp_path / NAME) as held:
+    with zipfile.ZipFile(tmp_path / STEP_CHECKPOINT_FILE) as held:
         places = [(info.filename, info.header_offset, info.file_size) for info in held.infolist() if info.file_size]
-    whole = (tmp_path / NAME).read_bytes()
-    with zipfile.ZipFile(tmp_path / NAME) as held:
+    whole = (tmp_path / STEP_CHECKPOINT_FILE).read_bytes()
+    with zipfile.ZipFile(tmp_path / STEP_CHECKPOINT_FILE) as held:
         contents = {name: held.read(name) for name, _, _ in places}
     for name, _, _ in places:
         at = whole.index(contents[name]) if len(contents[name]) > 8 else None
@@ -69,23 +65,23 @@ def test_a_byte_that_changed_in_any_part_is_found(tmp_path: Path) -> None:
             continue
         changed = bytearray(whole)
         changed[at + len(contents[name]) // 2] ^= 1
-        (tmp_path / NAME).write_bytes(bytes(changed))
+        (tmp_path / STEP_CHECKPOINT_FILE).write_bytes(bytes(changed))
         with pytest.raises(CheckpointError):
-            read_checkpoint(tmp_path)
+            read_step_checkpoint(tmp_path)
 
 
-def test_any_single_bit_that_changed_is_found_or_is_without_effect(tmp_path: Path) -> None:
+def test_any_changed_bit_is_found_or_has_no_effect(tmp_path: Path) -> None:
     values = torch.arange(1, 7.0)
-    torch.save({"format": 1, "step": 3, "weights": {"a": values}}, tmp_path / NAME)
-    whole = (tmp_path / NAME).read_bytes()
-    directory = whole.index(b"PK\x01\x02")  # what precedes it is under the sum of its record, or padding
+    torch.save({"format": 1, "step": 3, "weights": {"a": values}}, tmp_path / STEP_CHECKPOINT_FILE)
+    whole = (tmp_path / STEP_CHECKPOINT_FILE).read_bytes()
+    directory = whole.index(b"PK\x01\x02")  # what precedes it is padding, or covered by the checksum of its part
     wrong = []
     for at, bit in itertools.product(range(directory, len(whole)), range(8)):
         changed = bytearray(whole)
         changed[at] ^= 1 << bit
-        (tmp_path / NAME).write_bytes(changed)
+        (tmp_path / STEP_CHECKPOINT_FILE).write_bytes(changed)
         try:
-            found = read_checkpoint(tmp_path)
+            found = read_step_checkpoint(tmp_path)
             assert found
             if not torch.equal(found["weights"]["a"], values):
                 wrong.append((at - directory, bit, "another tensor"))
@@ -112,36 +108,39 @@ def empty_zip(path: Path) -> None:
     ],
 )
 @pytest.mark.filterwarnings("ignore")
-def test_what_is_no_checkpoint_is_a_sentence(tmp_path: Path, write: Any) -> None:
-    write(tmp_path / NAME)
-    with pytest.raises(CheckpointError, match=NAME):
-        read_checkpoint(tmp_path)
+def test_another_file_is_refused_in_one_sentence(tmp_path: Path, write: Any) -> None:
+    write(tmp_path / STEP_CHECKPOINT_FILE)
+    with pytest.raises(CheckpointError, match=STEP_CHECKPOINT_FILE):
+        read_step_checkpoint(tmp_path)
 
 
 class Trap:
     def __reduce__(self) -> Any:
-        return (os.mkdir, ("sprung",))
+        return (os.mkdir, ("executed",))
 
 
-def test_code_in_it_does_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_in_a_checkpoint_does_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for write in (lambda: torch.save({"format": Trap()}, NAME), lambda: Path(NAME).write_bytes(pickle.dumps(Trap()))):
+    for write in (
+        lambda: torch.save({"format": Trap()}, STEP_CHECKPOINT_FILE),
+        lambda: Path(STEP_CHECKPOINT_FILE).write_bytes(pickle.dumps(Trap())),
+    ):
         write()
         with pytest.raises(CheckpointError):
-            read_checkpoint(tmp_path)
-    assert not (tmp_path / "sprung").exists()
+            read_step_checkpoint(tmp_path)
+    assert not (tmp_path / "executed").exists()
 
 
-def test_one_of_another_format_is_refused_by_its_number(tmp_path: Path) -> None:
-    torch.save({"format": 99}, tmp_path / NAME)
+def test_another_format_is_refused_with_its_number(tmp_path: Path) -> None:
+    torch.save({"format": 99}, tmp_path / STEP_CHECKPOINT_FILE)
     with pytest.raises(CheckpointError, match="has the format 99"):
-        read_checkpoint(tmp_path)
+        read_step_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize("change", ["fsync", "replace"])
-@pytest.mark.parametrize(("number", "said"), [(errno.ENOSPC, "the disk is full"), (errno.EROFS, "read-only")])
-def test_trouble_in_the_background_is_said_at_the_next_save_and_the_last_one_stays(
-    tmp_path: Path, change: str, number: int, said: str
+@pytest.mark.parametrize(("number", "expected"), [(errno.ENOSPC, "the disk is full"), (errno.EROFS, "read-only")])
+def test_an_error_in_the_background_is_raised_by_the_next_save_and_the_last_checkpoint_remains(
+    tmp_path: Path, change: str, number: int, expected: str
 ) -> None:
     checkpoint, model = saved(tmp_path)
     checkpoint.wait()
@@ -151,18 +150,18 @@ def test_trouble_in_the_background_is_said_at_the_next_save_and_the_last_one_sta
 
     with every_change(refuse, (change,)):
         save(checkpoint, model, 2)
-        with pytest.raises(CheckpointError, match=said) as raised:
+        with pytest.raises(CheckpointError, match=expected) as raised:
             save(checkpoint, model, 3)
     assert str(tmp_path) in str(raised.value)
-    found = read_checkpoint(tmp_path)
+    found = read_step_checkpoint(tmp_path)
     assert found
     assert found["step"] == 1
     assert hidden(tmp_path) == []
 
 
 def write_half(target: Path) -> None:
-    with writing_file(target) as aside:
-        aside.write_text("half")
+    with atomic_file(target) as temporary:
+        temporary.write_text("half")
         raise ZeroDivisionError
 
 
@@ -173,8 +172,8 @@ def test_a_file_is_the_old_one_or_the_new_one_at_every_change_of_the_disk(tmp_pa
     def look(name: str) -> None:
         seen.add(target.read_text())
 
-    with every_change(look), writing_file(target) as aside:
-        aside.write_text("new")
+    with every_change(look), atomic_file(target) as temporary:
+        temporary.write_text("new")
         look("inside")
     assert seen <= {"old", "new"}
     assert "old" in seen
@@ -185,19 +184,21 @@ def test_a_file_is_the_old_one_or_the_new_one_at_every_change_of_the_disk(tmp_pa
     assert hidden(tmp_path) == []
 
 
-def test_a_large_one_is_written_at_once_and_its_size_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("slm_train.step_checkpoint.SMALL", 0)
-    said: list[str] = []
-    checkpoint, model = saved(tmp_path, said=said)
-    found = read_checkpoint(tmp_path)  # without waiting
+def test_a_large_checkpoint_is_written_at_once_and_its_size_printed_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("slm_train.checkpoints.step_checkpoint.MAX_BACKGROUND_BYTES", 0)
+    printed: list[str] = []
+    checkpoint, model = saved(tmp_path, printed=printed)
+    found = read_step_checkpoint(tmp_path)  # without waiting
     assert found
     assert found["step"] == 1
     save(checkpoint, model, 2)
-    assert len(said) == 1
-    assert "GB; --checkpoint_interval N" in said[0]
+    assert len(printed) == 1
+    assert "GB; --checkpoint_interval N" in printed[0]
 
 
-def test_random_numbers_go_on_where_they_were() -> None:
+def test_random_numbers_continue_after_restoring() -> None:
     state = random_state()
     first = (random.random(), float(np.random.rand()), float(torch.rand(())))
     set_random_state(state)
@@ -208,6 +209,6 @@ def test_random_numbers_go_on_where_they_were() -> None:
 def test_weights_of_another_model_are_refused_and_nothing_is_loaded(weights: dict[str, torch.Tensor]) -> None:
     model = torch.nn.Linear(4, 3)
     before = model.weight.clone()
-    with pytest.raises(CheckpointError, match="which this model has not"):
+    with pytest.raises(CheckpointError, match="which this model does not have"):
         load_weights(model, {"weight": torch.zeros(3, 4), **weights})
     assert torch.equal(model.weight, before)

@@ -1,4 +1,4 @@
-"""Runs of so many minutes."""
+"""Runs that are limited by time."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import torch
 from transformers import TrainerControl, TrainerState, TrainingArguments, get_scheduler
 
 from slm_testing.train.tiny_runs import Refused, Tiny, read_record
-from slm_train.arguments import ENDLESS
+from slm_train.arguments import UNLIMITED_STEPS
 from slm_train.cli import main
-from slm_train.time_budget import TimeBudget, spent
+from slm_train.loop.time_budget import TimeBudget, read_seconds_spent
 
 SECONDS = 1.5
 
 
 class Clock:
-    """Seconds that pass only when a test says so."""
+    """A clock that moves only when a test moves it."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0.0
@@ -33,13 +33,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 class Loop:
-    """What the Trainer tells a TimeBudget of ten seconds."""
+    """Calls a TimeBudget of ten seconds as the Trainer does."""
 
     def __init__(self, folder: Path, clock: Clock, kind: str = "linear", seconds: float = 0.0, **flags: Any) -> None:
         self.args = TrainingArguments(str(folder), use_cpu=True, **flags)
         self.state, self.control, self.clock = TrainerState(), TrainerControl(), clock
         optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-        self.schedule: Any = get_scheduler(kind, optimizer, num_warmup_steps=0, num_training_steps=ENDLESS)
+        self.schedule: Any = get_scheduler(kind, optimizer, num_warmup_steps=0, num_training_steps=UNLIMITED_STEPS)
         self.budget = TimeBudget(10 / 60, seconds)
         self.budget.on_train_begin(self.args, self.state, self.control, lr_scheduler=self.schedule)
 
@@ -56,7 +56,7 @@ class Loop:
         return float(self.schedule.optimizer.param_groups[0]["lr"])
 
 
-def test_the_rate_follows_the_share_of_the_time_whatever_the_steps(tmp_path: Path, clock: Clock) -> None:
+def test_the_learning_rate_follows_the_fraction_of_the_time(tmp_path: Path, clock: Clock) -> None:
     loop = Loop(tmp_path, clock)
     for seconds, rate in ((1, 0.9), (4, 0.5), (0.5, 0.45), (4.5, 0.0)):
         loop.step(seconds)
@@ -68,10 +68,10 @@ def test_training_ends_with_the_step_that_spends_the_time(tmp_path: Path, clock:
     assert not loop.step(9.9).should_training_stop
     last = loop.step(0.2)
     assert last.should_training_stop
-    assert last.should_save  # by steps, the default: what is finished can be resumed
+    assert last.should_save  # the default save strategy, steps: a finished run can be resumed
 
 
-def test_evaluations_and_checkpoints_take_no_time_of_the_run(tmp_path: Path, clock: Clock) -> None:
+def test_evaluations_and_checkpoints_do_not_count(tmp_path: Path, clock: Clock) -> None:
     loop = Loop(tmp_path, clock)
     loop.step(2)
     clock.now += 100
@@ -82,26 +82,26 @@ def test_evaluations_and_checkpoints_take_no_time_of_the_run(tmp_path: Path, clo
     assert loop.budget.seconds == 5
 
 
-def test_an_interval_below_1_is_a_share_of_the_time(tmp_path: Path, clock: Clock) -> None:
+def test_an_interval_below_1_is_a_fraction_of_the_time(tmp_path: Path, clock: Clock) -> None:
     loop = Loop(tmp_path, clock, eval_strategy="steps", eval_steps=0.25, save_strategy="no")
     seen = [loop.step(0.7).should_evaluate for _ in range(15)]
     due = [step for step, evaluates in enumerate(seen, 1) if evaluates]
-    assert due == [4, 8, 11, 15]  # the first steps to end after 2.5, 5, 7.5 and 10 seconds
+    assert due == [4, 8, 11, 15]  # the first steps that end after 2.5, 5, 7.5 and 10 seconds
 
 
-def test_a_resumed_run_has_what_is_left_of_the_time(tmp_path: Path, clock: Clock) -> None:
+def test_a_resumed_run_has_the_remaining_time(tmp_path: Path, clock: Clock) -> None:
     first = Loop(tmp_path, clock)
     first.step(4)
     first.state.stateful_callbacks["TimeBudget"] = first.budget.state()
     first.state.save_to_json(str(tmp_path / "trainer_state.json"))
-    assert spent(tmp_path) == 4
-    second = Loop(tmp_path, clock, seconds=spent(tmp_path))
+    assert read_seconds_spent(tmp_path) == 4
+    second = Loop(tmp_path, clock, seconds=read_seconds_spent(tmp_path))
     assert second.step(1).should_training_stop is False
     assert second.rate == pytest.approx(0.5)
     assert second.step(5).should_training_stop
 
 
-def test_a_run_of_so_many_seconds_is_a_finished_one_and_stays_so(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_run_that_used_its_time_is_finished_and_stays_so(tiny: Tiny, tmp_path: Path) -> None:
     run = tmp_path / "run"
     minutes = ("--max_minutes", str(SECONDS / 60), "--eval_strategy", "steps", "--eval_steps", "0.5")
     flags = [*_without_steps(tiny.flags(run, "--mode", "lora")), *minutes]
@@ -112,10 +112,10 @@ def test_a_run_of_so_many_seconds_is_a_finished_one_and_stays_so(tiny: Tiny, tmp
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     seconds = [line["seconds"] for line in lines]
     assert seconds == sorted(seconds)
-    looks = [line["seconds"] for line in lines if "eval_loss" in line]
-    assert looks[0] == 0
-    assert looks[1] >= SECONDS / 2
-    assert looks[-1] >= SECONDS
+    evaluated_at = [line["seconds"] for line in lines if "eval_loss" in line]
+    assert evaluated_at[0] == 0
+    assert evaluated_at[1] >= SECONDS / 2
+    assert evaluated_at[-1] >= SECONDS
     rates = [line["learning_rate"] for line in lines if "loss" in line]
     assert rates == sorted(rates, reverse=True)
     assert main([*flags, "--resume_from_checkpoint"]) == 0
@@ -123,10 +123,10 @@ def test_a_run_of_so_many_seconds_is_a_finished_one_and_stays_so(tiny: Tiny, tmp
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "expected"),
     [
-        (("--max_minutes", "0"), "--max_minutes 0 is no time"),
-        (("--max_minutes", "nan"), "--max_minutes nan is no time"),
+        (("--max_minutes", "0"), "--max_minutes 0 must be above 0"),
+        (("--max_minutes", "nan"), "--max_minutes nan must be above 0"),
         (("--max_minutes", "1", "--max_steps", "5"), "--max_minutes and --max_steps"),
         (("--max_minutes", "1", "--num_train_epochs", "2"), "--max_minutes and --num_train_epochs"),
         (("--max_minutes", "1", "--warmup_steps", "5"), "--warmup_steps 5 counts steps"),
@@ -134,15 +134,15 @@ def test_a_run_of_so_many_seconds_is_a_finished_one_and_stays_so(tiny: Tiny, tmp
     ],
     ids=" ".join,
 )
-def test_what_does_not_go_with_a_limit_in_time_is_refused(
-    tiny: Tiny, tmp_path: Path, refused: Refused, flags: tuple[str, ...], said: str
+def test_flags_that_contradict_a_time_limit_are_refused(
+    tiny: Tiny, tmp_path: Path, refused: Refused, flags: tuple[str, ...], expected: str
 ) -> None:
-    assert said in refused([*_without_steps(tiny.flags(tmp_path / "run")), *flags])
+    assert expected in refused([*_without_steps(tiny.flags(tmp_path / "run")), *flags])
     assert not (tmp_path / "run").exists()
 
 
-def test_the_token_budget_loop_counts_no_time(tiny: Tiny, tmp_path: Path, refused: Refused) -> None:
-    assert "--max_minutes has no meaning" in refused(["dynamic", *tiny.flags(tmp_path / "run"), "--max_minutes", "1"])
+def test_the_token_budget_loop_refuses_a_time_limit(tiny: Tiny, tmp_path: Path, refused: Refused) -> None:
+    assert "--max_minutes has no effect" in refused(["dynamic", *tiny.flags(tmp_path / "run"), "--max_minutes", "1"])
 
 
 def _without_steps(flags: list[str]) -> list[str]:

@@ -6,28 +6,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from slm_train.accounting import count_parameters
     from slm_train.arguments import Arguments
+    from slm_train.checkpoints.step_checkpoint import StepCheckpoint
     from slm_train.cli import main
-    from slm_train.data import Rows, make_plan, make_rows
-    from slm_train.device import cpu_multiplies_bf16 as multiplies_bfloat16
-    from slm_train.device import device_defaults, fastest_threads
-    from slm_train.dynamic import BudgetTrainer
-    from slm_train.errors import UserError as TrainError
-    from slm_train.estimate import LiveTensors
-    from slm_train.evaluation import evaluate
-    from slm_train.flags import UsageError
-    from slm_train.fused_loss import FusedLoss
-    from slm_train.micro_batches import Batch as MicroBatch
-    from slm_train.micro_batches import Shares
-    from slm_train.micro_batches import micro_batches as make_micro_batches
-    from slm_train.micro_batches import predicted as count_predicted
-    from slm_train.modes import Base as BaseModel
-    from slm_train.modes import one_kernel_gelu as single_kernel_gelu
-    from slm_train.parsing import parse as parse_arguments
-    from slm_train.samples import continue_prompt
-    from slm_train.step_checkpoint import StepCheckpoint
-    from slm_train.trainer import SlmTrainer
+    from slm_train.command_line.parsing import parse_arguments
+    from slm_train.data.budget_plan import make_plan
+    from slm_train.data.rows import Rows, make_rows
+    from slm_train.errors import TrainError, UsageError
+    from slm_train.hardware.device_defaults import device_defaults, multiplies_bfloat16
+    from slm_train.hardware.thread_probe import fastest_threads
+    from slm_train.loop.budget_trainer import BudgetTrainer
+    from slm_train.loop.evaluation import evaluate
+    from slm_train.loop.fused_loss import FusedLoss
+    from slm_train.loop.micro_batches import MicroBatch, Shares, count_predicted, make_micro_batches
+    from slm_train.loop.trainer import SlmTrainer
+    from slm_train.model.base_model import BaseModel
+    from slm_train.model.parameter_counts import count_parameters
+    from slm_train.model.single_kernel_gelu import single_kernel_gelu
+    from slm_train.reports.live_tensors import LiveTensors
+    from slm_train.reports.text_samples import continue_prompt
 
 __version__ = "0.4.1"
 
@@ -62,30 +59,30 @@ __all__ = [
 # Imported on first use.
 _EXPORTS = {
     "Arguments": "arguments:Arguments",
-    "BaseModel": "modes:Base",
-    "BudgetTrainer": "dynamic:BudgetTrainer",
-    "FusedLoss": "fused_loss:FusedLoss",
-    "LiveTensors": "estimate:LiveTensors",
-    "MicroBatch": "micro_batches:Batch",
-    "Rows": "data:Rows",
-    "Shares": "micro_batches:Shares",
-    "SlmTrainer": "trainer:SlmTrainer",
-    "StepCheckpoint": "step_checkpoint:StepCheckpoint",
-    "TrainError": "errors:UserError",
-    "UsageError": "flags:UsageError",
-    "continue_prompt": "samples:continue_prompt",
-    "count_parameters": "accounting:count_parameters",
-    "count_predicted": "micro_batches:predicted",
-    "device_defaults": "device:device_defaults",
-    "evaluate": "evaluation:evaluate",
-    "fastest_threads": "device:fastest_threads",
+    "BaseModel": "model.base_model:BaseModel",
+    "BudgetTrainer": "loop.budget_trainer:BudgetTrainer",
+    "FusedLoss": "loop.fused_loss:FusedLoss",
+    "LiveTensors": "reports.live_tensors:LiveTensors",
+    "MicroBatch": "loop.micro_batches:MicroBatch",
+    "Rows": "data.rows:Rows",
+    "Shares": "loop.micro_batches:Shares",
+    "SlmTrainer": "loop.trainer:SlmTrainer",
+    "StepCheckpoint": "checkpoints.step_checkpoint:StepCheckpoint",
+    "TrainError": "errors:TrainError",
+    "UsageError": "errors:UsageError",
+    "continue_prompt": "reports.text_samples:continue_prompt",
+    "count_parameters": "model.parameter_counts:count_parameters",
+    "count_predicted": "loop.micro_batches:count_predicted",
+    "device_defaults": "hardware.device_defaults:device_defaults",
+    "evaluate": "loop.evaluation:evaluate",
+    "fastest_threads": "hardware.thread_probe:fastest_threads",
     "main": "cli:main",
-    "make_plan": "data:make_plan",
-    "make_rows": "data:make_rows",
-    "make_micro_batches": "micro_batches:micro_batches",
-    "multiplies_bfloat16": "device:cpu_multiplies_bf16",
-    "parse_arguments": "parsing:parse",
-    "single_kernel_gelu": "modes:one_kernel_gelu",
+    "make_micro_batches": "loop.micro_batches:make_micro_batches",
+    "make_plan": "data.budget_plan:make_plan",
+    "make_rows": "data.rows:make_rows",
+    "multiplies_bfloat16": "hardware.device_defaults:multiplies_bfloat16",
+    "parse_arguments": "command_line.parsing:parse_arguments",
+    "single_kernel_gelu": "model.single_kernel_gelu:single_kernel_gelu",
 }
 
 

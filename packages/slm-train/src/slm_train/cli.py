@@ -1,4 +1,4 @@
-"""``slm-train``: one sentence for a user's mistake, exit code 2; never a traceback for it."""
+"""The command ``slm-train``. A user's mistake is one sentence and exit code 2, never a traceback."""
 
 from __future__ import annotations
 
@@ -8,64 +8,88 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from slm_train.flags import UsageError
+from slm_train.errors import TrainError
+
+VERSION_FLAG = "--version"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``slm-train`` with ``argv`` (the process's own by default); returns the exit code."""
-    given = list(sys.argv[1:] if argv is None else argv)
-    in_a_group = _is_in_a_group()
+    """Run ``slm-train``.
+
+    Args:
+        argv: The words after the command's name; those of the process by default.
+
+    Returns:
+        The exit code: 0, 2 for a user's mistake, or 128 + the number of the signal that stopped the run.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    had_process_group = _has_process_group()
     try:
-        code = _run(given)
+        code = _run(words)
     except KeyboardInterrupt:
         print("slm-train: stopped", file=sys.stderr)
         return 130
-    except _mistakes() as mistake:
-        print(f"slm-train: {mistake}", file=sys.stderr)
-        code = 2
-    if _is_in_a_group() and not in_a_group:
-        # Its threads would go down with the interpreter, in no order: now and then that aborts a process that is done.
+    except TrainError as error:
+        code = _report(error)
+    except _sibling_errors() as error:
+        code = _report(error)
+    if _has_process_group() and not had_process_group:
+        # Left to the end of the interpreter, the group's threads are torn down in no fixed order, which now and then
+        # aborted a process that had finished; torchrun then reported the whole run as failed (torch 2.13, gloo).
         sys.modules["torch.distributed"].destroy_process_group()
     return code
 
 
-def _run(argv: list[str]) -> int:
-    _quiet_libraries()
-    from slm_train.help_page import help_asked, help_page  # after the line above: these imports print
-    from slm_train.parsing import parse
+def _run(words: list[str]) -> int:
+    """Dispatch a command line. What needs no torch comes first: importing it takes seconds."""
+    from slm_train.command_line.help_page import help_page, is_help_requested
+    from slm_train.command_line.known_flags import read_flags
 
-    if help_asked(argv):
-        print(help_page(argv))
+    if is_help_requested(words):
+        print(help_page(words))
         return 0
-    arguments = parse(argv)
+    if VERSION_FLAG in words:
+        from slm_train import __version__
+
+        print(f"slm-train {__version__}")
+        return 0
+    command_line = read_flags(words)  # a mistyped flag or a broken --config is reported here, before the heavy imports
+    _silence_libraries()  # before the imports below: some of them print or read these variables when imported
+    from slm_train.command_line.parsing import make_arguments
     from slm_train.flow import run
 
-    return run(arguments)
+    return run(make_arguments(command_line))
 
 
-def _is_in_a_group() -> bool:
+def _report(error: Exception) -> int:
+    print(f"slm-train: {error}", file=sys.stderr)
+    return 2
+
+
+def _has_process_group() -> bool:
     """Whether this process is one of several that train together. Imports nothing."""
     distributed = sys.modules.get("torch.distributed")
     return distributed is not None and distributed.is_available() and distributed.is_initialized()
 
 
-def _mistakes() -> tuple[type[Exception], ...]:
-    """What a user can get wrong, by the package that says so."""
+def _sibling_errors() -> tuple[type[Exception], ...]:
+    """The errors of other packages that a user can cause. Evaluated only when an exception got this far."""
     from slm_adapters import AdapterError
     from slm_data import DataError
-    from slm_train.checkpoint import CheckpointError
-    from slm_train.errors import UserError
 
-    return (UsageError, UserError, DataError, AdapterError, CheckpointError)
+    return (DataError, AdapterError)
 
 
-def _quiet_libraries() -> None:
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+def _silence_libraries() -> None:
+    """Keep libraries from printing what a user cannot act upon; their errors reach the user in our words."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # else tokenizers warns when a data loader forks
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("HF_HUB_VERBOSITY", "critical")  # its errors reach the user in our words
+    os.environ.setdefault("HF_HUB_VERBOSITY", "critical")
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it misses an optional kernel as it is imported
+    # bitsandbytes 0.50 logs an error on import when its optional CPU kernel is missing. PEFT 0.21 imports bitsandbytes
+    # wherever it is installed, to look up its layer classes, so that cannot be limited to 4-bit runs from here.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 if __name__ == "__main__":

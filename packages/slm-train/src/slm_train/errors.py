@@ -1,5 +1,24 @@
-"""What a user can get wrong about a run."""
+"""Errors that a user can cause. Each message is one sentence: what was wrong, with the value, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
 
 
-class UserError(Exception):
-    """One sentence for the user: what was wrong, with the value, and what to do."""
+class TrainError(ValueError):
+    """A run that cannot be done as requested. Base class of all errors of this package."""
+
+
+class UsageError(TrainError):
+    """A command line that cannot be read: an unknown flag, a broken file of flags, contradicting flags."""
+
+
+class CheckpointError(TrainError):
+    """A checkpoint that is damaged or cannot be written."""
+
+
+def did_you_mean(value: str, names: Sequence[str]) -> str:
+    """Return ``"did you mean NAME? "`` for the name closest to ``value``, or an empty string."""
+    close = get_close_matches(value, names, n=1)
+    return f"did you mean {close[0]}? " if close else ""

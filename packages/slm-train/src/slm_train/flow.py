@@ -1,10 +1,8 @@
-"""From flags to a run folder, by the Trainer or by the token-budget loop: read it from top to bottom."""
+"""A run from options to a run folder, by the Trainer or by the token-budget loop. Read it from top to bottom."""
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,51 +12,65 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.utils.logging import disable_progress_bar
 
 from slm_data import BudgetPlan, load_corpus
-from slm_train.accounting import Memory, count_parameters, weight_bytes
 from slm_train.arguments import Arguments
-from slm_train.callbacks import Accounts, Bar, MetricsLog, StopSignals
-from slm_train.checkpoint import disk_explained
-from slm_train.data import Rows, make_plan, make_rows, summary
-from slm_train.device import fastest_threads
-from slm_train.dynamic import BudgetTrainer
-from slm_train.estimate import optimizer_steps, show_dry_run
-from slm_train.identity import identity_of
-from slm_train.memory_errors import out_of_memory_explained
-from slm_train.modes import Base, build_model, find_base
-from slm_train.report import next_command, show_report
-from slm_train.resume import Start, choose_start
-from slm_train.run_record import cut_last_evaluation, environment, write_run
-from slm_train.samples import continue_prompt
-from slm_train.step_checkpoint import StepCheckpoint
-from slm_train.time_budget import TimeBudget, spent
-from slm_train.trainer import SlmTrainer
+from slm_train.checkpoints.disk_errors import explain_disk_errors
+from slm_train.checkpoints.final_weights import move_files
+from slm_train.checkpoints.resume import Start, choose_start
+from slm_train.checkpoints.run_identity import run_identity
+from slm_train.checkpoints.step_checkpoint import StepCheckpoint
+from slm_train.data.budget_plan import make_plan
+from slm_train.data.rows import Rows, make_rows, optimizer_steps, summarize_rows
+from slm_train.hardware.memory_usage import MemoryUsage
+from slm_train.hardware.out_of_memory import explain_out_of_memory
+from slm_train.hardware.thread_probe import fastest_threads
+from slm_train.loop.budget_trainer import BudgetTrainer
+from slm_train.loop.stop_signals import StopSignals
+from slm_train.loop.time_budget import TimeBudget, read_seconds_spent
+from slm_train.loop.trainer import SlmTrainer
+from slm_train.model.base_model import BaseModel, find_base_model
+from slm_train.model.model_building import build_model
+from slm_train.model.parameter_counts import count_parameters, weight_bytes
+from slm_train.reports.dry_run import show_dry_run
+from slm_train.reports.final_report import next_command, show_report
+from slm_train.reports.metrics_log import MetricsLog
+from slm_train.reports.progress_bar import ProgressBar
+from slm_train.reports.text_samples import continue_prompt
+from slm_train.reports.training_costs import TrainingCosts
+from slm_train.run_folder.environment import environment
+from slm_train.run_folder.metrics_file import cut_last_evaluation
+from slm_train.run_folder.run_record import write_run
+
+# Metrics that the Trainer adds to an evaluation and that run.json leaves out.
+_UNRECORDED = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
 
 
 @dataclass
 class Run:
-    """One run under way: what was asked for, what it runs on, what it will leave."""
+    """One run in progress: its options, what it uses, and the record that it will leave."""
 
     arguments: Arguments
     start: Start
-    base: Base
+    base: BaseModel
     rows: Rows
-    memory: Memory
+    memory: MemoryUsage
     record: dict[str, Any]
     plan: BudgetPlan | None  # of the token-budget loop
-    time: TimeBudget | None  # of --max_minutes
+    time_budget: TimeBudget | None  # of --max_minutes
 
     @property
     def steps(self) -> int:
+        """The number of optimizer steps of the whole run."""
         return len(self.plan) if self.plan else optimizer_steps(self.arguments, self.rows)
 
     @property
-    def is_trained(self) -> bool:
-        """Whether the checkpoint that it goes on from is of its end."""
-        return self.start.step >= self.steps or (self.time is not None and self.time.share >= 1)
+    def has_finished_training(self) -> bool:
+        """Whether the checkpoint to continue from is the last one of the run."""
+        is_out_of_time = self.time_budget is not None and self.time_budget.fraction >= 1
+        return self.start.step >= self.steps or is_out_of_time
 
 
 def run(arguments: Arguments) -> int:
-    """Train as ``arguments`` say and leave a run folder. Returns the exit code: 0, or 128 + signal."""
+    """Train with ``arguments`` and leave a run folder. Returns the exit code: 0, or 128 + a signal."""
     console = Console(soft_wrap=True, highlight=False, quiet=not arguments.training.should_log)
     disable_progress_bar()
     for note in arguments.notes:
@@ -68,28 +80,29 @@ def run(arguments: Arguments) -> int:
     corpus = load_corpus(arguments.source)
     for note in corpus.notes:
         console.print(note)
-    base = find_base(arguments.model, arguments.model_name, corpus.train)
+    base = find_base_model(arguments.model, arguments.model_name, corpus.train)
     if base.note:
         console.print(base.note)
     rows = make_rows(arguments, corpus, base, console.print)
-    identity = identity_of(arguments, base, rows)
-    start.check_same(identity)
+    identity = run_identity(arguments, base, rows)
+    start.check_identity(identity)
     plan = make_plan(arguments, base, rows, console.print)
     if plan:
         start.check_plan(plan)
     record = {"flow": "dynamic" if plan else "trainer", "identity": identity}
-    memory = Memory(arguments.training.device)
+    memory = MemoryUsage(arguments.training.device)
     current = Run(arguments, start, base, rows, memory, record, plan, _time_budget(arguments, start))
     if arguments.run.dry_run:
-        return _dry_run(console, current)
-    memory_explained = out_of_memory_explained(arguments, rows.block_size)
-    with disk_explained(start.folder), memory_explained, StopSignals() as signals:
+        show_dry_run(console, arguments, base, rows, current.steps)
+        return 0
+    memory_explained = explain_out_of_memory(arguments, rows.block_size)
+    with explain_disk_errors(start.folder), memory_explained, StopSignals() as signals:
         trainer = _prepare(current, corpus.name, console, signals)
-        _before(current, trainer)
+        _evaluate_before(current, trainer)
         _train(current, trainer)
         if signals.received:
-            return _stopped(current, console, signals)
-        _after(current, trainer)
+            return _stop(current, console, signals)
+        _evaluate_and_save(current, trainer)
     show_report(console, current.record)
     console.print(f"\nrun folder: {start.folder}\nnext: {next_command(current.record)}")
     return 0
@@ -98,12 +111,15 @@ def run(arguments: Arguments) -> int:
 def _time_budget(arguments: Arguments, start: Start) -> TimeBudget | None:
     if arguments.run.max_minutes is None:
         return None
-    return TimeBudget(arguments.run.max_minutes, spent(start.checkpoint) if start.checkpoint else 0.0)
+    spent = read_seconds_spent(start.checkpoint) if start.checkpoint else 0.0
+    return TimeBudget(arguments.run.max_minutes, spent)
 
 
 def _set_threads(arguments: Arguments, start: Start, console: Console) -> None:
-    """The flag, the count that the resumed run had (sums of other orders differ in the last bit), or
-    the fastest of a probe."""
+    """Use the number of threads of the flag, of the run that is resumed, or the fastest of a measurement.
+
+    Another number sums in another order, so a resumed run would differ in the last bit.
+    """
     if not arguments.training.use_cpu:
         return
     recorded = start.record["device"]["threads"] if start.record else None
@@ -114,27 +130,30 @@ def _set_threads(arguments: Arguments, start: Start, console: Console) -> None:
 
 
 def _prepare(current: Run, dataset: str, console: Console, signals: StopSignals) -> SlmTrainer:
-    """The folder, the model and the Trainer; everything that can be refused has been by now."""
+    """Make the model, the trainer and the folder. Everything that can be refused has been checked by now."""
     arguments, memory = current.arguments, current.memory
     set_seed(arguments.training.seed)
-    before_wrapping = memory.now()
+    before_model = memory.current()
     model = build_model(arguments, current.base)
-    trainer = _trainer(current, model, signals, console)
+    trainer = _make_trainer(current, model, signals, console)
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
-    log, bar = MetricsLog(current.start.folder, current.time), Bar(console, _tokens(current.plan), current.time)
-    for callback in (*([current.time] if current.time else []), log, bar):
+    tokens = int(current.plan.tokens.sum()) if current.plan else None
+    log = MetricsLog(current.start.folder, current.time_budget)
+    progress = ProgressBar(console, tokens, current.time_budget)
+    # The time budget first: the others read its seconds.
+    for callback in (*([current.time_budget] if current.time_budget else []), log, progress):
         trainer.add_callback(callback)
-    current.record |= _opening_record(current, dataset, model, before_wrapping)
-    trainer.accelerator.wait_for_everyone()  # each has looked at the folder before one writes there
+    current.record |= _opening_record(current, dataset, model, before_model)
+    trainer.accelerator.wait_for_everyone()  # every process has inspected the folder before one writes to it
     if arguments.training.should_save:
-        current.start.prepare()
+        current.start.prepare_folder()
         write_run(current.start.folder, current.record)
     trainer.accelerator.wait_for_everyone()
     return trainer
 
 
-def _trainer(current: Run, model: PreTrainedModel, signals: StopSignals, console: Console) -> SlmTrainer:
+def _make_trainer(current: Run, model: PreTrainedModel, signals: StopSignals, console: Console) -> SlmTrainer:
     arguments = current.arguments
     settings: dict[str, Any] = {
         "model": model,
@@ -159,11 +178,8 @@ def _trainer(current: Run, model: PreTrainedModel, signals: StopSignals, console
     )
 
 
-def _tokens(plan: BudgetPlan | None) -> int | None:
-    return int(plan.tokens.sum()) if plan else None
-
-
-def _opening_record(current: Run, dataset: str, model: PreTrainedModel, before_wrapping: int) -> dict[str, Any]:
+def _opening_record(current: Run, dataset: str, model: PreTrainedModel, before_model: int) -> dict[str, Any]:
+    """Return the record of a run that has not begun to train. What a resumed run measured before stays in it."""
     arguments, rows = current.arguments, current.rows
     parameters = count_parameters(model)
     return {
@@ -172,111 +188,96 @@ def _opening_record(current: Run, dataset: str, model: PreTrainedModel, before_w
         "base": current.base.name,
         "dataset": dataset,
         **environment(arguments.training.device, arguments.device_name),
-        "data": {"train": summary(rows.train), "validation": summary(rows.validation)},
+        "data": {"train": summarize_rows(rows.train), "validation": summarize_rows(rows.validation)},
         "parameters": {"trainable": parameters.trainable, "total": parameters.total},
         "memory": {
             "kind": current.memory.kind,
-            "before_model": before_wrapping,
-            "with_model": current.memory.now(),
+            "before_model": before_model,
+            "with_model": current.memory.current(),
             "weights": weight_bytes(model),
         },
-        "evaluation": _before_of(current.start, "evaluation"),
-        "samples": _before_of(current.start, "samples"),
+        "evaluation": _recorded_before(current.start, "evaluation"),
+        "samples": _recorded_before(current.start, "samples"),
         "arguments": arguments.as_dict(),
     }
 
 
-def _before_of(start: Start, part: str) -> dict[str, Any]:
-    """What a resumed run found before its first step; in the record from the start, whatever ends this run."""
+def _recorded_before(start: Start, part: str) -> dict[str, Any]:
+    """Return what a resumed run recorded before its first step."""
     recorded = start.record[part] if start.record else {}
-    return {when: found for when, found in recorded.items() if when == "before"}
+    return {when: value for when, value in recorded.items() if when == "before"}
 
 
-def _before(current: Run, trainer: SlmTrainer) -> None:
-    """The base on the validation rows; a resumed run has that in its record."""
+def _evaluate_before(current: Run, trainer: SlmTrainer) -> None:
+    """Evaluate the base model, unless a resumed run has done so."""
     if "before" not in current.record["evaluation"]:
-        _look(current, trainer, "before", trainer.evaluate())
+        _record_evaluation(current, trainer, "before", trainer.evaluate())
 
 
-def _look(current: Run, trainer: SlmTrainer, when: str, metrics: dict[str, Any]) -> None:
-    kept = {name.removeprefix("eval_"): value for name, value in metrics.items()}
-    for unwanted in ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time"):
-        kept.pop(unwanted, None)
-    current.record["evaluation"][when] = kept
+def _record_evaluation(current: Run, trainer: SlmTrainer, when: str, metrics: dict[str, Any]) -> None:
+    """Record metrics and a text sample."""
+    values = {name.removeprefix("eval_"): value for name, value in metrics.items()}
+    current.record["evaluation"][when] = {name: v for name, v in values.items() if name not in _UNRECORDED}
     prompt = current.arguments.run.prompt
     if prompt:
-        held: Any = trainer.model
-        current.record["samples"][when] = continue_prompt(held, current.base.tokenizer, prompt)
+        model: Any = trainer.model
+        current.record["samples"][when] = continue_prompt(model, current.base.tokenizer, prompt)
     if current.arguments.training.should_save:
         write_run(current.start.folder, current.record)
 
 
 def _train(current: Run, trainer: SlmTrainer) -> None:
-    accounts, checkpoint = Accounts(), current.start.checkpoint
-    trainer.add_callback(accounts)
+    costs, checkpoint = TrainingCosts(), current.start.checkpoint
+    trainer.add_callback(costs)
     current.memory.reset_peak()
     set_seed(current.arguments.training.seed)
-    if checkpoint and current.is_trained:
+    if checkpoint and current.has_finished_training:
         trainer.load_weights(checkpoint)  # Hugging Face's loop would take one more step
         if current.arguments.training.should_save:
             cut_last_evaluation(current.start.folder, current.start.step)
     elif isinstance(trainer, BudgetTrainer):
         trainer.train()
-        current.record["checkpoints"] = trainer.checkpoint.account()
+        current.record["checkpoints"] = trainer.checkpoint.summary()
     else:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    _record_accounts(current, accounts, int(trainer.trained_tokens))
+    _record_costs(current, costs, int(trainer.trained_tokens))
 
 
-def _record_accounts(current: Run, accounts: Accounts, tokens: int) -> None:
+def _record_costs(current: Run, costs: TrainingCosts, tokens: int) -> None:
     before = current.start.record
-    if not accounts.steps and before and "speed" in before:  # trained to its end already
+    if not costs.steps and before and "speed" in before:  # it had finished training before it was resumed
         current.record |= {part: before[part] for part in ("memory", "speed")}
         return
     current.record["memory"] |= {
-        "gradients": accounts.gradients,
-        "optimizer": accounts.optimizer,
+        "gradients": costs.gradients,
+        "optimizer": costs.optimizer,
         "peak": current.memory.peak(),
     }
     current.record["speed"] = {
-        "steps": accounts.steps,
+        "steps": costs.steps,
         "tokens": tokens,
-        "train_seconds": accounts.seconds,
-        "tokens_per_second": tokens / max(accounts.seconds, 1e-9),
+        "train_seconds": costs.seconds,
+        "tokens_per_second": tokens / max(costs.seconds, 1e-9),
     }
 
 
-def _stopped(current: Run, console: Console, signals: StopSignals) -> int:
+def _stop(current: Run, console: Console, signals: StopSignals) -> int:
     assert signals.received is not None
     if current.arguments.training.should_save:
         write_run(current.start.folder, current.record | {"status": "stopped"})
     console.print(
-        f"stopped by {signals.received.name}, saved in {current.start.folder}; the same command with "
-        "--resume_from_checkpoint goes on from there"
+        f"stopped by {signals.received.name}, saved in {current.start.folder}; continue with the same command and "
+        "--resume_from_checkpoint"
     )
     return signals.exit_code
 
 
-def _after(current: Run, trainer: SlmTrainer) -> None:
-    """Weights, tokenizer and the finished record, in that order: a finished record has weights."""
-    _look(current, trainer, "after", trainer.evaluate_trained())
+def _evaluate_and_save(current: Run, trainer: SlmTrainer) -> None:
+    """Write weights, tokenizer and the finished record, in this order: a finished record implies weights."""
+    _record_evaluation(current, trainer, "after", trainer.evaluate_trained())
     current.record["status"] = "finished"
     if trainer.args.should_save:
-        aside = current.start.folder / ".weights.writing"
-        trainer.save_model(str(aside))
-        _publish(aside, current.start.folder)
+        temporary = current.start.folder / ".weights.writing"
+        trainer.save_model(str(temporary))
+        move_files(temporary, current.start.folder)
         write_run(current.start.folder, current.record)
-
-
-def _publish(aside: Path, folder: Path) -> None:
-    """Move files to their place one by one, each whole."""
-    for file in sorted(aside.iterdir()):
-        with file.open("rb") as written:
-            os.fsync(written.fileno())
-        os.replace(file, folder / file.name)
-    aside.rmdir()
-
-
-def _dry_run(console: Console, current: Run) -> int:
-    show_dry_run(console, current.arguments, current.base, current.rows, current.steps)
-    return 0

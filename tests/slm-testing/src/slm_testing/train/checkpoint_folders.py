@@ -1,4 +1,4 @@
-"""Folders of checkpoints as a run writes them, and an eye on every change of the disk."""
+"""Checkpoint folders as a run writes them, and a watch on changes of the disk."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from typing import Any
 
 import pytest
 
-from slm_train.checkpoint import rotate, writing
+from slm_train.checkpoints.atomic_write import atomic_folder
+from slm_train.checkpoints.rotation import rotate
 
 
 def save(run: Path, step: int, content: str = "", keep: int | None = None) -> Path:
     target = run / f"checkpoint-{step}"
-    with writing(target) as aside:
-        (aside / "model.safetensors").write_text(f"weights {content or step}")
-        (aside / "inner").mkdir()
-        (aside / "inner" / "optimizer.pt").write_text(f"moments {content or step}")
+    with atomic_folder(target) as temporary:
+        (temporary / "model.safetensors").write_text(f"weights {content or step}")
+        (temporary / "inner").mkdir()
+        (temporary / "inner" / "optimizer.pt").write_text(f"moments {content or step}")
     rotate(run, keep, None)
     return target
 
 
 def contents(checkpoint: Path) -> str:
-    """What ``save`` was given; both files must agree."""
+    """Return the content that ``save`` was given; both files must agree."""
     word = (checkpoint / "model.safetensors").read_text().split()[1]
     assert (checkpoint / "inner" / "optimizer.pt").read_text() == f"moments {word}"
     return word
@@ -46,9 +47,9 @@ def every_change(before: Callable[[str], None], names: tuple[str, ...] = CHANGES
     """Call ``before`` with the name of each function of ``os`` that is about to change the disk."""
 
     def watched(name: str, change: Any) -> Any:
-        def call(*given: Any, **named: Any) -> Any:
+        def call(*positional: Any, **named: Any) -> Any:
             before(name)
-            return change(*given, **named)
+            return change(*positional, **named)
 
         return call
 

@@ -1,14 +1,16 @@
-"""The flags that the tests of command lines know, and how they read one."""
+"""A fixed set of known flags, and reading command lines against it."""
 
 from __future__ import annotations
 
 import pytest
 
-from slm_train.flags import CommandLine, UsageError, read_command_line
-from slm_train.old_flags import OLD_FLAGS, Gone
+from slm_train.command_line.flag_reader import CommandLine, read_command_line
+from slm_train.command_line.flag_translations import Removed
+from slm_train.command_line.legacy_flags import LEGACY_FLAGS
+from slm_train.errors import UsageError
 
 # Every field of TrainingArguments in transformers 4.24, 4.30 and 4.36: late 2022 to late 2023.
-FIELDS_OF_2023 = """
+TRANSFORMERS_4_FIELDS = """
 adafactor adam_beta1 adam_beta2 adam_epsilon auto_find_batch_size bf16 bf16_full_eval data_seed
 dataloader_drop_last dataloader_num_workers dataloader_persistent_workers dataloader_pin_memory ddp_backend
 ddp_broadcast_buffers ddp_bucket_cap_mb ddp_find_unused_parameters ddp_timeout debug deepspeed disable_tqdm
@@ -30,17 +32,19 @@ split_batches tf32 torch_compile torch_compile_backend torch_compile_mode torchd
 tpu_num_cores use_cpu use_ipex use_legacy_prediction_loop use_mps_device warmup_ratio warmup_steps
 weight_decay xpu_backend
 """
-FLAGS_OF_2023 = set(FIELDS_OF_2023.split())
-OURS = {"mode", "lora_r", "lora_alpha", "target_modules", "overwrite_output_dir", "prompt", "config"}
-NEW = {old.new for old in OLD_FLAGS.values() if not isinstance(old, Gone)} | {"no_log_on_each_node"}
-KNOWN = ((FLAGS_OF_2023 | OURS) - OLD_FLAGS.keys()) | NEW
+TRANSFORMERS_4_FLAGS = set(TRANSFORMERS_4_FIELDS.split())
+OWN_FLAGS = {"mode", "lora_r", "lora_alpha", "target_modules", "overwrite_output_dir", "prompt", "config"}
+CURRENT_NAMES = {old.new for old in LEGACY_FLAGS.values() if not isinstance(old, Removed)} | {"no_log_on_each_node"}
+KNOWN = ((TRANSFORMERS_4_FLAGS | OWN_FLAGS) - LEGACY_FLAGS.keys()) | CURRENT_NAMES
 
 
 def read(*argv: str) -> CommandLine:
+    """Read a command line."""
     return read_command_line(argv, KNOWN)
 
 
 def refusal(*argv: str) -> str:
+    """Return the message with which a command line is refused."""
     with pytest.raises(UsageError) as refused:
         read(*argv)
     assert "\n" not in str(refused.value)
@@ -48,4 +52,5 @@ def refusal(*argv: str) -> str:
 
 
 def names_of(kind: type) -> list[str]:
-    return [name for name, old in OLD_FLAGS.items() if isinstance(old, kind)]
+    """Return the legacy flags with translations of one kind."""
+    return [name for name, old in LEGACY_FLAGS.items() if isinstance(old, kind)]

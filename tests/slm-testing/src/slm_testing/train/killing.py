@@ -1,4 +1,4 @@
-"""Runs of slm-train that are killed at random moments and resumed, beside one that is left alone.
+"""Runs of slm-train that are killed at random moments and resumed, compared with an uninterrupted one.
 
     python -m slm_testing.train.killing --kills 10 --mode lora
     python -m slm_testing.train.killing --kills 20 --dynamic
@@ -26,10 +26,12 @@ import slm_testing.forked as forked
 
 
 def start(argv: list[str], **environment: str) -> Any:
+    """Start slm-train in a process of its own."""
     return forked.start("slm_train.cli", argv, **environment)
 
 
 def finish(argv: list[str]) -> int:
+    """Run slm-train to its end; return its exit code."""
     process = start(argv)
     process.join(300)
     return int(process.exitcode if process.exitcode is not None else -1)
@@ -37,7 +39,7 @@ def finish(argv: list[str]) -> int:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run left: the hash of its weights, and every line of its log but for times and memory."""
+    """What a run left: the hash of its weights, and the lines of its log without times and memory."""
 
     weights: str
     lines: list[dict[str, Any]]
@@ -47,25 +49,27 @@ class Outcome:
         return {line["step"]: line["loss"] for line in self.lines if "loss" in line}
 
 
-# What a clock or the allocator says, and nobody can repeat.
-FLEETING = {"tokens_per_second", "memory", "eval_seconds", "eval_runtime"}
-FLEETING |= {"eval_samples_per_second", "eval_steps_per_second", "eval_model_preparation_time"}
+# Values of clocks and of the allocator, which differ from run to run.
+VARYING = {"tokens_per_second", "memory", "eval_seconds", "eval_runtime"}
+VARYING |= {"eval_samples_per_second", "eval_steps_per_second", "eval_model_preparation_time"}
 
 
 def outcome(folder: Path) -> Outcome:
+    """Read what a run left. Asserts that no step was logged twice."""
     weights = next(file for file in sorted(folder.glob("*.safetensors")))
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    kept = [{name: value for name, value in line.items() if name not in FLEETING} for line in lines]
-    found = Outcome(sha256(weights.read_bytes()).hexdigest(), kept)
-    assert len(found.losses) == len([line for line in lines if "loss" in line]), "a step was logged twice"
-    return found
+    kept = [{name: value for name, value in line.items() if name not in VARYING} for line in lines]
+    result = Outcome(sha256(weights.read_bytes()).hexdigest(), kept)
+    assert len(result.losses) == len([line for line in lines if "loss" in line]), "a step was logged twice"
+    return result
 
 
 def kill_and_resume(argv: list[str], folder: Path, kills: int, seed: int, longest: float = 1.5) -> list[str]:
-    """Start, kill at a random moment after training began, resume, and so on; then let it finish.
+    """Start, kill at a random moment after training began, and resume, several times; then let it finish.
 
-    Returns what was found after each kill."""
-    rng, seen = random.Random(seed), []
+    Returns a line about each kill.
+    """
+    rng, lines = random.Random(seed), []
     argv = [*argv, "--resume_from_checkpoint"]
     for _ in range(kills):
         before = _last_step(folder)
@@ -76,19 +80,19 @@ def kill_and_resume(argv: list[str], folder: Path, kills: int, seed: int, longes
         if process.is_alive():
             os.kill(process.pid, signal.SIGKILL)
         process.join()
-        left = sorted(path.name for path in folder.glob("*checkpoint*"))
-        seen.append(f"{_what(process.exitcode)} at step {_last_step(folder)}, {left}")
+        checkpoints = sorted(path.name for path in folder.glob("*checkpoint*"))
+        lines.append(f"{_ending(process.exitcode)} at step {_last_step(folder)}, {checkpoints}")
     assert finish(argv) == 0
-    return seen
+    return lines
 
 
-def _what(code: int | None) -> str:
+def _ending(code: int | None) -> str:
     return "killed" if code == -signal.SIGKILL else f"had ended by itself ({code})"
 
 
 def _last_step(folder: Path) -> int:
-    """The last step that was logged, -1 before any: it goes down as a run resumes, and up as it trains."""
-    try:  # a run that starts afresh takes the file away, at any moment
+    """Return the last logged step, -1 before any. It decreases when a run resumes, and increases while it trains."""
+    try:  # a run that starts from the beginning may remove the file at any moment
         lines = (folder / "metrics.jsonl").read_text().splitlines()
     except FileNotFoundError:
         lines = []
@@ -107,7 +111,9 @@ def main() -> None:
     parser.add_argument("--mode", default="lora")
     parser.add_argument("--dynamic", action="store_true", help="the token-budget loop")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("flags", nargs="*", help="flags of slm-train, after --: they win over those of this script")
+    parser.add_argument(
+        "flags", nargs="*", help="flags of slm-train, after --; they take precedence over those of this script"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         steps = str(12 * options.kills)
@@ -125,12 +131,13 @@ def main() -> None:
             *options.flags,
         ]
         argv = ["dynamic", *argv] if options.dynamic else argv
-        alone, killed = Path(scratch, "alone"), Path(scratch, "killed")
-        assert finish([*argv, "--output_dir", str(alone)]) == 0
+        uninterrupted, killed = Path(scratch, "uninterrupted"), Path(scratch, "killed")
+        assert finish([*argv, "--output_dir", str(uninterrupted)]) == 0
         for line in kill_and_resume([*argv, "--output_dir", str(killed)], killed, options.kills, options.seed):
             print(line, flush=True)
-        same = outcome(alone) == outcome(killed)
-        print(f"weights {outcome(killed).weights[:16]}, alone {outcome(alone).weights[:16]}; all equal: {same}")
+        same = outcome(uninterrupted) == outcome(killed)
+        hashes = [outcome(folder).weights[:16] for folder in (killed, uninterrupted)]
+        print(f"weights {hashes[0]}, uninterrupted {hashes[1]}; all equal: {same}")
         sys.exit(0 if same else 1)
 
 

@@ -1,4 +1,4 @@
-"""What slm-train's tests train, and how they run the command."""
+"""A tiny model with its texts, and running slm-train."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ Refused = Callable[[Sequence[str]], str]
 
 @dataclass(frozen=True)
 class Tiny:
-    """What the tests train: ``model`` a folder, ``texts`` and ``held_out`` .txt files, one story a document."""
+    """Paths of a tiny training set-up.
+
+    ``model`` is a folder, ``texts`` and ``held_out`` are .txt files with one story per document, ``cache`` is a token
+    cache.
+    """
 
     model: Path
     texts: Path
@@ -23,7 +27,7 @@ class Tiny:
     cache: Path
 
     def flags(self, output_dir: Path | str, *more: str) -> list[str]:
-        """A short run; later flags win."""
+        """Return the flags of a short run; later flags win."""
         fixed = {
             "model_path": self.model,
             "train_file": self.texts,
@@ -40,20 +44,21 @@ class Tiny:
             "bf16": "false",
             "prompt": "",
         }
-        given = {word.removeprefix("--").partition("=")[0] for word in more if word.startswith("--")}
-        words = [word for name, value in fixed.items() if name not in given for word in (f"--{name}", str(value))]
+        overridden = {word.removeprefix("--").partition("=")[0] for word in more if word.startswith("--")}
+        words = [word for name, value in fixed.items() if name not in overridden for word in (f"--{name}", str(value))]
         return [*words, *more]
 
 
 def run_command(argv: Sequence[str], **options: Any) -> subprocess.CompletedProcess[str]:
-    """``slm-train`` in a process of its own, as a user runs it."""
+    """Run ``slm-train`` in a process of its own, as a user does."""
     command = [sys.executable, "-m", "slm_train.cli", *map(str, argv)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, **options)
 
 
 def read_record(folder: Path) -> dict[str, Any]:
+    """Return the content of run.json."""
     return dict(json.loads((folder / "run.json").read_text()))
 
 
-# Flags that make another run of one whose mode is lora, and what the refusal to go on with it names.
+# Flags that turn a lora run into another one, and what the refusal to continue it names.
 OTHER_RUNS = [(("--mode", "baseline"), "mode"), (("--max_train_samples", "9"), "data"), (("--lora_r", "3"), "adapter")]

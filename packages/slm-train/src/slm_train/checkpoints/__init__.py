@@ -1,0 +1,1 @@
+"""Checkpoints: atomic writes, verification, rotation and resuming."""

@@ -1,0 +1,182 @@
+"""Where a run starts: from the beginning, or from the newest complete checkpoint in its folder."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from slm_data import BudgetPlan
+from slm_train.arguments import Arguments
+from slm_train.checkpoints.atomic_write import delete_folder, remove_leftovers
+from slm_train.checkpoints.best_weights import BEST_WEIGHTS_FILE
+from slm_train.checkpoints.manifest import find_fault
+from slm_train.checkpoints.rotation import latest_complete, list_checkpoints
+from slm_train.checkpoints.step_checkpoint_file import STEP_CHECKPOINT_FILE, read_step_checkpoint
+from slm_train.errors import TrainError
+from slm_train.run_folder.metrics_file import METRICS_FILE, cut_metrics_after, cut_metrics_to
+from slm_train.run_folder.run_record import RUN_FILE, read_run
+
+PrintLine = Callable[[str], None]
+_MODEL_FILES = ("model.safetensors", "adapter_model.safetensors", "adapter_config.json", "config.json")
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run starts.
+
+    Attributes:
+        folder: The run folder.
+        checkpoint: The checkpoint to continue from, or None.
+        record: The run.json of the run that is continued.
+        state: The content of the checkpoint, in the token-budget loop.
+    """
+
+    folder: Path
+    checkpoint: Path | None
+    record: dict[str, Any] | None
+    state: dict[str, Any] | None = None
+
+    @property
+    def step(self) -> int:
+        """The number of optimizer steps already taken."""
+        if self.state:
+            return int(self.state["step"])
+        return step_of(self.checkpoint) if self.checkpoint else 0
+
+    @property
+    def later_checkpoints(self) -> list[Path]:
+        """Checkpoints after the one to continue from; the run will write its own."""
+        checkpoints = list_checkpoints(self.folder) if self.checkpoint and not self.state else []
+        return [checkpoint for checkpoint in checkpoints if step_of(checkpoint) > self.step]
+
+    def check_identity(self, identity: dict[str, Any]) -> None:
+        """Raise TrainError, naming the first difference, if the run to continue is another one."""
+        recorded = self.state or self.record
+        if not recorded:
+            return
+        for name, value in identity.items():
+            before = recorded["identity"].get(name)
+            if before != value:
+                raise TrainError(
+                    f"{self.folder} was trained with {name} {before}, now it is {value}: that is another run; give "
+                    "the flags that it was started with, or another --output_dir"
+                )
+
+    def check_plan(self, plan: BudgetPlan) -> None:
+        """Raise TrainError for a plan with other steps before the checkpoint.
+
+        Short steps at the end of an epoch are merged differently for another number of processes.
+        """
+        if self.state and self.step <= len(plan) and plan.tokens_before[self.step] != self.state["tokens"]:
+            raise TrainError(
+                f"{self.folder} was trained by {len(self.state['ranks'])} processes, and the number of processes now "
+                "gives other steps; start as many processes as before, or give another --output_dir"
+            )
+
+    def prepare_folder(self) -> None:
+        """Create or tidy the folder. To be called when everything that can be refused has been checked."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(self.folder)
+        if self.state:
+            cut_metrics_to(self.folder, self.state["log_bytes"])
+        elif self.checkpoint:
+            # Before the log is cut: a later checkpoint left by a crash in between would be resumed without its lines.
+            for later in reversed(self.later_checkpoints):
+                delete_folder(later)
+            cut_metrics_after(self.folder, self.step)
+        else:
+            _remove_run(self.folder)
+
+
+def choose_start(arguments: Arguments, say: PrintLine) -> Start:
+    """Choose by the flags and the content of the output folder. Nothing is written.
+
+    Raises:
+        TrainError: For a folder that holds another run, and for a given checkpoint that is broken.
+        CheckpointError: For a damaged checkpoint of the token-budget loop.
+    """
+    folder, resume = Path(str(arguments.training.output_dir)), arguments.training.resume_from_checkpoint
+    if folder.exists() and not folder.is_dir():
+        raise TrainError(f"--output_dir {folder} is a file; give a folder")
+    record = read_run(folder)
+    if resume and record and not arguments.run.overwrite_output_dir:
+        _refuse_other_flow(folder, record, dynamic=arguments.budget is not None)
+    if resume and str(resume).lower() != "false":
+        if arguments.budget:
+            return _start_after_last_step(folder, str(resume), record, say)
+        return _start_from_checkpoint(folder, str(resume), record, say)
+    if record and not arguments.run.overwrite_output_dir and not arguments.run.dry_run:
+        raise TrainError(
+            f"{folder} already holds a run ({record.get('mode')}, {record.get('status')}): --resume_from_checkpoint "
+            "continues it, --overwrite_output_dir replaces it, another --output_dir leaves it alone"
+        )
+    return Start(folder, None, None)
+
+
+def step_of(checkpoint: Path) -> int:
+    """Return the optimizer step after which ``checkpoint-N`` was written."""
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def _refuse_other_flow(folder: Path, record: dict[str, Any], *, dynamic: bool) -> None:
+    was_dynamic = record.get("flow") == "dynamic"
+    if was_dynamic != dynamic:
+        flow, command = ("token-budget loop", "slm-train dynamic") if was_dynamic else ("Trainer", "slm-train")
+        raise TrainError(
+            f"{folder} holds a run of the {flow}: continue it with {command}, or give another --output_dir"
+        )
+
+
+def _start_after_last_step(folder: Path, resume: str, record: dict[str, Any] | None, say: PrintLine) -> Start:
+    """Start from the single checkpoint of the token-budget loop, that of its last step."""
+    given = folder if resume.lower() == "true" else Path(resume).expanduser()
+    if given.name == STEP_CHECKPOINT_FILE:
+        given = given.parent
+    if given.resolve() != folder.resolve():
+        raise TrainError(
+            f"--resume_from_checkpoint {resume} is not in --output_dir {folder}; a run continues in its own folder"
+        )
+    state = read_step_checkpoint(folder)
+    if state is None:
+        say(f"nothing to resume in {folder}: starting from the beginning")
+        return Start(folder, None, None)
+    say(f"resuming from {folder / STEP_CHECKPOINT_FILE}, after step {state['step']:,}")
+    return Start(folder, folder / STEP_CHECKPOINT_FILE, record, state)
+
+
+def _start_from_checkpoint(folder: Path, resume: str, record: dict[str, Any] | None, say: PrintLine) -> Start:
+    checkpoint = _newest_checkpoint(folder, say) if resume.lower() == "true" else _given_checkpoint(resume)
+    start = Start(folder, checkpoint, record if checkpoint else None)
+    for later in start.later_checkpoints:
+        say(f"{later.name} is after it and will be replaced")
+    return start
+
+
+def _given_checkpoint(path: str) -> Path:
+    checkpoint = Path(path).expanduser()
+    reason = find_fault(checkpoint)
+    if not reason and not re.fullmatch(r"checkpoint-\d+", checkpoint.name):
+        reason = "its name does not contain the step; rename it to checkpoint-N, as it was written"
+    if reason:
+        raise TrainError(f"cannot resume from checkpoint {checkpoint}: {reason}; give another, or none for the newest")
+    return checkpoint
+
+
+def _newest_checkpoint(folder: Path, say: PrintLine) -> Path | None:
+    newest = latest_complete(folder, say) if folder.is_dir() else None
+    say(f"resuming from {newest}" if newest else f"nothing to resume in {folder}: starting from the beginning")
+    return newest
+
+
+def _remove_run(folder: Path) -> None:
+    """Remove what an earlier run left, and nothing else that may be in the folder."""
+    for name in (RUN_FILE, METRICS_FILE):
+        (folder / name).unlink(missing_ok=True)
+    for checkpoint in folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    for name in (STEP_CHECKPOINT_FILE, BEST_WEIGHTS_FILE, *_MODEL_FILES):
+        (folder / name).unlink(missing_ok=True)

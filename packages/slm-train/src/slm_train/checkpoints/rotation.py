@@ -1,0 +1,46 @@
+"""Finding and deleting the numbered checkpoints of a run, ``checkpoint-N``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from slm_train.checkpoints.atomic_write import delete_folder, restore_replaced
+from slm_train.checkpoints.disk_errors import explain_checkpoint_errors
+from slm_train.checkpoints.manifest import MANIFEST, find_fault
+
+_PREFIX = "checkpoint-"
+
+
+def list_checkpoints(run: Path) -> list[Path]:
+    """Return the checkpoints of a run by number, oldest first. ``find_fault`` tells whether one is complete."""
+    numbers = {path: path.name.removeprefix(_PREFIX) for path in run.glob("*") if path.name.startswith(_PREFIX)}
+    folders = [path for path, number in numbers.items() if number.isdecimal() and path.is_dir()]
+    return sorted(folders, key=lambda path: int(numbers[path]))
+
+
+def latest_complete(run: Path, say: Callable[[str], None]) -> Path | None:
+    """Return the newest complete checkpoint, or None; print each one that is skipped, with the reason.
+
+    For the run that owns the folder, before it writes: a replacement that a crash interrupted is undone first.
+    """
+    restore_replaced(run)
+    for checkpoint in reversed(list_checkpoints(run)):
+        if not (reason := find_fault(checkpoint)):
+            return checkpoint
+        say(f"skipping {checkpoint}: {reason}")
+    return None
+
+
+def rotate(run: Path, keep: int | None, protected: Path | None) -> None:
+    """Delete the oldest checkpoints beyond ``keep``, but never the newest nor ``protected``; None keeps all.
+
+    Age is the time of writing: after resuming from 2 because 4 was broken, 3 is newer than 4. Folders without a
+    manifest were not written by this package: they are neither counted nor deleted.
+    """
+    written = [path for path in list_checkpoints(run) if (path / MANIFEST).is_file()]
+    written.sort(key=lambda path: (path / MANIFEST).stat().st_mtime_ns)
+    deletable = [path for path in written[:-1] if protected is None or path.name != protected.name]
+    with explain_checkpoint_errors(run):
+        for checkpoint in deletable[: max(0, len(written) - keep) if keep else 0]:
+            delete_folder(checkpoint)

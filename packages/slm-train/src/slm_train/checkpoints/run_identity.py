@@ -1,0 +1,61 @@
+"""What must be the same for a run to be continued, by names that a user knows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from slm_train.arguments import Arguments
+from slm_train.data.rows import Rows
+from slm_train.model.base_model import BaseModel
+from slm_train.options import BUTTERFLY_MODES, ModelOptions
+
+
+def run_identity(arguments: Arguments, base: BaseModel, rows: Rows) -> dict[str, Any]:
+    """Return what must be the same for a run to be continued. Stored in run.json and in step checkpoints."""
+    model, training = arguments.model, arguments.training
+    identity: dict[str, Any] = {
+        "mode": model.mode,
+        "base": base.name or model.from_scratch,
+        "data": rows.fingerprint,
+        "adapter": _adapter_identity(model),
+        "seed": training.seed,
+    }
+    if arguments.budget:
+        return identity | _budget_identity(arguments)
+    return identity | {"batch": [training.per_device_train_batch_size, training.gradient_accumulation_steps]}
+
+
+def _budget_identity(arguments: Arguments) -> dict[str, Any]:
+    """Return settings of the token-budget loop.
+
+    It checkpoints after every step, so a change of any of these would take effect in the middle of the plan.
+    """
+    budget, model, training = arguments.budget, arguments.model, arguments.training
+    assert budget
+    return {
+        "target_tokens_per_step": budget.target_tokens_per_step,
+        "max_tokens_per_micro_batch": budget.max_tokens_per_micro_batch,
+        "per_device_train_batch_size": arguments.max_micro_batch_rows,
+        "learning_rate": training.learning_rate,
+        "lr_scheduler_type": str(getattr(training.lr_scheduler_type, "value", training.lr_scheduler_type)),
+        "warmup_steps": training.warmup_steps,
+        "schedule_in": budget.schedule_in,
+        "optimizer": "muon" if arguments.run.muon else str(training.optim),
+        "weight_decay": training.weight_decay,
+        "max_grad_norm": training.max_grad_norm,
+        "lora_dropout": model.lora_dropout,
+        "butterfly_dropout": model.butterfly_dropout,
+        "bf16": training.bf16,
+        "fp16": training.fp16,
+    }
+
+
+def _adapter_identity(model: ModelOptions) -> list[Any]:
+    if model.mode == "baseline":
+        return []
+    if model.mode in BUTTERFLY_MODES:
+        settings = model.butterfly_settings
+        values: list[Any] = [settings.block_size, settings.stages, settings.preset, settings.side, settings.scale]
+    else:
+        values = [model.lora_r, model.lora_alpha, model.use_rslora, model.use_dora]
+    return [*values, sorted(model.target_modules), *(["4bit"] if model.load_in_4bit else [])]

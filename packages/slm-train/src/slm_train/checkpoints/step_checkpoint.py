@@ -1,0 +1,144 @@
+"""Writing ``dynamic_checkpoint.pt``: all that the token-budget loop needs to continue, in one file, after each step.
+
+The file is replaced atomically, so there is always one complete file. A small one is copied to the CPU first and
+written while the next step is computed. ``torch.load(..., weights_only=True)`` reads it: tensors and plain values.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, gather_object
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.utils._pytree import tree_leaves, tree_map
+
+from slm_train.checkpoints.atomic_write import atomic_file
+from slm_train.checkpoints.step_checkpoint_file import FORMAT, STEP_CHECKPOINT_FILE, load_weights
+
+MAX_BACKGROUND_BYTES = 256 * 2**20  # a larger checkpoint is not held twice in memory, but written at once
+_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+
+class StepCheckpoint:
+    """Writes the checkpoints of a run, never two at once.
+
+    Args:
+        folder: The run folder.
+        identity: What must be the same to continue the run.
+        say: Prints a line.
+    """
+
+    def __init__(self, folder: Path, identity: dict[str, Any], say: Callable[[str], None]):
+        self.path, self.identity, self.say = folder / STEP_CHECKPOINT_FILE, identity, say
+        self.written = 0
+        self.bytes = 0  # of the last checkpoint
+        self.seconds = 0.0  # that the loop waited for checkpoints
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def save(
+        self,
+        accelerator: Accelerator,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        state: dict[str, Any],
+        rank: dict[str, Any],
+    ) -> None:
+        """Save a checkpoint. Every process must call this; the first one writes.
+
+        Args:
+            accelerator: Gives the other processes.
+            model: The model, not wrapped.
+            optimizer: The optimizer, wrapped by accelerate.
+            state: What is the same on every process.
+            rank: What belongs to this process.
+
+        Raises:
+            CheckpointError: If this checkpoint, or the one before in the background, could not be written.
+        """
+        start = time.perf_counter()
+        weights = self.trained_weights(accelerator, model)
+        wrapper: Any = optimizer
+        if accelerator.distributed_type == DistributedType.FSDP:
+            optimizer_state: Any = get_optimizer_state_dict(model, wrapper.optimizer, options=_WHOLE)
+        else:
+            optimizer_state = wrapper.optimizer.state_dict()
+        ranks = gather_object([rank]) if accelerator.num_processes > 1 else [rank]
+        if accelerator.is_main_process:
+            header = {"format": FORMAT, "version": version("slm-train"), "identity": self.identity}
+            self._write(header | state | {"ranks": ranks, "weights": weights, "optimizer": optimizer_state})
+        self.seconds += time.perf_counter() - start
+
+    def trained_weights(self, accelerator: Accelerator, model: nn.Module) -> dict[str, Tensor]:
+        """Return the trained weights by name, on the first process. Every process must call this."""
+        if accelerator.distributed_type == DistributedType.FSDP:
+            gathered: dict[str, Any] = get_model_state_dict(model, options=_WHOLE)
+            return gathered
+        if not accelerator.is_main_process:
+            return {}
+        return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+
+    def restore(
+        self, accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]
+    ) -> None:
+        """Load weights and optimizer state from the content of a checkpoint."""
+        wrapper: Any = optimizer
+        if accelerator.distributed_type == DistributedType.FSDP:
+            set_model_state_dict(model, state["weights"], options=_WHOLE)
+            set_optimizer_state_dict(model, wrapper.optimizer, state["optimizer"], options=_WHOLE)
+            return
+        load_weights(model, state["weights"])
+        wrapper.optimizer.load_state_dict(state["optimizer"])
+
+    def wait(self) -> None:
+        """Wait until the last checkpoint is on the disk. Raises the error that prevented it."""
+        if self._thread:
+            self._thread.join()
+        self._thread, error, self._error = None, self._error, None
+        if error:
+            raise error
+
+    def summary(self) -> dict[str, Any]:
+        """Return the figures of all checkpoints, for run.json."""
+        return {"written": self.written, "bytes": self.bytes, "seconds": self.seconds}
+
+    def _write(self, content: dict[str, Any]) -> None:
+        self.wait()
+        self.bytes = sum(leaf.nbytes for leaf in tree_leaves(content) if isinstance(leaf, Tensor))
+        self.written += 1
+        if self.bytes > MAX_BACKGROUND_BYTES:
+            if self.written == 1:
+                self.say(
+                    f"each checkpoint takes {self.bytes / 1e9:.2f} GB; --checkpoint_interval N writes one every N steps"
+                )
+            self._write_file(content)
+            return
+        copied = tree_map(
+            lambda leaf: leaf.detach().to("cpu", copy=True) if isinstance(leaf, Tensor) else leaf, content
+        )
+        self._thread = threading.Thread(target=self._write_in_background, args=(copied,), name="checkpoint")
+        self._thread.start()
+
+    def _write_in_background(self, content: dict[str, Any]) -> None:
+        try:
+            self._write_file(content)
+        except BaseException as error:  # raised again by wait, in the thread that trains
+            self._error = error
+
+    def _write_file(self, content: dict[str, Any]) -> None:
+        with atomic_file(self.path) as temporary:
+            torch.save(content, temporary)

@@ -1,0 +1,1 @@
+"""Reading the command line: flags, files of flags, legacy names, help pages."""

@@ -1,0 +1,110 @@
+"""From a command line to typed options. Imports torch and transformers; ``known_flags`` reads flags without them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any, NoReturn
+
+from transformers import HfArgumentParser
+from transformers.integrations.integration_utils import (
+    INTEGRATION_TO_CALLBACK,
+    get_available_reporting_integrations,
+)
+
+from slm_data import DataError
+from slm_train.arguments import Arguments, SlmTrainingArguments
+from slm_train.command_line.flag_reader import CommandLine
+from slm_train.command_line.flag_translations import FALSE_WORDS
+from slm_train.command_line.known_flags import OPTION_GROUPS, read_flags
+from slm_train.command_line.run_defaults import complete_training, default_words, limit_by_time
+from slm_train.errors import TrainError, UsageError, did_you_mean
+from slm_train.hardware.device_defaults import device_defaults
+from slm_train.options import BudgetOptions
+
+PARSED_GROUPS = (*OPTION_GROUPS, SlmTrainingArguments)
+# Flags that HfArgumentParser requires a value for, although they make sense without one.
+_VALUE_OPTIONAL = {"--resume_from_checkpoint", "--butterfly_scale"}
+
+
+class _Parser(HfArgumentParser):
+    """argparse ends the program with a page of usage; here a mistake is an exception with one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; slm-train --help lists the flags")
+
+
+def parse_arguments(argv: Sequence[str]) -> Arguments:
+    """Parse a command line, of the token-budget loop if it begins with ``dynamic``.
+
+    Raises:
+        UsageError: For the command line itself.
+        TrainError: For values out of range, and for options that contradict each other.
+        DataError: For options of the texts.
+    """
+    return make_arguments(read_flags(argv))
+
+
+def make_arguments(line: CommandLine) -> Arguments:
+    """Turn a command line from ``read_flags`` into options; raises as ``parse_arguments`` does."""
+    device = device_defaults(cpu_wanted=_is_on("use_cpu", line.argv))
+    words, notes = default_words(line.explicit_flags, device, dynamic=line.is_dynamic)
+    # use_cpu is forced without a GPU: transformers refuses --bf16 on such a machine unless it is set.
+    forced = ["--use_cpu", "True"] if device.use_cpu else []
+    source, model, rows, run, training, *budget = _parse_groups([*words, *_with_values(line.argv), *forced], line)
+    if line.is_dynamic and "packing" not in line.explicit_flags:
+        rows = replace(rows, packing="none")
+    complete_training(training, source, model, rows, line.explicit_flags, dynamic=line.is_dynamic)
+    if run.muon and model.mode != "baseline":
+        raise TrainError(f"--muon is for training every weight; give --mode baseline instead of {model.mode}")
+    if run.max_minutes is not None:
+        limit_by_time(training, line.explicit_flags)
+    _check_loggers(training.report_to)
+    all_notes = (*line.notes, *notes)
+    return Arguments(source, model, rows, run, training, device.name, all_notes, line.explicit_flags, *budget)
+
+
+def _parse_groups(words: list[str], line: CommandLine) -> tuple[Any, ...]:
+    """Return an instance of each group of options, that of the token budget last."""
+    groups: Any = (*PARSED_GROUPS, BudgetOptions) if line.is_dynamic else PARSED_GROUPS
+    parser = _Parser(groups, prog="slm-train", allow_abbrev=False)
+    try:
+        *options, strays = parser.parse_args_into_dataclasses(
+            words, look_for_args_file=False, return_remaining_strings=True
+        )
+    except (ValueError, ImportError) as error:  # the options check their own values
+        if isinstance(error, TrainError | DataError):
+            raise
+        raise TrainError(str(error).strip()) from error
+    if strays:
+        raise UsageError(f"{strays[0]!r} belongs to no flag; slm-train --help lists the flags")
+    return tuple(options)
+
+
+def _is_on(switch: str, argv: Sequence[str]) -> bool:
+    """Return whether the last ``--switch`` in ``argv`` is on: without a value, or with any but a no."""
+    positions = [position for position, word in enumerate(argv) if word == f"--{switch}"]
+    return bool(positions) and "".join(argv[positions[-1] + 1 : positions[-1] + 2]).lower() not in FALSE_WORDS
+
+
+def _with_values(argv: Iterable[str]) -> list[str]:
+    """Give the flags of _VALUE_OPTIONAL the value true where they have none."""
+    words = list(argv)
+    for position in range(len(words) - 1, -1, -1):
+        following = words[position + 1] if position + 1 < len(words) else "--"
+        if words[position] in _VALUE_OPTIONAL and following.startswith("--"):
+            words.insert(position + 1, "true")
+    return words
+
+
+def _check_loggers(names: Sequence[str]) -> None:
+    """Raise TrainError for a logger that is unknown or not installed."""
+    for name in names:
+        if name not in INTEGRATION_TO_CALLBACK:
+            known = sorted(INTEGRATION_TO_CALLBACK)
+            raise TrainError(f"--report_to {name}: {did_you_mean(name, known)}choose from {', '.join(known)}")
+        if name not in (installed := get_available_reporting_integrations()):
+            raise TrainError(
+                f"--report_to {name}: its package is not installed; install it, or use "
+                f"{' or '.join(installed) or 'none'}"
+            )

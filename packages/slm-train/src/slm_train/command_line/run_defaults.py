@@ -1,0 +1,109 @@
+"""Defaults that depend on the device, the mode and other flags."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from pathlib import Path
+
+from slm_data import SourceOptions
+from slm_train.arguments import UNLIMITED_STEPS, SlmTrainingArguments
+from slm_train.errors import TrainError
+from slm_train.hardware.device_defaults import DeviceDefaults
+from slm_train.options import ModelOptions, RowOptions
+from slm_train.run_folder.run_record import RUN_FILE
+
+# Measured in docs/log.md. The built-in sample is small and its run short, so it takes higher rates.
+LEARNING_RATES = {"baseline": 5e-5, "lora": 2e-4, "qlora": 2e-4, "butterfly": 1e-2, "butterfly_block": 1e-2}
+SAMPLE_LEARNING_RATES = {"baseline": 1e-3, "lora": 8e-3, "qlora": 8e-3, "butterfly": 3e-2, "butterfly_block": 3e-2}
+DATASET_FLAGS = {"dataset", "train_file"}
+SAMPLE_RUN = {
+    "dataset": "sample",
+    "max_train_samples": "500",
+    "max_eval_samples": "60",
+    "per_device_train_batch_size": "4",
+}
+SAMPLE_RUN_DYNAMIC = SAMPLE_RUN | {"target_tokens_per_step": "1024"}
+# Schedules whose shape depends on the number of steps rather than on the fraction of the run.
+_STEP_SCHEDULES = {"inverse_sqrt", "reduce_lr_on_plateau", "warmup_stable_decay", "greedy"}
+
+
+def default_words(
+    explicit_flags: Collection[str], device: DeviceDefaults, *, dynamic: bool
+) -> tuple[list[str], list[str]]:
+    """Return flags for what the user left open, and lines to print about them."""
+    switches = {
+        "bf16": device.bf16 and "fp16" not in explicit_flags,
+        "dataloader_pin_memory": not device.use_cpu,
+    }
+    words = [word for name, on in switches.items() if name not in explicit_flags for word in (f"--{name}", str(on))]
+    if DATASET_FLAGS & set(explicit_flags):
+        return words, []
+    sample = SAMPLE_RUN_DYNAMIC if dynamic else SAMPLE_RUN
+    words += [word for name, value in sample.items() if name not in explicit_flags for word in (f"--{name}", value)]
+    count = "" if "max_train_samples" in explicit_flags else f" ({SAMPLE_RUN['max_train_samples']} stories)"
+    note = f"no --dataset or --train_file: training the built-in base model on the built-in corpus{count}"
+    return words, [note]
+
+
+def complete_training(
+    training: SlmTrainingArguments,
+    source: SourceOptions,
+    model: ModelOptions,
+    rows: RowOptions,
+    explicit_flags: Collection[str],
+    *,
+    dynamic: bool,
+) -> None:
+    """Set those training arguments whose default depends on other options."""
+    if "learning_rate" not in explicit_flags:
+        has_dataset = DATASET_FLAGS & set(explicit_flags)
+        training.learning_rate = (LEARNING_RATES if has_dataset else SAMPLE_LEARNING_RATES)[model.mode]
+    if "train_sampling_strategy" not in explicit_flags and rows.packing == "none":
+        training.train_sampling_strategy = "group_by_length"
+    if "output_dir" not in explicit_flags:
+        name = f"outputs/{_dataset_name(source)}-{model.mode}{'-dynamic' if dynamic else ''}"
+        training.output_dir = free_output_dir(name, training.resume_from_checkpoint)
+    if "log_level_replica" not in explicit_flags:
+        training.log_level_replica = "error"  # only the first process logs
+    if "ddp_find_unused_parameters" not in explicit_flags:
+        training.ddp_find_unused_parameters = False  # every mode uses all the parameters that it trains
+    if training.gradient_checkpointing and training.gradient_checkpointing_kwargs is None:
+        # Reentrant checkpointing needs an input with a gradient, which an adapter over a frozen base does not have.
+        training.gradient_checkpointing_kwargs = {"use_reentrant": False}
+
+
+def limit_by_time(training: SlmTrainingArguments, explicit_flags: Collection[str]) -> None:
+    """Remove the limit on steps, for ``--max_minutes``.
+
+    Raises TrainError for flags that need to know the number of steps in advance.
+    """
+    for other in ("max_steps", "num_train_epochs"):
+        if other in explicit_flags:
+            raise TrainError(f"--max_minutes and --{other} both limit the length of training; give one of them")
+    if training.warmup_steps >= 1:
+        raise TrainError(
+            f"--warmup_steps {training.warmup_steps:g} counts steps, but with --max_minutes their number is not known "
+            "in advance; give a fraction of the run, below 1"
+        )
+    schedule = str(getattr(training.lr_scheduler_type, "value", training.lr_scheduler_type))
+    if schedule in _STEP_SCHEDULES:
+        raise TrainError(
+            f"--lr_scheduler_type {schedule} needs the number of steps, which --max_minutes does not know in advance; "
+            "give linear, cosine or constant"
+        )
+    training.max_steps = UNLIMITED_STEPS
+
+
+def free_output_dir(preferred: str, resume: str | None) -> str:
+    """Return ``preferred``; unless resuming, the first of it, preferred-2, preferred-3 ... that holds no run."""
+    folder, number = preferred, 2
+    while not resume and (Path(folder) / RUN_FILE).exists():
+        folder, number = f"{preferred}-{number}", number + 1
+    return folder
+
+
+def _dataset_name(source: SourceOptions) -> str:
+    """Return a short name of the dataset, for the default output folder."""
+    name = source.dataset or Path(source.train_file[0]).stem
+    return re.sub(r"[^A-Za-z0-9.-]+", "-", name.rpartition("/")[2]).strip("-.") or "run"

@@ -1,0 +1,1 @@
+"""Rows of tokens, and the plan of a token-budget run."""

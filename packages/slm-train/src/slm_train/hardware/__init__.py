@@ -1,0 +1,1 @@
+"""The device: defaults, threads and memory."""

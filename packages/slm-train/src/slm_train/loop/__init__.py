@@ -1,0 +1,1 @@
+"""The training loops: steps, losses, gradients, learning rates and evaluation."""

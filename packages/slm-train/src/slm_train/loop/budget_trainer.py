@@ -1,0 +1,222 @@
+"""The token-budget loop: plan, micro-batches, step, checkpoint.
+
+A step is as many micro-batches of rows of similar length as its budget of predicted tokens needs. Each adds the sum of
+its losses, divided by the predicted tokens of the whole step on every process, so the gradient is that of one large
+batch (``loss_scaling``).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from accelerate.utils import DistributedType
+from torch import Tensor, nn
+from transformers import set_seed
+from transformers.trainer_callback import TrainerState
+from transformers.trainer_utils import TrainOutput
+
+from slm_data import BudgetPlan, RowCollator, RowDataset
+from slm_train.checkpoints.best_weights import BestWeights
+from slm_train.checkpoints.random_state import random_state, set_random_state
+from slm_train.checkpoints.step_checkpoint import StepCheckpoint
+from slm_train.checkpoints.step_checkpoint_file import load_weights
+from slm_train.hardware.memory_usage import MemoryUsage
+from slm_train.loop.gradient_accumulation import GradientAccumulation
+from slm_train.loop.learning_rate import follow_tokens, update_learning_rate, warmup_in_tokens
+from slm_train.loop.loss_scaling import step_mean
+from slm_train.loop.micro_batches import MicroBatch, Shares, make_micro_batches
+from slm_train.loop.step_metrics import StepMetrics, StepSums
+from slm_train.loop.trainer import SlmTrainer
+from slm_train.options import BudgetOptions
+from slm_train.run_folder.metrics_file import metrics_size
+
+
+class BudgetTrainer(SlmTrainer):
+    """An SlmTrainer whose loop follows a BudgetPlan.
+
+    Args:
+        plan: All steps and micro-batches of the run.
+        budget: The options of the loop.
+        checkpoint: Writes the checkpoints.
+        state: The content of the checkpoint to continue from, or None.
+        say: Prints a line.
+        settings: As for SlmTrainer.
+    """
+
+    optimizer: Any
+    lr_scheduler: Any
+
+    def __init__(
+        self,
+        *,
+        plan: BudgetPlan,
+        budget: BudgetOptions,
+        checkpoint: StepCheckpoint,
+        state: dict[str, Any] | None,
+        say: Callable[[str], None],
+        **settings: Any,
+    ):
+        super().__init__(**settings)
+        self.plan, self.budget, self.checkpoint, self.resume_state = plan, budget, checkpoint, state
+        self.rank, self.ranks = self.accelerator.process_index, self.accelerator.num_processes
+        self.best = BestWeights(Path(str(self.args.output_dir)), budget.patience, budget.keep_best)
+        self.accumulation = GradientAccumulation(self.accelerator, self._loss, say)
+
+    def _inner_training_loop(self, *_: Any, **__: Any) -> TrainOutput:
+        """Replace Hugging Face's loop; what surrounds it (activation checkpointing, callbacks) remains theirs."""
+        model = self._begin()
+        batches = self._micro_batches()
+        for step in range(self.state.global_step, len(self.plan)):
+            self._take_step(model, step, batches)
+            is_last = step + 1 == len(self.plan)
+            if self._is_due(self.budget.log_interval) or is_last:
+                self.log(self.metrics.log_line(self.accelerator, self.memory))
+            if self._is_due(self.budget.eval_interval):
+                self.best.update(self.state.global_step, self.evaluate()["eval_loss"], self._trained_weights)
+            must_stop = not is_last and self._must_stop()
+            if self._is_due(self.budget.checkpoint_interval) or is_last or must_stop:
+                self._write_step_checkpoint()
+            if must_stop:
+                break
+        return self._end()
+
+    def _take_step(self, model: nn.Module, step: int, batches: Iterator[MicroBatch]) -> None:
+        """Take one optimizer step."""
+        start, rate = time.perf_counter(), self.lr_scheduler.get_last_lr()[0]
+        share = self.plan.share(step, self.rank, self.ranks)
+        own_batches = list(islice(batches, len(share)))
+        predicted, slots = int(self.plan.tokens[step]), sum(batch["input_ids"].numel() for batch in own_batches)
+        loss = self.accumulation(model, own_batches, predicted, self.plan.most_in_a_share(step, self.ranks))
+        norm = self._clip(model)
+        self.control = self.callback_handler.on_pre_optimizer_step(self.args, self.state, self.control)
+        self.optimizer.step()
+        self.lr_scheduler.step()
+        self.optimizer.zero_grad()
+        self.state.global_step = step + 1
+        self.state.epoch = self.plan.progress(step)
+        self.state.num_input_tokens_seen += predicted
+        self.trained_tokens += predicted
+        sums = StepSums(loss, predicted, self.plan.real_tokens(share), slots, time.perf_counter() - start)
+        self.metrics.add(sums, tokens=self.state.num_input_tokens_seen, norm=norm, rate=rate)
+        self.control = self.callback_handler.on_step_end(self.args, self.state, self.control)
+
+    def _loss(self, model: nn.Module, inputs: MicroBatch, batch_tokens: int, step_tokens: int) -> Tensor:
+        """Return the part that a micro-batch contributes to the mean loss of its step."""
+        model_loss = partial(self.compute_loss, model, inputs)
+        accepts_token_count = bool(self.model_accepts_loss_kwargs)
+        return step_mean(model_loss, batch_tokens, step_tokens, self.ranks, accepts_token_count=accepts_token_count)
+
+    def _clip(self, model: nn.Module) -> Tensor | None:
+        """Clip the gradient of the step; return its norm before clipping."""
+        if self.args.max_grad_norm and self.args.max_grad_norm > 0:
+            norm: Tensor | None = self.accelerator.clip_grad_norm_(model.parameters(), self.args.max_grad_norm)
+            return norm
+        if self.accelerator.distributed_type == DistributedType.FSDP:
+            return None  # each process holds a part of each gradient
+        self.accelerator.unscale_gradients()
+        return nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+
+    def _micro_batches(self) -> Iterator[MicroBatch]:
+        rows, collator, args = self.train_dataset, self.data_collator, self.args
+        assert isinstance(rows, RowDataset)
+        assert isinstance(collator, RowCollator)
+        return make_micro_batches(
+            rows,
+            Shares(self.plan, self.state.global_step, self.rank, self.ranks),
+            replace(collator, multiple=self.budget.length_multiple(args.torch_compile)),
+            workers=args.dataloader_num_workers,
+            pinned=args.dataloader_pin_memory and args.device.type == "cuda",
+        )
+
+    def _begin(self) -> nn.Module:
+        """Prepare model, optimizer and schedule, and restore the checkpoint to continue from."""
+        self.state = TrainerState(max_steps=len(self.plan), num_train_epochs=int(self.plan.epoch[-1]) + 1)
+        self.state.is_local_process_zero = self.is_local_process_zero()
+        self.state.is_world_process_zero = self.is_world_process_zero()
+        in_tokens = self.budget.schedule_in == "tokens"
+        with warmup_in_tokens(self.args, self.plan.tokens_before) if in_tokens else nullcontext():
+            length = int(self.plan.tokens.sum()) if in_tokens else len(self.plan)
+            model, _ = self._prepare_for_training(length, None, None)
+        if in_tokens:
+            follow_tokens(self.lr_scheduler, self.plan.tokens_before)
+        self.memory, self.metrics = MemoryUsage(self.args.device), StepMetrics(self.args.device)
+        set_seed(self.args.seed + self.rank)  # each process draws its own dropout
+        if self.resume_state:
+            self._restore(self.resume_state)
+        self.control = self.callback_handler.on_train_begin(self.args, self.state, self.control)
+        model.train()
+        self.optimizer.zero_grad()
+        return model
+
+    def _must_stop(self) -> bool:
+        """Whether any process received a signal, or patience has run out."""
+        has_signal = self.control.should_training_stop
+        if self.ranks > 1:
+            if has_signal:
+                self.accelerator.set_trigger()
+            has_signal = self.accelerator.check_trigger()
+        return has_signal or self.best.is_exhausted
+
+    def _is_due(self, interval: int) -> bool:
+        return interval > 0 and self.state.global_step % interval == 0
+
+    def _end(self) -> TrainOutput:
+        self.checkpoint.wait()
+        self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
+        if weights := self.best.read_weights():
+            load_weights(self._unwrapped, weights)
+            self.last_evaluation = None
+        self.is_in_train = False
+        return TrainOutput(self.state.global_step, float("nan"), {})
+
+    def _write_step_checkpoint(self) -> None:
+        """Write a checkpoint of this step. The keys are part of the format of dynamic_checkpoint.pt."""
+        rank = {"random": random_state(), "tally": self.metrics.state()}
+        state = {
+            "step": self.state.global_step,
+            "tokens": self.state.num_input_tokens_seen,
+            "schedule": self.lr_scheduler.state_dict(),
+            "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
+            "most_slots": self.accumulation.max_slots,
+            "best": self.best.state(),
+            "log_bytes": metrics_size(self.checkpoint.path.parent),
+        }
+        self.checkpoint.save(self.accelerator, self._unwrapped, self.optimizer, state, rank)
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        """Continue from the content of a checkpoint."""
+        self.checkpoint.restore(self.accelerator, self._unwrapped, self.optimizer, state)
+        self.lr_scheduler.load_state_dict(state["schedule"])
+        update_learning_rate(self.lr_scheduler)
+        if state["scaler"] and self.accelerator.scaler:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.state.global_step, self.state.num_input_tokens_seen = state["step"], state["tokens"]
+        self.accumulation.max_slots = state["most_slots"]
+        self.best.restore(state["best"])
+        if self.rank < len(state["ranks"]):  # the number of processes may have changed
+            set_random_state(state["ranks"][self.rank]["random"])
+            self.metrics.restore(state["ranks"][self.rank]["tally"])
+        self.resume_state = None
+
+    def _trained_weights(self) -> dict[str, Tensor]:
+        return self.checkpoint.trained_weights(self.accelerator, self._unwrapped)
+
+    def load_weights(self, checkpoint: Path) -> None:
+        """Load the trained weights of a run that had finished training."""
+        assert self.resume_state
+        self.state.global_step = self.resume_state["step"]
+        self.state.epoch = self.plan.progress(min(self.resume_state["step"], len(self.plan)) - 1)
+        self.best.restore(self.resume_state["best"])
+        load_weights(self._unwrapped, self.best.read_weights() or self.resume_state["weights"])
+
+    @property
+    def _unwrapped(self) -> Any:
+        """The model without DDP and torch.compile, which put prefixes before the names of its parameters."""
+        return self.model

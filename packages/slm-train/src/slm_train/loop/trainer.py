@@ -1,0 +1,181 @@
+"""Hugging Face's Trainer with packed rows, exact evaluation and atomic checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Sampler, Subset
+from transformers import PreTrainedTokenizerBase, Trainer
+from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers.trainer_callback import TrainerState
+from transformers.trainer_utils import EvalLoopOutput
+
+from slm_data import RowCollator, RowDataset, RowSampler, RowStream
+from slm_train.arguments import SlmTrainingArguments
+from slm_train.checkpoints.atomic_write import atomic_folder, temporary_path
+from slm_train.checkpoints.rotation import rotate
+from slm_train.loop.evaluation import evaluate
+from slm_train.loop.fused_loss import loss_context
+from slm_train.loop.muon import MuonWithAdamW, muon_groups
+
+
+class SlmTrainer(Trainer):
+    """A Trainer over rows of tokens. Everything else is decided by ``args``, as in any Trainer."""
+
+    args: SlmTrainingArguments
+
+    def __init__(
+        self,
+        *,
+        rows: RowDataset | RowStream,
+        eval_rows: RowDataset,
+        muon: bool = False,
+        fused_loss: bool = True,
+        **settings: Any,
+    ):
+        collator = RowCollator(_padding_id(settings["processing_class"]), rows.packing == "best_fit")
+        self._checkpoint_parent: Path | None = None
+        super().__init__(train_dataset=rows, eval_dataset=eval_rows, data_collator=collator, **settings)
+        self.muon = muon
+        model: Any = self.model
+        self.loss_context = loss_context(model, self.args, fused_loss)
+        self.trained_tokens: Any = 0
+        self.last_evaluation: tuple[int, dict[str, Any]] | None = None  # of those during training: step and metrics
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
+        """Return an order of rows that depends on seed and epoch only, so that a resumed run finds its position."""
+        rows: Any = self.train_dataset if train_dataset is None else train_dataset
+        if isinstance(rows, RowStream):
+            return None
+        if self.args.train_sampling_strategy == "sequential":
+            return torch.utils.data.SequentialSampler(rows)
+        group = self.args.train_batch_size * self.args.world_size
+        is_grouped = self.args.train_sampling_strategy != "random"
+        seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
+        return RowSampler(rows.plan.row_lengths, seed=seed, group=group if is_grouped else 0)
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
+        """Count the predicted tokens of the step as well. The count stays on the device: reading it would wait."""
+        batches, predicted = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self.trained_tokens += predicted if predicted is not None else 0
+        return batches, predicted
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *rest: Any, **named: Any) -> Any:
+        """Compute the loss without a cache: with one, packed documents would see each other."""
+        with self.loss_context():
+            return super().compute_loss(model, inputs | {"use_cache": False}, *rest, **named)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.muon and self.optimizer is None:
+            own_model: Any = self.model
+            groups = muon_groups(model or own_model, own_model.get_input_embeddings())
+            betas = (self.args.adam_beta1, self.args.adam_beta2)
+            self.optimizer = MuonWithAdamW(groups, self.args.learning_rate, self.args.weight_decay, betas)
+        return super().create_optimizer(model)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+        """Give each process every world_size-th row, so that no row is counted twice.
+
+        accelerate's own sharding repeats rows to make the shares of all processes equally long.
+        """
+        rows: Any = eval_dataset if isinstance(eval_dataset, RowDataset) else self.eval_dataset
+        share = range(self.args.process_index, len(rows), self.args.world_size)
+        return DataLoader(Subset(rows, share), self.args.eval_batch_size, collate_fn=self.data_collator)
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader[Any],
+        description: str,
+        *_: Any,
+        metric_key_prefix: str = "eval",
+        **__: Any,
+    ) -> EvalLoopOutput:
+        """Evaluate by tokens. Hugging Face's own loop averages the means of batches."""
+        model: Any = self.model_wrapped if self.is_in_train else self.model
+        rows: Any = self.eval_dataset
+        evaluation = evaluate(
+            model,
+            dataloader,
+            self.accelerator,
+            tokens_per_byte=rows.store.tokens_per_byte,
+            block_size=rows.plan.block_size,
+        )
+        metrics = evaluation.metrics(metric_key_prefix)
+        if self.is_in_train:
+            self.last_evaluation = self.state.global_step, dict(metrics)
+        no_predictions: Any = None
+        return EvalLoopOutput(no_predictions, None, metrics, len(rows))
+
+    def evaluate_trained(self) -> dict[str, Any]:
+        """Return the metrics of the trained weights, by the names of ``evaluate``.
+
+        They are not computed again if training ended with an evaluation of the weights that it kept.
+        """
+        if self.last_evaluation and not self.args.load_best_model_at_end:
+            step, metrics = self.last_evaluation
+            if step == self.state.global_step:
+                return metrics
+        return self.evaluate()
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Write a checkpoint to a temporary folder, which gets its name once complete.
+
+        Hugging Face (transformers 5.19) writes ``checkpoint-N`` in place, and resumes from the half of one that a
+        crash leaves.
+        """
+        run = Path(str(self.args.output_dir))
+        target = run / f"checkpoint-{self.state.global_step}"
+        if self.args.should_save:
+            with atomic_folder(target) as temporary:
+                self.accelerator.wait_for_everyone()
+                self._write_checkpoint(temporary, target, model, trial)
+                self.accelerator.wait_for_everyone()
+            best = self.state.best_model_checkpoint
+            rotate(run, self.args.save_total_limit, Path(best) if best else None)
+        else:
+            self.accelerator.wait_for_everyone()
+            self._write_checkpoint(temporary_path(target), target, model, trial)
+            self.accelerator.wait_for_everyone()
+
+    def _write_checkpoint(self, temporary: Path, target: Path, model: nn.Module, trial: Any) -> None:
+        """Let Hugging Face write ``temporary/checkpoint-N``, and move its files up to ``temporary``."""
+        self._checkpoint_parent = temporary
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self._checkpoint_parent = None
+        written = temporary / target.name
+        if self.args.should_save:
+            if self.state.best_model_checkpoint == str(written):
+                self.state.best_model_checkpoint = str(target)
+                self.state.save_to_json(str(written / TRAINER_STATE_NAME))
+            self.accelerator.wait_for_everyone()
+            (written / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # a pickle that nothing reads
+            for file in written.iterdir():
+                file.rename(temporary / file.name)
+            written.rmdir()
+        else:
+            self.accelerator.wait_for_everyone()
+
+    def load_weights(self, checkpoint: Path) -> None:
+        """Load the weights and the progress of ``checkpoint``, without training."""
+        self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        self._load_from_checkpoint(str(checkpoint))
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        super().save_model(output_dir, _internal_call)
+        if output_dir and not _internal_call:
+            (Path(output_dir) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        """Return where Hugging Face's code puts its ``checkpoint-N``: the temporary folder while one is written."""
+        return str(self._checkpoint_parent or super()._get_output_dir(trial))
+
+
+def _padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return a token for padding. Any will do: it has no loss, and nothing attends to it."""
+    token = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    return int(token or 0)

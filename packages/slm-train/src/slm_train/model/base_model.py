@@ -1,0 +1,135 @@
+"""The base model: configuration and tokenizer by name, and loading of its weights.
+
+Names are looked up by slm_adapters, which reports what is missing or damaged as an AdapterError.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from slm_adapters import (
+    BaseLocation,
+    as_adapter_error,
+    find_base,
+    hub_error_reason,
+    load_tokenizer,
+    probe_base,
+    quiet_bitsandbytes,
+)
+from slm_data import Documents
+from slm_train.model.new_model import new_config, new_tokenizer
+from slm_train.options import ModelOptions
+
+_COPY_AGAIN = "its files are damaged or not those of a tokenizer; copy it again or give another"
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A base model that has been found, but whose weights are not loaded.
+
+    Attributes:
+        name: A name that resolves on other machines too where there is one (hub name, ``sample``), else the folder as
+            given. Empty for a model from scratch.
+        location: Folder or hub name for ``from_pretrained``.
+        source: The location with its loading options; None for a model from scratch.
+        note: A line to print, if the hub could not be reached and the cached copy is used.
+    """
+
+    name: str
+    location: str
+    config: PretrainedConfig
+    tokenizer: PreTrainedTokenizerBase
+    source: BaseLocation | None = None
+    note: str = ""
+
+    @property
+    def context_length(self) -> int | None:
+        """The number of positions that the model accepts, if its configuration says."""
+        return getattr(self.config, "max_position_embeddings", None)
+
+    def load_weights(self, **settings: Any) -> PreTrainedModel:
+        """Load the model with the given settings of ``from_pretrained``. Raises AdapterError if that fails."""
+        assert self.source
+        with _explain_loading(self.source), quiet_bitsandbytes():
+            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+                self.location, **_loading_options(self.source), **settings
+            )
+        return model
+
+
+def find_base_model(options: ModelOptions, name: str, texts: Documents) -> BaseModel:
+    """Find configuration and tokenizer of the model ``name``, or make those of a new one (``--from_scratch``).
+
+    Args:
+        options: The options of the model.
+        name: A hub name, a folder, or the name of a built-in base.
+        texts: Training texts, on which ``--vocab_size`` trains a tokenizer.
+
+    Raises:
+        AdapterError: For a name that cannot be found, a folder without weights, or damaged files.
+        TrainError: For a broken file of ``--from_scratch``.
+    """
+    if options.from_scratch:
+        return _new_base_model(options, texts)
+    source = probe_base(_at_revision(find_base(name), options.model_revision))
+    with _explain_loading(source):
+        config = AutoConfig.from_pretrained(source.location, **_loading_options(source))
+    path = options.tokenizer_path
+    tokenizer = _tokenizer_from(path) if path else load_tokenizer(source, None)
+    return BaseModel(source.name, source.location, config, tokenizer, source, _cache_note(source))
+
+
+def _new_base_model(options: ModelOptions, texts: Documents) -> BaseModel:
+    config = new_config(Path(str(options.from_scratch)))
+    if options.tokenizer_path and options.vocab_size is None:
+        tokenizer = _tokenizer_from(options.tokenizer_path)
+    else:
+        tokenizer = new_tokenizer(options.vocab_size, texts, config)
+    config.vocab_size = len(tokenizer)
+    for token in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        setattr(config, token, getattr(tokenizer, token))
+    return BaseModel("", "", config, tokenizer)
+
+
+def _tokenizer_from(tokenizer_path: str) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of another model, or from a folder that may contain nothing but a tokenizer."""
+    folder = Path(tokenizer_path).expanduser()
+    if not folder.is_dir():
+        return load_tokenizer(probe_base(find_base(tokenizer_path)), None)
+    with as_adapter_error(f"the tokenizer of {folder}", _COPY_AGAIN):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+    return tokenizer
+
+
+# The attributes of BaseLocation are used below only.
+
+
+def _explain_loading(source: BaseLocation) -> Any:
+    """Return a context that turns any failure to load ``source`` into an AdapterError."""
+    return as_adapter_error(f"the model {source.name}", source.advice, source.trouble)
+
+
+def _at_revision(source: BaseLocation, revision: str | None) -> BaseLocation:
+    return replace(source, revision=revision)
+
+
+def _loading_options(source: BaseLocation) -> dict[str, Any]:
+    """Return what ``from_pretrained`` needs besides the location: the revision, and whether to ask only the cache."""
+    return source.where
+
+
+def _cache_note(source: BaseLocation) -> str:
+    if source.trouble is None:
+        return ""
+    return f"{source.name}: {hub_error_reason(source.trouble)}; using the cached copy"

@@ -1,0 +1,29 @@
+"""Configuration and tokenizer of a model that is trained from random weights (``--from_scratch``)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase
+
+from slm_data import Documents, train_tokenizer
+from slm_train.errors import TrainError
+
+
+def new_config(path: Path) -> PretrainedConfig:
+    """Read a model configuration from a config.json. Raises TrainError if it is none."""
+    try:
+        settings = json.loads(path.read_text())
+        return AutoConfig.for_model(settings.pop("model_type"), **settings)
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise TrainError(
+            f"--from_scratch {path}: not a model configuration ({error}); it must be a config.json with a model_type"
+        ) from error
+
+
+def new_tokenizer(vocab_size: int | None, texts: Documents, config: PretrainedConfig) -> PreTrainedTokenizerBase:
+    """Train a byte-level BPE tokenizer of ``vocab_size`` tokens on ``texts``. Raises TrainError without a size."""
+    if vocab_size is None:
+        raise TrainError("--from_scratch needs a tokenizer: give --vocab_size to train one, or --tokenizer_path")
+    return train_tokenizer(texts, vocab_size, config.max_position_embeddings)

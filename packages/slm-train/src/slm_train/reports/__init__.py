@@ -1,0 +1,1 @@
+"""What a run shows: progress, logs, reports, dry runs and text samples."""

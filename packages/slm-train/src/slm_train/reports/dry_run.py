@@ -1,0 +1,55 @@
+"""``--dry_run``: what would run, with estimates of memory and disk use."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from slm_train.arguments import Arguments
+from slm_train.data.rows import Rows
+from slm_train.hardware.memory_usage import MemoryUsage
+from slm_train.model.base_model import BaseModel
+from slm_train.reports.final_report import megabytes
+from slm_train.reports.memory_estimate import MemoryEstimate, estimate_memory
+
+_LABELS = {
+    "process": "process, before the model",
+    "weights": "weights",
+    "gradients": "gradients",
+    "optimizer": "optimizer state",
+    "activations": "activations and gradients, at the highest moment",
+    "fragmentation": "kept by the allocator, unused",
+}
+
+
+def show_dry_run(console: Console, arguments: Arguments, base: BaseModel, rows: Rows, steps: int) -> None:
+    """Print what would run. Nothing is trained, and nothing is written except the token cache."""
+    estimate = estimate_memory(arguments, base, rows)
+    table = Table(title=f"dry run: {arguments.model.mode} on {base.name or 'a new model'}", title_justify="left")
+    table.add_column("")
+    table.add_column("estimate", justify="right")
+    _add_size_of_run(table, arguments, estimate, steps)
+    for name, label in _LABELS.items():
+        table.add_row(label, megabytes(getattr(estimate, name)))
+    memory = MemoryUsage(arguments.training.device)
+    table.add_row(f"peak {memory.kind}", megabytes(estimate.peak), style="bold", end_section=True)
+    # One more than is kept: the new checkpoint is complete before the oldest is deleted.
+    checkpoints = 2 if arguments.budget else (arguments.training.save_total_limit or 1) + 1
+    table.add_row(f"disk: up to {checkpoints} checkpoints", megabytes(checkpoints * estimate.checkpoint))
+    table.add_row("disk: final weights", megabytes(estimate.gradients))
+    console.print(table)
+    console.print(
+        "At the highest moment of a step there are activations and the gradients computed by then. Nothing was trained."
+    )
+
+
+def _add_size_of_run(table: Table, arguments: Arguments, estimate: MemoryEstimate, steps: int) -> None:
+    training, minutes = arguments.training, arguments.run.max_minutes
+    table.add_row("optimizer steps", f"{steps:,}" if minutes is None else f"as many as {minutes:g} minutes allow")
+    if arguments.budget:
+        table.add_row("tokens per step", f"{arguments.budget.target_tokens_per_step:,}")
+    else:
+        table.add_row("rows per step", f"{training.train_batch_size * training.gradient_accumulation_steps:,}")
+    parameters = estimate.parameters
+    table.add_row("trainable parameters", f"{parameters.trainable:,} ({parameters.percent_trainable:.2f} %)")
+    table.add_row("all parameters", f"{parameters.total:,}", end_section=True)

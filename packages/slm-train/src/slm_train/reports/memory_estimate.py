@@ -1,0 +1,132 @@
+"""Estimate of the peak memory of a run.
+
+Activations are not guessed from formulas: a batch goes forward and backward through the real model with tensors that
+have shapes but no contents, while the bytes of live tensors are counted. That takes a fraction of a second and no
+memory, whatever the batch, the architecture, the attention and the checkpointing.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from slm_data import RowDataset
+from slm_train.arguments import Arguments
+from slm_train.data.rows import Rows
+from slm_train.hardware.memory_usage import MemoryUsage
+from slm_train.loop.fused_loss import loss_context
+from slm_train.loop.muon import muon_groups
+from slm_train.model.base_model import BaseModel
+from slm_train.model.model_building import build_model
+from slm_train.model.parameter_counts import ParameterCounts, count_parameters, weight_bytes
+from slm_train.reports.live_tensors import LiveTensors
+
+# What malloc keeps between blocks, as a share of the activations. Measured in some twenty runs (docs/log.md): 0.2 to
+# 0.5, and 0.6 to 0.95 with activation checkpointing, which frees and fills each layer twice.
+_FRAGMENTATION, _FRAGMENTATION_CHECKPOINTING = 0.3, 0.7
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes by purpose. ``peak`` is what ``MemoryUsage.peak()`` should be during training."""
+
+    process: int
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int  # at the highest moment, with the gradients that exist by then
+    fragmentation: int  # resident but unused
+    checkpoint: int
+    parameters: ParameterCounts
+
+    @property
+    def peak(self) -> int:
+        """Bytes at the highest moment of a step."""
+        return self.process + self.weights + self.optimizer + self.activations + self.fragmentation
+
+
+def estimate_memory(arguments: Arguments, base: BaseModel, rows: Rows) -> MemoryEstimate:
+    """Build the model as the run would, and estimate the memory of a step."""
+    training = arguments.training
+    memory = MemoryUsage(training.device)
+    process = memory.current()
+    model: Any = build_model(arguments, base)
+    if training.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=training.gradient_checkpointing_kwargs)
+    if not arguments.model.is_four_bit:
+        model.to(training.device)
+    left_by_loading = max(0, memory.current() - process - weight_bytes(model))
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = _optimizer_bytes(arguments, model, trained)
+    gradients = sum(p.nbytes for p in trained)
+    with loss_context(model, training, arguments.run.fused_loss)():
+        activations = _activation_bytes(model, arguments, rows)
+    on_gpu = training.device.type == "cuda"  # there the measured memory is what is used, not what is resident
+    share = _FRAGMENTATION_CHECKPOINTING if training.gradient_checkpointing else _FRAGMENTATION
+    return MemoryEstimate(
+        process=process,
+        weights=weight_bytes(model),
+        gradients=gradients,
+        optimizer=optimizer,
+        activations=activations,
+        fragmentation=0 if on_gpu else left_by_loading + int(share * activations),
+        checkpoint=gradients + optimizer,
+        parameters=count_parameters(model),
+    )
+
+
+def _optimizer_bytes(arguments: Arguments, model: Any, trained: list[torch.nn.Parameter]) -> int:
+    """Adam keeps two values per trained weight, Muon one per weight of a matrix."""
+    adam = 2 * sum(p.nbytes for p in trained)
+    if not arguments.run.muon:
+        return adam
+    return adam - sum(p.nbytes for p in muon_groups(model, model.get_input_embeddings())[0]["params"])
+
+
+def _activation_bytes(model: Any, arguments: Arguments, rows: Rows) -> int:
+    """Return the highest sum of live bytes, beyond the weights, in the micro-batches of a step.
+
+    Two micro-batches are run where a step has several: from the second on, the gradients of the first exist as well.
+    """
+    training = arguments.training
+    model.train()
+    with FakeTensorMode(allow_non_fake_inputs=True), LiveTensors() as live:
+        live.ignore(model)
+        for _ in range(2 if arguments.budget else min(2, training.gradient_accumulation_steps)):
+            with _autocast(training):
+                batch = _largest_batch(arguments, rows)
+                loss = model(**batch, use_cache=False, num_items_in_batch=torch.tensor(1)).loss
+            loss.backward()
+            del loss, batch
+    model.zero_grad(set_to_none=True)
+    return live.highest
+
+
+def _largest_batch(arguments: Arguments, rows: Rows) -> dict[str, torch.Tensor]:
+    """Return the largest batch of a run, ``[rows, tokens]``."""
+    training = arguments.training
+    shape = _largest_shape(arguments, rows)
+    ids = torch.zeros(shape, dtype=torch.long, device=training.device)
+    batch = {"input_ids": ids, "labels": ids.clone()}
+    if rows.train.packing == "best_fit":
+        batch["position_ids"] = torch.arange(shape[1], device=training.device).repeat(shape[0], 1)
+    return batch
+
+
+def _largest_shape(arguments: Arguments, rows: Rows) -> tuple[int, int]:
+    longest = int(rows.train.plan.row_lengths.max()) if isinstance(rows.train, RowDataset) else rows.block_size
+    if not arguments.budget:
+        return arguments.training.per_device_train_batch_size, longest
+    fitting = max(1, arguments.budget.max_tokens_per_micro_batch // longest)
+    max_rows = arguments.max_micro_batch_rows
+    return (fitting if max_rows is None else min(fitting, max_rows)), longest
+
+
+def _autocast(training: Any) -> Any:
+    if not (training.bf16 or training.fp16):
+        return nullcontext()
+    return torch.autocast(training.device.type, torch.bfloat16 if training.bf16 else torch.float16)

@@ -1,0 +1,24 @@
+"""Writing metrics.jsonl during training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from slm_train.loop.time_budget import TimeBudget
+from slm_train.run_folder.metrics_file import append_metrics
+
+
+class MetricsLog(TrainerCallback):
+    """Writes every logged step and every evaluation; with a time budget, the seconds of training as well."""
+
+    def __init__(self, folder: Path, time_budget: TimeBudget | None = None):
+        self.folder, self.time_budget = folder, time_budget
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **named: Any) -> None:
+        logs = named.get("logs") or {}
+        if state.is_world_process_zero and "train_runtime" not in logs:  # the Trainer's summary: it is in run.json
+            seconds = {"seconds": self.time_budget.seconds} if self.time_budget else {}
+            append_metrics(self.folder, {"step": state.global_step, **seconds, **logs})

@@ -1,0 +1,56 @@
+"""``metrics.jsonl``: one line per logged step and evaluation, cut back when a run is resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+METRICS_FILE = "metrics.jsonl"
+
+
+def append_metrics(folder: Path, line: dict[str, Any]) -> None:
+    """Add a line."""
+    with (folder / METRICS_FILE).open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def metrics_size(folder: Path) -> int:
+    """Return the size of the file in bytes."""
+    path = folder / METRICS_FILE
+    return path.stat().st_size if path.is_file() else 0
+
+
+def cut_metrics_after(folder: Path, step: int) -> None:
+    """Remove the lines after ``step``: a run that is resumed from there writes them again."""
+    _keep_lines(folder, lambda line: _step_of(line) <= step)
+
+
+def cut_metrics_to(folder: Path, size: int) -> None:
+    """Keep the first ``size`` bytes: those that existed when a checkpoint was written."""
+    if metrics_size(folder) > size:
+        os.truncate(folder / METRICS_FILE, size)
+
+
+def cut_last_evaluation(folder: Path, step: int) -> None:
+    """Remove the evaluation after ``step``, the last one of a run: it is made and logged again."""
+    _keep_lines(folder, lambda line: _step_of(line) != step or '"eval_loss"' not in line)
+
+
+def _keep_lines(folder: Path, is_kept: Callable[[str], bool]) -> None:
+    path = folder / METRICS_FILE
+    if not path.is_file():
+        return
+    lines = [line for line in path.read_text().splitlines(keepends=True) if is_kept(line)]
+    temporary = path.with_suffix(".writing")
+    temporary.write_text("".join(lines))
+    os.replace(temporary, path)
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError):  # a line that was cut short when the process was killed
+        return float("inf")

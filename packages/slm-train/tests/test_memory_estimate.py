@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from slm_data import load_corpus
+from slm_testing.train.tiny_runs import Tiny, read_record, run_command
+from slm_train.command_line.parsing import parse_arguments
+from slm_train.data.rows import make_rows, optimizer_steps
+from slm_train.model.base_model import find_base_model
+from slm_train.reports.memory_estimate import MemoryEstimate, estimate_memory
+
+
+def estimated(tiny: Tiny, folder: Path, *more: str) -> tuple[MemoryEstimate, int]:
+    arguments = parse_arguments(tiny.flags(folder, *more))
+    corpus = load_corpus(arguments.source)
+    base = find_base_model(arguments.model, arguments.model_name, corpus.train)
+    rows = make_rows(arguments, corpus, base, lambda _: None)
+    return estimate_memory(arguments, base, rows), optimizer_steps(arguments, rows)
+
+
+@pytest.mark.parametrize("mode", ["baseline", "lora", "qlora", "butterfly", "butterfly_block"])
+def test_what_can_be_counted_is_what_the_run_then_has(tiny: Tiny, tmp_path: Path, mode: str) -> None:
+    from slm_train.cli import main
+
+    more = ("--mode", mode, "--max_steps", "-1", "--max_train_samples", "40", "--gradient_accumulation_steps", "2")
+    found, steps = estimated(tiny, tmp_path / "run", *more)
+    assert not (tmp_path / "run").exists()
+    assert main(tiny.flags(tmp_path / "run", *more)) == 0
+    record = read_record(tmp_path / "run")
+    memory = record["memory"]
+    assert (found.weights, found.gradients) == (memory["weights"], memory["gradients"])
+    assert found.optimizer == pytest.approx(memory["optimizer"], rel=0.01)  # and a step counter a tensor
+    assert record["parameters"] == {"trainable": found.parameters.trainable, "total": found.parameters.total}
+    assert steps == record["speed"]["steps"]
+
+
+def test_activations_grow_with_the_batch_and_shrink_with_checkpointing(tiny: Tiny, tmp_path: Path) -> None:
+    sizes = {}
+    for batch, more in ((4, ()), (8, ()), (8.5, ("--gradient_checkpointing",))):
+        flags = ("--mode", "baseline", "--per_device_train_batch_size", str(int(batch)), *more)
+        sizes[batch] = estimated(tiny, tmp_path / "run", *flags)[0].activations
+    assert 1.8 < sizes[8] / sizes[4] < 2.2
+    assert sizes[8.5] < sizes[8]
+
+
+def test_the_dry_run_says_the_peak_that_a_run_then_has(tiny: Tiny, tmp_path: Path) -> None:
+    """Through the command line, in processes that share no memory with another: both look at their own.
+
+    The batch is large, so that activations count."""
+    flags = tiny.flags(
+        tmp_path / "run", "--mode", "baseline", "--per_device_train_batch_size", "64", "--max_steps", "2"
+    )
+    dry = run_command([*flags, "--dry_run"])
+    assert dry.returncode == 0, dry.stderr
+    assert not (tmp_path / "run").exists()
+    said = re.search(r"peak resident memory\W+([\d,.]+) MB", dry.stdout)
+    assert said, dry.stdout
+    assert run_command(flags).returncode == 0
+    measured = read_record(tmp_path / "run")["memory"]["peak"]
+    assert float(said[1].replace(",", "")) * 1e6 == pytest.approx(measured, rel=0.15)

@@ -1,0 +1,78 @@
+"""Help, version and mistyped flags answer at once: they import neither torch nor the libraries that import it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import slm_train
+
+HEAVY = ("torch", "transformers", "peft", "datasets", "pyarrow", "accelerate", "bitsandbytes")
+MAX_CPU_SECONDS = 1.0
+CHILD = f"""
+import atexit, json, resource, sys
+
+def report():
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    heavy = [name for name in {HEAVY!r} if name in sys.modules]
+    print(json.dumps([heavy, usage.ru_utime + usage.ru_stime]))
+
+atexit.register(report)
+from slm_train.cli import main
+sys.exit(main())
+"""
+
+
+def run_fresh(*words: str) -> tuple[int, str, str]:
+    """Run slm-train in a new interpreter; assert that it is quick and light; return exit code and both outputs."""
+    command = [sys.executable, "-c", CHILD, *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    *lines, last = done.stdout.splitlines()
+    heavy, seconds = json.loads(last)
+    assert heavy == []
+    assert seconds < MAX_CPU_SECONDS
+    return done.returncode, "\n".join(lines), done.stderr
+
+
+@pytest.mark.parametrize("words", [("--help",), ("--help_all",), ("dynamic", "--help"), ("dynamic", "--help_all")])
+def test_help_needs_no_torch(words: tuple[str, ...]) -> None:
+    code, output, errors = run_fresh(*words)
+    assert (code, errors) == (0, "")
+    assert "--learning_rate X" in output
+
+
+def test_the_version_needs_no_torch() -> None:
+    assert run_fresh("--version") == (0, f"slm-train {slm_train.__version__}", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--lerning_rate", "1"), "unknown flag --lerning_rate; did you mean --learning_rate?"),
+        (("dynamic", "--patence", "1"), "unknown flag --patence; did you mean --patience?"),
+        (("--patience", "1"), "--patience is a flag of the token-budget loop: slm-train dynamic --patience ..."),
+        (("dynamic", "--streaming"), "--streaming has no effect in slm-train dynamic: the plan of a run needs"),
+        (("--config", "missing.yaml"), "--config missing.yaml: No such file or directory"),
+    ],
+)
+def test_a_wrong_flag_needs_no_torch(words: tuple[str, ...], sentence: str) -> None:
+    code, output, errors = run_fresh(*words)
+    assert (code, output) == (2, "")
+    assert errors.startswith(f"slm-train: {sentence}")
+    assert len(errors.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [("learning_rate: [", "is not YAML: line 1"), ("lerning_rate: 1", "did you mean --learning_rate?")],
+)
+def test_a_broken_file_of_flags_needs_no_torch(tmp_path: Path, text: str, sentence: str) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text(text)
+    code, output, errors = run_fresh("--config", str(config))
+    assert (code, output) == (2, "")
+    assert sentence in errors

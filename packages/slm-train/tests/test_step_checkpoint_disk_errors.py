@@ -1,0 +1,176 @@
+"""Full, read-only and vanished disks, and killed processes: the last checkpoint of the loop remains complete."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from slm_testing.train.checkpoint_folders import every_change, hidden
+from slm_testing.train.step_checkpoints import save, saved
+from slm_train.checkpoints.atomic_write import atomic_file, remove_leftovers
+from slm_train.checkpoints.step_checkpoint_file import STEP_CHECKPOINT_FILE, read_step_checkpoint
+from slm_train.errors import CheckpointError
+
+KILLED = """
+import itertools, sys
+from pathlib import Path
+from slm_train.checkpoints.atomic_write import atomic_file
+for step in itertools.count(int(sys.argv[2])):
+    with atomic_file(Path(sys.argv[1])) as temporary:
+        temporary.write_bytes(str(step).encode() * 30000)
+    print(step, flush=True)
+"""
+
+
+class Crash(BaseException):
+    """The process ends here."""
+
+
+def replace_by(target: Path, content: str) -> None:
+    with atomic_file(target) as temporary:
+        temporary.write_text(content)
+
+
+@pytest.mark.usefixtures("no_waiting_for_the_disk")
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_crash_at_any_change_leaves_the_old_file_or_the_new_one(tmp_path: Path, exists: bool) -> None:
+    made: list[str] = []
+    with every_change(made.append):
+        replace_by(tmp_path / "probe", "x")
+    assert made == ["fsync", "replace", "fsync"]
+    for k in range(len(made)):
+        run = tmp_path / str(k)
+        run.mkdir()
+        if exists:
+            (run / "file").write_text("old")
+        count = itertools.count()
+
+        def before(name: str, k: int = k, count: Iterator[int] = count) -> None:
+            if next(count) >= k:
+                raise Crash
+
+        with every_change(before), suppress(Crash):
+            replace_by(run / "file", "new")
+        found = (run / "file").read_text() if (run / "file").exists() else None
+        assert found == ("new" if k == 2 else "old" if exists else None), k
+        remove_leftovers(run)
+        assert hidden(run) == []
+
+
+def test_the_file_is_on_the_disk_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda handle: seen.append(Path(os.readlink(f"/proc/self/fd/{handle}")).name))
+    with every_change(lambda name: seen.append("renamed"), ("replace",)):
+        replace_by(tmp_path / "file", "new")
+    assert seen == [".file.writing", "renamed", tmp_path.name]
+
+
+def test_the_file_is_complete_after_repeated_kills(tmp_path: Path) -> None:
+    newest = 0
+    for wait in (0.0, 0.013, 0.031, 0.047, 0.089):
+        command = [sys.executable, "-c", KILLED, str(tmp_path / "file"), str(newest + 1)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        time.sleep(wait)
+        process.send_signal(signal.SIGKILL)
+        printed = [first, *process.stdout.read().splitlines()]
+        process.wait()
+        process.stdout.close()
+        found = (tmp_path / "file").read_bytes()
+        newest = int(found[: len(found) // 30000])
+        assert found == str(newest).encode() * 30000
+        assert newest in (int(printed[-1]), int(printed[-1]) + 1)
+
+
+def test_a_full_or_read_only_disk_is_reported_and_the_last_checkpoint_remains(small_disk: Path) -> None:
+    checkpoint, _ = saved(small_disk)
+    checkpoint.wait()
+    before = (small_disk / STEP_CHECKPOINT_FILE).read_bytes()
+    save(checkpoint, torch.nn.Linear(400, 300), 2)
+    full = f"cannot write into {small_disk}: the disk is full .*: free some space or give another --output_dir"
+    with pytest.raises(CheckpointError, match=full):
+        checkpoint.wait()
+    assert hidden(small_disk) == []
+    gc.collect()  # the exception keeps torch's file open
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    save(checkpoint, torch.nn.Linear(4, 3), 3)
+    with pytest.raises(CheckpointError, match="cannot write into"):
+        checkpoint.wait()
+    assert (small_disk / STEP_CHECKPOINT_FILE).read_bytes() == before
+
+
+def test_a_folder_that_is_gone_is_reported(tmp_path: Path) -> None:
+    checkpoint, _ = saved(tmp_path / "run")
+    with pytest.raises(CheckpointError, match=f"cannot write into {tmp_path / 'run'}: the folder or a part"):
+        checkpoint.wait()
+    checkpoint.wait()  # raised once
+
+
+@pytest.mark.parametrize("change", ["fsync", "replace"])
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        (errno.EDQUOT, "the disk quota"),
+        (errno.EACCES, "permission denied"),
+        (errno.EPERM, "permission denied"),
+        (errno.ENOENT, "is gone"),
+    ],
+)
+def test_other_disk_errors_are_reported_in_one_sentence(
+    tmp_path: Path, change: str, number: int, expected: str
+) -> None:
+    (tmp_path / "file").write_text("old")
+
+    def refuse(name: str) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with every_change(refuse, (change,)), pytest.raises(CheckpointError, match=expected):
+        replace_by(tmp_path / "file", "new")
+    assert hidden(tmp_path) == []
+
+
+@pytest.mark.usefixtures("no_waiting_for_the_disk")
+def test_two_checkpoints_are_never_written_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint, model = saved(tmp_path)
+    checkpoint.wait()
+    write, alone, seen = torch.save, threading.Lock(), []
+
+    def slowly(*given: Any) -> None:
+        seen.append(alone.acquire(blocking=False))
+        time.sleep(0.02)
+        write(*given)
+        alone.release()
+
+    monkeypatch.setattr(torch, "save", slowly)
+    for step in range(2, 7):
+        save(checkpoint, model, step)
+    checkpoint.wait()
+    assert seen == [True] * 5
+    found = read_step_checkpoint(tmp_path)
+    assert found
+    assert found["step"] == 6
+
+
+def test_a_checkpoint_contains_only_trained_weights(tmp_path: Path) -> None:
+    checkpoint, model = saved(tmp_path)
+    model.weight.requires_grad_(False)
+    save(checkpoint, model, 2)
+    checkpoint.wait()
+    found = read_step_checkpoint(tmp_path)
+    assert found
+    assert list(found["weights"]) == ["bias"]
