@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from slm_kv.attention import reference
-from slm_kv.attention.batch import Chunk, LayerShape, PagedStorage, StepBatch
+from slm_kv.attention.step_batch import Chunk, LayerShape, PagedStorage, StepBatch
 
 pytest.importorskip("triton", reason="triton is not installed")
 import triton

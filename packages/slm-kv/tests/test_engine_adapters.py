@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from slm_kv import Engine, KVError
-from slm_kv.adapters import Adapters
+from slm_kv.engine.adapters import Adapters
 from slm_testing.kv.lora_models import texts_alone, with_adapters
 from slm_testing.kv.tiny_models import generated, greedy, make, prompts, run
 

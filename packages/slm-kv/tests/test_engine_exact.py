@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slm_kv import Engine, Handle, SamplingParams
-from slm_kv.attention import doors, reference
+from slm_kv.attention import interface as doors, reference
 from slm_testing.kv.tiny_models import MAKERS, generated, greedy, make, prompts, run
 
 PAGE_SIZES = (1, 3, 16)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from slm_kv import Engine, KVError, SamplingParams
-from slm_kv.sampling import BadLogits
+from slm_kv.sampling.sampler import BadLogits
 from slm_testing.kv.tiny_models import POSITIONS, VOCABULARY, generated, greedy, make, prompts, run
 
 

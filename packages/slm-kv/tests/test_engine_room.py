@@ -3,7 +3,7 @@
 import pytest
 
 from slm_kv import Engine, Handle
-from slm_kv.room import OnFull
+from slm_kv.engine.context_limits import OnFull
 from slm_testing.kv.tiny_models import POSITIONS, generated, greedy, make, run
 
 PROMPT = [7, 8, 9, 10, 11]

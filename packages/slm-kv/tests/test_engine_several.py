@@ -7,7 +7,7 @@ import torch
 from peft import IA3Config, PeftModel, get_peft_model
 
 from slm_kv import Engine, KVError, pack
-from slm_kv.packed_linear import PackedLayer
+from slm_kv.linear.packed_linear import PackedLayer
 from slm_testing.kv.lora_models import texts_alone, with_adapters
 from slm_testing.kv.tiny_models import generated, greedy, make, prompts, run
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from slm_kv.packed_linear import PackedLinear
+from slm_kv.linear.packed_linear import PackedLinear
 from slm_testing.kv.cpu import ONEDNN_DTYPES
 
-few_rows = pytest.importorskip("slm_kv.few_rows", reason="numba is not installed")
+few_rows = pytest.importorskip("slm_kv.compiled.few_rows", reason="numba is not installed")
 
 
 def layer(outputs: int, inputs: int, dtype: torch.dtype, bias: bool) -> tuple[PackedLinear, Any, Any]:

@@ -10,7 +10,7 @@ from transformers.activations import ACT2FN
 from slm_kv import Engine, SamplingParams, pack
 from slm_testing.kv.tiny_models import generated, make
 
-gelu = pytest.importorskip("slm_kv.gelu", reason="numba is not installed")
+gelu = pytest.importorskip("slm_kv.compiled.gelu", reason="numba is not installed")
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from slm_kv import Engine, KVError, load
-from slm_kv.int8_gate import LEAST_TOKENS, LIMIT, nats, pack_int8, perplexity_rise, rows_of
+from slm_kv.linear.int8_gate import LEAST_TOKENS, LIMIT, nats, pack_int8, perplexity_rise, rows_of
 from slm_kv.loading import Loaded
 from slm_kv.paged import main
 from slm_testing.kv.cpu import needs_int8
@@ -133,7 +133,7 @@ def test_measuring_that_breaks_off_leaves_the_adapters_as_they_were(monkeypatch:
     def breaks(*_: object) -> float:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("slm_kv.int8_gate.nats", breaks)
+    monkeypatch.setattr("slm_kv.linear.int8_gate.nats", breaks)
     with pytest.raises(KeyboardInterrupt) as kept:  # its traceback holds the frames
         pack_int8(model, rows_of(IDS, POSITIONS))
     with torch.inference_mode():

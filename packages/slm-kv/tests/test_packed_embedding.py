@@ -7,7 +7,7 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from slm_kv import pack
-from slm_kv.packed_embedding import PackedEmbedding
+from slm_kv.linear.packed_embedding import PackedEmbedding
 from slm_testing.kv.cpu import PACKED_DTYPES
 from slm_testing.kv.tiny_models import make
 
@@ -58,7 +58,7 @@ def test_a_tied_embedding_keeps_its_weight_where_the_head_cannot_be_read_or_rows
     assert type(packed_with(nn.Embedding(9, 4))) is PackedEmbedding
     for embedding in (Scaled(9, 4), nn.Embedding(9, 4, max_norm=1.0)):
         assert packed_with(embedding) is embedding
-    monkeypatch.setattr("slm_kv.packed_linear.optional", lambda name: None)
+    monkeypatch.setattr("slm_kv.linear.packed_linear.optional", lambda name: None)
     embedding, mapped = nn.Embedding(9, 4), torch.randn(9, 4)
     embedding.weight = nn.Parameter(mapped)
     assert packed_with(embedding) is embedding

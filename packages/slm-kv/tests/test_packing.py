@@ -6,7 +6,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from slm_kv import KVError, pack
-from slm_kv.packed_linear import Int8Linear, PackedLayer, PackedLinear
+from slm_kv.linear.packed_linear import Int8Linear, PackedLayer, PackedLinear
 from slm_testing.kv.cpu import PACKED_DTYPES, needs_int8
 from slm_testing.kv.tiny_models import MAKERS, generated, make
 
@@ -170,7 +170,7 @@ def test_dtype_casts_the_whole_model() -> None:
 
 def test_without_bfloat16_in_the_cpu_and_without_numba_such_layers_stay_plain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
-    monkeypatch.setattr("slm_kv.packing.optional", lambda name: None)
+    monkeypatch.setattr("slm_kv.linear.packing.optional", lambda name: None)
     assert pack(make("llama").to(torch.bfloat16)).layers == {}
     assert pack(make("llama")).layers
 
@@ -232,6 +232,6 @@ def test_an_int8_model_says_nearly_the_same(name: str) -> None:
 
 
 def test_int8_is_refused_where_sums_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("slm_kv.packing.int8_is_exact", lambda: False)
+    monkeypatch.setattr("slm_kv.linear.packing.int8_is_exact", lambda: False)
     with pytest.raises(KVError, match="leave int8 out"):
         pack(make("llama"), int8=True)

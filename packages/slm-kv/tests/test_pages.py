@@ -3,7 +3,7 @@
 import pytest
 
 from slm_kv.errors import KVError, PoolFull
-from slm_kv.pages import BlockTable, PagePool
+from slm_kv.pages.pool import BlockTable, PagePool
 
 
 def filled(pool: PagePool, token_ids: list[int], root: bytes = b"") -> BlockTable:

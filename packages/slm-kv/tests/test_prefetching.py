@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 numba = pytest.importorskip("numba", reason="numba is not installed")
-prefetching = pytest.importorskip("slm_kv.prefetching", reason="numba is not installed")
+prefetching = pytest.importorskip("slm_kv.compiled.prefetching", reason="numba is not installed")
 prefetch, prefetch_run = prefetching.prefetch, prefetching.prefetch_run
 
 

@@ -20,8 +20,8 @@ from transformers.generation.logits_process import (
 )
 
 from slm_kv.errors import KVError
-from slm_kv.sampling import BadLogits, TokenSampler, likeliest, prompt_logprobs
-from slm_kv.sampling_params import SamplingParams
+from slm_kv.sampling.sampler import BadLogits, TokenSampler, likeliest, prompt_logprobs
+from slm_kv.sampling.params import SamplingParams
 
 inf, nan = float("inf"), float("nan")
 ties = st.sampled_from([-inf, -3.0, 0.0, 1.0, 1.5])

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from slm_kv import Engine, Handle, KVError, SamplingParams
-from slm_kv.requests import Update
+from slm_kv.engine.requests import Update
 from slm_testing.kv.tiny_models import VOCABULARY, greedy, make, prompts
 
 POISON = VOCABULARY - 1  # the model has NaN for it

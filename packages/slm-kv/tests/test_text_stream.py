@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from slm_kv.text_stream import WINDOW, TextStream
+from slm_kv.engine.text_stream import WINDOW, TextStream
 
 LINES = [
     "Hello world, hello there.",

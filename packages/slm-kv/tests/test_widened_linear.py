@@ -9,7 +9,7 @@ from torch import nn
 from slm_kv import pack
 from slm_testing.kv.tiny_models import MAKERS, make
 
-widened_linear = pytest.importorskip("slm_kv.widened_linear", reason="numba is not installed")
+widened_linear = pytest.importorskip("slm_kv.linear.widened_linear", reason="numba is not installed")
 known = widened_linear.Tile(2).usable
 # Then such layers stay plain, which is tested below; on x86 with AVX2 or more none of these may be skipped.
 needs_layout = pytest.mark.skipif(not known, reason="a CPU where oneDNN packs weights in another layout")

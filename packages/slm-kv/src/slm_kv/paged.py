@@ -11,11 +11,11 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 from slm_kv.command_line import add_model_flags, exit_code, int8_text
-from slm_kv.sampling_params import SamplingParams
+from slm_kv.sampling.params import SamplingParams
 
 if TYPE_CHECKING:
-    from slm_kv.engine import Engine
-    from slm_kv.requests import Handle
+    from slm_kv.engine.engine import Engine
+    from slm_kv.engine.requests import Handle
 
 DEFAULTS = SamplingParams()
 SAMPLING = {
@@ -49,7 +49,7 @@ def run(given: argparse.Namespace) -> int:
     import torch
     from transformers.utils.logging import disable_progress_bar
 
-    from slm_kv.engine import Engine
+    from slm_kv.engine.engine import Engine
     from slm_kv.loading import load
     from slm_kv.threads import set_threads
 

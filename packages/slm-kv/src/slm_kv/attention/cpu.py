@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from slm_kv.attention import kernels
-from slm_kv.attention.batch import StepBatch
-from slm_kv.attention.chunks import attend_chunks
-from slm_kv.elements import bits
+from slm_kv.compiled import paged_attention as kernels
+from slm_kv.attention.step_batch import StepBatch
+from slm_kv.attention.prefill import attend_chunks
+from slm_kv.compiled.elements import bits
 
 DTYPES = (torch.float32, torch.bfloat16)
 

@@ -21,8 +21,8 @@ import triton.language as tl
 from torch import Tensor
 from triton import next_power_of_2
 
-from slm_kv.attention.batch import StepBatch
-from slm_kv.attention.chunks import attend_chunks
+from slm_kv.attention.step_batch import StepBatch
+from slm_kv.attention.prefill import attend_chunks
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 TILE = 4096  # products of a tile, Q * L * C: 32 registers for each thread of four warps

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from slm_kv.attention.batch import Chunk, StepBatch
+from slm_kv.attention.step_batch import Chunk, StepBatch
 
 
 def attend(query_NHD: Tensor, key_NGD: Tensor, value_NGD: Tensor, layer: int, batch: StepBatch, scale: float) -> Tensor:

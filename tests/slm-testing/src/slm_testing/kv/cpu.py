@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from slm_kv import pack
-from slm_kv.packed_linear import int8_is_exact
-from slm_kv.packing import _onednn_takes
+from slm_kv.linear.packed_linear import int8_is_exact
+from slm_kv.linear.packing import _onednn_takes
 
 DTYPES = (torch.bfloat16, torch.float32)
 ONEDNN_DTYPES = [dtype for dtype in DTYPES if _onednn_takes(nn.Linear(1, 1, dtype=dtype))]  # bfloat16: with AVX-512

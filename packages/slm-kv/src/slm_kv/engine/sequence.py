@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from slm_kv.pages import BlockTable
-from slm_kv.requests import FinishReason, Handle
-from slm_kv.sampling import Choice, TokenSampler
-from slm_kv.text_stream import TextStream
+from slm_kv.pages.pool import BlockTable
+from slm_kv.engine.requests import FinishReason, Handle
+from slm_kv.sampling.sampler import Choice, TokenSampler
+from slm_kv.engine.text_stream import TextStream
 
 
 class Sequence:

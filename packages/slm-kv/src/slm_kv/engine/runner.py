@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from slm_kv.adapters import Adapters
-from slm_kv.attention.batch import Chunk, PagedStorage, StepBatch
-from slm_kv.attention.doors import Step, attend_for
-from slm_kv.scheduler import Work
+from slm_kv.engine.adapters import Adapters
+from slm_kv.attention.step_batch import Chunk, PagedStorage, StepBatch
+from slm_kv.attention.interface import Step, attend_for
+from slm_kv.engine.scheduler import Work
 
 
 class Runner:

@@ -6,8 +6,8 @@ from collections import deque
 from dataclasses import dataclass
 
 from slm_kv.errors import PoolFull
-from slm_kv.pages import PageCopy, PagePool
-from slm_kv.sequence import Sequence
+from slm_kv.pages.pool import PageCopy, PagePool
+from slm_kv.engine.sequence import Sequence
 
 
 @dataclass(frozen=True)

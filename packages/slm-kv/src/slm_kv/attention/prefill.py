@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from slm_kv.attention.batch import StepBatch
+from slm_kv.attention.step_batch import StepBatch
 from slm_kv.attention.reference import attend_chunk, causal
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from slm_kv.packed_linear import PackedLayer, Weightless
+from slm_kv.linear.packed_linear import PackedLayer, Weightless
 
 
 class PackedEmbedding(Weightless):

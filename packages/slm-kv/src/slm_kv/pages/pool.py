@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from slm_kv.errors import KVError, PoolFull
-from slm_kv.prefixes import PrefixIndex, page_key
+from slm_kv.pages.prefix_index import PrefixIndex, page_key
 
 
 class BlockTable:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from slm_kv.errors import KVError
-from slm_kv.optional import optional
+from slm_kv.optional_imports import optional
 
 HINT = 16  # rows that the layout is made for: from 8 on the hint makes no difference to any number of rows
 FEW = 8  # rows: below it oneDNN has no fast kernel of 8 bits for some widths, 256 and 1024 among them
@@ -57,7 +57,7 @@ class PackedLayer(Weightless, ABC):
 
     def rows(self, ids: Tensor) -> Tensor:
         """Rows ``ids`` [N], each from 0 to O - 1, of the weight: a copy [N, I], bit for bit. For ``gives_rows``."""
-        found = torch.from_numpy(optional("few_rows").rows_of(self._blocks, ids.numpy(), self.in_features))
+        found = torch.from_numpy(optional("compiled.few_rows").rows_of(self._blocks, ids.numpy(), self.in_features))
         return found.view(self.dtype)
 
     def _refuse_gradients(self, x: Tensor) -> None:
@@ -77,7 +77,7 @@ class PackedLinear(PackedLayer):
         super().__init__(weight_OI, bias_O)
         self.padded_rows = padded_rows
         self._packed = torch.ops.mkldnn._reorder_linear_weight(weight_OI.detach().contiguous(), HINT)
-        few_rows = optional("few_rows")
+        few_rows = optional("compiled.few_rows")
         self._blocks = few_rows.blocks_of(self._packed, weight_OI) if few_rows else None
         self._bias = np.empty(0, np.float32) if bias_O is None else bias_O.float().numpy()
 
@@ -85,7 +85,7 @@ class PackedLinear(PackedLayer):
         """[..., I] to [..., O]. Raises KVError where a gradient is asked for."""
         self._refuse_gradients(x)
         rows = x.numel() // self.in_features
-        few_rows = optional("few_rows")
+        few_rows = optional("compiled.few_rows")
         if self._blocks is not None and 0 < rows <= few_rows.ROWS and torch.get_num_threads() == 1:
             return few_rows.linear(x, self._blocks, self._bias, self.out_features)
         if self.padded_rows // 4 < rows < self.padded_rows:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from slm_kv.errors import KVError
-from slm_kv.sampling_params import LARGEST, SamplingParams
+from slm_kv.sampling.params import LARGEST, SamplingParams
 
 FIRST_LOOK = 2048  # likeliest tokens that top_p looks at before it sorts them all
 

@@ -21,8 +21,8 @@ from numba import njit, types
 from numba.extending import overload
 from torch import Tensor
 
-from slm_kv.elements import SETTINGS, bits, load, rounded, widened
-from slm_kv.prefetching import prefetch_run
+from slm_kv.compiled.elements import SETTINGS, bits, load, rounded, widened
+from slm_kv.compiled.prefetching import prefetch_run
 
 BLOCK = 64  # outputs
 ROWS = 2 if torch.backends.cpu.get_cpu_capability() == "AVX512" else 8  # with one more oneDNN is as fast

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from slm_kv.adapters import each_alone
+from slm_kv.engine.adapters import each_alone
 from slm_kv.errors import KVError
-from slm_kv.packing import Packed, pack
+from slm_kv.linear.packing import Packed, pack
 
 LIMIT = 0.01  # the largest relative rise of perplexity that is accepted
 LEAST_TOKENS = 1000  # predicted ones: fewer say too little

@@ -17,7 +17,7 @@ import torch
 from numba import njit, types
 from torch import Tensor, nn
 
-from slm_kv.elements import SETTINGS, bits, exp, load, rounded
+from slm_kv.compiled.elements import SETTINGS, bits, exp, load, rounded
 
 TWICE_U = np.float32(2 * math.sqrt(2 / math.pi))
 CUBE = np.float32(0.044715)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from slm_kv.sampling import Choice
-from slm_kv.sampling_params import SamplingParams
+from slm_kv.sampling.sampler import Choice
+from slm_kv.sampling.params import SamplingParams
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
 

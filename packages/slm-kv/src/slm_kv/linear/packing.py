@@ -15,9 +15,9 @@ from transformers.activations import FastGELUActivation, GELUTanh, NewGELUActiva
 from transformers.pytorch_utils import Conv1D
 
 from slm_kv.errors import KVError
-from slm_kv.optional import optional
-from slm_kv.packed_embedding import PackedEmbedding
-from slm_kv.packed_linear import Int8Linear, PackedLayer, PackedLinear, int8_is_exact
+from slm_kv.optional_imports import optional
+from slm_kv.linear.packed_embedding import PackedEmbedding
+from slm_kv.linear.packed_linear import Int8Linear, PackedLayer, PackedLinear, int8_is_exact
 
 PADDED_ROWS = 64
 
@@ -108,7 +108,7 @@ def pack(model: nn.Module, dtype: torch.dtype | None = None, *, int8: bool = Fal
         if int8:
             packed = Int8Linear(weight, bias)
         elif tile := _tile_for(layer, tiles):
-            packed = optional("widened_linear").WidenedLinear(weight, bias, tile)
+            packed = optional("linear.widened_linear").WidenedLinear(weight, bias, tile)
         else:
             packed = PackedLinear(weight, bias, found.padded_rows)
         packed.trainable = layer.weight.requires_grad
@@ -119,7 +119,7 @@ def pack(model: nn.Module, dtype: torch.dtype | None = None, *, int8: bool = Fal
             found.layers[name] = candidates[name]
             candidates[name].weight = None
             _replace(model, name, packed)
-    if candidates and (gelu := optional("gelu")):
+    if candidates and (gelu := optional("compiled.gelu")):
         found.activations |= {name: one for name, one in model.named_modules(remove_duplicate=False) if _tanh_gelu(one)}
         for name in found.activations:
             _replace(model, name, gelu.TanhGELU())
@@ -204,10 +204,10 @@ def _tile_for(layer: Any, tiles: dict[int, Any]) -> Any:
     """What widens the weight of a layer that oneDNN does not take, one of ``tiles`` or a new one; None of any other,
     and where it cannot be done."""
     inputs = _weight(layer).shape[1]
-    if _onednn_takes(layer) or inputs % 2 or not optional("widened_linear"):
+    if _onednn_takes(layer) or inputs % 2 or not optional("linear.widened_linear"):
         return None
     if inputs not in tiles:
-        tiles[inputs] = optional("widened_linear").Tile(inputs)
+        tiles[inputs] = optional("linear.widened_linear").Tile(inputs)
     return tiles[inputs] if tiles[inputs].usable else None
 
 

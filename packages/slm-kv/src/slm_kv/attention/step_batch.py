@@ -50,7 +50,7 @@ class PagedStorage:
     @cached_property
     def arrays(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """Keys and values of each layer for compiled code, on a CPU: no copy."""
-        from slm_kv.elements import bits  # needs numba, which compiled code alone may
+        from slm_kv.compiled.elements import bits  # needs numba, which compiled code alone may
 
         return [(bits(keys), bits(values)) for keys, values in zip(self.keys, self.values, strict=True)]
 

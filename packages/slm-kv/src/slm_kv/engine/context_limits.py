@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from slm_kv.errors import KVError
-from slm_kv.pages import PagePool
-from slm_kv.sequence import Sequence
+from slm_kv.pages.pool import PagePool
+from slm_kv.engine.sequence import Sequence
 
 OnFull = Literal["refuse", "stop", "window", "error"]
 

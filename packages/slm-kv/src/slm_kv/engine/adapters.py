@@ -9,9 +9,9 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from slm_kv.digests import digest
+from slm_kv.pages.weight_digests import digest
 from slm_kv.errors import KVError
-from slm_kv.scheduler import Work
+from slm_kv.engine.scheduler import Work
 
 BASE = "__base__"  # PEFT's name, in a batch of several adapters, for none
 

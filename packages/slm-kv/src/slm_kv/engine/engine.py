@@ -11,22 +11,22 @@ from typing import Any, Self
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from slm_kv.adapters import Adapters, plain
-from slm_kv.attention.batch import PagedStorage
-from slm_kv.attention.doors import NAME, open_doors
+from slm_kv.engine.adapters import Adapters, plain
+from slm_kv.attention.step_batch import PagedStorage
+from slm_kv.attention.interface import NAME, open_doors
 from slm_kv.errors import KVError
-from slm_kv.int8_gate import Int8Layers, pack_int8, rows_of
-from slm_kv.packing import Packed, pack
-from slm_kv.pages import PagePool
-from slm_kv.requests import FinishReason, Handle, Update
-from slm_kv.room import OnFull, Room
-from slm_kv.runner import Runner
-from slm_kv.sampling import TokenSampler, prompt_logprobs
-from slm_kv.sampling_params import SamplingParams
-from slm_kv.scheduler import Scheduler, Work
-from slm_kv.sequence import Sequence
-from slm_kv.text_stream import TextStream
-from slm_kv.vocabulary import Prompt, Vocabulary
+from slm_kv.linear.int8_gate import Int8Layers, pack_int8, rows_of
+from slm_kv.linear.packing import Packed, pack
+from slm_kv.pages.pool import PagePool
+from slm_kv.engine.requests import FinishReason, Handle, Update
+from slm_kv.engine.context_limits import OnFull, Room
+from slm_kv.engine.runner import Runner
+from slm_kv.sampling.sampler import TokenSampler, prompt_logprobs
+from slm_kv.sampling.params import SamplingParams
+from slm_kv.engine.scheduler import Scheduler, Work
+from slm_kv.engine.sequence import Sequence
+from slm_kv.engine.text_stream import TextStream
+from slm_kv.engine.vocabulary import Prompt, Vocabulary
 
 
 class Engine:

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from slm_kv.attention import reference
-from slm_kv.attention.batch import LayerShape, StepBatch
+from slm_kv.attention.step_batch import LayerShape, StepBatch
 from slm_kv.errors import KVError
-from slm_kv.optional import optional
+from slm_kv.optional_imports import optional
 
 NAME = "slm_paged"
 Attend = Callable[[Tensor, Tensor, Tensor, int, StepBatch, float], Tensor]

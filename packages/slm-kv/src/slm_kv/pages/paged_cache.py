@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from slm_kv.attention.batch import LayerShape, PagedStorage
+from slm_kv.attention.step_batch import LayerShape, PagedStorage
 from slm_kv.errors import KVError
-from slm_kv.pages import BlockTable, PagePool
+from slm_kv.pages.pool import BlockTable, PagePool
 
 
 class PagedCache(Cache):

@@ -12,8 +12,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, types
 
-from slm_kv.elements import SETTINGS, compiled, exp, load, rounded
-from slm_kv.prefetching import prefetch_run
+from slm_kv.compiled.elements import SETTINGS, compiled, exp, load, rounded
+from slm_kv.compiled.prefetching import prefetch_run
 
 AHEAD = 12288  # bytes between what is read and what is asked for meanwhile: pages lie in no order that a CPU foresees
 COMMON = 64  # dimensions of a head in most small models: for a number that is known the compiler unrolls what it can

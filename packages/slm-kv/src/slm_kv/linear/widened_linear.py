@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from slm_kv import few_rows
-from slm_kv.elements import bits
-from slm_kv.few_rows import BLOCK
-from slm_kv.packed_linear import HINT, PackedLayer
+from slm_kv.compiled import few_rows
+from slm_kv.compiled.elements import bits
+from slm_kv.compiled.few_rows import BLOCK
+from slm_kv.linear.packed_linear import HINT, PackedLayer
 
 TILE_BYTES = 3 << 20  # of float32: a share of the last cache; smaller tiles mean more calls
 UPPER = -1 << 16  # a mask
