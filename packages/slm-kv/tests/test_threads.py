@@ -20,6 +20,6 @@ def test_the_fastest_number_of_threads_is_set_and_of_equals_the_fewest(
         clock[0] += costs[now] + 5 * (now in slow)
 
     try:
-        assert fastest_threads(run, most=4) == torch.get_num_threads() == expected
+        assert fastest_threads(run, max_threads=4) == torch.get_num_threads() == expected
     finally:
         torch.set_num_threads(before)

@@ -1,4 +1,4 @@
-"""Modules of this package that need what may not be there."""
+"""Imports of modules whose dependencies may be missing."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from typing import Any
 
 
 @cache
-def optional(name: str) -> Any:
-    """The module ``slm_kv.<name>``, compiled when it is first asked for; None without numba, which may not be there for
-    a new Python, or triton, which torch brings for Linux alone."""
+def import_optional(name: str) -> Any:
+    """Import ``slm_kv.<name>``, or return None if one of its dependencies is not installed.
+
+    numba may lag behind a new Python release, and torch installs triton on Linux only. Modules with numba kernels
+    compile them on their first import, so the result is cached.
+    """
     try:
         return import_module(f"slm_kv.{name}")
     except ImportError:

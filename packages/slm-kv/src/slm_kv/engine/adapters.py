@@ -1,146 +1,119 @@
-"""Several adapters over one base: one batch for all where the layers can mix, in turns where they cannot."""
+"""Several adapters over one base model: which calls of the model a step needs, and digests of their weights."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Generator, Sequence
-from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 from transformers import PreTrainedModel
 
-from slm_kv.pages.weight_digests import digest
-from slm_kv.errors import KVError
 from slm_kv.engine.scheduler import Work
+from slm_kv.errors import KVError
+from slm_kv.pages.weight_digests import weight_digest
+from slm_kv.peft_models import active_adapter, adapter_names, only_adapter, supports_mixed_batches
 
-BASE = "__base__"  # PEFT's name, in a batch of several adapters, for none
+BASE_ADAPTER = "__base__"  # peft's name for no adapter in a batch with several
+
+
+@dataclass(frozen=True)
+class ModelCall:
+    """One call of a model; ``row_adapters`` names each row's adapter if the batch mixes several, else None."""
+
+    model: Any
+    work: list[Work]
+    row_adapters: list[str] | None
 
 
 class Adapters:
-    """The adapters of several PeftModels over one base, by name. A plain model brings none; the first of ``models``
-    answers for the base.
+    """The adapters of several PeftModels over one base, by name. The first of ``models`` also serves the base.
 
-    Raises KVError for a name that two models have.
+    Raises:
+        KVError: two models have an adapter of the same name, or several adapters of one model are active.
     """
 
     def __init__(self, models: Sequence[PreTrainedModel]) -> None:
-        self._holders = [_Holder(model) for model in models]
-        self._by_name = {name: holder for holder in self._holders for name in holder.names}
-        self.names: tuple[str, ...] = tuple(name for holder in self._holders for name in holder.names)
+        self._models = [_AdaptedModel(model) for model in models]
+        self._by_name = {name: model for model in self._models for name in model.names}
+        self.names: tuple[str, ...] = tuple(name for model in self._models for name in model.names)
         if len(self._by_name) < len(self.names):
-            raise KVError(f"two models have an adapter of one name (they have {', '.join(self.names)}); rename one")
-        self.default = self._holders[0].default
+            raise KVError(f"two models have an adapter of the same name ({', '.join(self.names)}); rename one")
+        self.default = self._models[0].default
         self.refresh()
 
     def find(self, name: str | None) -> str | None:
-        """The adapter called ``name``; of None the one that was active, and none for BASE. Raises KVError for one
-        that is not there."""
+        """Return the adapter called ``name``: the active one for None, and None for BASE_ADAPTER.
+
+        Raises:
+            KVError: there is no adapter of that name.
+        """
         if name is None:
             return self.default
-        if name == BASE:
+        if name == BASE_ADAPTER:
             return None
         if name in self.names:
             return name
         known = ", ".join(self.names) or "none"
-        raise KVError(f"no adapter is called {name!r}; there are: {known}")
+        raise KVError(f"no adapter is called {name!r}; known adapters: {known}")
 
-    def root(self, name: str | None) -> bytes:
-        """What the chain of known prefixes of a sequence begins with: its weights, digested."""
-        return self._roots[name]
+    def prefix_root(self, name: str | None) -> bytes:
+        """The root of the hash chain of prefixes computed with an adapter: a digest of its weights and the base's."""
+        return self._prefix_roots[name]
 
     def refresh(self) -> None:
-        """Digest the weights anew."""
-        self._roots: dict[str | None, bytes] = {}
-        for holder in reversed(self._holders):
-            self._roots |= holder.digests()
+        """Compute the digests again, after weights have changed."""
+        self._prefix_roots: dict[str | None, bytes] = {}
+        for model in reversed(self._models):  # the first model's digest of the base is the one that stays
+            self._prefix_roots |= model.digests()
 
-    def groups(self, work: tuple[Work, ...]) -> Generator[tuple[Any, list[Work], list[str] | None]]:
-        """The calls that a step takes: the model, the work, and the names by row where it mixes several."""
-        for holder in self._holders:
-            yield from holder.groups([one for one in work if self._holder(one) is holder])
+    def calls(self, work: tuple[Work, ...]) -> Generator[ModelCall]:
+        """Yield the calls that a step needs. While a call is being handled, its adapter is active."""
+        for model in self._models:
+            yield from model.calls([item for item in work if self._model_for(item) is model])
 
-    def _holder(self, work: Work) -> _Holder:
+    def _model_for(self, work: Work) -> _AdaptedModel:
         name = work.sequence.handle.adapter
-        return self._holders[0] if name is None else self._by_name[name]
+        return self._models[0] if name is None else self._by_name[name]
 
 
-class _Holder:
+class _AdaptedModel:
     """One model and its adapters."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model: Any = model
-        self.names: tuple[str, ...] = tuple(getattr(model, "peft_config", ()))
-        self.default = _active(model) if self.names else None
-        self.mixes = bool(self.names) and all(map(_can_mix, _tuner_layers(model)))
+        self.names = adapter_names(model)
+        self.default = active_adapter(model)
+        self.mixes = supports_mixed_batches(model)
 
-    def groups(self, work: list[Work]) -> Generator[tuple[Any, list[Work], list[str] | None]]:
+    def calls(self, work: list[Work]) -> Generator[ModelCall]:
+        """Decode rows of different adapters in one call, if the layers can mix them; else one call for each adapter.
+
+        Prompts have a call for each adapter: mixing needs one row of tokens for each entry of the batch.
+        """
         by_adapter: dict[str | None, list[Work]] = {}
-        for one in work:
-            by_adapter.setdefault(one.sequence.handle.adapter, []).append(one)
+        for item in work:
+            by_adapter.setdefault(item.sequence.handle.adapter, []).append(item)
         if len(by_adapter) > 1 and self.mixes:
-            decoding = [one for one in work if one.count == 1]
+            decoding = [item for item in work if item.count == 1]
             if decoding:
-                yield self.model, decoding, [one.sequence.handle.adapter or BASE for one in decoding]
-            by_adapter = {name: [one for one in group if one.count > 1] for name, group in by_adapter.items()}
-        for name, group in by_adapter.items():
-            if group:
-                with self.only(name):
-                    yield self.model, group, None
-
-    def only(self, name: str | None) -> Any:
-        """A context in which the adapter ``name`` alone acts."""
-        if not self.names:
-            return nullcontext()
-        if name is None:
-            return self.model.disable_adapter()
-        if _active(self.model) != name:
-            self.model.set_adapter(name, inference_mode=True)
-        return nullcontext()
+                names = [item.sequence.handle.adapter or BASE_ADAPTER for item in decoding]
+                yield ModelCall(self.model, decoding, names)
+            by_adapter = {name: [item for item in items if item.count > 1] for name, items in by_adapter.items()}
+        for name, items in by_adapter.items():
+            if items:
+                with only_adapter(self.model, name):
+                    yield ModelCall(self.model, items, None)
 
     def digests(self) -> dict[str | None, bytes]:
+        """Digests of the base's weights (None) and of each adapter's weights and settings on top of them."""
         state = dict(self.model.named_parameters(remove_duplicate=False)) | dict(self.model.named_buffers())
-        own = {name: {key for key in state if f".{name}." in key or key.endswith(f".{name}")} for name in self.names}
-        shared = state.keys() - set().union(*own.values()) if own else state.keys()
-        base = digest((key, state[key]) for key in sorted(shared))
-        roots: dict[str | None, bytes] = {None: base}
-        for name, keys in own.items():
+        keys_by_adapter = {
+            name: {key for key in state if f".{name}." in key or key.endswith(f".{name}")} for name in self.names
+        }
+        base_keys = state.keys() - set().union(*keys_by_adapter.values()) if keys_by_adapter else state.keys()
+        base = weight_digest((key, state[key]) for key in sorted(base_keys))
+        digests: dict[str | None, bytes] = {None: base}
+        for name, keys in keys_by_adapter.items():
             settings = repr(sorted(self.model.peft_config[name].to_dict().items(), key=str))
-            roots[name] = digest(((key, state[key]) for key in sorted(keys)), base + settings.encode())
-        return roots
-
-
-def each_alone(model: Any) -> Generator[str | None]:
-    """None while no adapter of ``model`` acts, then each by name while it alone does; closed, all is as it was."""
-    holder, flags = _Holder(model), [(weight, weight.requires_grad) for weight in model.parameters()]
-    try:
-        for name in (None, *holder.names):
-            with holder.only(name):
-                yield name
-    finally:
-        with holder.only(holder.default):
-            for weight, trained in flags:
-                weight.requires_grad_(trained)
-
-
-def plain(model: Any) -> Any:
-    """``model`` without what holds its adapters."""
-    return model.get_base_model() if hasattr(model, "peft_config") else model
-
-
-def _active(model: Any) -> str:
-    active = model.active_adapter
-    if isinstance(active, str):
-        return active
-    if len(active) == 1:
-        return str(active[0])
-    raise KVError(f"several adapters act at once ({', '.join(active)}): set one, or merge them")
-
-
-def _tuner_layers(model: Any) -> list[Any]:
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    return [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
-
-
-def _can_mix(layer: Any) -> bool:
-    return hasattr(layer, "_mixed_batch_forward") or "adapter_names" in inspect.signature(layer.forward).parameters
+            digests[name] = weight_digest(((key, state[key]) for key in sorted(keys)), base + settings.encode())
+        return digests

@@ -1,84 +1,108 @@
-"""A request under way: which of its tokens are in pages, and at which positions the next ones go."""
+"""A request in the engine: its tokens, and how many of them are in pages."""
 
 from __future__ import annotations
 
-from slm_kv.pages.pool import BlockTable
+from torch import Tensor
+
 from slm_kv.engine.requests import FinishReason, Handle
-from slm_kv.sampling.sampler import Choice, TokenSampler
 from slm_kv.engine.text_stream import TextStream
+from slm_kv.pages.block_table import BlockTable
+from slm_kv.sampling.logprobs import SampledToken, prompt_logprobs
+from slm_kv.sampling.sampler import TokenSampler
 
 
 class Sequence:
-    """``token_ids`` is the prompt and what was generated. ``start`` is the first token of it in the context, and
-    ``dropped`` counts those that a sliding window took out of the middle; both are 0 while everything fits."""
+    """The state of one request.
 
-    def __init__(self, handle: Handle, sampler: TokenSampler, stream: TextStream, root: bytes) -> None:
-        self.handle, self.sampler, self.stream, self.root = handle, sampler, stream, root
+    Attributes:
+        token_ids: The prompt and what was generated.
+        prefix_root: The root of the hash chain under which its prefixes are known: a digest of its weights.
+        context_start: The index of the first token in the context.
+        dropped: The number of tokens that a sliding window took out of the middle of the context.
+
+    Both numbers are 0 as long as everything fits into the pool and the model's positions.
+    """
+
+    def __init__(self, handle: Handle, sampler: TokenSampler, stream: TextStream, prefix_root: bytes) -> None:
+        self.handle, self.sampler, self.stream, self.prefix_root = handle, sampler, stream, prefix_root
         self.token_ids = list(handle.prompt_ids)
-        self.table: BlockTable | None = None
-        self.start = 0
+        self._block_table: BlockTable | None = None
+        self.context_start = 0
         self.dropped = 0
 
     @property
-    def wants_prompt_rows(self) -> bool:
-        """Whether the logits of its next rows are asked for, sampled from or not."""
-        asked = self.handle.params.prompt_logprobs is not None
-        return asked and len(self.handle.prompt_logprobs) < len(self.handle.prompt_ids) - 1
+    def needs_prompt_logits(self) -> bool:
+        """Whether the logits of its next rows are needed for logprobs of the prompt."""
+        requested = self.handle.params.prompt_logprobs is not None
+        return requested and len(self.handle.prompt_logprobs) < len(self.handle.prompt_ids) - 1
 
     @property
     def reuses_prefix(self) -> bool:
-        """Known pages save computing rows; where the rows themselves are asked for, none are taken."""
-        return self.handle.use_cache and not self.wants_prompt_rows
+        """Whether known pages may replace computing its first rows: not if the logits of these are needed."""
+        return self.handle.use_cache and not self.needs_prompt_logits
 
     @property
-    def held(self) -> BlockTable:
-        """Its pages; only of a running sequence."""
-        assert self.table is not None, "a waiting sequence holds no pages"
-        return self.table
+    def running(self) -> bool:
+        """Whether it has pages; otherwise it waits."""
+        return self._block_table is not None
 
-    def begin(self, table: BlockTable) -> None:
-        """It runs from here on, with what the pool knew of it."""
-        self.table = table
+    @property
+    def block_table(self) -> BlockTable:
+        """Its pages. Only of a running sequence."""
+        assert self._block_table is not None, "a waiting sequence has no pages"
+        return self._block_table
+
+    def start(self, table: BlockTable) -> None:
+        """Run with ``table``, which may already contain a known prefix."""
+        self._block_table = table
         if not self.handle.token_ids:
             self.handle.reused_tokens = table.length
 
-    def end(self) -> None:
-        """It holds no pages any more. Tokens that a window dropped stay out of its context from here on."""
-        self.table = None
-        self.start, self.dropped = self.start + self.dropped, 0
+    def suspend(self) -> None:
+        """Wait, without pages. Tokens that a window dropped stay out of the context."""
+        self._block_table = None
+        self.context_start, self.dropped = self.context_start + self.dropped, 0
 
     @property
     def position(self) -> int:
-        """Position of the next token to compute."""
-        return self.dropped + self.held.length
+        """The position of the next token to compute."""
+        return self.dropped + self.block_table.length
 
     @property
     def pending(self) -> int:
-        """Tokens that are known, but whose keys are not in pages yet."""
-        return len(self.token_ids) - self.start - self.position
+        """The number of known tokens whose keys and values are not in pages yet."""
+        return len(self.token_ids) - self.context_start - self.position
 
     @property
     def context(self) -> list[int]:
-        """The tokens that the next one is predicted from."""
-        return self.token_ids[self.start :]
+        """The tokens from which the next one is predicted."""
+        return self.token_ids[self.context_start :]
 
     def next_ids(self, count: int) -> list[int]:
         """The next ``count`` tokens to compute."""
-        first = self.start + self.position
+        first = self.context_start + self.position
         return self.token_ids[first : first + count]
 
-    def append(self, choice: Choice, ends: frozenset[int]) -> tuple[str, FinishReason | None]:
-        """Take the next token. Its certain text, and why the sequence ends with it, if it does."""
+    def add_prompt_logprobs(self, logits_RV: Tensor) -> None:
+        """Add logprobs of the prompt from the logits of its next R rows."""
+        handle = self.handle
+        first = len(handle.prompt_logprobs) + 1  # index of the prompt token that the first row predicts
+        rows = min(len(logits_RV), len(handle.prompt_ids) - first)
+        following = handle.prompt_ids[first - 1 : first + rows]
+        handle.prompt_logprobs += prompt_logprobs(logits_RV[:rows], following, handle.params.prompt_logprobs or 0)
+
+    def append(self, token: SampledToken, end_ids: frozenset[int]) -> tuple[str, FinishReason | None]:
+        """Add a sampled token; return the text that has become certain, and the reason if the sequence ends."""
         handle, params = self.handle, self.handle.params
-        self.token_ids.append(choice.token_id)
-        handle.token_ids.append(choice.token_id)
+        self.token_ids.append(token.token_id)
+        handle.token_ids.append(token.token_id)
         if params.logprobs is not None:
-            handle.logprobs.append(choice)
-        if choice.token_id in params.stop_token_ids or (choice.token_id in ends and not params.ignore_eos):
+            handle.logprobs.append(token)
+        if token.token_id in params.stop_token_ids or (token.token_id in end_ids and not params.ignore_eos):
             return self.stream.finish(), "stop"
-        piece = self.stream.push(choice.token_id, may_stop=len(handle.token_ids) > params.min_new_tokens)
+        text = self.stream.push(token.token_id, may_stop=len(handle.token_ids) > params.min_new_tokens)
         if self.stream.stopped:
-            return piece, "stop"
+            return text, "stop"
         if len(handle.token_ids) == params.max_new_tokens:
-            return piece + self.stream.finish(), "length"
-        return piece, None
+            return text + self.stream.finish(), "length"
+        return text, None

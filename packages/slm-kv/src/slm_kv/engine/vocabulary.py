@@ -1,4 +1,4 @@
-"""What a model and its tokenizer call tokens."""
+"""The token ids of a model, and prompts as token ids."""
 
 from __future__ import annotations
 
@@ -14,18 +14,23 @@ Prompt = str | Sequence[int]
 
 
 class Vocabulary:
-    """``size`` token ids; ``ends`` end a text: the model's own, else the tokenizer's."""
+    """``size`` token ids, of which ``end_ids`` end a text: those of the model, or else that of the tokenizer."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> None:
         self.tokenizer = tokenizer
         self.size: int = cast(nn.Embedding, model.get_input_embeddings()).num_embeddings
-        self.ends = _ends(model, tokenizer)
+        self.end_ids = _end_ids(model, tokenizer)
 
-    def ids(self, prompt: Prompt) -> list[int]:
-        """``prompt`` as token ids. Raises KVError for an id outside, and for a text where there is no tokenizer."""
+    def encode(self, prompt: Prompt) -> list[int]:
+        """Return ``prompt`` as token ids.
+
+        Raises:
+            KVError: an id is outside the vocabulary, or the prompt is text and there is no tokenizer.
+        """
         if isinstance(prompt, str):
             if self.tokenizer is None:
                 raise KVError("text was given and the engine has no tokenizer; give token ids, or a tokenizer")
+            # verbose=False: transformers warns about texts longer than the model's context, which the engine refuses.
             return list(self.tokenizer(prompt, verbose=False)["input_ids"])
         for token in prompt:
             if not isinstance(token, int) or not 0 <= token < self.size:
@@ -33,9 +38,9 @@ class Vocabulary:
         return list(prompt)
 
 
-def _ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> frozenset[int]:
-    settings: Any = model.generation_config
-    ends = settings.eos_token_id if settings and settings.eos_token_id is not None else None
-    if ends is None:
-        ends = tokenizer.eos_token_id if tokenizer else None
-    return frozenset([ends] if isinstance(ends, int) else ends or [])
+def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> frozenset[int]:
+    generation_config: Any = model.generation_config
+    ids = generation_config.eos_token_id if generation_config else None
+    if ids is None:
+        ids = tokenizer.eos_token_id if tokenizer else None
+    return frozenset([ids] if isinstance(ids, int) else ids or [])

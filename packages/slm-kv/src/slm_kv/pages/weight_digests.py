@@ -1,4 +1,4 @@
-"""A digest of weights, so that keys and values are only found again under the weights that made them."""
+"""Digests of weights: a cached prefix is reused only under the weights that computed it."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 
-def digest(tensors: Iterable[tuple[str, Tensor]], seed: bytes = b"") -> bytes:
-    """16 bytes of blake2b over names, types, shapes and values, in the order given."""
-    found = hashlib.blake2b(seed, digest_size=16)
+def weight_digest(tensors: Iterable[tuple[str, Tensor]], seed: bytes = b"") -> bytes:
+    """16 bytes of blake2b over the names, dtypes, shapes and values of ``tensors``, in the order given."""
+    hasher = hashlib.blake2b(seed, digest_size=16)
     for name, tensor in tensors:
-        found.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        hasher.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
         if tensor.numel():
-            found.update(_bytes(tensor))
-    return found.digest()
+            hasher.update(_raw_bytes(tensor))
+    return hasher.digest()
 
 
-def _bytes(tensor: Tensor) -> memoryview:
-    plain = tensor.detach().to_dense() if tensor.layout is not torch.strided else tensor.detach()
-    return plain.cpu().contiguous().flatten().view(torch.uint8).numpy().data
+def _raw_bytes(tensor: Tensor) -> memoryview:
+    dense = tensor.detach().to_dense() if tensor.layout is not torch.strided else tensor.detach()
+    return dense.cpu().contiguous().flatten().view(torch.uint8).numpy().data

@@ -1,4 +1,4 @@
-"""What a request asks of sampling. No torch here: the command line reads its defaults."""
+"""The sampling settings of a request. Imports no torch: command lines read the defaults before they load a model."""
 
 from __future__ import annotations
 
@@ -9,39 +9,39 @@ from typing import Any, NamedTuple
 
 from slm_kv.errors import KVError
 
-MOST_LOGPROBS = 20
-LARGEST = sys.float_info.max
+MAX_LOGPROBS = 20
+LARGEST_FLOAT = sys.float_info.max
 
 
 class _Range(NamedTuple):
-    """Numbers from ``low`` (itself one of them unless ``above``) up to ``high``; ``wanted`` says so to the user."""
+    """The numbers from ``low`` to ``high``; ``description`` is what an error tells the user to give."""
 
     low: float
     high: float
-    wanted: str
+    description: str
     whole: bool = False
-    above: bool = False
+    excludes_low: bool = False
 
-    def allows(self, given: Any) -> bool:
-        kinds = int if self.whole else (int, float)
-        if isinstance(given, bool) or not isinstance(given, kinds):
+    def contains(self, value: Any) -> bool:
+        types = int if self.whole else (int, float)
+        if isinstance(value, bool) or not isinstance(value, types):
             return False
-        return self.low <= given <= self.high and not (self.above and given == self.low)
+        return self.low <= value <= self.high and not (self.excludes_low and value == self.low)
 
 
-_LOGPROBS = _Range(0, MOST_LOGPROBS, f"a whole number from 0 to {MOST_LOGPROBS}, or None for no logprobs", whole=True)
+_LOGPROBS = _Range(0, MAX_LOGPROBS, f"a whole number from 0 to {MAX_LOGPROBS}, or None for no logprobs", whole=True)
 _PENALTY = _Range(-2, 2, "a number from -2 to 2; 0 is no penalty")
 _RANGES = {
-    "max_new_tokens": _Range(1, LARGEST, "a whole number of at least 1", whole=True),
-    "min_new_tokens": _Range(0, LARGEST, "a whole number of at least 0", whole=True),
-    "temperature": _Range(0, LARGEST, "a finite number of at least 0; 0 takes the likeliest token each time"),
-    "top_k": _Range(0, LARGEST, "a whole number of at least 0; 0 keeps all tokens", whole=True),
-    "top_p": _Range(0, 1, "a number above 0 and at most 1; 1 keeps all tokens", above=True),
+    "max_new_tokens": _Range(1, LARGEST_FLOAT, "a whole number of at least 1", whole=True),
+    "min_new_tokens": _Range(0, LARGEST_FLOAT, "a whole number of at least 0", whole=True),
+    "temperature": _Range(0, LARGEST_FLOAT, "a finite number of at least 0; 0 always takes the likeliest token"),
+    "top_k": _Range(0, LARGEST_FLOAT, "a whole number of at least 0; 0 keeps all tokens", whole=True),
+    "top_p": _Range(0, 1, "a number above 0 and at most 1; 1 keeps all tokens", excludes_low=True),
     "min_p": _Range(0, 1, "a number from 0 to 1; 0 keeps all tokens"),
-    "repetition_penalty": _Range(0, LARGEST, "a finite number above 0; 1 is no penalty", above=True),
+    "repetition_penalty": _Range(0, LARGEST_FLOAT, "a finite number above 0; 1 is no penalty", excludes_low=True),
     "presence_penalty": _PENALTY,
     "frequency_penalty": _PENALTY,
-    "seed": _Range(-math.inf, math.inf, "a whole number, or None for a new one each time", whole=True),
+    "seed": _Range(-math.inf, math.inf, "a whole number, or None for a random seed", whole=True),
     "logprobs": _LOGPROBS,
     "prompt_logprobs": _LOGPROBS,
 }
@@ -50,16 +50,28 @@ _MAY_BE_NONE = ("seed", "logprobs", "prompt_logprobs")
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How a text is continued. ``temperature`` 0 takes the likeliest token each time.
+    """How to continue a text.
 
-    ``top_k`` 0, ``top_p`` 1 and ``min_p`` 0 leave nothing out. ``repetition_penalty`` is Hugging Face's, over prompt
-    and completion; ``presence_penalty`` and ``frequency_penalty`` are OpenAI's, over the completion. ``seed`` None
-    takes a new one. ``stop`` is a text or several; the completion ends before the first that comes up. ``logprobs``:
-    how many alternatives beside each chosen token, None for no log-probabilities at all; ``prompt_logprobs`` the same
-    for the prompt. Before ``min_new_tokens`` neither the end of the text nor a token of ``stop_token_ids`` is chosen,
-    and no ``stop`` is looked for.
+    Args:
+        max_new_tokens: The number of tokens after which generation ends.
+        min_new_tokens: Until there are this many, the end of text and ``stop_token_ids`` are never sampled, and
+            ``stop`` strings are ignored.
+        temperature: 0 always takes the likeliest token.
+        top_k: Sample from the k likeliest tokens; 0 keeps all.
+        top_p: Sample from the smallest set of likeliest tokens with at least this probability in total; 1 keeps all.
+        min_p: Drop tokens less likely than this share of the likeliest one's probability; 0 keeps all.
+        repetition_penalty: Hugging Face's penalty, over prompt and completion; 1 is none.
+        presence_penalty: OpenAI's penalty, once for each token that occurs in the completion; 0 is none.
+        frequency_penalty: OpenAI's penalty, for each occurrence in the completion; 0 is none.
+        seed: None means a random one.
+        stop: A string or several; the completion ends before the first that occurs.
+        stop_token_ids: Token ids that end the completion.
+        ignore_eos: Continue past the end-of-text token.
+        logprobs: The number of alternatives to report beside each sampled token; None reports no log-probabilities.
+        prompt_logprobs: The same for the tokens of the prompt.
 
-    Raises KVError for a value out of range.
+    Raises:
+        KVError: a value is out of range.
     """
 
     max_new_tokens: int = 128
@@ -79,37 +91,37 @@ class SamplingParams:
     prompt_logprobs: int | None = None
 
     def __post_init__(self) -> None:
-        for name, numbers in _RANGES.items():
-            given = getattr(self, name)
-            if not (given is None and name in _MAY_BE_NONE) and not numbers.allows(given):
-                raise _refused(name, given, numbers.wanted)
+        for name, allowed in _RANGES.items():
+            value = getattr(self, name)
+            if not (value is None and name in _MAY_BE_NONE) and not allowed.contains(value):
+                raise _out_of_range(name, value, allowed.description)
         if not isinstance(self.ignore_eos, bool):
-            raise _refused("ignore_eos", self.ignore_eos, "True or False")
-        stop = _listed("stop", self.stop, str, "a text that is not empty, or a list of such")
+            raise _out_of_range("ignore_eos", self.ignore_eos, "True or False")
+        stop = _as_tuple("stop", self.stop, str, "a non-empty string, or a list of them")
         object.__setattr__(self, "stop", stop)
-        stop_ids = _listed("stop_token_ids", self.stop_token_ids, int, "a list of token ids")
+        stop_ids = _as_tuple("stop_token_ids", self.stop_token_ids, int, "a list of token ids")
         object.__setattr__(self, "stop_token_ids", stop_ids)
 
     @property
     def greedy(self) -> bool:
-        """Whether the likeliest token is taken each time."""
+        """Whether the likeliest token is always taken."""
         return self.temperature == 0
 
     @property
     def penalised(self) -> bool:
-        """Whether the score of a token depends on those before it."""
+        """Whether a token's score depends on the tokens before it."""
         return self.repetition_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
 
 
-def _listed(name: str, given: Any, kind: type, wanted: str) -> tuple[Any, ...]:
-    items = (given,) if kind is str and isinstance(given, str) else given
-    fine = isinstance(items, list | tuple) and all(
-        isinstance(item, kind) and not isinstance(item, bool) and item != "" for item in items
+def _as_tuple(name: str, value: Any, item_type: type, description: str) -> tuple[Any, ...]:
+    items = (value,) if item_type is str and isinstance(value, str) else value
+    valid = isinstance(items, list | tuple) and all(
+        isinstance(item, item_type) and not isinstance(item, bool) and item != "" for item in items
     )
-    if not fine:
-        raise _refused(name, given, wanted)
+    if not valid:
+        raise _out_of_range(name, value, description)
     return tuple(items)
 
 
-def _refused(name: str, given: Any, wanted: str) -> KVError:
-    return KVError(f"{name}={given!r} is out of range: give {wanted}")
+def _out_of_range(name: str, value: Any, description: str) -> KVError:
+    return KVError(f"{name}={value!r} is out of range: give {description}")

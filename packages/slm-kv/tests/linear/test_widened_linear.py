@@ -7,13 +7,13 @@ import torch
 from torch import nn
 
 from slm_kv import pack
-from slm_testing.kv.tiny_models import MAKERS, make
+from slm_testing.kv.tiny_models import MODEL_FACTORIES, make_model
 
 widened_linear = pytest.importorskip("slm_kv.linear.widened_linear", reason="numba is not installed")
 known = widened_linear.Tile(2).usable
 # Then such layers stay plain, which is tested below; on x86 with AVX2 or more none of these may be skipped.
 needs_layout = pytest.mark.skipif(not known, reason="a CPU where oneDNN packs weights in another layout")
-FEW = widened_linear.FEW
+FEW = widened_linear.MAX_FEW_ROWS
 
 
 @pytest.fixture(autouse=True)
@@ -91,13 +91,13 @@ def test_a_row_does_not_depend_on_those_that_share_the_call() -> None:
 
 
 @needs_layout
-@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("name", MODEL_FACTORIES)
 def test_a_model_is_packed_in_16_bits_and_comes_back_bit_for_bit(name: str) -> None:
-    model = make(name).to(torch.bfloat16)
+    model = make_model(name).to(torch.bfloat16)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     ids = torch.randint(0, 97, (3, 9), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        expected = make(name).to(torch.bfloat16).float()(ids).logits
+        expected = make_model(name).to(torch.bfloat16).float()(ids).logits
         packed = pack(model)
         found = model(ids).logits
     layers = {module for module in model.modules() if isinstance(module, widened_linear.WidenedLinear)}
@@ -115,5 +115,5 @@ def test_a_model_is_packed_in_16_bits_and_comes_back_bit_for_bit(name: str) -> N
 def test_odd_inputs_and_an_unknown_layout_stay_plain(monkeypatch: pytest.MonkeyPatch) -> None:
     model = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3)).to(torch.bfloat16)
     assert list(pack(model).layers) == (["1"] if known else [])
-    monkeypatch.setattr(widened_linear.few_rows, "blocks_of", lambda *_: None)
+    monkeypatch.setattr(widened_linear, "view_blocks", lambda *_: None)
     assert pack(nn.Sequential(nn.Linear(4, 3)).to(torch.bfloat16)).layers == {}

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from slm_kv.attention import reference
-from slm_kv.attention.step_batch import Chunk, LayerShape, PagedStorage, StepBatch
+from slm_kv.attention.step_batch import Chunk, StepBatch
+from slm_kv.pages.storage import LayerShape, PagedStorage
 
 pytest.importorskip("triton", reason="triton is not installed")
 import triton
@@ -159,17 +160,17 @@ def test_on_a_gpu_decode_rows_never_wait_for_the_device() -> None:
 def test_on_a_gpu_the_engines_text_is_that_of_generate(name: str) -> None:
     from slm_kv import Engine
     from slm_testing.kv.tiny_models import (  # the interpreting process needs no transformers
-        generated,
-        greedy,
-        make,
-        prompts,
+        greedy_params,
+        greedy_tokens,
+        make_model,
+        random_prompts,
     )
 
-    model, asked = make(name), prompts(6)
-    expected = [generated(model, prompt, 16) for prompt in asked]
+    model, asked = make_model(name), random_prompts(6)
+    expected = [greedy_tokens(model, prompt, 16) for prompt in asked]
     with Engine(model.cuda(), page_size=3, max_pages=60, max_sequences=4, max_step_tokens=7) as engine:
         assert engine._runner._attend is gpu.attend
-        assert [handle.token_ids for handle in engine.generate(asked, greedy(16))] == expected
+        assert [handle.token_ids for handle in engine.generate(asked, greedy_params(16))] == expected
 
 
 if __name__ == "__main__":

@@ -19,9 +19,11 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-from slm_kv.errors import KVError
-from slm_kv.sampling.sampler import BadLogits, TokenSampler, likeliest, prompt_logprobs
+from slm_kv.errors import InvalidLogits, KVError
+from slm_kv.sampling.logprobs import prompt_logprobs
 from slm_kv.sampling.params import SamplingParams
+from slm_kv.sampling.sampler import TokenSampler
+from slm_kv.sampling.scores import likeliest
 
 inf, nan = float("inf"), float("nan")
 ties = st.sampled_from([-inf, -3.0, 0.0, 1.0, 1.5])
@@ -104,12 +106,12 @@ def test_each_draw_inverts_the_distribution_at_one_number_of_the_seed(given: dic
     chooser, numbers = sampler(seed=11, **given), random.Random(11)
     for row in torch.randn(200, 50, generator=torch.Generator().manual_seed(2)):
         cumulative = chooser.distribution(row).cumsum(0)
-        assert chooser.choose(row).token_id == int((cumulative <= numbers.random()).sum())
+        assert chooser.sample(row).token_id == int((cumulative <= numbers.random()).sum())
 
 
 def test_tokens_come_as_often_as_the_distribution_says() -> None:
     chooser, logits, draws = sampler(seed=3, top_k=4), torch.tensor([0.0, 1, -1, 2, 0.5, -inf]), 8_000
-    counts = Counter(chooser.choose(logits).token_id for _ in range(draws))
+    counts = Counter(chooser.sample(logits).token_id for _ in range(draws))
     for token, probability in enumerate(chooser.distribution(logits).tolist()):
         spread = (draws * probability * (1 - probability)) ** 0.5
         assert abs(counts[token] - draws * probability) <= 5 * spread
@@ -121,7 +123,7 @@ def test_a_run_is_repeated_by_its_seed_alone() -> None:
     def run(seed: int | None) -> tuple[int, list[int]]:
         chooser = sampler(seed=seed, presence_penalty=0.5)
         torch.manual_seed(random.randrange(100))  # the global state has no part in it
-        return chooser.seed, [chooser.choose(row).token_id for row in rows_TV]
+        return chooser.seed, [chooser.sample(row).token_id for row in rows_TV]
 
     assert run(7) == run(7)
     seed, tokens = run(None)
@@ -140,12 +142,12 @@ def test_openais_penalties_count_the_output_and_not_the_prompt() -> None:
     chooser = sampler([0, 0, 1], temperature=0, presence_penalty=1.0, frequency_penalty=0.5)
     logits = torch.tensor([5.0, 4.6, 3.1, 0.0])
     # 5.0; then 3.5 and 3.0 for token 0, 3.1 for token 1 once it came, 1.6 for token 2
-    assert [chooser.choose(logits).token_id for _ in range(5)] == [0, 1, 0, 1, 2]
+    assert [chooser.sample(logits).token_id for _ in range(5)] == [0, 1, 0, 1, 2]
 
 
 def test_the_repetition_penalty_divides_above_zero_and_multiplies_below_over_prompt_and_output() -> None:
     chooser, logits = sampler([0, 1], repetition_penalty=2.0), torch.tensor([2.0, -1.0, 1.0, -3.0])
-    chooser.note(3)
+    chooser.record(3)
     expected = torch.tensor([1.0, -2.0, 1.0, -6.0]).double().softmax(0)
     torch.testing.assert_close(chooser.distribution(logits), expected)
     assert logits.tolist() == [2.0, -1.0, 1.0, -3.0]
@@ -161,15 +163,15 @@ def test_no_penalty_overflows(penalty: float) -> None:
 def test_logprobs_are_those_of_the_raw_logits() -> None:
     logits = torch.tensor([0.0, 3.0, 1.0, 3.0, -1.0])
     raw = logits.log_softmax(0).tolist()
-    choice = sampler([1], temperature=0, repetition_penalty=100.0, logprobs=3).choose(logits)
+    choice = sampler([1], temperature=0, repetition_penalty=100.0, logprobs=3).sample(logits)
     assert choice.token_id == 3
     assert choice.logprob == pytest.approx(raw[3], abs=1e-6)
     assert [token for token, _ in choice.top] == [1, 3, 2]
     assert [logprob for _, logprob in choice.top] == pytest.approx([raw[1], raw[3], raw[2]], abs=1e-6)
-    alone = sampler(temperature=0, logprobs=0).choose(logits)
+    alone = sampler(temperature=0, logprobs=0).sample(logits)
     assert (alone.token_id, alone.top) == (1, ())
     assert alone.logprob == pytest.approx(raw[1], abs=1e-6)
-    assert sampler(temperature=0).choose(logits).logprob is None
+    assert sampler(temperature=0).sample(logits).logprob is None
 
 
 def test_prompt_logprobs_speak_of_the_token_after_each_row() -> None:
@@ -188,18 +190,18 @@ def test_the_likeliest_is_what_sampling_from_one_token_draws_and_of_equals_the_f
     assert [likeliest(row) for row in logits_NV] == [max(range(33), key=row.tolist().__getitem__) for row in logits_NV]
     assert likeliest(logits_NV[3]) == 0
     for row in logits_NV[:3]:
-        assert likeliest(row) == sampler(temperature=0).choose(row).token_id == sampler(top_p=1e-9).choose(row).token_id
+        assert likeliest(row) == sampler(temperature=0).sample(row).token_id == sampler(top_p=1e-9).sample(row).token_id
 
 
 @pytest.mark.parametrize("given", [{"temperature": 0}, {}, {"top_k": 2}, {"top_p": 0.5}, {"repetition_penalty": 2.0}])
 @pytest.mark.parametrize("row", [[0, nan, 1], [inf, 0, 1], [-inf, -inf, -inf], [nan, nan, nan]])
 def test_logits_that_say_nothing_are_an_error_of_the_model(row: list[float], given: dict[str, Any]) -> None:
     logits = torch.tensor(row, dtype=torch.float32)
-    with pytest.raises(BadLogits, match=r"the model gave (NaN logits|-?inf as its largest logit)"):
-        sampler([0, 1], **given).choose(logits)
-    with pytest.raises(BadLogits, match="the model gave"):
+    with pytest.raises(InvalidLogits, match=r"the model gave (NaN logits|-?inf as its largest logit)"):
+        sampler([0, 1], **given).sample(logits)
+    with pytest.raises(InvalidLogits, match="the model gave"):
         likeliest(logits)
-    with pytest.raises(BadLogits, match="the model gave"):
+    with pytest.raises(InvalidLogits, match="the model gave"):
         prompt_logprobs(logits[None], [0, 1], 0)
 
 
@@ -215,7 +217,7 @@ def test_logits_that_say_nothing_are_an_error_of_the_model(row: list[float], giv
         ("presence_penalty", [-2.1, 2.1, nan, "1", True], "a number from -2 to 2"),
         ("frequency_penalty", [-2.1, 2.1, nan, "1", True], "a number from -2 to 2"),
         ("seed", [1.0, "1", True], "a whole number, or None"),
-        ("stop", ["", ["a", ""], [1], None, 5], "a text that is not empty"),
+        ("stop", ["", ["a", ""], [1], None, 5], "a non-empty string"),
         ("stop_token_ids", [["1"], [True], 5, "12"], "a list of token ids"),
         ("ignore_eos", [1, "yes", None], "True or False"),
         ("logprobs", [-1, 21, True, "1"], "a whole number from 0 to 20"),
@@ -239,5 +241,5 @@ def test_stop_is_one_text_or_several() -> None:
 def test_logits_of_any_kind_and_gradient_are_read() -> None:
     row = torch.randn(30, generator=torch.Generator().manual_seed(8)).requires_grad_()
     half = row.to(torch.bfloat16)
-    assert sampler(temperature=0).choose(row).token_id == int(np.argmax(row.detach().numpy()))
-    assert sampler(temperature=0).choose(half).token_id == int(half.float().argmax())
+    assert sampler(temperature=0).sample(row).token_id == int(np.argmax(row.detach().numpy()))
+    assert sampler(temperature=0).sample(half).token_id == int(half.float().argmax())

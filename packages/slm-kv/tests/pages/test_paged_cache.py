@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from slm_kv import KVError, PagedCache, PoolFull
-from slm_testing.kv.tiny_models import MAKERS, make, prompts
+from slm_testing.kv.tiny_models import MODEL_FACTORIES, make_model, random_prompts
 
 
 def batch(rows: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Prompts of different lengths, padded on the left."""
-    asked = [prompt[:10] or [1] for prompt in prompts(rows, seed=6)]
+    asked = [prompt[:10] or [1] for prompt in random_prompts(rows, seed=6)]
     longest = max(map(len, asked))
     ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in asked])
     mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in asked])
@@ -18,9 +18,9 @@ def batch(rows: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("page_size", [1, 5, 16])
 @pytest.mark.parametrize("settings", [{}, {"num_beams": 3}, {"num_beams": 4, "num_return_sequences": 2}], ids=str)
-@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("name", MODEL_FACTORIES)
 def test_generate_is_the_same_with_it(name: str, settings: dict[str, int], page_size: int) -> None:
-    model, (ids, mask) = make(name), batch(3)
+    model, (ids, mask) = make_model(name), batch(3)
     asked = {"attention_mask": mask, "max_new_tokens": 12, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
     cache = PagedCache(page_size, 12 * 24 // page_size + 12)
     expected = model.generate(ids, **asked, **settings)
@@ -32,7 +32,7 @@ def test_generate_is_the_same_with_it(name: str, settings: dict[str, int], page_
 
 
 def test_a_conversation_goes_on_from_the_pages_of_its_first_turn() -> None:
-    model, cache = make("llama"), PagedCache(4, 20)
+    model, cache = make_model("llama"), PagedCache(4, 20)
     asked = {"do_sample": False, "pad_token_id": 0, "eos_token_id": None}
     first = model.generate(torch.tensor([[5, 6, 7]]), past_key_values=cache, max_new_tokens=5, **asked)
     longer = torch.cat([first, torch.tensor([[9, 10]])], dim=1)
@@ -42,7 +42,7 @@ def test_a_conversation_goes_on_from_the_pages_of_its_first_turn() -> None:
 
 
 def test_cropping_forgets_the_last_tokens_and_gives_their_pages_back() -> None:
-    model, cache = make("gpt2"), PagedCache(2, 20)
+    model, cache = make_model("gpt2"), PagedCache(2, 20)
     ids = torch.tensor([[3, 1, 4, 1, 5, 9, 2]])
     with torch.inference_mode():
         model(ids, past_key_values=cache)
@@ -54,7 +54,7 @@ def test_cropping_forgets_the_last_tokens_and_gives_their_pages_back() -> None:
 
 
 def test_beams_hold_their_common_pages_once() -> None:
-    model, cache = make("gpt2"), PagedCache(4, 40)
+    model, cache = make_model("gpt2"), PagedCache(4, 40)
     model.generate(
         torch.tensor([[5] * 24]),
         past_key_values=cache,
@@ -67,10 +67,10 @@ def test_beams_hold_their_common_pages_once() -> None:
 
 
 def test_pages_that_run_out_say_so_and_nothing_grows() -> None:
-    model, cache = make("gpt2"), PagedCache(4, 4)
-    with pytest.raises(PoolFull, match="pages wanted: 1; of max_pages=4, 0 are free"):
+    model, cache = make_model("gpt2"), PagedCache(4, 4)
+    with pytest.raises(PoolFull, match="pages needed: 1, pages free: 0 of max_pages=4"):
         model.generate(
             torch.tensor([[5] * 10]), past_key_values=cache, max_new_tokens=20, pad_token_id=0, eos_token_id=None
         )
-    with pytest.raises(KVError, match="max_pages=4 is less than a page for each of 5 rows"):
+    with pytest.raises(KVError, match="max_pages=4 is less than one page for each of 5 rows"):
         model(torch.ones(5, 1, dtype=torch.long), past_key_values=PagedCache(4, 4))

@@ -9,11 +9,11 @@ import torch
 
 from slm_kv import Engine, Handle, KVError, SamplingParams
 from slm_kv.engine.requests import Update
-from slm_testing.kv.tiny_models import VOCABULARY, greedy, make, prompts
+from slm_testing.kv.tiny_models import VOCABULARY, greedy_params, make_model, random_prompts
 
 POISON = VOCABULARY - 1  # the model has NaN for it
-BEGINNINGS = prompts(6, longest=16, seed=1)
-PROMPTS = [beginning + end for beginning in BEGINNINGS for end in prompts(6, longest=8, seed=2)]
+BEGINNINGS = random_prompts(6, longest=16, seed=1)
+PROMPTS = [beginning + end for beginning in BEGINNINGS for end in random_prompts(6, longest=8, seed=2)]
 REFUSED = [
     ([], 4, "the prompt is empty"),
     ([1, VOCABULARY], 4, "outside the vocabulary"),
@@ -54,22 +54,22 @@ class Soak:
             self.ask_for_what_is_refused()
         elif chance < 0.04:
             prompt = [*self.source.choice(BEGINNINGS), POISON, 5]
-            self.submit(prompt, greedy(4))
+            self.submit(prompt, greedy_params(4))
         else:
             self.submit(self.source.choice(PROMPTS), self.params())
 
     def ask_for_what_is_refused(self) -> None:
         prompt, new, message = self.source.choice(REFUSED)
         with pytest.raises(KVError, match=message):
-            self.engine.submit(prompt, greedy(new))
+            self.engine.submit(prompt, greedy_params(new))
         with pytest.raises(KVError, match="no adapter is called 'none'"):
-            self.engine.submit([1], greedy(1), adapter="none")
+            self.engine.submit([1], greedy_params(1), adapter="none")
         self.counts["refused"] += 1
 
     def params(self) -> SamplingParams:
         new = self.source.randint(1, 24)
         if self.source.random() < 0.5:
-            return greedy(new, prompt_logprobs=self.source.choice((None, None, None, 0)))
+            return greedy_params(new, prompt_logprobs=self.source.choice((None, None, None, 0)))
         return SamplingParams(
             max_new_tokens=new,
             temperature=self.source.choice((0.5, 1.0)),
@@ -117,7 +117,7 @@ def check(soak: Soak) -> None:
 
 @pytest.mark.parametrize("requests", [300, pytest.param(10_000, marks=pytest.mark.slow)])  # 10,000 take two minutes
 def test_random_requests_leak_nothing_and_none_is_lost(requests: int) -> None:
-    model = make("llama")
+    model = make_model("llama")
     with torch.no_grad():
         model.get_input_embeddings().weight[POISON] = torch.nan
         model.get_output_embeddings().weight[POISON] = 0  # so that texts come to it rarely

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slm_kv.attention import cpu, reference
-from slm_kv.attention.step_batch import Chunk, LayerShape, PagedStorage, StepBatch
+from slm_kv.attention.step_batch import Chunk, StepBatch
+from slm_kv.pages.storage import LayerShape, PagedStorage
 
 
 @given(

@@ -8,15 +8,15 @@ from peft import IA3Config, PeftModel, get_peft_model
 
 from slm_kv import Engine, KVError, pack
 from slm_kv.linear.packed_linear import PackedLayer
-from slm_testing.kv.lora_models import texts_alone, with_adapters
-from slm_testing.kv.tiny_models import generated, greedy, make, prompts, run
+from slm_testing.kv.lora_model import greedy_tokens_alone, make_lora_model
+from slm_testing.kv.tiny_models import greedy_params, greedy_tokens, make_model, random_prompts, run_to_end
 
 
 def twins() -> list[PeftModel]:
     """LoRA adapters red and blue on one, a scaling called green on the other; the base's tensors in both."""
-    model = with_adapters()
+    model = make_lora_model()
     base = model.get_base_model()
-    plain = make("llama")
+    plain = make_model("llama")
     shared = dict(plain.named_parameters())
     for key, weight in base.named_parameters():
         name = key.replace(".base_layer", "")
@@ -37,23 +37,25 @@ def twins() -> list[PeftModel]:
 def test_adapters_of_two_methods_and_the_base_side_by_side_get_their_own_texts() -> None:
     red, green = twins()
     asked = [
-        (prompt, name) for prompt, name in zip(prompts(8, seed=9), ["red", "green", "blue", "base"] * 2, strict=True)
+        (prompt, name)
+        for prompt, name in zip(random_prompts(8, seed=9), ["red", "green", "blue", "base"] * 2, strict=True)
     ]
-    plain = make("llama")
+    plain = make_model("llama")
     expected = [
-        generated({"green": green, "base": plain}[name], prompt, 8)
+        greedy_tokens({"green": green, "base": plain}[name], prompt, 8)
         if name in ("green", "base")
-        else texts_alone(red, [(prompt, name)], 8)[0]
+        else greedy_tokens_alone(red, [(prompt, name)], 8)[0]
         for prompt, name in asked
     ]
     with Engine([red, green], page_size=3, max_pages=80, max_sequences=8, max_step_tokens=9) as engine:
         handles = [
-            engine.submit(prompt, greedy(8), adapter="__base__" if name == "base" else name) for prompt, name in asked
+            engine.submit(prompt, greedy_params(8), adapter="__base__" if name == "base" else name)
+            for prompt, name in asked
         ]
-        run(engine)
+        run_to_end(engine)
         assert [handle.error for handle in handles] == [None] * 8
     assert [handle.token_ids for handle in handles] == expected
-    assert generated(green, asked[1][0], 8) == expected[1]  # given back as it was
+    assert greedy_tokens(green, asked[1][0], 8) == expected[1]  # given back as it was
 
 
 def test_a_weight_that_two_models_share_is_packed_once_and_shared_again_afterwards() -> None:
@@ -61,7 +63,7 @@ def test_a_weight_that_two_models_share_is_packed_once_and_shared_again_afterwar
     before = {key: weight.clone() for key, weight in models.state_dict().items()}
     packed = pack(models)
     layers = {id(module) for module in models.modules() if isinstance(module, PackedLayer)}
-    alone = pack(copy.deepcopy(make("llama"))).layers
+    alone = pack(copy.deepcopy(make_model("llama"))).layers
     assert len(layers) == len(alone)  # none twice
     packed.unpack()
     after = models.state_dict()
@@ -73,59 +75,61 @@ def test_a_weight_that_two_models_share_is_packed_once_and_shared_again_afterwar
 
 def test_one_name_twice_and_models_of_different_shapes_are_refused() -> None:
     red, green = twins()
-    with pytest.raises(KVError, match="one name"):
+    with pytest.raises(KVError, match="an adapter of the same name"):
         Engine([red, red])
     with pytest.raises(KVError, match="cannot share pages"):
-        Engine([make("gpt2"), green])
-    assert make("gpt2").config._attn_implementation == red.config._attn_implementation
+        Engine([make_model("gpt2"), green])
+    assert make_model("gpt2").config._attn_implementation == red.config._attn_implementation
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_without_a_cache_the_text_is_the_same_and_each_token_computes_the_whole_text(name: str) -> None:
-    model, prompt = make(name), prompts(1, seed=3)[0]
-    expected = generated(model, prompt, 8)
+    model, prompt = make_model(name), random_prompts(1, seed=3)[0]
+    expected = greedy_tokens(model, prompt, 8)
     with Engine(model, page_size=3, max_pages=80) as engine:
         rows: list[int] = []
         hook = model.register_forward_pre_hook(
             lambda module, inputs, **given: rows.append(inputs[0].numel()), with_kwargs=False
         )
-        plain = engine.submit(prompt, greedy(8), use_cache=False)
-        run(engine)
+        plain = engine.submit(prompt, greedy_params(8), use_cache=False)
+        run_to_end(engine)
         hook.remove()
         assert plain.token_ids == expected
         assert rows == [len(prompt) + done for done in range(8)]
         assert engine.pool.used_pages == 0
-        again = engine.submit(prompt, greedy(8))
-        run(engine)
+        again = engine.submit(prompt, greedy_params(8))
+        run_to_end(engine)
         assert again.reused_tokens == 0  # it left nothing that could be found
         assert again.token_ids == expected
 
 
 def test_in_company_and_with_little_room_the_uncached_text_stays_the_same() -> None:
-    model, texts = make("llama"), prompts(6, seed=4)
-    expected = [generated(model, prompt, 8) for prompt in texts]
+    model, texts = make_model("llama"), random_prompts(6, seed=4)
+    expected = [greedy_tokens(model, prompt, 8) for prompt in texts]
     with Engine(model, page_size=2, max_pages=20, max_sequences=6, max_step_tokens=7) as engine:
-        handles = [engine.submit(prompt, greedy(8), use_cache=place % 2 == 0) for place, prompt in enumerate(texts)]
-        run(engine)
+        handles = [
+            engine.submit(prompt, greedy_params(8), use_cache=place % 2 == 0) for place, prompt in enumerate(texts)
+        ]
+        run_to_end(engine)
         assert [handle.token_ids for handle in handles] == expected
         assert engine.preemptions > 0
         assert engine.pool.used_pages == 0
 
 
 def test_an_uncached_window_goes_on_from_the_last_half_of_the_room() -> None:
-    with Engine(make("llama"), page_size=2, max_pages=8, on_full="window") as engine:
-        handle = engine.submit([5, 6, 7], greedy(40), use_cache=False)
-        run(engine)
+    with Engine(make_model("llama"), page_size=2, max_pages=8, on_full="window") as engine:
+        handle = engine.submit([5, 6, 7], greedy_params(40), use_cache=False)
+        run_to_end(engine)
         assert (len(handle.token_ids), handle.error) == (40, None)
 
 
 def test_what_check_refuses_submit_refuses_in_the_same_words() -> None:
-    with Engine(make("llama"), page_size=4, max_pages=4) as engine:
+    with Engine(make_model("llama"), page_size=4, max_pages=4) as engine:
         for prompt, adapter in [([], None), ([1] * 70, None), ([97], None), ([1], "green")]:
             with pytest.raises(KVError) as checked:
-                engine.check(prompt, greedy(4), adapter=adapter)
+                engine.check(prompt, greedy_params(4), adapter=adapter)
             with pytest.raises(KVError) as submitted:
-                engine.submit(prompt, greedy(4), adapter=adapter)
+                engine.submit(prompt, greedy_params(4), adapter=adapter)
             assert str(checked.value) == str(submitted.value)
-        engine.check([1, 2], greedy(4))
+        engine.check([1, 2], greedy_params(4))
         assert not engine.busy

@@ -6,15 +6,16 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from slm_kv import KVError, pack
-from slm_kv.linear.packed_linear import Int8Linear, PackedLayer, PackedLinear
-from slm_testing.kv.cpu import PACKED_DTYPES, needs_int8
-from slm_testing.kv.tiny_models import MAKERS, generated, make
+from slm_kv.linear.int8_linear import Int8Linear
+from slm_kv.linear.packed_linear import PackedLayer, PackedLinear
+from slm_testing.kv.cpu_features import PACKED_DTYPES, needs_int8
+from slm_testing.kv.tiny_models import MODEL_FACTORIES, greedy_tokens, make_model
 
 
 @pytest.mark.parametrize("dtype", PACKED_DTYPES)
-@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("name", MODEL_FACTORIES)
 def test_a_packed_model_computes_the_same_and_comes_back_bit_for_bit(name: str, dtype: torch.dtype) -> None:
-    model = make(name).to(dtype)
+    model = make_model(name).to(dtype)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     ids = torch.randint(0, 97, (3, 9))
     with torch.inference_mode():
@@ -42,7 +43,7 @@ def test_rows_filled_up_to_a_full_tile_change_nothing(rows: int) -> None:
 
 
 def test_under_lora_the_base_layer_is_packed_and_the_adapter_acts_as_before() -> None:
-    model = get_peft_model(make("llama"), LoraConfig(r=4, target_modules=["q_proj", "down_proj"])).eval()
+    model = get_peft_model(make_model("llama"), LoraConfig(r=4, target_modules=["q_proj", "down_proj"])).eval()
     with torch.no_grad():
         for key, weight in model.named_parameters():
             if "lora_B" in key:
@@ -61,7 +62,7 @@ def test_under_lora_the_base_layer_is_packed_and_the_adapter_acts_as_before() ->
 
 
 def test_an_adapter_that_reads_its_base_weight_keeps_a_plain_one() -> None:
-    model = get_peft_model(make("llama"), LoraConfig(r=4, target_modules=["q_proj"], use_dora=True)).eval()
+    model = get_peft_model(make_model("llama"), LoraConfig(r=4, target_modules=["q_proj"], use_dora=True)).eval()
     packed = pack(model)
     assert packed.layers
     assert not any("q_proj" in name for name in packed.layers)
@@ -74,7 +75,9 @@ def test_training_a_packed_layer_is_refused() -> None:
 
 
 def test_merging_into_packed_layers_says_what_to_do_first() -> None:
-    model = get_peft_model(make("llama"), LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False)).eval()
+    model = get_peft_model(
+        make_model("llama"), LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False)
+    ).eval()
     packed = pack(model)
     layer = model.base_model.model.model.layers[0].self_attn.q_proj
     assert not hasattr(layer.base_layer, "weight")
@@ -87,20 +90,20 @@ def test_merging_into_packed_layers_says_what_to_do_first() -> None:
 
 
 def test_float64_stays_plain() -> None:
-    assert pack(make("gpt2").double()).layers == {}
+    assert pack(make_model("gpt2").double()).layers == {}
 
 
-@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("name", MODEL_FACTORIES)
 def test_a_packed_model_generates_the_same_tokens(name: str) -> None:
-    model = make(name)
-    expected = generated(model, [5, 11, 3], 12)
+    model = make_model(name)
+    expected = greedy_tokens(model, [5, 11, 3], 12)
     pack(model)
-    assert generated(model, [5, 11, 3], 12) == expected
+    assert greedy_tokens(model, [5, 11, 3], 12) == expected
 
 
 def test_two_adapters_are_switched_and_a_third_is_added_over_packed_layers() -> None:
     config = LoraConfig(r=4, target_modules=["c_attn", "c_fc"], init_lora_weights=False, fan_in_fan_out=True)
-    model = get_peft_model(make("gpt2"), config, adapter_name="first").eval()
+    model = get_peft_model(make_model("gpt2"), config, adapter_name="first").eval()
     model.add_adapter("second", config)
     ids = torch.randint(0, 97, (2, 5))
 
@@ -123,7 +126,7 @@ def test_two_adapters_are_switched_and_a_third_is_added_over_packed_layers() -> 
 def test_a_butterfly_keeps_its_plain_base_layer() -> None:
     butterfly = pytest.importorskip("slm_adapters.butterfly.config")
     model = get_peft_model(
-        make("llama"), butterfly.ButterflyConfig(target_modules=["q_proj"], init_weights=False)
+        make_model("llama"), butterfly.ButterflyConfig(target_modules=["q_proj"], init_weights=False)
     ).eval()
     ids = torch.randint(0, 97, (2, 5))
     with torch.inference_mode():
@@ -135,7 +138,7 @@ def test_a_butterfly_keeps_its_plain_base_layer() -> None:
 
 
 def test_a_model_unpacked_can_be_trained_as_before() -> None:
-    model = make("gpt2")
+    model = make_model("gpt2")
     model.transformer.h[0].attn.c_attn.weight.requires_grad_(False)
     with torch.inference_mode():
         pack(model).unpack()
@@ -161,18 +164,18 @@ def test_a_layer_in_two_places_is_packed_once(int8: bool) -> None:
 
 
 def test_dtype_casts_the_whole_model() -> None:
-    model = make("qwen2")
+    model = make_model("qwen2")
     packed = pack(model, torch.bfloat16)
     assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
     kernel = "onednn" if torch.bfloat16 in PACKED_DTYPES else "plain"
-    assert (packed.kernel, pack(make("qwen2").double()).kernel) == (kernel, "plain")
+    assert (packed.kernel, pack(make_model("qwen2").double()).kernel) == (kernel, "plain")
 
 
 def test_without_bfloat16_in_the_cpu_and_without_numba_such_layers_stay_plain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
-    monkeypatch.setattr("slm_kv.linear.packing.optional", lambda name: None)
-    assert pack(make("llama").to(torch.bfloat16)).layers == {}
-    assert pack(make("llama")).layers
+    monkeypatch.setattr("slm_kv.linear.packing.import_optional", lambda name: None)
+    assert pack(make_model("llama").to(torch.bfloat16)).layers == {}
+    assert pack(make_model("llama")).layers
 
 
 @needs_int8
@@ -203,9 +206,9 @@ def test_int8_does_not_depend_on_what_shares_the_batch() -> None:
 
 
 @needs_int8
-@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("name", MODEL_FACTORIES)
 def test_after_int8_the_rounded_weights_come_back(name: str) -> None:
-    model = make(name)
+    model = make_model(name)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     packed = pack(model, int8=True)
     assert packed.kernel == "onednn int8"
@@ -220,9 +223,9 @@ def test_after_int8_the_rounded_weights_come_back(name: str) -> None:
 
 
 @needs_int8
-@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("name", MODEL_FACTORIES)
 def test_an_int8_model_says_nearly_the_same(name: str) -> None:
-    model = make(name)
+    model = make_model(name)
     ids = torch.randint(0, 97, (2, 9))
     with torch.inference_mode():
         expected = model(ids).logits
@@ -234,4 +237,4 @@ def test_an_int8_model_says_nearly_the_same(name: str) -> None:
 def test_int8_is_refused_where_sums_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("slm_kv.linear.packing.int8_is_exact", lambda: False)
     with pytest.raises(KVError, match="leave int8 out"):
-        pack(make("llama"), int8=True)
+        pack(make_model("llama"), int8=True)

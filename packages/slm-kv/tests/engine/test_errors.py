@@ -5,58 +5,65 @@ from typing import Any
 import pytest
 import torch
 
-from slm_kv import Engine, KVError, SamplingParams
-from slm_kv.sampling.sampler import BadLogits
-from slm_testing.kv.tiny_models import POSITIONS, VOCABULARY, generated, greedy, make, prompts, run
+from slm_kv import Engine, InvalidLogits, KVError, SamplingParams
+from slm_testing.kv.tiny_models import (
+    POSITIONS,
+    VOCABULARY,
+    greedy_params,
+    greedy_tokens,
+    make_model,
+    random_prompts,
+    run_to_end,
+)
 
 
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ({"page_size": 0}, r"page_size=0 is no whole number of at least 1"),
-        ({"page_size": -4}, r"page_size=-4 is no whole number"),
-        ({"page_size": POSITIONS + 1}, rf"page_size={POSITIONS + 1} is larger than the model's context of {POSITIONS}"),
-        ({"max_pages": 0}, r"max_pages=0 is no whole number"),
-        ({"max_sequences": 0}, r"max_sequences=0 is no whole number"),
-        ({"max_sequences": 8, "max_step_tokens": 7}, r"max_step_tokens=7 is no whole number of at least 8"),
-        ({"on_full": "grow"}, r"on_full='grow' is none of refuse, stop, window, error"),
+        ({"page_size": 0}, r"page_size=0 is not a whole number of at least 1"),
+        ({"page_size": -4}, r"page_size=-4 is not a whole number"),
+        ({"page_size": POSITIONS + 1}, rf"page_size={POSITIONS + 1} exceeds the model's context of {POSITIONS}"),
+        ({"max_pages": 0}, r"max_pages=0 is not a whole number"),
+        ({"max_sequences": 0}, r"max_sequences=0 is not a whole number"),
+        ({"max_sequences": 8, "max_step_tokens": 7}, r"max_step_tokens=7 is not a whole number of at least 8"),
+        ({"on_full": "grow"}, r"on_full='grow' is not one of refuse, stop, window, error"),
     ],
 )
 def test_an_engine_of_sizes_that_make_no_sense_is_refused(sizes: dict[str, Any], message: str) -> None:
     with pytest.raises(KVError, match=message):
-        Engine(make("gpt2"), **sizes)
+        Engine(make_model("gpt2"), **sizes)
 
 
 def test_a_request_that_can_never_be_answered_is_refused_and_the_engine_lives_on() -> None:
-    model = make("gpt2")
+    model = make_model("gpt2")
     with Engine(model, page_size=4, max_pages=5) as engine:
         for prompt, new, message in [
             ([], 1, "the prompt is empty"),
             ("text", 1, "the engine has no tokenizer"),
             ([1, VOCABULARY], 1, f"token id {VOCABULARY} is outside the vocabulary of {VOCABULARY}"),
-            ([1] * (POSITIONS + 1), 1, f"{POSITIONS + 1} tokens and the model {POSITIONS} positions"),
+            ([1] * (POSITIONS + 1), 1, f"{POSITIONS + 1} tokens and the model has {POSITIONS} positions"),
             ([1] * 21, 1, "max_pages=5 pages of 4 hold 20; give at least 6 pages"),
             ([1] * 10, 12, "need 21 tokens of context and the pages hold 20"),
         ]:
             with pytest.raises(KVError, match=message):
-                engine.submit(prompt, greedy(new))
-        with pytest.raises(KVError, match="no adapter is called 'poet'; there are: none"):
-            engine.submit([1], greedy(1), adapter="poet")
+                engine.submit(prompt, greedy_params(new))
+        with pytest.raises(KVError, match="no adapter is called 'poet'; known adapters: none"):
+            engine.submit([1], greedy_params(1), adapter="poet")
         assert not engine.busy
-        fits = engine.submit([1] * 10, greedy(11))
-        run(engine)
-    assert fits.token_ids == generated(make("gpt2"), [1] * 10, 11)
+        fits = engine.submit([1] * 10, greedy_params(11))
+        run_to_end(engine)
+    assert fits.token_ids == greedy_tokens(make_model("gpt2"), [1] * 10, 11)
 
 
 def test_nan_logits_end_the_sequence_that_has_them_and_say_so() -> None:
-    model = make("gpt2")
+    model = make_model("gpt2")
     with torch.no_grad():
         model.transformer.wpe.weight[9] = torch.nan  # who gets there is lost
     with Engine(model, page_size=4, max_pages=40) as engine:
-        short = engine.submit([1, 2, 3], greedy(6))
-        long = engine.submit([1, 2, 3], greedy(10))
+        short = engine.submit([1, 2, 3], greedy_params(6))
+        long = engine.submit([1, 2, 3], greedy_params(10))
         sampled = engine.submit([4, 5, 6], SamplingParams(max_new_tokens=10, ignore_eos=True))
-        run(engine)
+        run_to_end(engine)
         assert engine.pool.used_pages == 0
     assert (short.finish_reason, long.finish_reason, sampled.finish_reason) == ("length", "error", "error")
     assert long.error is not None
@@ -65,33 +72,33 @@ def test_nan_logits_end_the_sequence_that_has_them_and_say_so() -> None:
 
 
 def test_nan_in_a_prompt_spoils_no_known_prefix() -> None:
-    model = make("llama")
-    expected = generated(model, [1, 2, 3, 4, 5], 4)
+    model = make_model("llama")
+    expected = greedy_tokens(model, [1, 2, 3, 4, 5], 4)
     with torch.no_grad():
         model.get_input_embeddings().weight[96] = torch.nan  # masked, it makes NaN of the rows before it all the same
     with Engine(model, page_size=2, max_pages=40) as engine:
-        cursed = engine.submit([1, 2, 3, 4, 96], greedy(4))
-        run(engine)
-        fine = engine.submit([1, 2, 3, 4, 5], greedy(4))
-        run(engine)
+        cursed = engine.submit([1, 2, 3, 4, 96], greedy_params(4))
+        run_to_end(engine)
+        fine = engine.submit([1, 2, 3, 4, 5], greedy_params(4))
+        run_to_end(engine)
     assert cursed.finish_reason == "error"
     assert (fine.token_ids, fine.error) == (expected, None)
 
 
 def test_a_prompt_cancelled_before_its_nan_shows_spoils_no_known_prefix_either() -> None:
-    model = make("llama")
-    expected = generated(model, [1, 2, 3, 4, 5], 4)
+    model = make_model("llama")
+    expected = greedy_tokens(model, [1, 2, 3, 4, 5], 4)
     with torch.no_grad():
         model.get_input_embeddings().weight[96] = torch.nan
     with Engine(model, page_size=2, max_pages=40, max_sequences=2, max_step_tokens=6) as engine:
-        cursed = engine.submit([1, 2, 3, 4, 96, 5, 6, 7, 8, 9], greedy(4))
+        cursed = engine.submit([1, 2, 3, 4, 96, 5, 6, 7, 8, 9], greedy_params(4))
         engine.step()  # six of its tokens: nothing is sampled yet
-        meanwhile = engine.submit([1, 2, 3, 4, 5], greedy(4))
+        meanwhile = engine.submit([1, 2, 3, 4, 5], greedy_params(4))
         engine.step()
         engine.cancel(cursed)
-        run(engine)
-        afterwards = engine.submit([1, 2, 3, 4, 5], greedy(4))
-        run(engine)
+        run_to_end(engine)
+        afterwards = engine.submit([1, 2, 3, 4, 5], greedy_params(4))
+        run_to_end(engine)
     assert cursed.token_ids == []
     assert (meanwhile.token_ids, meanwhile.error) == (expected, None)
     assert (afterwards.token_ids, afterwards.error) == (expected, None)
@@ -99,7 +106,7 @@ def test_a_prompt_cancelled_before_its_nan_shows_spoils_no_known_prefix_either()
 
 
 def test_an_exception_within_the_model_ends_the_request_that_causes_it() -> None:
-    model = make("llama")
+    model = make_model("llama")
     cursed = 96
 
     def trip(module: torch.nn.Module, inputs: tuple[torch.Tensor]) -> None:
@@ -109,29 +116,29 @@ def test_an_exception_within_the_model_ends_the_request_that_causes_it() -> None
     asked = [[1, 2, 3], [5, cursed, 7], [8, 9]]
     with Engine(model, page_size=4, max_pages=40) as engine:
         hook = model.get_input_embeddings().register_forward_pre_hook(trip)
-        handles = engine.generate(asked, greedy(4))
+        handles = engine.generate(asked, greedy_params(4))
         hook.remove()
         assert engine.pool.used_pages == 0
     assert [handle.finish_reason for handle in handles if cursed in handle.prompt_ids] == ["error"]
     assert handles[1].error == "a kernel failed"
     for prompt, handle in zip(asked, handles, strict=True):
         if handle.finish_reason == "length":
-            assert handle.token_ids == generated(make("llama"), prompt, 4)
+            assert handle.token_ids == greedy_tokens(make_model("llama"), prompt, 4)
     assert sum(handle.finish_reason == "length" for handle in handles) >= 1
 
 
 def test_an_exception_in_one_requests_sampling_ends_that_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = make("llama")
+    model = make_model("llama")
     with Engine(model, page_size=4, max_pages=40) as engine:
-        broken, fine = engine.submit([1, 2], greedy(4)), engine.submit([3, 4], greedy(4))
-        monkeypatch.setattr(engine._sequences[broken.id].sampler, "choose", None)
-        run(engine)
+        broken, fine = engine.submit([1, 2], greedy_params(4)), engine.submit([3, 4], greedy_params(4))
+        monkeypatch.setattr(engine._sequences[broken.id].sampler, "sample", None)
+        run_to_end(engine)
     assert (broken.finish_reason, fine.finish_reason) == ("error", "length")
 
 
 def test_cancel_frees_the_pages_at_once_and_is_told_once() -> None:
-    with Engine(make("gpt2"), page_size=2, max_pages=40, prefix_caching=False) as engine:
-        handle = engine.submit([1, 2, 3, 4, 5], greedy(20))
+    with Engine(make_model("gpt2"), page_size=2, max_pages=40, prefix_caching=False) as engine:
+        handle = engine.submit([1, 2, 3, 4, 5], greedy_params(20))
         engine.step()
         assert engine.pool.used_pages > 0
         assert engine.cancel(handle)
@@ -143,16 +150,16 @@ def test_cancel_frees_the_pages_at_once_and_is_told_once() -> None:
 
 
 def test_an_end_of_text_stops_unless_it_is_ignored() -> None:
-    model = make("llama")
-    prompt = prompts(1, seed=2)[0]
-    text = generated(model, prompt, 12)
+    model = make_model("llama")
+    prompt = random_prompts(1, seed=2)[0]
+    text = greedy_tokens(model, prompt, 12)
     model.generation_config.eos_token_id = [text[4]]
     first = text.index(text[4])
     with Engine(model, page_size=4, max_pages=40) as engine:
         stops = engine.submit(prompt, SamplingParams(max_new_tokens=12, temperature=0))
-        goes_on = engine.submit(prompt, greedy(12))
-        own = engine.submit(prompt, greedy(12, stop_token_ids=(text[2],)))
-        run(engine)
+        goes_on = engine.submit(prompt, greedy_params(12))
+        own = engine.submit(prompt, greedy_params(12, stop_token_ids=(text[2],)))
+        run_to_end(engine)
     assert (stops.token_ids, stops.finish_reason) == (text[: first + 1], "stop")
     assert (goes_on.token_ids, goes_on.finish_reason) == (text, "length")
     assert own.token_ids == text[: text.index(text[2]) + 1]
@@ -167,17 +174,19 @@ def test_a_model_whose_attention_is_its_own_is_refused_in_one_sentence() -> None
 
 
 def test_a_model_that_asks_more_of_attention_is_refused_and_has_its_own_back() -> None:
-    model = make("gemma2")
+    model = make_model("gemma2")
     before = model.config._attn_implementation
-    expected = generated(model, [1, 2, 3], 4)
-    with pytest.raises(KVError, match=r"^Gemma2Attention asks for softcap: pages do not give that; .* own generate$"):
+    expected = greedy_tokens(model, [1, 2, 3], 4)
+    with pytest.raises(
+        KVError, match=r"^Gemma2Attention needs softcap, which paged attention does not support; .* own generate$"
+    ):
         Engine(model)
     assert model.config._attn_implementation == before
-    assert generated(model, [1, 2, 3], 4) == expected
+    assert greedy_tokens(model, [1, 2, 3], 4) == expected
 
 
 def test_paged_attention_outside_an_engine_says_what_to_do() -> None:
-    model = make("gpt2")
+    model = make_model("gpt2")
     engine = Engine(model, page_size=4, max_pages=4)
     with pytest.raises(KVError, match="call it by its Engine"), torch.inference_mode():
         model(torch.tensor([[1, 2]]))
@@ -186,26 +195,26 @@ def test_paged_attention_outside_an_engine_says_what_to_do() -> None:
 
 
 def test_a_model_whose_engine_was_refused_is_as_it_was() -> None:
-    model = make("gpt2")
-    expected = generated(model, [1, 2, 3], 4)
+    model = make_model("gpt2")
+    expected = greedy_tokens(model, [1, 2, 3], 4)
     with pytest.raises(KVError, match="page_size"):
         Engine(model, page_size=POSITIONS + 1)
-    assert generated(model, [1, 2, 3], 4) == expected
+    assert greedy_tokens(model, [1, 2, 3], 4) == expected
 
 
 def test_the_error_of_a_request_is_there_as_an_exception_too() -> None:
-    model = make("llama")
+    model = make_model("llama")
     with torch.no_grad():
         model.model.norm.weight.fill_(float("nan"))
     with Engine(model, page_size=4, max_pages=8) as engine:
-        (handle,) = engine.generate([[1, 2, 3]], greedy(4))
-    assert isinstance(handle.exception, BadLogits)
+        (handle,) = engine.generate([[1, 2, 3]], greedy_params(4))
+    assert isinstance(handle.exception, InvalidLogits)
     assert str(handle.exception) == handle.error
 
 
 def test_no_end_comes_before_the_least_number_of_tokens_as_in_generate() -> None:
-    model, prompt = make("llama"), prompts(1, seed=3)[0]
-    end = generated(model, prompt, 3)[2]
+    model, prompt = make_model("llama"), random_prompts(1, seed=3)[0]
+    end = greedy_tokens(model, prompt, 3)[2]
     ids = torch.tensor([prompt])
     asked = {"attention_mask": torch.ones_like(ids), "do_sample": False, "pad_token_id": 0, "max_new_tokens": 12}
     expected = model.generate(ids, eos_token_id=end, min_new_tokens=7, **asked)[0, len(prompt) :].tolist()

@@ -4,15 +4,15 @@ import pytest
 
 from slm_kv import Engine, Handle
 from slm_kv.engine.context_limits import OnFull
-from slm_testing.kv.tiny_models import POSITIONS, generated, greedy, make, run
+from slm_testing.kv.tiny_models import POSITIONS, greedy_params, greedy_tokens, make_model, run_to_end
 
 PROMPT = [7, 8, 9, 10, 11]
 
 
 def at_the_end(name: str, on_full: OnFull, new: int, pages: int = 4) -> Handle:
-    with Engine(make(name), page_size=4, max_pages=pages, on_full=on_full) as engine:
-        handle = engine.submit(PROMPT, greedy(new))
-        run(engine)
+    with Engine(make_model(name), page_size=4, max_pages=pages, on_full=on_full) as engine:
+        handle = engine.submit(PROMPT, greedy_params(new))
+        run_to_end(engine)
         assert engine.pool.used_pages == 0
     return handle
 
@@ -21,15 +21,15 @@ def at_the_end(name: str, on_full: OnFull, new: int, pages: int = 4) -> Handle:
 def test_stop_fills_the_room_and_ends_with_length(pages: int, room: int) -> None:
     handle = at_the_end("gpt2", "stop", 90, pages)
     new = room - len(PROMPT) + 1  # the last token needs no place
-    assert (handle.finish_reason, handle.token_ids) == ("length", generated(make("gpt2"), PROMPT, new))
+    assert (handle.finish_reason, handle.token_ids) == ("length", greedy_tokens(make_model("gpt2"), PROMPT, new))
 
 
 def test_error_keeps_what_was_generated_and_names_the_cause() -> None:
     handle = at_the_end("llama", "error", 90)
     assert handle.finish_reason == "error"
     assert handle.error is not None
-    assert "no room after 17 tokens" in handle.error
-    assert handle.token_ids == generated(make("llama"), PROMPT, 12)
+    assert "the context is full after 17 tokens" in handle.error
+    assert handle.token_ids == greedy_tokens(make_model("llama"), PROMPT, 12)
 
 
 def test_the_window_of_absolute_positions_is_the_last_half_computed_anew() -> None:
@@ -39,7 +39,7 @@ def test_the_window_of_absolute_positions_is_the_last_half_computed_anew() -> No
     for _ in range(30):
         if len(context) > 16:
             context = text[-8:]
-        (token,) = generated(make("gpt2"), context, 1)
+        (token,) = greedy_tokens(make_model("gpt2"), context, 1)
         context.append(token)
         text.append(token)
         expected.append(token)
@@ -47,18 +47,18 @@ def test_the_window_of_absolute_positions_is_the_last_half_computed_anew() -> No
 
 
 def test_the_window_of_a_rotary_model_keeps_the_first_page_and_slides_by_pages() -> None:
-    with Engine(make("llama"), page_size=4, max_pages=4, on_full="window") as engine:
-        handle = engine.submit(PROMPT, greedy(30))
+    with Engine(make_model("llama"), page_size=4, max_pages=4, on_full="window") as engine:
+        handle = engine.submit(PROMPT, greedy_params(30))
         engine.step()
-        first = engine._sequences[handle.id].held.pages[0]
+        first = engine._sequences[handle.id].block_table.pages[0]
         while engine.busy:
             engine.step()
             engine.pool.check_integrity()
             if handle.id in engine._sequences:
-                assert engine._sequences[handle.id].held.pages[0] == first
+                assert engine._sequences[handle.id].block_table.pages[0] == first
     assert (handle.finish_reason, len(handle.token_ids)) == ("length", 30)
     assert handle.slides == -(-(len(PROMPT) + 30 - 1 - 16) // 4)
-    assert handle.token_ids[:12] == generated(make("llama"), PROMPT, 12)
+    assert handle.token_ids[:12] == greedy_tokens(make_model("llama"), PROMPT, 12)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])

@@ -6,27 +6,34 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slm_kv import Engine, Handle, SamplingParams
-from slm_kv.attention import interface as doors, reference
-from slm_testing.kv.tiny_models import MAKERS, generated, greedy, make, prompts, run
+from slm_kv.attention import backends, reference
+from slm_testing.kv.tiny_models import (
+    MODEL_FACTORIES,
+    greedy_params,
+    greedy_tokens,
+    make_model,
+    random_prompts,
+    run_to_end,
+)
 
 PAGE_SIZES = (1, 3, 16)
 
 
 @pytest.mark.parametrize("page_size", PAGE_SIZES)
-@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("name", MODEL_FACTORIES)
 def test_alone_in_company_through_preemption_and_on_known_prefixes(name: str, page_size: int) -> None:
-    model = make(name)
-    asked = [(prompt, 10 + 5 * index) for index, prompt in enumerate(prompts(6))]
-    expected = [generated(model, prompt, new) for prompt, new in asked]
+    model = make_model(name)
+    asked = [(prompt, 10 + 5 * index) for index, prompt in enumerate(random_prompts(6))]
+    expected = [greedy_tokens(model, prompt, new) for prompt, new in asked]
     pages = -(-60 // page_size)  # one of the longest fits, all do not
     with Engine(model, page_size=page_size, max_pages=pages, max_sequences=4, max_step_tokens=7) as engine:
-        alone = [engine.submit(prompt, greedy(new)) for prompt, new in asked[:1]]
-        run(engine)
-        together = [engine.submit(prompt, greedy(new)) for prompt, new in asked]
-        run(engine)
+        alone = [engine.submit(prompt, greedy_params(new)) for prompt, new in asked[:1]]
+        run_to_end(engine)
+        together = [engine.submit(prompt, greedy_params(new)) for prompt, new in asked]
+        run_to_end(engine)
         assert engine.preemptions > 0 or page_size == 16
-        again = engine.submit(asked[5][0] + expected[5][:8], greedy(asked[5][1] - 8))
-        run(engine)
+        again = engine.submit(asked[5][0] + expected[5][:8], greedy_params(asked[5][1] - 8))
+        run_to_end(engine)
         assert again.reused_tokens > 0
         assert engine.pool.used_pages == 0
     assert [alone[0].token_ids, *(handle.token_ids for handle in together)] == [expected[0], *expected]
@@ -35,24 +42,24 @@ def test_alone_in_company_through_preemption_and_on_known_prefixes(name: str, pa
 
 @pytest.mark.parametrize("name", ["opt", "mistral"])
 def test_other_architectures_are_exact_too(name: str) -> None:
-    model = make(name)
-    asked = [(prompt, 40) for prompt in prompts(4)]
-    expected = [generated(model, prompt, new) for prompt, new in asked]
+    model = make_model(name)
+    asked = [(prompt, 40) for prompt in random_prompts(4)]
+    expected = [greedy_tokens(model, prompt, new) for prompt, new in asked]
     with Engine(model, page_size=3, max_pages=22, max_sequences=4, max_step_tokens=7) as engine:
-        together = [engine.submit(prompt, greedy(new)) for prompt, new in asked]
-        run(engine)
+        together = [engine.submit(prompt, greedy_params(new)) for prompt, new in asked]
+        run_to_end(engine)
         assert engine.preemptions > 0
     assert [handle.token_ids for handle in together] == expected
 
 
 def test_without_compiled_attention_and_without_packing_it_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = make("llama")
-    asked = prompts(4, seed=3)
-    expected = [generated(model, prompt, 8) for prompt in asked]
-    monkeypatch.setattr(doors, "optional", lambda name: None)
+    model = make_model("llama")
+    asked = random_prompts(4, seed=3)
+    expected = [greedy_tokens(model, prompt, 8) for prompt in asked]
+    monkeypatch.setattr(backends, "import_optional", lambda name: None)
     with Engine(model, page_size=4, max_pages=40, max_step_tokens=40, packed=False) as engine:
         assert engine._runner._attend is reference.attend
-        assert [handle.token_ids for handle in engine.generate(asked, greedy(8))] == expected
+        assert [handle.token_ids for handle in engine.generate(asked, greedy_params(8))] == expected
 
 
 @given(st.data())
@@ -68,7 +75,7 @@ def test_any_history_of_requests_and_cancels_leaks_nothing_and_changes_no_text(d
             event = data.draw(st.sampled_from(("submit", "submit", "step", "step", "cancel")))
             if event == "submit":
                 which = data.draw(st.integers(0, len(asked) - 1))
-                handles.append((which, engine.submit(asked[which], greedy(12))))
+                handles.append((which, engine.submit(asked[which], greedy_params(12))))
             elif event == "cancel" and handles:
                 handle = data.draw(st.sampled_from(handles))[1]
                 running = not handle.finished
@@ -76,7 +83,7 @@ def test_any_history_of_requests_and_cancels_leaks_nothing_and_changes_no_text(d
             else:
                 engine.step()
             engine.pool.check_integrity()
-        run(engine)
+        run_to_end(engine)
         assert (engine.pool.used_pages, engine.pool.filled_slots) == (0, 0)
     for which, handle in handles:
         assert handle.token_ids == EXPECTED[which][: len(handle.token_ids)]
@@ -84,41 +91,41 @@ def test_any_history_of_requests_and_cancels_leaks_nothing_and_changes_no_text(d
 
 
 def test_sampled_text_depends_on_its_seed_and_not_on_its_neighbours() -> None:
-    model = make("qwen2")
-    asked = prompts(5, seed=5)
+    model = make_model("qwen2")
+    asked = random_prompts(5, seed=5)
     params = [SamplingParams(max_new_tokens=10, top_p=0.9, seed=seed, ignore_eos=True) for seed in range(5)]
     with Engine(model, page_size=4, max_pages=60) as engine:
         alone = []
         for prompt, one in zip(asked, params, strict=True):
             alone.append(engine.submit(prompt, one))
-            run(engine)
+            run_to_end(engine)
         together = [engine.submit(prompt, one) for prompt, one in zip(asked, params, strict=True)]
-        run(engine)
+        run_to_end(engine)
         other = engine.submit(asked[0], SamplingParams(max_new_tokens=10, seed=99, ignore_eos=True))
-        run(engine)
+        run_to_end(engine)
     assert [handle.token_ids for handle in together] == [handle.token_ids for handle in alone]
     assert other.token_ids != alone[0].token_ids
 
 
 def test_the_model_comes_back_as_it_was() -> None:
-    model = make("gpt2")
+    model = make_model("gpt2")
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    expected = generated(model, [5, 6, 7], 6)
+    expected = greedy_tokens(model, [5, 6, 7], 6)
     with Engine(model, page_size=4, max_pages=8) as engine:
-        engine.generate([[5, 6, 7]], greedy(6))
+        engine.generate([[5, 6, 7]], greedy_params(6))
     after = model.state_dict()
     assert after.keys() == before.keys()
     assert all(torch.equal(after[key], value) for key, value in before.items())
     assert model.lm_head.weight is model.transformer.wte.weight
-    assert generated(model, [5, 6, 7], 6) == expected
+    assert greedy_tokens(model, [5, 6, 7], 6) == expected
 
 
 def test_logprobs_are_those_of_the_whole_text_in_one_pass() -> None:
-    model = make("llama")
-    prompt = prompts(1, seed=8)[0] + [3, 4, 5, 6, 7, 8, 9]
+    model = make_model("llama")
+    prompt = random_prompts(1, seed=8)[0] + [3, 4, 5, 6, 7, 8, 9]
     with Engine(model, page_size=4, max_pages=20, max_sequences=2, max_step_tokens=3) as engine:
-        engine.generate([prompt], greedy(2))  # the prompt is known, and its rows are computed again all the same
-        (handle,) = engine.generate([prompt], greedy(5, logprobs=2, prompt_logprobs=1))
+        engine.generate([prompt], greedy_params(2))  # the prompt is known, and its rows are computed again all the same
+        (handle,) = engine.generate([prompt], greedy_params(5, logprobs=2, prompt_logprobs=1))
     with torch.inference_mode():
         text = prompt + handle.token_ids
         logprobs = model(torch.tensor([text])).logits[0].log_softmax(-1)
@@ -130,7 +137,7 @@ def test_logprobs_are_those_of_the_whole_text_in_one_pass() -> None:
     assert all(len(choice.top) == 2 for choice in handle.logprobs)
 
 
-MODEL = make("llama", seed=4)
-PROMPTS = prompts(4, longest=18, seed=4)
+MODEL = make_model("llama", seed=4)
+PROMPTS = random_prompts(4, longest=18, seed=4)
 PROMPTS.append(PROMPTS[0] + [1, 2, 3][: 18 - len(PROMPTS[0])])
-EXPECTED = [generated(MODEL, prompt, 12) for prompt in PROMPTS]
+EXPECTED = [greedy_tokens(MODEL, prompt, 12) for prompt in PROMPTS]

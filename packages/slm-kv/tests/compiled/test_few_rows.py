@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from slm_kv.compiled import weight_blocks
+from slm_kv.compiled.arrays import as_array
 from slm_kv.linear.packed_linear import PackedLinear
-from slm_testing.kv.cpu import ONEDNN_DTYPES
+from slm_testing.kv.cpu_features import ONEDNN_DTYPES
 
 few_rows = pytest.importorskip("slm_kv.compiled.few_rows", reason="numba is not installed")
 
@@ -40,7 +42,7 @@ def test_it_is_the_product_to_the_precision_of_the_dtype(
     shape: tuple[int, int], dtype: torch.dtype, bias: bool, counted: list[int]
 ) -> None:
     packed, weight, bias_O = layer(*shape, dtype, bias)
-    for rows in range(1, few_rows.ROWS + 1):
+    for rows in range(1, few_rows.MAX_ROWS + 1):
         x = torch.randn(1, rows, shape[1], generator=torch.Generator().manual_seed(rows)).to(dtype)
         exact = torch.nn.functional.linear(x.double(), weight.double(), None if bias_O is None else bias_O.double())
         found = packed(x)
@@ -50,7 +52,7 @@ def test_it_is_the_product_to_the_precision_of_the_dtype(
         last = packed(x[0, -1])
         if packed._blocks is not None:
             assert torch.equal(last, found[0, -1])  # what shares the call changes nothing
-    called = [count for rows in range(1, few_rows.ROWS + 1) for count in (rows, 1)]
+    called = [count for rows in range(1, few_rows.MAX_ROWS + 1) for count in (rows, 1)]
     assert counted == (called if packed._blocks is not None else [])
 
 
@@ -64,11 +66,11 @@ def test_blocks_laid_by_hand_give_the_product_on_any_cpu(outputs: int, dtype: to
         torch.nn.functional.pad(weight, (0, 0, 0, -outputs % 64)).view(-1, 64, inputs).transpose(1, 2)
     )  # [B, K, 64]
     if dtype is torch.bfloat16:
-        halves = few_rows.bits(filled.contiguous()).astype(np.uint32)
+        halves = as_array(filled.contiguous()).astype(np.uint32)
         blocks = np.ascontiguousarray(halves[:, ::2] | halves[:, 1::2] << 16)
     else:
         blocks = filled.contiguous().numpy()
-    for rows in range(1, few_rows.ROWS + 1):
+    for rows in range(1, few_rows.MAX_ROWS + 1):
         x = torch.randn(rows, inputs, generator=draw).to(dtype)
         found = few_rows.linear(x, blocks, np.empty(0, np.float32), outputs)
         assert torch.allclose(found.double(), x.double() @ weight.double().T, rtol=torch.finfo(dtype).eps, atol=1e-5)
@@ -85,7 +87,7 @@ def test_the_layout_is_known_where_the_cpu_has_avx512(dtype: torch.dtype) -> Non
 
 def test_more_rows_and_more_threads_go_to_onednn(counted: list[int]) -> None:
     packed, _, _ = layer(64, 32, torch.float32, True)
-    packed(torch.randn(few_rows.ROWS + 1, 32))
+    packed(torch.randn(few_rows.MAX_ROWS + 1, 32))
     packed(torch.randn(0, 32))
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -94,20 +96,20 @@ def test_more_rows_and_more_threads_go_to_onednn(counted: list[int]) -> None:
     finally:
         torch.set_num_threads(threads)
     assert counted == []
-    packed(torch.randn(few_rows.ROWS, 32))
-    assert counted == ([few_rows.ROWS] if packed._blocks is not None else [])
+    packed(torch.randn(few_rows.MAX_ROWS, 32))
+    assert counted == ([few_rows.MAX_ROWS] if packed._blocks is not None else [])
 
 
 @pytest.mark.parametrize("dtype", ONEDNN_DTYPES)
 def test_memory_that_is_not_this_weight_is_not_read(dtype: torch.dtype) -> None:
     packed, weight, _ = layer(130, 32, dtype, False)
-    assert (few_rows.blocks_of(packed._packed, weight) is None) == (packed._blocks is None)
+    assert (weight_blocks.view_blocks(packed._packed, weight) is None) == (packed._blocks is None)
     other = weight.clone()
     other[-1, -1] += 1
-    assert few_rows.blocks_of(packed._packed, other) is None
-    assert few_rows.blocks_of(packed._packed, weight.flip(1)) is None
+    assert weight_blocks.view_blocks(packed._packed, other) is None
+    assert weight_blocks.view_blocks(packed._packed, weight.flip(1)) is None
     odd, weight, _ = layer(64, 31, dtype, False)
-    assert few_rows.blocks_of(odd._packed, weight) is None
+    assert weight_blocks.view_blocks(odd._packed, weight) is None
 
 
 def test_rows_that_do_not_lie_in_one_piece_are_read_right() -> None:

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from slm_kv.errors import PoolFull
-from slm_kv.pages.pool import BlockTable, PagePool
+from slm_kv.pages.block_table import BlockTable
+from slm_kv.pages.pool import PagePool
 
 # Few tokens and roots, so that prefixes meet.
 TOKENS = st.lists(st.integers(0, 1), min_size=1, max_size=7)

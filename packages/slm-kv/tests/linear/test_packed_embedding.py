@@ -8,13 +8,13 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from slm_kv import pack
 from slm_kv.linear.packed_embedding import PackedEmbedding
-from slm_testing.kv.cpu import PACKED_DTYPES
-from slm_testing.kv.tiny_models import make
+from slm_testing.kv.cpu_features import PACKED_DTYPES
+from slm_testing.kv.tiny_models import make_model
 
 
 @pytest.mark.parametrize("dtype", PACKED_DTYPES)
 def test_the_plain_weights_are_given_up_and_a_tied_embedding_reads_the_head(dtype: torch.dtype) -> None:
-    model = make("gpt2").to(dtype)
+    model = make_model("gpt2").to(dtype)
     embedding, weight = model.transformer.wte, model.transformer.wte.weight.detach().clone()
     packed = pack(model)
     assert all(layer.weight is None for layer in packed.layers.values())
@@ -58,7 +58,7 @@ def test_a_tied_embedding_keeps_its_weight_where_the_head_cannot_be_read_or_rows
     assert type(packed_with(nn.Embedding(9, 4))) is PackedEmbedding
     for embedding in (Scaled(9, 4), nn.Embedding(9, 4, max_norm=1.0)):
         assert packed_with(embedding) is embedding
-    monkeypatch.setattr("slm_kv.linear.packed_linear.optional", lambda name: None)
+    monkeypatch.setattr("slm_kv.linear.packed_linear.import_optional", lambda name: None)
     embedding, mapped = nn.Embedding(9, 4), torch.randn(9, 4)
     embedding.weight = nn.Parameter(mapped)
     assert packed_with(embedding) is embedding
@@ -68,7 +68,7 @@ def test_a_tied_embedding_keeps_its_weight_where_the_head_cannot_be_read_or_rows
 
 def test_an_adapted_embedding_keeps_its_weight() -> None:
     config = LoraConfig(r=2, target_modules=["wte"], init_lora_weights=False)
-    model = get_peft_model(make("gpt2"), config).eval()
+    model = get_peft_model(make_model("gpt2"), config).eval()
     ids = torch.randint(0, 97, (2, 5))
     with torch.inference_mode():
         expected = model(ids).logits

@@ -3,7 +3,8 @@
 import pytest
 
 from slm_kv.errors import KVError, PoolFull
-from slm_kv.pages.pool import BlockTable, PagePool
+from slm_kv.pages.block_table import BlockTable
+from slm_kv.pages.pool import PagePool
 
 
 def filled(pool: PagePool, token_ids: list[int], root: bytes = b"") -> BlockTable:
@@ -16,7 +17,7 @@ def filled(pool: PagePool, token_ids: list[int], root: bytes = b"") -> BlockTabl
 
 @pytest.mark.parametrize("sizes", [(0, 4), (-1, 4), (4, 0), (True, 4), (4.0, 4)])
 def test_sizes_that_make_no_sense_are_refused_by_name(sizes: tuple[int, int]) -> None:
-    with pytest.raises(KVError, match=r"(page_size|max_pages)=.* is no whole number of at least 1"):
+    with pytest.raises(KVError, match=r"(page_size|max_pages)=.* is not a whole number of at least 1"):
         PagePool(*sizes)
 
 
@@ -44,7 +45,7 @@ def test_the_same_page_computed_twice_at_once_is_known_once() -> None:
 def test_a_reservation_that_does_not_fit_takes_nothing() -> None:
     pool = PagePool(4, 3)
     table = filled(pool, [1, 2, 3, 4, 5])
-    with pytest.raises(PoolFull, match="pages wanted: 2; of max_pages=3, 1 are free"):
+    with pytest.raises(PoolFull, match="pages needed: 2, pages free: 1 of max_pages=3"):
         pool.reserve(table, 9)
     assert (len(table.pages), pool.free_pages) == (2, 1)
     pool.check_integrity()

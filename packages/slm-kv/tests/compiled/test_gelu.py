@@ -8,7 +8,7 @@ from torch import nn
 from transformers.activations import ACT2FN
 
 from slm_kv import Engine, SamplingParams, pack
-from slm_testing.kv.tiny_models import generated, make
+from slm_testing.kv.tiny_models import greedy_tokens, make_model
 
 gelu = pytest.importorskip("slm_kv.compiled.gelu", reason="numba is not installed")
 
@@ -66,9 +66,9 @@ def test_pack_replaces_every_name_of_it_and_puts_it_back(name: str) -> None:
 
 
 def test_the_engines_text_is_that_of_generate_on_one_thread() -> None:
-    model, prompt = make("gpt2"), [3, 1, 4, 1, 5]
+    model, prompt = make_model("gpt2"), [3, 1, 4, 1, 5]
     assert [type(layer.mlp.act).__name__ for layer in model.transformer.h] == ["NewGELUActivation"] * 2
-    expected = generated(model, prompt, 12)
+    expected = greedy_tokens(model, prompt, 12)
     with Engine(model, page_size=4, max_pages=8) as engine:
         assert {type(layer.mlp.act) for layer in model.transformer.h} == {gelu.TanhGELU}
         params = SamplingParams(max_new_tokens=12, temperature=0, ignore_eos=True)
