@@ -1,4 +1,4 @@
-"""The command, as a user has it."""
+"""The slm-paged command as a user runs it."""
 
 import subprocess
 import sys
@@ -42,7 +42,7 @@ def test_the_same_seed_gives_the_same_text_and_the_report_adds_up(
 
 
 @pytest.mark.parametrize(
-    ("on_full", "code", "told"),
+    ("on_full", "code", "expected"),
     [
         (
             "stop",
@@ -53,17 +53,17 @@ def test_the_same_seed_gives_the_same_text_and_the_report_adds_up(
         ("error", 2, ["finished: error, the context is full after 33 tokens"]),
     ],
 )
-def test_what_happened_at_the_limit_is_told(
-    on_full: str, code: int, told: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
+def test_the_report_says_what_happened_at_the_limit(
+    on_full: str, code: int, expected: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sizes = ("--max_new_tokens", "50", "--page_size", "8", "--max_pages", "4", "--on_full", on_full)
     assert main(flags(folder, *sizes)) == code
     out = capsys.readouterr().out
-    assert all(part in out for part in told), out
+    assert all(part in out for part in expected), out
 
 
 @pytest.mark.parametrize(
-    ("wrong", "message"),
+    ("bad_flags", "message"),
     [
         (("--page_size", "0"), "page_size=0 is not a whole number of at least 1"),
         (("--page_size", "65"), "page_size=65 exceeds the model's context of 64 tokens"),
@@ -76,16 +76,16 @@ def test_what_happened_at_the_limit_is_told(
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(
-    wrong: tuple[str, ...], message: str, folder: Path, capsys: pytest.CaptureFixture[str]
+    bad_flags: tuple[str, ...], message: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(flags(folder, *wrong)) == 2
+    assert main(flags(folder, *bad_flags)) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1
     assert lines[0].startswith("slm-paged: ")
     assert message in lines[0]
 
 
-def test_the_module_runs_as_a_command_of_its_own_in_a_fresh_process(folder: Path) -> None:
+def test_the_module_runs_as_a_command_in_a_fresh_process(folder: Path) -> None:
     command = [sys.executable, "-m", "slm_kv.paged", *flags(folder, "--max_new_tokens", "3", "--temperature", "0")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "finished: length, all 3 requested tokens" in done.stdout
@@ -93,8 +93,8 @@ def test_the_module_runs_as_a_command_of_its_own_in_a_fresh_process(folder: Path
 
 
 @pytest.mark.parametrize("threads", ["0", "-1", "two"])
-def test_threads_that_make_no_sense_are_named(threads: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as left:
+def test_an_invalid_number_of_threads_is_named_in_the_error(threads: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_info:
         main(["--threads", threads])
-    assert left.value.code == 2
+    assert exit_info.value.code == 2
     assert f"{threads!r} is not a whole number of at least 1" in capsys.readouterr().err

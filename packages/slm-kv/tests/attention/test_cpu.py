@@ -1,4 +1,4 @@
-"""Every way of paged attention against the plain one."""
+"""Compiled paged attention on a CPU against the reference."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ from slm_kv.pages.storage import LayerShape, PagedStorage
     st.integers(0, 2**31),
 )
 @settings(max_examples=60, deadline=None)
-def test_compiled_attention_is_the_reference(
+def test_compiled_attention_equals_the_reference(
     lengths: list[int],
     chunks: list[tuple[int, int]],
     shape: tuple[int, int, int],
@@ -40,34 +40,36 @@ def test_compiled_attention_is_the_reference(
         generator = torch.Generator().manual_seed(seed)
         for tensor in storage.keys + storage.values:
             tensor.copy_(torch.randn(tensor.shape, generator=generator))
-        places = [[length - 1] for length in lengths] + [list(range(past, past + rows)) for past, rows in chunks]
+        tokens = [[length - 1] for length in lengths] + [list(range(past, past + rows)) for past, rows in chunks]
         slots = [
-            int(pages[place // page_size]) * page_size + place % page_size
-            for pages, row in zip(order, places, strict=True)
-            for place in row
+            int(pages[token // page_size]) * page_size + token % page_size
+            for pages, row in zip(order, tokens, strict=True)
+            for token in row
         ]
         table = torch.zeros(len(lengths), max(counts), dtype=torch.int32)
         for row, pages in enumerate(order[: len(lengths)]):
             table[row, : len(pages)] = pages
-        first, made = len(lengths), []
+        first, step_chunks = len(lengths), []
         for pages, (past, rows) in zip(order[len(lengths) :], chunks, strict=True):
-            made.append(Chunk(first, first + rows, past, pages))
+            step_chunks.append(Chunk(first, first + rows, past, pages))
             first += rows
-        return StepBatch(storage, torch.tensor(slots), table, torch.tensor(lengths, dtype=torch.int32), tuple(made))
+        return StepBatch(
+            storage, torch.tensor(slots), table, torch.tensor(lengths, dtype=torch.int32), tuple(step_chunks)
+        )
 
     rows = len(lengths) + sum(count for _, count in chunks)
-    query = torch.randn(heads, rows, dim).to(dtype).transpose(0, 1)  # as the model gives it: not contiguous
+    query = torch.randn(heads, rows, dim).to(dtype).transpose(0, 1)  # not contiguous, as in a model
     key, value = (torch.randn(groups, rows, dim).to(dtype).transpose(0, 1) for _ in range(2))
     ours, plain = batch(), batch()
-    found = cpu.attend(query, key, value, 0, ours, 0.3)
+    result = cpu.attend(query, key, value, 0, ours, 0.3)
     expected = reference.attend(query, key, value, 0, plain, 0.3)
     assert torch.equal(ours.storage.keys[0], plain.storage.keys[0])
     assert torch.equal(ours.storage.values[0], plain.storage.values[0])
-    assert found.dtype is dtype
-    assert torch.allclose(found.float(), expected.float(), atol=2e-6 if dtype is torch.float32 else 3e-2, rtol=1e-2)
+    assert result.dtype is dtype
+    assert torch.allclose(result.float(), expected.float(), atol=2e-6 if dtype is torch.float32 else 3e-2, rtol=1e-2)
 
 
-def test_a_row_does_not_depend_on_the_rows_beside_it() -> None:
+def test_a_row_does_not_depend_on_the_other_rows() -> None:
     torch.manual_seed(0)
     storage = PagedStorage([LayerShape(2, 8)], 8, 4, torch.float32, torch.device("cpu"))
     for tensor in storage.keys + storage.values:
@@ -77,13 +79,13 @@ def test_a_row_does_not_depend_on_the_rows_beside_it() -> None:
     slots = torch.tensor([6, 15])
     both = cpu.attend(query, key, value, 0, StepBatch(storage, slots, pages, lengths, ()), 0.5)
     for row in range(2):
-        one = slice(row, row + 1)
-        alone = StepBatch(storage, slots[one], pages[one], lengths[one], ())
-        assert torch.equal(cpu.attend(query[one], key[one], value[one], 0, alone, 0.5), both[one])
+        only = slice(row, row + 1)
+        alone = StepBatch(storage, slots[only], pages[only], lengths[only], ())
+        assert torch.equal(cpu.attend(query[only], key[only], value[only], 0, alone, 0.5), both[only])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_scores_that_would_overflow_and_nan_come_through(dtype: torch.dtype) -> None:
+def test_large_scores_do_not_overflow_and_nan_is_kept(dtype: torch.dtype) -> None:
     storage = PagedStorage([LayerShape(1, 4)], 2, 4, dtype, torch.device("cpu"))
     query, value = torch.full((2, 1, 4), 100.0, dtype=dtype), torch.tensor([[[1.0] * 4], [[3.0] * 4]], dtype=dtype)
     key = torch.tensor([[[100.0] * 4], [[torch.nan] * 4]], dtype=dtype)

@@ -1,6 +1,6 @@
-"""The GPU's paged attention against the plain one: by Triton's interpreter where there is no GPU, and on one.
+"""Paged attention on a GPU against the reference: in Triton's interpreter, and on a GPU where there is only.
 
-Whether Triton interprets is settled when it is imported, so a process of its own does: this file is its program.
+Triton decides on import whether it interprets, so a separate process does so: it runs this file as its program.
 """
 
 import os
@@ -23,7 +23,7 @@ from triton.compiler import ASTSource
 from slm_kv.attention import gpu
 
 LENGTHS = (1, 40, 7, 16)
-CHUNKS = ((0, 5), (9, 4))  # tokens before it, its rows
+CHUNKS = ((0, 5), (9, 4))  # (past tokens, rows)
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 3e-2, torch.float16: 3e-3}
 CASES = [
     ((4, 4, 8), 16, torch.float32),
@@ -38,7 +38,7 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CU
 
 
 def batch(groups: int, dim: int, page_size: int, dtype: torch.dtype, device: torch.device) -> StepBatch:
-    """Decode rows and chunks over scattered pages of random contents, the same at each call."""
+    """A step of decode rows and chunks over scattered pages of random but fixed contents."""
     spans = [*LENGTHS, *(past + rows for past, rows in CHUNKS)]
     counts = [-(-span // page_size) for span in spans]
     generator = torch.Generator().manual_seed(0)
@@ -46,40 +46,42 @@ def batch(groups: int, dim: int, page_size: int, dtype: torch.dtype, device: tor
     storage = PagedStorage([LayerShape(groups, dim)], sum(counts) + 2, page_size, dtype, device)
     for tensor in storage.keys + storage.values:
         tensor.copy_(torch.randn(tensor.shape, generator=generator))
-    places = [range(length - 1, length) for length in LENGTHS] + [range(past, past + rows) for past, rows in CHUNKS]
+    spans_of_tokens = [range(length - 1, length) for length in LENGTHS] + [
+        range(past, past + rows) for past, rows in CHUNKS
+    ]
     slots = [
-        int(own[place // page_size]) * page_size + place % page_size
-        for own, span in zip(pages, places, strict=True)
-        for place in span
+        int(table[token // page_size]) * page_size + token % page_size
+        for table, span in zip(pages, spans_of_tokens, strict=True)
+        for token in span
     ]
     table = torch.nn.utils.rnn.pad_sequence(list(pages[: len(LENGTHS)]), batch_first=True).int()
     chunks, first = [], len(LENGTHS)
-    for own, (past, rows) in zip(pages[len(LENGTHS) :], CHUNKS, strict=True):
-        chunks.append(Chunk(first, first + rows, past, own.to(device)))
+    for table, (past, rows) in zip(pages[len(LENGTHS) :], CHUNKS, strict=True):
+        chunks.append(Chunk(first, first + rows, past, table.to(device)))
         first += rows
     lengths = torch.tensor(LENGTHS, dtype=torch.int32, device=device)
     return StepBatch(storage, torch.tensor(slots, device=device), table.to(device), lengths, tuple(chunks))
 
 
 def compare(shape: tuple[int, int, int], page_size: int, dtype: torch.dtype, device: torch.device) -> None:
-    """Attention of a mixed step by both; raises AssertionError where they differ."""
+    """Assert that both compute the same attention for a mixed step."""
     heads, groups, dim = shape
     torch.manual_seed(1)
     rows = len(LENGTHS) + sum(count for _, count in CHUNKS)
-    query, key, value = (  # as the model gives them: not contiguous
+    query, key, value = (  # not contiguous, as in a model
         torch.randn(count, rows, dim).to(device, dtype).transpose(0, 1) for count in (heads, groups, groups)
     )
     ours, plain = (batch(groups, dim, page_size, dtype, device) for _ in range(2))
-    found = gpu.attend(query, key, value, 0, ours, 0.3)
+    result = gpu.attend(query, key, value, 0, ours, 0.3)
     expected = reference.attend(query, key, value, 0, plain, 0.3)
     assert torch.equal(ours.storage.keys[0], plain.storage.keys[0])
     assert torch.equal(ours.storage.values[0], plain.storage.values[0])
-    assert found.dtype is dtype
-    assert torch.allclose(found.float(), expected.float(), atol=TOLERANCE[dtype], rtol=1e-2), (shape, page_size, dtype)
+    assert result.dtype is dtype
+    assert torch.allclose(result.float(), expected.float(), atol=TOLERANCE[dtype], rtol=1e-2), (shape, page_size, dtype)
 
 
 def check_not_finite(device: torch.device) -> None:
-    """Scores that would overflow give no NaN, and a NaN is not lost."""
+    """Assert that large scores do not become NaN, and that a NaN is not lost."""
     storage = PagedStorage([LayerShape(1, 4)], 2, 4, torch.float32, device)
     query = torch.full((2, 1, 4), 100.0, device=device)
     key = torch.tensor([[[100.0] * 4], [[torch.nan] * 4]], device=device)
@@ -90,8 +92,8 @@ def check_not_finite(device: torch.device) -> None:
     assert out[1].isnan().all()
 
 
-def check_alone(device: torch.device) -> None:
-    """A row's result is bit for bit the one that it has without the rows beside it."""
+def check_row_independence(device: torch.device) -> None:
+    """Assert that a row alone gives bit for bit the same result as among others."""
     torch.manual_seed(2)
     query, key, value = torch.randn(4, 6, 16), torch.randn(4, 2, 16), torch.randn(4, 2, 16)
     full = batch(2, 16, 3, torch.float32, device)
@@ -99,20 +101,20 @@ def check_alone(device: torch.device) -> None:
     step = StepBatch(full.storage, full.slots[:4], full.decode_pages, full.decode_lengths, ())
     together = gpu.attend(*rows, 0, step, 0.3)
     for row in range(4):
-        one = slice(row, row + 1)
-        alone = StepBatch(full.storage, full.slots[one], full.decode_pages[one], full.decode_lengths[one], ())
-        assert torch.equal(gpu.attend(*(tensor[one] for tensor in rows), 0, alone, 0.3), together[one])
+        only = slice(row, row + 1)
+        alone = StepBatch(full.storage, full.slots[only], full.decode_pages[only], full.decode_lengths[only], ())
+        assert torch.equal(gpu.attend(*(tensor[only] for tensor in rows), 0, alone, 0.3), together[only])
 
 
-def test_interpreted_it_is_the_reference() -> None:
+def test_the_interpreted_kernel_equals_the_reference() -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    ended = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, Path(__file__)], env=environment, capture_output=True, text=True, check=False
     )
-    assert ended.returncode == 0, ended.stderr
+    assert completed.returncode == 0, completed.stderr
 
 
-def test_it_compiles_for_a_gpu_that_is_not_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_kernel_compiles_without_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     kernel = gpu.decode_kernel
     constants = {"SHARE": 3, "DIM": 20, "PAGE_SIZE": 3, "Q": 4, "C": 32, "L": 32}
@@ -129,20 +131,22 @@ def test_it_compiles_for_a_gpu_that_is_not_here(tmp_path: Path, monkeypatch: pyt
 @needs_gpu
 @pytest.mark.gpu
 @pytest.mark.parametrize(("shape", "page_size", "dtype"), CASES)
-def test_on_a_gpu_it_is_the_reference(shape: tuple[int, int, int], page_size: int, dtype: torch.dtype) -> None:
+def test_on_a_gpu_the_kernel_equals_the_reference(
+    shape: tuple[int, int, int], page_size: int, dtype: torch.dtype
+) -> None:
     compare(shape, page_size, dtype, torch.device("cuda"))
 
 
 @needs_gpu
 @pytest.mark.gpu
-def test_on_a_gpu_overflow_nan_and_neighbours_are_handled() -> None:
+def test_on_a_gpu_overflow_nan_and_other_rows_are_handled() -> None:
     check_not_finite(torch.device("cuda"))
-    check_alone(torch.device("cuda"))
+    check_row_independence(torch.device("cuda"))
 
 
 @needs_gpu
 @pytest.mark.gpu
-def test_on_a_gpu_decode_rows_never_wait_for_the_device() -> None:
+def test_on_a_gpu_decode_rows_never_synchronise_with_the_host() -> None:
     full = batch(2, 16, 3, torch.float32, torch.device("cuda"))
     step = StepBatch(full.storage, full.slots[:4], full.decode_pages, full.decode_lengths, ())
     query, key, value = (torch.randn(4, heads, 16, device="cuda") for heads in (6, 2, 2))
@@ -157,26 +161,26 @@ def test_on_a_gpu_decode_rows_never_wait_for_the_device() -> None:
 @needs_gpu
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", ["gpt2", "llama", "qwen2", "neox"])
-def test_on_a_gpu_the_engines_text_is_that_of_generate(name: str) -> None:
+def test_on_a_gpu_the_engine_generates_the_tokens_of_generate(name: str) -> None:
     from slm_kv import Engine
-    from slm_testing.kv.tiny_models import (  # the interpreting process needs no transformers
+    from slm_testing.kv.tiny_models import (  # not at the top: the interpreting process needs no transformers
         greedy_params,
         greedy_tokens,
         make_model,
         random_prompts,
     )
 
-    model, asked = make_model(name), random_prompts(6)
-    expected = [greedy_tokens(model, prompt, 16) for prompt in asked]
+    model, prompts = make_model(name), random_prompts(6)
+    expected = [greedy_tokens(model, prompt, 16) for prompt in prompts]
     with Engine(model.cuda(), page_size=3, max_pages=60, max_sequences=4, max_step_tokens=7) as engine:
         assert engine._runner._attend is gpu.attend
-        assert [handle.token_ids for handle in engine.generate(asked, greedy_params(16))] == expected
+        assert [handle.token_ids for handle in engine.generate(prompts, greedy_params(16))] == expected
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)  # a second one mostly waits, and other tests run beside this
+    torch.set_num_threads(1)  # a second thread mostly waits, and other tests run at the same time
     cpu = torch.device("cpu")
     for case in CASES:
         compare(*case, cpu)
     check_not_finite(cpu)
-    check_alone(cpu)
+    check_row_independence(cpu)

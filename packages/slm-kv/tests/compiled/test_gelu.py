@@ -1,4 +1,4 @@
-"""GELU by tanh in one pass over memory."""
+"""The compiled GELU by tanh."""
 
 from collections.abc import Iterator
 
@@ -15,7 +15,7 @@ gelu = pytest.importorskip("slm_kv.compiled.gelu", reason="numba is not installe
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """What is compiled runs on one thread."""
+    """The compiled kernel is used with one thread only."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -23,16 +23,16 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_it_is_gelu_by_tanh_to_the_precision_of_the_dtype(dtype: torch.dtype) -> None:
+def test_it_equals_gelu_by_tanh_to_the_precision_of_the_dtype(dtype: torch.dtype) -> None:
     x = torch.cat([torch.linspace(-12, 12, 20_001), torch.tensor([0.0, -0.0, 1e-30, -1e-30, 1e30, -1e4])]).to(dtype)
     exact = nn.functional.gelu(x.double(), approximate="tanh")
-    found = gelu.TanhGELU()(x)
-    assert found.dtype is dtype
-    assert torch.allclose(found.double(), exact, rtol=torch.finfo(dtype).eps, atol=1e-6)
+    result = gelu.TanhGELU()(x)
+    assert result.dtype is dtype
+    assert torch.allclose(result.double(), exact, rtol=torch.finfo(dtype).eps, atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (1,), (2, 3, 5), (7, 67)])
-def test_any_shape_and_any_layout_comes_back_as_it_was(shape: tuple[int, ...]) -> None:
+def test_any_shape_and_layout_is_accepted(shape: tuple[int, ...]) -> None:
     x = torch.randn(shape)
     assert torch.allclose(gelu.TanhGELU()(x), nn.functional.gelu(x, approximate="tanh"), atol=1e-6)
     wide = torch.randn(6, 8)
@@ -41,13 +41,13 @@ def test_any_shape_and_any_layout_comes_back_as_it_was(shape: tuple[int, ...]) -
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_nan_stays_and_touches_nothing_else(dtype: torch.dtype) -> None:
-    found = gelu.TanhGELU()(torch.tensor([1.0, torch.nan, torch.inf, 2.0], dtype=dtype))
-    assert found.isnan().tolist() == [False, True, False, False]
-    assert found[2] == torch.inf
+def test_nan_stays_nan_and_affects_no_other_element(dtype: torch.dtype) -> None:
+    result = gelu.TanhGELU()(torch.tensor([1.0, torch.nan, torch.inf, 2.0], dtype=dtype))
+    assert result.isnan().tolist() == [False, True, False, False]
+    assert result[2] == torch.inf
 
 
-def test_a_gradient_goes_through() -> None:
+def test_gradients_are_computed() -> None:
     x = torch.randn(9, requires_grad=True)
     gelu.TanhGELU()(x).sum().backward()
     plain = x.detach().clone().requires_grad_()
@@ -56,7 +56,7 @@ def test_a_gradient_goes_through() -> None:
 
 
 @pytest.mark.parametrize("name", ["gelu_new", "gelu_fast", "gelu_pytorch_tanh", "torch"])
-def test_pack_replaces_every_name_of_it_and_puts_it_back(name: str) -> None:
+def test_pack_replaces_every_variant_and_unpack_restores_it(name: str) -> None:
     before = nn.GELU(approximate="tanh") if name == "torch" else ACT2FN[name]
     model = nn.Sequential(nn.Linear(8, 8), before, nn.Linear(8, 8), nn.GELU())
     packed = pack(model)
@@ -65,7 +65,7 @@ def test_pack_replaces_every_name_of_it_and_puts_it_back(name: str) -> None:
     assert model[1] is before
 
 
-def test_the_engines_text_is_that_of_generate_on_one_thread() -> None:
+def test_the_engine_generates_the_tokens_of_generate_on_one_thread() -> None:
     model, prompt = make_model("gpt2"), [3, 1, 4, 1, 5]
     assert [type(layer.mlp.act).__name__ for layer in model.transformer.h] == ["NewGELUActivation"] * 2
     expected = greedy_tokens(model, prompt, 12)

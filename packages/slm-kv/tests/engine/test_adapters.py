@@ -1,4 +1,4 @@
-"""Several adapters from one pool: each request gets the text of its own weights."""
+"""Several adapters served from one pool: each request gets the text of its own weights."""
 
 import pytest
 import torch
@@ -10,25 +10,28 @@ from slm_testing.kv.tiny_models import greedy_params, greedy_tokens, make_model,
 
 
 @pytest.mark.parametrize("mixes", [True, False])
-def test_requests_of_different_adapters_side_by_side_get_their_own_texts(
-    mixes: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_requests_with_different_adapters_get_their_own_texts(mixes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_lora_model()
-    asked = [(prompt, name) for prompt, name in zip(random_prompts(6, seed=9), ["red", "blue", None] * 2, strict=True)]
-    expected = greedy_tokens_alone(model, asked, 8)
+    requests = [
+        (prompt, name) for prompt, name in zip(random_prompts(6, seed=9), ["red", "blue", None] * 2, strict=True)
+    ]
+    expected = greedy_tokens_alone(model, requests, 8)
     assert (
-        len({tuple(text) for text in greedy_tokens_alone(model, [(asked[0][0], "red"), (asked[0][0], "blue")], 8)}) == 2
+        len(
+            {tuple(text) for text in greedy_tokens_alone(model, [(requests[0][0], "red"), (requests[0][0], "blue")], 8)}
+        )
+        == 2
     )
     with Engine(model, page_size=3, max_pages=80, max_sequences=6, max_step_tokens=9) as engine:
         assert engine.adapters._models[0].mixes
         monkeypatch.setattr(engine.adapters._models[0], "mixes", mixes)
-        handles = [engine.submit(prompt, greedy_params(8), adapter=name) for prompt, name in asked]
+        handles = [engine.submit(prompt, greedy_params(8), adapter=name) for prompt, name in requests]
         run_to_end(engine)
         assert [handle.error for handle in handles] == [None] * 6
     assert [handle.token_ids for handle in handles] == expected
 
 
-def test_the_base_is_served_beside_its_adapters_by_its_own_name() -> None:
+def test_the_base_is_served_beside_its_adapters() -> None:
     plain, model = make_model("llama"), make_lora_model()
     prompt = random_prompts(1, seed=3)[0]
     with Engine(model, page_size=3, max_pages=80) as engine:
@@ -38,7 +41,7 @@ def test_the_base_is_served_beside_its_adapters_by_its_own_name() -> None:
     assert red.token_ids == greedy_tokens_alone(model, [(prompt, "red")], 8)[0]
 
 
-def test_a_prefix_known_under_one_adapter_is_not_found_under_another() -> None:
+def test_a_prefix_known_with_one_adapter_is_not_reused_with_another() -> None:
     model = make_lora_model()
     prompt = list(range(1, 20))
     with Engine(model, page_size=4, max_pages=80) as engine:
@@ -48,12 +51,12 @@ def test_a_prefix_known_under_one_adapter_is_not_found_under_another() -> None:
             assert handle.reused_tokens == reused
 
 
-def test_an_unknown_adapter_is_refused_by_name() -> None:
+def test_an_unknown_adapter_is_refused_with_the_known_names() -> None:
     with Engine(make_lora_model()) as engine, pytest.raises(KVError, match="'green'; known adapters: red, blue"):
         engine.submit([1], greedy_params(1), adapter="green")
 
 
-def test_one_changed_weight_or_setting_is_another_digest() -> None:
+def test_one_changed_weight_changes_the_digest() -> None:
     model = make_lora_model()
     before = Adapters([model])
     with torch.no_grad():
@@ -65,7 +68,7 @@ def test_one_changed_weight_or_setting_is_another_digest() -> None:
     assert len({after.prefix_root(name) for name in ("red", "blue", None)}) == 3
 
 
-def test_weights_changed_under_a_running_engine_are_not_served_from_old_pages() -> None:
+def test_after_weights_changed_no_old_pages_are_used() -> None:
     model = make_lora_model()
     prompt = list(range(1, 20))
     with Engine(model, page_size=4, max_pages=80) as engine:
@@ -80,17 +83,17 @@ def test_weights_changed_under_a_running_engine_are_not_served_from_old_pages() 
     assert handle.token_ids == greedy_tokens_alone(model, [(prompt, "red")], 6)[0]
 
 
-def test_a_request_that_fails_without_adapters_leaves_those_with_one_their_weights() -> None:
+def test_a_request_that_fails_without_adapters_leaves_other_requests_their_adapters() -> None:
     model = make_lora_model()
-    prompt, cursed = random_prompts(1, seed=3)[0], 96
+    prompt, failing_token = random_prompts(1, seed=3)[0], 96
 
     def trip(module: torch.nn.Module, inputs: tuple[torch.Tensor]) -> None:
-        if (inputs[0] == cursed).any():
+        if (inputs[0] == failing_token).any():
             raise RuntimeError("a kernel failed")
 
     with Engine(model, page_size=3, max_pages=80) as engine:
         hook = model.get_input_embeddings().register_forward_pre_hook(trip)
-        broken = engine.submit([cursed, 1], greedy_params(8), adapter="__base__")
+        broken = engine.submit([failing_token, 1], greedy_params(8), adapter="__base__")
         fine = engine.submit(prompt, greedy_params(3), adapter="red")
         engine.step()
         hook.remove()

@@ -1,4 +1,4 @@
-"""What becomes of a sequence at the end of the pages or of the model's positions."""
+"""What happens to a sequence at the end of the pages or of the model's positions."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from slm_testing.kv.tiny_models import POSITIONS, greedy_params, greedy_tokens, 
 PROMPT = [7, 8, 9, 10, 11]
 
 
-def at_the_end(name: str, on_full: OnFull, new: int, pages: int = 4) -> Handle:
+def run_into_limit(name: str, on_full: OnFull, new: int, pages: int = 4) -> Handle:
     with Engine(make_model(name), page_size=4, max_pages=pages, on_full=on_full) as engine:
         handle = engine.submit(PROMPT, greedy_params(new))
         run_to_end(engine)
@@ -17,23 +17,23 @@ def at_the_end(name: str, on_full: OnFull, new: int, pages: int = 4) -> Handle:
     return handle
 
 
-@pytest.mark.parametrize(("pages", "room"), [(4, 16), (40, POSITIONS)])
-def test_stop_fills_the_room_and_ends_with_length(pages: int, room: int) -> None:
-    handle = at_the_end("gpt2", "stop", 90, pages)
-    new = room - len(PROMPT) + 1  # the last token needs no place
+@pytest.mark.parametrize(("pages", "limit"), [(4, 16), (40, POSITIONS)])
+def test_stop_fills_all_slots_and_finishes_with_length(pages: int, limit: int) -> None:
+    handle = run_into_limit("gpt2", "stop", 90, pages)
+    new = limit - len(PROMPT) + 1  # the last token needs no slot
     assert (handle.finish_reason, handle.token_ids) == ("length", greedy_tokens(make_model("gpt2"), PROMPT, new))
 
 
-def test_error_keeps_what_was_generated_and_names_the_cause() -> None:
-    handle = at_the_end("llama", "error", 90)
+def test_error_keeps_the_generated_tokens_and_names_the_cause() -> None:
+    handle = run_into_limit("llama", "error", 90)
     assert handle.finish_reason == "error"
     assert handle.error is not None
     assert "the context is full after 17 tokens" in handle.error
     assert handle.token_ids == greedy_tokens(make_model("llama"), PROMPT, 12)
 
 
-def test_the_window_of_absolute_positions_is_the_last_half_computed_anew() -> None:
-    handle = at_the_end("gpt2", "window", 30)
+def test_the_window_of_absolute_positions_is_the_last_half_computed_again() -> None:
+    handle = run_into_limit("gpt2", "window", 30)
     text, expected = list(PROMPT), []
     context = list(PROMPT)
     for _ in range(30):
@@ -46,7 +46,7 @@ def test_the_window_of_absolute_positions_is_the_last_half_computed_anew() -> No
     assert (handle.finish_reason, handle.token_ids, handle.slides > 0) == ("length", expected, True)
 
 
-def test_the_window_of_a_rotary_model_keeps_the_first_page_and_slides_by_pages() -> None:
+def test_the_window_of_a_rotary_model_keeps_the_first_page_and_moves_by_pages() -> None:
     with Engine(make_model("llama"), page_size=4, max_pages=4, on_full="window") as engine:
         handle = engine.submit(PROMPT, greedy_params(30))
         engine.step()
@@ -62,7 +62,7 @@ def test_the_window_of_a_rotary_model_keeps_the_first_page_and_slides_by_pages()
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
-def test_a_window_goes_on_past_the_models_positions(name: str) -> None:
-    handle = at_the_end(name, "window", 3 * POSITIONS, pages=8)
+def test_a_window_continues_past_the_models_positions(name: str) -> None:
+    handle = run_into_limit(name, "window", 3 * POSITIONS, pages=8)
     assert (handle.finish_reason, len(handle.token_ids)) == ("length", 3 * POSITIONS)
     assert handle.error is None

@@ -1,4 +1,4 @@
-"""What is refused at the door, and what ends one request and no other."""
+"""Requests and models that are refused, and errors that end one request and no other."""
 
 from typing import Any
 
@@ -29,12 +29,12 @@ from slm_testing.kv.tiny_models import (
         ({"on_full": "grow"}, r"on_full='grow' is not one of refuse, stop, window, error"),
     ],
 )
-def test_an_engine_of_sizes_that_make_no_sense_is_refused(sizes: dict[str, Any], message: str) -> None:
+def test_an_engine_of_invalid_size_is_refused(sizes: dict[str, Any], message: str) -> None:
     with pytest.raises(KVError, match=message):
         Engine(make_model("gpt2"), **sizes)
 
 
-def test_a_request_that_can_never_be_answered_is_refused_and_the_engine_lives_on() -> None:
+def test_a_request_that_can_never_be_answered_is_refused_and_the_engine_goes_on() -> None:
     model = make_model("gpt2")
     with Engine(model, page_size=4, max_pages=5) as engine:
         for prompt, new, message in [
@@ -55,10 +55,10 @@ def test_a_request_that_can_never_be_answered_is_refused_and_the_engine_lives_on
     assert fits.token_ids == greedy_tokens(make_model("gpt2"), [1] * 10, 11)
 
 
-def test_nan_logits_end_the_sequence_that_has_them_and_say_so() -> None:
+def test_nan_logits_end_only_the_request_that_has_them() -> None:
     model = make_model("gpt2")
     with torch.no_grad():
-        model.transformer.wpe.weight[9] = torch.nan  # who gets there is lost
+        model.transformer.wpe.weight[9] = torch.nan  # a sequence that reaches this position has NaN logits
     with Engine(model, page_size=4, max_pages=40) as engine:
         short = engine.submit([1, 2, 3], greedy_params(6))
         long = engine.submit([1, 2, 3], greedy_params(10))
@@ -71,63 +71,64 @@ def test_nan_logits_end_the_sequence_that_has_them_and_say_so() -> None:
     assert long.token_ids[:6] == short.token_ids
 
 
-def test_nan_in_a_prompt_spoils_no_known_prefix() -> None:
+def test_nan_in_a_prompt_does_not_spoil_a_known_prefix() -> None:
     model = make_model("llama")
     expected = greedy_tokens(model, [1, 2, 3, 4, 5], 4)
     with torch.no_grad():
-        model.get_input_embeddings().weight[96] = torch.nan  # masked, it makes NaN of the rows before it all the same
+        # Although masked, it makes earlier rows NaN as well: 0 * NaN is NaN.
+        model.get_input_embeddings().weight[96] = torch.nan
     with Engine(model, page_size=2, max_pages=40) as engine:
-        cursed = engine.submit([1, 2, 3, 4, 96], greedy_params(4))
+        failing = engine.submit([1, 2, 3, 4, 96], greedy_params(4))
         run_to_end(engine)
         fine = engine.submit([1, 2, 3, 4, 5], greedy_params(4))
         run_to_end(engine)
-    assert cursed.finish_reason == "error"
+    assert failing.finish_reason == "error"
     assert (fine.token_ids, fine.error) == (expected, None)
 
 
-def test_a_prompt_cancelled_before_its_nan_shows_spoils_no_known_prefix_either() -> None:
+def test_a_prompt_cancelled_before_its_nan_is_noticed_does_not_spoil_a_known_prefix() -> None:
     model = make_model("llama")
     expected = greedy_tokens(model, [1, 2, 3, 4, 5], 4)
     with torch.no_grad():
         model.get_input_embeddings().weight[96] = torch.nan
     with Engine(model, page_size=2, max_pages=40, max_sequences=2, max_step_tokens=6) as engine:
-        cursed = engine.submit([1, 2, 3, 4, 96, 5, 6, 7, 8, 9], greedy_params(4))
+        failing = engine.submit([1, 2, 3, 4, 96, 5, 6, 7, 8, 9], greedy_params(4))
         engine.step()  # six of its tokens: nothing is sampled yet
         meanwhile = engine.submit([1, 2, 3, 4, 5], greedy_params(4))
         engine.step()
-        engine.cancel(cursed)
+        engine.cancel(failing)
         run_to_end(engine)
         afterwards = engine.submit([1, 2, 3, 4, 5], greedy_params(4))
         run_to_end(engine)
-    assert cursed.token_ids == []
+    assert failing.token_ids == []
     assert (meanwhile.token_ids, meanwhile.error) == (expected, None)
     assert (afterwards.token_ids, afterwards.error) == (expected, None)
     assert afterwards.reused_tokens == 4
 
 
-def test_an_exception_within_the_model_ends_the_request_that_causes_it() -> None:
+def test_an_exception_in_the_model_ends_only_the_request_that_causes_it() -> None:
     model = make_model("llama")
-    cursed = 96
+    failing = 96
 
     def trip(module: torch.nn.Module, inputs: tuple[torch.Tensor]) -> None:
-        if (inputs[0] == cursed).any():
+        if (inputs[0] == failing).any():
             raise RuntimeError("a kernel failed")
 
-    asked = [[1, 2, 3], [5, cursed, 7], [8, 9]]
+    requests = [[1, 2, 3], [5, failing, 7], [8, 9]]
     with Engine(model, page_size=4, max_pages=40) as engine:
         hook = model.get_input_embeddings().register_forward_pre_hook(trip)
-        handles = engine.generate(asked, greedy_params(4))
+        handles = engine.generate(requests, greedy_params(4))
         hook.remove()
         assert engine.pool.used_pages == 0
-    assert [handle.finish_reason for handle in handles if cursed in handle.prompt_ids] == ["error"]
+    assert [handle.finish_reason for handle in handles if failing in handle.prompt_ids] == ["error"]
     assert handles[1].error == "a kernel failed"
-    for prompt, handle in zip(asked, handles, strict=True):
+    for prompt, handle in zip(requests, handles, strict=True):
         if handle.finish_reason == "length":
             assert handle.token_ids == greedy_tokens(make_model("llama"), prompt, 4)
     assert sum(handle.finish_reason == "length" for handle in handles) >= 1
 
 
-def test_an_exception_in_one_requests_sampling_ends_that_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_exception_in_sampling_ends_only_that_request(monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_model("llama")
     with Engine(model, page_size=4, max_pages=40) as engine:
         broken, fine = engine.submit([1, 2], greedy_params(4)), engine.submit([3, 4], greedy_params(4))
@@ -136,7 +137,7 @@ def test_an_exception_in_one_requests_sampling_ends_that_one(monkeypatch: pytest
     assert (broken.finish_reason, fine.finish_reason) == ("error", "length")
 
 
-def test_cancel_frees_the_pages_at_once_and_is_told_once() -> None:
+def test_cancel_releases_the_pages_at_once_and_is_reported_once() -> None:
     with Engine(make_model("gpt2"), page_size=2, max_pages=40, prefix_caching=False) as engine:
         handle = engine.submit([1, 2, 3, 4, 5], greedy_params(20))
         engine.step()
@@ -144,12 +145,12 @@ def test_cancel_frees_the_pages_at_once_and_is_told_once() -> None:
         assert engine.cancel(handle)
         assert engine.pool.used_pages == 0
         assert not engine.cancel(handle)
-        (told,) = engine.step()
-        assert (told.handle, told.finished, handle.finish_reason) == (handle, True, "cancelled")
+        (update,) = engine.step()
+        assert (update.handle, update.finished, handle.finish_reason) == (handle, True, "cancelled")
         assert not engine.busy
 
 
-def test_an_end_of_text_stops_unless_it_is_ignored() -> None:
+def test_the_end_of_text_stops_a_request_unless_it_is_ignored() -> None:
     model = make_model("llama")
     prompt = random_prompts(1, seed=2)[0]
     text = greedy_tokens(model, prompt, 12)
@@ -165,7 +166,7 @@ def test_an_end_of_text_stops_unless_it_is_ignored() -> None:
     assert own.token_ids == text[: text.index(text[2]) + 1]
 
 
-def test_a_model_whose_attention_is_its_own_is_refused_in_one_sentence() -> None:
+def test_a_model_with_its_own_attention_is_refused() -> None:
     from transformers import BloomConfig, BloomForCausalLM
 
     model = BloomForCausalLM(BloomConfig(vocab_size=50, hidden_size=16, n_layer=1, n_head=2))
@@ -173,7 +174,7 @@ def test_a_model_whose_attention_is_its_own_is_refused_in_one_sentence() -> None
         Engine(model)
 
 
-def test_a_model_that_asks_more_of_attention_is_refused_and_has_its_own_back() -> None:
+def test_a_model_with_unsupported_attention_options_is_refused_and_restored() -> None:
     model = make_model("gemma2")
     before = model.config._attn_implementation
     expected = greedy_tokens(model, [1, 2, 3], 4)
@@ -185,7 +186,7 @@ def test_a_model_that_asks_more_of_attention_is_refused_and_has_its_own_back() -
     assert greedy_tokens(model, [1, 2, 3], 4) == expected
 
 
-def test_paged_attention_outside_an_engine_says_what_to_do() -> None:
+def test_calling_a_model_while_an_engine_has_it_is_an_error_with_advice() -> None:
     model = make_model("gpt2")
     engine = Engine(model, page_size=4, max_pages=4)
     with pytest.raises(KVError, match="call it by its Engine"), torch.inference_mode():
@@ -194,7 +195,7 @@ def test_paged_attention_outside_an_engine_says_what_to_do() -> None:
     model(torch.tensor([[1, 2]]))
 
 
-def test_a_model_whose_engine_was_refused_is_as_it_was() -> None:
+def test_a_refused_engine_restores_the_model() -> None:
     model = make_model("gpt2")
     expected = greedy_tokens(model, [1, 2, 3], 4)
     with pytest.raises(KVError, match="page_size"):
@@ -202,7 +203,7 @@ def test_a_model_whose_engine_was_refused_is_as_it_was() -> None:
     assert greedy_tokens(model, [1, 2, 3], 4) == expected
 
 
-def test_the_error_of_a_request_is_there_as_an_exception_too() -> None:
+def test_a_failed_request_has_its_exception() -> None:
     model = make_model("llama")
     with torch.no_grad():
         model.model.norm.weight.fill_(float("nan"))
@@ -212,12 +213,12 @@ def test_the_error_of_a_request_is_there_as_an_exception_too() -> None:
     assert str(handle.exception) == handle.error
 
 
-def test_no_end_comes_before_the_least_number_of_tokens_as_in_generate() -> None:
+def test_min_new_tokens_delays_the_end_as_in_generate() -> None:
     model, prompt = make_model("llama"), random_prompts(1, seed=3)[0]
     end = greedy_tokens(model, prompt, 3)[2]
     ids = torch.tensor([prompt])
-    asked = {"attention_mask": torch.ones_like(ids), "do_sample": False, "pad_token_id": 0, "max_new_tokens": 12}
-    expected = model.generate(ids, eos_token_id=end, min_new_tokens=7, **asked)[0, len(prompt) :].tolist()
+    settings = {"attention_mask": torch.ones_like(ids), "do_sample": False, "pad_token_id": 0, "max_new_tokens": 12}
+    expected = model.generate(ids, eos_token_id=end, min_new_tokens=7, **settings)[0, len(prompt) :].tolist()
     model.generation_config.eos_token_id = end
     with Engine(model, page_size=4, max_pages=40) as engine:
         least = SamplingParams(max_new_tokens=12, temperature=0, min_new_tokens=7)

@@ -1,4 +1,4 @@
-"""Requests that begin alike and come together: one computes what they share, the others wait for it."""
+"""Requests with a common beginning that arrive together: one computes it, the others wait for it."""
 
 from collections.abc import Iterator
 
@@ -15,8 +15,8 @@ OTHER = [90 - index for index in range(20)]
 
 @pytest.fixture
 def engine() -> Iterator[Engine]:
-    with Engine(MODEL, page_size=4, max_pages=200, max_sequences=12, max_step_tokens=64) as found:
-        yield found
+    with Engine(MODEL, page_size=4, max_pages=200, max_sequences=12, max_step_tokens=64) as engine:
+        yield engine
 
 
 def test_several_texts_of_one_new_prompt_compute_it_once(engine: Engine) -> None:
@@ -28,7 +28,7 @@ def test_several_texts_of_one_new_prompt_compute_it_once(engine: Engine) -> None
     assert len({tuple(handle.token_ids) for handle in handles}) > 1
 
 
-def test_what_begins_otherwise_does_not_wait(engine: Engine) -> None:
+def test_a_request_with_another_beginning_does_not_wait(engine: Engine) -> None:
     handles = [engine.submit(prompt, greedy_params(3)) for prompt in (LONG, LONG, OTHER)]
     engine.step()
     assert [len(handle.token_ids) for handle in handles] == [1, 0, 1]
@@ -36,9 +36,9 @@ def test_what_begins_otherwise_does_not_wait(engine: Engine) -> None:
     assert [len(handle.token_ids) for handle in handles] == [2, 1, 2]
 
 
-def test_a_little_in_common_is_not_worth_waiting_for(engine: Engine) -> None:
-    little = [*LONG[:16], *OTHER[:4]]  # the first has 38 before it
-    handles = [engine.submit(prompt, greedy_params(3)) for prompt in (LONG, little)]
+def test_a_request_does_not_wait_for_a_short_common_prefix(engine: Engine) -> None:
+    short_prefix = [*LONG[:16], *OTHER[:4]]  # 16 of the 38 tokens that LONG has left to compute
+    handles = [engine.submit(prompt, greedy_params(3)) for prompt in (LONG, short_prefix)]
     engine.step()
     assert [len(handle.token_ids) for handle in handles] == [1, 1]
 
@@ -49,7 +49,7 @@ def test_a_long_instruction_before_short_questions_is_computed_once(engine: Engi
     assert [handle.reused_tokens for handle in handles] == [0, 32, 32, 32]
 
 
-def test_where_the_first_is_cancelled_the_next_computes_it() -> None:
+def test_if_the_first_is_cancelled_the_next_computes_the_prefix() -> None:
     with Engine(MODEL, page_size=4, max_pages=200, max_sequences=12, max_step_tokens=12) as engine:
         first, *others = [engine.submit(LONG, greedy_params(5)) for _ in range(3)]
         engine.step()
@@ -61,8 +61,8 @@ def test_where_the_first_is_cancelled_the_next_computes_it() -> None:
 
 
 @pytest.mark.parametrize(("caching", "use_cache"), [(False, True), (True, False)])
-def test_nobody_waits_for_what_it_would_not_reuse(caching: bool, use_cache: bool) -> None:
+def test_a_request_that_cannot_reuse_a_prefix_does_not_wait(caching: bool, use_cache: bool) -> None:
     with Engine(MODEL, page_size=4, max_pages=200, max_step_tokens=100, prefix_caching=caching) as engine:
-        handles = [engine.submit(LONG, greedy_params(2), use_cache=one) for one in (True, use_cache)]
+        handles = [engine.submit(LONG, greedy_params(2), use_cache=cached) for cached in (True, use_cache)]
         engine.step()
         assert [len(handle.token_ids) for handle in handles] == [1, 1]

@@ -1,4 +1,4 @@
-"""Thousands of random requests on a pool that is too small for them: nothing leaks, nothing is lost."""
+"""Thousands of random requests on a pool that is too small for them: nothing leaks and none is lost."""
 
 import random
 from collections import Counter
@@ -11,7 +11,7 @@ from slm_kv import Engine, Handle, KVError, SamplingParams
 from slm_kv.engine.requests import Update
 from slm_testing.kv.tiny_models import VOCABULARY, greedy_params, make_model, random_prompts
 
-POISON = VOCABULARY - 1  # the model has NaN for it
+POISON = VOCABULARY - 1  # its embedding is NaN
 BEGINNINGS = random_prompts(6, longest=16, seed=1)
 PROMPTS = [beginning + end for beginning in BEGINNINGS for end in random_prompts(6, longest=8, seed=2)]
 REFUSED = [
@@ -26,39 +26,39 @@ REFUSED = [
 
 @dataclass
 class Soak:
-    """Requests at random, and what was told of them."""
+    """Makes random requests and counts what happens to them."""
 
     engine: Engine
     source: random.Random
     handles: list[Handle] = field(default_factory=list)
-    told: Counter[int] = field(default_factory=Counter)  # finishing updates by handle
+    finishing_updates: Counter[int] = field(default_factory=Counter)  # by handle
     counts: Counter[str] = field(default_factory=Counter)
 
     def run(self, requests: int) -> None:
-        """Bursts of requests, more than fit, with steps and cancels between them."""
+        """Submit bursts of requests, more than fit, with steps and cancellations in between."""
         while self.counts["requests"] < requests:
             for _ in range(self.source.choice((1, 1, 2, 3, 20))):
-                self.ask()
+                self.submit_random()
             for _ in range(self.source.randint(0, 12)):
-                self.note(self.engine.step())
+                self.count(self.engine.step())
             if self.source.random() < 0.5 and self.handles:
                 self.cancel()
             self.engine.pool.check_integrity()
         while self.engine.busy:
-            self.note(self.engine.step())
+            self.count(self.engine.step())
 
-    def ask(self) -> None:
+    def submit_random(self) -> None:
         self.counts["requests"] += 1
         chance = self.source.random()
         if chance < 0.03:
-            self.ask_for_what_is_refused()
+            self.submit_invalid()
         elif chance < 0.04:
             prompt = [*self.source.choice(BEGINNINGS), POISON, 5]
             self.submit(prompt, greedy_params(4))
         else:
             self.submit(self.source.choice(PROMPTS), self.params())
 
-    def ask_for_what_is_refused(self) -> None:
+    def submit_invalid(self) -> None:
         prompt, new, message = self.source.choice(REFUSED)
         with pytest.raises(KVError, match=message):
             self.engine.submit(prompt, greedy_params(new))
@@ -88,15 +88,15 @@ class Soak:
         assert self.engine.cancel(handle) is running
         self.counts["cancelled"] += running
 
-    def note(self, updates: list[Update]) -> None:
+    def count(self, updates: list[Update]) -> None:
         self.counts["steps"] += 1
         for update in updates:
-            self.told[update.handle.id] += update.finished
+            self.finishing_updates[update.handle.id] += update.finished
 
 
 def check(soak: Soak) -> None:
-    """Every request ended once, for a reason that it has, and greedy texts of one prompt are one text."""
-    assert soak.told == {handle.id: 1 for handle in soak.handles}
+    """Assert that each request finished once, for a plausible reason, and that greedy texts of one prompt agree."""
+    assert soak.finishing_updates == {handle.id: 1 for handle in soak.handles}
     texts: dict[tuple[int, ...], list[int]] = {}
     for handle in soak.handles:
         poisoned = POISON in (*handle.prompt_ids, *handle.token_ids)
@@ -115,12 +115,12 @@ def check(soak: Soak) -> None:
     assert len(soak.handles) + soak.counts["refused"] == soak.counts["requests"]
 
 
-@pytest.mark.parametrize("requests", [300, pytest.param(10_000, marks=pytest.mark.slow)])  # 10,000 take two minutes
-def test_random_requests_leak_nothing_and_none_is_lost(requests: int) -> None:
+@pytest.mark.parametrize("requests", [300, pytest.param(10_000, marks=pytest.mark.slow)])  # 10,000: two minutes
+def test_random_requests_leak_no_pages_and_all_finish(requests: int) -> None:
     model = make_model("llama")
     with torch.no_grad():
         model.get_input_embeddings().weight[POISON] = torch.nan
-        model.get_output_embeddings().weight[POISON] = 0  # so that texts come to it rarely
+        model.get_output_embeddings().weight[POISON] = 0  # so that it is sampled rarely
     with Engine(model, page_size=4, max_pages=20, max_sequences=8, max_step_tokens=24) as engine:
         soak = Soak(engine, random.Random(requests))
         soak.run(requests)

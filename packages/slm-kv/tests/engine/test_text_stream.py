@@ -1,4 +1,4 @@
-"""Pieces of text are those of the whole decoding, none of them half a character or a part of a stop string."""
+"""The pieces of a text stream add up to the decoded text, without half characters or parts of a stop string."""
 
 import json
 from typing import Any
@@ -32,7 +32,7 @@ def byte_level() -> PreTrainedTokenizerFast:
 
 
 def metaspace() -> PreTrainedTokenizerFast:
-    """As Llama's: a space begins a word, the first is dropped, unknown characters come as their bytes."""
+    """Like Llama's tokenizer: words begin with a space, the first is dropped, unknown characters become bytes."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     trainer = trainers.BpeTrainer(vocab_size=150, special_tokens=["<unk>", END], show_progress=False)
@@ -82,7 +82,7 @@ def test_the_pieces_are_the_decoded_text(tokenizer: Any, text: str) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.integers(0, 329), max_size=120) | st.lists(st.integers(1, 256), max_size=120))
-def test_bytes_that_make_no_characters_come_as_decoded(token_ids: list[int]) -> None:
+def test_bytes_that_make_no_characters_are_decoded_the_same(token_ids: list[int]) -> None:
     tokenizer = TOKENIZERS["byte level"]
     assert "".join(pieces(TextStream(tokenizer), token_ids)) == decode(tokenizer, token_ids)
 
@@ -90,13 +90,13 @@ def test_bytes_that_make_no_characters_come_as_decoded(token_ids: list[int]) -> 
 @both
 @settings(max_examples=100, deadline=None)
 @given(few.filter(bool), few)
-def test_a_completion_goes_on_where_the_prompt_ended(tokenizer: Any, prompt: str, text: str) -> None:
+def test_a_completion_continues_where_the_prompt_ended(tokenizer: Any, prompt: str, text: str) -> None:
     prompt_ids, token_ids = encode(tokenizer, prompt), encode(tokenizer, text)
     before, whole = decode(tokenizer, prompt_ids), decode(tokenizer, prompt_ids + token_ids)
     assert before + "".join(pieces(TextStream(tokenizer, prompt_ids=prompt_ids), token_ids)) == whole
 
 
-def test_the_space_between_prompt_and_completion_stays() -> None:
+def test_the_space_between_prompt_and_completion_is_kept() -> None:
     tokenizer = TOKENIZERS["metaspace"]
     stream = TextStream(tokenizer, prompt_ids=encode(tokenizer, "Hello"))
     assert "".join(pieces(stream, encode(tokenizer, "world"))) == " world"
@@ -104,13 +104,13 @@ def test_the_space_between_prompt_and_completion_stays() -> None:
 
 
 @both
-def test_a_character_comes_whole_with_its_last_token(tokenizer: Any) -> None:
+def test_a_character_is_emitted_whole_with_its_last_token(tokenizer: Any) -> None:
     token_ids = encode(tokenizer, "a𓀀b")
-    given = [piece for piece in pieces(TextStream(tokenizer), token_ids) if piece]
-    assert given == ["a", "𓀀", "b"]
+    emitted = [piece for piece in pieces(TextStream(tokenizer), token_ids) if piece]
+    assert emitted == ["a", "𓀀", "b"]
 
 
-def test_half_a_character_in_the_prompt_is_completed_and_its_own_mark_is_not_repeated() -> None:
+def test_half_a_character_in_the_prompt_is_completed_and_a_real_replacement_mark_is_not_repeated() -> None:
     tokenizer = TOKENIZERS["byte level"]
     halves = encode(tokenizer, "𓀀")
     assert "".join(pieces(TextStream(tokenizer, prompt_ids=halves[:2]), halves[2:])) == "𓀀"
@@ -118,7 +118,7 @@ def test_half_a_character_in_the_prompt_is_completed_and_its_own_mark_is_not_rep
     assert "".join(pieces(marked, encode(tokenizer, "bc"))) == "bc"
 
 
-def test_text_that_stays_unfinished_is_given_at_the_end() -> None:
+def test_an_unfinished_character_is_emitted_at_the_end() -> None:
     tokenizer = TOKENIZERS["byte level"]
     stream = TextStream(tokenizer)
     assert "".join(stream.push(token) for token in encode(tokenizer, "a𓀀")[:-1]) == "a"
@@ -127,9 +127,9 @@ def test_text_that_stays_unfinished_is_given_at_the_end() -> None:
 
 
 def until_stop(text: str, stop: list[str]) -> tuple[str, bool]:
-    """What reading one character at a time gives."""
+    """The text before the first stop string, and whether there is one, found by reading one character at a time."""
     for end in range(len(text) + 1):
-        starts = [end - len(one) for one in stop if text[:end].endswith(one)]
+        starts = [end - len(string) for string in stop if text[:end].endswith(string)]
         if starts:
             return text[: min(starts)], True
     return text, False
@@ -141,17 +141,17 @@ def until_stop(text: str, stop: list[str]) -> tuple[str, bool]:
 def test_text_ends_before_the_first_stop_string(tokenizer: Any, text: str, stop: list[str]) -> None:
     token_ids = encode(tokenizer, text)
     expected, stopped = until_stop(decode(tokenizer, token_ids), stop)
-    stream, given = TextStream(tokenizer, tuple(stop)), ""
+    stream, emitted = TextStream(tokenizer, tuple(stop)), ""
     for token in token_ids:
-        given += stream.push(token)
-        assert expected.startswith(given)
-    assert given + stream.finish() == expected == stream.text
+        emitted += stream.push(token)
+        assert expected.startswith(emitted)
+    assert emitted + stream.finish() == expected == stream.text
     assert stream.stopped is stopped
     if stopped:
         assert stream.push(token_ids[0]) == stream.finish() == ""
 
 
-def test_within_one_token_the_stop_string_that_is_complete_first_counts() -> None:
+def test_the_stop_string_that_is_complete_first_counts_also_within_one_token() -> None:
     class Words:
         all_special_ids = ()
 
@@ -162,17 +162,17 @@ def test_within_one_token_the_stop_string_that_is_complete_first_counts() -> Non
     assert pieces(TextStream(words, ("abcd", "bc")), [0]) == ["xa", ""]
 
 
-def test_what_only_looks_like_a_stop_string_is_held_until_it_is_none() -> None:
+def test_text_that_may_begin_a_stop_string_is_held_back_until_it_does_not() -> None:
     tokenizer = TOKENIZERS["byte level"]
     letters = [encode(tokenizer, letter)[0] for letter in "xaab"]
     stream = TextStream(tokenizer, ("aac",))
     assert [stream.push(token) for token in letters] == ["x", "", "", "aab"]
-    held = TextStream(tokenizer, ("aac",))
-    assert [held.push(token) for token in letters[:3]] == ["x", "", ""]
-    assert held.finish() == "aa"
+    unfinished = TextStream(tokenizer, ("aac",))
+    assert [unfinished.push(token) for token in letters[:3]] == ["x", "", ""]
+    assert unfinished.finish() == "aa"
 
 
-def test_special_tokens_have_no_text_and_none_comes_without_a_tokenizer() -> None:
+def test_special_tokens_and_a_missing_tokenizer_give_no_text() -> None:
     tokenizer = TOKENIZERS["byte level"]
     end = tokenizer.eos_token_id
     assert pieces(TextStream(tokenizer), [end, *encode(tokenizer, "a"), end]) == ["", "a", "", ""]
@@ -182,7 +182,7 @@ def test_special_tokens_have_no_text_and_none_comes_without_a_tokenizer() -> Non
 
 @both
 @pytest.mark.parametrize("text", ["the cat sat " * 100, "你好世界😀" * 100, "    " * 100, "a𓀀" * 100])
-def test_a_token_costs_a_short_decoding_however_long_the_text(tokenizer: Any, text: str) -> None:
+def test_each_token_decodes_a_short_window_however_long_the_text(tokenizer: Any, text: str) -> None:
     class Counting:
         all_special_ids = tokenizer.all_special_ids
         longest = 0
@@ -197,7 +197,7 @@ def test_a_token_costs_a_short_decoding_however_long_the_text(tokenizer: Any, te
     assert counting.longest <= 2 * WINDOW
 
 
-def test_endless_bytes_that_make_no_characters_cost_no_more_each() -> None:
+def test_endless_bytes_that_make_no_characters_keep_the_window_short() -> None:
     tokenizer, lengths = TOKENIZERS["byte level"], []
     byte = encode(tokenizer, "𓀀")[1]
     stream = TextStream(tokenizer)
@@ -209,7 +209,7 @@ def test_endless_bytes_that_make_no_characters_cost_no_more_each() -> None:
     assert max(lengths) <= 5 * WINDOW
 
 
-def test_where_it_may_not_stop_a_stop_string_passes_and_nothing_is_held_back() -> None:
+def test_without_may_stop_a_stop_string_is_ignored_and_nothing_is_held_back() -> None:
     tokenizer = TOKENIZERS["byte level"]
     stream = TextStream(tokenizer, ("b",))
     tokens = encode(tokenizer, "abcab")

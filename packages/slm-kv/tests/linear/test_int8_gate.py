@@ -1,4 +1,4 @@
-"""8 bits only where the perplexity measured on a text allows it, and the model back to the bit in any case."""
+"""8 bits are used only if the perplexity on a text allows it, and the model is restored to the bit in any case."""
 
 import math
 from collections.abc import Iterator
@@ -22,8 +22,8 @@ pytestmark = needs_int8
 
 @pytest.fixture(scope="module")
 def text() -> str:
-    sample = pytest.importorskip("slm_data.sample.corpus")
-    return "\n".join(sample.stories(12, seed=2))
+    slm_data = pytest.importorskip("slm_data")
+    return "\n".join(slm_data.sample_stories(12, seed=2))
 
 
 @pytest.fixture(scope="module")
@@ -41,37 +41,40 @@ def same(model: nn.Module, before: dict[str, Tensor]) -> bool:
     return after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
 
 
-def hostile() -> tuple[nn.Module, list[int]]:
-    """A model with an outlier in each row of its head, alike in all so that softmax does not see it, but so large that
-    nothing else survives rounding; and what it says itself."""
+def sensitive_model() -> tuple[nn.Module, list[int]]:
+    """A model that 8 bits ruin, and text that it generated.
+
+    Each row of its head has an outlier: the same in all, so that softmax cancels it, but so large that nothing else
+    survives rounding.
+    """
     model = make_model("llama")
     with torch.no_grad():
         model.lm_head.weight[:, 0] = 60
-    own = [[first, *greedy_tokens(model, [first], POSITIONS - 1)] for first in range(1, 18)]
-    return model, [token for row in own for token in row]
+    rows = [[first, *greedy_tokens(model, [first], POSITIONS - 1)] for first in range(1, 18)]
+    return model, [token for row in rows for token in row]
 
 
-def test_the_built_in_base_is_accepted_and_texts_in_company_are_those_alone(base: Loaded, text: str) -> None:
+def test_the_built_in_base_is_accepted_and_texts_in_a_batch_are_those_alone(base: Loaded, text: str) -> None:
     model, tokenizer = base
     before, head = weights(model), model.get_output_embeddings().weight
-    asked = ["Once upon a time", "Tom had a red ball. He", "The sea was", "One day, a dog"]
+    prompts = ["Once upon a time", "Tom had a red ball. He", "The sea was", "One day, a dog"]
     with Engine(model, tokenizer, int8_text=text) as engine:
         assert engine.int8 is not None
         assert -0.005 < engine.int8.rise <= MAX_RISE
         assert engine.int8.tokens > MIN_TOKENS
         assert "25 linear layers prepacked in 8 bits" in engine.summary
         alone = []
-        for prompt in asked:
+        for prompt in prompts:
             alone += engine.generate([prompt], greedy_params(24))
             engine.pool.clear_cache()
-        together = engine.generate(asked, greedy_params(24))
+        together = engine.generate(prompts, greedy_params(24))
     assert [handle.token_ids for handle in together] == [handle.token_ids for handle in alone]
     assert same(model, before)
     assert model.get_output_embeddings().weight is head is model.get_input_embeddings().weight
 
 
-def test_a_model_that_rounding_hurts_is_refused_and_stays_as_it_was() -> None:
-    model, ids = hostile()
+def test_a_model_that_rounding_ruins_is_refused_and_restored() -> None:
+    model, ids = sensitive_model()
     before, implementation = weights(model), model.config._attn_implementation
     expected = greedy_tokens(model, [1, 2, 3], 8)
     with pytest.raises(KVError, match=r"^int8 raises the perplexity by \d+\.\d\d % on 1,071 tokens, more"):
@@ -82,13 +85,13 @@ def test_a_model_that_rounding_hurts_is_refused_and_stays_as_it_was() -> None:
     assert greedy_tokens(model, [1, 2, 3], 8) == expected
 
 
-def test_the_rise_is_that_of_perplexity_and_measuring_changes_nothing() -> None:
-    model, ids = hostile()
+def test_the_rise_is_that_of_perplexity_and_measuring_changes_no_weight() -> None:
+    model, ids = sensitive_model()
     rows, before = split_rows(ids, POSITIONS), weights(model)
     plain = mean_nats(model, rows)
     with torch.inference_mode():
         whole = [model(torch.tensor([row]), labels=torch.tensor([row])).loss.item() for row in rows]
-    assert plain == pytest.approx(sum(whole) / len(whole), abs=1e-5)  # rows of one length
+    assert plain == pytest.approx(sum(whole) / len(whole), abs=1e-5)  # all rows have the same length
     rise = perplexity_rise(model, rows)
     assert same(model, before)
     packed = pack_int8(model, rows, max_rise=math.inf)
@@ -98,8 +101,8 @@ def test_the_rise_is_that_of_perplexity_and_measuring_changes_nothing() -> None:
     assert same(model, before)
 
 
-def test_every_adapter_is_measured_and_all_is_as_it_was() -> None:
-    """One of them drives a number up that the head does not read, so far that rounding leaves nothing beside it."""
+def test_every_adapter_is_measured_and_the_model_is_restored() -> None:
+    """``red`` makes one activation, which the head ignores, so large that rounding erases all others."""
     model = make_lora_model()
     model.set_adapter("red")
     with torch.no_grad():
@@ -108,32 +111,32 @@ def test_every_adapter_is_measured_and_all_is_as_it_was() -> None:
         head[:, 0] = 0
         layer = model.get_base_model().model.layers[-1].mlp.down_proj
         layer.lora_B["red"].weight[0] = 1000
-    own = [[first, *greedy_tokens(model, [first], POSITIONS - 1)] for first in range(1, 18)]
+    rows = [[first, *greedy_tokens(model, [first], POSITIONS - 1)] for first in range(1, 18)]
     model.set_adapter("blue")
     before, trained = weights(model), [weight.requires_grad for weight in model.parameters()]
-    found = pack_int8(model, own, max_rise=math.inf)
-    assert list(found.rises) == [None, "red", "blue"]
-    assert found.rise == found.rises["red"] > 3 * max(abs(found.rises[None]), abs(found.rises["blue"]))
-    assert " at most on 1,071 tokens" in found.summary
-    found.unpack()
+    result = pack_int8(model, rows, max_rise=math.inf)
+    assert list(result.rises) == [None, "red", "blue"]
+    assert result.rise == result.rises["red"] > 3 * max(abs(result.rises[None]), abs(result.rises["blue"]))
+    assert " at most on 1,071 tokens" in result.summary
+    result.unpack()
     with pytest.raises(KVError, match=r"^int8 raises the perplexity of adapter red by \d+\.\d\d % on 1,071 tokens"):
-        pack_int8(model, own, max_rise=found.rise / 2)
+        pack_int8(model, rows, max_rise=result.rise / 2)
     assert model.active_adapter == "blue"
     assert [weight.requires_grad for weight in model.parameters()] == trained
     assert same(model, before)
 
 
-def test_measuring_that_breaks_off_leaves_the_adapters_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_measuring_restores_the_adapters(monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_lora_model()
     model.set_adapter("blue")
     ids = torch.tensor([[1, 2, 3]])
     with torch.inference_mode():
         expected = model(ids).logits
 
-    def breaks(*_: object) -> float:
+    def interrupt(*_: object) -> float:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("slm_kv.linear.int8_gate.mean_nats", breaks)
+    monkeypatch.setattr("slm_kv.linear.int8_gate.mean_nats", interrupt)
     with pytest.raises(KeyboardInterrupt) as kept:  # its traceback holds the frames
         pack_int8(model, split_rows(IDS, POSITIONS))
     with torch.inference_mode():
@@ -141,7 +144,7 @@ def test_measuring_that_breaks_off_leaves_the_adapters_as_they_were(monkeypatch:
     assert kept.tb is not None
 
 
-def test_an_engine_refused_for_nan_leaves_the_model_too() -> None:
+def test_an_engine_refused_for_nan_restores_the_model() -> None:
     model = make_model("gpt2")
     with torch.no_grad():
         model.transformer.wpe.weight[9] = torch.nan
@@ -151,7 +154,7 @@ def test_an_engine_refused_for_nan_leaves_the_model_too() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("options", "message"),
     [
         ({"int8_text": [1] * 900}, "predicts 885 tokens; give one of at least 1,000"),
         ({"int8_text": []}, "predicts 0 tokens"),
@@ -160,25 +163,25 @@ def test_an_engine_refused_for_nan_leaves_the_model_too() -> None:
         ({"int8_text": IDS, "packed": False}, "packed=False does not"),
     ],
 )
-def test_a_text_that_says_nothing_is_refused(given: dict[str, object], message: str) -> None:
+def test_an_unusable_text_is_refused(options: dict[str, object], message: str) -> None:
     model = make_model("gpt2")
     before = model.config._attn_implementation
     with pytest.raises(KVError, match=message):
-        Engine(model, **given)
+        Engine(model, **options)
     assert model.config._attn_implementation == before
 
 
-def test_float64_has_no_layer_for_it() -> None:
+def test_a_float64_model_has_no_layer_for_8_bits() -> None:
     with pytest.raises(KVError, match="no linear layer can be held in 8 bits"):
         pack_int8(make_model("gpt2").double(), split_rows(IDS, POSITIONS))
 
 
-def test_a_tiny_engine_in_8_bits_is_closed_with_its_own_weights() -> None:
+def test_closing_an_engine_leaves_layers_packed_that_it_did_not_pack() -> None:
     model = make_model("neox")
     before = weights(model)
     packed = pack_int8(model, split_rows(IDS, POSITIONS), max_rise=math.inf)
     handles = []
-    with Engine(model, page_size=4, max_pages=20) as engine:  # what is packed already stays so
+    with Engine(model, page_size=4, max_pages=20) as engine:  # finds no plain layer to pack
         handles.append(engine.submit([1, 2, 3], greedy_params(9)))
         run_to_end(engine)
     packed.unpack()
@@ -186,7 +189,7 @@ def test_a_tiny_engine_in_8_bits_is_closed_with_its_own_weights() -> None:
     assert same(model, before)
 
 
-def test_the_command_tells_the_rise_and_names_a_file_it_cannot_read(
+def test_the_command_reports_the_rise_and_names_a_file_it_cannot_read(
     base: Loaded, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "stories.txt"
@@ -198,5 +201,5 @@ def test_the_command_tells_the_rise_and_names_a_file_it_cannot_read(
     assert line.startswith(("int8: perplexity +0.", "int8: perplexity -0."))
     assert line.endswith(f" tokens of {file} (limit 1 %)")
     assert main([*flags, str(tmp_path / "none.txt")]) == 2
-    (told,) = capsys.readouterr().err.splitlines()
-    assert told.startswith(f"slm-paged: --int8 {tmp_path / 'none.txt'} cannot be read")
+    (message,) = capsys.readouterr().err.splitlines()
+    assert message.startswith(f"slm-paged: --int8 {tmp_path / 'none.txt'} cannot be read")

@@ -1,4 +1,4 @@
-"""An embedding that is tied to a packed head reads it there, and has its weight back afterwards."""
+"""An embedding that is tied to a packed head reads its rows there, and gets its weight back after unpacking."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from slm_testing.kv.tiny_models import make_model
 
 
 @pytest.mark.parametrize("dtype", PACKED_DTYPES)
-def test_the_plain_weights_are_given_up_and_a_tied_embedding_reads_the_head(dtype: torch.dtype) -> None:
+def test_plain_weights_are_freed_and_a_tied_embedding_reads_the_head(dtype: torch.dtype) -> None:
     model = make_model("gpt2").to(dtype)
     embedding, weight = model.transformer.wte, model.transformer.wte.weight.detach().clone()
     packed = pack(model)
@@ -34,7 +34,7 @@ def test_the_plain_weights_are_given_up_and_a_tied_embedding_reads_the_head(dtyp
 
 
 @pytest.mark.parametrize("dtype", PACKED_DTYPES)
-def test_a_tied_model_is_held_once(dtype: torch.dtype) -> None:
+def test_a_tied_weight_is_stored_once(dtype: torch.dtype) -> None:
     config = GPT2Config(vocab_size=6400, n_embd=64, n_layer=1, n_head=1, n_positions=64)
     model = GPT2LMHeadModel(config).to(dtype).eval()
     bytes_before = sum(weight.nbytes for weight in model.parameters())
@@ -42,7 +42,7 @@ def test_a_tied_model_is_held_once(dtype: torch.dtype) -> None:
     assert sum(weight.nbytes for weight in model.parameters()) + packed.nbytes < 1.02 * bytes_before
 
 
-def test_a_tied_embedding_keeps_its_weight_where_the_head_cannot_be_read_or_rows_are_not_all(
+def test_a_tied_embedding_keeps_its_weight_if_the_head_has_no_rows_or_it_needs_more_than_rows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Scaled(nn.Embedding):
@@ -63,7 +63,7 @@ def test_a_tied_embedding_keeps_its_weight_where_the_head_cannot_be_read_or_rows
     embedding.weight = nn.Parameter(mapped)
     assert packed_with(embedding) is embedding
     assert torch.equal(embedding.weight, mapped)
-    assert embedding.weight.data_ptr() != mapped.data_ptr()  # a checkpoint's file would be held by it
+    assert embedding.weight.data_ptr() != mapped.data_ptr()  # a view would keep the whole checkpoint in memory
 
 
 def test_an_adapted_embedding_keeps_its_weight() -> None:

@@ -1,4 +1,4 @@
-"""Packed layers compute what plain ones do, and come back as they were."""
+"""Packed layers compute what plain ones do, and unpacking restores the plain ones."""
 
 import pytest
 import torch
@@ -14,16 +14,16 @@ from slm_testing.kv.tiny_models import MODEL_FACTORIES, greedy_tokens, make_mode
 
 @pytest.mark.parametrize("dtype", PACKED_DTYPES)
 @pytest.mark.parametrize("name", MODEL_FACTORIES)
-def test_a_packed_model_computes_the_same_and_comes_back_bit_for_bit(name: str, dtype: torch.dtype) -> None:
+def test_a_packed_model_computes_the_same_and_is_restored_bit_for_bit(name: str, dtype: torch.dtype) -> None:
     model = make_model(name).to(dtype)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     ids = torch.randint(0, 97, (3, 9))
     with torch.inference_mode():
         expected = model(ids).logits
         packed = pack(model)
-        found = model(ids).logits
+        result = model(ids).logits
     assert len(packed.layers) == sum(isinstance(module, PackedLayer) for module in model.modules()) >= 9
-    assert torch.allclose(found, expected, atol=1e-4 if dtype is torch.float32 else 0.5)
+    assert torch.allclose(result, expected, atol=1e-4 if dtype is torch.float32 else 0.5)
     packed.unpack()
     after = model.state_dict()
     assert after.keys() == before.keys()
@@ -33,16 +33,16 @@ def test_a_packed_model_computes_the_same_and_comes_back_bit_for_bit(name: str, 
 
 
 @pytest.mark.parametrize("rows", [0, 1, 15, 16, 17, 40, 63, 64, 65])
-def test_rows_filled_up_to_a_full_tile_change_nothing(rows: int) -> None:
+def test_padding_rows_to_a_full_tile_changes_nothing(rows: int) -> None:
     torch.manual_seed(0)
     layer = nn.Linear(13, 7).requires_grad_(False)
     x = torch.randn(rows, 13)
-    found = PackedLinear(layer.weight, layer.bias, padded_rows=64)(x)
-    assert found.shape == (rows, 7)
-    assert torch.allclose(found, layer(x), atol=1e-5)
+    result = PackedLinear(layer.weight, layer.bias, padded_rows=64)(x)
+    assert result.shape == (rows, 7)
+    assert torch.allclose(result, layer(x), atol=1e-5)
 
 
-def test_under_lora_the_base_layer_is_packed_and_the_adapter_acts_as_before() -> None:
+def test_under_lora_the_base_layer_is_packed_and_the_adapter_works_as_before() -> None:
     model = get_peft_model(make_model("llama"), LoraConfig(r=4, target_modules=["q_proj", "down_proj"])).eval()
     with torch.no_grad():
         for key, weight in model.named_parameters():
@@ -61,7 +61,7 @@ def test_under_lora_the_base_layer_is_packed_and_the_adapter_acts_as_before() ->
             assert torch.allclose(model(ids).logits, base, atol=1e-4)
 
 
-def test_an_adapter_that_reads_its_base_weight_keeps_a_plain_one() -> None:
+def test_the_base_layer_of_an_adapter_that_reads_its_weight_stays_plain() -> None:
     model = get_peft_model(make_model("llama"), LoraConfig(r=4, target_modules=["q_proj"], use_dora=True)).eval()
     packed = pack(model)
     assert packed.layers
@@ -74,7 +74,7 @@ def test_training_a_packed_layer_is_refused() -> None:
         layer(torch.randn(2, 3, requires_grad=True))
 
 
-def test_merging_into_packed_layers_says_what_to_do_first() -> None:
+def test_merging_into_packed_layers_is_an_error_with_advice() -> None:
     model = get_peft_model(
         make_model("llama"), LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False)
     ).eval()
@@ -101,7 +101,7 @@ def test_a_packed_model_generates_the_same_tokens(name: str) -> None:
     assert greedy_tokens(model, [5, 11, 3], 12) == expected
 
 
-def test_two_adapters_are_switched_and_a_third_is_added_over_packed_layers() -> None:
+def test_adapters_are_switched_and_added_over_packed_layers() -> None:
     config = LoraConfig(r=4, target_modules=["c_attn", "c_fc"], init_lora_weights=False, fan_in_fan_out=True)
     model = get_peft_model(make_model("gpt2"), config, adapter_name="first").eval()
     model.add_adapter("second", config)
@@ -124,9 +124,9 @@ def test_two_adapters_are_switched_and_a_third_is_added_over_packed_layers() -> 
 
 
 def test_a_butterfly_keeps_its_plain_base_layer() -> None:
-    butterfly = pytest.importorskip("slm_adapters.butterfly.config")
+    slm_adapters = pytest.importorskip("slm_adapters")
     model = get_peft_model(
-        make_model("llama"), butterfly.ButterflyConfig(target_modules=["q_proj"], init_weights=False)
+        make_model("llama"), slm_adapters.ButterflyConfig(target_modules=["q_proj"], init_weights=False)
     ).eval()
     ids = torch.randint(0, 97, (2, 5))
     with torch.inference_mode():
@@ -137,7 +137,7 @@ def test_a_butterfly_keeps_its_plain_base_layer() -> None:
     assert not any("q_proj" in name for name in packed.layers)
 
 
-def test_a_model_unpacked_can_be_trained_as_before() -> None:
+def test_an_unpacked_model_can_be_trained_as_before() -> None:
     model = make_model("gpt2")
     model.transformer.h[0].attn.c_attn.weight.requires_grad_(False)
     with torch.inference_mode():
@@ -150,7 +150,7 @@ def test_a_model_unpacked_can_be_trained_as_before() -> None:
 
 
 @pytest.mark.parametrize("int8", [False, pytest.param(True, marks=needs_int8)])
-def test_a_layer_in_two_places_is_packed_once(int8: bool) -> None:
+def test_a_layer_that_occurs_twice_is_packed_once(int8: bool) -> None:
     layer = nn.Linear(6, 6)
     model = nn.Sequential(layer, nn.GELU(), layer)
     x = torch.randn(2, 6)
@@ -171,7 +171,7 @@ def test_dtype_casts_the_whole_model() -> None:
     assert (packed.kernel, pack(make_model("qwen2").double()).kernel) == (kernel, "plain")
 
 
-def test_without_bfloat16_in_the_cpu_and_without_numba_such_layers_stay_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_bfloat16_arithmetic_and_numba_bfloat16_layers_stay_plain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
     monkeypatch.setattr("slm_kv.linear.packing.import_optional", lambda name: None)
     assert pack(make_model("llama").to(torch.bfloat16)).layers == {}
@@ -181,22 +181,22 @@ def test_without_bfloat16_in_the_cpu_and_without_numba_such_layers_stay_plain(mo
 @needs_int8
 @pytest.mark.parametrize("dtype", PACKED_DTYPES)
 @pytest.mark.parametrize("shape", [(13,), (0, 13), (1, 13), (2, 5, 13), (70, 13)])
-def test_int8_errs_by_half_a_step_on_either_side_at_most(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+def test_int8_rounds_each_side_by_at_most_half_a_step(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     layer = nn.Linear(13, 7, dtype=dtype).requires_grad_(False)
     x = torch.randn(shape, dtype=dtype)
-    found = Int8Linear(layer.weight, layer.bias)(x)
-    assert found.dtype is dtype
+    result = Int8Linear(layer.weight, layer.bias)(x)
+    assert result.dtype is dtype
     rows, weight = x.double().reshape(-1, 13), layer.weight.double()
     exact = rows @ weight.T + layer.bias.double()
     step_x, step_w = (values.abs().amax(1, keepdim=True) / 127 for values in (rows, weight))
     bound = rows.abs() @ (step_w / 2).expand_as(weight).T + (step_x / 2) @ weight.abs().sum(1)[None]
     bound += 13 * step_x @ step_w.T / 4 + exact.abs() * torch.finfo(dtype).eps + 1e-6
-    assert ((found.double().reshape(-1, 7) - exact).abs() <= bound).all()
+    assert ((result.double().reshape(-1, 7) - exact).abs() <= bound).all()
 
 
 @needs_int8
-def test_int8_does_not_depend_on_what_shares_the_batch() -> None:
+def test_int8_does_not_depend_on_other_rows() -> None:
     torch.manual_seed(0)
     layer = Int8Linear(torch.randn(33, 50), None)
     x = torch.randn(9, 50)
@@ -207,13 +207,13 @@ def test_int8_does_not_depend_on_what_shares_the_batch() -> None:
 
 @needs_int8
 @pytest.mark.parametrize("name", MODEL_FACTORIES)
-def test_after_int8_the_rounded_weights_come_back(name: str) -> None:
+def test_unpacking_after_int8_restores_the_rounded_weights(name: str) -> None:
     model = make_model(name)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     packed = pack(model, int8=True)
     assert packed.kernel == "onednn int8"
     weights = [module for module in model.modules() if isinstance(module, Int8Linear)]
-    assert packed.nbytes >= sum(one.in_features * one.out_features for one in weights)
+    assert packed.nbytes >= sum(layer.in_features * layer.out_features for layer in weights)
     packed.unpack()
     for key, weight in model.state_dict().items():
         if weight.dim() != 2:
@@ -224,17 +224,17 @@ def test_after_int8_the_rounded_weights_come_back(name: str) -> None:
 
 @needs_int8
 @pytest.mark.parametrize("name", MODEL_FACTORIES)
-def test_an_int8_model_says_nearly_the_same(name: str) -> None:
+def test_the_logits_of_an_int8_model_are_close(name: str) -> None:
     model = make_model(name)
     ids = torch.randint(0, 97, (2, 9))
     with torch.inference_mode():
         expected = model(ids).logits
         pack(model, int8=True)
-        found = model(ids).logits
-    assert (found - expected).norm() < 0.05 * expected.norm()
+        result = model(ids).logits
+    assert (result - expected).norm() < 0.05 * expected.norm()
 
 
-def test_int8_is_refused_where_sums_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_int8_is_refused_on_cpus_whose_sums_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("slm_kv.linear.packing.int8_is_exact", lambda: False)
     with pytest.raises(KVError, match="leave int8 out"):
         pack(make_model("llama"), int8=True)

@@ -1,4 +1,4 @@
-"""A paged cache for ``generate`` gives what transformers' own gives."""
+"""``generate`` with a PagedCache gives what it gives with transformers' default cache."""
 
 import pytest
 import torch
@@ -8,52 +8,58 @@ from slm_testing.kv.tiny_models import MODEL_FACTORIES, make_model, random_promp
 
 
 def batch(rows: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Prompts of different lengths, padded on the left."""
-    asked = [prompt[:10] or [1] for prompt in random_prompts(rows, seed=6)]
-    longest = max(map(len, asked))
-    ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in asked])
-    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in asked])
+    """Prompts of different lengths, padded on the left, and their mask."""
+    prompts = [prompt[:10] or [1] for prompt in random_prompts(rows, seed=6)]
+    longest = max(map(len, prompts))
+    ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
+    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
     return ids, mask
 
 
 @pytest.mark.parametrize("page_size", [1, 5, 16])
 @pytest.mark.parametrize("settings", [{}, {"num_beams": 3}, {"num_beams": 4, "num_return_sequences": 2}], ids=str)
 @pytest.mark.parametrize("name", MODEL_FACTORIES)
-def test_generate_is_the_same_with_it(name: str, settings: dict[str, int], page_size: int) -> None:
+def test_generate_gives_the_same_tokens(name: str, settings: dict[str, int], page_size: int) -> None:
     model, (ids, mask) = make_model(name), batch(3)
-    asked = {"attention_mask": mask, "max_new_tokens": 12, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+    settings_of_generate = {
+        "attention_mask": mask,
+        "max_new_tokens": 12,
+        "do_sample": False,
+        "pad_token_id": 0,
+        "eos_token_id": None,
+    }
     cache = PagedCache(page_size, 12 * 24 // page_size + 12)
-    expected = model.generate(ids, **asked, **settings)
-    assert torch.equal(model.generate(ids, past_key_values=cache, **asked, **settings), expected)
+    expected = model.generate(ids, **settings_of_generate, **settings)
+    assert torch.equal(model.generate(ids, past_key_values=cache, **settings_of_generate, **settings), expected)
     cache.pool.check_integrity()
     cache.reset()
     assert cache.pool.used_pages == 0
-    assert torch.equal(model.generate(ids, past_key_values=cache, **asked, **settings), expected)
+    assert torch.equal(model.generate(ids, past_key_values=cache, **settings_of_generate, **settings), expected)
 
 
-def test_a_conversation_goes_on_from_the_pages_of_its_first_turn() -> None:
+def test_a_conversation_continues_from_the_pages_of_its_first_turn() -> None:
     model, cache = make_model("llama"), PagedCache(4, 20)
-    asked = {"do_sample": False, "pad_token_id": 0, "eos_token_id": None}
-    first = model.generate(torch.tensor([[5, 6, 7]]), past_key_values=cache, max_new_tokens=5, **asked)
+    settings_of_generate = {"do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+    first = model.generate(torch.tensor([[5, 6, 7]]), past_key_values=cache, max_new_tokens=5, **settings_of_generate)
     longer = torch.cat([first, torch.tensor([[9, 10]])], dim=1)
     assert cache.get_seq_length() == 7
-    found = model.generate(longer, past_key_values=cache, max_new_tokens=5, **asked)
-    assert torch.equal(found, model.generate(longer, max_new_tokens=5, **asked))
+    result = model.generate(longer, past_key_values=cache, max_new_tokens=5, **settings_of_generate)
+    assert torch.equal(result, model.generate(longer, max_new_tokens=5, **settings_of_generate))
 
 
-def test_cropping_forgets_the_last_tokens_and_gives_their_pages_back() -> None:
+def test_cropping_removes_the_last_tokens_and_releases_their_pages() -> None:
     model, cache = make_model("gpt2"), PagedCache(2, 20)
     ids = torch.tensor([[3, 1, 4, 1, 5, 9, 2]])
     with torch.inference_mode():
         model(ids, past_key_values=cache)
         cache.crop(-3)
         assert (cache.get_seq_length(), cache.pool.used_pages) == (4, 2)
-        found = model(ids[:, 4:], past_key_values=cache).logits
+        result = model(ids[:, 4:], past_key_values=cache).logits
         expected = model(ids, use_cache=False).logits[:, 4:]
-    assert torch.allclose(found, expected, atol=1e-5)
+    assert torch.allclose(result, expected, atol=1e-5)
 
 
-def test_beams_hold_their_common_pages_once() -> None:
+def test_beams_store_their_common_pages_once() -> None:
     model, cache = make_model("gpt2"), PagedCache(4, 40)
     model.generate(
         torch.tensor([[5] * 24]),
@@ -66,7 +72,7 @@ def test_beams_hold_their_common_pages_once() -> None:
     assert cache.pool.used_pages < 4 * cache.pool.pages_for(26)
 
 
-def test_pages_that_run_out_say_so_and_nothing_grows() -> None:
+def test_too_few_pages_are_an_error_and_the_pool_does_not_grow() -> None:
     model, cache = make_model("gpt2"), PagedCache(4, 4)
     with pytest.raises(PoolFull, match="pages needed: 1, pages free: 0 of max_pages=4"):
         model.generate(
