@@ -1,3 +1,5 @@
+"""Fixtures for all tests of slm-kv."""
+
 from collections.abc import Iterator
 
 import pytest
@@ -6,7 +8,7 @@ import torch
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> Iterator[None]:
-    """Tiny layers spend their time waiting for the second thread."""
+    """Use one thread: with tiny layers a second one only waits."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -1,4 +1,4 @@
-"""The command, as a user has it."""
+"""The slm-paged command as a user runs it."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from slm_kv.paged import main
-from slm_testing.kv.tiny_models import make
+from slm_testing.kv.tiny_models import make_model
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = Tokenizer(models.WordLevel({f"w{index}": index for index in range(97)}, unk_token="w1"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     PreTrainedTokenizerFast(tokenizer_object=words, eos_token="w0", unk_token="w1").save_pretrained(path)
-    model = make("llama")
+    model = make_model("llama")
     model.save_pretrained(path)
     return path
 
@@ -35,62 +35,66 @@ def test_the_same_seed_gives_the_same_text_and_the_report_adds_up(
     for _ in range(2):
         assert main(flags(folder, "--max_new_tokens", "20", "--page_size", "8", "--max_pages", "4", "--seed", "3")) == 0
         texts.append(capsys.readouterr().out.split("\n\n")[:2])
-        assert "pool: 4 pages of 8 tokens, 32 tokens in all, 0.0 MB" in texts[-1][0]
+        assert "pool: 4 pages of 8 tokens, 32 tokens in total, 0.0 MB" in texts[-1][0]
     assert texts[0][1] == texts[1][1]
     assert texts[0][1].startswith("w5 w6 w7")
     assert len(texts[0][1].split()) == 23
 
 
 @pytest.mark.parametrize(
-    ("on_full", "code", "told"),
+    ("on_full", "code", "expected"),
     [
-        ("stop", 0, ["ended: length, the pages are full at 32 tokens (--on_full stop)", "32 of their 32 slots filled"]),
-        ("window", 0, ["all 50 tokens asked for; the window moved", "approximate"]),
-        ("error", 2, ["ended: error, no room after 33 tokens"]),
+        (
+            "stop",
+            0,
+            ["finished: length, the pages are full after 32 tokens (--on_full stop)", "32 of their 32 slots filled"],
+        ),
+        ("window", 0, ["all 50 requested tokens; the window moved", "approximate"]),
+        ("error", 2, ["finished: error, the context is full after 33 tokens"]),
     ],
 )
-def test_what_happened_at_the_limit_is_told(
-    on_full: str, code: int, told: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
+def test_the_report_says_what_happened_at_the_limit(
+    on_full: str, code: int, expected: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sizes = ("--max_new_tokens", "50", "--page_size", "8", "--max_pages", "4", "--on_full", on_full)
     assert main(flags(folder, *sizes)) == code
     out = capsys.readouterr().out
-    assert all(part in out for part in told), out
+    assert all(part in out for part in expected), out
 
 
 @pytest.mark.parametrize(
-    ("wrong", "message"),
+    ("bad_flags", "message"),
     [
-        (("--page_size", "0"), "page_size=0 is no whole number of at least 1"),
-        (("--page_size", "65"), "page_size=65 is larger than the model's context of 64 tokens"),
+        (("--page_size", "0"), "page_size=0 is not a whole number of at least 1"),
+        (("--page_size", "65"), "page_size=65 exceeds the model's context of 64 tokens"),
         (("--max_pages", "1", "--page_size", "2"), "give at least 2 pages"),
         (("--prompt", ""), "the prompt is empty"),
-        (("--prompt", "w2 " * 65, "--max_pages", "9"), "the prompt has 65 tokens and the model 64 positions"),
+        (("--prompt", "w2 " * 65, "--max_pages", "9"), "the prompt has 65 tokens and the model has 64 positions"),
         (("--temperature", "-0.5"), "temperature=-0.5 is out of range"),
         (("--top_p", "1.5"), "top_p=1.5 is out of range"),
         (("--model_path", "./no/such/folder"), "no/such/folder"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(
-    wrong: tuple[str, ...], message: str, folder: Path, capsys: pytest.CaptureFixture[str]
+    bad_flags: tuple[str, ...], message: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(flags(folder, *wrong)) == 2
+    assert main(flags(folder, *bad_flags)) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1
     assert lines[0].startswith("slm-paged: ")
     assert message in lines[0]
 
 
-def test_the_module_runs_as_a_command_of_its_own_in_a_fresh_process(folder: Path) -> None:
+def test_the_module_runs_as_a_command_in_a_fresh_process(folder: Path) -> None:
     command = [sys.executable, "-m", "slm_kv.paged", *flags(folder, "--max_new_tokens", "3", "--temperature", "0")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "ended: length, all 3 tokens asked for" in done.stdout
+    assert "finished: length, all 3 requested tokens" in done.stdout
     assert done.stderr == ""
 
 
 @pytest.mark.parametrize("threads", ["0", "-1", "two"])
-def test_threads_that_make_no_sense_are_named(threads: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as left:
+def test_an_invalid_number_of_threads_is_named_in_the_error(threads: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_info:
         main(["--threads", threads])
-    assert left.value.code == 2
-    assert f"{threads!r} is no whole number of at least 1" in capsys.readouterr().err
+    assert exit_info.value.code == 2
+    assert f"{threads!r} is not a whole number of at least 1" in capsys.readouterr().err

@@ -1,3 +1,5 @@
+"""Choosing the number of threads."""
+
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +10,7 @@ from slm_kv.threads import fastest_threads
 
 
 @pytest.mark.parametrize(("slow", "expected"), [((4,), 2), ((2, 4), 1), ((1, 2), 4), ((), 1)])
-def test_the_fastest_number_of_threads_is_set_and_of_equals_the_fewest(
+def test_the_fastest_number_of_threads_is_set_and_the_smallest_of_equally_fast_ones(
     slow: tuple[int, ...], expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, clock = torch.get_num_threads(), [0.0]
@@ -20,6 +22,6 @@ def test_the_fastest_number_of_threads_is_set_and_of_equals_the_fewest(
         clock[0] += costs[now] + 5 * (now in slow)
 
     try:
-        assert fastest_threads(run, most=4) == torch.get_num_threads() == expected
+        assert fastest_threads(run, max_threads=4) == torch.get_num_threads() == expected
     finally:
         torch.set_num_threads(before)

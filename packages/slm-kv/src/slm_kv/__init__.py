@@ -6,25 +6,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from slm_kv.adapters import BASE as BASE_ADAPTER
-    from slm_kv.attention.batch import LayerShape, PagedStorage, StepBatch
-    from slm_kv.attention.doors import attend_for as select_attention
-    from slm_kv.cache import PagedCache
-    from slm_kv.command_line import add_model_flags
-    from slm_kv.command_line import exit_code as run_command
-    from slm_kv.command_line import int8_text as read_int8_text
-    from slm_kv.command_line import positive as positive_int
-    from slm_kv.engine import Engine
-    from slm_kv.errors import KVError, PoolFull
+    from slm_kv.attention.backends import select_attention
+    from slm_kv.attention.step_batch import StepBatch
+    from slm_kv.command_line import add_model_flags, positive_int, read_int8_text, run_command
+    from slm_kv.engine.adapters import BASE_ADAPTER
+    from slm_kv.engine.engine import Engine
+    from slm_kv.engine.requests import Handle, Update
+    from slm_kv.engine.text_stream import TextStream
+    from slm_kv.errors import InvalidLogits, KVError, PoolFull
+    from slm_kv.linear.packing import pack
     from slm_kv.loading import load
-    from slm_kv.packing import pack
-    from slm_kv.pages import PagePool
-    from slm_kv.requests import Handle, Update
-    from slm_kv.sampling import BadLogits as InvalidLogits
-    from slm_kv.sampling import Choice as SampledToken
-    from slm_kv.sampling_params import MOST_LOGPROBS as MAX_LOGPROBS
-    from slm_kv.sampling_params import SamplingParams
-    from slm_kv.text_stream import TextStream
+    from slm_kv.pages.paged_cache import PagedCache
+    from slm_kv.pages.pool import PagePool
+    from slm_kv.pages.storage import LayerShape, PagedStorage
+    from slm_kv.sampling.logprobs import SampledToken
+    from slm_kv.sampling.params import MAX_LOGPROBS, SamplingParams
     from slm_kv.threads import set_threads
 
 __version__ = "0.3.4"
@@ -56,31 +52,31 @@ __all__ = [
     "set_threads",
 ]
 
-# Imported on first use.
+# "Name": "module:attribute". Imported on first use, so that a command line can answer --help without torch.
 _EXPORTS = {
-    "BASE_ADAPTER": "adapters:BASE",
-    "Engine": "engine:Engine",
-    "Handle": "requests:Handle",
-    "InvalidLogits": "sampling:BadLogits",
+    "BASE_ADAPTER": "engine.adapters:BASE_ADAPTER",
+    "Engine": "engine.engine:Engine",
+    "Handle": "engine.requests:Handle",
+    "InvalidLogits": "errors:InvalidLogits",
     "KVError": "errors:KVError",
-    "LayerShape": "attention.batch:LayerShape",
-    "MAX_LOGPROBS": "sampling_params:MOST_LOGPROBS",
-    "PagePool": "pages:PagePool",
-    "PagedCache": "cache:PagedCache",
-    "PagedStorage": "attention.batch:PagedStorage",
+    "LayerShape": "pages.storage:LayerShape",
+    "MAX_LOGPROBS": "sampling.params:MAX_LOGPROBS",
+    "PagePool": "pages.pool:PagePool",
+    "PagedCache": "pages.paged_cache:PagedCache",
+    "PagedStorage": "pages.storage:PagedStorage",
     "PoolFull": "errors:PoolFull",
-    "SampledToken": "sampling:Choice",
-    "SamplingParams": "sampling_params:SamplingParams",
-    "StepBatch": "attention.batch:StepBatch",
-    "TextStream": "text_stream:TextStream",
-    "Update": "requests:Update",
+    "SampledToken": "sampling.logprobs:SampledToken",
+    "SamplingParams": "sampling.params:SamplingParams",
+    "StepBatch": "attention.step_batch:StepBatch",
+    "TextStream": "engine.text_stream:TextStream",
+    "Update": "engine.requests:Update",
     "add_model_flags": "command_line:add_model_flags",
     "load": "loading:load",
-    "pack": "packing:pack",
-    "positive_int": "command_line:positive",
-    "read_int8_text": "command_line:int8_text",
-    "run_command": "command_line:exit_code",
-    "select_attention": "attention.doors:attend_for",
+    "pack": "linear.packing:pack",
+    "positive_int": "command_line:positive_int",
+    "read_int8_text": "command_line:read_int8_text",
+    "run_command": "command_line:run_command",
+    "select_attention": "attention.backends:select_attention",
     "set_threads": "threads:set_threads",
 }
 

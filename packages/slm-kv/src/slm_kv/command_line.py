@@ -1,4 +1,4 @@
-"""What command lines over a model have in common: its flags, and how they end. No torch here: ``--help`` is instant."""
+"""Flags and exit codes shared by command lines that load a model. Imports no torch, so that ``--help`` is instant."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pathlib import Path
 
 from slm_kv.errors import KVError
 
-READ_CHARACTERS = 1_000_000  # more than is measured
+MAX_INT8_TEXT_CHARACTERS = 1_000_000  # more than linear.int8_gate.MAX_TOKENS tokens
 
 
-def exit_code(program: str, run: Callable[[], int]) -> int:
-    """What ``run`` returns; 2 and one sentence for a user's mistake, 130 where the user stops it."""
+def run_command(program: str, run: Callable[[], int]) -> int:
+    """Call ``run`` and return its exit code; 2 with one line on stderr for a KVError, 130 for Ctrl-C."""
     try:
         return run()
-    except KVError as mistake:
-        print(f"{program}: {mistake}", file=sys.stderr)
+    except KVError as error:
+        print(f"{program}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"\n{program}: stopped", file=sys.stderr)
@@ -25,26 +25,30 @@ def exit_code(program: str, run: Callable[[], int]) -> int:
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
-    """Which model, with which adapter, in what precision, where: what ``load`` and ``set_threads`` take."""
-    flag = parser.add_argument
-    flag("--model_path", default="sample", help="a folder, a name of the hub, or sample: the built-in base")
-    flag("--adapter_path", help="the folder of a PEFT adapter, such as slm-train writes; it stays unmerged")
-    flag("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of weights, keys and values")
-    flag("--device", help="cpu or cuda; cuda where there is one if not given")
-    flag("--threads", type=positive, help="threads of the CPU; the fastest number of a short probe if not given")
+    """Add the flags whose values ``load`` and ``set_threads`` take."""
+    add = parser.add_argument
+    add("--model_path", default="sample", help="a folder, a name on the hub, or sample: the built-in base model")
+    add("--adapter_path", help="folder of a PEFT adapter, such as slm-train writes; it stays unmerged")
+    add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="dtype of weights and KV cache")
+    add("--device", help="cpu or cuda; the default is cuda if available")
+    add("--threads", type=positive_int, help="CPU threads; the default is the fastest number in a short probe")
 
 
-def int8_text(file: str) -> str:
-    """The beginning of a text file, as much as 8 bits are measured on. Raises KVError for one that is none."""
+def read_int8_text(file: str) -> str:
+    """Read the beginning of the text file on which 8-bit weights are evaluated.
+
+    Raises:
+        KVError: the file cannot be read, or is not UTF-8 text.
+    """
     try:
         with Path(file).open(encoding="utf-8") as lines:
-            return lines.read(READ_CHARACTERS)
-    except (OSError, UnicodeDecodeError) as refused:
-        raise KVError(f"--int8 {file} cannot be read as a text: {refused}") from refused
+            return lines.read(MAX_INT8_TEXT_CHARACTERS)
+    except (OSError, UnicodeDecodeError) as error:
+        raise KVError(f"--int8 {file} cannot be read as a text: {error}") from error
 
 
-def positive(text: str) -> int:
-    """A whole number of at least 1."""
+def positive_int(text: str) -> int:
+    """Parse a whole number of at least 1, as an argparse type."""
     if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)

@@ -1,9 +1,20 @@
-"""What a user can get wrong about caches and engines."""
+"""The errors of this package. All of them are KVError, so that one ``except`` catches what a user can cause."""
 
 
 class KVError(ValueError):
-    """One sentence for the user: what was wrong, with the value, and what to do."""
+    """A user's mistake. The message is one sentence with the offending value and the remedy."""
 
 
 class PoolFull(KVError):
     """No page is free for the next token."""
+
+
+class InvalidLogits(KVError):
+    """The model produced NaN or infinite logits."""
+
+
+def require_at_least(minimum: int, **sizes: object) -> None:
+    """Raise KVError for the first of ``sizes`` that is not a whole number of at least ``minimum``."""
+    for name, size in sizes.items():
+        if isinstance(size, bool) or not isinstance(size, int) or size < minimum:
+            raise KVError(f"{name}={size!r} is not a whole number of at least {minimum}")

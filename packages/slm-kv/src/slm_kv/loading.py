@@ -1,4 +1,4 @@
-"""A model and its tokenizer by folder or name: by an installed package that knows more kinds, else by transformers."""
+"""Loading a model and its tokenizer from a folder or from the hub."""
 
 from __future__ import annotations
 
@@ -10,51 +10,62 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from slm_kv.errors import KVError
+from slm_kv.peft_models import add_adapter
 
-# Entry points of packages that bring a loader: ``load(model_path, adapter_path, *, dtype, device)`` gives an object
-# with ``model`` and ``tokenizer``, and raises ValueError, one sentence, for a user's mistake.
-GROUP = "slm_kv.loaders"
+# Packages that provide a loader register ``load(model_path, adapter_path, *, dtype, device)`` under this entry point.
+# It returns an object with ``model`` and ``tokenizer``, and raises ValueError with one sentence for a user's mistake.
+ENTRY_POINT_GROUP = "slm_kv.loaders"
 
 
 class Loaded(NamedTuple):
-    """A model in eval mode, a PeftModel where an adapter lies on it, and its tokenizer."""
+    """A model in eval mode (a PeftModel if an adapter was loaded) and its tokenizer."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
 
 
 def load(model_path: str, adapter_path: str | None = None, *, dtype: torch.dtype, device: str | None = None) -> Loaded:
-    """Load a causal language model for inference, its adapter unmerged. Runs no code of a checkpoint.
+    """Load a causal language model for inference. Never runs code from a checkpoint.
 
-    Raises KVError, one sentence, for what is missing, damaged or does not fit.
+    Uses the loader of another installed package if there is one (slm-adapters provides one that also knows ``sample``
+    and butterflies), else transformers and peft.
+
+    Args:
+        model_path: A folder or a name on the hub.
+        adapter_path: The folder of a PEFT adapter. It stays unmerged.
+        dtype: The dtype of the weights.
+        device: ``cpu`` or ``cuda``; None means cuda if available.
+
+    Raises:
+        KVError: the model or adapter is missing, damaged, or does not fit.
     """
-    found = installed_loader() or _load_plain
+    loader = installed_loader() or _load_with_transformers
     try:
-        loaded = found(model_path, adapter_path, dtype=dtype, device=device)
-    except (ValueError, OSError, ImportError) as refused:
-        raise KVError(_sentence(refused)) from refused
+        loaded = loader(model_path, adapter_path, dtype=dtype, device=device)
+    except (ValueError, OSError, ImportError) as error:
+        raise KVError(_first_line(error)) from error
     loaded.model.eval().requires_grad_(False)
     return Loaded(loaded.model, loaded.tokenizer)
 
 
 def installed_loader() -> Callable[..., Any] | None:
-    """The loader of another package, where one is installed; the first by name."""
-    points = sorted(entry_points(group=GROUP), key=lambda point: point.name)
+    """The loader that another package registered; with several, the first by name."""
+    points = sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name)
     return points[0].load() if points else None
 
 
-def _load_plain(model_path: str, adapter_path: str | None, *, dtype: torch.dtype, device: str | None) -> Loaded:
-    where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+def _load_with_transformers(
+    model_path: str, adapter_path: str | None, *, dtype: torch.dtype, device: str | None
+) -> Loaded:
     model: Any = AutoModelForCausalLM.from_pretrained(model_path, dtype=dtype, trust_remote_code=False)
-    model.to(where)
+    model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     tokenizer = AutoTokenizer.from_pretrained(model_path, trust_remote_code=False)
     if adapter_path is not None:
-        from peft import PeftModel  # an extra: only adapters need it
-
-        model = PeftModel.from_pretrained(model, adapter_path)
+        model = add_adapter(model, adapter_path)
     return Loaded(model, tokenizer)
 
 
-def _sentence(refused: Exception) -> str:
-    lines = [line.strip() for line in str(refused).splitlines() if line.strip()]
-    return lines[0] if lines else type(refused).__name__
+def _first_line(error: Exception) -> str:
+    """The first line of a message: those of transformers and huggingface_hub go on for a paragraph."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -1,4 +1,7 @@
-"""``slm-paged``: a completion streamed from a paged cache, and what its pages did."""
+"""``slm-paged``: stream a completion from a paged KV cache and report page usage.
+
+torch and transformers are imported after the arguments are parsed: ``--help`` and a mistyped flag answer at once.
+"""
 
 from __future__ import annotations
 
@@ -10,163 +13,180 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
-from slm_kv.command_line import add_model_flags, exit_code, int8_text
-from slm_kv.sampling_params import SamplingParams
+from slm_kv import __version__
+from slm_kv.command_line import add_model_flags, read_int8_text, run_command
+from slm_kv.sampling.params import SamplingParams
 
 if TYPE_CHECKING:
-    from slm_kv.engine import Engine
-    from slm_kv.requests import Handle
+    from slm_kv.engine.engine import Engine
+    from slm_kv.engine.requests import Handle
 
 DEFAULTS = SamplingParams()
-SAMPLING = {
-    "temperature": "0 takes the likeliest token each time",
-    "top_k": "sample from the k likeliest tokens; 0 is all",
-    "top_p": "sample from the likeliest tokens that hold this much of the probability",
-    "min_p": "leave out tokens less likely than this share of the likeliest",
-    "repetition_penalty": "divides the score of tokens of prompt and completion; 1 is none",
-    "presence_penalty": "taken off the score of tokens that the completion has, once",
-    "frequency_penalty": "taken off the score of tokens that the completion has, for each time",
+SAMPLING_FLAGS = {
+    "temperature": "0 always takes the likeliest token",
+    "top_k": "sample from the k likeliest tokens; 0 keeps all",
+    "top_p": "sample from the smallest set of likeliest tokens with this total probability; 1 keeps all",
+    "min_p": "drop tokens less likely than this share of the likeliest token's probability",
+    "repetition_penalty": "divides the score of tokens in prompt and completion; 1 is none",
+    "presence_penalty": "subtracted once from the score of each token in the completion",
+    "frequency_penalty": "subtracted from the score of a token for each occurrence in the completion",
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``slm-paged`` with ``argv`` (the process's own by default); returns the exit code."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    given = _parser().parse_args(argv)
-    return exit_code("slm-paged", lambda: run(given))
+    """Run ``slm-paged`` and return its exit code. ``argv`` None means the arguments of this process."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # read when transformers is imported
+    args = _parser().parse_args(argv)
+    return run_command("slm-paged", lambda: run(args))
 
 
-def run(given: argparse.Namespace) -> int:
-    """Load, generate, and print. Raises KVError for a user's mistake."""
+def run(args: argparse.Namespace) -> int:
+    """Load the model, stream the completion and print the report.
+
+    Raises:
+        KVError: a user's mistake.
+    """
     params = SamplingParams(
-        max_new_tokens=given.max_new_tokens,
-        seed=given.seed,
-        stop=tuple(given.stop),
-        ignore_eos=given.ignore_eos,
-        **{name: getattr(given, name) for name in SAMPLING},
+        max_new_tokens=args.max_new_tokens,
+        seed=args.seed,
+        stop=tuple(args.stop),
+        ignore_eos=args.ignore_eos,
+        **{name: getattr(args, name) for name in SAMPLING_FLAGS},
     )
-    text = None if given.int8 is None else int8_text(given.int8)
+    int8_text = None if args.int8 is None else read_int8_text(args.int8)
     import torch
     from transformers.utils.logging import disable_progress_bar
 
-    from slm_kv.engine import Engine
+    from slm_kv.engine.engine import Engine
     from slm_kv.loading import load
     from slm_kv.threads import set_threads
 
-    disable_progress_bar()  # the text is what there is to see
-    loaded = load(given.model_path, given.adapter_path, dtype=getattr(torch, given.dtype), device=given.device)
-    threads = set_threads(loaded.model, given.threads)
+    disable_progress_bar()
+    loaded = load(args.model_path, args.adapter_path, dtype=getattr(torch, args.dtype), device=args.device)
+    threads = set_threads(loaded.model, args.threads)
     with Engine(
         loaded.model,
         loaded.tokenizer,
-        page_size=given.page_size,
-        max_pages=given.max_pages,
+        page_size=args.page_size,
+        max_pages=args.max_pages,
         max_sequences=1,
-        on_full=given.on_full,
-        int8_text=text,
+        on_full=args.on_full,
+        int8_text=int8_text,
     ) as engine:
         print(f"{engine.summary}, threads: {threads}")
         if engine.int8:
-            print(f"int8: {engine.int8.summary} of {given.int8} (limit 1 %)")
+            print(f"int8: {engine.int8.summary} of {args.int8} (limit 1 %)")
         print(flush=True)
-        handle = engine.submit(given.prompt, params)
-        print(given.prompt, end="", flush=True)
-        print("\n\n" + "\n".join(Watch().follow(engine, handle).report(engine, handle)))
+        handle = engine.submit(args.prompt, params)
+        print(args.prompt, end="", flush=True)
+        statistics = StreamStatistics()
+        statistics.print_stream(engine, handle)
+        print("\n\n" + "\n".join(statistics.report(engine, handle)))
     return 0 if handle.error is None else 2
 
 
 @dataclass
-class Watch:
-    """Times of the tokens in seconds, and the most pages and slots that they took."""
+class StreamStatistics:
+    """When each token arrived, in seconds, and the largest numbers of pages in use and of slots filled."""
 
     start: float = field(default_factory=time.perf_counter)
     times: list[float] = field(default_factory=list)
     pages: int = 0
-    filled: int = 0
+    filled_slots: int = 0
 
-    def follow(self, engine: Engine, handle: Handle) -> Watch:
-        """Print the text as it comes."""
+    def print_stream(self, engine: Engine, handle: Handle) -> None:
+        """Print the text as it arrives."""
         for update in engine.stream(handle):
             if update.token_ids:
                 self.times.append(time.perf_counter() - self.start)
             print(update.text, end="", flush=True)
-            if engine.pool.filled_slots > self.filled:
-                self.pages, self.filled = engine.pool.used_pages, engine.pool.filled_slots
-        return self
+            if engine.pool.filled_slots > self.filled_slots:
+                self.pages, self.filled_slots = engine.pool.used_pages, engine.pool.filled_slots
 
     def report(self, engine: Engine, handle: Handle) -> list[str]:
-        """What it cost, a line each."""
-        room = engine.room
-        lines = [_ending(engine, handle)]
+        """Lines on why the text ended, on speed, and on page usage."""
+        limits = engine.context_limits
+        lines = [f"finished: {_finish_reason(engine, handle)}"]
         if self.times:
-            lines += [
-                f"speed: {len(self.times)} tokens in {self.times[-1]:.2f} s, {_rate(self.times):.1f} tokens/s; "
-                f"the first after {self.times[0] * 1000:.0f} ms",
-            ]
-        if self.pages:
-            slots = self.pages * room.page_size
+            tokens = len(self.times)
             lines.append(
-                f"pages: {self.pages} of {room.max_pages} used at most; {self.filled} of their {slots} slots filled, "
-                f"{slots - self.filled} wasted ({1 - self.filled / slots:.0%})"
+                f"speed: {tokens} token{'' if tokens == 1 else 's'} in {self.times[-1]:.2f} s "
+                f"({_tokens_per_second(self.times):.1f} tokens/s), the first after {self.times[0] * 1000:.0f} ms"
+            )
+        if self.pages:
+            slots = self.pages * limits.page_size
+            unused = slots - self.filled_slots
+            lines.append(
+                f"pages: at most {self.pages} of {limits.max_pages} in use; {self.filled_slots} of their {slots} slots "
+                f"filled, {unused} unused ({unused / slots:.0%})"
             )
         return lines
 
 
-def _rate(times: list[float]) -> float:
-    """Tokens a second once the prompt is in; of a single token, that of all."""
-    return (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 else 1 / times[0]
+def _tokens_per_second(times: list[float]) -> float:
+    """The decoding speed after the first token, which includes the prompt; with one token, that of all."""
+    if len(times) == 1:
+        return 1 / times[0]
+    return (len(times) - 1) / (times[-1] - times[0])
 
 
-def _ending(engine: Engine, handle: Handle) -> str:
-    """Why it ended, and what happened at the limit."""
-    room, asked = engine.room, handle.params.max_new_tokens
+def _finish_reason(engine: Engine, handle: Handle) -> str:
+    """Why the text ended, and what happened at the limit of its context."""
+    limits, requested = engine.context_limits, handle.params.max_new_tokens
     if handle.error:
-        return f"ended: error, {handle.error}"
-    why = "end of text or a stop string" if handle.finish_reason == "stop" else f"all {asked} tokens asked for"
-    if handle.finish_reason == "length" and len(handle.token_ids) < asked:
-        limit = "pages are full" if room.slots <= room.positions else "model's positions are used up"
-        why = f"the {limit} at {min(room.slots, room.positions)} tokens (--on_full stop)"
-    ended = f"ended: {handle.finish_reason}, {why}"
-    if not handle.slides:
-        return ended
-    if room.rotary and room.max_pages > 2:
-        how = "the oldest page but the first given back each time; approximate"
+        return f"error, {handle.error}"
+    if handle.finish_reason == "stop":
+        why = "end of text or a stop string"
+    elif len(handle.token_ids) < requested:
+        limit = "the pages are full" if limits.slots <= limits.positions else "the model has no more positions"
+        why = f"{limit} after {limits.tokens} tokens (--on_full stop)"
     else:
-        how = "the last half of the room computed anew each time, as if the text began there"
-    times = "once" if handle.slides == 1 else f"{handle.slides} times"
-    return f"{ended}; the window moved {times}: {how}"
+        why = f"all {requested} requested tokens"
+    return f"{handle.finish_reason}, {why}{_describe_window(engine, handle.slides)}"
+
+
+def _describe_window(engine: Engine, slides: int) -> str:
+    if not slides:
+        return ""
+    limits = engine.context_limits
+    if limits.rotary and limits.max_pages > 2:
+        how = "each time the oldest page but the first was dropped (approximate)"
+    else:
+        how = "each time the last half of the context was computed again, as if the text began there"
+    return f"; the window moved {'once' if slides == 1 else f'{slides} times'}: {how}"
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="slm-paged",
-        description="Stream a completion from a paged key-value cache, and say what its pages did.",
+        description="Stream a completion from a paged KV cache and report page usage.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"slm-paged {__version__}")
     add_model_flags(parser)
     add = parser.add_argument
-    add("--prompt", default="Once upon a time", help="the text to complete")
-    add("--max_new_tokens", type=int, default=80, help="tokens to generate at most")
-    add("--page_size", type=int, default=64, help="tokens a page holds")
-    add("--max_pages", type=int, default=6, help="pages of the pool; made at the start, never grown")
+    add("--prompt", default="Once upon a time", help="the text to continue")
+    add("--max_new_tokens", type=int, default=80, help="the number of tokens to generate at most")
+    add("--page_size", type=int, default=64, help="tokens in a page")
+    add("--max_pages", type=int, default=6, help="pages of the pool, which is allocated at the start and never grows")
     add(
         "--on_full",
         choices=("stop", "window", "error"),
         default="stop",
-        help="at the end of the pages or of the model's positions: stop there; go on in a window (rotary models give "
-        "back the oldest page but the first, which is approximate; others compute the last half anew); or end in "
-        "an error",
+        help="at the end of the pages or of the model's positions: stop; continue in a window (models with rotary "
+        "positions drop the oldest page but the first, which is approximate; others compute the last half again); "
+        "or fail with an error",
     )
-    kinds = {one.name: one.type for one in fields(SamplingParams)}
-    for name, help_text in SAMPLING.items():
-        add(f"--{name}", type=int if kinds[name] == "int" else float, default=getattr(DEFAULTS, name), help=help_text)
-    add("--seed", type=int, help="makes the sampling repeatable")
-    add("--stop", nargs="+", default=[], metavar="TEXT", help="end where one of these texts comes up")
-    add("--ignore_eos", action="store_true", help="go on past the end of the text")
+    types = {parameter.name: parameter.type for parameter in fields(SamplingParams)}
+    for name, help_text in SAMPLING_FLAGS.items():
+        add(f"--{name}", type=int if types[name] == "int" else float, default=getattr(DEFAULTS, name), help=help_text)
+    add("--seed", type=int, help="makes sampling repeatable")
+    add("--stop", nargs="+", default=[], metavar="TEXT", help="end before one of these texts")
+    add("--ignore_eos", action="store_true", help="continue past the end-of-text token")
     add(
         "--int8",
         metavar="FILE",
-        help="linear layers in 8 bits, on a CPU, if that raises the perplexity of this text by 1 %% at most",
+        help="linear layers in 8 bits, on a CPU, if that raises the perplexity of this text by at most 1 %%",
     )
     return parser
 

@@ -1,4 +1,8 @@
-"""How many threads of the CPU finish first: on a busy machine more of them wait for each other."""
+"""Choosing the number of CPU threads by measuring it.
+
+More threads are not always faster: on a busy machine they wait for each other, and two threads on two shared cores
+can be slower than one.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +15,17 @@ from typing import Any
 import torch
 
 ROUNDS = 5
-WORTH = 0.95  # more threads have to take less than this share of the time
+REQUIRED_TIME_RATIO = 0.95  # a larger number of threads must take less than this share of the time
 
 
-def set_threads(model: Any, asked: int | None) -> int:
-    """Have torch use ``asked`` threads; of None, on a CPU, as many as compute one token of ``model`` fastest."""
-    if asked:
-        torch.set_num_threads(asked)
+def set_threads(model: Any, threads: int | None) -> int:
+    """Set torch's number of CPU threads and return it.
+
+    ``threads`` None measures which number computes one token of ``model`` fastest; for a model on a GPU it changes
+    nothing.
+    """
+    if threads:
+        torch.set_num_threads(threads)
     elif model.device.type == "cpu":
         token = torch.zeros(1, 1, dtype=torch.long)
         with torch.inference_mode():
@@ -25,25 +33,31 @@ def set_threads(model: Any, asked: int | None) -> int:
     return torch.get_num_threads()
 
 
-def fastest_threads(run: Callable[[], object], most: int | None = None) -> int:
-    """Sets and returns the number of torch's threads, of 1, 2, 4 ... ``most``, with which ``run`` is fastest.
+def fastest_threads(run: Callable[[], object], max_threads: int | None = None) -> int:
+    """Set and return the number of threads, out of 1, 2, 4 ... ``max_threads``, with which ``run`` is fastest.
 
-    Rounds of all numbers take turns, and medians count: a moment of other load hits all alike. ``most`` is all cores
-    of this process unless given.
+    Candidates take turns and their medians are compared, so that a moment of other load affects all of them alike.
+    ``max_threads`` None means all cores available to this process.
     """
-    cores = most or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    candidates = sorted({min(2**power, cores) for power in range(cores.bit_length() + 1)})
+    limit = max_threads or _available_cores()
+    candidates = sorted({min(2**power, limit) for power in range(limit.bit_length() + 1)})
     times: dict[int, list[float]] = {threads: [] for threads in candidates}
-    for turn in range(ROUNDS + 1):
+    for round_index in range(ROUNDS + 1):
         for threads in candidates:
             torch.set_num_threads(threads)
             start = time.perf_counter()
             run()
-            if turn:  # the first warms up
+            if round_index:  # the first round warms up
                 times[threads].append(time.perf_counter() - start)
     best = candidates[0]
     for threads in candidates[1:]:
-        if statistics.median(times[threads]) < WORTH * statistics.median(times[best]):
+        if statistics.median(times[threads]) < REQUIRED_TIME_RATIO * statistics.median(times[best]):
             best = threads
     torch.set_num_threads(best)
     return best
+
+
+def _available_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # Linux only; counts what a container or taskset leaves
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

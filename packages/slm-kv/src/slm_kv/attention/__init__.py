@@ -1,1 +1,1 @@
-"""Attention over pages: a plain reference, compiled code for a CPU, and the doors into transformers."""
+"""Attention over pages: transformers' attention interface, a plain reference, and a backend for each device."""

@@ -1,4 +1,4 @@
-"""Paged attention on a CPU: decode rows by compiled code that reads pages in place, chunks by torch's own."""
+"""Paged attention on a CPU: decode rows by a compiled kernel that reads pages in place, prompt chunks by torch."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from slm_kv.attention import kernels
-from slm_kv.attention.batch import StepBatch
-from slm_kv.attention.chunks import attend_chunks
-from slm_kv.elements import bits
+from slm_kv.attention.prefill import attend_chunks
+from slm_kv.attention.step_batch import StepBatch
+from slm_kv.compiled import paged_attention
+from slm_kv.compiled.arrays import as_array
 
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -17,10 +17,10 @@ DTYPES = (torch.float32, torch.bfloat16)
 def attend(query_NHD: Tensor, key_NGD: Tensor, value_NGD: Tensor, layer: int, batch: StepBatch, scale: float) -> Tensor:
     """Store the step's keys and values, then attend. Returns [N, H, D]."""
     (keys, values), (slots, pages, lengths) = batch.storage.arrays[layer], batch.arrays
-    kernels.write(bits(key_NGD), bits(value_NGD), keys, values, slots)
+    paged_attention.write(as_array(key_NGD), as_array(value_NGD), keys, values, slots)
     out_NHD, rows = torch.empty_like(query_NHD, memory_format=torch.contiguous_format), len(lengths)
     if rows:
-        query, out = bits(query_NHD), bits(out_NHD)
-        kernels.decode(query[:rows], keys, values, pages, lengths, np.float32(scale), out[:rows])
+        query, out = as_array(query_NHD), as_array(out_NHD)
+        paged_attention.decode(query[:rows], keys, values, pages, lengths, np.float32(scale), out[:rows])
     attend_chunks(query_NHD, key_NGD, value_NGD, layer, batch, scale, out_NHD)
     return out_NHD

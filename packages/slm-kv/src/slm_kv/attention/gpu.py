@@ -1,16 +1,16 @@
-"""Paged attention on a GPU: decode rows by a Triton kernel that reads pages in place, chunks by torch's own.
+"""Paged attention on a GPU: decode rows by a Triton kernel that reads pages in place, prompt chunks by torch.
 
-A program of the kernel has one sequence and one head of keys and values, with all query heads that share it: what
-it reads, it reads once. It passes over the pages once, with a running softmax in float32 whatever the pages hold
-(Milakov and Gimelshein, https://arxiv.org/abs/1805.02867). No row's result depends on the rows beside it, and
-nothing of the decode rows comes back to the host.
+A program of the kernel handles one sequence and one head of keys and values, with all query heads that share it, so
+that each key and value is read once. It passes over the pages once, with a running softmax in float32 for any dtype
+of the pages (Milakov and Gimelshein, https://arxiv.org/abs/1805.02867). A row's result does not depend on the other
+rows, and the decode rows need no synchronisation with the host.
 
 Shapes: N rows of the step, S of them decode rows, P pages of the longest table, H heads, G heads of keys and values,
-D dimensions of a head. In the kernel Q, C, L are powers of two: Q the heads that share keys, C the dimensions, both
-rounded up, L the tokens of a tile.
+D dimensions of a head. In the kernel Q, C and L are powers of two: Q is the number of heads that share keys, C the
+number of dimensions (both rounded up), and L the number of tokens in a tile.
 """
 
-# triton reads the kernel's source, and of types knows constexpr alone.
+# Triton parses the kernel's source and accepts no annotation but constexpr.
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False, disallow-untyped-decorators=False
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ import triton.language as tl
 from torch import Tensor
 from triton import next_power_of_2
 
-from slm_kv.attention.batch import StepBatch
-from slm_kv.attention.chunks import attend_chunks
+from slm_kv.attention.prefill import attend_chunks
+from slm_kv.attention.step_batch import StepBatch
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-TILE = 4096  # products of a tile, Q * L * C: 32 registers for each thread of four warps
-MOST_TOKENS = 128
+TILE_PRODUCTS = 4096  # Q * L * C: 32 registers for each thread of four warps
+MAX_TILE_TOKENS = 128
 
 
 def attend(query_NHD: Tensor, key_NGD: Tensor, value_NGD: Tensor, layer: int, batch: StepBatch, scale: float) -> Tensor:
@@ -42,16 +42,16 @@ def attend(query_NHD: Tensor, key_NGD: Tensor, value_NGD: Tensor, layer: int, ba
 
 
 def write(rows_NGD: Tensor, pages_PSGD: Tensor, slots: Tensor) -> None:
-    """Put each row into its slot of the pages."""
+    """Write each row to its slot of the pages."""
     pages_PSGD.flatten(0, 1).index_copy_(0, slots, rows_NGD)
 
 
 def decode(query_SHD: Tensor, layer: int, batch: StepBatch, scale: float, out_SHD: Tensor) -> None:
-    """Attention of the decode rows, each over its own pages, into ``out_SHD``, which is contiguous."""
+    """Write the attention of the decode rows, each over its own pages, to the contiguous ``out_SHD``."""
     keys_PSGD, values_PSGD = batch.storage.keys[layer], batch.storage.values[layer]
     (rows, heads, dim), groups = query_SHD.shape, keys_PSGD.shape[2]
     shared, dims = next_power_of_2(heads // groups), next_power_of_2(dim)
-    with torch.cuda.device_of(query_SHD):  # triton launches on the current device
+    with torch.cuda.device_of(query_SHD):  # Triton launches on the current device, not on the tensors'
         decode_kernel[(rows, groups)](
             query_SHD,
             keys_PSGD,
@@ -68,11 +68,11 @@ def decode(query_SHD: Tensor, layer: int, batch: StepBatch, scale: float, out_SH
             PAGE_SIZE=batch.storage.page_size,
             Q=shared,
             C=dims,
-            L=min(MOST_TOKENS, max(1, TILE // (shared * dims))),
+            L=min(MAX_TILE_TOKENS, max(1, TILE_PRODUCTS // (shared * dims))),
         )
 
 
-# Its value changes from step to step: specialized, it would have the kernel compiled again in the middle of a text.
+# The stride changes from step to step. Specialized on it, the kernel would be recompiled in the middle of a text.
 @triton.jit(do_not_specialize=["table_stride"])
 def decode_kernel(
     query,
@@ -94,52 +94,53 @@ def decode_kernel(
     C: tl.constexpr,
     L: tl.constexpr,
 ):
-    """One sequence and one head of keys and values; ``query`` [S, H, D] in strides, all else contiguous.
+    """Attend for one sequence and one head of keys and values.
 
-    ``tables`` [S, P] int32 are the pages of each sequence, ``lengths`` [S] int32 the tokens that its query sees.
+    ``query`` [S, H, D] has strides, all else is contiguous. ``tables`` [S, P] int32 are each sequence's pages,
+    ``lengths`` [S] int32 the number of tokens that its query attends to.
     """
     row, group = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
     dims_C, shared_Q = tl.arange(0, C), tl.arange(0, Q)
     heads_Q = group * SHARE + shared_Q
-    real_QC = (shared_Q < SHARE)[:, None] & (dims_C < DIM)[None, :]
-    at_QC = row * row_stride + heads_Q[:, None] * head_stride + dims_C[None, :] * dim_stride
-    query_QC = tl.load(query + at_QC, mask=real_QC, other=0.0).to(tl.float32) * scale
+    mask_QC = (shared_Q < SHARE)[:, None] & (dims_C < DIM)[None, :]
+    offsets_QC = row * row_stride + heads_Q[:, None] * head_stride + dims_C[None, :] * dim_stride
+    query_QC = tl.load(query + offsets_QC, mask=mask_QC, other=0.0).to(tl.float32) * scale
 
     length = tl.load(lengths + row)
-    top_Q, total_Q = tl.full((Q,), float("-inf"), tl.float32), tl.zeros((Q,), tl.float32)
-    mixed_QC = tl.zeros((Q, C), tl.float32)
+    max_Q, sum_Q = tl.full((Q,), float("-inf"), tl.float32), tl.zeros((Q,), tl.float32)
+    acc_QC = tl.zeros((Q, C), tl.float32)
     for first in range(0, length, L):
         tokens_L = first + tl.arange(0, L)
         seen_L = tokens_L < length
         slots_L = slots_of(tables + row * table_stride, tokens_L, seen_L, PAGE_SIZE)
-        at_LC = slots_L[:, None] * token_stride + group * DIM + dims_C[None, :]
-        real_LC = seen_L[:, None] & (dims_C < DIM)[None, :]
-        key_LC = tl.load(keys + at_LC, mask=real_LC, other=0.0).to(tl.float32)
-        value_LC = tl.load(values + at_LC, mask=real_LC, other=0.0).to(tl.float32)
-        top_Q, total_Q, mixed_QC = add_tile(query_QC, key_LC, value_LC, seen_L, top_Q, total_Q, mixed_QC)
+        offsets_LC = slots_L[:, None] * token_stride + group * DIM + dims_C[None, :]
+        mask_LC = seen_L[:, None] & (dims_C < DIM)[None, :]
+        key_LC = tl.load(keys + offsets_LC, mask=mask_LC, other=0.0).to(tl.float32)
+        value_LC = tl.load(values + offsets_LC, mask=mask_LC, other=0.0).to(tl.float32)
+        max_Q, sum_Q, acc_QC = accumulate_tile(query_QC, key_LC, value_LC, seen_L, max_Q, sum_Q, acc_QC)
 
-    out_QC = (mixed_QC / total_Q[:, None]).to(out.dtype.element_ty)
-    at_QC = (row * tl.num_programs(1) * SHARE + heads_Q[:, None]) * DIM + dims_C[None, :]
-    tl.store(out + at_QC, out_QC, mask=real_QC)
+    out_QC = (acc_QC / sum_Q[:, None]).to(out.dtype.element_ty)
+    offsets_QC = (row * tl.num_programs(1) * SHARE + heads_Q[:, None]) * DIM + dims_C[None, :]
+    tl.store(out + offsets_QC, out_QC, mask=mask_QC)
 
 
 @triton.jit
 def slots_of(table, tokens_L, seen_L, PAGE_SIZE: tl.constexpr):
-    """Where a sequence's tokens lie: page * page_size + slot. int64, for a pool may hold more than 2^31 numbers."""
+    """The slots of a sequence's tokens: page * page_size + slot. int64, as a pool may hold more than 2^31 numbers."""
     pages_L = tl.load(table + tokens_L // PAGE_SIZE, mask=seen_L, other=0).to(tl.int64)
     return pages_L * PAGE_SIZE + tokens_L % PAGE_SIZE
 
 
 @triton.jit
-def add_tile(query_QC, key_LC, value_LC, seen_L, top_Q, total_Q, mixed_QC):
-    """A tile into the running softmax: the largest score, the sum of weights and of weighted values so far.
+def accumulate_tile(query_QC, key_LC, value_LC, seen_L, max_Q, sum_Q, acc_QC):
+    """Add a tile to the running softmax: the maximum score, the sum of weights, and the weighted sum of values.
 
-    Sums and no ``tl.dot``, which wants 16 rows of queries and would round float32 to TF32.
+    Sums instead of ``tl.dot``, which needs at least 16 query rows and would round float32 to TF32.
     """
     score_QL = tl.sum(query_QC[:, None, :] * key_LC[None, :, :], axis=2)
     score_QL = tl.where(seen_L[None, :], score_QL, float("-inf"))
-    higher_Q = tl.maximum(top_Q, tl.max(score_QL, axis=1))
-    weight_QL, kept_Q = tl.exp(score_QL - higher_Q[:, None]), tl.exp(top_Q - higher_Q)
-    total_Q = total_Q * kept_Q + tl.sum(weight_QL, axis=1)
-    mixed_QC = mixed_QC * kept_Q[:, None] + tl.sum(weight_QL[:, :, None] * value_LC[None, :, :], axis=1)
-    return higher_Q, total_Q, mixed_QC
+    new_max_Q = tl.maximum(max_Q, tl.max(score_QL, axis=1))
+    weight_QL, rescale_Q = tl.exp(score_QL - new_max_Q[:, None]), tl.exp(max_Q - new_max_Q)
+    sum_Q = sum_Q * rescale_Q + tl.sum(weight_QL, axis=1)
+    acc_QC = acc_QC * rescale_Q[:, None] + tl.sum(weight_QL[:, :, None] * value_LC[None, :, :], axis=1)
+    return new_max_Q, sum_Q, acc_QC

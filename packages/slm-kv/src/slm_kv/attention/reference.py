@@ -1,6 +1,10 @@
 """Paged attention in plain torch: gather each sequence's pages, then scaled dot product attention.
 
-Slow and obvious: what every other path is compared with, and what runs where no other can."""
+Slow and obvious. Tests compare the other backends with it, and it runs on devices that have no other.
+
+Shapes: N rows of the step, T rows of a chunk, L keys, H heads, G heads of keys and values (H is a multiple of G),
+D dimensions of a head, P pages, S slots in a page.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from slm_kv.attention.batch import Chunk, StepBatch
+from slm_kv.attention.step_batch import Chunk, StepBatch
 
 
 def attend(query_NHD: Tensor, key_NGD: Tensor, value_NGD: Tensor, layer: int, batch: StepBatch, scale: float) -> Tensor:
@@ -24,13 +28,13 @@ def attend(query_NHD: Tensor, key_NGD: Tensor, value_NGD: Tensor, layer: int, ba
 
 
 def write(key_NGD: Tensor, value_NGD: Tensor, layer: int, batch: StepBatch) -> None:
-    """Put each row's key and value into its slot."""
+    """Write each row's key and value to its slot."""
     batch.storage.keys[layer].flatten(0, 1).index_copy_(0, batch.slots, key_NGD)
     batch.storage.values[layer].flatten(0, 1).index_copy_(0, batch.slots, value_NGD)
 
 
 def gather(pages_PSGD: Tensor, pages: Tensor, length: int) -> Tensor:
-    """The first ``length`` tokens in ``pages``: [G, length, D]. Neighbouring pages in order are not copied."""
+    """The first ``length`` tokens in ``pages``, [G, length, D]: a view if the pages are neighbours, else a copy."""
     needed = pages[: -(-length // pages_PSGD.shape[1])]
     first, last = int(needed[0]), int(needed[-1]) + 1
     if last - first == len(needed) and bool((needed.diff() == 1).all()):
@@ -42,14 +46,14 @@ def attend_chunk(query_NHD: Tensor, chunk: Chunk, layer: int, batch: StepBatch, 
     """Attention of one chunk's rows, each over the tokens before it and itself. Returns [T, H, D]."""
     key_GLD = gather(batch.storage.keys[layer], chunk.pages, chunk.length)
     value_GLD = gather(batch.storage.values[layer], chunk.pages, chunk.length)
-    return causal(query_NHD[chunk.first : chunk.last], key_GLD, value_GLD, chunk.past, scale)
+    return causal_attention(query_NHD[chunk.first : chunk.last], key_GLD, value_GLD, chunk.past, scale)
 
 
-def causal(query_THD: Tensor, key_GLD: Tensor, value_GLD: Tensor, past: int, scale: float) -> Tensor:
-    """Row i of T sees the first ``past`` + i + 1 of L keys. Returns [T, H, D]."""
+def causal_attention(query_THD: Tensor, key_GLD: Tensor, value_GLD: Tensor, past: int, scale: float) -> Tensor:
+    """Attention of which row i sees the first ``past`` + i + 1 of L keys. Returns [T, H, D]."""
     rows, heads = query_THD.shape[:2]
     mask = None
-    if past and rows > 1:
+    if past and rows > 1:  # is_causal would align the diagonal with the first key
         mask = torch.ones(rows, key_GLD.shape[1], dtype=torch.bool, device=query_THD.device).tril(past)
     out_HTD = scaled_dot_product_attention(
         query_THD.transpose(0, 1)[None],

@@ -1,4 +1,4 @@
-"""Tiny models of several architectures, random but fixed, and a way to generate with transformers alone."""
+"""Tiny models of several architectures with random but fixed weights, and greedy generation by transformers."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -28,7 +28,7 @@ from slm_kv import Engine, SamplingParams
 VOCABULARY = 97
 POSITIONS = 64
 
-sizes: dict[str, Any] = {
+SIZES: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "max_position_embeddings": POSITIONS,
     "hidden_size": 32,
@@ -37,24 +37,24 @@ sizes: dict[str, Any] = {
     "bos_token_id": 0,
     "eos_token_id": 0,
 }
-grouped: dict[str, Any] = {"num_key_value_heads": 2, "intermediate_size": 48}
-MAKERS: dict[str, Callable[[], PreTrainedModel]] = {
-    "gpt2": lambda: GPT2LMHeadModel(GPT2Config(**sizes)),
-    "llama": lambda: LlamaForCausalLM(LlamaConfig(**sizes, **grouped)),
-    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**sizes, **grouped)),
-    "neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**sizes, intermediate_size=48)),
+GROUPED_HEADS: dict[str, Any] = {"num_key_value_heads": 2, "intermediate_size": 48}
+MODEL_FACTORIES: dict[str, Callable[[], PreTrainedModel]] = {
+    "gpt2": lambda: GPT2LMHeadModel(GPT2Config(**SIZES)),
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(**SIZES, **GROUPED_HEADS)),
+    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SIZES, **GROUPED_HEADS)),
+    "neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**SIZES, intermediate_size=48)),
 }
-MORE_MAKERS: dict[str, Callable[[], PreTrainedModel]] = {
-    "opt": lambda: OPTForCausalLM(OPTConfig(**sizes, ffn_dim=48, word_embed_proj_dim=32)),
-    "mistral": lambda: MistralForCausalLM(MistralConfig(**sizes, **grouped)),
-    "gemma2": lambda: Gemma2ForCausalLM(Gemma2Config(**sizes, **grouped, head_dim=8)),  # its softcap is refused
+MORE_FACTORIES: dict[str, Callable[[], PreTrainedModel]] = {
+    "opt": lambda: OPTForCausalLM(OPTConfig(**SIZES, ffn_dim=48, word_embed_proj_dim=32)),
+    "mistral": lambda: MistralForCausalLM(MistralConfig(**SIZES, **GROUPED_HEADS)),
+    "gemma2": lambda: Gemma2ForCausalLM(Gemma2Config(**SIZES, **GROUPED_HEADS, head_dim=8)),  # its softcap is refused
 }
 
 
-def make(name: str, seed: int = 0) -> PreTrainedModel:
-    """Weights large enough that the likeliest token is no close call."""
+def make_model(name: str, seed: int = 0) -> PreTrainedModel:
+    """Build a model whose weights are large enough that the likeliest token is clearly the likeliest."""
     torch.manual_seed(seed)
-    model = (MAKERS | MORE_MAKERS)[name]().eval()
+    model = (MODEL_FACTORIES | MORE_FACTORIES)[name]().eval()
     with torch.no_grad():
         for key, weight in model.named_parameters():
             if weight.dim() == 2:
@@ -65,25 +65,29 @@ def make(name: str, seed: int = 0) -> PreTrainedModel:
 
 
 @torch.inference_mode()
-def generated(model: PreTrainedModel, prompt: Sequence[int], new: int) -> list[int]:
-    """What ``generate`` adds to a prompt, greedily, without an end of text."""
+def greedy_tokens(model: PreTrainedModel, prompt: Sequence[int], new: int) -> list[int]:
+    """What transformers' ``generate`` adds to a prompt, greedily and ignoring the end of text."""
     ids = torch.tensor([list(prompt)])
-    asked: Any = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0, "max_new_tokens": new}
+    settings: Any = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0, "max_new_tokens": new}
     generate: Any = model.generate
-    tokens: list[int] = generate(ids, attention_mask=torch.ones_like(ids), **asked)[0, len(prompt) :].tolist()
+    # An explicit mask: without one generate takes every pad token of the prompt for padding.
+    tokens: list[int] = generate(ids, attention_mask=torch.ones_like(ids), **settings)[0, len(prompt) :].tolist()
     return tokens
 
 
-def greedy(new: int, **more: Any) -> SamplingParams:
-    return SamplingParams(max_new_tokens=new, temperature=0, ignore_eos=True, **more)
+def greedy_params(new: int, **settings: Any) -> SamplingParams:
+    """Sampling parameters for exactly ``new`` greedy tokens."""
+    return SamplingParams(max_new_tokens=new, temperature=0, ignore_eos=True, **settings)
 
 
-def prompts(count: int, longest: int = 24, seed: int = 0) -> list[list[int]]:
+def random_prompts(count: int, longest: int = 24, seed: int = 0) -> list[list[int]]:
+    """Prompts of 1 to ``longest`` random tokens."""
     source = random.Random(seed)
     return [[source.randrange(VOCABULARY) for _ in range(source.randint(1, longest))] for _ in range(count)]
 
 
-def run(engine: Engine) -> None:
+def run_to_end(engine: Engine) -> None:
+    """Step until all requests have ended, checking the pool after each step."""
     while engine.busy:
         engine.step()
         engine.pool.check_integrity()

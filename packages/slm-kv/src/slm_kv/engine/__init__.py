@@ -1,0 +1,1 @@
+"""The inference engine: requests, scheduling, running the model, and text output."""

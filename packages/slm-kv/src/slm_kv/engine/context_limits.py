@@ -1,0 +1,117 @@
+"""How many tokens a sequence can have, and what happens at the limit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from slm_kv.engine.sequence import Sequence
+from slm_kv.errors import KVError
+from slm_kv.pages.pool import PagePool
+
+OnFull = Literal["refuse", "stop", "window", "error"]
+
+
+@dataclass(frozen=True)
+class ContextLimits:
+    """The limits of a sequence: those of the pool and those of the model.
+
+    Attributes:
+        page_size: Tokens in a page.
+        max_pages: Pages of the pool.
+        positions: Positions that the model knows.
+        rotary: Whether positions are relative (rotary embeddings).
+        on_full: What happens to a sequence that reaches a limit, see Engine.
+    """
+
+    page_size: int
+    max_pages: int
+    positions: int
+    rotary: bool
+    on_full: OnFull
+
+    @classmethod
+    def from_config(
+        cls, config: Any, page_size: int, max_pages: int, window: int | None, on_full: OnFull
+    ) -> ContextLimits:
+        """Combine a pool's size with a model's config.
+
+        Args:
+            config: The model's config.
+            page_size: Tokens in a page.
+            max_pages: Pages of the pool.
+            window: The shortest sliding window of the model's layers, if any. It limits the positions, because paged
+                attention sees all tokens of a sequence.
+            on_full: See Engine.
+
+        Raises:
+            KVError: a page is larger than the model's context, or ``on_full`` is unknown.
+        """
+        if on_full not in get_args(OnFull):
+            raise KVError(f"on_full={on_full!r} is not one of {', '.join(get_args(OnFull))}")
+        positions = min(config.max_position_embeddings, window or config.max_position_embeddings)
+        if page_size > positions:
+            raise KVError(f"page_size={page_size} exceeds the model's context of {positions} tokens; give less")
+        rotary = getattr(config, "rope_parameters", None) is not None
+        return cls(page_size, max_pages, positions, rotary, on_full)
+
+    @property
+    def slots(self) -> int:
+        """The number of tokens that the pool holds."""
+        return self.page_size * self.max_pages
+
+    @property
+    def tokens(self) -> int:
+        """The largest number of tokens in a prompt and its answer, unless a window drops some."""
+        return min(self.slots, self.positions)
+
+    def check(self, prompt_tokens: int, new_tokens: int) -> None:
+        """Check the size of a request.
+
+        Raises:
+            KVError: the request can never be answered.
+        """
+        if prompt_tokens == 0:
+            raise KVError("the prompt is empty: give at least one token")
+        if prompt_tokens > self.positions:
+            raise KVError(
+                f"the prompt has {prompt_tokens} tokens and the model has {self.positions} positions; shorten it"
+            )
+        if prompt_tokens > self.slots:
+            raise KVError(
+                f"the prompt has {prompt_tokens} tokens and max_pages={self.max_pages} pages of {self.page_size} hold "
+                f"{self.slots}; give at least {-(-prompt_tokens // self.page_size)} pages"
+            )
+        needed = prompt_tokens + new_tokens - 1  # the keys and values of the last token are never read
+        if self.on_full == "refuse" and needed > self.tokens:
+            limit = (
+                f"the pages hold {self.slots}"
+                if self.slots <= self.positions
+                else f"the model has {self.positions} positions"
+            )
+            raise KVError(
+                f"a prompt of {prompt_tokens} tokens and max_new_tokens={new_tokens} need {needed} tokens of context "
+                f"and {limit}; ask for fewer new tokens"
+            )
+
+    def fits(self, sequence: Sequence) -> bool:
+        """Return whether there are slots and positions for the sequence's next tokens."""
+        slots = sequence.block_table.length + sequence.pending
+        return slots <= self.slots and sequence.position + sequence.pending <= self.positions
+
+    def can_drop_page(self, sequence: Sequence) -> bool:
+        """Return whether the window can move by one page: positions must be relative, and some must be left."""
+        return self.rotary and self.max_pages > 2 and sequence.position + sequence.pending <= self.positions
+
+    def drop_page(self, sequence: Sequence, pool: PagePool) -> None:
+        """Drop the oldest page but the first, to which all tokens attend strongly (attention sinks, arXiv 2309.17453).
+
+        An approximation: the keys and values that stay were computed while the dropped tokens were visible.
+        """
+        pool.drop(sequence.block_table, 1, 1)
+        sequence.dropped += self.page_size
+
+    def keep_last_half(self, sequence: Sequence) -> None:
+        """Continue from the last half of the limit, as if the text began there. The sequence must be waiting."""
+        kept = max(1, self.tokens // 2)
+        sequence.context_start = len(sequence.token_ids) - kept

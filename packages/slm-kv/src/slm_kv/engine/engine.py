@@ -1,0 +1,300 @@
+"""The engine: many sequences generate from one pool of pages. A step is plan, run, sample, commit."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from collections.abc import Sequence as Ids
+from types import TracebackType
+from typing import Self
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from slm_kv.engine.adapters import Adapters
+from slm_kv.engine.context_limits import ContextLimits, OnFull
+from slm_kv.engine.model_runner import ModelRunner
+from slm_kv.engine.prepared_models import PreparedModels
+from slm_kv.engine.requests import FinishReason, Handle, Update
+from slm_kv.engine.scheduler import Scheduler, Work
+from slm_kv.engine.sequence import Sequence
+from slm_kv.engine.text_stream import TextStream
+from slm_kv.engine.vocabulary import Prompt, Vocabulary
+from slm_kv.errors import KVError, require_at_least
+from slm_kv.linear.int8_gate import Int8Model
+from slm_kv.pages.pool import PagePool
+from slm_kv.pages.storage import PagedStorage
+from slm_kv.peft_models import base_model
+from slm_kv.sampling.params import SamplingParams
+from slm_kv.sampling.sampler import TokenSampler
+
+
+class Engine:
+    """Generates for many requests at the same time.
+
+    It has the models to itself until ``close``, which restores them. No request can end the engine: an error ends the
+    request that caused it. Not thread-safe, except for ``check``.
+
+    Args:
+        model: One model, or several that share a base and have adapters of different methods. The first also serves
+            the base.
+        tokenizer: For prompts and answers as text; without it only token ids are possible.
+        page_size: Tokens in a page.
+        max_pages: Pages of the pool, which is allocated at once and never grows.
+        max_sequences: Sequences that run at the same time; others wait.
+        max_step_tokens: Rows of a step: prompts are computed in chunks beside the sequences that decode.
+        on_full: What happens if a prompt and its ``max_new_tokens`` exceed the pool or the model's positions:
+            ``refuse`` the request on submission; ``stop`` at the limit with finish_reason ``length``; end there with
+            an ``error``; or continue in a ``window`` (a model with rotary positions drops the oldest page but the
+            first, which is approximate; others compute the last half again).
+        prefix_caching: Keep pages of finished requests for prompts that begin alike, until pages are needed.
+        packed: Prepack the linear layers while the engine lives, on a CPU.
+        int8_text: Pack them in 8 bits, if that raises the perplexity of this text by at most 1 %, measured with each
+            adapter and with none. The plain weights are kept for ``close``.
+
+    Raises:
+        KVError: a size is invalid, the model's attention cannot use pages, or 8 bits raise the perplexity further.
+            The models are left as they were.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel | Ids[PreTrainedModel],
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        *,
+        page_size: int = 16,
+        max_pages: int = 256,
+        max_sequences: int = 32,
+        max_step_tokens: int = 256,
+        on_full: OnFull = "refuse",
+        prefix_caching: bool = True,
+        packed: bool = True,
+        int8_text: Prompt | None = None,
+    ) -> None:
+        require_at_least(1, page_size=page_size, max_pages=max_pages, max_sequences=max_sequences)
+        require_at_least(max_sequences, max_step_tokens=max_step_tokens)
+        if int8_text is not None and not packed:
+            raise KVError("int8_text packs the linear layers and packed=False does not; leave one of them out")
+        self.models = [model] if isinstance(model, nn.Module) else list(model)
+        self.model, self.tokenizer = self.models[0], tokenizer
+        self._vocabulary = Vocabulary(self.model, tokenizer)
+        self.adapters = Adapters(self.models)
+        self._prepared = PreparedModels(self.models)
+        try:
+            probe = self._prepared.install_attention()
+            limits = (page_size, max_pages, probe.window, on_full)
+            self.context_limits = ContextLimits.from_config(self.model.config, *limits)
+            self.pool = PagePool(page_size, max_pages, prefix_caching=prefix_caching)
+            if int8_text is not None:
+                self._prepared.pack_int8(self._vocabulary.encode(int8_text), self.context_limits.positions)
+            elif packed:
+                self._prepared.pack()
+            shapes = [probe.layers[layer] for layer in sorted(probe.layers)]
+            # Allocated after packing, which needs memory of its own: the peak is lower.
+            self.storage = PagedStorage(shapes, max_pages, page_size, self.model.dtype, self.model.device)
+        except BaseException:
+            self._prepared.restore()
+            raise
+        self._runner = ModelRunner(base_model(self.model), self.adapters, self.storage)
+        self.scheduler = Scheduler(self.pool, max_sequences, max_step_tokens)
+        self._sequences: dict[int, Sequence] = {}
+        self._next_id = itertools.count()
+        self._updates: list[Update] = []
+
+    def check(self, prompt_ids: Ids[int], params: SamplingParams, *, adapter: str | None = None) -> None:
+        """Validate a request without queuing it; thread-safe.
+
+        Raises:
+            KVError: ``submit`` would refuse the request.
+        """
+        self._vocabulary.encode(prompt_ids)
+        self.context_limits.check(len(prompt_ids), params.max_new_tokens)
+        self.adapters.find(adapter)
+
+    def submit(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        adapter: str | None = None,
+        use_cache: bool = True,
+    ) -> Handle:
+        """Queue a request.
+
+        Args:
+            prompt: Text or token ids.
+            params: How to continue it.
+            adapter: An adapter by name; None is the one that was active when the engine was created, ``__base__``
+                the model without adapters.
+            use_cache: False computes the whole text again for each token, and is as slow as that sounds: no key or
+                value outlives the token that it was computed for.
+
+        Raises:
+            KVError: the request can never be answered: its prompt is empty or too long, or the adapter is unknown.
+        """
+        params = params or SamplingParams()
+        prompt_ids = self._vocabulary.encode(prompt)
+        self.check(prompt_ids, params, adapter=adapter)
+        name = self.adapters.find(adapter)
+        handle = Handle(next(self._next_id), tuple(prompt_ids), params, name, use_cache)
+        end_ids = self._vocabulary.end_ids.union(params.stop_token_ids)
+        sampler = TokenSampler(params, prompt_ids, self._vocabulary.size, end_ids)
+        stream = TextStream(self.tokenizer, params.stop, prompt_ids)
+        sequence = Sequence(handle, sampler, stream, self.adapters.prefix_root(name))
+        self._sequences[handle.id] = sequence
+        self.scheduler.add(sequence)
+        return handle
+
+    def cancel(self, handle: Handle) -> bool:
+        """End a request and release its pages at once; return False if it had already ended."""
+        sequence = self._sequences.get(handle.id)
+        if sequence is None:
+            return False
+        self._finish(sequence, "cancelled")
+        return True
+
+    @property
+    def room(self) -> ContextLimits:
+        """The former name of ``context_limits``."""
+        return self.context_limits
+
+    @property
+    def int8(self) -> Int8Model | None:
+        """The 8-bit layers and what they cost; None without ``int8_text``."""
+        return self._prepared.int8
+
+    @property
+    def summary(self) -> str:
+        """The pool and the model in two lines."""
+        limits, storage = self.context_limits, self.storage
+        dtype = str(storage.dtype).removeprefix("torch.")
+        layers = self._prepared.packed_layers
+        adapter = f"adapter {self.adapters.default}" if self.adapters.default else "no adapter"
+        return (
+            f"pool: {limits.max_pages} pages of {limits.page_size} tokens, {limits.slots:,} tokens in total, "
+            f"{storage.nbytes / 1e6:.1f} MB ({dtype}, {len(storage.keys)} layers)\n"
+            f"model: {type(base_model(self.model)).__name__} on {storage.device.type}, {adapter}, "
+            f"{layers} linear layer{'' if layers == 1 else 's'} prepacked{' in 8 bits' if self.int8 else ''}"
+        )
+
+    @property
+    def preemptions(self) -> int:
+        """How often a sequence released its pages for another and was computed again."""
+        return self.scheduler.preemptions
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is anything to compute or an update to return."""
+        return bool(self._sequences or self._updates)
+
+    def step(self) -> list[Update]:
+        """Compute one token for each sequence that decodes, and a chunk of the waiting prompts."""
+        self._enforce_limits()
+        plan = self.scheduler.plan()
+        for copy in plan.copies:
+            self.storage.copy(copy.source, copy.target)
+        for work, logits in self._run(plan.work):
+            try:
+                self._sample(work, logits)
+            except Exception as error:  # it ends this request only
+                self._fail(work.sequence, error)
+        updates, self._updates = self._updates, []
+        return updates
+
+    def weights_changed(self) -> None:
+        """Forget all known prefixes. Must be called after weights were changed in place."""
+        self.adapters.refresh()
+        self.pool.clear_cache()
+
+    def stream(self, handle: Handle) -> Iterator[Update]:
+        """Step until ``handle`` is finished, and yield its updates."""
+        while self.busy:
+            yield from (update for update in self.step() if update.handle is handle)
+            if handle.finished:
+                return
+
+    def generate(self, prompts: Iterable[Prompt], params: SamplingParams | None = None) -> list[Handle]:
+        """Answer all ``prompts`` and return their handles in the same order."""
+        handles = [self.submit(prompt, params) for prompt in prompts]
+        while self.busy:
+            self.step()
+        return handles
+
+    def close(self) -> None:
+        """Cancel all requests and restore the models."""
+        for sequence in list(self._sequences.values()):
+            self._finish(sequence, "cancelled")
+        self._prepared.restore()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _enforce_limits(self) -> None:
+        """Apply ``on_full`` to the sequences that have reached a limit."""
+        for sequence in list(self.scheduler.running):
+            if self.context_limits.fits(sequence):
+                continue
+            if self.context_limits.on_full == "window":
+                self._slide(sequence)
+            elif self.context_limits.on_full == "error":
+                tokens = len(sequence.token_ids)
+                self._fail(sequence, KVError(f"the context is full after {tokens} tokens (on_full=error)"))
+            else:
+                self._finish(sequence, "length")
+
+    def _slide(self, sequence: Sequence) -> None:
+        sequence.handle.slides += 1
+        if sequence.handle.use_cache and self.context_limits.can_drop_page(sequence):
+            self.context_limits.drop_page(sequence, self.pool)
+        else:
+            self.scheduler.preempt(sequence)
+            self.context_limits.keep_last_half(sequence)
+
+    def _run(self, work: tuple[Work, ...]) -> list[tuple[Work, Tensor]]:
+        """Compute the logits of each item of work. If the model fails, each item is tried alone to find the cause."""
+        try:
+            return [pair for items, logits in self._runner.run(work) for pair in zip(items, logits, strict=True)]
+        except Exception as error:
+            if len(work) == 1:
+                self._fail(work[0].sequence, error)
+                return []
+            return [pair for item in work for pair in self._run((item,))]
+
+    def _sample(self, work: Work, logits_RV: Tensor) -> None:
+        sequence, handle = work.sequence, work.sequence.handle
+        self.pool.commit(sequence.block_table, sequence.next_ids(work.count), sound=False)
+        if sequence.needs_prompt_logits:
+            sequence.add_prompt_logprobs(logits_RV)
+        if work.samples:
+            token = sequence.sampler.sample(logits_RV[-1])
+            if handle.use_cache:
+                # Sound, now that a token was sampled: a NaN in any key or value would have shown in these logits.
+                self.pool.commit(sequence.block_table, (), sound=True)
+            else:
+                self.scheduler.discard_pages(sequence)
+            text, reason = sequence.append(token, self._vocabulary.end_ids)
+            handle.text += text
+            self._updates.append(Update(handle, text, (handle.token_ids[-1],), reason is not None))
+            if reason:
+                self._remove(sequence, reason)
+
+    def _fail(self, sequence: Sequence, error: Exception) -> None:
+        sequence.handle.error, sequence.handle.exception = str(error) or type(error).__name__, error
+        self._finish(sequence, "error")
+
+    def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
+        """End a sequence between two tokens, with an update."""
+        text = sequence.stream.finish()
+        sequence.handle.text += text
+        self._updates.append(Update(sequence.handle, text, (), True))
+        self._remove(sequence, reason)
+
+    def _remove(self, sequence: Sequence, reason: FinishReason) -> None:
+        sequence.handle.finish_reason = reason
+        del self._sequences[sequence.handle.id]
+        self.scheduler.remove(sequence)

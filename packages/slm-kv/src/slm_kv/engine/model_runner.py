@@ -1,0 +1,135 @@
+"""Running the model: from a step's plan to logits, with one call for the rows of each adapter.
+
+Shapes: N rows of one call, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from slm_kv.attention.backends import select_attention
+from slm_kv.attention.interface import AttentionStep
+from slm_kv.attention.step_batch import Chunk, StepBatch
+from slm_kv.engine.adapters import Adapters, ModelCall
+from slm_kv.engine.scheduler import Work
+from slm_kv.pages.storage import PagedStorage
+
+
+class ModelRunner:
+    """Runs models on the pages of one storage.
+
+    Args:
+        model: One of the models, without its PeftModel wrapper.
+        adapters: The models with their adapters.
+        storage: The pages.
+    """
+
+    def __init__(self, model: PreTrainedModel, adapters: Adapters, storage: PagedStorage) -> None:
+        self.adapters, self.storage = adapters, storage
+        self._attend = select_attention(storage.device, storage.dtype)
+        self._selects_rows = "logits_to_keep" in inspect.signature(model.forward).parameters
+
+    @torch.inference_mode()
+    def run(self, work: tuple[Work, ...]) -> Iterator[tuple[list[Work], list[Tensor]]]:
+        """Compute the rows of ``work``.
+
+        Yields:
+            For each call of a model, its work and the logits of each item: [1, V] for the last row; all rows if
+            logprobs of the prompt are requested; [0, V] for a chunk that ends before the prompt's last token.
+        """
+        with closing(self.adapters.calls(work)) as calls:  # closing restores the adapters also after an error
+            for call in calls:
+                yield call.work, self._run_call(call)
+
+    def _run_call(self, call: ModelCall) -> list[Tensor]:
+        work, names = call.work, call.row_adapters
+        work.sort(key=lambda item: item.count > 1)  # stable: decode rows first, as StepBatch has them
+        ids = [token for item in work for token in item.sequence.next_ids(item.count)]
+        keep, counts = _rows_with_logits(work)
+        shape = (len(ids), 1) if names else (1, len(ids))  # peft has one adapter for each entry of the batch
+        keep_all = bool(names) or len(keep) == len(ids)
+        logits_NV = self._logits(
+            call.model,
+            self._tensor(ids).view(shape),
+            self._tensor(_positions(work)).view(shape),
+            None if keep_all else self._tensor(keep),
+            AttentionStep(self._batch(work), self._attend),
+            {"adapter_names": names} if names else {},
+        )
+        return list(logits_NV.split(counts))
+
+    def _logits(
+        self,
+        model: Any,
+        ids: Tensor,
+        positions: Tensor,
+        keep: Tensor | None,
+        step: AttentionStep,
+        options: dict[str, Any],
+    ) -> Tensor:
+        if keep is not None and self._selects_rows:
+            options = {**options, "logits_to_keep": keep}  # the head is computed for these rows only
+        logits = model(ids, position_ids=positions, use_cache=False, paged=step, **options).logits
+        logits_NV = logits.flatten(0, 1)
+        return logits_NV if keep is None or self._selects_rows else logits_NV[keep]
+
+    def _tensor(self, numbers: list[int]) -> Tensor:
+        return torch.tensor(numbers, dtype=torch.long, device=self.storage.device)
+
+    def _batch(self, work: list[Work]) -> StepBatch:
+        tables = [item.sequence.block_table for item in work if item.count == 1]
+        pages = np.zeros((len(tables), max((len(table.pages) for table in tables), default=0)), np.int32)
+        for row, table in enumerate(tables):
+            pages[row, : len(table.pages)] = table.pages
+        device = self.storage.device
+        return StepBatch(
+            self.storage,
+            torch.from_numpy(np.concatenate([self._slots(item) for item in work])).to(device),
+            torch.from_numpy(pages).to(device),
+            torch.tensor([table.length + 1 for table in tables], dtype=torch.int32, device=device),
+            tuple(self._chunks(work, len(tables))),
+        )
+
+    def _chunks(self, work: list[Work], first: int) -> Iterator[Chunk]:
+        for item in work:
+            if item.count > 1:
+                table = item.sequence.block_table
+                pages = torch.tensor(table.pages, device=self.storage.device)
+                yield Chunk(first, first + item.count, table.length, pages)
+                first += item.count
+
+    def _slots(self, item: Work) -> np.ndarray:
+        """The slots that the next ``item.count`` keys and values are written to: page * page_size + slot."""
+        table, page_size = item.sequence.block_table, self.storage.page_size
+        if item.count == 1:
+            page, slot = divmod(table.length, page_size)
+            return np.array([table.pages[page] * page_size + slot])
+        tokens = np.arange(table.length, table.length + item.count)
+        return np.array(table.pages)[tokens // page_size] * page_size + tokens % page_size
+
+
+def _positions(work: list[Work]) -> list[int]:
+    return [item.sequence.position + row for item in work for row in range(item.count)]
+
+
+def _rows_with_logits(work: list[Work]) -> tuple[list[int], list[int]]:
+    """The rows whose logits are needed, and how many of them each item of work has."""
+    keep: list[int] = []
+    counts: list[int] = []
+    first = 0
+    for item in work:
+        end = first + item.count
+        first_needed = first if item.sequence.needs_prompt_logits else end - 1
+        rows = range(first_needed, end) if item.needs_logits else range(0)
+        keep += rows
+        counts.append(len(rows))
+        first = end
+    return keep, counts

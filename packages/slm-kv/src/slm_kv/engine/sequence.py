@@ -1,0 +1,108 @@
+"""A request in the engine: its tokens, and how many of them are in pages."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from slm_kv.engine.requests import FinishReason, Handle
+from slm_kv.engine.text_stream import TextStream
+from slm_kv.pages.block_table import BlockTable
+from slm_kv.sampling.logprobs import SampledToken, prompt_logprobs
+from slm_kv.sampling.sampler import TokenSampler
+
+
+class Sequence:
+    """The state of one request.
+
+    Attributes:
+        token_ids: The prompt and what was generated.
+        prefix_root: The root of the hash chain under which its prefixes are known: a digest of its weights.
+        context_start: The index of the first token in the context.
+        dropped: The number of tokens that a sliding window took out of the middle of the context.
+
+    Both numbers are 0 as long as everything fits into the pool and the model's positions.
+    """
+
+    def __init__(self, handle: Handle, sampler: TokenSampler, stream: TextStream, prefix_root: bytes) -> None:
+        self.handle, self.sampler, self.stream, self.prefix_root = handle, sampler, stream, prefix_root
+        self.token_ids = list(handle.prompt_ids)
+        self._block_table: BlockTable | None = None
+        self.context_start = 0
+        self.dropped = 0
+
+    @property
+    def needs_prompt_logits(self) -> bool:
+        """Whether the logits of its next rows are needed for logprobs of the prompt."""
+        requested = self.handle.params.prompt_logprobs is not None
+        return requested and len(self.handle.prompt_logprobs) < len(self.handle.prompt_ids) - 1
+
+    @property
+    def reuses_prefix(self) -> bool:
+        """Whether known pages may replace computing its first rows: not if the logits of these are needed."""
+        return self.handle.use_cache and not self.needs_prompt_logits
+
+    @property
+    def running(self) -> bool:
+        """Whether it has pages; otherwise it waits."""
+        return self._block_table is not None
+
+    @property
+    def block_table(self) -> BlockTable:
+        """Its pages. Only of a running sequence."""
+        assert self._block_table is not None, "a waiting sequence has no pages"
+        return self._block_table
+
+    def start(self, table: BlockTable) -> None:
+        """Run with ``table``, which may already contain a known prefix."""
+        self._block_table = table
+        if not self.handle.token_ids:
+            self.handle.reused_tokens = table.length
+
+    def suspend(self) -> None:
+        """Wait, without pages. Tokens that a window dropped stay out of the context."""
+        self._block_table = None
+        self.context_start, self.dropped = self.context_start + self.dropped, 0
+
+    @property
+    def position(self) -> int:
+        """The position of the next token to compute."""
+        return self.dropped + self.block_table.length
+
+    @property
+    def pending(self) -> int:
+        """The number of known tokens whose keys and values are not in pages yet."""
+        return len(self.token_ids) - self.context_start - self.position
+
+    @property
+    def context(self) -> list[int]:
+        """The tokens from which the next one is predicted."""
+        return self.token_ids[self.context_start :]
+
+    def next_ids(self, count: int) -> list[int]:
+        """The next ``count`` tokens to compute."""
+        first = self.context_start + self.position
+        return self.token_ids[first : first + count]
+
+    def add_prompt_logprobs(self, logits_RV: Tensor) -> None:
+        """Add logprobs of the prompt from the logits of its next R rows."""
+        handle = self.handle
+        first = len(handle.prompt_logprobs) + 1  # index of the prompt token that the first row predicts
+        rows = min(len(logits_RV), len(handle.prompt_ids) - first)
+        following = handle.prompt_ids[first - 1 : first + rows]
+        handle.prompt_logprobs += prompt_logprobs(logits_RV[:rows], following, handle.params.prompt_logprobs or 0)
+
+    def append(self, token: SampledToken, end_ids: frozenset[int]) -> tuple[str, FinishReason | None]:
+        """Add a sampled token; return the text that has become certain, and the reason if the sequence ends."""
+        handle, params = self.handle, self.handle.params
+        self.token_ids.append(token.token_id)
+        handle.token_ids.append(token.token_id)
+        if params.logprobs is not None:
+            handle.logprobs.append(token)
+        if token.token_id in params.stop_token_ids or (token.token_id in end_ids and not params.ignore_eos):
+            return self.stream.finish(), "stop"
+        text = self.stream.push(token.token_id, may_stop=len(handle.token_ids) > params.min_new_tokens)
+        if self.stream.stopped:
+            return text, "stop"
+        if len(handle.token_ids) == params.max_new_tokens:
+            return text + self.stream.finish(), "length"
+        return text, None

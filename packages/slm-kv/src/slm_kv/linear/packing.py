@@ -1,0 +1,234 @@
+"""``pack``: replace a model's linear layers by prepacked ones, and put them back."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from slm_kv.errors import KVError
+from slm_kv.linear.int8_linear import Int8Linear, int8_is_exact
+from slm_kv.linear.layer_selection import (
+    detached_bias,
+    embeddings_by_weight,
+    group_by_weight,
+    is_tanh_gelu,
+    linear_layers,
+    onednn_supports,
+    tied_embeddings,
+    weight_OI,
+)
+from slm_kv.linear.packed_embedding import PackedEmbedding
+from slm_kv.linear.packed_linear import PackedLayer, PackedLinear
+from slm_kv.optional_imports import import_optional
+
+PADDED_ROWS = 64
+
+
+@dataclass
+class PackedModel:
+    """What ``pack`` replaced, by name, and how to put it back.
+
+    Attributes:
+        model: The packed model, or a ModuleList of several.
+        layers: The original linear layers.
+        activations: The original activations.
+        embeddings: The original embeddings, each with the name of the layer that it is tied to.
+        padded_rows: The number of rows to which inputs are padded; 0 for none.
+        int8: Whether weights are in 8 bits.
+    """
+
+    model: Any
+    layers: dict[str, Any] = field(default_factory=dict)
+    activations: dict[str, nn.Module] = field(default_factory=dict)
+    embeddings: dict[str, tuple[nn.Embedding, str]] = field(default_factory=dict)
+    padded_rows: int = 0
+    int8: bool = False
+
+    @property
+    def kernel(self) -> str:
+        """What multiplies: ``onednn``, ``onednn int8``, or ``plain`` if no layer was replaced."""
+        if not self.layers:
+            return "plain"
+        return "onednn int8" if self.int8 else "onednn"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the packed weights."""
+        return sum(module.nbytes for module in self.model.modules() if isinstance(module, PackedLayer))
+
+    def unpack(self) -> None:
+        """Put the original layers back.
+
+        Their weights are bit for bit those that were packed, in the dtype that they were packed in; after int8 they
+        are the rounded ones, because the others are gone.
+        """
+        restored: dict[PackedLayer, nn.Parameter] = {}
+        for name, layer in self.layers.items():
+            packed = self.model.get_submodule(name)
+            if isinstance(packed, PackedLayer):
+                if layer.weight is None:  # a layer that occurs twice may already have it
+                    if packed not in restored:
+                        restored[packed] = _unpacked_weight(layer, packed)
+                    layer.weight = restored[packed]
+                _replace(self.model, name, layer)
+        for name, (embedding, head) in self.embeddings.items():
+            embedding.weight = self.layers[head].weight
+            _replace(self.model, name, embedding)
+        for name, activation in self.activations.items():
+            _replace(self.model, name, activation)
+        for replaced in (self.layers, self.embeddings, self.activations):
+            replaced.clear()
+        models: list[Any] = list(self.model) if isinstance(self.model, nn.ModuleList) else [self.model]
+        for model in models:
+            if hasattr(model, "tie_weights"):
+                model.tie_weights()
+
+
+def pack(model: nn.Module, dtype: torch.dtype | None = None, *, int8: bool = False) -> PackedModel:
+    """Replace the linear layers of a model on a CPU by prepacked ones, for inference.
+
+    GELU by tanh is replaced by a compiled kernel. An embedding that is tied to the head reads its rows there, except
+    in 8 bits. The plain weights are freed; ``PackedModel.unpack`` rebuilds them. Models in a ModuleList that share a
+    weight share the packed one too.
+
+    These layers stay plain: those on other devices, of other dtypes than float32 and bfloat16, quantized ones, and
+    those in an adapter that may read its base layer's weight (under LoRA the base layer is packed). On a CPU without
+    bfloat16 arithmetic, bfloat16 layers also need numba and an even number of inputs.
+
+    Args:
+        model: One model, or a ModuleList of models.
+        dtype: Cast the model to this dtype first.
+        int8: Hold weights and inputs in 8 bits: a quarter of float32's memory. The error should be measured on the
+            model (``pack_int8`` does so), and the original weights are lost.
+
+    Raises:
+        KVError: ``int8`` was requested on a CPU or a torch that cannot sum 8-bit products exactly.
+    """
+    has_onednn = torch.backends.mkldnn.is_available()
+    if int8 and not (has_onednn and int8_is_exact()):
+        raise KVError("int8 needs oneDNN and a CPU that sums 8-bit products exactly (with VNNI); leave int8 out")
+    if dtype is not None:
+        model.to(dtype)
+    packed_model = PackedModel(model, int8=int8)
+    tiles: dict[int, Any] = {}
+    layers = dict(linear_layers(model)) if has_onednn else {}
+    if not int8:
+        layers = {name: layer for name, layer in layers.items() if onednn_supports(layer) or _tile_for(layer, tiles)}
+        packed_model.padded_rows = _fastest_padding([layer for layer in layers.values() if onednn_supports(layer)])
+    embeddings = embeddings_by_weight(model)
+    tied = {} if int8 else tied_embeddings(model, embeddings, layers)
+    freed = {id(layer.weight) for layer in layers.values()} - (embeddings.keys() - tied.keys())
+    if layers:
+        _copy_from_file(parameter for parameter in model.parameters() if id(parameter) not in freed)
+    for names in group_by_weight(layers):
+        packed = _pack_layer(layers[names[0]], tiles, packed_model)
+        if group := tied.pop(id(layers[names[0]].weight), None):
+            _tie(packed, names[0], group, packed_model)
+        for name in names:
+            packed_model.layers[name] = layers[name]
+            layers[name].weight = None
+            _replace(model, name, packed)
+    if layers:
+        _replace_activations(packed_model)
+    return packed_model
+
+
+def _pack_layer(layer: Any, tiles: dict[int, Any], packed_model: PackedModel) -> PackedLayer:
+    weight, bias = weight_OI(layer), detached_bias(layer)
+    packed: PackedLayer
+    if packed_model.int8:
+        packed = Int8Linear(weight, bias)
+    elif tile := _tile_for(layer, tiles):
+        packed = import_optional("linear.widened_linear").WidenedLinear(weight, bias, tile)
+    else:
+        packed = PackedLinear(weight, bias, packed_model.padded_rows)
+    packed.trainable = layer.weight.requires_grad
+    return packed
+
+
+def _tile_for(layer: Any, tiles: dict[int, Any]) -> Any:
+    """The tile, one of ``tiles`` or a new one, for a layer that must be widened; None if it need not or cannot be."""
+    inputs = weight_OI(layer).shape[1]
+    widened_linear = import_optional("linear.widened_linear")
+    if onednn_supports(layer) or inputs % 2 or not widened_linear:
+        return None
+    if inputs not in tiles:
+        tiles[inputs] = widened_linear.Tile(inputs)
+    return tiles[inputs] if tiles[inputs].usable else None
+
+
+def _tie(packed: PackedLayer, name: str, embeddings: dict[str, Any], packed_model: PackedModel) -> None:
+    """Let ``embeddings`` read the packed layer called ``name``, if its rows can be read."""
+    if not packed.has_rows:
+        _copy_from_file(embedding.weight for embedding in embeddings.values())
+        return
+    replacement = PackedEmbedding(packed)
+    for embedding_name, embedding in embeddings.items():
+        packed_model.embeddings[embedding_name] = embedding, name
+        embedding.weight = None
+        _replace(packed_model.model, embedding_name, replacement)
+
+
+def _replace_activations(packed_model: PackedModel) -> None:
+    if gelu := import_optional("compiled.gelu"):
+        modules = packed_model.model.named_modules(remove_duplicate=False)
+        packed_model.activations |= {name: module for name, module in modules if is_tanh_gelu(module)}
+        for name in packed_model.activations:
+            _replace(packed_model.model, name, gelu.TanhGELU())
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def _copy_from_file(parameters: Iterable[Any]) -> None:
+    """Copy parameters that stay plain into memory of their own.
+
+    Safetensors maps a checkpoint into memory: one parameter that points into it keeps all of it resident (330 MB for
+    distilgpt2).
+    """
+    for parameter in parameters:
+        if type(parameter) is nn.Parameter and parameter.device.type == "cpu":
+            parameter.data = parameter.data.clone()
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def _unpacked_weight(layer: Any, packed: PackedLayer) -> nn.Parameter:
+    weight = packed.dense_weight()
+    plain = weight.t().contiguous() if isinstance(layer, Conv1D) else weight
+    return nn.Parameter(plain, requires_grad=packed.trainable)
+
+
+def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, attribute = name.rpartition(".")
+    setattr(model.get_submodule(parent), attribute, module)
+
+
+def _fastest_padding(layers: list[Any]) -> int:
+    """Return PADDED_ROWS if a probe shows that half as many rows take longer than that many, else 0.
+
+    With AMX, 32 bfloat16 rows took 22 to 24 ms and 64 rows 14.5 (half of distilgpt2's layers): some kernels are made
+    for full tiles. It depends on CPU and dtype, so it is measured.
+    """
+    if not layers:
+        return 0
+    layer = max(layers, key=lambda candidate: min(weight_OI(candidate).shape))
+    packed = PackedLinear(weight_OI(layer), None)
+    inputs = {
+        rows: torch.zeros(rows, packed.in_features, dtype=packed.dtype) for rows in (PADDED_ROWS // 2, PADDED_ROWS)
+    }
+    with torch.inference_mode():
+        times: dict[int, list[float]] = {rows: [] for rows in inputs}
+        for _ in range(7):
+            for rows, x in inputs.items():
+                start = time.perf_counter()
+                packed(x)
+                times[rows].append(time.perf_counter() - start)
+    half, full = (statistics.median(times[rows]) for rows in inputs)
+    return PADDED_ROWS if full < 0.9 * half else 0

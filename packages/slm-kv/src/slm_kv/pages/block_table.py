@@ -1,0 +1,28 @@
+"""Block tables: which pages hold one sequence's keys and values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class BlockTable:
+    """One sequence's pages, in order, of which the first ``length`` slots are filled. Created by a PagePool."""
+
+    def __init__(self, root: bytes, pages: Sequence[int] = (), length: int = 0) -> None:
+        self.root = root
+        self.pages = list(pages)
+        self.length = length
+        # Hash chain of the tokens. ``keys`` are those of the full pages whose contents are confirmed; ``pending_ids``
+        # are the tokens after them. A table whose chain is broken gives its pages no keys any more.
+        self.keys: list[bytes] = []
+        self.pending_ids: list[int] = []
+        self.chained = True
+
+
+@dataclass(frozen=True)
+class PageCopy:
+    """A copy that must be made before page ``target`` is written to (copy on write)."""
+
+    source: int
+    target: int

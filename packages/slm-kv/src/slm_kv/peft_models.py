@@ -1,0 +1,112 @@
+"""Adapters of a PeftModel: loading, activating and inspecting. The only module that imports peft.
+
+peft is imported inside functions: it takes seconds, and only models with adapters need it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Generator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from torch import nn
+
+from slm_kv.errors import KVError
+
+
+def add_adapter(model: Any, adapter_path: str) -> Any:
+    """Wrap ``model`` in a PeftModel with the adapter saved in ``adapter_path``, unmerged."""
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(model, adapter_path)
+
+
+def adapter_names(model: Any) -> tuple[str, ...]:
+    """The names of the adapters of ``model``; empty for a model without peft."""
+    return tuple(getattr(model, "peft_config", ()))
+
+
+def active_adapter(model: Any) -> str | None:
+    """The name of the active adapter; None for a model without adapters.
+
+    Raises:
+        KVError: several adapters are active at once.
+    """
+    if not adapter_names(model):
+        return None
+    active = model.active_adapter
+    if isinstance(active, str):
+        return active
+    if len(active) == 1:
+        return str(active[0])
+    raise KVError(f"several adapters are active at once ({', '.join(active)}): activate one, or merge them")
+
+
+def base_model(model: Any) -> Any:
+    """``model`` without its PeftModel wrapper."""
+    return model.get_base_model() if adapter_names(model) else model
+
+
+def only_adapter(model: Any, name: str | None) -> AbstractContextManager[Any]:
+    """Return a context in which the adapter ``name`` is the active one; None disables all adapters.
+
+    Leaving the context enables adapters that it disabled. An adapter that it activated stays active.
+    """
+    if not adapter_names(model):
+        return nullcontext()
+    if name is None:
+        return model.disable_adapter()
+    if active_adapter(model) != name:
+        model.set_adapter(name, inference_mode=True)
+    return nullcontext()
+
+
+def each_adapter(model: Any) -> Generator[str | None]:
+    """Yield None with all adapters disabled, then the name of each adapter while it is the active one.
+
+    Closing the generator restores the active adapter and each parameter's ``requires_grad``, which peft changes.
+    """
+    original = active_adapter(model)
+    requires_grad = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        for name in (None, *adapter_names(model)):
+            with only_adapter(model, name):
+                yield name
+    finally:
+        with only_adapter(model, original):
+            for parameter, trainable in requires_grad:
+                parameter.requires_grad_(trainable)
+
+
+def supports_mixed_batches(model: Any) -> bool:
+    """Return whether each row of a batch can use an adapter of its own (``adapter_names`` in peft's forward)."""
+    if not adapter_names(model):
+        return False
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return all(_mixes_rows(module) for module in model.modules() if isinstance(module, BaseTunerLayer))
+
+
+def reads_base_weight(module: nn.Module) -> bool:
+    """Return whether ``module`` is an adapter layer that may read its base layer's weight.
+
+    Plain LoRA only calls its base layer. DoRA, and every other method, may need the weight itself.
+    """
+    if "peft" not in sys.modules:  # then no module can be an adapter layer
+        return False
+    from peft.tuners.lora.layer import Linear as LoraLinear
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    plain_lora = type(module) is LoraLinear and not any(getattr(module, "use_dora", {}).values())
+    return isinstance(module, BaseTunerLayer) and not plain_lora
+
+
+def is_lora_matrix(name: str) -> bool:
+    """Return whether ``name`` is that of one of LoRA's two small matrices."""
+    return ".lora_A." in name or ".lora_B." in name
+
+
+def _mixes_rows(layer: Any) -> bool:
+    return hasattr(layer, "_mixed_batch_forward") or "adapter_names" in inspect.signature(layer.forward).parameters

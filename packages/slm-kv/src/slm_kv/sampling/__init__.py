@@ -1,0 +1,1 @@
+"""Sampling the next token of a sequence from its logits."""

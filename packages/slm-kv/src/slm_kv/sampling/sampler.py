@@ -1,0 +1,89 @@
+"""Sampling the next token of one sequence by its own settings, history and seed.
+
+Shapes: V vocabulary, K tokens that are kept.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import secrets
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from slm_kv.sampling.logprobs import SampledToken, with_logprobs
+from slm_kv.sampling.params import SamplingParams
+from slm_kv.sampling.penalties import Penalties
+from slm_kv.sampling.scores import likeliest, valid_scores
+from slm_kv.sampling.truncation import truncate
+
+
+class TokenSampler:
+    """Samples one sequence's tokens as Hugging Face's processors do, in their order.
+
+    That is: penalties, temperature, top_k, top_p, min_p. Each token takes one random number from the sequence's own
+    generator, so that the text depends only on the logits and the seed.
+
+    Args:
+        params: The request's settings.
+        prompt_ids: The prompt, which the repetition penalty covers.
+        vocab_size: V.
+        end_ids: Tokens that end the text; they are not sampled before ``min_new_tokens``.
+    """
+
+    def __init__(
+        self, params: SamplingParams, prompt_ids: Sequence[int], vocab_size: int, end_ids: Iterable[int] = ()
+    ) -> None:
+        self.params = params
+        self._tokens_before_end = params.min_new_tokens
+        self._end_ids = torch.tensor(sorted(token for token in end_ids if token < vocab_size), dtype=torch.long)
+        self.seed = secrets.randbits(63) if params.seed is None else params.seed
+        self._random = random.Random(self.seed)
+        self._penalties = Penalties(params, prompt_ids, vocab_size) if params.penalised else None
+
+    def sample(self, logits_V: Tensor) -> SampledToken:
+        """Sample the next token and add it to the history.
+
+        Raises:
+            InvalidLogits: the logits contain NaN, or the largest is infinite.
+        """
+        params = self.params
+        if params.greedy and not params.penalised and not self._tokens_before_end:
+            token = likeliest(logits_V)  # no float64 copy of the vocabulary
+        else:
+            scores_V = self._scores(logits_V)
+            token = int(scores_V.numpy().argmax()) if params.greedy else self._draw(scores_V)
+        self.record(token)
+        return with_logprobs(logits_V, token, params.logprobs)
+
+    def record(self, token_id: int) -> None:
+        """Add ``token_id`` to the history: penalties count it from now on."""
+        self._tokens_before_end = max(self._tokens_before_end - 1, 0)
+        if self._penalties:
+            self._penalties.count(token_id)
+
+    def distribution(self, logits_V: Tensor) -> Tensor:
+        """The probability [V], float64, of each token by the settings and the history so far."""
+        scores_V = self._scores(logits_V)
+        ids_K, weights_K = truncate(scores_V, self.params)
+        probabilities_K = weights_K / weights_K.sum()
+        return probabilities_K if ids_K is None else torch.zeros_like(scores_V).index_copy_(0, ids_K, probabilities_K)
+
+    def _scores(self, logits_V: Tensor) -> Tensor:
+        scores_V = valid_scores(logits_V)
+        if self._penalties:
+            self._penalties.apply_(scores_V)
+        if self._tokens_before_end:
+            scores_V[self._end_ids] = -math.inf
+        return scores_V
+
+    def _draw(self, scores_V: Tensor) -> int:
+        """Invert the cumulative distribution, with tokens in order of their ids, at one random number."""
+        ids_K, weights_K = truncate(scores_V, self.params)
+        cumulative_K = weights_K.cumsum(0).numpy()
+        target = self._random.random() * cumulative_K[-1]
+        index = int(np.searchsorted(cumulative_K, target, side="right"))
+        return index if ids_K is None else int(ids_K[index])

@@ -1,0 +1,25 @@
+"""What this CPU supports, for tests that only some CPUs can run."""
+
+import pytest
+import torch
+from torch import nn
+
+from slm_kv import KVError, pack
+
+DTYPES = (torch.bfloat16, torch.float32)
+
+
+def _int8_is_available() -> bool:
+    try:
+        pack(nn.Sequential(nn.Linear(2, 2)), int8=True)
+    except KVError:
+        return False
+    return True
+
+
+_UNSUPPORTED = set() if torch.ops.mkldnn._is_mkldnn_bf16_supported() else {torch.bfloat16}  # it needs AVX-512
+ONEDNN_DTYPES = [dtype for dtype in DTYPES if dtype not in _UNSUPPORTED]
+PACKED_DTYPES = [dtype for dtype in DTYPES if pack(nn.Sequential(nn.Linear(2, 2, dtype=dtype))).layers]
+needs_int8 = pytest.mark.skipif(
+    not _int8_is_available(), reason="this CPU saturates sums of 8-bit products (it has no VNNI)"
+)
