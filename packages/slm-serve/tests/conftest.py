@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from slm_testing.serve.browser import Browser, browsing
-from slm_testing.serve.serving import Running, running, save_adapters, save_tiny
+from slm_testing.serve.running_server import Running, running, save_adapters, save_tiny
 
 
 @pytest.fixture(scope="session")

@@ -6,8 +6,8 @@ import pytest
 from dotenv import dotenv_values
 
 from slm_serve import Settings, create_app
+from slm_serve.backends.loading import names
 from slm_serve.errors import StartError
-from slm_serve.loading import names
 from slm_serve.settings import NamedAdapter
 
 

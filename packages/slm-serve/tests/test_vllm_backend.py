@@ -16,11 +16,11 @@ from transformers import AutoTokenizer
 from slm_data import sample_base
 from slm_kv import KVError, SamplingParams
 from slm_serve import Settings
-from slm_serve.answer import Answer, Delta
-from slm_serve.backend import Job, Load, Served
+from slm_serve.backends.answer import Answer, Delta
+from slm_serve.backends.protocol import Job, Load, Served
+from slm_serve.backends.vllm.backend import VLLM, VLLMBackend, open_vllm
+from slm_serve.backends.vllm.plan import EnginePlan, Plan
 from slm_serve.errors import ModelFailed, ServeError, StartError
-from slm_serve.vllm_backend import VLLM, VLLMBackend, open_vllm
-from slm_serve.vllm_plan import EnginePlan, Plan
 
 VOCABULARY, POSITIONS, END = 2048, 64, 1
 TOKENIZER = AutoTokenizer.from_pretrained(sample_base())

@@ -7,9 +7,9 @@ from transformers import AutoTokenizer
 
 from slm_data import sample_base
 from slm_serve import Settings
+from slm_serve.backends.vllm.lora_support import VLLMChoice
+from slm_serve.backends.vllm.plan import EnginePlan, Plan, engine_arguments, plan, summary
 from slm_serve.errors import StartError
-from slm_serve.vllm_choice import VLLMChoice
-from slm_serve.vllm_plan import EnginePlan, Plan, engine_arguments, plan, summary
 from slm_testing.serve.small_models import BUTTERFLY, lora, save_adapter, save_base
 
 POSITIONS, END = 64, 1

@@ -16,10 +16,10 @@ import pytest
 from slm_adapters import load
 from slm_kv import SamplingParams
 from slm_serve import Settings
-from slm_serve.answer import Answer, Delta
-from slm_serve.backend import Job
-from slm_serve.vllm_backend import VLLMBackend
-from slm_serve.vllm_choice import LOADS_LORA, RANKS
+from slm_serve.backends.answer import Answer, Delta
+from slm_serve.backends.protocol import Job
+from slm_serve.backends.vllm.backend import VLLMBackend
+from slm_serve.backends.vllm.lora_support import LOADS_LORA, RANKS
 from slm_testing.serve.small_models import BUTTERFLY, by_engine, deltas, gap, greedy, lora, save_adapter, save_base
 
 pytestmark = pytest.mark.vllm

@@ -6,11 +6,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from slm_serve.answer import Answer, Delta
     from slm_serve.app import create_app
-    from slm_serve.backend import Backend, Job
+    from slm_serve.backends.answer import Answer, Delta
+    from slm_serve.backends.protocol import Backend, Job
+    from slm_serve.backends.vllm.backend import VLLMBackend
     from slm_serve.settings import Settings
-    from slm_serve.vllm_backend import VLLMBackend
 
 __version__ = "0.2.2"
 
@@ -26,12 +26,12 @@ __all__ = [
 
 # Imported on first use.
 _EXPORTS = {
-    "Answer": "answer:Answer",
-    "Backend": "backend:Backend",
-    "Delta": "answer:Delta",
-    "Job": "backend:Job",
+    "Answer": "backends.answer:Answer",
+    "Backend": "backends.protocol:Backend",
+    "Delta": "backends.answer:Delta",
+    "Job": "backends.protocol:Job",
     "Settings": "settings:Settings",
-    "VLLMBackend": "vllm_backend:VLLMBackend",
+    "VLLMBackend": "backends.vllm.backend:VLLMBackend",
     "create_app": "app:create_app",
 }
 

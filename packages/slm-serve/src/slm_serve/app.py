@@ -12,10 +12,12 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from slm_serve import __version__, refusals
-from slm_serve.guards import BodyLimit, Counted, KeyGuard
-from slm_serve.refusals import is_openai
-from slm_serve.routes import about, chat, completions, generate, tokens
+from slm_serve import __version__
+from slm_serve.http import exception_handlers as refusals
+from slm_serve.http.exception_handlers import is_openai
+from slm_serve.http.middleware import BodyLimit, Counted, KeyGuard
+from slm_serve.http.routes import chat, completions, generate, tokens
+from slm_serve.http.routes import system as about
 from slm_serve.service import Service
 from slm_serve.settings import Settings, unknown_variables
 

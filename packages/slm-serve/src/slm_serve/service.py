@@ -9,10 +9,10 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
-from slm_serve.answer import Answer, Delta
-from slm_serve.backend import Backend, Job, Served
+from slm_serve.backends.answer import Answer, Delta
+from slm_serve.backends.loading import load_backend
+from slm_serve.backends.protocol import Backend, Job, Served
 from slm_serve.errors import ServeError, TooLate
-from slm_serve.loading import load_backend
 from slm_serve.metrics import Metrics
 from slm_serve.settings import Settings
 

@@ -13,8 +13,8 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig
 from slm_adapters import ButterflyConfig, load
 from slm_data import sample_base
 from slm_kv import Engine, SamplingParams
-from slm_serve.answer import Answer, Delta
-from slm_serve.backend import Backend, Job
+from slm_serve.backends.answer import Answer, Delta
+from slm_serve.backends.protocol import Backend, Job
 
 # Heads of 32: vLLM's attention on a CPU has none of less.
 SIZES: dict[str, Any] = {
