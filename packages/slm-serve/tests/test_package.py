@@ -5,8 +5,8 @@ from importlib.metadata import version
 import slm_serve
 
 
-def test_the_version_is_the_one_of_its_metadata() -> None:
-    # `uv version --bump` writes pyproject.toml alone.
+def test_the_version_equals_that_of_the_metadata() -> None:
+    # `uv version --bump` changes only pyproject.toml.
     assert slm_serve.__version__ == version("slm-serve")
 
 

@@ -6,68 +6,68 @@ from html.parser import HTMLParser
 
 import pytest
 
-from slm_testing.serve.browser import Browser, in_a_browser, within
-from slm_testing.serve.running_server import Running
-from slm_testing.serve.stub_server import BOTH, PAGE, PIECES, Stub, listed
+from slm_testing.serve.browser import Browser, needs_browser, wait_for
+from slm_testing.serve.running_server import RunningServer
+from slm_testing.serve.stub_server import BASE_AND_ADAPTER, PAGE_FOLDER, PIECES, StubServer, model_card
 
 FINISHED = "document.querySelector('#status').innerText === 'Finished.'"
 FAILED = "document.querySelector('.error:not([hidden])') !== null"
 
 
 class Tags(HTMLParser):
-    """The tags of a page with their attributes, and the text of its scripts and styles."""
+    """The tags of an HTML page with their attributes, and the text of its inline scripts and styles."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.inline = ""
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
+        self.tags.append((tag, dict(attrs)))
 
     def handle_data(self, data: str) -> None:
         if self.cdata_elem:
             self.inline += data
 
 
-def test_the_page_refers_only_to_files_beside_it() -> None:
-    tags = Tags((PAGE / "index.html").read_text()).found
+def test_the_page_refers_only_to_files_in_its_folder() -> None:
+    tags = Tags((PAGE_FOLDER / "index.html").read_text()).tags
     addresses = {attributes[key] for _, attributes in tags for key in ("src", "href", "action") if key in attributes}
     assert addresses == {"static/icon.svg", "static/playground.css", "static/playground.js"}
-    assert all((PAGE / str(address).removeprefix("static/")).is_file() for address in addresses)
+    assert all((PAGE_FOLDER / str(address).removeprefix("static/")).is_file() for address in addresses)
 
 
-def test_the_page_holds_no_script_style_or_handler_inline() -> None:
-    tags = Tags((PAGE / "index.html").read_text())
+def test_the_page_contains_no_inline_script_style_or_handler() -> None:
+    tags = Tags((PAGE_FOLDER / "index.html").read_text())
     assert tags.inline.strip() == ""
-    assert not [key for _, attributes in tags.found for key in attributes if key == "style" or key.startswith("on")]
+    assert not [key for _, attributes in tags.tags for key in attributes if key == "style" or key.startswith("on")]
 
 
-def test_no_file_of_the_page_names_a_foreign_address_or_writes_markup() -> None:
+def test_no_file_of_the_page_contains_a_foreign_address_or_writes_markup() -> None:
     namespace = 'xmlns="http://www.w3.org/2000/svg"'
-    for path in PAGE.iterdir():
+    for path in PAGE_FOLDER.iterdir():
         text = path.read_text().replace(namespace, "")
         assert not re.search(r"https?://|url\(|@import|innerHTML|outerHTML|insertAdjacentHTML|eval\(", text), path.name
 
 
 @pytest.fixture
-def stub() -> Iterator[Stub]:
-    stub = Stub(BOTH)
+def stub() -> Iterator[StubServer]:
+    stub = StubServer(BASE_AND_ADAPTER)
     yield stub
     stub.close()
 
 
 @pytest.fixture
-def page(browser: Browser, stub: Stub) -> Browser:
-    """The page with its models loaded; its storage is empty, as each stub has a port of its own."""
+def page(browser: Browser, stub: StubServer) -> Browser:
+    """The page with its models loaded. Its local storage is empty, because each stub has another port."""
     browser.resize(1280, 800)
     browser.open(stub.address)
     browser.wait("document.querySelector('#model').value")
     return browser
 
 
-@in_a_browser
+@needs_browser
 def test_the_models_are_in_the_picker_and_the_default_is_chosen(page: Browser) -> None:
     assert page.texts("#model option") == ["sample (base)", "stories-lora (adapter of sample)"]
     assert page("document.querySelector('#model').value") == "stories-lora"
@@ -75,14 +75,14 @@ def test_the_models_are_in_the_picker_and_the_default_is_chosen(page: Browser) -
     assert page("document.querySelector('#max_new_tokens').max") == "512"
 
 
-@in_a_browser
-def test_every_control_has_a_name_to_be_read_out(page: Browser) -> None:
+@needs_browser
+def test_every_control_has_an_accessible_name(page: Browser) -> None:
     controls = "[...document.querySelectorAll('input, select, textarea, button')]"
     assert page(f"{controls}.filter(c => !c.labels.length && !c.ariaLabel && !c.innerText && !c.hidden).length") == 0
 
 
-@in_a_browser
-def test_the_text_streams_in_as_text_after_the_prompt(page: Browser) -> None:
+@needs_browser
+def test_the_text_is_streamed_in_after_the_prompt_as_text(page: Browser) -> None:
     page.generate("Once <i>upon</i>")
     page.wait(FINISHED)
     assert page.text(".text") == "Once <i>upon</i>" + "stories-lora: " + "".join(PIECES)
@@ -97,11 +97,11 @@ def test_the_text_streams_in_as_text_after_the_prompt(page: Browser) -> None:
         "finish reason": "length",
     }
     assert page("document.querySelector('#stop').hidden")
-    assert page.complaints == []
+    assert page.console_errors == []
 
 
-@in_a_browser
-def test_the_request_says_what_the_controls_say(page: Browser, stub: Stub) -> None:
+@needs_browser
+def test_the_request_contains_the_values_of_the_controls(page: Browser, stub: StubServer) -> None:
     numbers = {"max_new_tokens": 77, "temperature": 1.25, "top_k": 40, "top_p": 0.9, "min_p": 0.05}
     numbers |= {"repetition_penalty": 1.1, "seed": 12}
     for name, value in numbers.items():
@@ -111,28 +111,28 @@ def test_the_request_says_what_the_controls_say(page: Browser, stub: Stub) -> No
     page.set("model", "sample")
     page.generate("Hello")
     page.wait(FINISHED)
-    rest = {"prompt": "Hello", "stop": ["The end", "\n\n", " two"], "stream": True, "use_cache": False}
-    assert stub.bodies == [{**numbers, **rest, "adapter": "sample"}]
+    other = {"prompt": "Hello", "stop": ["The end", "\n\n", " two"], "stream": True, "use_cache": False}
+    assert stub.bodies == [{**numbers, **other, "adapter": "sample"}]
     page.click("button[type=reset]")
     page.wait("document.querySelector('[name=use_cache]').checked")
     page.click("#generate")
-    within(5, lambda: len(stub.bodies) == 2)
+    wait_for(5, lambda: len(stub.bodies) == 2)
     assert stub.bodies[1]["seed"] != 12
-    neutral = {"max_new_tokens": 128, "temperature": 0.8, "top_k": 0, "top_p": 1, "min_p": 0, "repetition_penalty": 1}
-    rest = {"prompt": "Hello", "stop": None, "stream": True, "use_cache": True, "adapter": "sample"}
-    assert stub.bodies[1] == {**neutral, **rest, "seed": stub.bodies[1]["seed"]}
+    defaults = {"max_new_tokens": 128, "temperature": 0.8, "top_k": 0, "top_p": 1, "min_p": 0, "repetition_penalty": 1}
+    other = {"prompt": "Hello", "stop": None, "stream": True, "use_cache": True, "adapter": "sample"}
+    assert stub.bodies[1] == {**defaults, **other, "seed": stub.bodies[1]["seed"]}
 
 
-@in_a_browser
-def test_a_seed_that_is_no_whole_number_is_not_sent(page: Browser, stub: Stub) -> None:
+@needs_browser
+def test_a_seed_that_is_not_an_integer_is_not_sent(page: Browser, stub: StubServer) -> None:
     page.set("seed", "1.5")
     page.generate("Hello")
     assert page("document.activeElement.name") == "seed"
     assert stub.bodies == []
 
 
-@in_a_browser
-def test_control_and_enter_generate_from_the_keyboard(page: Browser, stub: Stub) -> None:
+@needs_browser
+def test_control_enter_generates_from_the_keyboard(page: Browser, stub: StubServer) -> None:
     page("document.querySelector('#prompt').focus()")
     page.call("Input.insertText", text="Typed in")
     page.press("Enter", control=True)
@@ -140,39 +140,39 @@ def test_control_and_enter_generate_from_the_keyboard(page: Browser, stub: Stub)
     assert [body["prompt"] for body in stub.bodies] == ["Typed in"]
 
 
-@in_a_browser
-def test_stop_closes_the_connection_and_keeps_the_text(page: Browser, stub: Stub) -> None:
+@needs_browser
+def test_stop_closes_the_connection_and_keeps_the_text(page: Browser, stub: StubServer) -> None:
     page.generate("endless")
     page.wait("document.querySelector('.continuation').innerText.includes('more more')")
     page("document.querySelector('#stop').focus()")
     page.click("#stop")
     page.wait("document.querySelector('#status').innerText === 'Stopped.'")
-    assert stub.client_left.wait(5)
+    assert stub.client_disconnected.wait(5)
     assert "more more" in page.text(".continuation")
     assert "finish reason\nstopped" in page.texts("dl div")
     assert page("document.activeElement.id") == "generate"
-    assert page.complaints == []
+    assert page.console_errors == []
 
 
-@in_a_browser
-def test_generating_anew_ends_what_runs(page: Browser, stub: Stub) -> None:
+@needs_browser
+def test_generating_again_cancels_the_running_request(page: Browser, stub: StubServer) -> None:
     page.generate("endless")
     page.wait("document.querySelector('.continuation')?.innerText.includes('more')")
     page.generate("Hello")
     page.wait(FINISHED)
-    assert stub.client_left.wait(5)
+    assert stub.client_disconnected.wait(5)
     assert page.texts(".prompt") == ["Hello"]
 
 
-@in_a_browser
-def test_comparing_asks_both_models_the_same_with_the_same_seed(page: Browser, stub: Stub) -> None:
+@needs_browser
+def test_comparing_sends_both_models_the_same_request_with_the_same_seed(page: Browser, stub: StubServer) -> None:
     page.click("[name=compare]")
     page.generate("Hello")
     page.wait(FINISHED)
-    one, two = sorted(stub.bodies, key=lambda body: body["adapter"], reverse=True)
-    assert isinstance(one["seed"], int)
-    assert one == {**two, "adapter": "stories-lora"}
-    assert two["adapter"] == "sample"
+    adapter_body, base_body = sorted(stub.bodies, key=lambda body: body["adapter"], reverse=True)
+    assert isinstance(adapter_body["seed"], int)
+    assert adapter_body == {**base_body, "adapter": "stories-lora"}
+    assert base_body["adapter"] == "sample"
     assert page.texts("h3") == ["stories-lora adapter of sample", "sample base"]
     assert page.texts(".continuation") == [f"{name}: {''.join(PIECES)}" for name in ("stories-lora", "sample")]
     left, right = page("[...document.querySelectorAll('article')].map(e => e.getBoundingClientRect().toJSON())")
@@ -180,17 +180,17 @@ def test_comparing_asks_both_models_the_same_with_the_same_seed(page: Browser, s
     assert left["right"] < right["left"]
 
 
-@in_a_browser
-def test_the_second_picker_moves_off_the_model_just_picked(page: Browser) -> None:
+@needs_browser
+def test_the_second_picker_changes_when_its_model_is_picked_in_the_first(page: Browser) -> None:
     page.click("[name=compare]")
     page.set("model", "sample")
     assert page("document.querySelector('[name=other]').value") == "stories-lora"
 
 
-@in_a_browser
-def test_one_model_alone_is_not_compared(page: Browser, stub: Stub) -> None:
+@needs_browser
+def test_comparing_is_disabled_with_a_single_model(page: Browser, stub: StubServer) -> None:
     page.click("[name=compare]")
-    stub.models = [listed("sample", default=True)]
+    stub.models = [model_card("sample", default=True)]
     page.open(stub.address)
     page.wait("document.querySelector('#model').value === 'sample'")
     assert page("document.querySelector('[name=compare]').disabled")
@@ -200,7 +200,7 @@ def test_one_model_alone_is_not_compared(page: Browser, stub: Stub) -> None:
     assert [body["adapter"] for body in stub.bodies] == ["sample"]
 
 
-@in_a_browser
+@needs_browser
 @pytest.mark.parametrize(
     ("prompt", "words"),
     [
@@ -213,36 +213,36 @@ def test_one_model_alone_is_not_compared(page: Browser, stub: Stub) -> None:
         ("cut", "The connection was lost before the text was complete."),
     ],
 )
-def test_an_error_is_a_sentence_where_the_text_would_be(page: Browser, prompt: str, words: str) -> None:
+def test_an_error_is_shown_as_a_sentence_in_place_of_the_text(page: Browser, prompt: str, words: str) -> None:
     page.generate(prompt)
     page.wait(FAILED)
     page.wait("document.querySelector('#stop').hidden")
     assert page.texts(".error") == [words]
-    assert [complaint for complaint in page.complaints if "Failed to load resource" not in complaint] == []
+    assert [error for error in page.console_errors if "Failed to load resource" not in error] == []
 
 
-@in_a_browser
-def test_a_server_that_is_gone_is_named(page: Browser, stub: Stub) -> None:
+@needs_browser
+def test_an_unreachable_server_is_reported(page: Browser, stub: StubServer) -> None:
     stub.close()
     page.generate("Hello")
     page.wait(FAILED)
     assert page.text(".error").startswith("The server cannot be reached")
 
 
-@in_a_browser
-def test_models_that_could_not_be_had_are_asked_for_again(page: Browser, stub: Stub) -> None:
+@needs_browser
+def test_models_that_could_not_be_loaded_are_requested_again(page: Browser, stub: StubServer) -> None:
     stub.models = []
     page.open(stub.address)
     page.wait(FAILED)
     assert page.text(".error") == "The model is still loading."
-    stub.models = BOTH
+    stub.models = BASE_AND_ADAPTER
     page.generate("Hello")
     page.wait(FINISHED)
     assert page.text(".continuation").startswith("stories-lora: ")
 
 
-@in_a_browser
-def test_prompt_and_settings_are_there_at_the_next_visit(page: Browser, stub: Stub) -> None:
+@needs_browser
+def test_prompt_and_settings_are_restored_at_the_next_visit(page: Browser, stub: StubServer) -> None:
     page.set("prompt", "Kept")
     page.set("temperature", "1.5")
     page.set("use_cache", False)
@@ -255,10 +255,10 @@ def test_prompt_and_settings_are_there_at_the_next_visit(page: Browser, stub: St
     assert not page("document.querySelector('[name=use_cache]').checked")
 
 
-@in_a_browser
+@needs_browser
 @pytest.mark.parametrize("width", [360, 820, 1280])
-def test_nothing_is_wider_than_the_screen(page: Browser, stub: Stub, width: int) -> None:
-    stub.models = [listed("a-model-with-a-name-" * 4, default=True), *BOTH[:1]]
+def test_nothing_is_wider_than_the_screen(page: Browser, stub: StubServer, width: int) -> None:
+    stub.models = [model_card("a-model-with-a-name-" * 4, default=True), *BASE_AND_ADAPTER[:1]]
     page.resize(width, 740, phone=width < 600)
     page.open(stub.address)
     page.wait("document.querySelector('#model').value")
@@ -268,11 +268,11 @@ def test_nothing_is_wider_than_the_screen(page: Browser, stub: Stub, width: int)
     page.wait(FINISHED)
     assert page("document.documentElement.scrollWidth <= innerWidth")
     assert page("innerWidth") == width
-    assert page.complaints == []
+    assert page.console_errors == []
 
 
-@in_a_browser
-def test_with_the_real_server_base_and_adapter_stream_side_by_side(browser: Browser, server: Running) -> None:
+@needs_browser
+def test_with_the_real_server_base_and_adapter_stream_side_by_side(browser: Browser, server: RunningServer) -> None:
     browser.resize(1280, 800)
     browser.open(f"{server.url}/")
     browser.wait("document.querySelector('#model').value")
@@ -287,4 +287,4 @@ def test_with_the_real_server_base_and_adapter_stream_side_by_side(browser: Brow
     shown = browser("document.querySelector('main').textContent")
     assert all(text in shown for text in texts)
     assert texts[0] != texts[1]
-    assert browser.complaints == []
+    assert browser.console_errors == []

@@ -1,4 +1,4 @@
-"""``/generate``: the texts that the models give by themselves, and strict bodies."""
+"""``/generate``, ``/tokenize`` and ``/detokenize``: texts equal to transformers' own, and strict bodies."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from slm_adapters import load
-from slm_testing.serve.running_server import Running
+from slm_testing.serve.running_server import RunningServer
 
 PROMPT = "Once upon a time there was a"
 
 
-def alone(folder: Path | str, new: int) -> str:
-    """What transformers' own generate adds to PROMPT, greedily."""
+def greedy_text(folder: Path | str, new: int) -> str:
+    """Return what transformers' own generate adds to PROMPT, greedily."""
     loaded = load(folder, device="cpu")
     ids = torch.tensor([loaded.tokenizer(PROMPT)["input_ids"]])
     generate: Any = loaded.model.generate
@@ -25,26 +25,27 @@ def alone(folder: Path | str, new: int) -> str:
 
 
 def events(text: str) -> list[Any]:
-    found = [line.removeprefix("data: ") for line in text.split("\n\n") if line]
-    assert found[-1] == "[DONE]"
-    return [json.loads(line) for line in found[:-1]]
+    data = [line.removeprefix("data: ") for line in text.split("\n\n") if line]
+    assert data[-1] == "[DONE]"
+    return [json.loads(line) for line in data[:-1]]
 
 
-def test_each_model_gives_its_own_text_side_by_side_with_a_cache_and_without(
-    server: Running, adapters: dict[str, Path]
+def test_all_models_give_their_own_texts_at_the_same_time_with_and_without_a_cache(
+    server: RunningServer, adapters: dict[str, Path]
 ) -> None:
-    expected = {name: alone(folder, 24) for name, folder in {"sample": "sample", **adapters}.items()}
+    expected = {name: greedy_text(folder, 24) for name, folder in {"sample": "sample", **adapters}.items()}
     assert len(set(expected.values())) == 3
-    asked = [(name, cached) for name in expected for cached in (True, False)]
+    cases = [(name, use_cache) for name in expected for use_cache in (True, False)]
 
-    def ask(one: tuple[str, bool]) -> Any:
-        body = {"prompt": PROMPT, "max_new_tokens": 24, "temperature": 0, "adapter": one[0], "use_cache": one[1]}
+    def generate(case: tuple[str, bool]) -> Any:
+        name, use_cache = case
+        body = {"prompt": PROMPT, "max_new_tokens": 24, "temperature": 0, "adapter": name, "use_cache": use_cache}
         return server.post("/generate", body).json()
 
-    with ThreadPoolExecutor(len(asked)) as clients:
-        answers = list(clients.map(ask, asked))
-    assert [answer["text"] for answer in answers] == [expected[name] for name, _ in asked]
-    assert [answer["model"] for answer in answers] == [name for name, _ in asked]
+    with ThreadPoolExecutor(len(cases)) as threads:
+        answers = list(threads.map(generate, cases))
+    assert [answer["text"] for answer in answers] == [expected[name] for name, _ in cases]
+    assert [answer["model"] for answer in answers] == [name for name, _ in cases]
     prompt_tokens = len(server.post("/tokenize", {"prompt": PROMPT}).json()["tokens"])
     for answer in answers:
         assert (answer["prompt_tokens"], answer["completion_tokens"]) == (prompt_tokens, 24)
@@ -53,30 +54,32 @@ def test_each_model_gives_its_own_text_side_by_side_with_a_cache_and_without(
         assert 0 < answer["time_to_first_token"] < answer["seconds"]
 
 
-def test_a_stream_has_the_same_text_in_pieces_and_the_figures_last(server: Running) -> None:
+def test_a_stream_has_the_same_text_in_pieces_and_the_timing_last(server: RunningServer) -> None:
     body = {"prompt": PROMPT, "max_new_tokens": 20, "seed": 5, "temperature": 0.9, "top_p": 0.9}
     whole = server.post("/generate", body).json()
-    answer = server.post("/generate", body | {"stream": True})
-    assert answer.headers["content-type"].startswith("text/event-stream")
-    found = events(answer.text)
-    assert "".join(one["text"] for one in found) == whole["text"]
-    assert [one["completion_tokens"] for one in found] == sorted(one["completion_tokens"] for one in found)
-    assert len(found) > 10
-    last = found[-1]
-    figures = ("seconds", "time_to_first_token", "tokens_per_second", "text")
-    assert {key: last[key] for key in whole if key not in figures} == {
-        key: whole[key] for key in whole if key not in figures
+    response = server.post("/generate", body | {"stream": True})
+    assert response.headers["content-type"].startswith("text/event-stream")
+    streamed = events(response.text)
+    assert "".join(event["text"] for event in streamed) == whole["text"]
+    assert [event["completion_tokens"] for event in streamed] == sorted(
+        event["completion_tokens"] for event in streamed
+    )
+    assert len(streamed) > 10
+    last = streamed[-1]
+    differing = ("seconds", "time_to_first_token", "tokens_per_second", "text")
+    assert {key: last[key] for key in whole if key not in differing} == {
+        key: whole[key] for key in whole if key not in differing
     }
 
 
-def test_a_seed_repeats_a_text_and_without_one_texts_differ(server: Running) -> None:
+def test_a_seed_repeats_a_text_and_texts_differ_without_one(server: RunningServer) -> None:
     body = {"prompt": PROMPT, "max_new_tokens": 24}
     seeded = {server.post("/generate", body | {"seed": 7}).json()["text"] for _ in range(2)}
     assert len(seeded) == 1
     assert len({server.post("/generate", body).json()["text"] for _ in range(4)}) > 1
 
 
-def test_a_stop_text_ends_it_and_is_not_in_it(server: Running) -> None:
+def test_a_stop_string_ends_the_text_and_is_not_part_of_it(server: RunningServer) -> None:
     body = {"prompt": PROMPT, "max_new_tokens": 24, "temperature": 0}
     text = server.post("/generate", body).json()["text"]
     word = text.split()[3]
@@ -111,12 +114,11 @@ def test_a_stop_text_ends_it_and_is_not_in_it(server: Running) -> None:
         ({"prompt": None}, "prompt"),
     ],
 )
-def test_what_is_unknown_or_out_of_range_is_422_and_named(server: Running, change: Any, field: str) -> None:
-    answer = server.post("/generate", {"prompt": "SECRET", "max_new_tokens": 4} | change)
-    assert answer.status_code == 422
-    problems = answer.json()["detail"]
-    assert {one["loc"][1] for one in problems} == {field}
-    assert "SECRET" not in answer.text
+def test_an_unknown_or_invalid_field_is_422_and_named(server: RunningServer, change: Any, field: str) -> None:
+    response = server.post("/generate", {"prompt": "SECRET", "max_new_tokens": 4} | change)
+    assert response.status_code == 422
+    assert {problem["loc"][1] for problem in response.json()["detail"]} == {field}
+    assert "SECRET" not in response.text
 
 
 @pytest.mark.parametrize(
@@ -139,24 +141,26 @@ def test_what_is_unknown_or_out_of_range_is_422_and_named(server: Running, chang
     ],
 )
 @pytest.mark.parametrize("path", ["/generate", "/v1/completions", "/v1/chat/completions", "/tokenize"])
-def test_a_body_that_is_none_is_refused_in_the_right_words(server: Running, path: str, content: bytes) -> None:
-    answer = httpx.post(server.url + path, content=content, headers={"Content-Type": "application/json"}, timeout=60)
-    assert 400 <= answer.status_code < 500
+def test_an_invalid_body_gets_an_error_in_the_format_of_its_path(
+    server: RunningServer, path: str, content: bytes
+) -> None:
+    response = httpx.post(server.url + path, content=content, headers={"Content-Type": "application/json"}, timeout=60)
+    assert 400 <= response.status_code < 500
     if path.startswith("/v1"):
-        assert answer.status_code == 400
-        assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+        assert response.status_code == 400
+        assert set(response.json()["error"]) == {"message", "type", "param", "code"}
     else:
-        assert answer.json()["detail"]
+        assert response.json()["detail"]
 
 
-def test_a_form_is_not_taken_for_json(server: Running) -> None:
-    answer = httpx.post(
+def test_a_body_that_is_not_declared_as_json_is_rejected(server: RunningServer) -> None:
+    response = httpx.post(
         server.url + "/generate", content=b'{"prompt": "a"}', headers={"Content-Type": "text/plain"}, timeout=60
     )
-    assert answer.status_code == 422  # so that no page elsewhere can send one without asking first
+    assert response.status_code == 422  # so that no page of another origin can send one without a CORS preflight
 
 
-def test_what_can_never_be_answered_is_422_in_a_sentence(server: Running) -> None:
+def test_a_request_that_can_never_be_answered_is_422_with_a_sentence(server: RunningServer) -> None:
     long = server.post("/generate", {"prompt": "a b c " * 1000})
     much = server.post("/generate", {"prompt": "a", "max_new_tokens": 512})
     assert (long.status_code, much.status_code) == (422, 422)
@@ -164,17 +168,17 @@ def test_what_can_never_be_answered_is_422_in_a_sentence(server: Running) -> Non
     assert "ask for fewer new tokens" in much.json()["detail"]
     other = server.post("/generate", {"prompt": "a", "adapter": "green"})
     assert other.status_code == 404
-    assert "'green'; there are: sample, red, moth" in other.json()["detail"]
+    assert "'green'; available: sample, red, moth" in other.json()["detail"]
 
 
-def test_text_goes_to_tokens_and_back(server: Running) -> None:
-    found = server.post("/tokenize", {"prompt": PROMPT, "return_token_strs": True}).json()
-    assert found["count"] == len(found["tokens"]) == len(found["token_strs"])
-    assert found["max_model_len"] == 512
-    asked = {"prompt": PROMPT, "add_special_tokens": False, "model": "red"}
-    plain = server.post("/tokenize", asked).json()["tokens"]
-    assert server.post("/tokenize", asked | {"model": "green"}).status_code == 404
+def test_a_text_is_tokenized_and_decoded_again(server: RunningServer) -> None:
+    tokenized = server.post("/tokenize", {"prompt": PROMPT, "return_token_strs": True}).json()
+    assert tokenized["count"] == len(tokenized["tokens"]) == len(tokenized["token_strs"])
+    assert tokenized["max_model_len"] == 512
+    body = {"prompt": PROMPT, "add_special_tokens": False, "model": "red"}
+    plain = server.post("/tokenize", body).json()["tokens"]
+    assert server.post("/tokenize", body | {"model": "green"}).status_code == 404
     assert server.post("/detokenize", {"tokens": plain}).json() == {"prompt": PROMPT}
-    strange = server.post("/detokenize", {"tokens": [1, 10**6]})
-    assert strange.status_code == 422
-    assert "1000000" in strange.json()["detail"]
+    unknown = server.post("/detokenize", {"tokens": [1, 10**6]})
+    assert unknown.status_code == 422
+    assert "1000000" in unknown.json()["detail"]

@@ -1,4 +1,4 @@
-"""A small server for base and adapted language models."""
+"""An HTTP server for a base language model and its adapters."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from slm_serve.backends.answer import Answer, Delta
     from slm_serve.backends.protocol import Backend, Job
     from slm_serve.backends.vllm.backend import VLLMBackend
+    from slm_serve.errors import ServeError
+    from slm_serve.http.schemas.generate import GenerateRequest
     from slm_serve.settings import Settings
 
 __version__ = "0.2.2"
@@ -18,18 +20,22 @@ __all__ = [
     "Answer",
     "Backend",
     "Delta",
+    "GenerateRequest",
     "Job",
+    "ServeError",
     "Settings",
     "VLLMBackend",
     "create_app",
 ]
 
-# Imported on first use.
+# Imported on first use, so that `import slm_serve` and `slm-serve --help` do not load torch.
 _EXPORTS = {
     "Answer": "backends.answer:Answer",
     "Backend": "backends.protocol:Backend",
     "Delta": "backends.answer:Delta",
+    "GenerateRequest": "http.schemas.generate:GenerateRequest",
     "Job": "backends.protocol:Job",
+    "ServeError": "errors:ServeError",
     "Settings": "settings:Settings",
     "VLLMBackend": "backends.vllm.backend:VLLMBackend",
     "create_app": "app:create_app",

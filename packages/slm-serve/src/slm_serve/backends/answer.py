@@ -1,4 +1,4 @@
-"""What comes of the jobs of one request, piece by piece, on the event loop."""
+"""Results of one request: pieces of text that a backend puts in and a route reads on the event loop."""
 
 from __future__ import annotations
 
@@ -8,49 +8,58 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from slm_kv import SampledToken as Choice
+    from slm_kv import SampledToken  # its module imports torch, which a type does not need
 
 
-Ending = Literal["stop", "length"]
+FinishReason = Literal["stop", "length"]
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds from a job's start to its first token and to its end."""
+    """Seconds from the start of a job to its first token, and to its end."""
 
-    first: float
+    first_token: float
     total: float
 
 
 @dataclass(frozen=True)
 class Delta:
-    """What was added to one text. ``finish_reason`` and ``timing`` come with the last."""
+    """What was added to one text since its previous delta. Only the last has ``finish_reason`` and ``timing``."""
 
     text: str = ""
     token_ids: tuple[int, ...] = ()
-    logprobs: tuple[Choice, ...] = ()
-    prompt_logprobs: tuple[Choice, ...] = ()
-    finish_reason: Ending | None = None
+    logprobs: tuple[SampledToken, ...] = ()
+    prompt_logprobs: tuple[SampledToken, ...] = ()
+    finish_reason: FinishReason | None = None
     timing: Timing | None = None
 
 
-class Answer:
-    """``async for index, delta in answer`` until all ``jobs`` jobs are finished; raises what ``fail`` was given.
+def _ignore_delta(index: int, delta: Delta, tokens: int) -> None:
+    pass
 
-    ``seen`` is called with each delta that is taken, and the tokens of its text so far. ``close`` ends what still runs:
-    whoever opened the answer closes it.
+
+class Answer:
+    """The texts of one request; ``async for index, delta in answer`` ends when all jobs are finished.
+
+    Iteration raises the exception passed to ``fail``. Whoever creates an answer must close it.
+
+    Args:
+        jobs: number of texts.
+        on_delta: called with the index of a text, each delta that is read, and the number of tokens of the text so far.
     """
 
-    def __init__(self, jobs: int, seen: Callable[[int, Delta, int], None] = lambda *_: None) -> None:
+    def __init__(self, jobs: int, on_delta: Callable[[int, Delta, int], None] = _ignore_delta) -> None:
         self.unfinished = jobs
         self.on_close: list[Callable[[], None]] = []
-        self._seen, self._tokens = seen, [0] * jobs
+        self._on_delta, self._token_counts = on_delta, [0] * jobs
         self._items: asyncio.Queue[tuple[int, Delta] | Exception] = asyncio.Queue()
 
     def put(self, index: int, delta: Delta) -> None:
+        """Add a delta of the text ``index``. Must be called on the event loop."""
         self._items.put_nowait((index, delta))
 
     def fail(self, error: Exception) -> None:
+        """End the iteration with ``error``. Must be called on the event loop."""
         self._items.put_nowait(error)
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, Delta]]:
@@ -60,12 +69,12 @@ class Answer:
                 raise item
             index, delta = item
             self.unfinished -= delta.finish_reason is not None
-            self._tokens[index] += len(delta.token_ids)
-            self._seen(index, delta, self._tokens[index])
+            self._token_counts[index] += len(delta.token_ids)
+            self._on_delta(index, delta, self._token_counts[index])
             yield item
 
     def close(self) -> None:
-        """End what still runs. Again, it does nothing."""
+        """Cancel the jobs that still run. Idempotent."""
         actions, self.on_close = self.on_close, []
         for action in actions:
             action()

@@ -1,7 +1,7 @@
-"""An adapter merged into its base, as a folder of its own for whatever cannot load the adapter. Made once.
+"""A cache of models with an adapter merged into the base, for backends that cannot load the adapter.
 
-In the cache an entry is called by a digest of everything it is made of, so that an adapter that was trained again in
-the same folder is merged again. Entries are whole or absent, and may be deleted at any time.
+The name of an entry is a digest of everything that it is made of, so an adapter that was retrained in the same folder
+is merged again. An entry is complete or absent, and may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -19,29 +19,30 @@ import torch
 
 from slm_adapters import (
     ADAPTER_CONFIG,
+    LOGIT_TOLERANCE,
     MODEL_CONFIG,
+    MODEL_FILE_SUFFIXES,
+    PROBE_TEXT,
     TOKENIZER_FILES,
     AdapterError,
+    LogitDifference,
+    ModelFolder,
+    compare_logits,
     load,
     probe_ids,
+    probe_logits,
     read_json,
+    reload_model,
     write_model,
 )
-from slm_adapters import LOGIT_TOLERANCE as TOLERANCE
-from slm_adapters import MODEL_FILE_SUFFIXES as WRITTEN
-from slm_adapters import PROBE_TEXT as PROBE
-from slm_adapters import LogitDifference as Difference
-from slm_adapters import ModelFolder as Folder
-from slm_adapters import compare_logits as difference
-from slm_adapters import probe_logits as logits
-from slm_adapters import reload_model as reload
+from slm_data import token_cache_dir
 from slm_serve.errors import StartError
 
 logger = logging.getLogger("slm_serve")
-RECORD = "merged.json"  # in an entry: what it is made of, how it was checked, and a digest of each of its files
-RECIPE = "1"  # another number where the same sources give another entry
-CHUNK = 1 << 20
-SMALL = (
+RECORD_FILE = "merged.json"  # in each entry: its sources, the result of the check, and a digest of each file
+FORMAT_VERSION = "1"  # part of the key; change it when the same sources shall give another entry
+READ_SIZE = 1 << 20  # bytes read at once while hashing
+SOURCE_FILES = (
     MODEL_CONFIG,
     ADAPTER_CONFIG,
     *TOKENIZER_FILES,
@@ -54,112 +55,116 @@ SMALL = (
 
 
 @dataclass(frozen=True)
-class Merged:
-    """A plain model in ``folder``. ``reused``: it was there."""
+class MergedModel:
+    """A model in ``folder``; ``reused`` if it was already in the cache."""
 
     folder: Path
     reused: bool
 
 
-def default_cache() -> Path:
-    """In the user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "slm" / "merged"
+def default_cache_dir() -> Path:
+    """Return ``merged/`` in slm's cache folder: ``$SLM_CACHE``, else the user's cache folder."""
+    return token_cache_dir() / "merged"
 
 
-def merged_model(base: Folder, adapter: Folder | None, cache: Path) -> Merged:
-    """``base`` with ``adapter`` merged into it in float32, or ``base`` alone, as transformers saves it, in float32.
+def merged_model(base: ModelFolder, adapter: ModelFolder | None, cache_dir: Path) -> MergedModel:
+    """Merge ``adapter`` into ``base`` in float32 and save the model, or return the entry of the cache.
 
-    What is written is loaded again, and its logits are compared with those of the adapter on its base. Raises
-    StartError where they differ by more than rounding explains, and where it cannot be written; AdapterError for an
-    adapter that does not fit.
+    Without an adapter the base alone is saved in float32. The saved model is loaded again, and its logits are compared
+    with those of the adapter on its base.
+
+    Raises:
+        StartError: the logits differ by more than rounding errors, or the cache cannot be written.
+        AdapterError: the adapter does not fit the base.
     """
-    cache = cache.expanduser()
-    entry = cache / key(base, adapter)
-    if _is_whole(entry):
-        return Merged(entry, reused=True)
-    aside = cache / f".{entry.name}.{os.getpid()}"
+    cache_dir = cache_dir.expanduser()
+    entry = cache_dir / cache_key(base, adapter)
+    if _is_intact(entry):
+        return MergedModel(entry, reused=True)
+    unfinished = cache_dir / f".{entry.name}.{os.getpid()}"
     try:
-        _make(aside, base, adapter)
-        _put(aside, entry)
-    except OSError as fault:
-        raise StartError(f"cannot keep a merged model in {cache}: {fault}; give another --merged_path") from fault
+        _build(unfinished, base, adapter)
+        _publish(unfinished, entry)
+    except OSError as error:
+        raise StartError(f"cannot write a merged model to {cache_dir}: {error}; give another --merged_path") from error
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    return Merged(entry, reused=False)
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return MergedModel(entry, reused=False)
 
 
-def key(base: Folder, adapter: Folder | None) -> str:
-    """By the contents of all files that go into it, not by their paths or dates."""
-    found = hashlib.blake2b(f"{RECIPE}|{adapter is not None and adapter.four_bit}".encode(), digest_size=16)
+def cache_key(base: ModelFolder, adapter: ModelFolder | None) -> str:
+    """Return a digest of the contents of all source files; their paths and dates do not matter."""
+    four_bit = adapter is not None and adapter.four_bit
+    digest = hashlib.blake2b(f"{FORMAT_VERSION}|{four_bit}".encode(), digest_size=16)
     for folder in (base, adapter):
-        for file in _sources(folder) if folder else ():
-            found.update(f"{file.name}|{_digest(file)}|".encode())
-        found.update(b"/")
-    return found.hexdigest()
+        for file in _source_files(folder) if folder else ():
+            digest.update(f"{file.name}|{_file_digest(file)}|".encode())
+        digest.update(b"/")
+    return digest.hexdigest()
 
 
-def _sources(folder: Folder) -> Iterable[Path]:
-    return [*(folder.path / name for name in SMALL if (folder.path / name).is_file()), *folder.weights]
+def _source_files(folder: ModelFolder) -> Iterable[Path]:
+    return [*(folder.path / name for name in SOURCE_FILES if (folder.path / name).is_file()), *folder.weights]
 
 
-def _digest(file: Path) -> str:
-    found = hashlib.blake2b(digest_size=16)
-    with file.open("rb") as read:
-        while chunk := read.read(CHUNK):
-            found.update(chunk)
-    return found.hexdigest()
+def _file_digest(path: Path) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while chunk := file.read(READ_SIZE):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
-def _is_whole(entry: Path) -> bool:
-    """Whether all of it is as it was written."""
+def _is_intact(entry: Path) -> bool:
+    """Check that all files of an entry are as they were written."""
     if not entry.is_dir():
         return False
     try:
-        files = read_json(entry / RECORD)["files"]
-        whole = all((entry / name).is_file() and _digest(entry / name) == files[name] for name in files)
+        digests = read_json(entry / RECORD_FILE)["files"]
+        intact = all((entry / name).is_file() and _file_digest(entry / name) == digests[name] for name in digests)
     except (AdapterError, KeyError, TypeError):
-        whole = False
-    if not whole:
-        logger.warning("the merged model in %s is damaged; it is made again", entry)
-    return whole
+        intact = False
+    if not intact:
+        logger.warning("the merged model in %s is damaged and will be rebuilt", entry)
+    return intact
 
 
-def _make(out: Path, base: Folder, adapter: Folder | None) -> None:
-    path = adapter.path if adapter else None
-    plain = load(base.path, path, dtype=torch.float32, device="cpu")
-    ids = probe_ids(plain, PROBE)
-    before = logits(plain.model, ids)
-    del plain
-    merged = load(base.path, path, merge=adapter is not None, dtype=torch.float32, device="cpu")
-    write_model(merged, out)
-    found = difference(before, logits(reload(out, merged.model), ids))
-    _check(found, adapter or base)
-    _record(out, base, adapter, found)
+def _build(folder: Path, base: ModelFolder, adapter: ModelFolder | None) -> None:
+    adapter_path = adapter.path if adapter else None
+    unmerged = load(base.path, adapter_path, dtype=torch.float32, device="cpu")
+    ids = probe_ids(unmerged, PROBE_TEXT)
+    expected = probe_logits(unmerged.model, ids)
+    del unmerged  # frees its memory before a second copy of the weights is loaded
+    merged = load(base.path, adapter_path, merge=adapter is not None, dtype=torch.float32, device="cpu")
+    write_model(merged, folder)
+    difference = compare_logits(expected, probe_logits(reload_model(folder, merged.model), ids))
+    _check(difference, adapter or base)
+    _write_record(folder, base, adapter, difference)
 
 
-def _check(found: Difference, source: Folder) -> None:
-    if not found.relative <= TOLERANCE[torch.float32]:
+def _check(difference: LogitDifference, source: ModelFolder) -> None:
+    if not difference.relative <= LOGIT_TOLERANCE[torch.float32]:  # also true for NaN
         raise StartError(
-            f"merged, the adapter in {source.path} gives logits that differ by {found.relative:.2g} of the largest, "
-            "more than rounding explains; serve it unmerged, by --backend engine"
+            f"after merging, the logits of the adapter in {source.path} differ by {difference.relative:.2g} of the "
+            "largest logit, more than rounding errors explain; serve it unmerged with --backend engine"
         )
 
 
-def _record(out: Path, base: Folder, adapter: Folder | None, found: Difference) -> None:
-    files = {file.name: _digest(file) for file in sorted(out.iterdir()) if file.suffix in WRITTEN}
+def _write_record(folder: Path, base: ModelFolder, adapter: ModelFolder | None, difference: LogitDifference) -> None:
+    files = {file.name: _file_digest(file) for file in sorted(folder.iterdir()) if file.suffix in MODEL_FILE_SUFFIXES}
     record = {
         "base": str(base.path),
         "adapter": str(adapter.path) if adapter else None,
-        "logits": asdict(found),
+        "logits": asdict(difference),
         "files": files,
     }
-    (out / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    (folder / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
-def _put(aside: Path, entry: Path) -> None:
-    """Another process may have been faster: then its entry stays, for somebody may read it."""
+def _publish(unfinished: Path, entry: Path) -> None:
+    """Rename the folder to its final name, unless another process was faster: its entry may already be in use."""
     if entry.exists():
-        if _is_whole(entry):
+        if _is_intact(entry):
             return
         shutil.rmtree(entry)
-    aside.rename(entry)
+    unfinished.rename(entry)

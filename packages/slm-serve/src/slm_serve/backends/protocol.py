@@ -1,12 +1,13 @@
-"""What the app asks of whatever generates: one protocol, whoever stands behind it."""
+"""The protocol between the HTTP server and whatever generates text."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from slm_serve.backends.answer import Answer
+from slm_serve.backends.served_models import ServedModel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -16,7 +17,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Job:
-    """One text to continue. ``model``: a name that is served. Without ``streams`` all of it comes at its end."""
+    """One prompt to continue.
+
+    Args:
+        prompt_ids: token ids of the prompt.
+        params: sampling parameters and limits.
+        model: name of a served model.
+        use_cache: False recomputes the whole text for each token.
+        streams: send a delta for each step; if False, one delta with the whole text at its end.
+    """
 
     prompt_ids: tuple[int, ...]
     params: SamplingParams
@@ -26,18 +35,8 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Served:
-    """A model by the name that clients give. ``weights``: what computes, such as ``unmerged`` or ``merged``."""
-
-    name: str
-    kind: Literal["base", "adapter"]
-    parent: str | None
-    weights: str
-
-
-@dataclass(frozen=True)
-class Load:
-    """What a backend is doing. Pages are 0 where it has none of its own."""
+class BackendLoad:
+    """Texts and pages in use. The page counts are 0 for a backend without its own page pool."""
 
     running: int
     waiting: int
@@ -47,26 +46,26 @@ class Load:
 
 
 class Backend(Protocol):
-    """Generates for many jobs at once, off the event loop."""
+    """Generates text for many jobs at once, on threads or in processes of its own."""
 
-    served: Mapping[str, Served]
+    served: Mapping[str, ServedModel]  # by name; the first is the default
     tokenizer: PreTrainedTokenizerBase
-    positions: int  # tokens of a prompt and its answer
-    max_sequences: int  # jobs that run side by side
-    summary: str  # device, dtype, memory: for people
+    context_length: int  # maximum number of tokens of a prompt and its continuation
+    max_sequences: int  # maximum number of jobs that run at the same time
+    summary: str  # device, data type and memory, as text for the start-up message
 
     @property
-    def trouble(self) -> str | None:
-        """Why it should get no more requests; None while all is well."""
+    def failure(self) -> str | None:
+        """Why the backend should get no more requests; None while it works."""
 
-    def load(self) -> Load:
-        """What it is doing."""
+    def load(self) -> BackendLoad:
+        """Return the current load."""
 
     def check(self, job: Job) -> None:
-        """Raises KVError for a job that can never be answered. For any thread."""
+        """Validate a job without queuing it; thread-safe. Raises KVError for a job that can never be run."""
 
     def submit(self, jobs: Sequence[Job], answer: Answer) -> None:
-        """Start ``jobs``, whose Deltas go to ``answer``. Called on the event loop, and does not wait."""
+        """Queue ``jobs``; their deltas go to ``answer``. Must be called on the event loop; does not block."""
 
     def close(self) -> None:
-        """End what runs, and give everything back. Waits."""
+        """Cancel all jobs, free the model and wait until that is done."""

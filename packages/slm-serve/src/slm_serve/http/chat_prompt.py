@@ -1,7 +1,7 @@
-"""From a chat to a prompt: the tokenizer's own template, or a plain one.
+"""From the messages of a chat to a prompt: by the tokenizer's chat template, or a plain format.
 
-The plain one is for models that were never taught to chat: each turn is a paragraph that begins with who speaks, and
-the last one is left open for the assistant.
+The plain format is for models that were never trained to chat: each turn is a paragraph that begins with the speaker,
+and the last paragraph, the assistant's, is left open.
 """
 
 from __future__ import annotations
@@ -11,27 +11,30 @@ from typing import Any
 
 from jinja2.exceptions import TemplateError
 
-from slm_serve.errors import ServeError
-from slm_serve.http.schemas.openai_requests import Message
+from slm_serve.errors import RequestError
+from slm_serve.http.schemas.chat import Message
 
 SPEAKERS = {"system": "System", "developer": "System", "user": "User", "assistant": "Assistant"}
-STOPS = ("\nUser:", "\nSystem:")  # where the plain one's answer ends: the next turn is not the assistant's
+PLAIN_STOPS = ("\nUser:", "\nSystem:")  # stop strings of the plain format: where the next turn would begin
 
 
 def chat_prompt(tokenizer: Any, messages: Sequence[Message]) -> tuple[str, bool]:
-    """The prompt, and whether it is of the tokenizer's own template. Raises ServeError for what that refuses."""
+    """Return the prompt, and whether it was made by the tokenizer's chat template.
+
+    Raises RequestError 422 if the template rejects the messages.
+    """
     if not tokenizer.chat_template:
         return plain_prompt(messages), False
     turns = [{"role": message.role, "content": message.text} for message in messages]
     try:
         return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)), True
-    except TemplateError as refused:
-        raise ServeError(
-            422, f"the model's chat template refuses these messages: {refused}", param="messages"
-        ) from refused
+    except TemplateError as error:
+        raise RequestError(
+            422, f"the model's chat template rejects these messages: {error}", param="messages"
+        ) from error
 
 
 def plain_prompt(messages: Sequence[Message]) -> str:
-    """What models without a template get."""
+    """Return the prompt for a model without a chat template."""
     turns = [f"{SPEAKERS[message.role]}: {message.text}" for message in messages]
     return "\n\n".join([*turns, "Assistant:"])

@@ -1,4 +1,4 @@
-"""From a request to an answer, whole or in pieces, for every route that generates."""
+"""From jobs to an HTTP response, whole or streamed, for all routes that generate text."""
 
 from __future__ import annotations
 
@@ -11,41 +11,48 @@ from starlette.responses import JSONResponse, Response
 
 from slm_serve.backends.answer import Delta
 from slm_serve.backends.protocol import Job
-from slm_serve.http.streams import ClientGone, EventStream, unless_gone
+from slm_serve.http.streams import ClientDisconnected, EventStreamResponse, cancel_on_disconnect
 from slm_serve.service import Service
 
 
-async def _service(request: Request) -> Service:  # a plain one would be run in a thread
-    found: Service = request.app.state.service
-    return found
+async def _get_service(request: Request) -> Service:  # async, because FastAPI runs a plain function on a thread
+    service: Service = request.app.state.service
+    return service
 
 
-TheService = Annotated[Service, Depends(_service)]
+ServiceDependency = Annotated[Service, Depends(_get_service)]
 Json = dict[str, Any]
+Deltas = AsyncIterator[tuple[int, Delta]]  # the index of a text, and what was added to it
+CLIENT_CLOSED_REQUEST = 499  # nginx's status for it; no client reads it, but the metrics count it
 
 
 @dataclass
-class Whole:
-    """One text, all of it that came so far; ``last`` its latest piece."""
+class GeneratedText:
+    """The text so far, its number of tokens, and its latest delta."""
 
     last: Delta = field(default_factory=Delta)
     text: str = ""
     tokens: int = 0
 
     def add(self, delta: Delta) -> None:
+        """Append a delta."""
         self.last = delta
         self.text += delta.text
         self.tokens += len(delta.token_ids)
 
 
-def seeded(seed: int | None, index: int) -> dict[str, int]:
-    """The seed of the ``index``-th text of a prompt."""
+def seed_argument(seed: int | None, index: int) -> dict[str, int]:
+    """Return the seed of the text ``index`` of a prompt, as a keyword argument; without a seed, nothing."""
     return {} if seed is None else {"seed": seed + index}
 
 
-def usage(prompt: int, new: int) -> Json:
-    """OpenAI's account of tokens."""
-    return {"prompt_tokens": prompt, "completion_tokens": new, "total_tokens": prompt + new}
+def usage_body(prompt_tokens: int, completion_tokens: int) -> Json:
+    """Return OpenAI's ``usage``."""
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+    }
 
 
 async def respond(
@@ -54,42 +61,45 @@ async def respond(
     jobs: Sequence[Job],
     *,
     stream: bool,
-    events: Callable[[AsyncIterator[tuple[int, Delta]]], AsyncIterator[bytes]],
-    body: Callable[[list[Whole]], dict[str, Any]],
+    encode_events: Callable[[Deltas], AsyncIterator[bytes]],
+    build_body: Callable[[list[GeneratedText]], Json],
 ) -> Response:
-    """The texts of ``jobs``: what ``body`` makes of them all, or with ``stream`` what ``events`` makes of their pieces.
+    """Run ``jobs`` and return their texts.
 
-    Raises ServeError for what is refused, or fails before anything was sent; what fails later is an event.
+    Args:
+        stream: respond with server-sent events made by ``encode_events``; otherwise with a JSON body made by
+            ``build_body`` from the finished texts.
+
+    Raises RequestError or KVError for requests that are rejected, or that fail before anything was sent. Later errors
+    become the last event of the stream.
     """
     if stream:
-        return _streamed(service, jobs, events)
+        return _stream(service, jobs, encode_events)
     try:
-        return JSONResponse(body(await _whole(request, service, jobs)))
-    except ClientGone:
-        return Response(status_code=499)  # nobody reads it: it is only seen in the metrics
+        return JSONResponse(build_body(await _generate(request, service, jobs)))
+    except ClientDisconnected:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
 
 
-async def _whole(request: Request, service: Service, jobs: Sequence[Job]) -> list[Whole]:
-    """The texts of ``jobs``, in their order. Raises ServeError; ClientGone, with all of them ended, if nobody waits."""
-    answer = service.open(jobs)
+async def _generate(request: Request, service: Service, jobs: Sequence[Job]) -> list[GeneratedText]:
+    """Return the finished texts in the order of ``jobs``.
 
-    async def collected() -> list[Whole]:
-        found = [Whole() for _ in jobs]
+    Raises RequestError, or ClientDisconnected after cancelling the jobs.
+    """
+    answer = service.submit(jobs)
+
+    async def collect() -> list[GeneratedText]:
+        texts = [GeneratedText() for _ in jobs]
         async for index, delta in answer:
-            found[index].add(delta)
-        return found
+            texts[index].add(delta)
+        return texts
 
     try:
-        return await unless_gone(request, collected())
+        return await cancel_on_disconnect(request, collect())
     finally:
-        service.close(answer)
+        service.release(answer)
 
 
-def _streamed(
-    service: Service,
-    jobs: Sequence[Job],
-    written: Callable[[AsyncIterator[tuple[int, Delta]]], AsyncIterator[bytes]],
-) -> Response:
-    answer = service.open([replace(job, streams=True) for job in jobs])
-
-    return EventStream(written(aiter(answer)), lambda: service.close(answer))
+def _stream(service: Service, jobs: Sequence[Job], encode_events: Callable[[Deltas], AsyncIterator[bytes]]) -> Response:
+    answer = service.submit([replace(job, streams=True) for job in jobs])
+    return EventStreamResponse(encode_events(aiter(answer)), lambda: service.release(answer))

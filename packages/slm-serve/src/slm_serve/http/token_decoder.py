@@ -1,26 +1,27 @@
-"""Tokens as texts, for log-probabilities."""
+"""Texts of single tokens, for log-probabilities."""
 
 from __future__ import annotations
 
 from typing import Any
 
-WORD_BEGINS = "▁"  # how SentencePiece writes the space before a word, which decoding one token alone drops
+# SentencePiece writes the space before a word as this character, and drops the space when decoding one token alone.
+WORD_START = "▁"
 
 
-class TokenTexts:
-    """The text of one token at a time. A part of a character shows as U+FFFD."""
+class TokenDecoder:
+    """Decodes one token at a time. A token that is a part of a character becomes U+FFFD."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self._special = frozenset(tokenizer.all_special_ids)
 
     def text(self, token_id: int) -> str:
-        """As it reads within a text."""
+        """Return the text of a token as it reads inside a longer text."""
         text = str(self._tokenizer.decode([token_id]))
         token = self._tokenizer.convert_ids_to_tokens(token_id)
-        begins = isinstance(token, str) and token.startswith(WORD_BEGINS) and not text.startswith(" ")
-        return f" {text}" if begins else text
+        starts_word = isinstance(token, str) and token.startswith(WORD_START) and not text.startswith(" ")
+        return f" {text}" if starts_word else text
 
     def length(self, token_id: int) -> int:
-        """Characters that it takes in a text; special tokens have no place there."""
+        """Return the number of characters of a token in a text; 0 for special tokens, which texts leave out."""
         return 0 if token_id in self._special else len(self.text(token_id))

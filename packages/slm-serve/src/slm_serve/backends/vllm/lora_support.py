@@ -1,8 +1,8 @@
-"""Whether vLLM can load an adapter itself, or gets a model that it was merged into; and why. No vLLM here.
+"""Which adapters vLLM can load itself, and which have to be merged first, with the reasons. vLLM is not imported here.
 
-Read in the source of vLLM 0.32: ``lora/peft_helper.py`` (what a configuration may say), ``config/lora.py`` (ranks),
-``lora/lora_model.py`` (names of layers), and the models that declare ``SupportsLoRA``. It reads the settings it knows
-and passes over all others in silence: what is not known here to be fine is merged, which is always right.
+Taken from the source of vLLM 0.32: ``lora/peft_helper.py`` (supported settings), ``config/lora.py`` (ranks),
+``lora/lora_model.py`` (names of layers), and the models that declare ``SupportsLoRA``. vLLM silently ignores settings
+that it does not know. Therefore everything that is not known to be supported is merged, which is always correct.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-VERSION = "0.32"
-RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what its max_lora_rank may be
+VLLM_VERSION = "0.32"
+ALLOWED_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # allowed values of max_lora_rank
 _PROJECTIONS = frozenset({"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"})
-# Architectures whose LoRA it loads, and the layers that may have it. It knows more of both.
-LOADS_LORA: Mapping[str, frozenset[str]] = {
+# Architectures whose LoRA vLLM loads, and their layers that may have one. Not complete: vLLM supports more of both.
+LORA_LAYERS: Mapping[str, frozenset[str]] = {
     "LlamaForCausalLM": _PROJECTIONS,
     "MistralForCausalLM": _PROJECTIONS,
     "Qwen2ForCausalLM": _PROJECTIONS,
@@ -26,10 +26,10 @@ LOADS_LORA: Mapping[str, frozenset[str]] = {
     "GraniteForCausalLM": _PROJECTIONS,
     "Phi3ForCausalLM": frozenset({"qkv_proj", "o_proj", "gate_up_proj", "down_proj"}),
 }
-# Starts that leave the base as it was, so that the file holds all of the adapter.
-_PLAIN_STARTS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
-# Settings that it reads as PEFT does, and those that say nothing of a trained adapter or are looked at below.
-_FINE = frozenset(
+# Values of init_lora_weights that do not change the weights of the base; others (PiSSA, OLoRA, ...) do.
+_INITS_KEEPING_BASE = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
+# Settings that vLLM reads as PEFT does, settings without effect on a trained adapter, and settings checked below.
+_SUPPORTED_SETTINGS = frozenset(
     {
         "r",
         "lora_alpha",
@@ -65,88 +65,104 @@ _FINE = frozenset(
 
 
 @dataclass(frozen=True)
-class VLLMChoice:
-    """``lora``: vLLM loads the adapter, of rank ``rank`` at most; ``merged``: it is merged first. ``reasons`` are
-    sentences, one at least."""
+class LoadDecision:
+    """How vLLM gets an adapter.
 
-    way: Literal["lora", "merged"]
+    Args:
+        method: ``lora``: vLLM loads the adapter; ``merged``: it is merged into the base first.
+        reasons: at least one sentence.
+        rank: the largest rank of an adapter that vLLM loads.
+    """
+
+    method: Literal["lora", "merged"]
     reasons: tuple[str, ...]
     rank: int = 0
 
 
-def choose(
+def decide_loading(
     architecture: str,
-    adapter: Mapping[str, Any],
-    tensors: Iterable[str],
+    adapter_config: Mapping[str, Any],
+    tensor_names: Iterable[str],
     *,
     four_bit: bool = False,
-    loads_lora: Mapping[str, Collection[str]] = LOADS_LORA,
-    most_rank: int = RANKS[-1],
-) -> VLLMChoice:
-    """How vLLM gets to an adapter with the adapter_config.json ``adapter``, on a base whose config.json names
-    ``architecture``. ``tensors``: names in its weight file; ``four_bit``: whether it was trained over 4-bit weights.
+    lora_layers: Mapping[str, Collection[str]] = LORA_LAYERS,
+    max_rank: int = ALLOWED_RANKS[-1],
+) -> LoadDecision:
+    """Decide whether vLLM can load an adapter or needs it merged.
+
+    Args:
+        architecture: of the base, as in its config.json.
+        adapter_config: content of adapter_config.json.
+        tensor_names: names of the tensors in the adapter's weight file.
+        four_bit: whether the adapter was trained on 4-bit weights.
+        lora_layers: for each architecture whose LoRA vLLM loads, the layers that may have one.
+        max_rank: the largest rank that vLLM loads.
     """
-    method = adapter.get("peft_type")
-    if method != "LORA":
-        reason = f"it is an adapter of the method {method}, and vLLM {VERSION} loads LoRA alone"
-        return VLLMChoice("merged", (reason,))
-    reasons = [*_of_base(architecture, four_bit, loads_lora), *_of_settings(adapter), *_of_rank(adapter, most_rank)]
-    if architecture in loads_lora:
-        reasons += _of_layers(architecture, tensors, loads_lora[architecture])
+    peft_type = adapter_config.get("peft_type")
+    if peft_type != "LORA":
+        reason = f"it is an adapter of the method {peft_type}, and vLLM {VLLM_VERSION} loads only LoRA"
+        return LoadDecision("merged", (reason,))
+    reasons = [
+        *_check_base(architecture, four_bit, lora_layers),
+        *_check_settings(adapter_config),
+        *_check_rank(adapter_config, max_rank),
+    ]
+    if architecture in lora_layers:
+        reasons += _check_layers(architecture, tensor_names, lora_layers[architecture])
     if reasons:
-        return VLLMChoice("merged", tuple(reasons))
-    rank = largest_rank(adapter)
-    fine = f"it is a plain LoRA of rank {rank}, which vLLM {VERSION} loads for {architecture}"
-    return VLLMChoice("lora", (fine,), rank)
+        return LoadDecision("merged", tuple(reasons))
+    rank = largest_rank(adapter_config)
+    reason = f"it is a plain LoRA of rank {rank}, which vLLM {VLLM_VERSION} loads for {architecture}"
+    return LoadDecision("lora", (reason,), rank)
 
 
-def largest_rank(adapter: Mapping[str, Any]) -> int:
-    """The largest rank that a layer of it has."""
-    return max([int(adapter.get("r", 0)), *map(int, (adapter.get("rank_pattern") or {}).values())])
+def largest_rank(adapter_config: Mapping[str, Any]) -> int:
+    """Return the largest rank of any layer of the adapter."""
+    return max([int(adapter_config.get("r", 0)), *map(int, (adapter_config.get("rank_pattern") or {}).values())])
 
 
-def allowed_rank(rank: int) -> int:
-    """The least ``max_lora_rank`` that takes ``rank``."""
-    return next(allowed for allowed in RANKS if allowed >= rank)
+def max_lora_rank(rank: int) -> int:
+    """Return the smallest value of vLLM's ``max_lora_rank`` that allows ``rank``."""
+    return next(allowed for allowed in ALLOWED_RANKS if allowed >= rank)
 
 
-def _of_base(architecture: str, four_bit: bool, loads_lora: Mapping[str, Collection[str]]) -> Iterable[str]:
+def _check_base(architecture: str, four_bit: bool, lora_layers: Mapping[str, Collection[str]]) -> Iterable[str]:
     if architecture.startswith("GPT2"):
-        yield f"vLLM {VERSION} has no LoRA for GPT-2 ('{architecture} does not support LoRA yet')"
-    elif architecture not in loads_lora:
-        yield f"vLLM {VERSION} is not known to load LoRA for {architecture}"
+        yield f"vLLM {VLLM_VERSION} has no LoRA for GPT-2 ('{architecture} does not support LoRA yet')"
+    elif architecture not in lora_layers:
+        yield f"vLLM {VLLM_VERSION} is not known to load LoRA for {architecture}"
     if four_bit:
-        yield "it was trained over 4-bit weights, and vLLM would lay it over the whole ones"
+        yield "it was trained on 4-bit weights, and vLLM would apply it to the unquantized ones"
 
 
-def _of_settings(adapter: Mapping[str, Any]) -> Iterable[str]:
-    if adapter.get("use_dora"):
-        yield f"it is a DoRA (use_dora), which vLLM {VERSION} does not load"
-    if (bias := adapter.get("bias", "none")) != "none":
-        yield f"it trained biases (bias={bias!r}), which vLLM {VERSION} does not take"
-    if saved := adapter.get("modules_to_save"):
-        yield f"it brings whole layers along (modules_to_save: {', '.join(saved)}), which vLLM {VERSION} does not take"
-    start = adapter.get("init_lora_weights", True)
-    if isinstance(start, str) and start.lower() not in _PLAIN_STARTS:
-        yield f"its start (init_lora_weights={start!r}) changed the base's weights, which vLLM {VERSION} refuses"
-    for name in sorted(adapter.keys() - _FINE):
-        if adapter[name]:
-            yield f"it sets {name}, which vLLM {VERSION} is not known to follow"
+def _check_settings(adapter_config: Mapping[str, Any]) -> Iterable[str]:
+    if adapter_config.get("use_dora"):
+        yield f"it is a DoRA (use_dora), which vLLM {VLLM_VERSION} does not load"
+    if (bias := adapter_config.get("bias", "none")) != "none":
+        yield f"it has trained biases (bias={bias!r}), which vLLM {VLLM_VERSION} does not load"
+    if saved := adapter_config.get("modules_to_save"):
+        yield f"it contains whole layers (modules_to_save: {', '.join(saved)}), which vLLM {VLLM_VERSION} does not load"
+    init = adapter_config.get("init_lora_weights", True)
+    if isinstance(init, str) and init.lower() not in _INITS_KEEPING_BASE:
+        yield f"its initialization (init_lora_weights={init!r}) changed the base, which vLLM {VLLM_VERSION} rejects"
+    for name in sorted(adapter_config.keys() - _SUPPORTED_SETTINGS):
+        if adapter_config[name]:
+            yield f"it sets {name}, which vLLM {VLLM_VERSION} is not known to support"
 
 
-def _of_rank(adapter: Mapping[str, Any], most: int) -> Iterable[str]:
-    if (rank := largest_rank(adapter)) > most:
-        yield f"its rank {rank} is above {most}, the largest that vLLM {VERSION} takes"
+def _check_rank(adapter_config: Mapping[str, Any], max_rank: int) -> Iterable[str]:
+    if (rank := largest_rank(adapter_config)) > max_rank:
+        yield f"its rank {rank} is above {max_rank}, the maximum of vLLM {VLLM_VERSION}"
 
 
-def _of_layers(architecture: str, tensors: Iterable[str], known: Collection[str]) -> Iterable[str]:
-    if alien := sorted({layer for layer in map(_layer, tensors) if layer not in known}):
-        yield f"it adapts {', '.join(alien)}, where vLLM {VERSION} is not known to take LoRA for {architecture}"
+def _check_layers(architecture: str, tensor_names: Iterable[str], known: Collection[str]) -> Iterable[str]:
+    if unknown := sorted({layer for layer in map(_layer_name, tensor_names) if layer not in known}):
+        yield f"it adapts {', '.join(unknown)}, which vLLM {VLLM_VERSION} is not known to support for {architecture}"
 
 
-def _layer(tensor: str) -> str:
-    """The last name of the layer whose A or B it is; of another tensor the last two names, which no layer has."""
-    for end in (".lora_A.weight", ".lora_B.weight"):
-        if tensor.endswith(end):
-            return tensor.removesuffix(end).rpartition(".")[2]
-    return ".".join(tensor.split(".")[-2:])
+def _layer_name(tensor_name: str) -> str:
+    """Return the layer of a LoRA A or B, such as q_proj; for other tensors two names, which match no layer."""
+    for suffix in (".lora_A.weight", ".lora_B.weight"):
+        if tensor_name.endswith(suffix):
+            return tensor_name.removesuffix(suffix).rpartition(".")[2]
+    return ".".join(tensor_name.split(".")[-2:])

@@ -1,4 +1,4 @@
-"""What is asked of vLLM, and what comes back, in slm_kv's terms. No vLLM here."""
+"""From vLLM's outputs to deltas in slm_kv's terms. vLLM is not imported here."""
 
 from __future__ import annotations
 
@@ -9,146 +9,107 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from slm_kv import KVError, SamplingParams, TextStream
-from slm_kv import SampledToken as Choice
-from slm_serve.backends.answer import Delta, Ending, Timing
+from slm_kv import SampledToken, TextStream
+from slm_serve.backends.answer import Delta, FinishReason, Timing
 from slm_serve.backends.protocol import Job
-from slm_serve.errors import ModelFailed
+from slm_serve.backends.vllm.sampling import stop_token_ids
+from slm_serve.errors import ModelFailedError
 
-HOTTEST = 2.0  # the highest temperature that vLLM takes
 
+def sampled_token(token: int, logprobs: Mapping[int, Any], top: int) -> SampledToken:
+    """Convert vLLM's log-probabilities of one position: that of ``token`` and the ``top`` largest.
 
-def sampling_arguments(params: SamplingParams, ends: Collection[int], vocabulary: int) -> dict[str, Any]:
-    """Arguments for vLLM's SamplingParams.
-
-    What ends a text is named as ``stop_token_ids`` and its own rule is off, so that it is what slm_kv takes. It gives
-    token ids alone: texts and stop strings are slm_kv's. A temperature below 0.01 counts as 0.01 there, and min_p is
-    applied before top_k and top_p.
+    Raises ModelFailedError for NaN.
     """
-    stops = {*params.stop_token_ids, *(() if params.ignore_eos else ends)}
-    return {
-        "temperature": float(params.temperature),
-        "top_k": min(params.top_k, vocabulary),
-        "top_p": float(params.top_p),
-        "min_p": float(params.min_p),
-        "repetition_penalty": float(params.repetition_penalty),
-        "presence_penalty": float(params.presence_penalty),
-        "frequency_penalty": float(params.frequency_penalty),
-        "seed": None if params.seed is None else params.seed % 2**63,
-        "stop_token_ids": sorted(token for token in stops if 0 <= token < vocabulary),
-        "ignore_eos": True,
-        "max_tokens": params.max_new_tokens,
-        "min_tokens": min(params.min_new_tokens, params.max_new_tokens),
-        "logprobs": params.logprobs,
-        "prompt_logprobs": params.prompt_logprobs,
-        "detokenize": False,
-    }
-
-
-def check(job: Job, positions: int, vocabulary: int) -> None:
-    """Raises KVError for what vLLM would refuse, or could not do."""
-    prompt, new = len(job.prompt_ids), job.params.max_new_tokens
-    if not job.use_cache:
-        raise KVError("use_cache=False is not possible with vLLM, which always caches; ask the engine backend")
-    if not prompt:
-        raise KVError("the prompt is empty: give at least one token")
-    for token in job.prompt_ids:
-        if not isinstance(token, int) or not 0 <= token < vocabulary:
-            raise KVError(f"token id {token!r} is outside the vocabulary of {vocabulary}")
-    if prompt >= positions:
-        raise KVError(f"the prompt has {prompt} tokens and there is room for {positions}, one of them new; shorten it")
-    if prompt + new > positions:
-        raise KVError(
-            f"a prompt of {prompt} tokens and max_new_tokens={new} need {prompt + new} tokens of context and there are "
-            f"{positions}; ask for fewer new tokens"
-        )
-    if job.params.temperature > HOTTEST:
-        raise KVError(f"temperature={job.params.temperature} is above {HOTTEST:g}, the highest that vLLM takes")
-
-
-def choice(token: int, row: Mapping[int, Any], top: int) -> Choice:
-    """vLLM's log-probabilities at one place: the ``top`` likeliest, and ``token``'s. Raises ModelFailed for NaN."""
-    values = {found: float(value.logprob) for found, value in row.items()}
+    values = {token_id: float(value.logprob) for token_id, value in logprobs.items()}
     if not math.isfinite(values[token]):
-        raise ModelFailed("the model gave no usable scores; its weights or its dtype are at fault: try float32")
-    likeliest = sorted(values.items(), key=lambda pair: (-pair[1], pair[0]))[:top]
-    return Choice(token, values[token], tuple(likeliest))
+        raise ModelFailedError("the model returned NaN scores; its weights or its dtype are at fault: try float32")
+    most_likely = sorted(values.items(), key=lambda pair: (-pair[1], pair[0]))[:top]
+    return SampledToken(token, values[token], tuple(most_likely))
 
 
 @dataclass
-class Piece:
-    """What was added to a text, and why it ends, if it does."""
+class TextPiece:
+    """A piece of a text that more can be appended to; ``finish_reason`` if the text ends with it."""
 
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
-    logprobs: list[Choice] = field(default_factory=list)
-    prompt_logprobs: list[Choice] = field(default_factory=list)
-    finish_reason: Ending | None = None
+    logprobs: list[SampledToken] = field(default_factory=list)
+    prompt_logprobs: list[SampledToken] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
 
-    def add(self, piece: Piece) -> None:
-        """``piece`` follows."""
+    def append(self, piece: TextPiece) -> None:
+        """Append the next piece of the same text."""
         self.text += piece.text
         self.token_ids += piece.token_ids
         self.logprobs += piece.logprobs
         self.prompt_logprobs += piece.prompt_logprobs
         self.finish_reason = piece.finish_reason
 
-    def delta(self, timing: Timing | None = None) -> Delta:
-        """As it goes to a client."""
+    def to_delta(self, timing: Timing | None = None) -> Delta:
+        """Return the piece as an immutable Delta."""
         lists = tuple(self.token_ids), tuple(self.logprobs), tuple(self.prompt_logprobs)
         return Delta(self.text, *lists, self.finish_reason, timing)
 
 
-class Continuation:
-    """One text under way: vLLM's outputs in, pieces out. Once a piece has a finish_reason no more may follow."""
+class OutputDecoder:
+    """Converts the outputs of vLLM for one job into pieces of text, and ends the text at stop strings and tokens.
 
-    def __init__(self, job: Job, ends: Collection[int], tokenizer: PreTrainedTokenizerBase) -> None:
+    After a piece with a ``finish_reason`` no more outputs may be passed in.
+    """
+
+    def __init__(self, job: Job, eos_token_ids: Collection[int], tokenizer: PreTrainedTokenizerBase) -> None:
         self._params, self._prompt_ids = job.params, job.prompt_ids
-        self._stops = {*job.params.stop_token_ids, *(() if job.params.ignore_eos else ends)}
-        self._stream = TextStream(tokenizer, job.params.stop, job.prompt_ids)
+        self._stop_token_ids = stop_token_ids(job.params, eos_token_ids)
+        self._text_stream = TextStream(tokenizer, job.params.stop, job.prompt_ids)
         self._tokens = 0
 
-    def take(self, output: Any) -> Piece:
-        """A vLLM RequestOutput, which holds what is new. Raises ModelFailed where it ends without an answer."""
-        (new,) = output.outputs
-        piece = Piece(prompt_logprobs=self._of_prompt(output.prompt_logprobs))
-        rows: Sequence[Any] = new.logprobs or [None] * len(new.token_ids)
-        for token, row in zip(new.token_ids, rows, strict=True):
-            self._token(piece, token, row)
+    def decode(self, output: Any) -> TextPiece:
+        """Convert a RequestOutput, which holds only what is new.
+
+        Raises ModelFailedError if vLLM ended the request for another reason than a stop or the length.
+        """
+        (completion,) = output.outputs
+        piece = TextPiece(prompt_logprobs=self._prompt_logprobs(output.prompt_logprobs))
+        logprobs: Sequence[Any] = completion.logprobs or [None] * len(completion.token_ids)
+        for token, token_logprobs in zip(completion.token_ids, logprobs, strict=True):
+            self._add_token(piece, token, token_logprobs)
             if piece.finish_reason:
                 return piece
-        if new.finish_reason:
-            piece.finish_reason = _ending(new.finish_reason)
-            piece.text += self._stream.finish()
+        if completion.finish_reason:
+            piece.finish_reason = _finish_reason(completion.finish_reason)
+            piece.text += self._text_stream.finish()
         return piece
 
-    def _token(self, piece: Piece, token: int, row: Mapping[int, Any] | None) -> None:
+    def _add_token(self, piece: TextPiece, token: int, logprobs: Mapping[int, Any] | None) -> None:
         params = self._params
         self._tokens += 1
         piece.token_ids.append(token)
-        if params.logprobs is not None and row is not None:
-            piece.logprobs.append(choice(token, row, params.logprobs))
-        if token in self._stops:
+        if params.logprobs is not None and logprobs is not None:
+            piece.logprobs.append(sampled_token(token, logprobs, params.logprobs))
+        if token in self._stop_token_ids:
             piece.finish_reason = "stop"
         else:
-            piece.text += self._stream.push(token, may_stop=self._tokens > params.min_new_tokens)
-            if self._stream.stopped:
+            piece.text += self._text_stream.push(token, may_stop=self._tokens > params.min_new_tokens)
+            if self._text_stream.stopped:
                 piece.finish_reason = "stop"
             elif self._tokens == params.max_new_tokens:
                 piece.finish_reason = "length"
         if piece.finish_reason:
-            piece.text += self._stream.finish()
+            piece.text += self._text_stream.finish()
 
-    def _of_prompt(self, rows: Sequence[Any] | None) -> list[Choice]:
+    def _prompt_logprobs(self, logprobs: Sequence[Any] | None) -> list[SampledToken]:
+        """Convert the log-probabilities of the prompt; its first token has none."""
         top = self._params.prompt_logprobs
-        if top is None or not rows:
+        if top is None or not logprobs:
             return []
-        return [choice(token, row, top) for token, row in zip(self._prompt_ids[1:], rows[1:], strict=True)]
+        pairs = zip(self._prompt_ids[1:], logprobs[1:], strict=True)
+        return [sampled_token(token, token_logprobs, top) for token, token_logprobs in pairs]
 
 
-def _ending(reason: str) -> Ending:
+def _finish_reason(reason: str) -> FinishReason:
     if reason == "stop":
         return "stop"
     if reason == "length":
         return "length"
-    raise ModelFailed(f"vLLM ended this request: {reason}")
+    raise ModelFailedError(f"vLLM ended this request: {reason}")

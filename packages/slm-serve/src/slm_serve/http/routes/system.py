@@ -1,99 +1,66 @@
-"""What the server says of itself: models, health, metrics; and the playground."""
+"""Information about the server: served models, health checks and metrics."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Literal
-
 from fastapi import APIRouter
-from pydantic import BaseModel
-from starlette.responses import FileResponse, JSONResponse, Response
-from starlette.staticfiles import StaticFiles
+from starlette.responses import JSONResponse, Response
 
-from slm_serve.backends.protocol import Backend, Served
-from slm_serve.http.exception_handlers import documented
-from slm_serve.http.responses import TheService
-from slm_serve.http.schemas.openai_requests import ModelCard, ModelList
+from slm_serve.backends.protocol import Backend
+from slm_serve.backends.served_models import ServedModel
+from slm_serve.http.exception_handlers import error_responses
+from slm_serve.http.responses import ServiceDependency
+from slm_serve.http.schemas.health import Alive, NotReady, Ready
+from slm_serve.http.schemas.models import ModelCard, ModelList
 
-PAGE = Path(__file__).parents[2] / "page"
-CREATED = 0  # the field is OpenAI's; when a model was made is not known
-PAGE_HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; base-uri 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",
-}
+CREATED = 0  # OpenAI requires the field, but the creation time of a model is not known
 
 router = APIRouter()
-static = StaticFiles(directory=PAGE)
 
 
-class Alive(BaseModel):
-    status: Literal["alive"] = "alive"
-
-
-class Ready(BaseModel):
-    status: Literal["ready"] = "ready"
-
-
-class NotReady(BaseModel):
-    """Why not."""
-
-    status: Literal["not ready"] = "not ready"
-    reason: str
-
-
-@router.get("/v1/models", responses=documented(503, openai=True))
-async def models(service: TheService) -> ModelList:
-    """What is served by which name. The default answers where a request names none."""
+@router.get("/v1/models", responses=error_responses(503, openai=True))
+async def models(service: ServiceDependency) -> ModelList:
+    """List the served models. The first is the default, which answers requests without a model name."""
     backend = service.backend
-    return ModelList(data=[_card(backend, one) for one in backend.served.values()])
+    return ModelList(data=[_model_card(backend, model) for model in backend.served.values()])
 
 
-@router.get("/v1/models/{name:path}", responses=documented(404, 503, openai=True))
-async def model(name: str, service: TheService) -> ModelCard:
-    """One of them."""
-    return _card(service.backend, service.model(name))
+@router.get("/v1/models/{name:path}", responses=error_responses(404, 503, openai=True))
+async def model(name: str, service: ServiceDependency) -> ModelCard:
+    """Describe one served model."""
+    return _model_card(service.backend, service.served_model(name))
 
 
 @router.get("/health/live")
 async def live() -> Alive:
-    """The process answers."""
+    """Liveness check: the process responds."""
     return Alive()
 
 
-@router.get("/health/ready", response_model=Ready, responses={503: {"model": NotReady, "description": "not now"}})
-async def ready(service: TheService) -> Response | Ready:
-    """Whether requests should be sent here."""
-    if service.trouble:
-        return JSONResponse(NotReady(reason=service.trouble).model_dump(), 503)
+@router.get("/health/ready", response_model=Ready, responses={503: {"model": NotReady, "description": "not ready"}})
+async def ready(service: ServiceDependency) -> Response | Ready:
+    """Readiness check: whether requests should be sent to this server."""
+    if reason := service.unavailable_reason:
+        return JSONResponse(NotReady(reason=reason).model_dump(), 503)
     return Ready()
 
 
 @router.get(
     "/metrics",
     response_class=Response,
-    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **documented()},
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **error_responses()},
 )
-async def metrics(service: TheService) -> Response:
-    """For Prometheus."""
+async def metrics(service: ServiceDependency) -> Response:
+    """Return metrics in Prometheus' text format."""
     return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-@router.get("/", include_in_schema=False)
-async def playground() -> FileResponse:
-    """A page to try the models on."""
-    return FileResponse(PAGE / "index.html", headers=PAGE_HEADERS)
-
-
-def _card(backend: Backend, served: Served) -> ModelCard:
-    default = next(iter(backend.served)) == served.name
+def _model_card(backend: Backend, model: ServedModel) -> ModelCard:
     return ModelCard(
-        id=served.name,
+        id=model.name,
         created=CREATED,
-        max_model_len=backend.positions,
-        kind=served.kind,
-        parent=served.parent,
-        weights=served.weights,
-        default=default,
+        max_model_len=backend.context_length,
+        kind=model.kind,
+        parent=model.parent,
+        weights=model.weights,
+        default=next(iter(backend.served)) == model.name,
     )

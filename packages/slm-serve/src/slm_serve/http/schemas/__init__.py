@@ -1,1 +1,1 @@
-"""What goes over the wire: strict models, so that nothing a client sends is ignored."""
+"""Request and response bodies. Request models are strict, so that nothing a client sends is ignored silently."""

@@ -1,4 +1,4 @@
-"""``POST /generate``."""
+"""Bodies of ``POST /generate``."""
 
 from __future__ import annotations
 
@@ -8,38 +8,39 @@ from pydantic import BaseModel, Field
 
 from slm_kv import SamplingParams
 from slm_serve.http.schemas.fields import (
+    INT32_LIMIT,
+    Integer,
     MinP,
     NewTokens,
     RepetitionPenalty,
     Seed,
     Stop,
-    Strict,
+    StrictModel,
     Temperature,
     Text,
     TopP,
-    Whole,
-    stops,
+    stop_strings,
 )
 
 
-class GenerateRequest(Strict):
-    """A prompt, and how it is continued."""
+class GenerateRequest(StrictModel):
+    """A prompt and how to continue it."""
 
     prompt: Text
     max_new_tokens: NewTokens = 64
     temperature: Temperature = 1.0
-    top_k: Annotated[Whole, Field(ge=0, lt=2**31, description="0 keeps all tokens")] = 0
+    top_k: Annotated[Integer, Field(ge=0, lt=INT32_LIMIT, description="0 keeps all tokens")] = 0
     top_p: TopP = 1.0
     min_p: MinP = 0.0
     repetition_penalty: RepetitionPenalty = 1.0
     stop: Stop = None
     seed: Seed = None
     stream: bool = False
-    use_cache: Annotated[bool, Field(description="false computes the whole text anew for each token")] = True
-    adapter: Annotated[Text | None, Field(description="a model of /v1/models; the default one if not given")] = None
+    use_cache: Annotated[bool, Field(description="false recomputes the whole text for each token")] = True
+    adapter: Annotated[Text | None, Field(description="a model listed by /v1/models (default: its first)")] = None
 
-    def sampling(self) -> SamplingParams:
-        """The same for the engine. Raises KVError."""
+    def sampling_params(self) -> SamplingParams:
+        """Return the parameters for the backend. Raises KVError."""
         return SamplingParams(
             max_new_tokens=self.max_new_tokens,
             temperature=self.temperature,
@@ -47,13 +48,13 @@ class GenerateRequest(Strict):
             top_p=self.top_p,
             min_p=self.min_p,
             repetition_penalty=self.repetition_penalty,
-            stop=stops(self.stop),
+            stop=stop_strings(self.stop),
             seed=self.seed,
         )
 
 
 class GenerateResponse(BaseModel):
-    """The continuation, and what it took. ``tokens_per_second`` counts from the request on, the prompt included."""
+    """The continuation and its timing. ``tokens_per_second`` includes the time for the prompt."""
 
     text: str
     model: str
@@ -63,17 +64,3 @@ class GenerateResponse(BaseModel):
     seconds: float
     time_to_first_token: float
     tokens_per_second: float
-
-
-class Refusal(BaseModel):
-    """Why there is no answer."""
-
-    detail: str | list[Problem]
-
-
-class Problem(BaseModel):
-    """What is wrong with one field."""
-
-    loc: list[str | int]
-    msg: str
-    type: str

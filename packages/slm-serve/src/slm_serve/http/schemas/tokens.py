@@ -1,4 +1,4 @@
-"""``POST /tokenize`` and ``POST /detokenize``."""
+"""Bodies of ``POST /tokenize`` and ``POST /detokenize``."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from slm_serve.http.schemas.fields import Strict, Text, TokenId
+from slm_serve.http.schemas.fields import StrictModel, Text, TokenId
 
 
-class TokenizeRequest(Strict):
-    """All models share a tokenizer; ``model`` must be one of them all the same."""
+class TokenizeRequest(StrictModel):
+    """A text to tokenize. All served models share a tokenizer; ``model``, if given, must be one of them."""
 
     prompt: Text
     model: Text | None = None
@@ -19,16 +19,22 @@ class TokenizeRequest(Strict):
 
 
 class TokenizeResponse(BaseModel):
+    """Token ids, their number, and the context length of the model."""
+
     count: int
     max_model_len: int
     tokens: list[int]
     token_strs: list[str] | None = None
 
 
-class DetokenizeRequest(Strict):
+class DetokenizeRequest(StrictModel):
+    """Token ids to decode."""
+
     model: Text | None = None
     tokens: Annotated[list[TokenId], Field(max_length=1_000_000)]
 
 
 class DetokenizeResponse(BaseModel):
+    """The decoded text."""
+
     prompt: str
