@@ -143,7 +143,7 @@ class Service:
         return answer
 
     def release(self, answer: Answer) -> None:
-        """Cancel what still runs of an answer and free its place in the queue. Idempotent."""
+        """Cancel what still runs of an answer and make room for other requests. Idempotent."""
         self._answers.discard(answer)
         answer.close()
 

@@ -1,6 +1,6 @@
 """ASGI middleware: API key, limit of the body size, and the count of responses.
 
-Plain ASGI instead of Starlette's BaseHTTPMiddleware, so that streamed responses pass through unbuffered.
+Plain ASGI instead of Starlette's BaseHTTPMiddleware, so that streamed responses pass through unchanged.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ from slm_serve.errors import BackendStoppedError, ModelFailedError, RequestError
 from slm_serve.settings import Settings
 
 logger = logging.getLogger("slm_serve")
-# Seconds that vLLM's processes get to end. They need 8 to 10 s, and without a timeout vLLM 0.32 kills them.
+# Seconds that vLLM's processes get to end. They need 8 to 10 s; by default vLLM 0.32 kills them after 5.
 SHUTDOWN_TIMEOUT = 60
 
 
