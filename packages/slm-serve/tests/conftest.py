@@ -1,35 +1,52 @@
-"""One server with the built-in base and two adapters for all that only ask it."""
+"""Servers, models and a browser that several test modules share."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from slm_testing.serve.browser import Browser, browsing
-from slm_testing.serve.serving import Running, running, save_adapters, save_tiny
+from slm_testing.serve.browser import Browser, running_browser
+from slm_testing.serve.running_server import RunningServer, running_server, save_adapters, save_tiny_model
 
 
 @pytest.fixture(scope="session")
 def adapters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Folders of a LoRA (red) and a butterfly (moth) over the built-in base."""
+    """Folders of a LoRA (red) and a butterfly (moth) for the built-in base."""
     return save_adapters(tmp_path_factory.mktemp("adapters"))
 
 
 @pytest.fixture(scope="session")
-def server(adapters: dict[str, Path]) -> Iterator[Running]:
-    named = tuple(f"{name}={path}" for name, path in adapters.items())
-    with running(adapter=named) as found:
-        yield found
+def server(adapters: dict[str, Path]) -> Iterator[RunningServer]:
+    """A server with the built-in base and two adapters, for tests that only send requests."""
+    with running_server(adapter=tuple(f"{name}={path}" for name, path in adapters.items())) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a tiny random model."""
-    return save_tiny(tmp_path_factory.mktemp("tiny") / "model")
+    return save_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture(scope="module")
+def limited_server(tiny_model: Path) -> Iterator[RunningServer]:
+    """A server with a tiny model that runs two texts at once and queues one, with low limits."""
+    limits = {"max_sequences": 2, "max_queue": 1, "max_body_bytes": 2000, "max_prompt_tokens": 200}
+    with running_server(model_path=str(tiny_model), **limits) as running:
+        yield running
+
+
+@pytest.fixture
+def slow_server(limited_server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> RunningServer:
+    """The limited server with slow steps of the engine."""
+    step = limited_server.engine.step
+    monkeypatch.setattr(limited_server.engine, "step", lambda: (time.sleep(0.02), step())[1])
+    return limited_server
 
 
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """A headless Chromium."""
-    with browsing(tmp_path_factory.mktemp("profile")) as found:
-        yield found
+    with running_browser(tmp_path_factory.mktemp("profile")) as browser:
+        yield browser

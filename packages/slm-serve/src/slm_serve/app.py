@@ -1,4 +1,4 @@
-"""The application: routes over a service, behind guards."""
+"""The FastAPI application: routes, middleware and exception handlers around a Service."""
 
 from __future__ import annotations
 
@@ -12,41 +12,44 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from slm_serve import __version__, refusals
-from slm_serve.guards import BodyLimit, Counted, KeyGuard
-from slm_serve.refusals import is_openai
-from slm_serve.routes import about, chat, completions, generate, tokens
+from slm_serve import __version__
+from slm_serve.http.exception_handlers import add_exception_handlers, is_openai_path
+from slm_serve.http.middleware import ApiKeyMiddleware, BodySizeLimitMiddleware, ResponseCountMiddleware
+from slm_serve.http.routes import chat, completions, generate, playground, system, tokens
 from slm_serve.service import Service
 from slm_serve.settings import Settings, unknown_variables
 
 logger = logging.getLogger("slm_serve")
 
 
-class App(FastAPI):
-    """What is under /v1 answers 400 where FastAPI takes it for granted that a bad body gets 422: its schema says so."""
+class ServeApp(FastAPI):
+    """FastAPI with an OpenAPI schema without 422 under /v1, where invalid requests get 400."""
 
     def openapi(self) -> dict[str, Any]:
-        found = super().openapi()
-        for path, methods in found["paths"].items():
+        schema = super().openapi()
+        for path, methods in schema["paths"].items():
             for operation in methods.values():
-                if is_openai(path):
+                if is_openai_path(path):
                     operation["responses"].pop("422", None)
-        return found
+        return schema
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """The app for ``settings``, those of the environment unless given: a factory for uvicorn.
+    """Create the app; a factory for uvicorn.
 
-    The model loads once the app starts; until then ``/health/ready`` and all that needs it answer 503. Where it
-    cannot be loaded, the process is told to stop, as by SIGTERM.
+    The model is loaded in the background after start-up. Until then ``/health/ready`` and all requests that need the
+    model get 503. If it cannot be loaded, the process receives SIGTERM.
+
+    Args:
+        settings: taken from the environment if None.
 
     Raises pydantic's ValidationError for settings out of range.
     """
     settings = settings or Settings()
     for name in unknown_variables():
-        logger.warning("%s is no setting of slm-serve: see slm-serve --help", name)
+        logger.warning("%s is not a setting of slm-serve; see slm-serve --help", name)
     service = Service(settings)
-    service.on_failure = lambda: _give_up(service)
+    service.on_load_failure = lambda: _terminate(service)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -56,33 +59,34 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         finally:
             await service.stop()
 
-    app = App(
+    app = ServeApp(
         title="slm-serve",
         version=__version__,
         summary="Base and adapted language models.",
         lifespan=lifespan,
-        docs_url=None,  # they load scripts from elsewhere
+        docs_url=None,  # FastAPI's documentation pages load scripts from other hosts
         redoc_url=None,
     )
     app.state.service = service
-    refusals.install(app)
-    for family in (generate, completions, chat, tokens, about):
-        app.include_router(family.router)
-    app.mount("/static", about.static)
-    _guard(app, settings, service)
+    add_exception_handlers(app)
+    for module in (generate, completions, chat, tokens, system, playground):
+        app.include_router(module.router)
+    app.mount("/static", playground.static_files)
+    _add_middleware(app, settings, service)
     return app
 
 
-def _guard(app: FastAPI, settings: Settings, service: Service) -> None:
-    """The last added is the outermost."""
-    app.add_middleware(BodyLimit, most=settings.max_body_bytes)
+def _add_middleware(app: FastAPI, settings: Settings, service: Service) -> None:
+    """Add the middleware, from the innermost to the outermost."""
+    app.add_middleware(BodySizeLimitMiddleware, max_bytes=settings.max_body_bytes)
     if settings.api_key:
-        app.add_middleware(KeyGuard, key=settings.api_key.get_secret_value())
+        app.add_middleware(ApiKeyMiddleware, key=settings.api_key.get_secret_value())
+    # Outside the API key: a browser sends CORS preflight requests without it.
     if settings.cors_origin:
         app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origin, allow_methods=["*"], allow_headers=["*"])
-    app.add_middleware(Counted, metrics=service.metrics)
+    app.add_middleware(ResponseCountMiddleware, metrics=service.metrics)
 
 
-def _give_up(service: Service) -> None:
-    logger.error("slm-serve: %s", service.failure)
+def _terminate(service: Service) -> None:
+    logger.error("slm-serve: %s", service.load_failure)
     os.kill(os.getpid(), signal.SIGTERM)

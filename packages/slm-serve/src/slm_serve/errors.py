@@ -1,16 +1,28 @@
-"""What a client or an operator gets wrong, and what the server cannot do, each in one sentence."""
+"""Errors: invalid settings at start-up, and requests that cannot be answered."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 
-class StartError(ValueError):
-    """A mistake in the settings: what is wrong, and what to do."""
+class ServeError(ValueError):
+    """Base class of all errors of slm-serve: one sentence with the value and the remedy."""
 
 
-class ServeError(Exception):
-    """An answer that is none: ``status`` of HTTP, one sentence, the parameter that is at fault, headers to send."""
+class StartError(ServeError):
+    """The server cannot start with these settings."""
+
+
+class RequestError(ServeError):
+    """A request that gets an error response.
+
+    Args:
+        status: HTTP status code.
+        message: one sentence for the client; contains no path or detail of the server.
+        param: the request parameter at fault, for OpenAI's error body.
+        code: machine-readable code, for OpenAI's error body.
+        headers: headers of the response.
+    """
 
     def __init__(
         self,
@@ -25,17 +37,24 @@ class ServeError(Exception):
         self.status, self.message, self.param, self.code, self.headers = status, message, param, code, headers
 
 
-class ModelFailed(ServeError):
-    """The model gave nothing usable, for this request alone."""
+class ModelFailedError(RequestError):
+    """The model failed on this request; other requests are not affected."""
 
     def __init__(self, message: str) -> None:
         super().__init__(500, message, code="model_failed")
 
 
-class TooLate(ServeError):
-    """The deadline of a request passed, or that of a server that is about to stop."""
+class DeadlineError(RequestError):
+    """The request, or a server that is shutting down, ran out of time."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(
             504, f"not finished after {seconds:g} s; ask for fewer tokens or try again later", code="timeout"
         )
+
+
+class BackendStoppedError(RequestError):
+    """The backend stopped before the request was finished."""
+
+    def __init__(self) -> None:
+        super().__init__(503, "the server stopped before this request was finished")

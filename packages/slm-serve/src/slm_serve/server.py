@@ -1,4 +1,4 @@
-"""uvicorn around the app: the ready line, and how it ends."""
+"""uvicorn around the app: the ready message, signals and exit codes."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from slm_serve.app import create_app
 from slm_serve.service import Service
 from slm_serve.settings import Settings
 
-BACKLOG = 2048  # connections that wait to be taken
-AFTER_DRAINING = 5  # seconds for answers of 504 to be sent
+BACKLOG = 2048  # connections waiting to be accepted
+SECONDS_AFTER_DRAINING = 5  # for sending the 504 responses
 logger = logging.getLogger("slm_serve")
 
 
 class Server(uvicorn.Server):
-    """Says when it is ready. The first signal drains, the second answers what is left with 503 and ends."""
+    """Prints a message when it is ready. The first signal drains; the second fails what is left with 503 and stops."""
 
     def __init__(self, app: FastAPI, settings: Settings) -> None:
         config = uvicorn.Config(
@@ -31,44 +31,50 @@ class Server(uvicorn.Server):
             backlog=BACKLOG,
             log_config=None,
             access_log=False,
-            timeout_graceful_shutdown=int(settings.drain_timeout) + AFTER_DRAINING,
+            timeout_graceful_shutdown=int(settings.drain_timeout) + SECONDS_AFTER_DRAINING,
             server_header=False,
         )
         super().__init__(config)
         self._service: Service = app.state.service
-        self._service.on_failure = self._give_up
-        self._service.waits_for_loading = settings.backend == "vllm"  # it has processes of its own to end
+        self._service.on_load_failure = self._stop
+        # vLLM starts processes while it loads, and they must be ended; slm-kv's engine can be abandoned.
+        self._service.waits_for_loading = settings.backend == "vllm"
         self._signals = 0
-        self._telling: asyncio.Task[None] | None = None
+        self._announcing: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start accepting connections, and announce the server once its model is loaded."""
         assert sockets
         self._address = sockets[0].getsockname()
         await super().startup(sockets)
         if self.started:
-            self._telling = asyncio.get_running_loop().create_task(self._tell())
+            self._announcing = asyncio.get_running_loop().create_task(self._announce())
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Not uvicorn's own, which raises the signal again at the end: exit codes tell nothing then."""
+        """Handle SIGTERM and SIGINT.
+
+        Replaces uvicorn's handler, which raises the signal again at the end: the exit code of a clean stop would
+        be -15.
+        """
         loop = asyncio.get_running_loop()
         self._signals += 1
         self.should_exit = True
         if self._signals == 1:
-            logger.info("stopping once what runs is finished; a second signal stops at once")
+            logger.info("stopping after the running requests; a second signal stops immediately")
             loop.call_soon_threadsafe(self._service.drain)
         elif self._signals == 2:
-            loop.call_soon_threadsafe(self._service.drop)
+            loop.call_soon_threadsafe(self._service.abort)
         else:
             self.force_exit = True
 
-    def _give_up(self) -> None:
+    def _stop(self) -> None:
         self.should_exit = True
 
-    async def _tell(self) -> None:
-        backend = await self._service.loaded()
+    async def _announce(self) -> None:
+        backend = await self._service.wait_until_loaded()
         if backend:
-            names = ", ".join(f"{one.name} ({one.kind})" for one in backend.served.values())
-            print(f"{backend.summary}\nmodels: {names}\nready: {self._url}", flush=True)
+            models = ", ".join(f"{model.name} ({model.kind})" for model in backend.served.values())
+            print(f"{backend.summary}\nmodels: {models}\nready: {self._url}", flush=True)
 
     @property
     def _url(self) -> str:
@@ -77,47 +83,51 @@ class Server(uvicorn.Server):
 
 
 def serve(settings: Settings) -> int:
-    """Serve until told to stop. The exit code: 0, or 2 for an address or a model that cannot be had."""
+    """Serve until a signal arrives. Returns 0, or 2 if the address or the model is not available."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # it says "running" before there is a model
+    # uvicorn logs "running" before the model is loaded, which would be misleading.
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     print(f"loading {settings.model_path}", flush=True)
     _warn_if_open(settings)
     try:
         listening = _listen(settings.host, settings.port)
-    except OSError as refused:
-        return _refuse(
-            f"cannot listen on {settings.host}:{settings.port}: {refused.strerror}; give another --port or --host"
+    except OSError as error:
+        return _fail(
+            f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; give another --port or --host"
         )
     app = create_app(settings)
     Server(app, settings).run([listening])
     service: Service = app.state.service
-    if service.is_loading:  # in a thread that cannot be told to stop
+    if service.is_loading:
         sys.stdout.flush()
-        os._exit(0)
-    return _refuse(service.failure) if service.failure else 0
+        os._exit(0)  # the loading thread cannot be stopped
+    return _fail(service.load_failure) if service.load_failure else 0
 
 
 def serve_reloading(settings: Settings) -> int:
-    """For developers: start anew when a file of the code changes. The settings travel in the environment."""
+    """Serve and restart when a source file changes, for development.
+
+    uvicorn runs the app in a subprocess, so the settings are passed in the environment.
+    """
     os.environ.update(settings.environment())
     uvicorn.run("slm_serve.app:create_app", factory=True, reload=True, host=settings.host, port=settings.port)
     return 0
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Taken before the model is loaded: a port that is not free is known at once."""
+    """Open the socket before the model is loaded, so that a port in use is reported immediately."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     return socket.create_server((host, port), family=family, backlog=BACKLOG)
 
 
-def _refuse(sentence: str) -> int:
-    print(f"slm-serve: {sentence}", file=sys.stderr)
+def _fail(message: str) -> int:
+    print(f"slm-serve: {message}", file=sys.stderr)
     return 2
 
 
 def _warn_if_open(settings: Settings) -> None:
     if settings.api_key is None and not _is_loopback(settings.host):
-        logger.warning("whoever reaches %s may use this server: set SLM_API_KEY to ask for a key", settings.host)
+        logger.warning("anyone who can reach %s may use this server; set SLM_API_KEY to require a key", settings.host)
 
 
 def _is_loopback(host: str) -> bool:
@@ -125,5 +135,5 @@ def _is_loopback(host: str) -> bool:
         return True
     try:
         return ipaddress.ip_address(host).is_loopback
-    except ValueError:  # a name: nobody knows where it leads
+    except ValueError:  # a host name, whose addresses are not known here
         return False

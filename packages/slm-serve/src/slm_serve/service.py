@@ -1,48 +1,54 @@
-"""What all routes share: the backend, who may come in, how long they may take."""
+"""State that all routes share: the backend and how it loads, running answers, deadlines and shutdown."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
-from slm_serve.answer import Answer, Delta
-from slm_serve.backend import Backend, Job, Served
-from slm_serve.errors import ServeError, TooLate
-from slm_serve.loading import load_backend
+from slm_serve.admission import AdmissionControl
+from slm_serve.backends.answer import Answer, Delta
+from slm_serve.backends.loading import load_backend
+from slm_serve.backends.protocol import Backend, Job
+from slm_serve.backends.served_models import ServedModel
+from slm_serve.errors import DeadlineError, RequestError
 from slm_serve.metrics import Metrics
 from slm_serve.settings import Settings
 
 logger = logging.getLogger("slm_serve")
-LONG = 20_000  # characters from which a text is tokenized off the event loop
-USUAL_SECONDS = 2.0  # that a request takes, before any was seen
-OF_THE_NEW = 0.1  # weight of the last request in the usual time
+LONG_TEXT = 20_000  # characters above which a text is tokenized on a thread instead of the event loop
 
 
 class Service:
-    """Loads a backend, and lets requests through to it. Everything but ``load_backend`` is on the event loop."""
+    """Loads a backend and gives requests access to it. All methods run on the event loop.
+
+    Attributes:
+        load_failure: why the backend could not be loaded, as one sentence.
+        on_load_failure: called when loading fails.
+        waits_for_loading: whether ``stop`` waits for a backend that is still loading; if False, the caller must end
+            the process afterwards, because the loading thread cannot be stopped.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.metrics = Metrics(lambda: self._backend.load() if self._backend else None)
-        self.failure: str | None = None  # why loading ended without a backend
-        self.on_failure: Callable[[], None] = lambda: None
-        self.waits_for_loading = True  # at its end; if not, whoever runs it has to end the process at once
+        self.load_failure: str | None = None
+        self.on_load_failure: Callable[[], None] = lambda: None
+        self.waits_for_loading = True
+        self._admission = AdmissionControl(settings)
         self._backend: Backend | None = None
         self._loading: asyncio.Task[None] | None = None
         self._answers: set[Answer] = set()
         self._draining = False
-        self._seconds = USUAL_SECONDS
 
     def start(self) -> None:
-        """Load in the background."""
+        """Start loading the backend in the background."""
         self._loading = asyncio.get_running_loop().create_task(self._load())
 
     async def stop(self) -> None:
-        """End what runs, and free the model."""
+        """Close the backend, which cancels all jobs and frees the model."""
         if self._loading and self.waits_for_loading:
             await asyncio.wait([self._loading])
         if self._backend:
@@ -50,11 +56,11 @@ class Service:
 
     @property
     def is_loading(self) -> bool:
-        """Whether it is not known yet how loading ends."""
-        return self._backend is None and self.failure is None
+        """Whether loading has neither succeeded nor failed yet."""
+        return self._backend is None and self.load_failure is None
 
-    async def loaded(self) -> Backend | None:
-        """The backend once it is there; None where it could not be loaded."""
+    async def wait_until_loaded(self) -> Backend | None:
+        """Wait for the backend and return it; None if it could not be loaded."""
         if self._loading:
             await asyncio.wait([self._loading])
         return self._backend
@@ -62,151 +68,126 @@ class Service:
     async def _load(self) -> None:
         loop = asyncio.get_running_loop()
         try:
-            self._backend = await _in_a_daemon(lambda: load_backend(self.settings, loop))
-        except ValueError as mistake:
-            self.failure = str(mistake)
-            self.on_failure()
+            self._backend = await _run_on_daemon_thread(lambda: load_backend(self.settings, loop))
+        except ValueError as error:
+            self.load_failure = str(error)
+            self.on_load_failure()
         except Exception:
             logger.exception("the model could not be loaded")
-            self.failure = "the model could not be loaded; the log says how"
-            self.on_failure()
+            self.load_failure = "the model could not be loaded; see the log above"
+            self.on_load_failure()
 
     @property
-    def trouble(self) -> str | None:
-        """Why no requests should be sent here; None while all is well."""
-        if self.failure or self._draining:
-            return self.failure or "the server is stopping"
-        return self._backend.trouble if self._backend else "the model is loading"
+    def unavailable_reason(self) -> str | None:
+        """Why no requests should be sent to this server; None while it is ready."""
+        if self.load_failure or self._draining:
+            return self.load_failure or "the server is stopping"
+        return self._backend.failure if self._backend else "the model is loading"
 
     @property
     def backend(self) -> Backend:
-        """Raises ServeError 503 while there is none."""
+        """The loaded backend. Raises RequestError 503 before it is loaded."""
         if self._backend is None:
-            raise ServeError(503, self.failure or "the model is loading; try again soon", headers={"Retry-After": "5"})
+            raise RequestError(
+                503, self.load_failure or "the model is loading; try again soon", headers={"Retry-After": "5"}
+            )
         return self._backend
 
-    def model(self, name: str | None) -> Served:
-        """What is served as ``name``; the default for None. Raises ServeError 404."""
+    def served_model(self, name: str | None) -> ServedModel:
+        """Return the model served as ``name``, or the default for None. Raises RequestError 404."""
         served = self.backend.served
         if name is None:
             return next(iter(served.values()))
         if name not in served:
-            known = ", ".join(served)
-            raise ServeError(
-                404, f"no model is called {name!r}; there are: {known}", param="model", code="model_not_found"
+            raise RequestError(
+                404,
+                f"there is no model named {name!r}; available: {', '.join(served)}",
+                param="model",
+                code="model_not_found",
             )
         return served[name]
 
-    async def tokens(self, text: str, special: bool = True) -> tuple[int, ...]:
-        """Token ids of ``text``; with ``special``, what the tokenizer adds around it."""
-        if len(text) > LONG:
-            return await asyncio.to_thread(self._tokens, text, special)
-        return self._tokens(text, special)
+    async def tokenize(self, text: str, add_special_tokens: bool = True) -> tuple[int, ...]:
+        """Return the token ids of ``text``, by default with the tokenizer's special tokens around it."""
+        if len(text) > LONG_TEXT:
+            return await asyncio.to_thread(self._tokenize, text, add_special_tokens)
+        return self._tokenize(text, add_special_tokens)
 
-    def _tokens(self, text: str, special: bool) -> tuple[int, ...]:
-        return tuple(self.backend.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"])
+    def _tokenize(self, text: str, add_special_tokens: bool) -> tuple[int, ...]:
+        encoded = self.backend.tokenizer(text, add_special_tokens=add_special_tokens, verbose=False)
+        return tuple(encoded["input_ids"])
 
-    @property
-    def capacity(self) -> int:
-        """Texts that may run or wait at once."""
-        return self.backend.max_sequences + self.settings.max_queue
+    def submit(self, jobs: Sequence[Job]) -> Answer:
+        """Queue ``jobs`` and return their answer, which the caller must pass to ``release`` in the end.
 
-    def open(self, jobs: Sequence[Job]) -> Answer:
-        """Start ``jobs``. Whoever iterates over the answer gets their pieces as they come, or a ServeError, and closes
-        it by ``close``.
+        Iterating over the answer raises RequestError when the request fails later, for example at its deadline.
 
-        Raises ServeError: 503 while loading or stopping, 422 for more than this server gives, 429 for a full queue; and
-        KVError for what can never be answered.
+        Raises RequestError or KVError for jobs that are rejected.
         """
         backend = self.backend
         if self._draining:
-            raise stopping()
+            raise _stopping_error()
         for job in jobs:
-            self._check(backend, job)
-        self._admit(len(jobs))
+            self._admission.check_limits(job)
+            backend.check(job)
+        unfinished = sum(answer.unfinished for answer in self._answers)
+        self._admission.check_queue(len(jobs), unfinished, backend.max_sequences)
         for job in jobs:
-            self.metrics.prompt(len(job.prompt_ids))
+            self.metrics.count_prompt(len(job.prompt_ids))
             if self.settings.log_prompts:
                 logger.info("prompt: %r", backend.tokenizer.decode(list(job.prompt_ids), skip_special_tokens=True))
-        answer = Answer(len(jobs), self._seen)
+        answer = Answer(len(jobs), self._record)
         self._answers.add(answer)
-        self._expire(answer, self.settings.request_timeout)
+        self._set_deadline(answer, self.settings.request_timeout)
         backend.submit(jobs, answer)
         return answer
 
-    def close(self, answer: Answer) -> None:
-        """End what still runs of it, and let others in. Again, it does nothing."""
+    def release(self, answer: Answer) -> None:
+        """Cancel what still runs of an answer and make room for other requests. Idempotent."""
         self._answers.discard(answer)
         answer.close()
 
-    def _seen(self, index: int, delta: Delta, tokens: int) -> None:
-        """``delta`` came for a text that has ``tokens`` tokens now."""
+    def _record(self, index: int, delta: Delta, tokens: int) -> None:
+        """Update metrics and log for a delta of a text that has ``tokens`` tokens now."""
         if self.settings.log_prompts:
             logger.info("text %d: %r", index, delta.text)
-        self.metrics.tokens(len(delta.token_ids))
+        self.metrics.count_tokens(len(delta.token_ids))
         if delta.timing:
-            self._seconds += OF_THE_NEW * (delta.timing.total - self._seconds)
-            self.metrics.finished(delta, tokens)
+            self._admission.record(delta.timing.total)
+            self.metrics.record_finished(delta, tokens)
 
     def drain(self) -> None:
-        """Let nothing new in; what runs has ``drain_timeout`` seconds."""
+        """Reject new requests; those that run or wait get ``drain_timeout`` seconds to finish."""
         if not self._draining:
             self._draining = True
             for answer in self._answers:
-                self._expire(answer, self.settings.drain_timeout)
+                self._set_deadline(answer, self.settings.drain_timeout)
 
-    def drop(self) -> None:
-        """Answer all that runs and waits with 503, now."""
+    def abort(self) -> None:
+        """Reject new requests, and fail those that run or wait with 503."""
         self._draining = True
         for answer in self._answers:
-            answer.fail(stopping())
+            answer.fail(_stopping_error())
 
-    def _check(self, backend: Backend, job: Job) -> None:
-        settings, prompt, new = self.settings, len(job.prompt_ids), job.params.max_new_tokens
-        if settings.max_prompt_tokens and prompt > settings.max_prompt_tokens:
-            most = settings.max_prompt_tokens
-            raise ServeError(422, f"the prompt has {prompt} tokens and this server takes {most}; shorten it")
-        if settings.max_new_tokens and new > settings.max_new_tokens:
-            raise ServeError(422, f"{new} new tokens are asked for and this server gives {settings.max_new_tokens}")
-        backend.check(job)
-
-    def _admit(self, jobs: int) -> None:
-        if jobs > self.capacity:
-            raise ServeError(
-                422, f"{jobs} texts are asked for and this server takes {self.capacity} at once; ask for fewer"
-            )
-        inside = sum(answer.unfinished for answer in self._answers)
-        if inside + jobs > self.capacity:
-            turns = inside / self.backend.max_sequences
-            seconds = min(max(math.ceil(self._seconds * turns), 1), 60)
-            raise ServeError(
-                429,
-                f"the queue is full; try again in {seconds} s",
-                code="queue_full",
-                headers={"Retry-After": str(seconds)},
-            )
-
-    def _expire(self, answer: Answer, seconds: float) -> None:
-        timer = asyncio.get_running_loop().call_later(seconds, answer.fail, TooLate(seconds))
+    def _set_deadline(self, answer: Answer, seconds: float) -> None:
+        timer = asyncio.get_running_loop().call_later(seconds, answer.fail, DeadlineError(seconds))
         answer.on_close.append(timer.cancel)
 
 
-def _in_a_daemon(load: Callable[[], Backend]) -> asyncio.Future[Backend]:
-    """What ``load`` returns or raises, from a thread that nobody waits for as the process ends, other than those of
-    ``asyncio.to_thread``."""
+def _run_on_daemon_thread(load: Callable[[], Backend]) -> asyncio.Future[Backend]:
+    """Run ``load`` on a daemon thread. The interpreter would wait at exit for a thread of ``asyncio.to_thread``."""
     loaded: Future[Backend] = Future()
 
-    def work() -> None:
+    def run() -> None:
         loaded.set_running_or_notify_cancel()
         try:
             loaded.set_result(load())
-        except BaseException as failed:
-            loaded.set_exception(failed)
+        except BaseException as error:
+            loaded.set_exception(error)
 
-    threading.Thread(target=work, name="loading", daemon=True).start()
+    threading.Thread(target=run, name="loading", daemon=True).start()
     return asyncio.wrap_future(loaded)
 
 
-def stopping() -> ServeError:
-    """What is told to whoever comes, or is dropped, while the server ends."""
-    return ServeError(503, "the server is stopping", headers={"Retry-After": "5"})
+def _stopping_error() -> RequestError:
+    return RequestError(503, "the server is stopping", headers={"Retry-After": "5"})

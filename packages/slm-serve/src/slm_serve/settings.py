@@ -1,4 +1,4 @@
-"""What a server is told: by flags, by the environment (``SLM_MODEL_PATH`` and so on), or in Python."""
+"""Settings of the server: from flags, from ``SLM_`` environment variables, or from Python."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-OF_OTHERS = {"SLM_CACHE"}  # slm-data's
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]*")
-Count = Annotated[int, Field(ge=1)]
+from slm_serve.errors import StartError
+
+# Variables with the prefix SLM_ that other members read; they are not settings of the server.
+FOREIGN_VARIABLES = {"SLM_CACHE"}
+ADAPTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]*")
+PositiveInt = Annotated[int, Field(ge=1)]
 
 
 class NamedAdapter(BaseModel):
-    """An adapter's folder, and the name that clients ask for."""
+    """The folder of an adapter and the name by which clients select it."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -25,138 +28,156 @@ class NamedAdapter(BaseModel):
 
     @field_validator("name")
     @classmethod
-    def _plain(cls, name: str) -> str:
-        if not NAME.fullmatch(name):
-            raise ValueError(f"{name!r} is no name: use letters, digits, and . _ : / - between them")
+    def _check_name(cls, name: str) -> str:
+        if not ADAPTER_NAME.fullmatch(name):
+            raise ValueError(
+                f"{name!r} is not a valid name: start with a letter or digit, then use letters, digits and . _ : / -"
+            )
         return name
 
     @classmethod
-    def parsed(cls, text: str) -> NamedAdapter:
-        """From ``name=path``."""
+    def parse(cls, text: str) -> NamedAdapter:
+        """Parse ``name=path``."""
         name, equals, path = text.partition("=")
         if not (equals and name and path):
-            raise ValueError(f"{text!r} is not name=path")
+            raise ValueError(f"{text!r} is not of the form name=path")
         return cls(name=name.strip(), path=path.strip())
 
 
 class Settings(BaseSettings):
-    """How to serve what. Each is a flag of ``slm-serve`` and, in capitals after ``SLM_``, a variable."""
+    """Server settings. Each field is a flag of ``slm-serve`` and an environment variable (``SLM_`` + upper-case name).
+
+    Raises pydantic's ValidationError for values out of range.
+    """
 
     model_config = SettingsConfigDict(env_prefix="SLM_", frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    model_path: str = Field("sample", description="a folder, a name of the hub, or sample: the built-in base")
-    adapter_path: str | None = Field(None, description="an adapter's folder, served by the folder's name")
+    model_path: str = Field("sample", description="model folder, name on the hub, or 'sample' for the built-in base")
+    adapter_path: str | None = Field(None, description="adapter folder; served under the folder's name, as the default")
     adapter: Annotated[tuple[NamedAdapter, ...], NoDecode] = Field(
-        (), description="name=path: an adapter and the name it is served by; again for more"
+        (), description="an adapter folder and the name it is served under, as name=path; may be repeated"
     )
-    served_model_name: str | None = Field(None, description="what clients call the base; its own name if not given")
-    backend: Literal["engine", "vllm"] = Field("engine", description="what generates: slm-kv's engine, or vLLM")
+    served_model_name: str | None = Field(None, description="name of the base for clients (default: its own name)")
+    backend: Literal["engine", "vllm"] = Field("engine", description="what generates text: slm-kv's engine or vLLM")
     merged_path: str | None = Field(
-        None, description="where --backend vllm keeps merged models; a folder of the user's cache if not given"
+        None,
+        description="folder in which --backend vllm keeps merged models (default: $SLM_CACHE/merged, else "
+        "~/.cache/slm/merged)",
     )
-    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of weights, keys and values")
-    device: str | None = Field(None, description="cpu or cuda; cuda where there is one if not given")
-    threads: Count | None = Field(None, description="threads of the CPU; the fastest of a short probe if not given")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="data type of the weights and the KV cache"
+    )
+    device: str | None = Field(None, description="cpu or cuda (default: cuda if available)")
+    threads: PositiveInt | None = Field(None, description="CPU threads (default: the fastest number in a short test)")
     int8: str | None = Field(
-        None, description="linear layers in 8 bits, on a CPU, if perplexity on this text file rises by 1 %% at most"
+        None,
+        description="text file to test 8-bit linear layers on a CPU; used if its perplexity rises by at most 1 %",
     )
 
     host: str = Field("127.0.0.1", description="address to listen on")
-    port: int = Field(8000, ge=0, le=65535, description="0 takes a free one")
-    api_key: SecretStr | None = Field(None, description="asked of every request but health; better in SLM_API_KEY")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 picks a free one")
+    api_key: SecretStr | None = Field(
+        None, description="key required for all requests except health checks; prefer the variable SLM_API_KEY"
+    )
     cors_origin: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="an origin whose pages may call this server; again for more"
+        (), description="origin whose pages may call this server; may be repeated"
     )
 
-    page_size: Count = Field(16, description="tokens a page of the key-value cache holds")
-    max_pages: Count = Field(512, description="pages of the pool; made at the start, never grown")
-    max_sequences: Count = Field(16, description="texts generated side by side")
-    max_step_tokens: Count = Field(256, description="tokens computed in one step, prompts and new ones together")
+    page_size: PositiveInt = Field(16, description="tokens per page of the KV cache")
+    max_pages: PositiveInt = Field(512, description="pages in the pool, which is allocated at start-up and never grows")
+    max_sequences: PositiveInt = Field(16, description="texts generated at the same time")
+    max_step_tokens: PositiveInt = Field(
+        256, description="tokens computed in one step, in prompts and new texts together"
+    )
 
     stream_interval: float = Field(
-        0.02, ge=0, description="seconds between two pieces of a stream: tokens that come sooner go together"
+        0.02, ge=0, description="minimum seconds between two events of a stream; tokens in between are sent together"
     )
 
-    max_queue: int = Field(64, ge=0, description="texts that may wait for their turn; more get 429")
-    max_prompt_tokens: Count | None = Field(None, description="longest prompt; what the model can read if not given")
-    max_new_tokens: Count | None = Field(None, description="most new tokens that a request may ask for")
+    max_queue: int = Field(64, ge=0, description="texts that may wait to be generated; requests beyond that get 429")
+    max_prompt_tokens: PositiveInt | None = Field(
+        None, description="maximum length of a prompt (default: the context length of the model)"
+    )
+    max_new_tokens: PositiveInt | None = Field(
+        None, description="maximum number of new tokens per request (default: what fits into the context)"
+    )
     request_timeout: float = Field(120, gt=0, description="seconds after which a request gets 504")
-    drain_timeout: float = Field(30, ge=0, description="seconds that running requests have after SIGTERM")
-    max_body_bytes: Count = Field(1_000_000, description="larger bodies get 413")
-    log_prompts: bool = Field(False, description="write prompts and texts into the log")
+    drain_timeout: float = Field(30, ge=0, description="seconds that running requests get to finish after SIGTERM")
+    max_body_bytes: PositiveInt = Field(1_000_000, description="maximum size of a request body; larger ones get 413")
+    log_prompts: bool = Field(False, description="log prompts and generated texts")
 
     @field_validator("adapter", mode="before")
     @classmethod
-    def _adapters(cls, given: Any) -> Any:
-        return tuple(NamedAdapter.parsed(one) if isinstance(one, str) else one for one in _listed(given))
+    def _parse_adapters(cls, value: Any) -> Any:
+        return tuple(NamedAdapter.parse(item) if isinstance(item, str) else item for item in _as_list(value))
 
     @field_validator("cors_origin", mode="before")
     @classmethod
-    def _origins(cls, given: Any) -> Any:
-        return tuple(_listed(given))
+    def _parse_origins(cls, value: Any) -> Any:
+        return tuple(_as_list(value))
 
     @field_validator("api_key")
     @classmethod
-    def _not_empty(cls, key: SecretStr | None) -> SecretStr | None:
+    def _check_key(cls, key: SecretStr | None) -> SecretStr | None:
         if key is not None and not key.get_secret_value().strip():
-            raise ValueError("is empty; leave it out, or give one")
+            raise ValueError("the key is empty; set a non-empty key or leave it out")
         return key
 
     def environment(self) -> dict[str, str]:
-        """The variables that say the same to another process."""
-        found = {}
+        """Return the environment variables that give another process the same settings."""
+        variables = {}
         for name in self.model_fields_set:
             value = getattr(self, name)
             if value is not None:
-                found[f"SLM_{name.upper()}"] = _written(value)
-        return found
+                variables[f"SLM_{name.upper()}"] = _to_variable(value)
+        return variables
 
     @property
-    def _alone(self) -> str | None:
-        return self.adapter_path or (self.model_path if _holds_adapter(self.model_path) else None)
+    def _unnamed_adapter(self) -> str | None:
+        return self.adapter_path or (self.model_path if _is_adapter_folder(self.model_path) else None)
 
     @property
     def default_adapter(self) -> str | None:
-        """What answers where a request names no model: the adapter that was given without a name; None is the base."""
-        return _folder_name(self._alone) if self._alone else None
+        """Name of the adapter that answers requests without a model name; None if the base does.
+
+        It is the adapter of ``adapter_path``, or of a ``model_path`` that is an adapter folder.
+        """
+        return _folder_name(self._unnamed_adapter) if self._unnamed_adapter else None
 
     @property
     def adapters(self) -> dict[str, str]:
-        """Folders of all adapters by name, that of ``adapter_path``, or of a ``model_path`` which is one, first.
-
-        Raises ValueError for a name twice.
-        """
-        alone = self._alone
-        pairs = [(_folder_name(alone), alone)] if alone else []
-        pairs += [(one.name, one.path) for one in self.adapter]
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            raise ValueError(f"two adapters have one name ({', '.join(name for name, _ in pairs)}); rename one")
-        return found
+        """Folders of all adapters by name, the default adapter first. Raises StartError for a duplicate name."""
+        unnamed = self._unnamed_adapter
+        pairs = [(_folder_name(unnamed), unnamed)] if unnamed else []
+        pairs += [(adapter.name, adapter.path) for adapter in self.adapter]
+        folders = dict(pairs)
+        if len(folders) < len(pairs):
+            raise StartError(f"two adapters have the same name ({', '.join(name for name, _ in pairs)}); rename one")
+        return folders
 
 
 def unknown_variables() -> list[str]:
-    """Variables of the environment that look like settings and are none."""
-    known = {f"SLM_{name.upper()}" for name in Settings.model_fields} | OF_OTHERS
+    """Return the environment variables with the prefix ``SLM_`` that are not settings."""
+    known = {f"SLM_{name.upper()}" for name in Settings.model_fields} | FOREIGN_VARIABLES
     return sorted(name for name in os.environ if name.startswith("SLM_") and name not in known)
 
 
-def _written(value: Any) -> str:
+def _to_variable(value: Any) -> str:
     if isinstance(value, SecretStr):
         return value.get_secret_value()
     if isinstance(value, tuple):
-        return ",".join(f"{one.name}={one.path}" if isinstance(one, NamedAdapter) else str(one) for one in value)
+        return ",".join(f"{item.name}={item.path}" if isinstance(item, NamedAdapter) else str(item) for item in value)
     return str(value)
 
 
-def _listed(given: Any) -> list[Any]:
-    """An environment variable has its items parted by commas."""
-    if isinstance(given, str):
-        return [item.strip() for item in given.split(",") if item.strip()]
-    return list(given or ())
+def _as_list(value: Any) -> list[Any]:
+    """Split the value of an environment variable at commas; flags and Python give sequences."""
+    if isinstance(value, str):
+        return [item.strip() for item in value.split(",") if item.strip()]
+    return list(value or ())
 
 
-def _holds_adapter(path: str) -> bool:
+def _is_adapter_folder(path: str) -> bool:
     return (Path(path).expanduser() / "adapter_config.json").is_file()
 
 

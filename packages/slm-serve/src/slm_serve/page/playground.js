@@ -1,7 +1,7 @@
-import { CUT_OFF, Refusal, events, fetched, sentence } from "./protocol.js";
+import { CONNECTION_LOST, RequestFailure, events, fetchOrFail, sentence } from "./protocol.js";
 
 const STORED_AS = "slm-playground";
-const NAMED_VALUES = {
+const VALUE_LABELS = {
   temperature: { 0: "greedy" },
   top_p: { 1: "off" },
   top_k: { 0: "off" },
@@ -14,7 +14,7 @@ const [ask, settings, output, stopButton] = ["ask", "settings", "output", "stop"
 const { prompt, model, compare, other } = ask.elements;
 const fields = [...ask.elements, ...settings.elements].filter((field) => field.name);
 const sliders = fields.filter((field) => field.type === "range");
-const mostNewTokens = Number(settings.elements.max_new_tokens.max);
+const maxNewTokens = Number(settings.elements.max_new_tokens.max);
 
 let models = [];
 let running = null;
@@ -24,7 +24,7 @@ function stopStrings() {
   return lines.length ? lines.map((line) => line.replaceAll("\\n", "\n")) : null;
 }
 
-/** The seed of the field, or a new one, which is shown with the text so that it can be had again. */
+/** The seed of the field, or a random one, which is shown with the text so that the text can be repeated. */
 function chosenSeed() {
   const { value, valueAsNumber } = settings.elements.seed;
   return value === "" ? crypto.getRandomValues(new Uint32Array(1))[0] >>> 1 : valueAsNumber;
@@ -62,15 +62,15 @@ class Column {
     );
     Object.assign(this, { error, figures, shown: {}, seed, since: performance.now(), finished: false });
     const kind = document.createElement("small");
-    kind.textContent = origin(models.find((known) => known.id === id));
+    kind.textContent = origin(models.find((candidate) => candidate.id === id));
     heading.append(id, " ", kind);
     shownPrompt.textContent = prompt;
     this.text = continuation.appendChild(document.createTextNode(""));
     this.element.ariaBusy = "true";
   }
 
-  take(event) {
-    if (event.error) throw new Refusal(sentence(event.error.message));
+  add(event) {
+    if (event.error) throw new RequestFailure(sentence(event.error.message));
     this.text.appendData(event.text);
     const seconds = event.seconds ?? (performance.now() - this.since) / 1000;
     const rate = event.tokens_per_second ?? event.completion_tokens / seconds;
@@ -87,9 +87,9 @@ class Column {
     this.show({ "finish reason": reason, seed: this.seed });
   }
 
-  fail(words) {
+  fail(message) {
     this.element.ariaBusy = "false";
-    this.error.textContent = words;
+    this.error.textContent = message;
     this.error.hidden = false;
   }
 
@@ -101,35 +101,35 @@ class Column {
 
 function showSliders() {
   for (const slider of sliders) {
-    const words = NAMED_VALUES[slider.name]?.[slider.value] ?? slider.value;
-    settings.querySelector(`output[for=${slider.id}]`).value = slider.ariaValueText = words;
+    const label = VALUE_LABELS[slider.name]?.[slider.value] ?? slider.value;
+    settings.querySelector(`output[for=${slider.id}]`).value = slider.ariaValueText = label;
   }
 }
 
-/** Brings what depends on the controls in line with them. */
+/** Updates everything that depends on the controls. */
 function refresh() {
-  const lengths = models.filter(({ id }) => chosenModels().includes(id)).map((known) => known.max_model_len);
-  settings.elements.max_new_tokens.max = Math.min(mostNewTokens, ...lengths);
+  const lengths = models.filter(({ id }) => chosenModels().includes(id)).map((model) => model.max_model_len);
+  settings.elements.max_new_tokens.max = Math.min(maxNewTokens, ...lengths);
   other.hidden = !compare.checked;
   showSliders();
 }
 
-function showRunning(controller, words) {
+function showRunning(controller, status) {
   running = controller;
   if (!controller && document.activeElement === stopButton) byId("generate").focus();
   stopButton.hidden = !controller;
-  byId("status").textContent = words;
+  byId("status").textContent = status;
 }
 
 async function continueInto(column, body, signal) {
   try {
     const headers = { "Content-Type": "application/json" };
-    const response = await fetched("generate", { method: "POST", headers, body: JSON.stringify(body), signal });
-    for await (const event of events(response.body)) column.take(event);
-    if (!column.finished) throw new Refusal(CUT_OFF);
+    const response = await fetchOrFail("generate", { method: "POST", headers, body: JSON.stringify(body), signal });
+    for await (const event of events(response.body)) column.add(event);
+    if (!column.finished) throw new RequestFailure(CONNECTION_LOST);
   } catch (error) {
     if (signal.aborted) column.end("stopped");
-    else if (error instanceof Refusal) column.fail(error.message);
+    else if (error instanceof RequestFailure) column.fail(error.message);
     else throw error;
   }
 }
@@ -156,33 +156,33 @@ function pickOther() {
   other.value = (others.find(({ kind }) => kind === "base") ?? others[0] ?? models[0]).id;
 }
 
-function offer(stored) {
+function showModels(stored) {
   for (const select of [model, other]) {
-    select.replaceChildren(...models.map((known) => new Option(`${known.id} (${origin(known)})`, known.id)));
+    select.replaceChildren(...models.map((model) => new Option(`${model.id} (${origin(model)})`, model.id)));
   }
-  const known = (id) => models.some((one) => one.id === id);
+  const isServed = (id) => models.some((model) => model.id === id);
   model.disabled = false;
-  model.value = known(stored.model) ? stored.model : models.find((one) => one.default).id;
-  if (known(stored.other)) other.value = stored.other;
+  model.value = isServed(stored.model) ? stored.model : models.find((candidate) => candidate.default).id;
+  if (isServed(stored.other)) other.value = stored.other;
   else pickOther();
   compare.disabled = models.length < 2;
   compare.checked &&= !compare.disabled;
-  byId("compare-hint").textContent = compare.disabled ? "Only one model is served: there is no other to compare." : "";
+  byId("compare-hint").textContent = compare.disabled ? "Only one model is served, so there is none to compare it with." : "";
   refresh();
 }
 
-/** Fills the pickers; says why not where that fails. */
+/** Loads the served models into the pickers, or shows why that failed. */
 async function loadModels() {
   try {
-    models = (await (await fetched("v1/models")).json()).data;
-    offer(stored());
+    models = (await (await fetchOrFail("v1/models")).json()).data;
+    showModels(stored());
   } catch (error) {
-    if (!(error instanceof Refusal)) throw error;
-    const words = document.createElement("p");
-    words.className = "error";
-    words.role = "alert";
-    words.textContent = error.message;
-    output.replaceChildren(words);
+    if (!(error instanceof RequestFailure)) throw error;
+    const message = document.createElement("p");
+    message.className = "error";
+    message.role = "alert";
+    message.textContent = error.message;
+    output.replaceChildren(message);
   }
 }
 
@@ -197,7 +197,7 @@ function stored() {
   try {
     return JSON.parse(localStorage.getItem(STORED_AS)) ?? {};
   } catch {
-    return {}; // storage is forbidden
+    return {}; // local storage is disabled in the browser
   }
 }
 
@@ -206,7 +206,7 @@ function store() {
   try {
     localStorage.setItem(STORED_AS, JSON.stringify(Object.fromEntries(values)));
   } catch {
-    // storage is forbidden
+    // local storage is disabled in the browser
   }
 }
 

@@ -1,8 +1,8 @@
-export const CUT_OFF = "The connection was lost before the text was complete.";
-const UNREACHABLE = "The server cannot be reached: check that it runs and that you are connected.";
+export const CONNECTION_LOST = "The connection was lost before the text was complete.";
+const UNREACHABLE = "The server cannot be reached: check that it is running and that you are connected.";
 
-/** What the user is to read instead of a text. */
-export class Refusal extends Error {}
+/** A failed request; the message is shown in place of the text. */
+export class RequestFailure extends Error {}
 
 export const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1).replace(/([^.!?])$/, "$1.");
 
@@ -11,36 +11,36 @@ function tryAgain(seconds) {
   return `The server is busy: try again in ${when}.`;
 }
 
-async function refusal(response) {
+async function errorMessage(response) {
   if (response.status === 429) return tryAgain(Math.ceil(response.headers.get("Retry-After")));
-  if (response.status === 401) return "The server asks for a password: reload the page to give it.";
+  if (response.status === 401) return "The server requires a password: reload the page to enter it.";
   const { detail } = await response.json().catch(() => ({}));
   if (typeof detail === "string") return sentence(detail);
   if (!Array.isArray(detail)) return `The server answered with status ${response.status}.`;
-  const faults = detail.map(({ loc, msg }) => `${loc.slice(1).join(" ").replaceAll("_", " ")}: ${msg}`);
-  return sentence(faults.join("; "));
+  const problems = detail.map(({ loc, msg }) => `${loc.slice(1).join(" ").replaceAll("_", " ")}: ${msg}`);
+  return sentence(problems.join("; "));
 }
 
-/** The promise's value; where the network fails, a Refusal with these words. An abort passes as it is. */
-function reached(promise, words) {
+/** The value of a promise. A network error becomes a RequestFailure with this message; an abort is passed on. */
+function orFail(promise, message) {
   return promise.catch((error) => {
-    throw error.name === "AbortError" ? error : new Refusal(words);
+    throw error.name === "AbortError" ? error : new RequestFailure(message);
   });
 }
 
-export async function fetched(address, options) {
-  const response = await reached(fetch(address, options), UNREACHABLE);
-  if (!response.ok) throw new Refusal(await refusal(response));
+export async function fetchOrFail(address, options) {
+  const response = await orFail(fetch(address, options), UNREACHABLE);
+  if (!response.ok) throw new RequestFailure(await errorMessage(response));
   return response;
 }
 
-/** The events of a text/event-stream, up to [DONE]. */
+/** The events of a text/event-stream response, until [DONE]. */
 export async function* events(body) {
   const reader = body.getReader();
   const decoder = new TextDecoder();
   let rest = "";
   for (;;) {
-    const { value, done } = await reached(reader.read(), CUT_OFF);
+    const { value, done } = await orFail(reader.read(), CONNECTION_LOST);
     if (done) return;
     const lines = (rest + decoder.decode(value, { stream: true })).split("\n");
     rest = lines.pop();

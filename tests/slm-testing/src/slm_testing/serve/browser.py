@@ -1,4 +1,4 @@
-"""A headless Chromium, driven over the DevTools protocol."""
+"""A headless Chromium, controlled over the DevTools protocol."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from urllib.request import urlopen
 import pytest
 from websockets.sync.client import ClientConnection, connect
 
-BINARY = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+BROWSER_PATH = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 FLAGS = [
     "--headless=new",
     "--no-sandbox",
@@ -23,54 +23,56 @@ FLAGS = [
     "--disable-background-networking",
     "--remote-debugging-port=0",
 ]
-in_a_browser = pytest.mark.skipif(BINARY is None, reason="needs a browser: none of chromium, google-chrome is on PATH")
+needs_browser = pytest.mark.skipif(BROWSER_PATH is None, reason="needs Chromium or Chrome on the PATH")
 
 
 class Browser:
-    """A headless Chromium with one tab, driven over the DevTools protocol."""
+    """A headless Chromium with one tab."""
 
     def __init__(self, socket: ClientConnection) -> None:
         self.socket = socket
         self.calls = 0
-        self.complaints: list[str] = []
+        self.console_errors: list[str] = []
         self.address = ""
         for domain in ("Page", "Runtime", "Log"):
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
+        """Call a method of the DevTools protocol and return its result."""
         self.calls += 1
         self.socket.send(json.dumps({"id": self.calls, "method": method, "params": params}))
         while (message := json.loads(self.socket.recv(timeout=10))).get("id") != self.calls:
-            self.note(message)
+            self.record_console_error(message)
         assert "error" not in message, message["error"]
         return message["result"]
 
-    def note(self, event: dict[str, Any]) -> None:
-        """Keeps what the console would show in red."""
-        told = event["params"]
+    def record_console_error(self, event: dict[str, Any]) -> None:
+        """Record an event that the console shows as an error or a warning."""
+        params = event["params"]
         if event["method"] == "Runtime.exceptionThrown":
-            self.complaints.append(told["exceptionDetails"]["exception"]["description"])
-        elif event["method"] == "Runtime.consoleAPICalled" and told["type"] in {"error", "warning"}:
-            self.complaints.append(str(told["args"]))
-        elif event["method"] == "Log.entryAdded" and self.concerns_this_page(told["entry"]):
-            self.complaints.append(told["entry"]["text"])
+            self.console_errors.append(params["exceptionDetails"]["exception"]["description"])
+        elif event["method"] == "Runtime.consoleAPICalled" and params["type"] in {"error", "warning"}:
+            self.console_errors.append(str(params["args"]))
+        elif event["method"] == "Log.entryAdded" and self.is_error_of_page(params["entry"]):
+            self.console_errors.append(params["entry"]["text"])
 
-    def concerns_this_page(self, entry: dict[str, Any]) -> bool:
-        """Whether it is no mere note, nor about an address that the page before this one still asked."""
-        ours = entry.get("url", self.address).startswith(self.address)
-        return ours and entry["level"] in {"error", "warning"}
+    def is_error_of_page(self, entry: dict[str, Any]) -> bool:
+        """Whether a log entry is an error or warning of this page, not of a request that the previous page sent."""
+        of_this_page = entry.get("url", self.address).startswith(self.address)
+        return of_this_page and entry["level"] in {"error", "warning"}
 
     def __call__(self, expression: str) -> Any:
-        """The value of a JavaScript expression in the page."""
+        """Return the value of a JavaScript expression in the page."""
         result = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in result, result["exceptionDetails"]
         return result["result"].get("value")
 
     def wait(self, expression: str) -> None:
-        within(10, lambda: self(expression))
+        """Wait until a JavaScript expression is true."""
+        wait_for(10, lambda: self(expression))
 
     def open(self, address: str) -> None:
-        self.complaints.clear()
+        self.console_errors.clear()
         self.address = address
         self.call("Page.navigate", url=address)
         self.wait("document.readyState === 'complete'")
@@ -79,7 +81,7 @@ class Browser:
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
 
     def set(self, control: str, value: str | bool) -> None:
-        """Sets a control, found by its name, as a user would."""
+        """Set the control with this name, as a user would."""
         key = "checked" if isinstance(value, bool) else "value"
         self(
             f"(c => {{ c.{key} = {json.dumps(value)}; c.dispatchEvent(new Event('input', {{bubbles: true}})) }})"
@@ -87,11 +89,12 @@ class Browser:
         )
 
     def press(self, key: str, control: bool = False) -> None:
-        told = {"key": key, "code": key, "windowsVirtualKeyCode": {"Enter": 13}[key], "modifiers": 2 * control}
-        self.call("Input.dispatchKeyEvent", type="rawKeyDown", **told)
-        self.call("Input.dispatchKeyEvent", type="keyUp", **told)
+        event = {"key": key, "code": key, "windowsVirtualKeyCode": {"Enter": 13}[key], "modifiers": 2 * control}
+        self.call("Input.dispatchKeyEvent", type="rawKeyDown", **event)
+        self.call("Input.dispatchKeyEvent", type="keyUp", **event)
 
     def text(self, selector: str) -> str:
+        """Return the visible text of the first element that matches."""
         return self(f"document.querySelector('{selector}')?.innerText")
 
     def texts(self, selector: str) -> list[str]:
@@ -101,27 +104,30 @@ class Browser:
         self(f"document.querySelector('{selector}').click()")
 
     def generate(self, prompt: str) -> None:
+        """Enter a prompt and press Generate."""
         self.set("prompt", prompt)
         self.click("#generate")
 
 
 def tab_address(port_file: Path) -> str:
-    within(15, lambda: port_file.exists() and "\n" in port_file.read_text())
-    with urlopen(f"http://127.0.0.1:{port_file.read_text().split()[0]}/json/list") as answer:
-        return next(target["webSocketDebuggerUrl"] for target in json.load(answer) if target["type"] == "page")
+    """Return the DevTools address of the browser's tab; ``port_file`` is written by the browser."""
+    wait_for(15, lambda: port_file.exists() and "\n" in port_file.read_text())
+    with urlopen(f"http://127.0.0.1:{port_file.read_text().split()[0]}/json/list") as response:
+        return next(target["webSocketDebuggerUrl"] for target in json.load(response) if target["type"] == "page")
 
 
-def within(seconds: float, happened: Callable[[], Any]) -> None:
-    until = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < until, f"did not happen within {seconds} seconds"
+def wait_for(seconds: float, condition: Callable[[], Any]) -> None:
+    """Wait until ``condition()`` is true; fail after ``seconds``."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"the condition was not met within {seconds} seconds"
         time.sleep(0.02)
 
 
 @contextmanager
-def browsing(profile: Path) -> Iterator[Browser]:
-    """A browser with a profile of its own, in the folder ``profile``."""
-    command = [str(BINARY), *FLAGS, f"--user-data-dir={profile}", "about:blank"]
+def running_browser(profile: Path) -> Iterator[Browser]:
+    """Run a browser with a fresh profile in the folder ``profile``."""
+    command = [str(BROWSER_PATH), *FLAGS, f"--user-data-dir={profile}", "about:blank"]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
         with connect(tab_address(profile / "DevToolsActivePort"), max_size=None) as tab:

@@ -1,4 +1,4 @@
-"""A stand-in for the server, of the standard library alone, which gives the page answers of all kinds."""
+"""A stub of the server for tests of the playground page, with answers of all kinds. Needs only the standard library."""
 
 import json
 import re
@@ -12,32 +12,32 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-PAGE = Path(str(files("slm_serve") / "page"))
+PAGE_FOLDER = Path(str(files("slm_serve") / "page"))
 CSP = "default-src 'self'; base-uri 'none'; frame-ancestors 'none'"
 TYPES = {".html": "text/html; charset=utf-8", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 
-def listed(name: str, parent: str | None = None, default: bool = False) -> dict[str, Any]:
+def model_card(name: str, parent: str | None = None, default: bool = False) -> dict[str, Any]:
     kind = "adapter" if parent else "base"
-    known = {"object": "model", "created": 1, "owned_by": "slm", "max_model_len": 512}
-    return {"id": name, **known, "kind": kind, "parent": parent, "default": default}
+    fields = {"object": "model", "created": 1, "owned_by": "slm", "max_model_len": 512}
+    return {"id": name, **fields, "kind": kind, "parent": parent, "default": default}
 
 
-BOTH = [listed("sample"), listed("stories-lora", parent="sample", default=True)]
+BASE_AND_ADAPTER = [model_card("sample"), model_card("stories-lora", parent="sample", default=True)]
 PIECES = ["the café", " was <b>bold</b>\n", "and 雪 fell 🌨"]
 ENDING = {"prompt_tokens": 5, "finish_reason": "length", "tokens_per_second": 88.1, "seconds": 0.45}
 
 
-class Stub(ThreadingHTTPServer):
-    """Serves the page below a prefix; the prompt says how ``generate`` behaves."""
+class StubServer(ThreadingHTTPServer):
+    """Serves the page under a path prefix; the prompt selects the method ``StubHandler.answer_...``."""
 
     daemon_threads = True
 
     def __init__(self, models: list[dict[str, Any]]) -> None:
-        super().__init__(("127.0.0.1", 0), Answers)
+        super().__init__(("127.0.0.1", 0), StubHandler)
         self.models = models
         self.bodies: list[dict[str, Any]] = []
-        self.client_left = threading.Event()
+        self.client_disconnected = threading.Event()
         self.address = f"http://127.0.0.1:{self.server_port}/behind/a/proxy/"
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
@@ -46,18 +46,18 @@ class Stub(ThreadingHTTPServer):
         self.server_close()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A connection that was cut is no error here."""
+        """Ignore connections that are closed early: tests do that on purpose."""
 
 
-class Answers(BaseHTTPRequestHandler):
-    server: Stub
+class StubHandler(BaseHTTPRequestHandler):
+    server: StubServer
 
     def log_message(self, *_: Any) -> None:
-        """Nothing to standard error."""
+        """Write nothing to standard error."""
 
     def do_GET(self) -> None:
         name = self.path.removeprefix("/behind/a/proxy/")
-        path = PAGE / (name.removeprefix("static/") or "index.html")
+        path = PAGE_FOLDER / (name.removeprefix("static/") or "index.html")
         if name == "v1/models":
             if self.server.models:
                 self.send_json(200, {"object": "list", "data": self.server.models})
@@ -90,7 +90,7 @@ class Answers(BaseHTTPRequestHandler):
         self.wfile.write(json.dumps(content).encode())
 
     def send_events(self, *events: dict[str, Any] | str) -> None:
-        """Sends the events in chunks that cut through lines and characters."""
+        """Send the events in chunks whose borders fall within lines and within characters."""
         lines = [event if isinstance(event, str) else json.dumps(event, ensure_ascii=False) for event in events]
         data = "".join(f"data: {line}\n\n" for line in lines).encode()
         for chunk in re.split(rb"(?<=[\xc0-\xff])|(?<=compl)", data):
@@ -110,7 +110,7 @@ class Answers(BaseHTTPRequestHandler):
                 self.send_events({"text": " more", "completion_tokens": n})
                 time.sleep(0.01)
         except OSError:
-            self.server.client_left.set()
+            self.server.client_disconnected.set()
 
     def answer_invalid(self, _: dict[str, Any]) -> None:
         fault = {"loc": ["body", "top_p"], "msg": "Input should be greater than 0", "type": "greater_than"}
@@ -135,7 +135,7 @@ class Answers(BaseHTTPRequestHandler):
         self.send_events({"text": " some", "completion_tokens": 1})
 
     def answer_cut(self, _: dict[str, Any]) -> None:
-        """A reset of the connection within the text."""
+        """Reset the connection in the middle of the text."""
         self.answer_ending(_)
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.connection.close()

@@ -13,7 +13,7 @@ from accelerate.commands.launch import launch_command_parser
 from torch.distributed.run import get_args_parser
 
 from slm_lab.flags import parse as parse_lab
-from slm_serve.wire.generate import GenerateRequest
+from slm_serve import GenerateRequest
 from slm_testing.workspace.readme_blocks import ROOT
 from slm_testing.workspace.wrapper_lines import program_line
 from slm_train import parse_arguments as parse

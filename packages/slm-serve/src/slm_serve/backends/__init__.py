@@ -1,0 +1,1 @@
+"""Text generation behind one protocol: slm-kv's engine and vLLM."""

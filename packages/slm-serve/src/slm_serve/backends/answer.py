@@ -1,0 +1,80 @@
+"""Results of one request: pieces of text that a backend puts in and a route reads on the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from slm_kv import SampledToken  # its module imports torch, which a type does not need
+
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds from the start of a job to its first token, and to its end."""
+
+    first_token: float
+    total: float
+
+
+@dataclass(frozen=True)
+class Delta:
+    """What was added to one text since its previous delta. Only the last has ``finish_reason`` and ``timing``."""
+
+    text: str = ""
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[SampledToken, ...] = ()
+    prompt_logprobs: tuple[SampledToken, ...] = ()
+    finish_reason: FinishReason | None = None
+    timing: Timing | None = None
+
+
+def _ignore_delta(index: int, delta: Delta, tokens: int) -> None:
+    pass
+
+
+class Answer:
+    """The texts of one request; ``async for index, delta in answer`` ends when all jobs are finished.
+
+    Iteration raises the exception passed to ``fail``. Whoever creates an answer must close it.
+
+    Args:
+        jobs: number of texts.
+        on_delta: called with the index of a text, each delta that is read, and the number of tokens of the text so far.
+    """
+
+    def __init__(self, jobs: int, on_delta: Callable[[int, Delta, int], None] = _ignore_delta) -> None:
+        self.unfinished = jobs
+        self.on_close: list[Callable[[], None]] = []
+        self._on_delta, self._token_counts = on_delta, [0] * jobs
+        self._items: asyncio.Queue[tuple[int, Delta] | Exception] = asyncio.Queue()
+
+    def put(self, index: int, delta: Delta) -> None:
+        """Add a delta of the text ``index``. Must be called on the event loop."""
+        self._items.put_nowait((index, delta))
+
+    def fail(self, error: Exception) -> None:
+        """End the iteration with ``error``. Must be called on the event loop."""
+        self._items.put_nowait(error)
+
+    async def __aiter__(self) -> AsyncIterator[tuple[int, Delta]]:
+        while self.unfinished:
+            item = await self._items.get()
+            if isinstance(item, Exception):
+                raise item
+            index, delta = item
+            self.unfinished -= delta.finish_reason is not None
+            self._token_counts[index] += len(delta.token_ids)
+            self._on_delta(index, delta, self._token_counts[index])
+            yield item
+
+    def close(self) -> None:
+        """Cancel the jobs that still run. Idempotent."""
+        actions, self.on_close = self.on_close, []
+        for action in actions:
+            action()

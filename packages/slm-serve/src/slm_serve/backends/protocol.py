@@ -1,0 +1,71 @@
+"""The protocol between the HTTP server and whatever generates text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from slm_serve.backends.answer import Answer
+from slm_serve.backends.served_models import ServedModel
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from slm_kv import SamplingParams
+
+
+@dataclass(frozen=True)
+class Job:
+    """One prompt to continue.
+
+    Args:
+        prompt_ids: token ids of the prompt.
+        params: sampling parameters and limits.
+        model: name of a served model.
+        use_cache: False recomputes the whole text for each token.
+        streams: send a delta for each step; if False, one delta with the whole text at its end.
+    """
+
+    prompt_ids: tuple[int, ...]
+    params: SamplingParams
+    model: str
+    use_cache: bool = True
+    streams: bool = False
+
+
+@dataclass(frozen=True)
+class BackendLoad:
+    """Texts and pages in use. The page counts are 0 for a backend without its own page pool."""
+
+    running: int
+    waiting: int
+    pages_used: int
+    pages: int
+    preemptions: int
+
+
+class Backend(Protocol):
+    """Generates text for many jobs at once, on threads or in processes of its own."""
+
+    served: Mapping[str, ServedModel]  # by name; the first is the default
+    tokenizer: PreTrainedTokenizerBase
+    context_length: int  # maximum number of tokens of a prompt and its continuation
+    max_sequences: int  # maximum number of jobs that run at the same time
+    summary: str  # device, data type and memory, as text for the start-up message
+
+    @property
+    def failure(self) -> str | None:
+        """Why the backend should get no more requests; None while it works."""
+
+    def load(self) -> BackendLoad:
+        """Return the current load."""
+
+    def check(self, job: Job) -> None:
+        """Validate a job without queuing it; thread-safe. Raises KVError for a job that can never be run."""
+
+    def submit(self, jobs: Sequence[Job], answer: Answer) -> None:
+        """Queue ``jobs``; their deltas go to ``answer``. Must be called on the event loop; does not block."""
+
+    def close(self) -> None:
+        """Cancel all jobs, free the model and wait until that is done."""

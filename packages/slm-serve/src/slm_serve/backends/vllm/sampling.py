@@ -1,0 +1,69 @@
+"""From a job to the arguments of vLLM's SamplingParams, and the checks of a job. vLLM is not imported here."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from slm_kv import KVError, SamplingParams
+from slm_serve.backends.protocol import Job
+
+MAX_TEMPERATURE = 2.0  # vLLM 0.32 rejects higher ones
+
+
+def stop_token_ids(params: SamplingParams, eos_token_ids: Collection[int]) -> set[int]:
+    """Return all tokens that end a text."""
+    return {*params.stop_token_ids, *(() if params.ignore_eos else eos_token_ids)}
+
+
+def sampling_arguments(params: SamplingParams, eos_token_ids: Collection[int], vocabulary_size: int) -> dict[str, Any]:
+    """Return the arguments of vLLM's SamplingParams.
+
+    vLLM's own end-of-text rule is off and the end tokens are passed as ``stop_token_ids``, so that texts end as in
+    slm_kv. vLLM returns token ids only; decoding and stop strings are slm_kv's. Two differences remain: vLLM raises
+    temperatures below 0.01 to 0.01, and applies min_p before top_k and top_p.
+    """
+    stops = stop_token_ids(params, eos_token_ids)
+    return {
+        "temperature": float(params.temperature),
+        "top_k": min(params.top_k, vocabulary_size),
+        "top_p": float(params.top_p),
+        "min_p": float(params.min_p),
+        "repetition_penalty": float(params.repetition_penalty),
+        "presence_penalty": float(params.presence_penalty),
+        "frequency_penalty": float(params.frequency_penalty),
+        "seed": None if params.seed is None else params.seed % 2**63,
+        "stop_token_ids": sorted(token for token in stops if 0 <= token < vocabulary_size),
+        "ignore_eos": True,
+        "max_tokens": params.max_new_tokens,
+        "min_tokens": min(params.min_new_tokens, params.max_new_tokens),
+        "logprobs": params.logprobs,
+        "prompt_logprobs": params.prompt_logprobs,
+        "detokenize": False,
+    }
+
+
+def check_job(job: Job, context_length: int, vocabulary_size: int) -> None:
+    """Raise KVError for a job that vLLM would reject or cannot do."""
+    prompt_length, new_tokens = len(job.prompt_ids), job.params.max_new_tokens
+    if not job.use_cache:
+        raise KVError("use_cache=False is not possible with vLLM, which always caches; use --backend engine")
+    if not prompt_length:
+        raise KVError("the prompt is empty; give at least one token")
+    for token in job.prompt_ids:
+        if not isinstance(token, int) or not 0 <= token < vocabulary_size:
+            raise KVError(f"token id {token!r} is outside the vocabulary of {vocabulary_size}")
+    if prompt_length >= context_length:
+        raise KVError(
+            f"the prompt has {prompt_length} tokens, and the context of {context_length} must also hold a new one; "
+            "shorten it"
+        )
+    if prompt_length + new_tokens > context_length:
+        raise KVError(
+            f"a prompt of {prompt_length} tokens and max_new_tokens={new_tokens} need {prompt_length + new_tokens} "
+            f"tokens of context and there are {context_length}; ask for fewer new tokens"
+        )
+    if job.params.temperature > MAX_TEMPERATURE:
+        raise KVError(
+            f"temperature={job.params.temperature} is above {MAX_TEMPERATURE:g}, the maximum of vLLM; lower it"
+        )

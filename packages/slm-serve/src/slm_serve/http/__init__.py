@@ -1,0 +1,1 @@
+"""The HTTP interface: routes, schemas, middleware, exception handlers and response streams."""

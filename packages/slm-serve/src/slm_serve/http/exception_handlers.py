@@ -1,0 +1,109 @@
+"""Exception handlers and error bodies: OpenAI's format under /v1, FastAPI's elsewhere.
+
+No error body contains the client's input, a path of the server or a traceback.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from slm_kv import KVError
+from slm_serve.errors import RequestError
+from slm_serve.http.schemas.errors import ErrorResponse, OpenAIErrorResponse
+
+logger = logging.getLogger("slm_serve")
+OPENAI_TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
+DESCRIPTIONS = {
+    400: "the request is invalid or cannot be fulfilled",
+    401: "the API key is missing or wrong",
+    404: "there is no such model",
+    413: "the body is too large",
+    422: "the request is invalid or cannot be fulfilled",
+    429: "the queue is full; see Retry-After",
+    500: "the model failed on this request",
+    503: "the model is loading, or the server is stopping",
+    504: "the request timed out",
+}
+
+
+def add_exception_handlers(app: FastAPI) -> None:
+    """Make ``app`` answer all exceptions with error bodies."""
+    app.add_exception_handler(RequestError, _handle_request_error)
+    app.add_exception_handler(KVError, _handle_kv_error)
+    app.add_exception_handler(RequestValidationError, _handle_validation_error)
+    app.add_exception_handler(HTTPException, _handle_http_exception)
+    app.add_exception_handler(Exception, _handle_unexpected)
+
+
+def error_responses(*statuses: int, openai: bool = False) -> dict[int | str, dict[str, Any]]:
+    """Return the OpenAPI description of a route's error responses: ``statuses``, and those that every route has."""
+    model = OpenAIErrorResponse if openai else ErrorResponse
+    return {status: {"model": model, "description": DESCRIPTIONS[status]} for status in (401, 413, *statuses)}
+
+
+def error_response(path: str, error: RequestError) -> JSONResponse:
+    """Return the response for ``error`` on a request for ``path``."""
+    status, headers = error.status, dict(error.headers or {})
+    if not is_openai_path(path):
+        return JSONResponse({"detail": error.message}, status, headers)
+    # OpenAI's API has no 422: clients expect 400 for an invalid request.
+    return JSONResponse(openai_error_body(error), 400 if status == 422 else status, headers)
+
+
+def openai_error_body(error: RequestError) -> dict[str, Any]:
+    """Return ``error`` as OpenAI's error body."""
+    kind = OPENAI_TYPES.get(error.status, "server_error" if error.status >= 500 else "invalid_request_error")
+    return {"error": {"message": error.message, "type": kind, "param": error.param, "code": error.code}}
+
+
+def is_openai_path(path: str) -> bool:
+    """Whether errors of requests for ``path`` have OpenAI's format."""
+    return path == "/v1" or path.startswith("/v1/")
+
+
+def _handle_request_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestError)
+    return error_response(request.url.path, error)
+
+
+def _handle_kv_error(request: Request, error: Exception) -> Response:
+    return error_response(request.url.path, RequestError(422, str(error)))
+
+
+def _handle_validation_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    problems = [
+        {
+            "loc": [*map(_encodable, problem["loc"])],
+            "msg": str(problem["msg"]).removeprefix("Value error, "),
+            "type": problem["type"],
+        }
+        for problem in error.errors()
+    ]
+    if not is_openai_path(request.url.path):
+        return JSONResponse({"detail": problems}, 422)
+    first = problems[0]
+    field = ".".join(str(part) for part in first["loc"][1:])
+    message = f"{field}: {first['msg']}" if field else str(first["msg"])
+    return error_response(request.url.path, RequestError(400, message, param=field or None, code=str(first["type"])))
+
+
+def _encodable(part: int | str) -> int | str:
+    """Replace lone surrogates: a field name sent by the client may not be encodable as UTF-8."""
+    return part if isinstance(part, int) else part.encode(errors="replace").decode()
+
+
+def _handle_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return error_response(request.url.path, RequestError(error.status_code, str(error.detail), headers=error.headers))
+
+
+def _handle_unexpected(request: Request, error: Exception) -> Response:
+    """Answer 500; Starlette logs the traceback."""
+    return error_response(request.url.path, RequestError(500, "the server failed on this request; see its log"))

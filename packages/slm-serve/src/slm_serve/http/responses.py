@@ -1,0 +1,105 @@
+"""From jobs to an HTTP response, whole or streamed, for all routes that generate text."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+from starlette.responses import JSONResponse, Response
+
+from slm_serve.backends.answer import Delta
+from slm_serve.backends.protocol import Job
+from slm_serve.http.streams import ClientDisconnected, EventStreamResponse, cancel_on_disconnect
+from slm_serve.service import Service
+
+
+async def _get_service(request: Request) -> Service:  # async, because FastAPI runs a plain function on a thread
+    service: Service = request.app.state.service
+    return service
+
+
+ServiceDependency = Annotated[Service, Depends(_get_service)]
+Json = dict[str, Any]
+Deltas = AsyncIterator[tuple[int, Delta]]  # the index of a text, and what was added to it
+CLIENT_CLOSED_REQUEST = 499  # nginx's status for it; no client reads it, but the metrics count it
+
+
+@dataclass
+class GeneratedText:
+    """The text so far, its number of tokens, and its latest delta."""
+
+    last: Delta = field(default_factory=Delta)
+    text: str = ""
+    tokens: int = 0
+
+    def add(self, delta: Delta) -> None:
+        """Append a delta."""
+        self.last = delta
+        self.text += delta.text
+        self.tokens += len(delta.token_ids)
+
+
+def seed_argument(seed: int | None, index: int) -> dict[str, int]:
+    """Return the seed of the text ``index`` of a prompt, as a keyword argument; without a seed, nothing."""
+    return {} if seed is None else {"seed": seed + index}
+
+
+def usage_body(prompt_tokens: int, completion_tokens: int) -> Json:
+    """Return OpenAI's ``usage``."""
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+    }
+
+
+async def respond(
+    request: Request,
+    service: Service,
+    jobs: Sequence[Job],
+    *,
+    stream: bool,
+    encode_events: Callable[[Deltas], AsyncIterator[bytes]],
+    build_body: Callable[[list[GeneratedText]], Json],
+) -> Response:
+    """Run ``jobs`` and return their texts.
+
+    Args:
+        stream: respond with server-sent events made by ``encode_events``; otherwise with a JSON body made by
+            ``build_body`` from the finished texts.
+
+    Raises RequestError or KVError for requests that are rejected, or that fail before anything was sent. Later errors
+    become the last event of the stream.
+    """
+    if stream:
+        return _stream(service, jobs, encode_events)
+    try:
+        return JSONResponse(build_body(await _generate(request, service, jobs)))
+    except ClientDisconnected:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+
+
+async def _generate(request: Request, service: Service, jobs: Sequence[Job]) -> list[GeneratedText]:
+    """Return the finished texts in the order of ``jobs``.
+
+    Raises RequestError, or ClientDisconnected after cancelling the jobs.
+    """
+    answer = service.submit(jobs)
+
+    async def collect() -> list[GeneratedText]:
+        texts = [GeneratedText() for _ in jobs]
+        async for index, delta in answer:
+            texts[index].add(delta)
+        return texts
+
+    try:
+        return await cancel_on_disconnect(request, collect())
+    finally:
+        service.release(answer)
+
+
+def _stream(service: Service, jobs: Sequence[Job], encode_events: Callable[[Deltas], AsyncIterator[bytes]]) -> Response:
+    answer = service.submit([replace(job, streams=True) for job in jobs])
+    return EventStreamResponse(encode_events(aiter(answer)), lambda: service.release(answer))

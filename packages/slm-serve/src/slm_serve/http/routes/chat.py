@@ -1,0 +1,136 @@
+"""``POST /v1/chat/completions``: OpenAI's endpoint for chats."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from slm_serve.backends.answer import Delta
+from slm_serve.backends.protocol import Job
+from slm_serve.http.chat_prompt import PLAIN_STOPS, chat_prompt
+from slm_serve.http.exception_handlers import error_responses
+from slm_serve.http.responses import (
+    Deltas,
+    GeneratedText,
+    Json,
+    ServiceDependency,
+    respond,
+    seed_argument,
+    usage_body,
+)
+from slm_serve.http.schemas.chat import ChatCompletion, ChatRequest
+from slm_serve.http.streams import DONE_EVENT, EVENT_STREAM_RESPONSE, encode_event
+from slm_serve.http.token_decoder import TokenDecoder
+from slm_serve.service import Service
+
+if TYPE_CHECKING:
+    from slm_kv import SampledToken  # its module imports torch, which a type does not need
+
+router = APIRouter(prefix="/v1")
+
+
+@router.post(
+    "/chat/completions",
+    response_model=ChatCompletion,
+    responses={200: EVENT_STREAM_RESPONSE, **error_responses(400, 404, 429, 500, 503, 504, openai=True)},
+)
+async def chat(body: ChatRequest, request: Request, service: ServiceDependency) -> Response:
+    """Answer the last message, using the tokenizer's chat template or a plain format if there is none."""
+    jobs = await _jobs(body, service)
+    prompt_tokens = len(jobs[0].prompt_ids)
+    encoder = _ChatEncoder(body, TokenDecoder(service.backend.tokenizer), jobs[0].model, prompt_tokens)
+    return await respond(
+        request,
+        service,
+        jobs,
+        stream=bool(body.stream),
+        encode_events=encoder.events,
+        build_body=encoder.completion,
+    )
+
+
+async def _jobs(body: ChatRequest, service: Service) -> list[Job]:
+    model, backend = service.served_model(body.model).name, service.backend
+    prompt, from_template = chat_prompt(backend.tokenizer, body.messages)
+    ids = await service.tokenize(prompt, add_special_tokens=not from_template)  # a template contains them
+    remaining = max(backend.context_length - len(ids), 1)  # if nothing remains, the backend's check says so
+    max_new_tokens = body.token_limit or min(remaining, service.settings.max_new_tokens or remaining)
+    top_logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    jobs = []
+    for index in range(body.choices):
+        params = body.sampling_params(max_new_tokens, top_logprobs, None, **seed_argument(body.seed, index))
+        stop = params.stop if from_template else (*params.stop, *PLAIN_STOPS)
+        jobs.append(Job(ids, replace(params, stop=stop), model))
+    return jobs
+
+
+@dataclass
+class _ChatEncoder:
+    """Encodes texts as OpenAI's bodies, which are plain objects, as in the completions endpoint."""
+
+    body: ChatRequest
+    token_decoder: TokenDecoder
+    model: str
+    prompt_tokens: int
+    id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def completion(self, texts: list[GeneratedText]) -> Json:
+        """Return the body with all finished answers."""
+        choices = [
+            {
+                "index": index,
+                "message": {"role": "assistant", "content": text.text},
+                "logprobs": self._logprobs(text.last),
+                "finish_reason": text.last.finish_reason,
+            }
+            for index, text in enumerate(texts)
+        ]
+        return self._envelope("chat.completion", choices, sum(text.tokens for text in texts))
+
+    async def events(self, deltas: Deltas) -> AsyncIterator[bytes]:
+        """Encode each delta as an event, after one with the role for each choice."""
+        options, tokens = self.body.stream_options, 0
+        for index in range(self.body.choices):
+            yield self._chunk([_choice(index, {"role": "assistant", "content": ""})])
+        async for index, delta in deltas:
+            tokens += len(delta.token_ids)
+            choice = _choice(index, {"content": delta.text}, self._logprobs(delta), delta.finish_reason)
+            yield self._chunk([choice], tokens if options and options.continuous_usage_stats else None)
+        if options and options.include_usage:
+            yield self._chunk([], tokens)
+        yield DONE_EVENT
+
+    def _chunk(self, choices: list[Json], tokens: int | None = None) -> bytes:
+        return encode_event(self._envelope("chat.completion.chunk", choices, tokens))
+
+    def _envelope(self, kind: str, choices: list[Json], tokens: int | None) -> Json:
+        """Return a body with ``choices``; with the number of new ``tokens`` also the usage."""
+        body = {"id": self.id, "object": kind, "created": self.created, "model": self.model, "choices": choices}
+        return body if tokens is None else body | {"usage": usage_body(self.prompt_tokens, tokens)}
+
+    def _logprobs(self, delta: Delta) -> Json | None:
+        if not self.body.logprobs:
+            return None
+        return {"content": [self._token(token) for token in delta.logprobs]}
+
+    def _token(self, token: SampledToken) -> Json:
+        assert token.logprob is not None
+        top = [self._logprob(token_id, logprob) for token_id, logprob in token.top]
+        return self._logprob(token.token_id, token.logprob) | {"top_logprobs": top}
+
+    def _logprob(self, token_id: int, logprob: float) -> Json:
+        text = self.token_decoder.text(token_id)
+        # The bytes of a token that is a part of a character are unknown: U+FFFD stands for them.
+        is_complete = "\ufffd" not in text
+        return {"token": text, "logprob": logprob, "bytes": list(text.encode()) if is_complete else None}
+
+
+def _choice(index: int, delta: Json, logprobs: Json | None = None, finish_reason: str | None = None) -> Json:
+    return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}

@@ -1,0 +1,197 @@
+"""``POST /v1/completions``: OpenAI's endpoint for one or several prompts, each continued ``n`` times."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from slm_serve.backends.answer import Delta
+from slm_serve.backends.protocol import Job
+from slm_serve.http.exception_handlers import error_responses
+from slm_serve.http.responses import (
+    Deltas,
+    GeneratedText,
+    Json,
+    ServiceDependency,
+    respond,
+    seed_argument,
+    usage_body,
+)
+from slm_serve.http.schemas.completions import Completion, CompletionRequest
+from slm_serve.http.streams import DONE_EVENT, EVENT_STREAM_RESPONSE, encode_event
+from slm_serve.http.token_decoder import TokenDecoder
+from slm_serve.service import Service
+
+if TYPE_CHECKING:
+    from slm_kv import SampledToken  # its module imports torch, which a type does not need
+
+router = APIRouter(prefix="/v1")
+DEFAULT_MAX_TOKENS = 16  # OpenAI's
+
+
+@router.post(
+    "/completions",
+    response_model=Completion,
+    responses={200: EVENT_STREAM_RESPONSE, **error_responses(400, 404, 429, 500, 503, 504, openai=True)},
+)
+async def completions(body: CompletionRequest, request: Request, service: ServiceDependency) -> Response:
+    """Continue prompts, given as texts or as token ids."""
+    model = service.served_model(body.model).name
+    prompts = [await _tokenize(body, service, prompt) for prompt in body.prompts]
+    jobs = [job for prompt in prompts for job in _jobs(body, prompt, model)]
+    encoder = _CompletionEncoder(body, TokenDecoder(service.backend.tokenizer), model, prompts)
+    return await respond(
+        request,
+        service,
+        jobs,
+        stream=bool(body.stream),
+        encode_events=encoder.events,
+        build_body=encoder.completion,
+    )
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    """The token ids of a prompt, and its text if it is echoed."""
+
+    ids: tuple[int, ...]
+    text: str
+
+
+async def _tokenize(body: CompletionRequest, service: Service, prompt: str | list[int]) -> _Prompt:
+    if isinstance(prompt, str):
+        return _Prompt(await service.tokenize(prompt, body.add_special_tokens is not False), prompt)
+    text = service.backend.tokenizer.decode(prompt, skip_special_tokens=True) if body.echo else ""
+    return _Prompt(tuple(prompt), str(text))
+
+
+def _jobs(body: CompletionRequest, prompt: _Prompt, model: str) -> list[Job]:
+    """Return the ``n`` jobs of one prompt; the seed of each is one above that of the previous one."""
+    prompt_logprobs = body.logprobs if body.echo else None
+    # The engine generates at least one token; with max_tokens=0 the response leaves it out.
+    max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else max(body.max_tokens, 1)
+    return [
+        Job(
+            prompt.ids,
+            body.sampling_params(max_tokens, body.logprobs, prompt_logprobs, **seed_argument(body.seed, index)),
+            model,
+        )
+        for index in range(body.choices)
+    ]
+
+
+@dataclass
+class _ChoiceState:
+    """What was already encoded of one choice."""
+
+    offset: int = 0  # characters, including those of an echoed prompt
+    tokens: int = 0
+    started: bool = False
+
+
+@dataclass
+class _CompletionEncoder:
+    """Encodes texts as OpenAI's bodies.
+
+    The bodies are plain objects: pydantic models took 7 to 9 % of the event loop each, as one is made for each token.
+    """
+
+    body: CompletionRequest
+    token_decoder: TokenDecoder
+    model: str
+    prompts: list[_Prompt]
+    id: str = field(default_factory=lambda: f"cmpl-{uuid.uuid4().hex}")
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def completion(self, texts: list[GeneratedText]) -> Json:
+        """Return the body with all finished texts."""
+        choices = [self._choice(index, _ChoiceState(), text.last) for index, text in enumerate(texts)]
+        tokens = 0 if self.body.max_tokens == 0 else sum(text.tokens for text in texts)
+        return self._envelope(choices) | {"usage": self._usage(tokens)}
+
+    async def events(self, deltas: Deltas) -> AsyncIterator[bytes]:
+        """Encode each delta as an event."""
+        options = self.body.stream_options
+        states = [_ChoiceState() for _ in range(len(self.prompts) * self.body.choices)]
+        async for index, delta in deltas:
+            chunk = self._envelope([self._choice(index, states[index], delta)])
+            if options and options.continuous_usage_stats:
+                chunk["usage"] = self._usage(sum(state.tokens for state in states))
+            yield encode_event(chunk)
+        if options and options.include_usage:
+            yield encode_event(self._envelope([]) | {"usage": self._usage(sum(state.tokens for state in states))})
+        yield DONE_EVENT
+
+    def _choice(self, index: int, state: _ChoiceState, delta: Delta) -> Json:
+        """Encode a delta of one choice; the first contains the echoed prompt."""
+        text, logprobs = delta.text, None
+        if self.body.logprobs is not None:
+            logprobs = self._logprobs(index, state, delta)
+        if self.body.echo and not state.started:
+            prompt = self._prompt(index).text
+            text = prompt if self.body.max_tokens == 0 else prompt + text
+        state.started = True
+        if self.body.max_tokens != 0:
+            state.tokens += len(delta.token_ids)
+        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": delta.finish_reason}
+
+    def _logprobs(self, index: int, state: _ChoiceState, delta: Delta) -> Json:
+        encoder = _LogprobsEncoder(self.token_decoder, state)
+        if self.body.echo and not state.started:
+            encoder.add_first_prompt_token(self._prompt(index).ids[0])
+            encoder.add(delta.prompt_logprobs)
+        if self.body.max_tokens != 0:
+            encoder.add(delta.logprobs)
+        return encoder.body
+
+    def _prompt(self, index: int) -> _Prompt:
+        return self.prompts[index // self.body.choices]
+
+    def _envelope(self, choices: list[Json]) -> Json:
+        return {
+            "id": self.id,
+            "object": "text_completion",
+            "created": self.created,
+            "model": self.model,
+            "choices": choices,
+        }
+
+    def _usage(self, completion_tokens: int) -> Json:
+        return usage_body(sum(len(prompt.ids) for prompt in self.prompts), completion_tokens)
+
+
+class _LogprobsEncoder:
+    """Collects the log-probabilities of one choice in ``body``, and advances the text offset in ``state``."""
+
+    def __init__(self, token_decoder: TokenDecoder, state: _ChoiceState) -> None:
+        self._decoder, self._state = token_decoder, state
+        self.body: Json = {"text_offset": [], "token_logprobs": [], "tokens": [], "top_logprobs": []}
+
+    def add_first_prompt_token(self, token_id: int) -> None:
+        """Add a token without log-probability: nothing precedes it."""
+        self._append(token_id, self._decoder.text(token_id), None, None)
+
+    def add(self, tokens: tuple[SampledToken, ...]) -> None:
+        """Add tokens with their log-probabilities."""
+        for token in tokens:
+            text, logprob = self._decoder.text(token.token_id), token.logprob
+            assert logprob is not None
+            # Several tokens can have the same text (parts of characters); the largest log-probability is kept.
+            top = {text: logprob}
+            for other_id, other_logprob in token.top:
+                other_text = self._decoder.text(other_id)
+                top[other_text] = max(other_logprob, top.get(other_text, other_logprob))
+            self._append(token.token_id, text, logprob, top)
+
+    def _append(self, token_id: int, text: str, logprob: float | None, top: dict[str, float] | None) -> None:
+        self.body["tokens"].append(text)
+        self.body["token_logprobs"].append(logprob)
+        self.body["top_logprobs"].append(top)
+        self.body["text_offset"].append(self._state.offset)
+        self._state.offset += self._decoder.length(token_id)

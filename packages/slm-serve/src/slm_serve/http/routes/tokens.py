@@ -1,0 +1,32 @@
+"""``POST /tokenize`` and ``POST /detokenize``."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from slm_serve.errors import RequestError
+from slm_serve.http.exception_handlers import error_responses
+from slm_serve.http.responses import ServiceDependency
+from slm_serve.http.schemas.tokens import DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse
+
+router = APIRouter(responses=error_responses(404, 422, 503))
+
+
+@router.post("/tokenize")
+async def tokenize(body: TokenizeRequest, service: ServiceDependency) -> TokenizeResponse:
+    """Return the token ids of a text."""
+    backend = service.backend
+    service.served_model(body.model)  # 404 for an unknown name
+    ids = list(await service.tokenize(body.prompt, body.add_special_tokens))
+    strings = [str(token) for token in backend.tokenizer.convert_ids_to_tokens(ids)] if body.return_token_strs else None
+    return TokenizeResponse(count=len(ids), max_model_len=backend.context_length, tokens=ids, token_strs=strings)
+
+
+@router.post("/detokenize")
+async def detokenize(body: DetokenizeRequest, service: ServiceDependency) -> DetokenizeResponse:
+    """Return the text of token ids."""
+    tokenizer = service.backend.tokenizer
+    service.served_model(body.model)  # 404 for an unknown name
+    if unknown := [token for token in body.tokens if token >= len(tokenizer)]:
+        raise RequestError(422, f"token id {unknown[0]} is outside the vocabulary of {len(tokenizer)}", param="tokens")
+    return DetokenizeResponse(prompt=str(tokenizer.decode(body.tokens)))

@@ -1,0 +1,70 @@
+"""Bodies of ``POST /v1/completions``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, model_validator
+
+from slm_serve.http.schemas.fields import INT32_LIMIT, MAX_CHOICES, Integer, Logprobs, Text, TokenId
+from slm_serve.http.schemas.openai_requests import OpenAIRequest, Usage
+
+TokenIds = Annotated[list[TokenId], Field(min_length=1)]
+Texts = Annotated[list[Text], Field(min_length=1, max_length=MAX_CHOICES)]
+Prompt = Text | Texts | TokenIds | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_CHOICES)]
+
+
+class CompletionRequest(OpenAIRequest):
+    """One or several prompts, as texts or token ids."""
+
+    prompt: Prompt
+    max_tokens: (
+        Annotated[Integer, Field(ge=0, lt=INT32_LIMIT, description="default: 16; 0 is possible only with echo")] | None
+    ) = None
+    logprobs: Logprobs | None = None
+    echo: bool | None = None
+
+    @model_validator(mode="after")
+    def _check_amount(self) -> CompletionRequest:
+        if self.max_tokens == 0 and not self.echo:
+            raise ValueError("max_tokens is 0 and echo is not set, so there is nothing to return; set one of them")
+        if len(self.prompts) * self.choices > MAX_CHOICES:
+            raise ValueError(f"more than {MAX_CHOICES} texts, prompts times n; send several requests")
+        return self
+
+    @property
+    def prompts(self) -> list[str | list[int]]:
+        """The prompts as a list, each a text or token ids."""
+        prompt: Any = self.prompt
+        if isinstance(prompt, str) or not isinstance(prompt[0], str | list):
+            return [prompt]
+        return list(prompt)
+
+
+class CompletionLogprobs(BaseModel):
+    """One item for each token; null for the first token of a prompt, which has no log-probability."""
+
+    text_offset: list[int]
+    token_logprobs: list[float | None]
+    tokens: list[str]
+    top_logprobs: list[dict[str, float] | None]
+
+
+class CompletionChoice(BaseModel):
+    """One generated text."""
+
+    index: int
+    text: str
+    logprobs: CompletionLogprobs | None = None
+    finish_reason: Literal["stop", "length"] | None = None
+
+
+class Completion(BaseModel):
+    """All generated texts of a request."""
+
+    id: str
+    object: Literal["text_completion"] = "text_completion"
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    usage: Usage | None = None

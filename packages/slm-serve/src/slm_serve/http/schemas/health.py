@@ -1,0 +1,26 @@
+"""Bodies of the health checks."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel
+
+
+class Alive(BaseModel):
+    """The process responds."""
+
+    status: Literal["alive"] = "alive"
+
+
+class Ready(BaseModel):
+    """The server accepts requests."""
+
+    status: Literal["ready"] = "ready"
+
+
+class NotReady(BaseModel):
+    """The server should get no requests, for this reason."""
+
+    status: Literal["not ready"] = "not ready"
+    reason: str

@@ -1,0 +1,100 @@
+"""Fields that OpenAI's completion and chat requests share, with the fields that vLLM adds to them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, model_validator
+
+from slm_kv import SamplingParams
+from slm_serve.http.schemas.fields import (
+    INT32_LIMIT,
+    MAX_CHOICES,
+    Integer,
+    MinP,
+    Penalty,
+    RepetitionPenalty,
+    Seed,
+    Stop,
+    StrictModel,
+    Temperature,
+    Text,
+    TokenId,
+    TopP,
+    stop_strings,
+)
+
+
+class StreamOptions(StrictModel):
+    """``include_usage``: token counts in a last event; ``continuous_usage_stats``: in each event."""
+
+    include_usage: bool = False
+    continuous_usage_stats: bool = False
+
+
+class OpenAIRequest(StrictModel):
+    """Common fields of completion and chat requests. Null has the same meaning as leaving a field out."""
+
+    model: Text | None = None
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
+    n: Annotated[Integer, Field(ge=1, le=MAX_CHOICES)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    stop: Stop = None
+    seed: Seed = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    user: Annotated[Text | None, Field(description="accepted for compatibility; has no effect")] = None
+    # Fields of vLLM
+    top_k: Annotated[Integer, Field(ge=-1, lt=INT32_LIMIT, description="0 or -1 keeps all tokens")] | None = None
+    min_p: MinP | None = None
+    repetition_penalty: RepetitionPenalty | None = None
+    ignore_eos: bool | None = None
+    min_tokens: Annotated[Integer, Field(ge=0, lt=INT32_LIMIT)] | None = None
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=64)] | None = None
+    add_special_tokens: bool | None = None
+
+    @property
+    def choices(self) -> int:
+        """Number of texts for each prompt."""
+        return self.n or 1
+
+    @model_validator(mode="after")
+    def _check_stream_options(self) -> OpenAIRequest:
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options needs stream: set stream to true or leave stream_options out")
+        return self
+
+    def sampling_params(
+        self, max_new_tokens: int, logprobs: int | None, prompt_logprobs: int | None, **overrides: Any
+    ) -> SamplingParams:
+        """Return the parameters for the backend. Raises KVError."""
+        optional: dict[str, Any] = {
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "min_p": self.min_p,
+            "repetition_penalty": self.repetition_penalty,
+            "presence_penalty": self.presence_penalty,
+            "frequency_penalty": self.frequency_penalty,
+            "ignore_eos": self.ignore_eos,
+            "min_new_tokens": self.min_tokens,
+        }
+        return SamplingParams(
+            max_new_tokens=max_new_tokens,
+            top_k=max(self.top_k or 0, 0),
+            stop=stop_strings(self.stop),
+            stop_token_ids=tuple(self.stop_token_ids or ()),
+            logprobs=logprobs,
+            prompt_logprobs=prompt_logprobs,
+            **{name: value for name, value in optional.items() if value is not None},
+            **overrides,
+        )
+
+
+class Usage(BaseModel):
+    """Token counts of a request."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int

@@ -1,0 +1,40 @@
+"""Bodies of ``POST /tokenize`` and ``POST /detokenize``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, Field
+
+from slm_serve.http.schemas.fields import StrictModel, Text, TokenId
+
+
+class TokenizeRequest(StrictModel):
+    """A text to tokenize. All served models share a tokenizer; ``model``, if given, must be one of them."""
+
+    prompt: Text
+    model: Text | None = None
+    add_special_tokens: bool = True
+    return_token_strs: bool = False
+
+
+class TokenizeResponse(BaseModel):
+    """Token ids, their number, and the context length of the model."""
+
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | None = None
+
+
+class DetokenizeRequest(StrictModel):
+    """Token ids to decode."""
+
+    model: Text | None = None
+    tokens: Annotated[list[TokenId], Field(max_length=1_000_000)]
+
+
+class DetokenizeResponse(BaseModel):
+    """The decoded text."""
+
+    prompt: str

@@ -1,1 +1,0 @@
-"""What goes over the wire: strict models, so that nothing a client sends is ignored."""

@@ -1,0 +1,52 @@
+"""The API key, the limit of the body size, CORS and security headers."""
+
+import base64
+from pathlib import Path
+
+import httpx
+
+from slm_testing.serve.running_server import RunningServer, running_server
+
+
+def test_a_body_that_is_too_large_is_413_with_and_without_a_content_length(limited_server: RunningServer) -> None:
+    large = {"prompt": "a" * 3000}
+    assert limited_server.post("/generate", large).status_code == 413
+    pieces = (b'{"prompt": "' + b"a" * 900, b"a" * 900, b"a" * 900 + b'"}')
+    headers = {"Content-Type": "application/json"}
+    chunked = httpx.post(f"{limited_server.url}/v1/completions", content=iter(pieces), headers=headers, timeout=30)
+    assert chunked.status_code == 413
+    assert "2000 bytes" in chunked.json()["error"]["message"]
+
+
+def test_the_key_is_required_for_everything_but_health_checks(tiny_model: Path) -> None:
+    settings = {"api_key": "s3cret", "cors_origin": ["https://page.example"]}
+    with running_server(model_path=str(tiny_model), **settings) as server:
+        for path in ("/", "/metrics", "/v1/models", "/openapi.json", "/static/playground.js", "/nowhere"):
+            response = server.get(path)
+            assert response.status_code == 401
+            assert "Bearer" in response.headers["WWW-Authenticate"]
+        assert server.get("/v1/models").json()["error"]["type"] == "authentication_error"
+        for wrong in ("Bearer", "Bearer s3cre", "Bearer s3cret2", "Token s3cret", "Basic !", "Bearer ключ"):
+            assert server.get("/v1/models", headers={"Authorization": wrong.encode()}).status_code == 401
+        basic = base64.b64encode(b"anyone:s3cret").decode()
+        for right in ("Bearer s3cret", "bearer s3cret", f"Basic {basic}"):
+            assert server.get("/v1/models", headers={"Authorization": right}).status_code == 200
+        assert server.get("/health/live").status_code == server.get("/health/ready").status_code == 200
+        preflight = {"Origin": "https://page.example", "Access-Control-Request-Method": "POST"}
+        allowed = httpx.options(f"{server.url}/generate", headers=preflight)
+        assert allowed.headers["access-control-allow-origin"] == "https://page.example"
+        other = httpx.options(f"{server.url}/generate", headers=preflight | {"Origin": "https://other.example"})
+        assert "access-control-allow-origin" not in other.headers
+
+
+def test_no_other_origin_is_allowed_by_default(limited_server: RunningServer) -> None:
+    response = limited_server.get("/v1/models", headers={"Origin": "https://page.example"})
+    assert "access-control-allow-origin" not in response.headers
+
+
+def test_the_page_and_its_files_are_served_with_a_security_policy(limited_server: RunningServer) -> None:
+    page = limited_server.get("/")
+    assert page.headers["content-security-policy"].startswith("default-src 'self'")
+    for file in ("playground.js", "protocol.js", "playground.css", "icon.svg"):
+        assert limited_server.get(f"/static/{file}").status_code == 200
+        assert file == "protocol.js" or f"static/{file}" in page.text
