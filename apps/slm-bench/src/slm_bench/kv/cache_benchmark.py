@@ -85,7 +85,7 @@ def _check_positions(model: Any, input_ids: Tensor, new: int) -> None:
         raise BenchError("the prompt is empty: give at least one token")
     if positions and prompt + new > positions:
         raise BenchError(
-            f"a prompt of {prompt} tokens and {new} new ones exceed the model's {positions} positions; request at "
+            f"a prompt of {prompt} tokens and {new} new ones exceed the model's {positions} positions; ask for at "
             f"most {max(0, positions - prompt)} new ones"
         )
 
