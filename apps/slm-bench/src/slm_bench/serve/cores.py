@@ -1,6 +1,4 @@
-"""Which core the servers run on, and which the load generator beside them."""
-
-from __future__ import annotations
+"""CPU cores: one for the server under test, another for the load generator."""
 
 import os
 from collections.abc import Iterator
@@ -9,15 +7,15 @@ from typing import NamedTuple
 
 
 class Cores(NamedTuple):
-    """None where there is only one core, or the system cannot bind."""
+    """Both are None if there is only one core, or the system cannot bind processes to cores."""
 
     server: int | None
     client: int | None
 
 
 def two_cores() -> Cores:
-    """The first two of those that this process may use."""
-    if not hasattr(os, "sched_getaffinity"):
+    """Return the first two cores that this process may use."""
+    if not hasattr(os, "sched_getaffinity"):  # macOS and Windows
         return Cores(None, None)
     allowed = sorted(os.sched_getaffinity(0))
     return Cores(allowed[0], allowed[1]) if len(allowed) > 1 else Cores(None, None)
@@ -25,13 +23,13 @@ def two_cores() -> Cores:
 
 @contextmanager
 def bound(core: int | None) -> Iterator[None]:
-    """This thread, and whatever it starts, on ``core`` alone; None changes nothing."""
+    """Bind this thread, and processes that it starts meanwhile, to ``core``; None changes nothing."""
     if core is None:
         yield
         return
-    before = os.sched_getaffinity(0)
+    previous = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {core})
     try:
         yield
     finally:
-        os.sched_setaffinity(0, before)
+        os.sched_setaffinity(0, previous)
