@@ -12,7 +12,7 @@ from unittest.mock import patch
 from accelerate.commands.launch import launch_command_parser
 from torch.distributed.run import get_args_parser
 
-from slm_lab.flags import parse as parse_lab
+from slm_lab import parse_command_line
 from slm_serve.wire.generate import GenerateRequest
 from slm_testing.workspace.readme_blocks import ROOT
 from slm_testing.workspace.wrapper_lines import program_line
@@ -65,7 +65,7 @@ def _check_program(program: str, argv: Sequence[str]) -> None:
         parse(argv)
         return
     if program == "slm-lab":
-        given = parse_lab(argv)
+        given = parse_command_line(argv)
         if given.command == "compare":
             parse(given.passed_on)
         return
