@@ -149,6 +149,11 @@ for (const width of widths) {
         const box = text.getBoundingClientRect(), chart = text.ownerSVGElement.getBoundingClientRect();
         return box.left < chart.left - 1 || box.right > chart.right + 1;
       }).map(text => text.textContent),
+      covered: [...page.querySelectorAll('svg .label')].filter(label => {
+        const box = label.getBoundingClientRect(), chart = label.ownerSVGElement;
+        return [...chart.querySelectorAll('.tick')].map(tick => tick.getBoundingClientRect()).some(tick =>
+          tick.left < box.right && box.left < tick.right && tick.top < box.bottom && box.top < tick.bottom);
+      }).map(label => label.textContent),
       textHeight: Math.min(...heights),
     };
     document.body.dataset.measured = JSON.stringify(measured);
@@ -173,6 +178,7 @@ def test_in_a_browser_the_page_does_not_scroll_sideways_and_charts_are_legible(
     measured = json.loads(str(body["data-measured"]))
     assert all(page["pageWidth"] <= int(width) for width, page in measured.items()), measured
     assert measured["360"]["tableWidth"] > 360  # the table scrolls in its own box
+    assert all(not page["covered"] for page in measured.values()), measured
     assert all(not page["outside"] and page["textHeight"] >= 9 for page in measured.values()), measured
 
 

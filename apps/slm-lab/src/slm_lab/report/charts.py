@@ -11,7 +11,7 @@ from slm_lab.report.label_placement import LINE_HEIGHT, Marker, place_names, sho
 
 # Units of the view box. RIGHT leaves space for the names of lines.
 WIDTH, HEIGHT = 420, 300
-LEFT, RIGHT, TOP, BOTTOM = 52, 140, 14, 44
+LEFT, RIGHT, TOP, BOTTOM = 58, 140, 14, 44
 COLORS = 6  # classes c0 to c5 of style.css
 
 
@@ -97,7 +97,7 @@ def _axes(frame: Frame, x: Scale, y: Scale, x_text: Callable[[float], str]) -> I
         yield _text(x(tick), bottom + 18, x_text(tick), "tick middle")
     yield f'<path class="axis" d="M{LEFT} {bottom}H{x.end:.1f}"/>'
     yield _text((LEFT + x.end) / 2, frame.height - 6, frame.x_label, "label middle")
-    upright = f"translate(14 {(TOP + bottom) / 2}) rotate(-90)"
+    upright = f"translate(12 {(TOP + bottom) / 2}) rotate(-90)"
     yield f'<g transform="{upright}">{_text(0, 0, frame.y_label, "label middle")}</g>'
 
 

@@ -20,7 +20,7 @@ AXIS_LABELS: dict[BudgetAxis, str] = {
 }
 QUALITY = "held-out bits per byte"
 # The line chart fills the width of the page. A flat view box keeps it from filling a screen's height too.
-LINE_CHART_HEIGHT = 230
+LINE_CHART_HEIGHT = 260
 
 
 @dataclass(frozen=True)
