@@ -6,7 +6,7 @@ import slm_lab
 
 
 def test_the_version_is_the_one_of_its_metadata() -> None:
-    # `uv version --bump` writes pyproject.toml alone.
+    # `uv version --bump` changes pyproject.toml alone.
     assert slm_lab.__version__ == version("slm-lab")
 
 

@@ -1,4 +1,7 @@
-"""``slm-lab``: one sentence for a user's mistake, exit code 2; never a traceback for it."""
+"""Entry point of ``slm-lab``: dispatch to the commands, and exit codes.
+
+A user's mistake prints one sentence and exits with 2, without a traceback.
+"""
 
 from __future__ import annotations
 
@@ -7,46 +10,53 @@ import os
 import sys
 from collections.abc import Sequence
 
-from slm_lab import flags
 from slm_lab.errors import LabError
+from slm_lab.flags import parse_command_line
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``slm-lab`` with ``argv`` (the process's own by default); returns the exit code."""
+    """Run ``slm-lab``.
+
+    Args:
+        argv: words after the program's name; default: those of this process.
+
+    Returns:
+        The exit code: 0, 1 (a mode failed, or something essential is broken), 2 (refused) or 130 (interrupted).
+    """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
-        given = flags.parse(sys.argv[1:] if argv is None else argv)
-        code = _run(given)
+        code = _run_command(parse_command_line(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader, such as head, has seen enough
+    except BrokenPipeError:  # the reader, such as head, has closed its end
+        # Python flushes stdout once more at exit; without a valid target that would print a second error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        print("slm-lab: stopped", file=sys.stderr)
+        print("slm-lab: interrupted", file=sys.stderr)
         return 130
-    except LabError as mistake:
-        print(f"slm-lab: {mistake}", file=sys.stderr)
+    except LabError as error:
+        print(f"slm-lab: {error}", file=sys.stderr)
         return 2
     return code
 
 
-def _run(given: argparse.Namespace) -> int:
-    """Each command's module is imported when it is asked for: ``--help`` is instant."""
-    if given.command == "compare":
-        from slm_lab.compare import compare
+def _run_command(arguments: argparse.Namespace) -> int:
+    # Each command is imported only when it runs, so that --help, --version and mistakes respond at once.
+    if arguments.command == "compare":
+        from slm_lab.compare.command import compare
 
-        return compare(given)
-    if given.command == "page":
-        from slm_lab.compare import remake
+        return compare(arguments)
+    if arguments.command == "page":
+        from slm_lab.compare.command import rebuild_page
 
-        return remake(given)
-    if given.command == "runs":
-        from slm_lab.listing import list_runs
+        return rebuild_page(arguments)
+    if arguments.command == "runs":
+        from slm_lab.runs.listing import list_runs
 
-        return list_runs(given)
-    from slm_lab.doctor.examination import examine
+        return list_runs(arguments)
+    from slm_lab.doctor.command import doctor
 
-    return examine(given)
+    return doctor(arguments)
 
 
 if __name__ == "__main__":

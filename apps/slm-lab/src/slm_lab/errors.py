@@ -1,5 +1,9 @@
-"""What a user can get wrong."""
+"""Errors that a user can cause or fix."""
 
 
-class LabError(Exception):
-    """One sentence for the user: what was wrong, with the value, and what to do."""
+class LabError(ValueError):
+    """A user's mistake: one sentence with the rejected value and the remedy."""
+
+
+class DamagedRecordError(LabError):
+    """A run.json that cannot be read. The message is the reason, without the path."""

@@ -1,146 +1,154 @@
-"""The flags of ``slm-lab``. Nothing heavy here: ``--help`` is instant."""
+"""The command line of ``slm-lab``: commands, flags and help texts."""
 
 from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from slm_lab import __version__
 from slm_lab.errors import LabError
+from slm_lab.modes import MODES
 
-ABOUT = "The modes of slm-train side by side, and what a machine can do."
+DESCRIPTION = "Compare the training modes of slm-train, and check what works on this machine."
 COMPARE = """\
-Train each mode under the same budget, each in a process of its own, and put them side by side: a table here, one page
-(compare.html) and the figures (compare.json) in --output_dir. Flags that are not listed here go to slm-train as they
-are: --train_file, --model_path, --block_size, --bf16 ... What is done is not done again: the same command goes on where
-it was stopped."""
+Train each mode under the same budget, each in its own process, and compare the results: a table in the terminal, a page
+(compare.html) and the figures (compare.json) in --output_dir. Flags that are not listed here are passed to slm-train:
+--train_file, --model_path, --block_size, --bf16 ... Finished runs are not trained again, and interrupted runs are
+resumed: to continue a comparison, repeat the command."""
 COMPARE_EXAMPLES = """\
 examples:
   slm-lab compare --modes baseline,lora,butterfly --max_steps 200
   slm-lab compare --train_file "texts/*.txt" --model_path distilgpt2 --max_minutes 10 --seeds 3
   slm-lab compare --max_tokens 100000 --target_tokens_per_step 2048
 
-exit code: 0 all trained; 1 a mode failed, the others are on the page; 2 refused, nothing trained; 130 stopped"""
+exit code: 0 all modes trained; 1 a mode failed, the others are reported; 2 refused, nothing trained; 130 interrupted"""
 PAGE = """\
-Make compare.html and compare.json anew from the run folders under FOLDER, of slm-lab compare or of slm-train, also
-those that were copied from other machines. Nothing is trained."""
+Rebuild compare.html and compare.json from the run folders under FOLDER. The runs may be of slm-lab compare or of
+slm-train, from this machine or another. Nothing is trained."""
 RUNS = """\
-The run folders under a folder, one a line, also those that were copied from other machines. Of each only run.json is
-read."""
+List the run folders under FOLDER, one per line. Only the run.json of each is read, so that folders copied from other
+machines are listed too."""
 RUNS_EXAMPLES = """\
 examples:
   slm-lab runs outputs/
   slm-lab runs outputs/ --sort bits_per_byte
   slm-lab runs outputs/ --sort tokens_per_second --descending --csv runs.csv"""
 DOCTOR = """\
-What of slm works on this machine, what works within limits, what is missing, and what to do about it. It measures for a
-few seconds, and asks the model hub for at most five."""
-DOCTOR_EXAMPLES = "exit code: 0 what is needed is there; 1 something essential is broken"
-
-MODES = ("baseline", "lora", "qlora", "butterfly", "butterfly_block")
+Report which parts of slm work on this machine, which work with limits, which are missing, and what to do about it. The
+measurements take a few seconds; the model hub gets at most 5 seconds to answer."""
+DOCTOR_EXAMPLES = "exit code: 0 everything essential works; 1 something essential is broken"
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        """One sentence; argparse would print its usage before it."""
+        # argparse would print the usage and exit; a user's mistake is one sentence here.
         raise LabError(f"{message}; see {self.prog} --help")
 
 
-def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """The command line; ``passed_on``, of ``compare``, is what goes to slm-train. Raises LabError."""
-    given, rest = parser().parse_known_args(argv)
-    if rest and given.command != "compare":
-        raise LabError(f"{rest[0]!r} is no flag of slm-lab {given.command}; see slm-lab {given.command} --help")
-    given.passed_on = tuple(rest)
-    return given
+def parse_command_line(argv: Sequence[str]) -> argparse.Namespace:
+    """Parse the words after ``slm-lab``.
+
+    Returns:
+        The arguments of the command. With ``compare``, ``passed_on`` holds the words that go to slm-train.
+
+    Raises:
+        LabError: for an unknown command or flag, or an invalid value.
+    """
+    arguments, unknown = build_parser().parse_known_args(argv)
+    command = f"slm-lab {arguments.command}"
+    if unknown and arguments.command != "compare":
+        raise LabError(f"{command} has no flag {unknown[0]!r}; see {command} --help")
+    arguments.passed_on = tuple(unknown)
+    return arguments
 
 
-def parser() -> argparse.ArgumentParser:
-    """Of all commands."""
-    made = _Parser(prog="slm-lab", description=ABOUT, epilog="slm-lab COMMAND --help shows examples.")
-    commands = made.add_subparsers(metavar="COMMAND", required=True, dest="command")
-    layout: Any = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
-    _add_compare(commands, layout)
-    page = commands.add_parser("page", help="the page anew, from run folders", description=PAGE, **layout)
-    page.add_argument("folder", metavar="FOLDER", type=Path, help="a folder with run folders")
-    _add_runs(commands, layout)
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser of all commands."""
+    parser = _Parser(prog="slm-lab", description=DESCRIPTION, epilog="slm-lab COMMAND --help shows examples.")
+    parser.add_argument("--version", action="version", version=f"slm-lab {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="command")
+    # No abbreviations: argparse would read --mode as --modes, and any prefix of a flag that is meant for slm-train.
+    options: Any = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
+    _add_compare(commands, options)
+    page = commands.add_parser("page", help="rebuild the page from run folders", description=PAGE, **options)
+    page.add_argument("folder", metavar="FOLDER", type=Path, help="folder that contains run folders")
+    _add_runs(commands, options)
     doctor = commands.add_parser(
-        "doctor", help="what works on this machine", description=DOCTOR, epilog=DOCTOR_EXAMPLES, **layout
+        "doctor", help="check what works on this machine", description=DOCTOR, epilog=DOCTOR_EXAMPLES, **options
     )
     doctor.add_argument("--json", action="store_true", help="print JSON")
-    return made
+    return parser
 
 
-def _add_compare(commands: Any, layout: Any) -> None:
-    compare = commands.add_parser(
-        "compare", help="train modes side by side", description=COMPARE, epilog=COMPARE_EXAMPLES, **layout
+def _add_compare(commands: Any, options: Any) -> None:
+    parser = commands.add_parser(
+        "compare", help="train and compare modes", description=COMPARE, epilog=COMPARE_EXAMPLES, **options
     )
-    flag = compare.add_argument
-    flag(
-        "--modes",
-        type=modes,
-        default=MODES,
-        metavar="A,B",
-        help=f"modes, by commas. Default: all: {','.join(MODES)}",
-    )
-    budget = compare.add_argument_group("budget, one of").add_mutually_exclusive_group(required=True)
-    budget.add_argument("--max_steps", type=count, metavar="N", help="optimizer steps of each mode, on the same rows")
-    budget.add_argument("--max_tokens", type=count, metavar="N", help="predicted tokens: slm-train dynamic")
-    budget.add_argument("--max_minutes", type=minutes, metavar="M", help="minutes of training of each mode")
-    flag("--seeds", type=count, default=1, metavar="N", help="runs of each mode: --seed and the following numbers")
-    flag("--seed", type=number, default=42, metavar="N", help="the first seed. Default: %(default)s")
-    flag("--dataset", metavar="NAME", default=None, help="as of slm-train. Default: sample, the built-in corpus")
-    flag(
+    add = parser.add_argument
+    modes = ",".join(MODES)
+    add("--modes", type=parse_modes, default=MODES, metavar="A,B", help=f"comma-separated modes. Default: {modes}")
+    _add_budget(parser)
+    one_or_more, zero_or_more = integer_from(1), integer_from(0)
+    add("--seeds", type=one_or_more, default=1, metavar="N", help="runs per mode, with --seed and the following seeds")
+    add("--seed", type=zero_or_more, default=42, metavar="N", help="first seed. Default: %(default)s")
+    add("--dataset", metavar="NAME", default=None, help="as in slm-train. Default: sample, the built-in corpus")
+    add(
         "--output_dir",
         type=Path,
         default=Path("outputs/compare"),
         metavar="FOLDER",
-        help="a run folder of each mode goes here, and the page. Default: %(default)s",
+        help="folder for the run folders and the page. Default: %(default)s",
     )
-    flag("--again", action="store_true", help="train anew what is there already")
+    add("--again", action="store_true", help="train again, replacing existing runs")
 
 
-def _add_runs(commands: Any, layout: Any) -> None:
-    runs = commands.add_parser("runs", help="a table of run folders", description=RUNS, epilog=RUNS_EXAMPLES, **layout)
-    flag = runs.add_argument
-    flag("folder", metavar="FOLDER", type=Path, nargs="?", default=Path("outputs"), help="Default: %(default)s")
-    flag("--sort", metavar="COLUMN", help="order by a column of the CSV file, smallest first. Default: by folder")
-    flag("--descending", action="store_true", help="largest first")
-    flag("--csv", metavar="FILE", help="write every column here; - for the terminal, in place of the table")
+def _add_budget(parser: argparse.ArgumentParser) -> None:
+    budget = parser.add_argument_group("budget, one of").add_mutually_exclusive_group(required=True)
+    count = integer_from(1)
+    budget.add_argument("--max_steps", type=count, metavar="N", help="optimizer steps per mode, on the same rows")
+    budget.add_argument("--max_tokens", type=count, metavar="N", help="predicted tokens per mode (slm-train dynamic)")
+    budget.add_argument("--max_minutes", type=parse_minutes, metavar="M", help="minutes of training per mode")
 
 
-def modes(text: str) -> tuple[str, ...]:
-    """Names parted by commas, each once, in the order given."""
-    asked = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
-    unknown = [name for name in asked if name not in MODES]
-    if unknown or not asked:
-        named = repr(unknown[0]) if unknown else repr(text)
-        raise argparse.ArgumentTypeError(f"{named} is none of {', '.join(MODES)}")
-    return asked
+def _add_runs(commands: Any, options: Any) -> None:
+    parser = commands.add_parser("runs", help="list run folders", description=RUNS, epilog=RUNS_EXAMPLES, **options)
+    add = parser.add_argument
+    add("folder", metavar="FOLDER", type=Path, nargs="?", default=Path("outputs"), help="Default: %(default)s")
+    add("--sort", metavar="COLUMN", help="sort by a column of the CSV file, in ascending order. Default: by folder")
+    add("--descending", action="store_true", help="sort in descending order")
+    add("--csv", metavar="FILE", help="write all columns to FILE; - writes to the terminal instead of the table")
 
 
-def number(text: str) -> int:
-    """A whole number of at least 0."""
-    if not text.isascii() or not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 0")
-    return int(text)
+def parse_modes(text: str) -> tuple[str, ...]:
+    """Parse comma-separated mode names. Repeated names count once."""
+    names = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    unknown = [name for name in names if name not in MODES]
+    if unknown or not names:
+        rejected = unknown[0] if unknown else text
+        raise argparse.ArgumentTypeError(f"{rejected!r} is not a mode; choose from {', '.join(MODES)}")
+    return names
 
 
-def count(text: str) -> int:
-    """A whole number of at least 1."""
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
-    return int(text)
+def integer_from(minimum: int) -> Callable[[str], int]:
+    """Return a parser of integers that are at least ``minimum``."""
+
+    def parse(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or int(text) < minimum:
+            raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least {minimum}")
+        return int(text)
+
+    return parse
 
 
-def minutes(text: str) -> float:
-    """A length of time above 0."""
+def parse_minutes(text: str) -> float:
+    """Parse a positive, finite number of minutes."""
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of minutes above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number of minutes")
     return value

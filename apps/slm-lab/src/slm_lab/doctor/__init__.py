@@ -1,0 +1,1 @@
+"""``slm-lab doctor``: checks of the machine and of the installed libraries."""

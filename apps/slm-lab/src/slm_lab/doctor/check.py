@@ -1,4 +1,4 @@
-"""What a look at one thing comes to."""
+"""The outcome of a check."""
 
 from __future__ import annotations
 
@@ -6,27 +6,29 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-State = Literal["works", "limited", "missing", "broken"]
+CheckState = Literal["works", "limited", "missing", "broken"]
 
 
 @dataclass(frozen=True)
 class Check:
-    """``found``: what is there; ``advice``: what to do about what does not work. Only what nothing works without is
-    broken."""
+    """The outcome of one check.
+
+    Args:
+        detail: what was found.
+        advice: what to do about a check that does not work.
+        state: ``broken`` is for what everything else depends on; other failures are ``limited`` or ``missing``.
+    """
 
     name: str
-    state: State
-    found: str
+    state: CheckState
+    detail: str
     advice: str = ""
 
 
-Look = Callable[[], Check]
-
-
-def carefully(name: str, look: Look) -> Check:
-    """What ``look`` finds; a look that fails has found trouble, and does not keep the others from being taken."""
+def run_check(name: str, check: Callable[[], Check]) -> Check:
+    """Run ``check``. An exception makes it ``limited``, so that the other checks still run."""
     try:
-        return look()
-    except Exception as trouble:
-        said = str(trouble).strip().partition("\n")[0] or type(trouble).__name__
-        return Check(name, "limited", f"it cannot be told: {said}")
+        return check()
+    except Exception as error:
+        message = str(error).strip().partition("\n")[0] or type(error).__name__
+        return Check(name, "limited", f"the check failed: {message}")

@@ -1,4 +1,4 @@
-"""The model hub, and what was kept of it."""
+"""Checks of the model hub, and of the caches of models and tokens."""
 
 from __future__ import annotations
 
@@ -8,63 +8,64 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, constants
 
-from slm_adapters import hub_error_reason as reason
-from slm_data import token_cache_dir as default_cache_dir
+from slm_adapters import hub_error_reason
+from slm_data import token_cache_dir
 from slm_lab.doctor.check import Check
-from slm_lab.figures import size
+from slm_lab.formatting import format_bytes
 
-SECONDS = 5.0
-ASKED = "openai-community/gpt2"
-OFFLINE = "without it there are --dataset sample, files of your own, and what the cache holds"
+TIMEOUT = 5.0  # seconds
+PROBED_MODEL = "openai-community/gpt2"
+WITHOUT_HUB = "without the hub, use --dataset sample, your own files, or models and datasets in the cache"
 
 
-def hub(seconds: float = SECONDS) -> Check:
-    """Whether the hub answers, asked once; an answer of any kind counts."""
+def check_hub(timeout: float = TIMEOUT) -> Check:
+    """Whether the hub answers one request within ``timeout`` seconds. An error below 500 counts as an answer."""
     if constants.HF_HUB_OFFLINE:
-        return Check("hub", "limited", "offline mode is on", f"unset HF_HUB_OFFLINE to load by name; {OFFLINE}")
-    said: list[str] = []
-    asking = threading.Thread(target=lambda: said.append(_ask(seconds)), daemon=True)
-    asking.start()
-    asking.join(seconds)  # names are looked up without a limit of their own
-    trouble = said[0] if said else f"{constants.ENDPOINT} did not answer within {seconds:g} s"
-    if not trouble:
+        advice = f"unset HF_HUB_OFFLINE to load models and datasets by name; {WITHOUT_HUB}"
+        return Check("hub", "limited", "offline mode is on", advice)
+    problems: list[str] = []
+    # In a thread: resolving the host's name ignores the timeout of the request.
+    request = threading.Thread(target=lambda: problems.append(_request_problem(timeout)), daemon=True)
+    request.start()
+    request.join(timeout)
+    problem = problems[0] if problems else f"{constants.ENDPOINT} did not answer within {timeout:g} s"
+    if not problem:
         return Check("hub", "works", f"{constants.ENDPOINT} answers")
-    return Check("hub", "limited", trouble, f"see HF_ENDPOINT and proxies; {OFFLINE}")
+    return Check("hub", "limited", problem, f"check HF_ENDPOINT and proxy settings; {WITHOUT_HUB}")
 
 
-def _ask(seconds: float) -> str:
-    """What is wrong; nothing where it answers."""
+def _request_problem(timeout: float) -> str:
+    """What prevents an answer; empty if the hub answers."""
     try:
-        HfApi().model_info(ASKED, timeout=seconds, expand=["sha"])
-    except Exception as trouble:  # a dozen kinds, one sentence each
-        status: int | None = getattr(getattr(trouble, "response", None), "status_code", None)
-        return "" if status is not None and status < 500 else reason(trouble)
+        HfApi().model_info(PROBED_MODEL, timeout=timeout, expand=["sha"])
+    except Exception as error:  # the client raises a dozen kinds
+        status: int | None = getattr(getattr(error, "response", None), "status_code", None)
+        return "" if status is not None and status < 500 else hub_error_reason(error)
     return ""
 
 
-def hub_cache() -> Check:
-    """What was loaded by name."""
-    return _cache("hub cache", Path(constants.HF_HUB_CACHE), "HF_HOME")
+def check_hub_cache() -> Check:
+    """Size of the downloaded models and datasets."""
+    return _check_cache("hub cache", Path(constants.HF_HUB_CACHE), "HF_HOME")
 
 
-def token_cache() -> Check:
-    """Tokenised corpora."""
-    return _cache("token cache", default_cache_dir(), "SLM_CACHE")
+def check_token_cache() -> Check:
+    """Size of the tokenised datasets."""
+    return _check_cache("token cache", token_cache_dir(), "SLM_CACHE")
 
 
-def _cache(name: str, folder: Path, variable: str) -> Check:
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    found = f"{size(_bytes(folder))} in {folder}"
-    if not os.access(there, os.W_OK):
-        return Check(name, "limited", f"{folder} is not writable", f"set {variable} to a folder of yours")
-    return Check(name, "works", found)
+def _check_cache(name: str, folder: Path, variable: str) -> Check:
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not os.access(existing, os.W_OK):
+        return Check(name, "limited", f"{folder} is not writable", f"set {variable} to a writable folder")
+    return Check(name, "works", f"{format_bytes(_folder_bytes(folder))} in {folder}")
 
 
-def _bytes(folder: Path) -> int:
-    """Of files, those behind links once."""
+def _folder_bytes(folder: Path) -> int:
     total = 0
-    for place, _, files in os.walk(folder):
+    for path, _, files in os.walk(folder):
         for name in files:
-            path = Path(place, name)
-            total += 0 if path.is_symlink() else path.stat().st_size
+            file = Path(path, name)
+            # The hub's cache links from snapshots to blobs: count the blobs only.
+            total += 0 if file.is_symlink() else file.stat().st_size
     return total

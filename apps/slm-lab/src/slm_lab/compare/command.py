@@ -1,0 +1,88 @@
+"""``slm-lab compare`` and ``slm-lab page``: train what is missing, then report all finished runs."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from slm_lab.compare.child_process import forward_signals
+from slm_lab.compare.plan import PlannedRun, plan_runs
+from slm_lab.compare.preflight import check_command_lines, unavailable_reason
+from slm_lab.compare.run_state import RunState, read_state
+from slm_lab.compare.settings import ComparisonSettings
+from slm_lab.compare.train_runs import train_runs
+from slm_lab.errors import LabError
+from slm_lab.report.files import read_left_out, write_report
+from slm_lab.report.terminal_table import print_comparison
+from slm_lab.results.reading import read_comparison
+from slm_lab.runs.discovery import find_runs
+from slm_lab.runs.record import RECORD_FILE
+
+WIDTH_WITHOUT_TERMINAL = 110  # wide enough for five modes
+
+
+def compare(arguments: argparse.Namespace) -> int:
+    """Train the runs that are not finished yet, and report all of them. Returns the exit code.
+
+    Raises:
+        LabError: if nothing can be trained, a flag is refused, or a folder contains another run.
+    """
+    console, settings = _console(), ComparisonSettings.from_arguments(arguments)
+    left_out = {mode: reason for mode in settings.modes if (reason := unavailable_reason(mode, settings.passed_on))}
+    planned = [run for run in plan_runs(settings) if run.mode not in left_out]
+    if not planned:
+        raise LabError(f"none of the modes can run here: {next(iter(left_out.values()))}")
+    states: dict[str, RunState] = {run.name: "new" if arguments.again else read_state(run) for run in planned}
+    unfinished = [run for run in planned if states[run.name] != "finished"]
+    _print_finished([run for run in planned if run not in unfinished], console)
+    if unfinished:
+        check_command_lines(unfinished)
+        with forward_signals() as signals:
+            left_out |= train_runs(unfinished, states, signals, console)
+        if signals.received:
+            return _report_signal(signals.received, console)
+    failed = any(run.name in left_out for run in unfinished)
+    _report([run.folder for run in planned if run.name not in left_out], settings.output_dir, left_out, console)
+    return 1 if failed else 0
+
+
+def rebuild_page(arguments: argparse.Namespace) -> int:
+    """Report the runs under a folder without training. Returns the exit code.
+
+    Raises:
+        LabError: if there are none.
+    """
+    folder = arguments.folder
+    if not folder.is_dir():
+        raise LabError(f"the folder {folder} does not exist; choose one that contains run folders")
+    run_folders = [*find_runs(folder)]
+    if not run_folders:
+        raise LabError(f"there is no run folder (with a {RECORD_FILE}) under {folder}; choose another folder")
+    _report(run_folders, folder, read_left_out(folder), _console())
+    return 0
+
+
+def _console() -> Console:
+    return Console(width=None if Console().is_terminal else WIDTH_WITHOUT_TERMINAL, highlight=False)
+
+
+def _print_finished(runs: Sequence[PlannedRun], console: Console) -> None:
+    for run in runs:
+        console.print(f"{escape(run.name)}: already finished ({escape(str(run.folder))})", soft_wrap=True)
+
+
+def _report_signal(number: signal.Signals, console: Console) -> int:
+    console.print(f"interrupted by {number.name}; repeat the command to continue")
+    return 128 + number  # the convention of shells
+
+
+def _report(folders: Sequence[Path], root: Path, left_out: Mapping[str, str], console: Console) -> None:
+    comparison = read_comparison(folders, root, left_out)
+    print_comparison(comparison, console)
+    page = write_report(comparison, root)
+    console.print(f"\npage: {page}", soft_wrap=True)

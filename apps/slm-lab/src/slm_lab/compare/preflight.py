@@ -1,0 +1,36 @@
+"""Checks before anything is trained: which modes can run here, and whether slm-train accepts their command lines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+
+from slm_lab.compare.command_lines import split_flags
+from slm_lab.compare.plan import PlannedRun
+from slm_lab.errors import LabError
+
+
+def unavailable_reason(mode: str, passed_on: Sequence[str]) -> str | None:
+    """Why ``mode`` cannot run on this machine; None if it can."""
+    uses_four_bit = mode == "qlora" or (mode != "baseline" and "load_in_4bit" in dict(split_flags(passed_on)))
+    if uses_four_bit and find_spec("bitsandbytes") is None:
+        return "it needs bitsandbytes, which is not installed (there are wheels for Linux, Windows and Apple silicon)"
+    return None
+
+
+def check_command_lines(runs: Sequence[PlannedRun]) -> None:
+    """Let slm-train parse the command line of each mode.
+
+    Raises:
+        LabError: for a command line that slm-train would refuse.
+    """
+    from slm_adapters import AdapterError
+    from slm_data import DataError
+    from slm_train import TrainError, UsageError, parse_arguments
+
+    one_per_mode = {run.mode: run.argv for run in runs}  # seeds differ in nothing that could be refused
+    try:
+        for argv in one_per_mode.values():
+            parse_arguments(argv)
+    except (AdapterError, DataError, TrainError, UsageError) as error:
+        raise LabError(str(error)) from error

@@ -1,0 +1,1 @@
+"""Reports of a comparison: HTML page with charts, terminal table, JSON file."""

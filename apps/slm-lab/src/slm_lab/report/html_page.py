@@ -1,0 +1,79 @@
+"""compare.html: the page of a comparison, a single file without scripts or network access."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import date
+from importlib import resources
+from itertools import groupby
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from slm_lab.report.page_charts import make_charts
+from slm_lab.report.page_facts import list_commands, list_facts, list_machines
+from slm_lab.results.advice import advise
+from slm_lab.results.comparison import Comparison
+from slm_lab.results.metrics import METRICS, Metric
+from slm_lab.results.mode_results import ModeResults, best_modes
+
+
+def render_page(comparison: Comparison) -> str:
+    """Render the page as HTML. Texts from run folders (names, prompts, samples) are escaped."""
+    environment = Environment(
+        loader=PackageLoader("slm_lab", "report/template"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    style = resources.files("slm_lab").joinpath("report", "template", "style.css").read_text(encoding="utf-8")
+    modes = comparison.modes
+    charts = [{"title": chart.title, "svg": Markup(chart.svg), "wide": chart.wide} for chart in make_charts(comparison)]
+    return environment.get_template("page.html").render(
+        style=Markup(style),
+        comparison=comparison,
+        modes=modes,
+        facts=[*list_facts(comparison)],
+        advice=advise(modes),
+        groups=[(name, [*rows]) for name, rows in groupby(_table_rows(modes), key=lambda row: row["group"])],
+        charts=charts,
+        samples=[*_samples(modes)],
+        machines=[*list_machines(comparison)],
+        commands=[*list_commands(modes)],
+        created=date.today().isoformat(),
+    )
+
+
+def _table_rows(modes: Sequence[ModeResults]) -> Iterator[dict[str, Any]]:
+    for metric in METRICS:
+        best = best_modes(modes, metric)
+        cells = [_cell(mode, metric) | {"best": mode.name in best} for mode in modes]
+        if any(cell["text"] for cell in cells):
+            yield {"group": metric.group, "label": metric.label, "cells": cells}
+
+
+def _cell(mode: ModeResults, metric: Metric) -> dict[str, Any]:
+    median = mode.median(metric.key)
+    text = "" if median is None else metric.format(median)
+    return {"text": text, "range": mode.range_text(metric, " to ")}
+
+
+def _samples(modes: Sequence[ModeResults]) -> Iterator[dict[str, Any]]:
+    """The base's continuation of the prompt, then that of the first run of each mode."""
+    first_runs = [mode.results[0].run for mode in modes]
+    with_base_text = [run for run in first_runs if "before" in run.samples]
+    if with_base_text:
+        run = with_base_text[0]
+        yield _split_prompt("base model", None, run.samples["before"], run.arguments)
+    for color, (mode, run) in enumerate(zip(modes, first_runs, strict=True)):
+        if "after" in run.samples:
+            yield _split_prompt(mode.name, color, run.samples["after"], run.arguments)
+
+
+def _split_prompt(name: str, color: int | None, text: str, arguments: Any) -> dict[str, Any]:
+    prompt = str(arguments.get("prompt", ""))
+    if not (prompt and text.startswith(prompt)):  # decoding can change spaces and special characters of a prompt
+        prompt = ""
+    return {"name": name, "color": color, "prompt": prompt, "text": text.removeprefix(prompt)}

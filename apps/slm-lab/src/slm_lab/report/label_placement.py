@@ -1,0 +1,91 @@
+"""Placing names in charts without covering points or other names."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom
+
+LINE_HEIGHT, LETTER_WIDTH = 15.0, 7.8  # of a name, in units of the chart; letters are measured generously
+POINT_RADIUS = 6.0
+OUTSIDE_PENALTY = 4  # a name that is cut off at the edge is worse than one that covers something
+
+
+@dataclass(frozen=True)
+class Marker:
+    """A point in the chart, with the ends of its error bar."""
+
+    x: float
+    y: float
+    top: float
+    bottom: float
+
+    @property
+    def box(self) -> Box:
+        radius = POINT_RADIUS
+        return self.x - radius, self.top - radius, self.x + radius, self.bottom + radius
+
+
+def spread_out(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Move positions apart so that neighbours are at least ``gap`` apart, in the order of ``wanted``.
+
+    The results lie between ``low`` and ``high`` as far as there is space; if not, they start below ``low``.
+    """
+    order = sorted(range(len(wanted)), key=lambda index: wanted[index])
+    positions: dict[int, float] = {}
+    # Push down from the top, then push back up from the bottom what left the range.
+    edge = -math.inf
+    for index in order:
+        positions[index] = edge = max(wanted[index], edge + gap, low)
+    edge = high + gap
+    for index in reversed(order):
+        positions[index] = edge = min(positions[index], edge - gap)
+    return [positions[index] for index in range(len(wanted))]
+
+
+def place_names(markers: Sequence[Marker], names: Sequence[str], chart: Box) -> list[Box]:
+    """Choose a box for each name, next to its marker, where it covers least of the markers and earlier names.
+
+    Args:
+        markers: the points that are named.
+        names: their names, already short enough for the chart.
+        chart: the area that names should stay in.
+    """
+    occupied = [marker.box for marker in markers]
+    boxes = []
+    for marker, name in zip(markers, names, strict=True):
+        candidates = _candidates(marker, LETTER_WIDTH * len(name))
+        box = min(candidates, key=lambda box: _cost(box, occupied, chart))
+        occupied.append(box)
+        boxes.append(box)
+    return boxes
+
+
+def _candidates(marker: Marker, width: float) -> Iterator[Box]:
+    """Boxes to the right, to the left, above and below, in order of preference."""
+    x, y, half, distance = marker.x, marker.y, LINE_HEIGHT / 2, POINT_RADIUS + 3
+    yield x + distance, y - half, x + distance + width, y + half
+    yield x - distance - width, y - half, x - distance, y + half
+    above, below = marker.top - POINT_RADIUS - 2, marker.bottom + POINT_RADIUS + 2
+    for start in (x - width / 2, x - 4, x + 4 - width):
+        yield start, above - LINE_HEIGHT, start + width, above
+        yield start, below, start + width, below + LINE_HEIGHT
+
+
+def _cost(box: Box, occupied: Sequence[Box], chart: Box) -> float:
+    outside = (box[2] - box[0]) * (box[3] - box[1]) - _overlap_area(box, chart)
+    return OUTSIDE_PENALTY * outside + sum(_overlap_area(box, other) for other in occupied)
+
+
+def _overlap_area(first: Box, second: Box) -> float:
+    width = min(first[2], second[2]) - max(first[0], second[0])
+    height = min(first[3], second[3]) - max(first[1], second[1])
+    return max(width, 0.0) * max(height, 0.0)
+
+
+def shorten(name: str, width: float) -> str:
+    """Shorten ``name`` to ``width`` with an ellipsis, but to no fewer than four characters."""
+    letters = max(4, math.floor(width / LETTER_WIDTH))
+    return name if len(name) <= letters else f"{name[: letters - 1]}…"

@@ -1,0 +1,81 @@
+"""The charts of the page: learning curves, and quality against parameters and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from slm_lab.formatting import format_bytes
+from slm_lab.report.axes import short_label
+from slm_lab.report.charts import Frame, Line, Point, line_chart, scatter_chart
+from slm_lab.results.budgets import BudgetAxis
+from slm_lab.results.comparison import Comparison
+from slm_lab.results.metrics import METRIC_BY_KEY
+from slm_lab.results.mode_results import ModeResults
+
+AXIS_LABELS: dict[BudgetAxis, str] = {
+    "steps": "optimizer steps",
+    "tokens": "predicted tokens",
+    "seconds": "seconds of training",
+}
+QUALITY = "held-out bits per byte"
+# The line chart fills the width of the page. A flat view box keeps it from filling a screen's height too.
+LINE_CHART_HEIGHT = 260
+
+
+@dataclass(frozen=True)
+class PageChart:
+    """A chart as SVG, with its caption. A ``wide`` one has the width of the page, on wide screens and on paper."""
+
+    title: str
+    svg: str
+    wide: bool
+
+
+def make_charts(comparison: Comparison) -> Iterator[PageChart]:
+    """Make the charts for which the runs have values."""
+    lines = [*_curves(comparison)]
+    if lines:
+        yield _learning_curves(comparison, lines)
+    for key, name, log in (("trainable", "trainable parameters", True), ("peak", "peak memory", False)):
+        points = [*_points(comparison.modes, key, name)]
+        if points:
+            yield _quality_against(key, name, points, log=log)
+
+
+def _learning_curves(comparison: Comparison, lines: Sequence[Line]) -> PageChart:
+    axis = AXIS_LABELS[comparison.axis]
+    ends = "; ".join(f"{line.name}: from {line.points[0][1]:.4f} to {line.points[-1][1]:.4f}" for line in lines)
+    description = f"{QUALITY} against {axis}. {ends}."
+    frame = Frame("Learning curves", description, axis, QUALITY, "curves", LINE_CHART_HEIGHT)
+    return PageChart(frame.title, line_chart(frame, lines), wide=True)
+
+
+def _quality_against(key: str, name: str, points: Sequence[Point], *, log: bool) -> PageChart:
+    values = "; ".join(point.description for point in points)
+    description = f"{QUALITY} after training. {values}."
+    frame = Frame(f"Quality against {name}", description, name, QUALITY, f"by-{key}")
+    x_text = short_label if log else _short_bytes
+    return PageChart(frame.title, scatter_chart(frame, points, log=log, x_text=x_text), wide=False)
+
+
+def _short_bytes(value: float) -> str:
+    return format_bytes(value).replace(".00 ", " ").replace(".0 ", " ")
+
+
+def _curves(comparison: Comparison) -> Iterator[Line]:
+    for color, mode in enumerate(comparison.modes):
+        for result in mode.results:
+            positions = [(comparison.axis_value(point), point.bits_per_byte) for point in result.curve]
+            points = tuple((x, bits) for x, bits in positions if x is not None)
+            if len(points) > 1:
+                yield Line(mode.name, color, points)
+
+
+def _points(modes: Sequence[ModeResults], key: str, name: str) -> Iterator[Point]:
+    text = METRIC_BY_KEY[key].format
+    for color, mode in enumerate(modes):
+        x, bits = mode.median(key), mode.spreads.get("bits_after")
+        if x and bits:
+            description = f"{mode.name}: {text(x)} {name}, {bits.median:.4f} bits per byte"
+            yield Point(mode.name, color, x, bits.median, bits.minimum, bits.maximum, description)

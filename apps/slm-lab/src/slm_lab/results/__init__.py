@@ -1,0 +1,1 @@
+"""What runs achieved: metrics per mode, caveats and recommendations."""

@@ -1,0 +1,36 @@
+"""A finished run with its learning curve and file sizes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from slm_lab.runs.disk_sizes import checkpoint_bytes, weight_file_bytes
+from slm_lab.runs.learning_curve import CurvePoint, read_curve
+from slm_lab.runs.record import Run
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run, its learning curve, and the sizes of its files in bytes."""
+
+    run: Run
+    curve: tuple[CurvePoint, ...] = ()
+    weight_files: float | None = None
+    checkpoint: float | None = None
+
+    @classmethod
+    def read(cls, run: Run, folder: Path) -> RunResult:
+        """Read what the run's ``folder`` contains besides its record."""
+        return cls(run, read_curve(folder), weight_file_bytes(folder), checkpoint_bytes(folder))
+
+    @property
+    def train_seconds(self) -> float | None:
+        """Training time in seconds, including the part before an interruption."""
+        run = self.run
+        if run.train_seconds is None or not run.steps:
+            return run.train_seconds
+        # A resumed run records the steps and seconds of its last part only. The log has all steps, and those before
+        # the interruption are assumed to have taken as long as the others.
+        all_steps = max(run.steps, self.curve[-1].step if self.curve else 0)
+        return run.train_seconds / run.steps * all_steps

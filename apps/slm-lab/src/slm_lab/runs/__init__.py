@@ -1,0 +1,1 @@
+"""Run folders of slm-train: finding, reading and listing them."""

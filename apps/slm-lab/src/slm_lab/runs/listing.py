@@ -1,0 +1,86 @@
+"""``slm-lab runs``: a table of run folders, in the terminal or as CSV."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from slm_lab.errors import DamagedRecordError, LabError
+from slm_lab.runs.columns import COLUMN_BY_KEY, COLUMNS, Column, sort_runs
+from slm_lab.runs.csv_file import save_csv, write_csv
+from slm_lab.runs.discovery import find_runs
+from slm_lab.runs.reading import read_run
+from slm_lab.runs.record import RECORD_FILE, Run
+
+WIDTH_WITHOUT_TERMINAL = 100
+
+
+def list_runs(arguments: argparse.Namespace) -> int:
+    """Print the runs under a folder, or write them as CSV. Returns the exit code.
+
+    Raises:
+        LabError: for an unknown column, a folder that does not exist, or a file that cannot be written.
+    """
+    if arguments.sort and arguments.sort not in COLUMN_BY_KEY:
+        raise LabError(f"--sort {arguments.sort}: there is no such column; choose from {', '.join(COLUMN_BY_KEY)}")
+    if not arguments.folder.is_dir():
+        raise LabError(f"the folder {arguments.folder} does not exist; choose one that contains run folders")
+    runs, damaged = read_all_runs(arguments.folder)
+    runs = sort_runs(runs, arguments.sort, descending=arguments.descending)
+    if arguments.csv == "-":
+        write_csv(runs, sys.stdout)
+    else:
+        _print_table(runs, arguments.folder)
+    for name, error in damaged:
+        print(f"slm-lab: skipped {name}/{RECORD_FILE}: {error}", file=sys.stderr)
+    if arguments.csv and arguments.csv != "-":
+        save_csv(runs, Path(arguments.csv))
+        print(f"{len(runs)} runs: {arguments.csv}")
+    return 0
+
+
+def read_all_runs(root: Path) -> tuple[list[Run], list[tuple[str, DamagedRecordError]]]:
+    """Read the runs under ``root``, named by their path there.
+
+    Returns:
+        The runs, and the names of the damaged ones with the error.
+    """
+    runs, damaged = [], []
+    for folder in find_runs(root):
+        name = folder.relative_to(root).as_posix()
+        try:
+            runs.append(read_run(folder, name))
+        except DamagedRecordError as error:
+            damaged.append((name, error))
+    return runs, damaged
+
+
+def _print_table(runs: Sequence[Run], root: Path) -> None:
+    console = Console(width=None if Console().is_terminal else WIDTH_WITHOUT_TERMINAL, highlight=False)
+    if not runs:
+        console.print(f"no runs under {escape(str(root))}", soft_wrap=True)
+        return
+    columns = [column for column in COLUMNS if column.title]
+    table = Table(padding=(0, 1, 0, 0), box=None, header_style="bold")
+    for column in columns:
+        is_text = column.key in ("folder", "mode", "base")
+        table.add_column(column.title, justify="left" if is_text else "right", overflow="fold", no_wrap=not is_text)
+    for run in runs:
+        table.add_row(*(_cell(column, run) for column in columns), style="" if run.finished else "dim")
+    console.print(table)
+    unfinished = [f"{run.name} ({run.status})" for run in runs if not run.finished]
+    if unfinished:
+        console.print(f"not finished: {escape(', '.join(unfinished))}", style="dim", soft_wrap=True)
+
+
+def _cell(column: Column, run: Run) -> str:
+    value = column.value(run)
+    if value is None:
+        return ""
+    return escape(value) if isinstance(value, str) else column.format(value)
