@@ -39,8 +39,8 @@ def server(trained: Callable[[str], Path]) -> Iterator[str]:
     thread.start()
     try:
         end = time.monotonic() + 60
-        while not (web_server.started and app.state.service.trouble is None):
-            assert time.monotonic() < end, app.state.service.trouble
+        while not (web_server.started and app.state.service.unavailable_reason is None):
+            assert time.monotonic() < end, app.state.service.unavailable_reason
             time.sleep(0.05)
         yield f"http://127.0.0.1:{web_server.servers[0].sockets[0].getsockname()[1]}"
     finally:

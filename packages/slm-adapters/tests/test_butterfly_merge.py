@@ -91,7 +91,9 @@ def test_merging_safely_refuses_an_adapter_that_is_broken_and_leaves_the_base(ti
     layer = next(iter(layers(adapted).values()))
     with torch.no_grad():
         layer.butterfly_input["default"][0, 3] = torch.nan
-    with pytest.raises(AdapterError, match=r"layers.0.self_attn.q_proj: merging adapter 'default' gives weights that are not finite"):
+    with pytest.raises(
+        AdapterError, match=r"layers.0.self_attn.q_proj: merging adapter 'default' gives weights that are not finite"
+    ):
         adapted.merge_adapter(safe_merge=True)
     adapted.unmerge_adapter()
     assert_same_bits(copy_state(adapted.unload()), copy_state(tiny("llama")))

@@ -63,7 +63,7 @@ class BaseModel:
         assert self.source
         with _explain_loading(self.source), quiet_bitsandbytes():
             model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-                self.location, **_loading_options(self.source), **settings
+                self.location, **self.source.from_pretrained_options, **settings
             )
         return model
 
@@ -82,9 +82,9 @@ def find_base_model(options: ModelOptions, name: str, texts: Documents) -> BaseM
     """
     if options.from_scratch:
         return _new_base_model(options, texts)
-    source = probe_base(_at_revision(find_base(name), options.model_revision))
+    source = probe_base(replace(find_base(name), revision=options.model_revision))
     with _explain_loading(source):
-        config = AutoConfig.from_pretrained(source.location, **_loading_options(source))
+        config = AutoConfig.from_pretrained(source.location, **source.from_pretrained_options)
     path = options.tokenizer_path
     tokenizer = _tokenizer_from(path) if path else load_tokenizer(source, None)
     return BaseModel(source.name, source.location, config, tokenizer, source, _cache_note(source))
@@ -112,24 +112,12 @@ def _tokenizer_from(tokenizer_path: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-# The attributes of BaseLocation are used below only.
-
-
 def _explain_loading(source: BaseLocation) -> Any:
     """Return a context that turns any failure to load ``source`` into an AdapterError."""
-    return as_adapter_error(f"the model {source.name}", source.advice, source.trouble)
-
-
-def _at_revision(source: BaseLocation, revision: str | None) -> BaseLocation:
-    return replace(source, revision=revision)
-
-
-def _loading_options(source: BaseLocation) -> dict[str, Any]:
-    """Return what ``from_pretrained`` needs besides the location: the revision, and whether to ask only the cache."""
-    return source.where
+    return as_adapter_error(f"the model {source.name}", source.remedy, source.hub_error)
 
 
 def _cache_note(source: BaseLocation) -> str:
-    if source.trouble is None:
+    if source.hub_error is None:
         return ""
-    return f"{source.name}: {hub_error_reason(source.trouble)}; using the cached copy"
+    return f"{source.name}: {hub_error_reason(source.hub_error)}; using the cached copy"

@@ -57,7 +57,7 @@ def _without_uv_flags(words: Sequence[str]) -> Sequence[str]:
 def _check_launched(launcher: argparse.Namespace) -> None:
     assert launcher.module
     assert launcher.training_script == "slm_train.cli"
-    parse(launcher.training_script_args)
+    parse_arguments(launcher.training_script_args)
 
 
 def _check_program(program: str, argv: Sequence[str]) -> None:

@@ -158,8 +158,8 @@ def _base_folder(base: BaseLocation) -> ModelFolder:
     """Return the folder of the base; a base on the hub is downloaded into the hub's cache."""
     if base.folder:
         return replace(base.folder, path=base.folder.path.resolve())
-    with as_adapter_error(f"the model {base.name}", base.advice, base.trouble):
-        offline = base.trouble is not None
+    with as_adapter_error(f"the model {base.name}", base.remedy, base.hub_error):
+        offline = base.hub_error is not None
         path = snapshot_download(
             base.location, revision=base.revision, local_files_only=offline, allow_patterns=DOWNLOADED_FILES
         )
