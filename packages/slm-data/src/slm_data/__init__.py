@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from slm_data.tokens.bpe import train_tokenizer
     from slm_data.tokens.store import TokenCounts, TokenStore, token_cache_dir, tokenize
 
-__version__ = "0.2.1"
+__version__ = "0.3.0"
 
 __all__ = [
     "HUB_ERROR_REASONS",

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from slm_train.reports.live_tensors import LiveTensors
     from slm_train.reports.text_samples import continue_prompt
 
-__version__ = "0.4.1"
+__version__ = "0.5.0"
 
 __all__ = [
     "Arguments",
