@@ -1,13 +1,13 @@
 """Servers, models and a browser that several test modules share."""
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from slm_testing.serve.browser import Browser, running_browser
-from slm_testing.serve.running_server import RunningServer, running_server, save_adapters, save_tiny_model
+from slm_testing.serve.running_server import RunningServer, delayed, running_server, save_adapters, save_tiny_model
 
 
 @pytest.fixture(scope="session")
@@ -32,7 +32,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def limited_server(tiny_model: Path) -> Iterator[RunningServer]:
     """A server with a tiny model that runs two texts at once and queues one, with low limits."""
-    limits = {"max_sequences": 2, "max_queue": 1, "max_body_bytes": 2000, "max_prompt_tokens": 200}
+    limits: dict[str, Any] = {"max_sequences": 2, "max_queue": 1, "max_body_bytes": 2000, "max_prompt_tokens": 200}
     with running_server(model_path=str(tiny_model), **limits) as running:
         yield running
 
@@ -40,8 +40,7 @@ def limited_server(tiny_model: Path) -> Iterator[RunningServer]:
 @pytest.fixture
 def slow_server(limited_server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> RunningServer:
     """The limited server with slow steps of the engine."""
-    step = limited_server.engine.step
-    monkeypatch.setattr(limited_server.engine, "step", lambda: (time.sleep(0.02), step())[1])
+    monkeypatch.setattr(limited_server.engine, "step", delayed(limited_server.engine.step, 0.02))
     return limited_server
 
 

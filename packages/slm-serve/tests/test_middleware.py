@@ -2,6 +2,7 @@
 
 import base64
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -19,7 +20,7 @@ def test_a_body_that_is_too_large_is_413_with_and_without_a_content_length(limit
 
 
 def test_the_key_is_required_for_everything_but_health_checks(tiny_model: Path) -> None:
-    settings = {"api_key": "s3cret", "cors_origin": ["https://page.example"]}
+    settings: dict[str, Any] = {"api_key": "s3cret", "cors_origin": ["https://page.example"]}
     with running_server(model_path=str(tiny_model), **settings) as server:
         for path in ("/", "/metrics", "/v1/models", "/openapi.json", "/static/playground.js", "/nowhere"):
             response = server.get(path)

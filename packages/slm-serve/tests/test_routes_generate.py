@@ -33,7 +33,8 @@ def events(text: str) -> list[Any]:
 def test_all_models_give_their_own_texts_at_the_same_time_with_and_without_a_cache(
     server: RunningServer, adapters: dict[str, Path]
 ) -> None:
-    expected = {name: greedy_text(folder, 24) for name, folder in {"sample": "sample", **adapters}.items()}
+    folders: dict[str, str | Path] = {"sample": "sample", **adapters}
+    expected = {name: greedy_text(folder, 24) for name, folder in folders.items()}
     assert len(set(expected.values())) == 3
     cases = [(name, use_cache) for name in expected for use_cache in (True, False)]
 

@@ -192,5 +192,6 @@ def test_unknown_token_ids_models_and_roles_are_rejected(client: OpenAI) -> None
         client.completions.create(model="green", prompt="a")
     body: Any = raised.value.body
     assert body["code"] == "model_not_found"
+    messages: Any = [{"role": "tool", "content": "a"}]
     with pytest.raises(openai.BadRequestError):
-        client.chat.completions.create(model="sample", messages=[{"role": "tool", "content": "a"}])
+        client.chat.completions.create(model="sample", messages=messages)

@@ -1,6 +1,5 @@
 """The service while it loads, with a model or engine that fails, and with slow requests."""
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -8,8 +7,9 @@ from typing import Any
 import pytest
 
 from slm_serve import service
+from slm_serve.backends.loading import load_backend
 from slm_testing.serve.open_streams import LONG_REQUEST, is_idle
-from slm_testing.serve.running_server import RunningServer, running_server, save_tiny_model, wait_until
+from slm_testing.serve.running_server import RunningServer, delayed, running_server, save_tiny_model, wait_until
 
 
 def test_an_error_in_one_request_ends_only_that_one_and_reveals_nothing_of_the_server(
@@ -66,8 +66,7 @@ def test_logits_that_are_not_numbers_give_500_and_the_server_is_not_ready(tmp_pa
 
 def test_a_missed_deadline_is_504_and_an_event_in_a_stream(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with running_server(model_path=str(tiny_model), request_timeout=0.3) as server:
-        step = server.engine.step
-        monkeypatch.setattr(server.engine, "step", lambda: (time.sleep(0.02), step())[1])
+        monkeypatch.setattr(server.engine, "step", delayed(server.engine.step, 0.02))
         response = server.post("/generate", LONG_REQUEST)
         assert response.status_code == 504
         assert "0.3 s" in response.json()["detail"]
@@ -89,8 +88,7 @@ def test_prompts_are_logged_only_on_request(tiny_model: Path, caplog: pytest.Log
 
 
 def test_a_server_that_is_loading_is_alive_but_not_ready(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    load_backend = service.load_backend
-    monkeypatch.setattr(service, "load_backend", lambda *args: (time.sleep(1), load_backend(*args))[1])
+    monkeypatch.setattr(service, "load_backend", delayed(load_backend, 1))
     with running_server(wait_for_model=False, model_path=str(tiny_model)) as server:
         assert server.get("/health/live").status_code == 200
         assert server.get("/health/ready").json() == {"status": "not ready", "reason": "the model is loading"}

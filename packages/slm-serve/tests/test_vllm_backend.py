@@ -91,7 +91,8 @@ class FakeSetup:
 
     def collect(self, jobs: list[Job], stop_after: int | None = None) -> list[list[Delta]]:
         async def collected() -> list[list[Delta]]:
-            answer, deltas = Answer(len(jobs)), [[] for _ in jobs]
+            answer = Answer(len(jobs))
+            deltas: list[list[Delta]] = [[] for _ in jobs]
             self.backend.submit(jobs, answer)
             try:
                 async for index, delta in answer:
@@ -114,8 +115,8 @@ class FakeSetup:
 
 def serving_plan() -> ServingPlan:
     engines = (EnginePlan("folder", "base", {"red": "/red"}, rank=4), EnginePlan("merged", "moth", {}))
-    kinds = {name: "adapter" for engine in engines for name in (engine.model, *engine.loras)} | {"base": "base"}
-    served = {name: ServedModel(name, kind, None, "") for name, kind in kinds.items()}
+    served = {name: ServedModel(name, "adapter", "base", "") for name in ("red", "moth")}
+    served |= {"base": ServedModel("base", "base", None, "as they are")}
     return ServingPlan(engines, served, {}, TOKENIZER, CONTEXT_LENGTH, VOCABULARY, frozenset([END]), cache_bytes=1000)
 
 
@@ -143,7 +144,8 @@ def fake_vllm(engines: list[FakeEngine], failing: int | None = None) -> VLLMLibr
 
 @pytest.fixture
 def setup() -> Iterator[FakeSetup]:
-    loop, engines = asyncio.new_event_loop(), []
+    loop = asyncio.new_event_loop()
+    engines: list[FakeEngine] = []
     backend = VLLMBackend(serving_plan(), Settings(max_sequences=2), fake_vllm(engines), loop)
     yield FakeSetup(backend, engines, loop)
     backend.close()

@@ -77,6 +77,16 @@ def wait_until(condition: Callable[[], Any]) -> None:
         time.sleep(0.01)
 
 
+def delayed(function: Callable[..., Any], seconds: float) -> Callable[..., Any]:
+    """Return ``function`` with a pause before each call."""
+
+    def call(*args: Any) -> Any:
+        time.sleep(seconds)
+        return function(*args)
+
+    return call
+
+
 def save_adapters(folder: Path) -> dict[str, Path]:
     """Save a LoRA (red) and a butterfly (moth) for the built-in base that change its texts, as slm-train saves them."""
     folders = {}
