@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slm_lab.report.axes import decimal_labels, fit_scale, short_label
+from slm_lab.report.axes import bytes_label, decimal_labels, fit_scale, short_label
 from slm_lab.report.charts import HEIGHT, WIDTH, Frame, Line, Point, line_chart, scatter_chart
 from slm_lab.report.label_placement import LETTER_WIDTH, LINE_HEIGHT, spread_out
 
@@ -58,6 +58,13 @@ def test_names_with_enough_space_are_not_moved() -> None:
 @pytest.mark.parametrize(("value", "text"), [(950, "950"), (1200, "1.2k"), (3_000_000, "3M"), (0, "0")])
 def test_numbers_on_an_axis_are_short(value: float, text: str) -> None:
     assert short_label(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(6.5e8, "650 MB"), (1.175e9, "1.175 GB"), (1.2e9, "1.2 GB"), (250_000, "250 kB"), (0, "0 B")]
+)
+def test_sizes_on_an_axis_are_not_rounded_to_other_values(value: float, text: str) -> None:
+    assert bytes_label(value) == text
 
 
 @pytest.mark.parametrize("ticks", [[1.0, 1.05, 1.1], [0.2, 0.4], [10.0, 20.0], [1.0, 1.25, 1.5], [1.002, 1.004]])

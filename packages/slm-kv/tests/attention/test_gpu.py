@@ -1,4 +1,4 @@
-"""Paged attention on a GPU against the reference: in Triton's interpreter, and on a GPU where there is only.
+"""Paged attention on a GPU against the reference: in Triton's interpreter, and on a GPU if one is available.
 
 Triton decides on import whether it interprets, so a separate process does so: it runs this file as its program.
 """
@@ -46,18 +46,18 @@ def batch(groups: int, dim: int, page_size: int, dtype: torch.dtype, device: tor
     storage = PagedStorage([LayerShape(groups, dim)], sum(counts) + 2, page_size, dtype, device)
     for tensor in storage.keys + storage.values:
         tensor.copy_(torch.randn(tensor.shape, generator=generator))
-    spans_of_tokens = [range(length - 1, length) for length in LENGTHS] + [
+    token_ranges = [range(length - 1, length) for length in LENGTHS] + [
         range(past, past + rows) for past, rows in CHUNKS
     ]
     slots = [
-        int(table[token // page_size]) * page_size + token % page_size
-        for table, span in zip(pages, spans_of_tokens, strict=True)
+        int(own_pages[token // page_size]) * page_size + token % page_size
+        for own_pages, span in zip(pages, token_ranges, strict=True)
         for token in span
     ]
     table = torch.nn.utils.rnn.pad_sequence(list(pages[: len(LENGTHS)]), batch_first=True).int()
     chunks, first = [], len(LENGTHS)
-    for table, (past, rows) in zip(pages[len(LENGTHS) :], CHUNKS, strict=True):
-        chunks.append(Chunk(first, first + rows, past, table.to(device)))
+    for own_pages, (past, rows) in zip(pages[len(LENGTHS) :], CHUNKS, strict=True):
+        chunks.append(Chunk(first, first + rows, past, own_pages.to(device)))
         first += rows
     lengths = torch.tensor(LENGTHS, dtype=torch.int32, device=device)
     return StepBatch(storage, torch.tensor(slots, device=device), table.to(device), lengths, tuple(chunks))

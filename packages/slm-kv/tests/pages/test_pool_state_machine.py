@@ -16,7 +16,7 @@ TOKENS = st.lists(st.integers(0, 1), min_size=1, max_size=7)
 
 @dataclass
 class Written:
-    """A table and the expected contents of its slots: (root, the tokens up to this written)."""
+    """A table and the expected contents of its slots: (root, the tokens up to this one)."""
 
     table: BlockTable
     slots: list[tuple[bytes, tuple[int, ...]]] = field(default_factory=list)

@@ -80,6 +80,14 @@ def short_label(value: float) -> str:
     return f"{value:.3g}"
 
 
+def bytes_label(value: float) -> str:
+    """Format bytes with a unit and up to four digits: ticks 25 MB apart stay distinct above 1 GB."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if abs(value) >= factor:
+            return f"{value / factor:.4g} {unit}"
+    return f"{value:.4g} B"
+
+
 def decimal_labels(ticks: Sequence[float]) -> Callable[[float], str]:
     """Return a formatter with just as many decimals as ``ticks`` need to differ."""
     step = min((b - a for a, b in pairwise(ticks)), default=1.0)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from slm_lab.formatting import format_bytes
-from slm_lab.report.axes import short_label
+from slm_lab.report.axes import bytes_label, short_label
 from slm_lab.report.charts import Frame, Line, Point, line_chart, scatter_chart
 from slm_lab.results.budgets import BudgetAxis
 from slm_lab.results.comparison import Comparison
@@ -55,12 +54,8 @@ def _quality_against(key: str, name: str, points: Sequence[Point], *, log: bool)
     values = "; ".join(point.description for point in points)
     description = f"{QUALITY} after training. {values}."
     frame = Frame(f"Quality against {name}", description, name, QUALITY, f"by-{key}")
-    x_text = short_label if log else _short_bytes
+    x_text = short_label if log else bytes_label
     return PageChart(frame.title, scatter_chart(frame, points, log=log, x_text=x_text), wide=False)
-
-
-def _short_bytes(value: float) -> str:
-    return format_bytes(value).replace(".00 ", " ").replace(".0 ", " ")
 
 
 def _curves(comparison: Comparison) -> Iterator[Line]:

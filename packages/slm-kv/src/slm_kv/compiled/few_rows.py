@@ -24,7 +24,7 @@ from slm_kv.compiled.elements import NUMBA_OPTIONS, bfloat16_to_float32, from_fl
 from slm_kv.compiled.prefetching import prefetch_run
 from slm_kv.compiled.weight_blocks import BLOCK, INPUTS_AT_ONCE, Blocks
 
-# Rows up to which this beats oneDNN, which reads few rows faster with AVX-512 than without.
+# Rows up to which this is faster than oneDNN; with one more row oneDNN is as fast.
 MAX_ROWS = 2 if torch.backends.cpu.get_cpu_capability() == "AVX512" else 8
 STREAMS = 4  # blocks side by side with one or two rows: one stream alone waits for most of what it reads
 STREAMS_MANY_ROWS = 3  # with more rows, whose sums need the registers

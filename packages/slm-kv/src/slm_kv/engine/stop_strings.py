@@ -20,7 +20,7 @@ class StopStringFilter:
     def push(self, text: str, *, may_stop: bool = True) -> str:
         """Add ``text`` and return what is certain to come before any stop string.
 
-        Without ``may_stop`` no stop string is looked for, and nothing is held back.
+        Without ``may_stop`` stop strings are ignored, and nothing is held back.
         """
         stop = self._stop if may_stop else ()
         pending = self._held_back + text

@@ -1,4 +1,4 @@
-"""Block tables: which pages hold one sequence's keys and values."""
+"""Block tables: the pages that hold one sequence's keys and values."""
 
 from __future__ import annotations
 

@@ -224,7 +224,7 @@ class PagePool:
         return self._index.find(root, token_ids[: max(0, len(token_ids) - 1)], self.page_size)
 
     def _is_writable(self, page: int) -> bool:
-        """Whether a write to ``page`` changes nothing but the one table that holds it."""
+        """Whether a write to ``page`` affects only the one table that holds it."""
         return self._reference_counts[page] == 1 and page not in self._index.keys
 
     def _shared_tail(self, table: BlockTable, tokens: int) -> int | None:

@@ -1,7 +1,5 @@
 """Scores in float64 on the CPU, and the selections from them that sampling and logprobs need.
 
-numpy partitions, sorts and searches a vocabulary several times faster than torch does on one CPU thread.
-
 Shapes: V vocabulary, K candidate tokens.
 """
 
