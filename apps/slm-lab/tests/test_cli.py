@@ -30,6 +30,7 @@ sys.exit(code)
         (["--version"], 0, f"slm-lab {slm_lab.__version__}"),
         (["runs", "--srot", "mode"], 2, "slm-lab runs has no flag '--srot'"),
         (["compare", "--max_stpes", "4"], 2, "--max_steps"),
+        (["compare", "--max_steps", "4", "--lora_rnk", "8"], 2, "--lora_r?"),
         (["comprae"], 2, "'comprae'"),
         (["runs", "missing-folder"], 2, "does not exist"),
     ],

@@ -184,7 +184,7 @@ def _send_signal(log: Path, number: signal.Signals) -> None:
         (("--max_steps", "4", "--seeds", "none"), "'none' is not an integer"),
         (("--max_steps", "4", "--lora_rnk", "8"), "did you mean --lora_r?"),
         (("--max_steps", "4", "--train_file", "gone.txt", "stray", "--block_size", "x"), "--block_size"),
-        (("--max_tokens", "99", "--streaming"), "--streaming has no "),
+        (("--max_tokens", "99", "--streaming"), "--streaming has no effect"),
     ],
     ids=" ".join,
 )

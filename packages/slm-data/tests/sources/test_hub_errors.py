@@ -13,7 +13,9 @@ def error_of_class(name: str, *bases: type[Exception]) -> Exception:
     return type(name, bases or (Exception,), {})("details\nof the library")
 
 
-@pytest.mark.parametrize(("name", "reason"), [(name, reason) for names, reason in HUB_ERROR_REASONS for name in names])
+@pytest.mark.parametrize(
+    ("name", "reason"), [(name, reason) for names, reason in HUB_ERROR_REASONS for name in sorted(names)]
+)
 def test_each_exception_class_has_its_reason_directly_and_as_a_cause(name: str, reason: str) -> None:
     expected = reason.format(endpoint=constants.ENDPOINT)
     assert hub_error_reason(error_of_class(name)) == expected

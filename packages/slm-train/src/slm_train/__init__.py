@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from slm_train.arguments import Arguments
     from slm_train.checkpoints.step_checkpoint import StepCheckpoint
     from slm_train.cli import main
+    from slm_train.command_line.known_flags import read_flags
     from slm_train.command_line.parsing import parse_arguments
     from slm_train.data.budget_plan import make_plan
     from slm_train.data.rows import Rows, make_rows
@@ -53,6 +54,7 @@ __all__ = [
     "make_rows",
     "multiplies_bfloat16",
     "parse_arguments",
+    "read_flags",
     "single_kernel_gelu",
 ]
 
@@ -82,6 +84,7 @@ _EXPORTS = {
     "make_rows": "data.rows:make_rows",
     "multiplies_bfloat16": "hardware.device_defaults:multiplies_bfloat16",
     "parse_arguments": "command_line.parsing:parse_arguments",
+    "read_flags": "command_line.known_flags:read_flags",
     "single_kernel_gelu": "model.single_kernel_gelu:single_kernel_gelu",
 }
 

@@ -26,11 +26,15 @@ def check_command_lines(runs: Sequence[PlannedRun]) -> None:
     """
     from slm_adapters import AdapterError
     from slm_data import DataError
-    from slm_train import TrainError, UsageError, parse_arguments
+    from slm_train import TrainError, read_flags
 
     one_per_mode = {run.mode: run.argv for run in runs}  # seeds differ in nothing that could be refused
     try:
         for argv in one_per_mode.values():
+            read_flags(argv)  # names only, without torch: a typo is reported at once
+        from slm_train import parse_arguments
+
+        for argv in one_per_mode.values():
             parse_arguments(argv)
-    except (AdapterError, DataError, TrainError, UsageError) as error:
+    except (AdapterError, DataError, TrainError) as error:
         raise LabError(str(error)) from error
