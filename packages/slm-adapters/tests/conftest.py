@@ -1,4 +1,4 @@
-"""MakeModel models of four architectures, with random weights, and the folders that hold them."""
+"""Tiny models of four architectures, with random weights, and the folders that hold them."""
 
 from collections.abc import Callable
 from pathlib import Path

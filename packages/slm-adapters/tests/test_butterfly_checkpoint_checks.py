@@ -1,4 +1,4 @@
-"""What a butterfly checkpoint says, and which one is refused."""
+"""Format of butterfly checkpoints, and the checkpoints that are refused."""
 
 import json
 from collections.abc import Callable
@@ -72,7 +72,9 @@ def test_checkpoints_that_do_not_fit_are_refused(tiny: MakeModel, tmp_path: Path
         PeftModel.from_pretrained(tiny("llama"), tmp_path)
 
 
-def test_angles_of_another_model_are_refused_and_those_held_stay(tiny: MakeModel, input_ids: torch.Tensor) -> None:
+def test_angles_of_another_model_are_refused_and_the_model_keeps_its_own(
+    tiny: MakeModel, input_ids: torch.Tensor
+) -> None:
     adapted = random_butterfly(tiny("llama"), side="input")
     before = logits(adapted, input_ids)
     with pytest.raises(AdapterError, match=r"the checkpoint has no .*butterfly_input"):

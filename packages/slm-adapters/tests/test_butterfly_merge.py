@@ -1,4 +1,4 @@
-"""Merging a butterfly: the same function, and back to every bit of the base."""
+"""Merging a butterfly computes the same function, and unmerging restores every bit of the base."""
 
 from typing import Any
 
@@ -86,7 +86,7 @@ def test_merging_for_good_leaves_a_plain_model(tiny: MakeModel, name: str, input
     assert_close(logits(plain, input_ids), unmerged)
 
 
-def test_merging_safely_refuses_an_adapter_that_is_broken_and_leaves_the_base(tiny: MakeModel) -> None:
+def test_a_safe_merge_refuses_a_damaged_adapter_and_leaves_the_base(tiny: MakeModel) -> None:
     adapted = random_butterfly(tiny("llama"), side="input")
     layer = next(iter(layers(adapted).values()))
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Several butterfly adapters on one model: sums, rows of a batch, order, strength."""
+"""Several butterfly adapters on one model: weighted sums, rows of a batch, order, strength."""
 
 import math
 from pathlib import Path
@@ -50,7 +50,9 @@ def test_a_weighted_sum_of_adapters_has_the_weighted_angles(tiny: MakeModel, inp
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_sums_without_sense_are_refused(tiny: MakeModel, arguments: tuple[Any, ...], message: str) -> None:
+def test_sums_of_adapters_that_do_not_match_are_refused(
+    tiny: MakeModel, arguments: tuple[Any, ...], message: str
+) -> None:
     adapted = butterfly(tiny("llama"), side="input")
     for name, settings in {
         "like": {"side": "input"},
@@ -105,7 +107,7 @@ def test_rows_generate_each_with_its_own_adapter(tiny: MakeModel, num_beams: int
         assert torch.equal(model.generate(input_ids=prompt, **options)[0], row)
 
 
-def test_adapter_names_without_sense_are_refused_and_leave_no_hook(tiny: MakeModel, input_ids: torch.Tensor) -> None:
+def test_invalid_adapter_names_are_refused_and_leave_no_hook(tiny: MakeModel, input_ids: torch.Tensor) -> None:
     adapted = with_three_adapters(tiny("llama"))
     before = logits(adapted, input_ids)
     with pytest.raises(AdapterError, match=r"no adapter 'missing'; there are default, one, two"):
@@ -181,7 +183,7 @@ def test_strength_is_that_of_the_adapter_named(tiny: MakeModel) -> None:
 
 
 @pytest.mark.parametrize("strength", [math.nan, math.inf])
-def test_a_strength_that_is_no_number_is_refused_later_too(tiny: MakeModel, strength: float) -> None:
+def test_a_strength_that_is_not_finite_is_refused_later_too(tiny: MakeModel, strength: float) -> None:
     adapted = butterfly(tiny("llama"))
     with pytest.raises(AdapterError, match=r"strength .* must be a finite number"):
         adapted.base_model.set_strength(strength)

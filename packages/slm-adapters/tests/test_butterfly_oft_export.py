@@ -1,4 +1,4 @@
-"""A butterfly adapter written as PEFT's OFT is the same function, or is refused with the reason."""
+"""A butterfly adapter exported as PEFT's OFT computes the same function, or is refused with the reason."""
 
 from math import pi
 from pathlib import Path
@@ -54,7 +54,7 @@ def test_only_the_layers_that_are_adapted_are_exported(
     ],
     ids=str,
 )
-def test_what_oft_cannot_be_is_refused(
+def test_what_oft_cannot_express_is_refused(
     tiny: MakeModel, name: str, options: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     config = {"side": "input"} | options

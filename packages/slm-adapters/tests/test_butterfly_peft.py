@@ -1,4 +1,4 @@
-"""Butterfly adapters through PEFT's own doors, on models of four architectures."""
+"""Butterfly adapters through PEFT's own functions, on models of four architectures."""
 
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,7 @@ def test_each_of_two_adapters_acts_as_if_alone(tiny: MakeModel, name: str, input
         assert trained == {chosen}
 
 
-def test_a_deleted_adapter_is_gone_and_its_name_starts_anew(tiny: MakeModel, input_ids: torch.Tensor) -> None:
+def test_a_deleted_adapter_is_gone_and_its_name_starts_at_zero_again(tiny: MakeModel, input_ids: torch.Tensor) -> None:
     before = logits(tiny("llama"), input_ids)
     adapted = random_butterfly(tiny("llama"), side="both", scale=True)
     adapted.add_adapter("other", ButterflyConfig(task_type="CAUSAL_LM"))

@@ -36,7 +36,7 @@ def test_a_base_in_few_bits_is_adapted_merged_and_restored(
     config = four_bit_config(torch.float32) if kind == "4-bit" else eight_bit_config()
     base = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=config).eval()
     for layer in base.modules():
-        keep_layout(layer)  # the kernel for other CPUs rounds otherwise
+        keep_layout(layer)  # the kernel of repacked layers rounds differently
     before = logits(base, input_ids)
     adapted = butterfly(base, side="both", scale=True)
     assert torch.equal(logits(adapted, input_ids), before)
@@ -45,7 +45,7 @@ def test_a_base_in_few_bits_is_adapted_merged_and_restored(
     assert_differ(unmerged, before)
     logits(adapted, input_ids[:1, :1])
     assert all(layer.cache.merged_layer is None for layer in layers(adapted).values())
-    adapted.cache_weights()  # a rotated weight would be rounded again: the rotation is kept
+    adapted.cache_weights()  # a rotated weight would be quantized again, so only the rotation is cached
     assert torch.equal(logits(adapted, input_ids), unmerged)
     adapted.merge_adapter()
     merged = logits(adapted, input_ids)
@@ -79,7 +79,7 @@ def test_a_base_in_few_bits_gives_the_gradients_of_its_dequantised_self(
 def test_a_base_that_was_repacked_by_an_evaluation_is_adapted_as_any_other(
     tiny: MakeModel, input_ids: torch.Tensor, tmp_path: Path
 ) -> None:
-    """bitsandbytes does that on CPUs with AVX512-BF16; here it is done by hand, for any CPU."""
+    """bitsandbytes repacks on CPUs with AVX512-BF16; here it is done explicitly, for any CPU."""
     functional = pytest.importorskip("bitsandbytes").functional
     tiny("llama").save_pretrained(tmp_path)
     repacked, fresh = (

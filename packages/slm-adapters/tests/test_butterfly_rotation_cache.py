@@ -1,4 +1,4 @@
-"""The rotation kept for inference: composed once, never out of date."""
+"""The rotation cached for inference is composed once and never out of date."""
 
 import copy
 from collections.abc import Callable
@@ -50,7 +50,7 @@ def test_a_cached_rotation_is_dropped_when_its_angles_change(change: Change) -> 
         assert torch.equal(layer(x), before)
         change(layer, layer.butterfly_input["default"])
         actual = layer(x)
-        expected = copy.deepcopy(layer).train().eval()(x)  # composes anew
+        expected = copy.deepcopy(layer).train().eval()(x)  # composes again
     assert not torch.allclose(expected, before, atol=1e-3)
     assert torch.equal(actual, expected)
 
@@ -78,10 +78,10 @@ def test_a_cached_rotation_is_not_used_on_another_device() -> None:
         torch.testing.assert_close(layer.cuda()(x.cuda()).cpu(), before, rtol=1e-4, atol=1e-5)
 
 
-def test_a_name_used_again_never_gets_the_rotation_of_its_past() -> None:
+def test_a_name_used_again_never_gets_its_old_rotation() -> None:
     layer, x = rotation_kept("input"), torch.randn(3, 16)
     shape = layer.butterfly_input["default"].shape
-    memory = np.zeros(shape, dtype=np.float32)  # what is freed may be given out again, to the same name
+    memory = np.zeros(shape, dtype=np.float32)  # freed memory may be allocated again for the same name
 
     def add_again(value: float) -> torch.Tensor:
         memory.fill(value)
@@ -106,8 +106,8 @@ def test_a_name_used_again_never_gets_the_rotation_of_its_past() -> None:
     [(22, torch.inference_mode), (26, torch.no_grad), (34, FakeTensorMode)],
     ids=["inference", "no-grad", "fake"],
 )
-def test_training_does_not_mind_what_was_computed_before_it(width: int, mode: Callable[[], Any]) -> None:
-    rotation = Rotation.of(width)  # a width of this test's own: nothing is kept of it from others
+def test_training_works_after_inference_has_filled_the_caches(width: int, mode: Callable[[], Any]) -> None:
+    rotation = Rotation.of(width)  # used by no other test, so nothing is cached for it
     with mode():
         rotate(torch.zeros(2, width), torch.zeros(rotation.angle_shape), rotation)
     x, angles = torch.randn(2, width), torch.randn(rotation.angle_shape, requires_grad=True)

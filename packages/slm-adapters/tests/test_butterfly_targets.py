@@ -1,4 +1,4 @@
-"""Which layers a butterfly goes on, what trains there, and what is refused."""
+"""Layers that a butterfly is applied to, what is trained there, and what is refused."""
 
 import math
 from pathlib import Path
@@ -34,7 +34,7 @@ from slm_testing.adapters.tiny_adapters import (
         ),
         ({"target_modules": r".*\.1\..*(q|k)_proj"}, {("1", "q_proj"), ("1", "k_proj")}),
     ],
-    ids=lambda value: str(value) if isinstance(value, dict) else "",  # sets print in no fixed order
+    ids=lambda value: str(value) if isinstance(value, dict) else "",  # sets print in varying order
 )
 def test_layers_are_chosen_as_in_every_method(
     tiny: MakeModel, chosen: dict[str, Any], expected: set[tuple[str, str]]

@@ -1,4 +1,4 @@
-"""Training butterfly adapters: where it starts, its gradients, and the ways in which models are trained."""
+"""Training butterfly adapters: start at the base, gradients, autocast, checkpointing, compilation, DDP, memory."""
 
 import multiprocessing
 from collections.abc import Callable, Iterator
@@ -36,7 +36,7 @@ def gradients(model: nn.Module, input_ids: torch.Tensor) -> dict[str, torch.Tens
 
 
 def no_dropout(model: nn.Module) -> nn.Module:
-    """GPT-2 drops activations, so that two passes differ."""
+    """Turn dropout off: with GPT-2's, two passes differ."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -183,8 +183,8 @@ def _ddp_worker(rank: int, folder: Path, adapted: PeftModel, input_ids: torch.Te
     loss(wrapped, input_ids[rank : rank + 1]).backward()
     actual = {name: values.grad for name, values in adapted.named_parameters() if values.grad is not None}
     torch.save(actual, folder / f"{rank}.pt")
-    # Whatever holds the group last ends its threads. Python's handle leaves them the interpreter's lock meanwhile, the
-    # wrapper does not; where one of them wants it, both wait for ever.
+    # The last owner of the group joins its threads. Python's handle releases the GIL meanwhile, the DDP wrapper does
+    # not: if a thread needs the GIL then, both wait forever (torch 2.13). So the wrapper goes first.
     del wrapped
     torch.distributed.destroy_process_group()
 

@@ -1,4 +1,4 @@
-"""The rotated weight kept for inference: the merged model's, where it may be used, never out of date."""
+"""The rotated weight cached for inference: equal to the merged model's, used where allowed, never out of date."""
 
 import copy
 from collections.abc import Callable
@@ -30,13 +30,13 @@ def test_a_cached_weight_gives_the_merged_model_bit_for_bit(tiny: MakeModel, nam
         assert torch.equal(adapted(ids).logits, merged)
         adapted.cache_weights(False)
         assert torch.equal(adapted(ids).logits, unmerged)
-    assert not torch.equal(unmerged, merged)  # they round differently: the weight was used
+    assert not torch.equal(unmerged, merged)  # they round differently, so the cached weight was used
     assert torch.equal(actual, merged)
     assert torch.equal(again, merged)
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_a_cached_weight_is_dropped_when_what_it_was_made_of_changes(change: Change) -> None:
+def test_a_cached_weight_is_dropped_when_its_angles_change(change: Change) -> None:
     layer, x = weight_kept(butterfly_layer("input").eval()), torch.randn(3, 16)
     with torch.no_grad():
         before = layer(x)
@@ -90,8 +90,8 @@ def test_a_cached_weight_stays_out_of_training_and_of_what_is_saved() -> None:
 
 
 @pytest.mark.parametrize("keep", [False, True], ids=["rotation", "weight"])
-def test_what_was_made_in_inference_mode_is_cached_too(keep: bool) -> None:
-    with torch.inference_mode():  # such tensors count no versions
+def test_layers_made_in_inference_mode_are_cached_too(keep: bool) -> None:
+    with torch.inference_mode():  # such tensors have no version counter
         layer, x = butterfly_layer().eval(), torch.randn(3, 16)
         layer.cache_weight = keep
         before = layer(x)
@@ -113,7 +113,7 @@ def test_a_few_tokens_take_the_rotated_weight_by_themselves() -> None:
         assert torch.equal(by_weight, layer(many))
     assert not torch.equal(
         by_weight, expected
-    )  # they round differently: what many tokens get does not depend on the few
+    )  # they round differently: many tokens at once do not use the cached weight
 
 
 def two_adapters(layer: ButterflyLayer) -> None:
@@ -125,7 +125,7 @@ def large(layer: ButterflyLayer) -> None:
 
 
 @pytest.mark.parametrize("change", [two_adapters, large])
-def test_what_would_take_much_memory_or_be_made_again_and_again_is_asked_for(
+def test_caches_that_take_much_memory_or_change_often_are_made_on_request_only(
     change: Callable[[ButterflyLayer], None],
 ) -> None:
     layer, x = butterfly_layer().eval(), torch.randn(1, 16)
@@ -137,7 +137,7 @@ def test_what_would_take_much_memory_or_be_made_again_and_again_is_asked_for(
         assert not torch.equal(layer(x), actual)
 
 
-def test_a_large_layer_is_told_by_its_weights() -> None:
+def test_a_large_layer_is_recognised_by_its_number_of_weights() -> None:
     with torch.device("meta"):
         assert butterfly_layer(features=(2048, 4096)).is_small
         assert not butterfly_layer(features=(2048, 4097)).is_small

@@ -1,4 +1,4 @@
-"""``slm-adapters merge``: what it writes is whole, plain and checked; and the command as it is installed."""
+"""``slm-adapters merge`` writes complete, plain, compared models; and the installed command."""
 
 import json
 import subprocess
@@ -95,7 +95,7 @@ def test_overwrite_replaces_a_model_and_nothing_else(
     base: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    out.mkdir()  # empty will do
+    out.mkdir()  # an empty folder is accepted
     assert main(["merge", str(run), str(out)]) == 0
     before = (out / MODEL).read_bytes()
     assert "is not empty; give another folder, or --overwrite" in refusal(capsys, "merge", run, out)
@@ -135,7 +135,7 @@ def test_a_merge_that_cannot_be_written_leaves_out_as_it_was(
     assert list(tmp_path.glob(".out*")) == []
 
 
-def test_what_a_killed_merge_left_does_not_hinder_the_next(run: Path, tmp_path: Path) -> None:
+def test_files_left_by_a_killed_merge_do_not_hinder_the_next(run: Path, tmp_path: Path) -> None:
     for name in (".out.writing", ".out.old"):
         (tmp_path / name).mkdir()
         (tmp_path / name / MODEL).write_bytes(b"half")

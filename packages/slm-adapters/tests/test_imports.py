@@ -1,4 +1,4 @@
-"""What ``import slm_adapters`` loads, and that PEFT knows the butterfly method in every order of imports."""
+"""Modules that ``import slm_adapters`` loads, and registration with PEFT in every order of imports."""
 
 import os
 import pkgutil
@@ -45,7 +45,7 @@ print([name for name in ("torch", "transformers", "peft") if name in sys.modules
 def test_every_exported_name_is_there_and_no_other() -> None:
     assert sorted(slm_adapters.__all__) == sorted(slm_adapters._EXPORTS)
     for name, path in slm_adapters._EXPORTS.items():
-        assert path.endswith(f":{name}")  # a name outside is the name inside
+        assert path.endswith(f":{name}")  # exported under its own name
         assert getattr(slm_adapters, name) is not None
     with pytest.raises(AttributeError, match=r"module 'slm_adapters' has no attribute 'load_everything'"):
         _ = slm_adapters.load_everything  # type: ignore[attr-defined]

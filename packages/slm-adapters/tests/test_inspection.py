@@ -1,4 +1,4 @@
-"""``slm-adapters inspect``: what it says can be relied upon."""
+"""``slm-adapters inspect`` describes what the files contain."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The public laws: they pass on a stranger's shape, and fail where they are broken."""
+"""The public laws pass on any shape, and fail where a rotation is broken."""
 
 import importlib
 import sys
@@ -16,7 +16,7 @@ def any_angles(rotation: Rotation, dtype: torch.dtype = torch.float64, seed: int
     return torch.randn(rotation.angle_shape, generator=generator, dtype=torch.float64).to(dtype)
 
 
-def test_check_passes_on_a_strangers_shape() -> None:
+def test_check_passes_on_a_shape_of_ones_own() -> None:
     check(12, block_size=6, stages=3, dtype=torch.float64, examples=5)
 
 

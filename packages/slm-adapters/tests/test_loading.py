@@ -1,4 +1,4 @@
-"""What was trained comes back bit for bit, merged or not."""
+"""Trained models and adapters are loaded bit for bit, merged or not."""
 
 import sys
 import warnings
@@ -97,7 +97,7 @@ def test_merging_rounds_once_at_the_end_and_leaves_rotary_frequencies_exact(
 
 @pytest.fixture
 def qlora(tiny: MakeModel, make_base: MakeBase, tmp_path: Path) -> Callable[[str, str], tuple[PeftModel, Path]]:
-    """An adapter over 4-bit weights, and its run."""
+    """``qlora(name, method)``: an adapter over 4-bit weights, and its run folder."""
     pytest.importorskip("bitsandbytes")
 
     def make(name: str, method: str) -> tuple[PeftModel, Path]:
@@ -168,7 +168,7 @@ def test_a_checkpoint_of_a_qlora_run_knows_its_run(qlora: Qlora, input_ids: torc
         load(run)
 
 
-def test_without_bitsandbytes_a_four_bit_adapter_says_what_else_there_is(
+def test_without_bitsandbytes_a_four_bit_adapter_is_refused_with_the_alternatives(
     monkeypatch: pytest.MonkeyPatch, qlora: Qlora
 ) -> None:
     _, run = qlora("gpt2", "lora")
@@ -193,7 +193,7 @@ def test_the_tokenizer_is_the_runs_own_or_else_the_bases(tiny: MakeModel, make_b
         load(run)
 
 
-def test_a_base_that_a_package_brings_is_found_by_its_name(
+def test_a_base_that_a_package_provides_is_found_by_its_name(
     tiny: MakeModel, make_base: MakeBase, monkeypatch: pytest.MonkeyPatch, input_ids: torch.Tensor, tmp_path: Path
 ) -> None:
     point = SimpleNamespace(name="sample", load=lambda: lambda: make_base("gpt2"))
@@ -205,7 +205,9 @@ def test_a_base_that_a_package_brings_is_found_by_its_name(
         load("distilgpt2", run)
 
 
-def test_without_that_package_it_is_named(tiny: MakeModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_package_that_is_not_installed_is_named(
+    tiny: MakeModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     actual: list[EntryPoint] = []
     monkeypatch.setattr("slm_adapters.base.base_lookup.entry_points", lambda **_: actual)
     run = save_run(adapted(tiny("gpt2"), "lora"), tmp_path / "run", "sample")

@@ -1,4 +1,4 @@
-"""What does not belong together, or is damaged, is refused in a sentence."""
+"""Models and adapters that do not match or are damaged are refused in one sentence."""
 
 import os
 import pickle
@@ -98,7 +98,9 @@ BROKEN: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
 
 
 @pytest.mark.parametrize("broken", BROKEN)
-def test_what_is_broken_is_one_sentence(tiny: MakeModel, make_base: MakeBase, tmp_path: Path, broken: str) -> None:
+def test_a_damaged_run_or_base_is_refused_in_one_sentence(
+    tiny: MakeModel, make_base: MakeBase, tmp_path: Path, broken: str
+) -> None:
     base = make_base("gpt2")
     run = save_run(adapted(tiny("gpt2"), "lora"), tmp_path / "run", str(base))
     spoil, said = BROKEN[broken]
@@ -149,7 +151,7 @@ def test_a_file_of_a_folder_is_not_the_folder(make_base: MakeBase) -> None:
 @pytest.mark.parametrize(
     ("method", "wrong"),
     [(method, wrong) for method in ("lora", "butterfly") for wrong in ("wider", "shallower", "another architecture")]
-    + [("lora", "deeper")],  # a butterfly names its layers in full: those of the first blocks fit
+    + [("lora", "deeper")],  # a butterfly names its targets in full, so those of the first blocks fit
 )
 def test_the_adapter_of_another_model_is_refused(
     tiny: MakeModel, make_base: MakeBase, method: str, wrong: str, tmp_path: Path
@@ -181,7 +183,7 @@ def test_another_name_than_the_adapters_own_is_refused_and_a_folder_has_to_fit(
     assert torch.equal(logits(load(make_base("gpt2"), run, device="cpu").model, input_ids), logits(model, input_ids))
 
 
-def test_two_adapters_or_two_models_are_no_pair(tiny: MakeModel, make_base: MakeBase, tmp_path: Path) -> None:
+def test_two_adapters_or_two_models_are_refused(tiny: MakeModel, make_base: MakeBase, tmp_path: Path) -> None:
     base = make_base("gpt2")
     one = save_run(adapted(tiny("gpt2"), "lora"), tmp_path / "one", str(base))
     other = save_run(adapted(tiny("gpt2"), "lora"), tmp_path / "other", str(base))
@@ -200,8 +202,8 @@ def test_code_that_comes_with_a_model_is_never_run(make_base: MakeBase, tmp_path
     assert not trace.exists()
 
 
-class Sick(BaseHTTPRequestHandler):
-    """404 for one repository, 503 for the other."""
+class FailingHub(BaseHTTPRequestHandler):
+    """Answers 404 for one repository and 503 for the other."""
 
     def do_GET(self) -> None:
         self.send_response(404 if "some/nothing" in self.path else 503)
@@ -213,12 +215,12 @@ class Sick(BaseHTTPRequestHandler):
     do_HEAD = do_GET
 
     def log_message(self, *_: object) -> None:
-        """Quiet."""
+        """Log nothing."""
 
 
 @pytest.fixture
-def sick_hub() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Sick)
+def failing_hub() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), FailingHub)
     Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
@@ -227,7 +229,7 @@ def sick_hub() -> Iterator[str]:
 
 ASK = """
 from slm_adapters import AdapterError, load
-for name in ("some/nothing", "some/sick"):
+for name in ("some/nothing", "some/failing"):
     try:
         load(name)
     except AdapterError as refused:
@@ -235,10 +237,10 @@ for name in ("some/nothing", "some/sick"):
 """
 
 
-def test_a_sick_hub_is_one_sentence_that_names_the_repository(sick_hub: str, tmp_path: Path) -> None:
-    env = os.environ | {"HF_ENDPOINT": sick_hub, "HF_HOME": str(tmp_path), "HF_HUB_DISABLE_XET": "1"}
+def test_a_failing_hub_is_reported_in_one_sentence_that_names_the_repository(failing_hub: str, tmp_path: Path) -> None:
+    env = os.environ | {"HF_ENDPOINT": failing_hub, "HF_HOME": str(tmp_path), "HF_HUB_DISABLE_XET": "1"}
     env.pop("HF_HUB_OFFLINE", None)
     done = subprocess.run([sys.executable, "-c", ASK], capture_output=True, text=True, check=True, env=env)
-    nothing, sick = done.stdout.splitlines()
-    assert re.match(r"cannot load the \w+ (of )?some/nothing: no repository of that name exists on the hub", nothing)
-    assert re.match(r"cannot load the \w+ (of )?some/sick: the hub answers with status 503", sick)
+    missing, failing = done.stdout.splitlines()
+    assert re.match(r"cannot load the \w+ (of )?some/nothing: no repository of that name exists on the hub", missing)
+    assert re.match(r"cannot load the \w+ (of )?some/failing: the hub answers with status 503", failing)

@@ -1,4 +1,4 @@
-"""LoRA on whatever model is at hand."""
+"""LoRA on four architectures: targets, parameter counts, scale, dropout, settings."""
 
 import warnings
 from pathlib import Path
@@ -16,13 +16,13 @@ from slm_testing.adapters.tiny_adapters import MakeModel, all_models, logits
 
 
 def shape(layer: nn.Module) -> tuple[int, int]:
-    """Features in and out; Conv1D stores its weight the other way round."""
+    """Return the input and output features; Conv1D stores its weight ``[in, out]``."""
     one, other = layer.weight.shape
     return (one, other) if isinstance(layer, Conv1D) else (other, one)
 
 
-def randomize_angles(model: nn.Module) -> None:
-    """Give the adapter something to do: LoRA's second matrix starts at zero."""
+def randomize_lora(model: nn.Module) -> None:
+    """Draw LoRA's second matrix, which starts at zero."""
     for name, weight in model.named_parameters():
         if "lora_B" in name:
             nn.init.normal_(weight, std=0.2)
@@ -33,7 +33,7 @@ def test_an_untrained_adapter_changes_no_bit_of_the_logits(tiny: MakeModel, name
     before = logits(tiny(name), input_ids)
     adapted = add_lora(tiny(name), LoraSettings()).eval()
     assert torch.equal(logits(adapted, input_ids), before)
-    randomize_angles(adapted)
+    randomize_lora(adapted)
     assert not torch.allclose(logits(adapted, input_ids), before, atol=1e-3)
 
 
@@ -63,9 +63,9 @@ def test_gpt2s_transposed_layers_are_known_without_a_warning(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         adapted = add_lora(tiny("gpt2"), settings).eval()
-    randomize_angles(adapted)
+    randomize_lora(adapted)
     unmerged = logits(adapted, input_ids)
-    merged = logits(adapted.merge_and_unload(), input_ids)  # would have the wrong shape, or values
+    merged = logits(adapted.merge_and_unload(), input_ids)  # without fan_in_fan_out it has the wrong shape or values
     torch.testing.assert_close(merged, unmerged, rtol=1e-4, atol=1e-5)
 
 
@@ -77,7 +77,7 @@ def test_other_models_are_not_transposed(tiny: MakeModel, name: str) -> None:
 @all_models
 def test_plain_peft_loads_what_was_saved(tiny: MakeModel, name: str, input_ids: torch.Tensor, tmp_path: Path) -> None:
     adapted = add_lora(tiny(name), LoraSettings(r=4)).eval()
-    randomize_angles(adapted)
+    randomize_lora(adapted)
     adapted.save_pretrained(tmp_path)
     loaded = PeftModel.from_pretrained(tiny(name), tmp_path).eval()
     assert torch.equal(logits(loaded, input_ids), logits(adapted, input_ids))
@@ -99,7 +99,7 @@ def test_dora_adds_a_magnitude_for_each_feature_out(tiny: MakeModel, input_ids: 
 
 def test_dropout_is_on_the_adapters_input_while_training_only(tiny: MakeModel, input_ids: torch.Tensor) -> None:
     adapted = add_lora(tiny("llama"), LoraSettings(dropout=0.5))
-    randomize_angles(adapted)
+    randomize_lora(adapted)
     adapted.train()
     assert not torch.equal(logits(adapted, input_ids), logits(adapted, input_ids))
     adapted.eval()

@@ -1,4 +1,4 @@
-"""Several adapters over one base in memory, whatever their methods: each answers as it does alone."""
+"""Several adapters of any methods over one base in memory: each gives the same logits as alone."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""QLoRA on a CPU: a 4-bit base, and an adapter that trains."""
+"""QLoRA on a CPU: 4-bit bases, training over them, and bitsandbytes' warnings."""
 
 import logging
 import subprocess
@@ -28,7 +28,7 @@ MakeModel = Callable[[str], PreTrainedModel]
 
 pytest.importorskip("bitsandbytes")
 
-GEMM = "bitsandbytes.backends.cpu.ops"  # the module that misses its kernel, and says so
+GEMM = "bitsandbytes.backends.cpu.ops"  # the module that warns about its missing kernel
 
 
 def four_bit(folder: Path) -> PreTrainedModel:
@@ -58,7 +58,9 @@ def test_the_weights_get_smaller_and_the_embeddings_stay_float32(folder: Path) -
     assert not any(weight.requires_grad for weight in small.parameters())
 
 
-def test_a_four_bit_base_speaks_much_like_the_whole_one(folder: Path, input_ids: torch.Tensor) -> None:
+def test_the_logits_of_a_four_bit_base_are_close_to_those_of_the_whole_one(
+    folder: Path, input_ids: torch.Tensor
+) -> None:
     with torch.no_grad():
         whole = AutoModelForCausalLM.from_pretrained(folder)(input_ids).logits.flatten()
         small = four_bit(folder)(input_ids).logits.flatten()
@@ -89,7 +91,7 @@ def test_a_step_trains_the_adapter_and_nothing_else(
 
 @pytest.fixture
 def _cpu_with_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
-    """bitsandbytes takes any CPU for one with AVX512-BF16, where it repacks weights at an evaluation."""
+    """Make bitsandbytes take any CPU for one with AVX512-BF16, where it repacks weights at an evaluation."""
     monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: True)
 
 
@@ -133,7 +135,7 @@ def test_gpt2s_layers_are_no_longer_transposed_in_four_bits(tiny: MakeModel, tmp
     assert lora_config(four_bit(tmp_path), LoraSettings()).fan_in_fan_out is False
 
 
-def test_nothing_is_said_while_a_four_bit_model_is_loaded_and_trained(
+def test_no_warning_is_shown_while_a_four_bit_model_is_loaded_and_trained(
     tiny: MakeModel, tmp_path: Path, input_ids: torch.Tensor, caplog: pytest.LogCaptureFixture
 ) -> None:
     tiny("gpt2").save_pretrained(tmp_path)
@@ -149,7 +151,7 @@ def test_nothing_is_said_while_a_four_bit_model_is_loaded_and_trained(
 def test_quiet_ends_where_its_block_ends_errors_or_not(caplog: pytest.LogCaptureFixture) -> None:
     level = logging.getLogger("bitsandbytes").level
     with pytest.raises(KeyError), quiet_bitsandbytes():
-        _fail_loudly()
+        _log_and_fail()
     assert logging.getLogger("bitsandbytes").level == level
     logging.getLogger(GEMM).warning("afterwards")
     assert [record.message for record in caplog.records] == ["a real error is heard", "afterwards"]
@@ -158,28 +160,28 @@ def test_quiet_ends_where_its_block_ends_errors_or_not(caplog: pytest.LogCapture
 IMPORT = """
 import logging, sys
 
-class Complaint:  # as bitsandbytes is looked for, what it says if its kernel is missing
+class WarningFinder:  # logs bitsandbytes' warning about its missing kernel when it is imported
     def find_spec(self, name, path=None, target=None):
         if name == "bitsandbytes":
             logging.getLogger("bitsandbytes.backends.cpu.ops").warning("Failed to load CPU gemm_4bit_forward")
 
-sys.meta_path.insert(0, Complaint())
+sys.meta_path.insert(0, WarningFinder())
 import slm_adapters, peft
 assert "bitsandbytes" in sys.modules
 """
 
 
-def test_importing_the_package_says_nothing_about_kernels_that_are_not_there() -> None:
+def test_importing_the_package_shows_no_warning_about_missing_kernels() -> None:
     ended = subprocess.run([sys.executable, "-c", IMPORT], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
-def _fail_loudly() -> None:
+def _log_and_fail() -> None:
     logging.getLogger(GEMM).error("a real error is heard")
     raise KeyError
 
 
-def test_without_bitsandbytes_the_user_is_told_what_else_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_bitsandbytes_the_error_names_the_alternative(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(AdapterError, match=r"qlora needs bitsandbytes, which is not installed.*use --mode lora"):
         four_bit_config(torch.float32)

@@ -1,4 +1,4 @@
-"""It is exactly this matrix: rotations that can be written down by other means."""
+"""Rotations whose matrix is known: Kronecker products, Hadamard, Euler angles, permutations, the FFT."""
 
 import math
 from functools import reduce
@@ -19,7 +19,7 @@ def turn(angle: float) -> torch.Tensor:
 
 
 def kron(matrices: list[torch.Tensor]) -> torch.Tensor:
-    """Of the lowest digit first: it is the last factor of a Kronecker product."""
+    """Return the Kronecker product of matrices given for the lowest digit first, which is its last factor."""
     return reduce(lambda lower, higher: torch.kron(higher, lower), matrices)
 
 
@@ -58,12 +58,12 @@ def test_every_rotation_of_three_coordinates_can_be_reached(seed: int) -> None:
     normal = torch.randn(3, 3, generator=torch.Generator().manual_seed(seed), dtype=F64)
     target = torch.linalg.qr(normal).Q
     target = target * torch.linalg.det(target)
-    # R = T(c) U(b) T(a), T in the plane (0, 1) and U in (0, 2): the last row and column give the angles away.
+    # R = T(c) U(b) T(a), T in the plane (0, 1) and U in (0, 2): the last row and column determine the angles.
     b = math.acos(max(-1.0, min(1.0, float(target[2, 2]))))
     a = math.atan2(-float(target[2, 1]), float(target[2, 0]))
     c = math.atan2(-float(target[1, 2]), -float(target[0, 2]))
     actual = rotation_matrix(torch.tensor([[a, b, c]], dtype=F64), Rotation.of(3))
-    torch.testing.assert_close(actual, target, rtol=0, atol=1e-7)  # the arc cosine is blunt near 1
+    torch.testing.assert_close(actual, target, rtol=0, atol=1e-7)  # the arc cosine is imprecise near 1
 
 
 @pytest.mark.parametrize("width", [2, 6, 35, 768])
@@ -125,7 +125,7 @@ def fft_rotation(n: int) -> tuple[Rotation, torch.Tensor]:
 
 
 @pytest.mark.parametrize("n", [2, 4, 8, 16])
-def test_the_ladder_is_the_fft(n: int) -> None:
+def test_the_stages_can_compute_the_fft(n: int) -> None:
     rotation, angles = fft_rotation(n)
     generator = torch.Generator().manual_seed(0)
     signal = torch.randn(5, n, dtype=torch.complex128, generator=generator)

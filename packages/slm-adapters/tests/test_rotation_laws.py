@@ -1,4 +1,4 @@
-"""The laws of a rotation, on shapes of every kind, and the facts of its stage_sequence."""
+"""The laws of a rotation on shapes of every kind, and the structure of its stages."""
 
 import math
 from collections.abc import Callable
@@ -69,7 +69,7 @@ def test_the_whole_matrix_of_width_3072_is_orthogonal_in_float32() -> None:
     assert (gram - torch.eye(3072)).abs().max() <= 1e-6
 
 
-def test_the_matrix_is_applied_to_columns_and_to_rows_as_said() -> None:
+def test_the_matrix_is_applied_to_columns_and_to_rows_as_documented() -> None:
     rotation = Rotation.of(12, stages=5)
     some, x = any_angles(rotation), torch.randn(4, 12, dtype=torch.float64)
     matrix = rotation_matrix(some, rotation)
@@ -123,14 +123,14 @@ def test_powers_of_two_have_log2_stages_of_half_as_many_angles(power: int) -> No
     assert [stage.stride for stage in rotation.stage_sequence] == [2**s for s in range(power)]
 
 
-def test_768_climbs_the_strides_of_the_fft_and_then_its_three() -> None:
+def test_768_has_the_strides_of_the_fft_and_then_its_three() -> None:
     steps = [(stage.radix, stage.stride) for stage in Rotation.of(768).stage_sequence]
     assert steps == [(2, 1), (2, 2), (2, 4), (2, 8), (2, 16), (2, 32), (2, 64), (2, 128), (3, 256)]
     assert Rotation.of(768).stage_sequence[-1].planes == ((0, 1), (0, 2), (0, 1))
 
 
 @given(st.integers(2, 10_000))
-def test_the_strides_climb_by_what_was_mixed(width: int) -> None:
+def test_each_stride_is_the_product_of_the_radices_before(width: int) -> None:
     stage_sequence, mixed = Rotation.of(width).stage_sequence, 1
     for stage in stage_sequence:
         assert stage.stride == mixed
@@ -251,7 +251,7 @@ def test_a_block_that_does_not_fit_is_refused_with_those_that_do(width: int, blo
 
 
 @pytest.mark.parametrize("stages", [0, -1, MAX_STAGES + 1, 10**9])
-def test_numbers_of_stages_without_sense_are_refused(stages: int) -> None:
+def test_numbers_of_stages_out_of_range_are_refused(stages: int) -> None:
     with pytest.raises(AdapterError, match=f"stages {stages} must be from 1 to {MAX_STAGES}"):
         Rotation.of(8, stages=stages)
 

@@ -1,4 +1,4 @@
-"""Which layers an adapter goes on, and what a wrong name is message."""
+"""Target layers of an adapter, and the message for a wrong name."""
 
 from collections.abc import Callable
 
@@ -51,7 +51,7 @@ def test_part_of_a_word_is_no_name(tiny: MakeModel) -> None:
             check_targets(tiny("gpt2"), [name])
 
 
-def test_a_wrong_name_is_told_what_exists_and_what_was_meant(tiny: MakeModel) -> None:
+def test_the_error_for_a_wrong_name_lists_what_exists_and_suggests_one(tiny: MakeModel) -> None:
     with pytest.raises(AdapterError) as message:
         check_targets(tiny("gpt2"), ["c_atn"])
     assert str(message.value) == (
