@@ -9,7 +9,6 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from slm_adapters.base.base_lookup import BaseLocation
-from slm_adapters.base.four_bit import prepare_four_bit
 from slm_adapters.base.hub_errors import as_adapter_error
 from slm_adapters.base.layer_weights import read_weight, write_weight
 from slm_adapters.base.log_filters import quiet_bitsandbytes, quiet_loading_report
@@ -39,7 +38,11 @@ def load_base(base: BaseLocation, device: torch.device, dtype: torch.dtype, four
         )
     model, report = loaded
     _check_complete(base, model, report)
-    return prepare_four_bit(model, gradient_checkpointing=False) if four_bit else model.to(device)
+    if not four_bit:
+        return model.to(device)
+    from slm_adapters.base.four_bit import prepare_four_bit  # imports PEFT: seconds that a plain model does not need
+
+    return prepare_four_bit(model, gradient_checkpointing=False)
 
 
 def _check_complete(base: BaseLocation, model: PreTrainedModel, report: dict[str, Any]) -> None:

@@ -22,7 +22,6 @@ from slm_adapters.base.model_folder import ADAPTER_CONFIG, ModelFolder, read_mod
 from slm_adapters.base.model_loading import cast_parameters, check_finite, copy_dequantized, load_base
 from slm_adapters.base.quantization import compute_dtype, four_bit_config
 from slm_adapters.errors import AdapterError
-from slm_adapters.loading.attach import attach_adapter, merge_adapter
 
 
 @dataclass(frozen=True)
@@ -139,7 +138,11 @@ def _load_unmerged(
     base: BaseLocation, adapter: ModelFolder | None, device: torch.device, four_bit: bool, dtype: torch.dtype | None
 ) -> PreTrainedModel:
     model = load_base(base, device, dtype or default_dtype(device, four_bit), four_bit)
-    return attach_adapter(model, adapter, base.name) if adapter else model
+    if adapter is None:
+        return model
+    from slm_adapters.loading.attach import attach_adapter  # imports PEFT: seconds that a plain model does not need
+
+    return attach_adapter(model, adapter, base.name)
 
 
 def _load_merged(
@@ -148,7 +151,11 @@ def _load_merged(
     model = load_base(base, device, torch.float32, four_bit=False)
     if four_bit:
         copy_dequantized(load_base(base, device, torch.float32, four_bit=True), model)
-    return merge_adapter(attach_adapter(model, adapter, base.name), adapter) if adapter else model
+    if adapter is None:
+        return model
+    from slm_adapters.loading.attach import attach_adapter, merge_adapter  # imports PEFT
+
+    return merge_adapter(attach_adapter(model, adapter, base.name), adapter)
 
 
 def default_dtype(device: torch.device, four_bit: bool) -> torch.dtype:

@@ -14,7 +14,6 @@ from slm_adapters.base.base_lookup import BaseLocation, find_base, find_base_for
 from slm_adapters.base.model_folder import ModelFolder
 from slm_adapters.base.model_loading import check_finite, load_base
 from slm_adapters.errors import AdapterError
-from slm_adapters.loading.attach import attach_adapter
 from slm_adapters.loading.load import (
     check_four_bit_installed,
     default_dtype,
@@ -94,6 +93,10 @@ def _attach_by_method(
     plain: PreTrainedModel, adapters: Mapping[str, ModelFolder], base_name: str
 ) -> list[PreTrainedModel]:
     """Return a model for each method: the first around ``plain``, the others around copies that share its weights."""
+    if not adapters:
+        return [plain]
+    from slm_adapters.loading.attach import attach_adapter  # imports PEFT: seconds that a plain model does not need
+
     by_method: dict[str, dict[str, ModelFolder]] = {}
     for name, folder in adapters.items():
         by_method.setdefault(str(folder.config.get("peft_type")), {})[name] = folder
