@@ -1,4 +1,4 @@
-"""A tiny model and a few stories, made once: every test trains in seconds."""
+"""A tiny model and a few stories, made once, on which a test trains in seconds."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 
 @pytest.fixture
 def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For tests that do not cut the power: a busy disk takes 20 ms for each of thousands of syncs."""
+    """Skip fsync: a busy disk takes 20 ms for each of thousands, and these tests do not cut the power."""
     monkeypatch.setattr(os, "fsync", os.fstat)
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 256 kB, where this process may mount one."""
+    """A disk of 256 kB; skips the test if this process may not mount one."""
     place = tmp_path / "disk"
     place.mkdir()
     mount = shutil.which("mount")
@@ -61,15 +61,15 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
-    """Run a command line that must be refused: exit code 2 and one sentence, which is returned."""
+    """Run a command line that must be refused with exit code 2 and one sentence; return the sentence."""
 
     def run(argv: Sequence[str]) -> str:
         code = main([str(word) for word in argv])
-        said = capsys.readouterr()
-        assert code == 2, said
-        assert "Traceback" not in said.err
-        lines = said.err.strip().splitlines()
-        assert len(lines) == 1, said.err
+        output = capsys.readouterr()
+        assert code == 2, output
+        assert "Traceback" not in output.err
+        lines = output.err.strip().splitlines()
+        assert len(lines) == 1, output.err
         return lines[0]
 
     return run

@@ -42,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(words: list[str]) -> int:
     """Dispatch a command line. What needs no torch comes first: importing it takes seconds."""
+    _silence_libraries()  # before any import below: libraries read these variables when they are imported
     from slm_train.command_line.help_page import help_page, is_help_requested
     from slm_train.command_line.known_flags import read_flags
 
@@ -54,7 +55,6 @@ def _run(words: list[str]) -> int:
         print(f"slm-train {__version__}")
         return 0
     command_line = read_flags(words)  # a mistyped flag or a broken --config is reported here, before the heavy imports
-    _silence_libraries()  # before the imports below: some of them print or read these variables when imported
     from slm_train.command_line.parsing import make_arguments
     from slm_train.flow import run
 

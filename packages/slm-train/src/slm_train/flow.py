@@ -75,6 +75,7 @@ def run(arguments: Arguments) -> int:
     disable_progress_bar()
     for note in arguments.notes:
         console.print(note)
+    # What can be refused cheaply comes first: nothing has been downloaded, tokenised or written yet.
     start = choose_start(arguments, console.print)
     _set_threads(arguments, start, console)
     corpus = load_corpus(arguments.source)
@@ -136,6 +137,7 @@ def _prepare(current: Run, dataset: str, console: Console, signals: StopSignals)
     before_model = memory.current()
     model = build_model(arguments, current.base)
     trainer = _make_trainer(current, model, signals, console)
+    # ProgressBar and MetricsLog below replace them.
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
     tokens = int(current.plan.tokens.sum()) if current.plan else None
@@ -229,7 +231,9 @@ def _record_evaluation(current: Run, trainer: SlmTrainer, when: str, metrics: di
 def _train(current: Run, trainer: SlmTrainer) -> None:
     costs, checkpoint = TrainingCosts(), current.start.checkpoint
     trainer.add_callback(costs)
+    # Loading and the evaluation before training are not part of the peak.
     current.memory.reset_peak()
+    # Seeded again: a resumed run skips the evaluation and the sample above, and must draw the same numbers.
     set_seed(current.arguments.training.seed)
     if checkpoint and current.has_finished_training:
         trainer.load_weights(checkpoint)  # Hugging Face's loop would take one more step

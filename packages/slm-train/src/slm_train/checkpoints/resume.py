@@ -89,6 +89,7 @@ class Start:
                 delete_folder(later)
             cut_metrics_after(self.folder, self.step)
         else:
+            # Only here does --overwrite_output_dir take effect.
             _remove_run(self.folder)
 
 

@@ -24,6 +24,7 @@ def read_config_file(path: str, known: Collection[str]) -> list[Flag]:
     Raises UsageError, naming file and line, for a file that is missing or is not YAML, and for unknown flags.
     """
     try:
+        # utf-8-sig: editors on Windows put a byte-order mark at the beginning.
         loader = yaml.SafeLoader(Path(path).read_text(encoding="utf-8-sig"))
         root = loader.get_single_node()
         if root is None:  # nothing but comments

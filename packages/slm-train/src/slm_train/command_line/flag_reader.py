@@ -77,6 +77,7 @@ def _split(argv: Sequence[str], known: Collection[str]) -> tuple[list[str], list
 
 
 def _is_value(word: str) -> bool:
+    # A word that contains a blank is a text that begins with a dash ("- no, he said"): no flag has one.
     return not word.startswith("-") or word == "-" or " " in word or bool(_NEGATIVE_NUMBER.fullmatch(word))
 
 

@@ -67,8 +67,10 @@ def make_arguments(line: CommandLine) -> Arguments:
 def _parse_groups(words: list[str], line: CommandLine) -> tuple[Any, ...]:
     """Return an instance of each group of options, that of the token budget last."""
     groups: Any = (*PARSED_GROUPS, BudgetOptions) if line.is_dynamic else PARSED_GROUPS
+    # No abbreviations: they would bypass the check of names, and mean another flag once one is added.
     parser = _Parser(groups, prog="slm-train", allow_abbrev=False)
     try:
+        # HfArgumentParser would otherwise read flags from a file named like the program (slm-train.args).
         *options, strays = parser.parse_args_into_dataclasses(
             words, look_for_args_file=False, return_remaining_strings=True
         )

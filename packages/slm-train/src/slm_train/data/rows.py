@@ -40,6 +40,7 @@ class Rows:
         """A hash that changes with the texts, the tokenizer and the packing; a resumed run needs the same."""
         parts: tuple[object, ...]
         if isinstance(self.train, RowStream):
+            # A stream has no plan: its rows follow from the source and these settings.
             parts = (self.train.fingerprint, self.train.packing, self.train.block_size, self.train.fill)
         else:
             plan = self.train.plan

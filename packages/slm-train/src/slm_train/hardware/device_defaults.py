@@ -27,4 +27,5 @@ def device_defaults(cpu_wanted: bool = False) -> DeviceDefaults:
 
 def multiplies_bfloat16() -> bool:
     """Return whether the CPU has bfloat16 instructions. Others emulate them, several times slower than float32."""
+    # Private functions: torch 2.13 has no public ones for this.
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

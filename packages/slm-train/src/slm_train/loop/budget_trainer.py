@@ -170,6 +170,7 @@ class BudgetTrainer(SlmTrainer):
     def _end(self) -> TrainOutput:
         self.checkpoint.wait()
         self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
+        # The last evaluation was of other weights than those that are loaded here.
         if weights := self.best.read_weights():
             load_weights(self._unwrapped, weights)
             self.last_evaluation = None

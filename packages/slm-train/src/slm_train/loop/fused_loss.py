@@ -39,6 +39,7 @@ class FusedLoss:
         any_model: Any = model
         causal = any_model.get_base_model() if hasattr(any_model, "get_base_model") else any_model
         head = causal.get_output_embeddings()
+        # An exact type: a subclass (4-bit, LoRA) computes something else than hidden @ weight.T.
         if type(head) is not nn.Linear or head.bias is not None:
             return None
         fused = cls(causal, head)

@@ -68,6 +68,7 @@ class GradientAccumulation:
     def _backward(self, model: nn.Module, part: MicroBatch, step_tokens: int, *, is_last: bool) -> Tensor:
         """Add the gradient of a micro-batch. Processes exchange gradients in the last one only."""
         inputs = {name: value.to(self.accelerator.device, non_blocking=True) for name, value in part.items()}
+        # DDP would otherwise average gradients after each micro-batch, at the cost of one exchange each.
         with nullcontext() if is_last else self.accelerator.no_sync(model):
             loss = self.scaled_loss(model, inputs, count_predicted(part), step_tokens)
             self.accelerator.backward(loss)

@@ -82,6 +82,7 @@ class SlmTrainer(Trainer):
         accelerate's own sharding repeats rows to make the shares of all processes equally long.
         """
         rows: Any = eval_dataset if isinstance(eval_dataset, RowDataset) else self.eval_dataset
+        # Not prepared by accelerate on purpose: it would shard these rows again.
         share = range(self.args.process_index, len(rows), self.args.world_size)
         return DataLoader(Subset(rows, share), self.args.eval_batch_size, collate_fn=self.data_collator)
 

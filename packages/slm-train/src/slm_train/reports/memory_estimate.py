@@ -94,6 +94,7 @@ def _activation_bytes(model: Any, arguments: Arguments, rows: Rows) -> int:
     """
     training = arguments.training
     model.train()
+    # Real weights, fake activations: only shapes are computed, but by the model's own code.
     with FakeTensorMode(allow_non_fake_inputs=True), LiveTensors() as live:
         live.ignore(model)
         for _ in range(2 if arguments.budget else min(2, training.gradient_accumulation_steps)):

@@ -34,6 +34,7 @@ class ProgressBar(TrainerCallback):
         self.task = self.progress.add_task("", total=tokens or 0, loss="-")
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        # The number of steps is known only now: the Trainer computes it from the length of the data.
         total = self.tokens or (int(self.time_budget.limit) if self.time_budget else state.max_steps)
         self.progress.update(self.task, total=total, completed=self._completed(state))
         if state.is_world_process_zero:

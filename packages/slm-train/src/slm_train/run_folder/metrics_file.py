@@ -44,6 +44,7 @@ def _keep_lines(folder: Path, is_kept: Callable[[str], bool]) -> None:
     if not path.is_file():
         return
     lines = [line for line in path.read_text().splitlines(keepends=True) if is_kept(line)]
+    # Replaced at once: a crash leaves the old lines or the new ones.
     temporary = path.with_suffix(".writing")
     temporary.write_text("".join(lines))
     os.replace(temporary, path)
