@@ -54,7 +54,7 @@ def test_numbers_that_are_not_positive_are_named(flags: list[str], capsys: pytes
     with pytest.raises(SystemExit) as exit_info:
         main([*QUICK, *flags])
     assert exit_info.value.code == 2
-    assert "is no whole number of at least 1" in capsys.readouterr().err
+    assert "is not a whole number of at least 1" in capsys.readouterr().err
 
 
 def test_a_tied_head_is_read_once_and_the_embeddings_are_not_counted() -> None:

@@ -2,24 +2,10 @@
 
 from __future__ import annotations
 
-import resource
-import subprocess
-import sys
-
 import pytest
 
 import slm_lab
-
-HEAVY = ("torch", "transformers", "peft", "datasets", "pyarrow", "bitsandbytes", "vllm")
-PROGRAM = f"""
-import sys
-from slm_lab.cli import main
-try:
-    code = main()
-finally:
-    print("imported:", *sorted(set({HEAVY}) & sys.modules.keys()))
-sys.exit(code)
-"""
+from slm_testing.start_up import run_fresh
 
 
 @pytest.mark.parametrize(
@@ -36,16 +22,11 @@ sys.exit(code)
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_help_version_and_mistakes_respond_in_a_second_without_heavy_imports(
-    argv: list[str], code: int, output: str
-) -> None:
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    process = subprocess.run([sys.executable, "-c", PROGRAM, *argv], capture_output=True, text=True, timeout=60)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert process.returncode == code, process.stderr
-    assert output in process.stdout + process.stderr
-    assert process.stdout.splitlines()[-1] == "imported:"
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
+def test_help_version_and_mistakes_import_no_heavy_library(argv: list[str], code: int, output: str) -> None:
+    ended = run_fresh("slm_lab.cli", argv)
+    assert ended.code == code, ended.errors
+    assert output in ended.output + ended.errors
+    assert ended.heavy_imports == []
 
 
 def test_every_exported_name_can_be_imported() -> None:

@@ -1,16 +1,9 @@
 """Start-up of the real command: help, version and mistakes are fast and import nothing heavy."""
 
-import resource
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 import slm_adapters
-
-HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "datasets", "pyarrow", "huggingface_hub"}
-SCRIPT = Path(sys.executable).with_name("slm-adapters")
+from slm_testing.start_up import run_fresh
 
 
 @pytest.mark.parametrize(
@@ -24,17 +17,9 @@ SCRIPT = Path(sys.executable).with_name("slm-adapters")
     ],
     ids=["help", "help-of-a-command", "version", "mistyped-flag", "no-command"],
 )
-def test_help_version_and_mistakes_take_no_time(arguments: list[str], code: int, expected: str) -> None:
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    command = [sys.executable, "-X", "importtime", SCRIPT, *arguments]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    lines = ended.stderr.splitlines()
-    imported = {line.rpartition("|")[2].strip() for line in lines if line.startswith("import time:")}
-    messages = [line for line in lines if not line.startswith("import time:")]
-    assert ended.returncode == code
-    assert expected in (ended.stdout if code == 0 else "\n".join(messages))
-    assert len(messages) == (1 if code else 0)
-    assert "slm_adapters.cli" in imported
-    assert HEAVY & imported == set()
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1  # seconds of CPU
+def test_help_version_and_mistakes_import_no_heavy_library(arguments: list[str], code: int, expected: str) -> None:
+    ended = run_fresh("slm_adapters.cli", arguments)
+    assert ended.code == code
+    assert expected in (ended.output if code == 0 else ended.errors)
+    assert len(ended.errors.splitlines()) == (1 if code else 0)
+    assert ended.heavy_imports == []

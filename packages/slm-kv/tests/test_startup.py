@@ -1,25 +1,9 @@
 """``--help``, ``--version`` and mistyped flags answer at once: without importing torch or transformers."""
 
-import resource
-import subprocess
-import sys
-
 import pytest
 
 import slm_kv
-
-HEAVY = ("torch", "transformers", "peft", "bitsandbytes", "datasets", "pyarrow", "numba", "numpy")
-# Runs the command as its console script does, and prints the heavy modules that it has imported.
-PROGRAM = f"""
-import sys
-from slm_kv.paged import main
-try:
-    code = main(sys.argv[1:])
-except SystemExit as exit:
-    code = exit.code
-print("imported:", *sorted(sys.modules.keys() & {set(HEAVY)!r}))
-sys.exit(code)
-"""
+from slm_testing.start_up import run_fresh
 
 
 @pytest.mark.parametrize(
@@ -33,15 +17,8 @@ sys.exit(code)
         (["--int8", "/no/such/file"], 2, "--int8 /no/such/file cannot be read as a text"),
     ],
 )
-def test_answers_that_need_no_model_import_nothing_heavy_and_take_under_a_second(
-    flags: list[str], code: int, output: str
-) -> None:
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    completed = subprocess.run(
-        [sys.executable, "-c", PROGRAM, *flags], capture_output=True, text=True, check=False, timeout=60
-    )
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert completed.returncode == code, completed.stderr
-    assert output in completed.stdout + completed.stderr
-    assert completed.stdout.splitlines()[-1] == "imported:"
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
+def test_answers_that_need_no_model_import_no_heavy_library(flags: list[str], code: int, output: str) -> None:
+    ended = run_fresh("slm_kv.paged", flags)
+    assert ended.code == code, ended.errors
+    assert output in ended.output + ended.errors
+    assert ended.heavy_imports == []

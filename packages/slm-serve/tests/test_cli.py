@@ -1,26 +1,12 @@
 """Flags of ``slm-serve``: help, version, invalid values, and a start without heavy imports."""
 
-import json
-import subprocess
-import sys
 from collections.abc import Sequence
 
 import pytest
 
 from slm_serve import Settings, __version__
 from slm_serve.cli import main
-
-HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "datasets", "pyarrow", "vllm", "fastapi", "uvicorn"}
-# Runs the command as the installed script does, and prints the modules and CPU seconds that it took.
-PROBE = """
-import json, sys, time
-from slm_serve.cli import main
-try:
-    code = main(sys.argv[1:])
-except SystemExit as end:
-    code = end.code
-print("\\n" + json.dumps([code, time.process_time(), sorted(sys.modules)]))
-"""
+from slm_testing.start_up import run_fresh
 
 
 @pytest.mark.parametrize(
@@ -28,14 +14,10 @@ print("\\n" + json.dumps([code, time.process_time(), sorted(sys.modules)]))
     [(["--help"], 0), (["--version"], 0), (["--prot", "80"], 2), (["--port", "70000"], 2), (["--adapter", "x"], 2)],
     ids=str,
 )
-def test_help_version_and_mistakes_respond_within_a_second_without_heavy_imports(
-    flags: Sequence[str], code: int
-) -> None:
-    done = subprocess.run([sys.executable, "-c", PROBE, *flags], capture_output=True, text=True, check=True)
-    exit_code, cpu_seconds, modules = json.loads(done.stdout.splitlines()[-1])
-    assert exit_code == code
-    assert HEAVY & set(modules) == set()
-    assert cpu_seconds < 1
+def test_help_version_and_mistakes_import_no_heavy_library(flags: Sequence[str], code: int) -> None:
+    ended = run_fresh("slm_serve.cli", flags)
+    assert ended.code == code, ended.errors
+    assert ended.heavy_imports == []
 
 
 def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,51 +2,30 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import slm_train
-
-HEAVY = ("torch", "transformers", "peft", "datasets", "pyarrow", "accelerate", "bitsandbytes")
-MAX_CPU_SECONDS = 1.0
-CHILD = f"""
-import atexit, json, resource, sys
-
-def report():
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    heavy = [name for name in {HEAVY!r} if name in sys.modules]
-    print(json.dumps([heavy, usage.ru_utime + usage.ru_stime]))
-
-atexit.register(report)
-from slm_train.cli import main
-sys.exit(main())
-"""
+from slm_testing.start_up import run_fresh
 
 
-def run_fresh(*words: str) -> tuple[int, str, str]:
-    """Run slm-train in a new interpreter; assert that it is quick and light; return exit code and both outputs."""
-    command = [sys.executable, "-c", CHILD, *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    *lines, last = done.stdout.splitlines()
-    heavy, seconds = json.loads(last)
-    assert heavy == []
-    assert seconds < MAX_CPU_SECONDS
-    return done.returncode, "\n".join(lines), done.stderr
+def run_light(*words: str) -> tuple[int, str, str]:
+    """Run slm-train in a new interpreter; assert that it imports no heavy library; return exit code and outputs."""
+    ended = run_fresh("slm_train.cli", words)
+    assert ended.heavy_imports == []
+    return ended.code, ended.output, ended.errors
 
 
 @pytest.mark.parametrize("words", [("--help",), ("--help_all",), ("dynamic", "--help"), ("dynamic", "--help_all")])
 def test_help_needs_no_torch(words: tuple[str, ...]) -> None:
-    code, output, errors = run_fresh(*words)
+    code, output, errors = run_light(*words)
     assert (code, errors) == (0, "")
     assert "--learning_rate X" in output
 
 
 def test_the_version_needs_no_torch() -> None:
-    assert run_fresh("--version") == (0, f"slm-train {slm_train.__version__}", "")
+    assert run_light("--version") == (0, f"slm-train {slm_train.__version__}\n", "")
 
 
 @pytest.mark.parametrize(
@@ -60,7 +39,7 @@ def test_the_version_needs_no_torch() -> None:
     ],
 )
 def test_a_wrong_flag_needs_no_torch(words: tuple[str, ...], sentence: str) -> None:
-    code, output, errors = run_fresh(*words)
+    code, output, errors = run_light(*words)
     assert (code, output) == (2, "")
     assert errors.startswith(f"slm-train: {sentence}")
     assert len(errors.splitlines()) == 1
@@ -73,6 +52,6 @@ def test_a_wrong_flag_needs_no_torch(words: tuple[str, ...], sentence: str) -> N
 def test_a_broken_file_of_flags_needs_no_torch(tmp_path: Path, text: str, sentence: str) -> None:
     config = tmp_path / "run.yaml"
     config.write_text(text)
-    code, output, errors = run_fresh("--config", str(config))
+    code, output, errors = run_light("--config", str(config))
     assert (code, output) == (2, "")
     assert sentence in errors

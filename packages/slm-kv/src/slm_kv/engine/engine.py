@@ -154,11 +154,6 @@ class Engine:
         return True
 
     @property
-    def room(self) -> ContextLimits:
-        """The former name of ``context_limits``."""
-        return self.context_limits
-
-    @property
     def int8(self) -> Int8Model | None:
         """The 8-bit layers and what they cost; None without ``int8_text``."""
         return self._prepared.int8

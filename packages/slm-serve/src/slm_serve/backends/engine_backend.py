@@ -78,7 +78,7 @@ class EngineBackend:
         assert engine.tokenizer is not None, "a server needs a tokenizer"
         # A copy: a fast tokenizer must not be used by two threads at once, and the engine decodes on its own.
         self.served, self.tokenizer = served, copy.deepcopy(engine.tokenizer)
-        self.context_length = engine.room.tokens
+        self.context_length = engine.context_limits.tokens
         self.max_sequences, self.summary = engine.scheduler.max_sequences, summary or engine.summary
         self._engine, self._adapters, self._loop = engine, adapters, loop
         self._stream_interval = stream_interval
