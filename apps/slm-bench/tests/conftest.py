@@ -1,4 +1,4 @@
-"""Commands run once for all tests that look at what they wrote; envelopes made by hand."""
+"""Commands run once for all tests that check their output; result files written by hand."""
 
 import json
 from pathlib import Path
@@ -7,33 +7,33 @@ from typing import Any
 import pytest
 
 from slm_bench.adapters import quality
-from slm_testing.bench.bench_runs import ADAPTERS, TRAIN, Done, Write, done
+from slm_testing.bench.command_runs import SMALL_ADAPTERS, SMALL_TRAIN, CommandRun, WriteResult, run_bench
 
 
 @pytest.fixture(scope="session")
-def kv_run(tmp_path_factory: pytest.TempPathFactory) -> Done:
+def kv_run(tmp_path_factory: pytest.TempPathFactory) -> CommandRun:
     words = ["--lengths", "8,4", "--batch_size", "2", "--rounds", "1", "--threads", "1", "--prompt", "Once upon a time"]
-    return done(tmp_path_factory.mktemp("kv"), "kv", *words)
+    return run_bench(tmp_path_factory.mktemp("kv"), "kv", *words)
 
 
 @pytest.fixture(scope="session")
-def adapters_run(tmp_path_factory: pytest.TempPathFactory) -> Done:
-    few = [learner for learner in quality.LEARNERS if learner.name in ("butterfly", quality.REFERENCE)]
+def adapters_run(tmp_path_factory: pytest.TempPathFactory) -> CommandRun:
+    learners = [learner for learner in quality.LEARNERS if learner.name in ("butterfly", quality.REFERENCE)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(quality, "LEARNERS", few)
-        return done(tmp_path_factory.mktemp("adapters"), "adapters", *ADAPTERS, "--quality", "--steps", "1")
+        patch.setattr(quality, "LEARNERS", learners)
+        return run_bench(tmp_path_factory.mktemp("adapters"), "adapters", *SMALL_ADAPTERS, "--quality", "--steps", "1")
 
 
 @pytest.fixture(scope="session")
-def train_run(tmp_path_factory: pytest.TempPathFactory) -> Done:
+def train_run(tmp_path_factory: pytest.TempPathFactory) -> CommandRun:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("slm_bench.train.budget.find_spec", lambda name: None)  # TRL takes long to start
-        return done(tmp_path_factory.mktemp("train"), "train", *TRAIN, "--rounds", "1", "--threads", "1")
+        patch.setattr("slm_bench.train.budget.find_spec", lambda name: None)  # importing TRL takes long
+        return run_bench(tmp_path_factory.mktemp("train"), "train", *SMALL_TRAIN, "--rounds", "1", "--threads", "1")
 
 
 @pytest.fixture
-def written(tmp_path: Path) -> Write:
-    """Writes an envelope by hand, as another machine would have left it."""
+def write_result(tmp_path: Path) -> WriteResult:
+    """Write a result file by hand, as another machine would have left it."""
 
     def write(name: str, **changed: Any) -> Path:
         ratio = {"speed / without": [3.0, 2.5, 3.5]}
@@ -41,7 +41,7 @@ def written(tmp_path: Path) -> Write:
             {"name": "with", "ratios": ratio, "figures": {"tokens/s": 30.5, "cache": "2 MB"}},
             {"name": "without", "ratios": {}, "figures": {"tokens/s": 10}},
         ]
-        envelope: dict[str, Any] = {
+        content: dict[str, Any] = {
             "slm_bench": "0.4.0",
             "benchmark": "kv",
             "when": "2026-01-02T03:04:05+00:00",
@@ -53,7 +53,7 @@ def written(tmp_path: Path) -> Write:
         }
         file = tmp_path / "runs" / name
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(envelope | changed))
+        file.write_text(json.dumps(content | changed))
         return file
 
     return write

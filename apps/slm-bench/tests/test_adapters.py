@@ -1,40 +1,36 @@
-"""``slm-bench adapters`` as a user has it, on the built-in base, and promises that are broken on purpose."""
+"""``slm-bench adapters`` as a user runs it, on the built-in base, and guarantees broken on purpose."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from slm_adapters import ButterflyLayer
-from slm_bench.adapters import bench, exactness
-from slm_bench.adapters.bases import base_of, digest
-from slm_bench.adapters.contenders import Contender, contenders
+from slm_bench.adapters import benchmark, exactness
+from slm_bench.adapters.base_models import digest, load_base
+from slm_bench.adapters.contenders import Contender, make_contenders
 from slm_bench.adapters.methods import METHODS
-from slm_bench.adapters.quality import search
+from slm_bench.adapters.quality import search_rate
 from slm_bench.cli import main
-from slm_bench.promises import Promise
-from slm_bench.sealing import seal
-from slm_testing.bench.bench_runs import Done
+from slm_bench.harness.guarantees import Guarantee
+from slm_bench.harness.provenance import new_result
+from slm_bench.harness.result_file import Findings
+from slm_testing.bench.command_runs import CommandRun, comparison
 
 LAYERS, WIDTH, OUT, STAGES = 6, 256, 3 * 256, 8  # of the built-in base, c_attn alone
 
 
-def comparison(done: Done, title: str) -> dict[str, Any]:
-    return next(one for one in done.found["results"]["comparisons"] if one["title"].startswith(title))
-
-
-def test_methods_of_peft_and_ours_take_turns_and_every_sample_is_kept(adapters_run: Done) -> None:
-    assert adapters_run.code == 0, adapters_run.out
+def test_all_methods_are_timed_in_rounds_and_every_sample_is_in_the_result_file(adapters_run: CommandRun) -> None:
+    assert adapters_run.exit_code == 0, adapters_run.out
     rows = comparison(adapters_run, "a training step, 1 x 8 tokens")["rows"]
-    assert [row["name"] for row in rows] == ["the frozen base", *(one.name for one in METHODS if one.always)]
+    assert [row["name"] for row in rows] == ["the frozen base", *(method.name for method in METHODS if method.always)]
     assert [row["name"] for row in rows if not row["ratios"]] == ["LoRA, r=16"]
     trainable = {row["name"]: row["figures"]["trainable"] for row in rows}
     assert trainable["the frozen base"] == 0
     assert trainable["LoRA, r=16"] == LAYERS * 16 * (WIDTH + OUT)
     assert trainable["PEFT's OFT, blocks of 32"] == LAYERS * (WIDTH // 32) * (32 * 31 // 2)
     assert trainable["butterfly, narrower side"] == LAYERS * STAGES * WIDTH // 2
-    for cost in adapters_run.found["results"]["training"]:
+    for cost in adapters_run.result["results"]["training"]:
         assert len(cost["times"]["seconds"]) == 2
         assert cost["peak"] > 0
     assert adapters_run.plot.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
@@ -42,7 +38,7 @@ def test_methods_of_peft_and_ours_take_turns_and_every_sample_is_kept(adapters_r
     assert adapters_run.out.count("kept ") >= 5
 
 
-def test_a_token_is_decoded_by_adapted_layers_beside_the_same_alone(adapters_run: Done) -> None:
+def test_decoding_is_timed_for_adapted_layers_and_for_the_base_layers(adapters_run: CommandRun) -> None:
     rows = comparison(adapters_run, "one token")["rows"]
     names = [row["name"] for row in rows]
     assert names[0] == "the base layers"
@@ -50,7 +46,7 @@ def test_a_token_is_decoded_by_adapted_layers_beside_the_same_alone(adapters_run
     assert all("time / the base layers'" in row["ratios"] for row in rows[1:])
 
 
-def test_learning_begins_at_the_base_and_is_compared_with_lora(adapters_run: Done) -> None:
+def test_quality_starts_at_the_base_and_is_compared_with_lora(adapters_run: CommandRun) -> None:
     rows = {row["name"]: row for row in comparison(adapters_run, "quality on sample from sample, 1 steps")["rows"]}
     assert "perplexity / LoRA's" in rows["butterfly"]["ratios"]
     assert rows["LoRA, r=1"]["ratios"] == {}
@@ -60,85 +56,90 @@ def test_learning_begins_at_the_base_and_is_compared_with_lora(adapters_run: Don
 
 @pytest.fixture(scope="module")
 def base() -> Any:
-    return base_of("sample", "cpu")
+    return load_base("sample", "cpu")
 
 
 @pytest.fixture
-def held(base: Any) -> list[Contender]:
-    """A butterfly and LoRA on c_attn, untrained."""
-    methods = [one for one in METHODS if one.name in ("butterfly, narrower side", "LoRA, r=16")]
-    return contenders(base, methods, ["c_attn"], bf16=False)[0]
+def untrained(base: Any) -> list[Contender]:
+    """The base alone, LoRA and a butterfly on c_attn."""
+    methods = [method for method in METHODS if method.name in ("butterfly, narrower side", "LoRA, r=16")]
+    return make_contenders(base, methods, ["c_attn"], bf16=False)[0]
 
 
 IDS = torch.arange(1, 9)[None]
 
 
-def test_the_weights_of_the_base_are_there_once(base: Any, held: list[Contender]) -> None:
+def test_all_contenders_share_the_weights_of_the_base(base: Any, untrained: list[Contender]) -> None:
     own = {tensor.data_ptr() for tensor in base.parameters()}
-    for one in held:
-        frozen = [tensor for tensor in one.model.parameters() if not tensor.requires_grad]
+    for contender in untrained:
+        frozen = [tensor for tensor in contender.model.parameters() if not tensor.requires_grad]
         assert {tensor.data_ptr() for tensor in frozen} == own
 
 
-def broken(promises: list[Promise]) -> list[str]:
-    return [promise.says for promise in promises if not promise.held]
+def broken(guarantees: list[Guarantee]) -> list[str]:
+    return [guarantee.statement for guarantee in guarantees if not guarantee.holds]
 
 
-def test_a_method_that_does_not_begin_at_the_base_is_found(base: Any, held: list[Contender]) -> None:
-    assert broken(exactness.begin_as_the_base(base, held, IDS)) == []
-    for name, parameter in held[-1].model.named_parameters():
+def test_a_butterfly_that_does_not_start_as_the_base_is_reported(base: Any, untrained: list[Contender]) -> None:
+    assert broken(exactness.start_as_base(base, untrained, IDS)) == []
+    for name, parameter in untrained[-1].model.named_parameters():
         if "butterfly_" in name:
             torch.nn.init.constant_(parameter, 1e-3)
-    assert broken(exactness.begin_as_the_base(base, held, IDS)) == [
+    assert broken(exactness.start_as_base(base, untrained, IDS)) == [
         "butterflies begin with the base's logits, bit for bit"
     ]
 
 
-def test_a_matrix_that_is_no_rotation_is_found(held: list[Contender], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_matrix_that_is_not_orthogonal_is_reported(
+    untrained: list[Contender], monkeypatch: pytest.MonkeyPatch
+) -> None:
     exact = exactness.rotation_matrix
     for factor in (1.0001, float("nan")):
-        monkeypatch.setattr(exactness, "rotation_matrix", lambda *given, by=factor: exact(*given) * by)
-        (says,) = broken(exactness.stay_exact(held, IDS))
-        assert "orthogonal" in says
+        monkeypatch.setattr(exactness, "rotation_matrix", lambda *args, factor=factor: exact(*args) * factor)
+        (statement,) = broken(exactness.stay_exact(untrained, IDS))
+        assert "orthogonal" in statement
 
 
-def test_merging_that_changes_the_logits_is_found(held: list[Contender], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_merging_that_changes_the_logits_is_reported(
+    untrained: list[Contender], monkeypatch: pytest.MonkeyPatch
+) -> None:
     for _ in range(2):
-        held[-1].step(IDS)
-    assert broken(exactness.stay_exact(held, IDS)) == []
+        untrained[-1].step(IDS)
+    assert broken(exactness.stay_exact(untrained, IDS)) == []
     monkeypatch.setattr(ButterflyLayer, "merge", lambda *_, **__: None)
-    (says,) = broken(exactness.stay_exact(held, IDS))
-    assert "merged" in says
+    (statement,) = broken(exactness.stay_exact(untrained, IDS))
+    assert "merged" in statement
 
 
-def test_a_single_bit_of_the_base_that_changed_is_found(base: Any) -> None:
+def test_a_single_changed_bit_of_the_base_is_reported(base: Any) -> None:
     before, weight = digest(base), base.transformer.h[0].attn.c_attn.weight
-    assert exactness.unchanged(before, digest(base)).held
-    kept = weight[0, 0].item()
+    assert exactness.base_unchanged(before, digest(base)).holds
+    original = weight[0, 0].item()
     weight.data[0, 0] = torch.nextafter(weight[0, 0], torch.tensor(9.0))
-    assert not exactness.unchanged(before, digest(base)).held
-    weight.data[0, 0] = kept
-    assert exactness.unchanged(before, digest(base)).held
+    assert not exactness.base_unchanged(before, digest(base)).holds
+    weight.data[0, 0] = original
+    assert exactness.base_unchanged(before, digest(base)).holds
 
 
-def test_a_broken_promise_is_named_and_the_exit_code_is_1(
+def test_a_broken_guarantee_is_named_and_the_exit_code_is_1(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sealed = seal("adapters", {"model": "sample"}, {})
-    monkeypatch.setattr(bench, "measure", lambda given: replace(sealed, promises=(Promise("it holds", False, "no"),)))
+    findings = Findings(guarantees=[Guarantee("it holds", False, "no")])
+    result = new_result("adapters", {"model": "sample"}, findings)
+    monkeypatch.setattr(benchmark, "measure", lambda arguments: result)
     assert main(["adapters"]) == 1
     assert "BROKEN" in capsys.readouterr().out
 
 
 def test_a_method_that_does_not_fit_is_left_out_with_the_reason(base: Any) -> None:
-    found, left_out = contenders(base, METHODS[:3], ["c_atn"], bf16=False)
-    assert len(found) == 1
+    contenders, left_out = make_contenders(base, METHODS[:3], ["c_atn"], bf16=False)
+    assert len(contenders) == 1
     assert left_out.keys() == {method.name for method in METHODS[:3]}
-    assert all("c_atn" in why for why in left_out.values())
+    assert all("c_atn" in reason for reason in left_out.values())
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("flags", "message"),
     [
         (["--target_modules", "c_atn"], "'c_atn' matches no linear layer"),
         (["--tokens", "513"], "--tokens 513 do not fit sample, which has 512 positions"),
@@ -148,20 +149,20 @@ def test_a_method_that_does_not_fit_is_left_out_with_the_reason(base: Any) -> No
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(
-    given: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["adapters", *given]) == 2
+    assert main(["adapters", *flags]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("slm-bench: ")
     assert message in line
 
 
 @pytest.mark.parametrize(("best", "beyond"), [(16.0, [8.0, 16.0, 32.0]), (0.25, [0.5, 0.25, 0.125]), (2.0, [])])
-def test_a_search_goes_on_while_the_best_rate_lies_at_the_edge(best: float, beyond: list[float]) -> None:
-    tried = search((1.0, 2.0, 4.0), lambda rate: abs(rate - best))
+def test_a_search_continues_while_the_best_rate_lies_at_the_edge(best: float, beyond: list[float]) -> None:
+    tried = search_rate((1.0, 2.0, 4.0), lambda rate: abs(rate - best))
     assert list(tried) == [1.0, 2.0, 4.0, *beyond]
 
 
-def test_a_run_that_ends_without_a_number_is_never_the_best() -> None:
-    tried = search((1.0, 2.0, 4.0), lambda rate: float("inf") if rate > 1 else -rate)
+def test_a_run_that_diverges_is_never_the_best() -> None:
+    tried = search_rate((1.0, 2.0, 4.0), lambda rate: float("inf") if rate > 1 else -rate)
     assert min(tried, key=lambda rate: tried[rate]) == 1.0

@@ -1,4 +1,4 @@
-"""``slm-bench report`` on envelopes made by hand, as two machines would have left them."""
+"""``slm-bench report`` on result files written by hand, as two machines would have left them."""
 
 import re
 from html.parser import HTMLParser
@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from slm_bench.cli import main
-from slm_bench.report.gather import letters
-from slm_bench.report.tables import Line, Side
-from slm_testing.bench.bench_runs import Write
+from slm_bench.report.gathering import letters
+from slm_bench.report.side_by_side import Line, SideBySide
+from slm_testing.bench.command_runs import WriteResult
 
 EVIL = "<script>alert('x')</script>"
 OTHER = {"cpu": "Another processor", "cores": 64, "memory": 2**38, "device": "A GPU"}
@@ -18,7 +18,7 @@ VOID = {"meta", "line"}
 
 
 class Page(HTMLParser):
-    """The texts of a page; every element that opens is closed, in order."""
+    """The texts of a page; asserts that every element is closed, in order."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -48,19 +48,21 @@ class Page(HTMLParser):
             self.rows[-1][-1] += data.strip()
 
 
-def reported(tmp_path: Path, *more: str) -> tuple[Page, str]:
+def report(tmp_path: Path, *more: str) -> tuple[Page, str]:
     file = tmp_path / "page" / "report.html"
     assert main(["report", str(tmp_path / "runs"), *more, "--html", str(file)]) == 0
     html = file.read_text()
     return Page(html), html
 
 
-def test_two_machines_stand_side_by_side(tmp_path: Path, written: Write, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_machines_appear_side_by_side(
+    tmp_path: Path, write_result: WriteResult, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = [{"name": "with", "ratios": {"speed / without": [1.5, 1.25, 1.75]}, "figures": {"tokens/s": 99}}]
-    written("here.json")
+    write_result("here.json")
     results = {"comparisons": [{"title": "a cache", "rows": rows, "note": ""}]}
-    written("deep/there.json", machine=OTHER, when="2026-02-02T03:04:05+00:00", results=results)
-    page, html = reported(tmp_path)
+    write_result("deep/there.json", machine=OTHER, when="2026-02-02T03:04:05+00:00", results=results)
+    page, html = report(tmp_path)
     assert ["A", "A processor", "2", "8 GiB", "cpu", "–"] in page.rows
     assert ["B", "Another processor", "64", "256 GiB", "A GPU", "–"] in page.rows
     assert ["with", "A", "3.00x (2.50 to 3.50)", "", "30.5", "2 MB"] in page.rows
@@ -72,16 +74,16 @@ def test_two_machines_stand_side_by_side(tmp_path: Path, written: Write, capsys:
     assert "3.00x (2.50 to 3.50)" in printed
 
 
-def test_the_page_needs_nothing_from_elsewhere(tmp_path: Path, written: Write) -> None:
-    written("a.json")
-    page, html = reported(tmp_path)
+def test_the_page_loads_nothing_from_elsewhere(tmp_path: Path, write_result: WriteResult) -> None:
+    write_result("a.json")
+    page, html = report(tmp_path)
     assert not page.tags & {"script", "link", "img", "iframe"}
     assert not re.search(r"https?:|url\(|@import", html)
 
 
-def test_whatever_a_file_says_is_text(tmp_path: Path, written: Write) -> None:
+def test_html_in_a_result_file_is_escaped(tmp_path: Path, write_result: WriteResult) -> None:
     row = {"name": EVIL, "ratios": {EVIL: [1, 1, 1]}, "figures": {f"{EVIL}1": EVIL}}
-    written(
+    write_result(
         "a.json",
         benchmark=EVIL,
         machine={"cpu": EVIL, EVIL: EVIL},
@@ -90,42 +92,42 @@ def test_whatever_a_file_says_is_text(tmp_path: Path, written: Write) -> None:
         results={"comparisons": [{"title": EVIL, "rows": [row], "note": EVIL}], "left_out": {EVIL: EVIL}},
         promises=[{"says": EVIL, "held": True, "seen": EVIL}],
     )
-    written(f"{EVIL.replace('/', '')}.json").write_text(EVIL)
-    page, html = reported(tmp_path)
+    write_result(f"{EVIL.replace('/', '')}.json").write_text(EVIL)
+    page, html = report(tmp_path)
     assert "script" not in page.tags
     assert "<script" not in html
     assert "alert(&#39;x&#39;)" in html
 
 
-def test_damaged_and_foreign_files_are_named_and_passed_over(
-    tmp_path: Path, written: Write, capsys: pytest.CaptureFixture[str]
+def test_damaged_and_foreign_files_are_named_and_skipped(
+    tmp_path: Path, write_result: WriteResult, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    written("good.json")
-    written("torn.json").write_text('{"slm_bench": "0.4.0", "bench')
-    written("config.json").write_text('{"model_type": "gpt2"}')
-    _, html = reported(tmp_path)
-    said = capsys.readouterr().err
-    for name, why in (("torn.json", "no JSON that can be read"), ("config.json", "not written by slm-bench")):
-        assert re.search(rf"{name} is passed over: {why}", said)
+    write_result("good.json")
+    write_result("torn.json").write_text('{"slm_bench": "0.4.0", "bench')
+    write_result("config.json").write_text('{"model_type": "gpt2"}')
+    _, html = report(tmp_path)
+    printed = capsys.readouterr().err
+    for name, reason in (("torn.json", "not readable as JSON"), ("config.json", "not written by slm-bench")):
+        assert re.search(rf"{name} is skipped: {reason}", printed)
         assert name in html
 
 
-def test_a_promise_that_was_broken_stands_out(tmp_path: Path, written: Write) -> None:
-    written("a.json", promises=[{"says": "nothing is lost", "held": False, "seen": "3 lost"}])
-    assert '<li class="broken"><strong>BROKEN</strong>' in reported(tmp_path)[1]
+def test_a_broken_guarantee_is_marked(tmp_path: Path, write_result: WriteResult) -> None:
+    write_result("a.json", promises=[{"says": "nothing is lost", "held": False, "seen": "3 lost"}])
+    assert '<li class="broken"><strong>BROKEN</strong>' in report(tmp_path)[1]
 
 
-def test_runs_of_one_machine_are_numbered_and_its_load_makes_no_other_machine(tmp_path: Path, written: Write) -> None:
+def test_runs_of_one_machine_are_numbered_whatever_its_load_was(tmp_path: Path, write_result: WriteResult) -> None:
     machine = {"cpu": "A processor", "cores": 2, "memory": 8 * 2**30, "device": "cpu"}
-    written("first.json")
-    written("second.json", when="2026-01-03T03:04:05+00:00", machine=machine | {"load_average": [9]})
-    page, _ = reported(tmp_path)
+    write_result("first.json")
+    write_result("second.json", when="2026-01-03T03:04:05+00:00", machine=machine | {"load_average": [9]})
+    page, _ = report(tmp_path)
     assert [row[:2] for row in page.rows if row[0] == "with"] == [["with", "A1"], ["with", "A2"]]
     assert len([row for row in page.rows if "A processor" in row]) == 1
 
 
-def test_a_file_that_is_named_twice_is_read_once(tmp_path: Path, written: Write) -> None:
-    page, _ = reported(tmp_path, str(written("a.json")))
+def test_a_file_that_is_named_twice_is_read_once(tmp_path: Path, write_result: WriteResult) -> None:
+    page, _ = report(tmp_path, str(write_result("a.json")))
     assert len([row for row in page.rows if row[0] == "with"]) == 1
 
 
@@ -142,11 +144,11 @@ def test_nothing_to_report_is_one_sentence_and_exit_code_2(
     assert not (tmp_path / "page.html").exists()
 
 
-def test_half_and_double_are_drawn_as_far_from_level() -> None:
+def test_half_and_double_are_drawn_equally_far_from_level() -> None:
     lines = tuple(Line("a", "A", (ratio, ratio, ratio), (), True) for ratio in (0.5, 2.0))
-    side = Side("ways", ("speed",), (), lines)
-    assert side.place(1) - side.place(0.5) == pytest.approx(side.place(2) - side.place(1))
-    assert 0 < side.place(0.5) < side.place(2) < 1
+    table = SideBySide("contenders", ("speed",), (), lines)
+    assert table.position(1) - table.position(0.5) == pytest.approx(table.position(2) - table.position(1))
+    assert 0 < table.position(0.5) < table.position(2) < 1
 
 
 def test_machines_never_run_out_of_letters() -> None:

@@ -1,3 +1,3 @@
-"""Every claim of the project as a command that measures it."""
+"""Benchmarks that measure the claims of the slm packages next to peers."""
 
 __version__ = "0.4.2"

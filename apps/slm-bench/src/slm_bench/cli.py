@@ -1,65 +1,75 @@
-"""``slm-bench``: one sentence for a user's mistake, exit code 2; never a traceback for it."""
-
-from __future__ import annotations
+"""``slm-bench``: parse arguments, run one command, report errors as one sentence."""
 
 import argparse
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
-from slm_bench import every_flags, kv_flags
-from slm_bench.adapters import flags as adapters_flags
-from slm_bench.report import flags as report_flags
-from slm_bench.serve import flags as serve_flags
-from slm_bench.train import flags as train_flags
-from slm_kv import run_command as exit_code
+from slm_bench import __version__
+from slm_bench.adapters.arguments import add_adapters
+from slm_bench.all.arguments import add_all
+from slm_bench.errors import BenchError
+from slm_bench.kv.arguments import add_kv
+from slm_bench.report.arguments import add_report
+from slm_bench.serve.arguments import add_serve
+from slm_bench.train.arguments import add_train
+
+_MODULES = {
+    "kv": "kv.cache_benchmark",
+    "kv --engine": "kv.engine.benchmark",
+    "adapters": "adapters.benchmark",
+    "train": "train.benchmark",
+    "serve": "serve.benchmark",
+    "all": "all.run_all",
+    "report": "report.write_report",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``slm-bench`` with ``argv`` (the process's own by default); returns the exit code."""
+    """Run ``slm-bench`` with ``argv``, by default the arguments of this process.
+
+    Returns:
+        0; 1 if a guarantee was broken or a benchmark of ``all`` failed; 2 for a user's mistake; 130 on Ctrl-C.
+    """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    parser = argparse.ArgumentParser(prog="slm-bench", description="Measure what the packages of slm claim.")
+    parser = argparse.ArgumentParser(prog="slm-bench", description="Measure what the slm packages claim.")
+    parser.add_argument("--version", action="version", version=f"slm-bench {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
-    for flags in (kv_flags, adapters_flags, train_flags, serve_flags, every_flags, report_flags):
-        flags.add(commands)
-    given = parser.parse_args(argv)
-    return exit_code("slm-bench", lambda: _run(given))
+    for add_command in (add_kv, add_adapters, add_train, add_serve, add_all, add_report):
+        add_command(commands)
+    arguments = parser.parse_args(argv)
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt:
+        print("\nslm-bench: stopped", file=sys.stderr)
+        return 130
+    except BenchError as error:
+        return _report(error)
+    # Evaluated only once an exception reaches this line: the siblings' error classes take seconds to import.
+    except _sibling_errors() as error:
+        return _report(error)
 
 
-def _run(given: argparse.Namespace) -> int:
-    """Imports what the command needs, and no more: ``--help`` is instant."""
-    if given.command == "adapters":
-        from slm_bench.adapters import bench as adapters
-
-        return adapters.run(given)
-    if given.command == "train":
-        from slm_bench.train import bench as train
-
-        return train.run(given)
-    if given.command == "serve":
-        from slm_bench.serve import bench as serve
-
-        return serve.run(given)
-    if given.command == "all":
-        from slm_bench import every
-
-        return every.run(given)
-    if given.command == "report":
-        from slm_bench.report import bench as report
-
-        return report.run(given)
-    return _kv(given)
+def _run(arguments: argparse.Namespace) -> int:
+    """Import the module of the command here, so that ``--help`` and a mistyped flag load neither torch nor peft."""
+    name = "kv --engine" if arguments.command == "kv" and arguments.engine else arguments.command
+    exit_code: int = import_module(f"slm_bench.{_MODULES[name]}").run(arguments)
+    return exit_code
 
 
-def _kv(given: argparse.Namespace) -> int:
-    kv_flags.check(given)
-    if given.engine:
-        from slm_bench.engine import bench as engine
+def _sibling_errors() -> tuple[type[Exception], ...]:
+    from slm_adapters import AdapterError
+    from slm_data import DataError
+    from slm_kv import KVError
+    from slm_train import TrainError, UsageError
 
-        return engine.run(given)
-    from slm_bench import kv
+    return AdapterError, DataError, KVError, TrainError, UsageError
 
-    return kv.run(given)
+
+def _report(error: Exception) -> int:
+    print(f"slm-bench: {error}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

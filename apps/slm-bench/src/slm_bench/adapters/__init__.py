@@ -1,1 +1,1 @@
-"""``slm-bench adapters``: what an adapter costs and learns, PEFT's methods and ours side by side."""
+"""``slm-bench adapters``: PEFT's methods and butterflies in training, decoding and quality."""

@@ -1,6 +1,4 @@
-"""A method on the base, and its training step."""
-
-from __future__ import annotations
+"""Contenders: adapter methods on the shared base model, and their training step."""
 
 import logging
 import warnings
@@ -13,17 +11,17 @@ from peft import get_peft_model
 from torch import Tensor
 
 from slm_adapters import ButterflyModel
-from slm_bench.adapters.bases import sharing
+from slm_bench.adapters.base_models import share_weights
 from slm_bench.adapters.methods import Method
 from slm_train import count_parameters
 
-RATE = 1e-2  # large enough that a few steps move every method away from the base
+LEARNING_RATE = 1e-2  # large enough for a few steps to move every method away from the base
 FROZEN = "the frozen base"
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A model that shares the base's weights; without an optimizer it is the base alone."""
+    """A model that shares the base's weights; ``optimizer`` is None for the base alone."""
 
     name: str
     model: Any
@@ -35,18 +33,20 @@ class Contender:
         return count_parameters(self.model).trainable
 
     @property
-    def ours(self) -> bool:
-        """Whether it is a butterfly."""
+    def is_butterfly(self) -> bool:
         return isinstance(getattr(self.model, "base_model", None), ButterflyModel)
 
     def step(self, input_ids: Tensor) -> None:
-        """Forward, backward and AdamW; of the base alone the same way forward and back, with nothing to train."""
+        """Run forward, backward and AdamW on ``input_ids`` [rows, tokens].
+
+        The base alone has nothing to train: its backward pass goes to the input embeddings.
+        """
         device = input_ids.device.type
-        given = {"input_ids": input_ids}
+        inputs = {"input_ids": input_ids}
         if self.optimizer is None:
-            given = {"inputs_embeds": self.model.get_input_embeddings()(input_ids).requires_grad_()}
+            inputs = {"inputs_embeds": self.model.get_input_embeddings()(input_ids).requires_grad_()}
         with torch.autocast(device, torch.bfloat16, enabled=self.bf16):
-            loss = self.model(**given, labels=input_ids, use_cache=False).loss
+            loss = self.model(**inputs, labels=input_ids, use_cache=False).loss
         loss.backward()
         if self.optimizer is not None:
             self.optimizer.step()
@@ -54,42 +54,38 @@ class Contender:
         if device == "cuda":
             torch.cuda.synchronize()
 
-    @torch.no_grad()
-    def logits(self, input_ids: Tensor) -> Tensor:
-        """In eval mode, float32."""
-        return logits(self.model, input_ids)
-
 
 @torch.no_grad()
-def logits(model: Any, input_ids: Tensor) -> Tensor:
-    """``[rows, tokens, vocabulary]`` in eval mode; ``model`` is left as it was."""
+def eval_logits(model: Any, input_ids: Tensor) -> Tensor:
+    """Return logits [rows, tokens, vocabulary] in eval mode; the mode of ``model`` is restored."""
     training = model.training
-    found: Tensor = model.eval()(input_ids=input_ids, use_cache=False).logits
+    logits: Tensor = model.eval()(input_ids=input_ids, use_cache=False).logits
     model.train(training)
-    return found
+    return logits
 
 
-def adapted(base: Any, method: Method, targets: Sequence[str]) -> Any:
-    """``base`` with ``method`` on it, its weights shared. Raises ValueError where the method does not fit them."""
+def add_adapter(base: Any, method: Method, targets: Sequence[str]) -> Any:
+    """Return ``base`` with an adapter and shared weights. Raises ValueError if the method does not fit ``targets``."""
     torch.manual_seed(0)
-    model = sharing(base)
+    model = share_weights(base)
+    # PEFT 0.21 tries to compile CUDA kernels for BOFT and warns twice on a machine without a GPU.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="peft.tuners.boft")  # it has kernels for GPUs alone, and says so
+        warnings.filterwarnings("ignore", module="peft.tuners.boft")
         return get_peft_model(model, method.configure(model, targets))
 
 
-def contenders(
+def make_contenders(
     base: Any, methods: Iterable[Method], targets: Sequence[str], bf16: bool
 ) -> tuple[list[Contender], dict[str, str]]:
-    """The base alone and each method on it; and those that do not fit it, with the reason."""
-    found, left_out = [Contender(FROZEN, sharing(base), None, bf16)], dict[str, str]()
+    """Return the base alone and each method on it, and the methods that do not fit with the reason."""
+    contenders, left_out = [Contender(FROZEN, share_weights(base), None, bf16)], dict[str, str]()
     for method in methods:
         try:
-            model = adapted(base, method, targets).train()
-        except ValueError as refused:
-            left_out[method.name] = str(refused)
+            model = add_adapter(base, method, targets).train()
+        except ValueError as error:
+            left_out[method.name] = str(error)
             continue
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        found.append(Contender(method.name, model, torch.optim.AdamW(trained, lr=RATE), bf16))
-    return found, left_out
+        contenders.append(Contender(method.name, model, torch.optim.AdamW(trained, lr=LEARNING_RATE), bf16))
+    return contenders, left_out

@@ -1,6 +1,4 @@
-"""The methods that are compared, PEFT's and ours, as configurations for the model at hand."""
-
-from __future__ import annotations
+"""The compared methods, PEFT's and butterflies, as configurations for a given model."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,12 +8,12 @@ from peft import BOFTConfig, HRAConfig, LoraConfig, OFTConfig
 
 from slm_adapters import ButterflySettings, butterfly_config
 
-Configure = Callable[[Any, Sequence[str]], Any]  # for a model and the names of its layers
+Configure = Callable[[Any, Sequence[str]], Any]  # from a model and the names of its layers to a PEFT configuration
 
 
 @dataclass(frozen=True)
 class Method:
-    """``always``: also without --full. ``decodes``: its decoding is measured."""
+    """``always``: measured without --full as well; ``decodes``: decoding is measured."""
 
     name: str
     configure: Configure
@@ -23,28 +21,31 @@ class Method:
     decodes: bool = True
 
 
-def of_peft(kind: Callable[..., Any], **options: Any) -> Configure:
-    """A method of PEFT with these options."""
-    return lambda _, targets: kind(task_type="CAUSAL_LM", target_modules=list(targets), **options)
+def peft_method(config_class: Callable[..., Any], **options: Any) -> Configure:
+    """Return a method of PEFT with ``options`` of its configuration class."""
+    return lambda _, targets: config_class(task_type="CAUSAL_LM", target_modules=list(targets), **options)
 
 
 def butterfly(**options: Any) -> Configure:
-    """A butterfly with these of ButterflySettings."""
+    """Return a butterfly with ``options`` of ButterflySettings."""
     return lambda model, targets: butterfly_config(model, ButterflySettings(target_modules=targets, **options))
 
 
+# With dropout, slm-train's default for LoRA. It makes a step slower, so LoRA without dropout is listed, too.
 REFERENCE = "LoRA, r=16"
 METHODS = (
-    Method(REFERENCE, of_peft(LoraConfig, r=16, lora_alpha=32, lora_dropout=0.05), decodes=False),
-    Method("LoRA, r=16, no dropout", of_peft(LoraConfig, r=16, lora_alpha=32)),
-    Method("PEFT's OFT, blocks of 32", of_peft(OFTConfig, oft_block_size=32)),
+    Method(REFERENCE, peft_method(LoraConfig, r=16, lora_alpha=32, lora_dropout=0.05), decodes=False),
+    Method("LoRA, r=16, no dropout", peft_method(LoraConfig, r=16, lora_alpha=32)),
+    Method("PEFT's OFT, blocks of 32", peft_method(OFTConfig, oft_block_size=32)),
     Method("butterfly, narrower side", butterfly()),
     Method("butterfly, input", butterfly(side="input"), always=False),
     Method("butterfly, 6 stages", butterfly(stages=6), always=False, decodes=False),
     Method("butterfly_block, narrower side", butterfly(block_size="auto")),
     Method("butterfly_block, input", butterfly(block_size="auto", side="input"), always=False),
-    Method("PEFT's HRA, r=8", of_peft(HRAConfig, r=8), decodes=False),
+    Method("PEFT's HRA, r=8", peft_method(HRAConfig, r=8), decodes=False),
     Method(
-        "PEFT's BOFT, blocks of 4", of_peft(BOFTConfig, boft_block_size=4, boft_n_butterfly_factor=2), decodes=False
+        "PEFT's BOFT, blocks of 4",
+        peft_method(BOFTConfig, boft_block_size=4, boft_n_butterfly_factor=2),
+        decodes=False,
     ),
 )

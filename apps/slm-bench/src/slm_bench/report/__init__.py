@@ -1,1 +1,1 @@
-"""``slm-bench report``: the figures of any number of machines in one page."""
+"""``slm-bench report``: result files of any number of machines as one HTML page."""

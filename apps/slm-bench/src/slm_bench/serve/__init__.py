@@ -1,1 +1,1 @@
-"""``slm-bench serve``: slm-serve beside other servers under one load, and what it promises when it is ill-treated."""
+"""``slm-bench serve``: slm-serve next to other servers, and its guarantees under stress."""

@@ -1,6 +1,4 @@
-"""Clients that go away at random moments: the server holds nothing for them afterwards, and answers the next."""
-
-from __future__ import annotations
+"""Disconnects: clients that leave at random moments. The server has to release everything and answer the next one."""
 
 import asyncio
 import random
@@ -9,21 +7,27 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from slm_bench.promises import Promise
-from slm_bench.serve.http import Connection
-from slm_bench.serve.load import PATH, Reply, closed_loop, completion
-from slm_bench.serve.metrics import idle
-from slm_bench.serve.prompts import Prompts
-from slm_bench.serve.servers import Server
+from slm_bench.harness.guarantees import Guarantee, format_counts
+from slm_bench.serve.client.closed_loop import PATH, Reply, closed_loop, completion
+from slm_bench.serve.client.http_client import Connection
+from slm_bench.serve.client.metrics import held_when_idle
+from slm_bench.serve.client.prompts import Prompts
+from slm_bench.serve.servers.processes import Server
 from slm_bench.serve.setting import Setting
 
-MOMENTS = ("before the body", "while waiting", "in the stream")
-STAYED = "after the answer"  # which came sooner than it was left
+BEFORE_BODY, WHILE_WAITING, IN_STREAM = MOMENTS = ("before the body", "while waiting", "in the stream")
+AFTER_ANSWER = "after the answer"  # which arrived before the client left
 
 
 @dataclass(frozen=True)
 class Disconnects:
-    """How many clients left at which moment; texts and pages held afterwards; the request after that."""
+    """What was observed; field names are JSON keys.
+
+    Args:
+        left: number of clients by the moment they left.
+        held: sequences and pages in use afterwards.
+        next: reply to the request that followed, which asked for ``new`` tokens.
+    """
 
     left: dict[str, int]
     held: dict[str, int]
@@ -31,71 +35,73 @@ class Disconnects:
     new: int
 
     @property
-    def promises(self) -> list[Promise]:
-        held = ", ".join(f"{name} {count}" for name, count in self.held.items())
+    def guarantees(self) -> list[Guarantee]:
+        left = ", ".join(f"{count} {moment}" for moment, count in sorted(self.left.items()))
         answered = self.next.status == 200 and self.next.tokens == self.new
+        observed = f"{format_counts(self.held)}; left: {left}"
         return [
-            Promise("it holds nothing for clients that left", not any(self.held.values()), held),
-            Promise("and answers the next", answered, f"{self.next.status}, {self.next.tokens} tokens"),
+            Guarantee("it holds nothing for clients that left", not any(self.held.values()), observed),
+            Guarantee("and answers the next", answered, f"{self.next.status}, {self.next.tokens} tokens"),
         ]
 
 
 def measure(setting: Setting, server: Server, prompts: Prompts) -> Disconnects:
-    """As many clients at once as texts run at once, each of which leaves once."""
+    """Run as many clients concurrently as the server runs sequences; each client leaves once per prompt."""
     print(f"disconnects: {setting.sizes.disconnects} clients", file=sys.stderr)
-    with server.awake():
+    with server.resumed():
         return asyncio.run(_measure(setting, server, prompts.take(setting.sizes.disconnects + 1)))
 
 
 async def _measure(setting: Setting, server: Server, prompts: Sequence[str]) -> Disconnects:
     new, program = setting.sizes.new, server.program
-    body = completion(program.model, prompts[0], new, **program.more)
-    (first,) = await closed_loop(server.port, [body], 1)
-    draw, left, waiting = random.Random(0), Counter[str](), iter(prompts[1:])
+    body = completion(program.model, prompts[0], new, **program.request_fields)
+    (undisturbed,) = await closed_loop(server.port, [body], 1)
+    generator, left, waiting = random.Random(0), Counter[str](), iter(prompts[1:])
 
     async def client() -> None:
         for prompt in waiting:
-            left[await _leave(server, prompt, new, first.last, draw)] += 1
+            left[await _leave(server, prompt, new, undisturbed.last, generator)] += 1
 
     await asyncio.gather(*(client() for _ in range(setting.concurrency)))
-    held = await idle(server.port)
+    held = await held_when_idle(server.port)
     (after,) = await closed_loop(server.port, [body], 1)
     return Disconnects(dict(left), held, after, new)
 
 
-async def _leave(server: Server, prompt: str, new: int, usual: float, draw: random.Random) -> str:
-    """One client. When it left."""
-    moment = draw.choice(MOMENTS)
+async def _leave(server: Server, prompt: str, new: int, usual: float, generator: random.Random) -> str:
+    """Send one request, leave, and return the moment; ``usual``: seconds of an undisturbed answer."""
+    moment = generator.choice(MOMENTS)
     connection = await Connection.open(server.port)
-    body = completion(server.program.model, prompt, new, stream=moment == MOMENTS[2], ignore_eos=True)
-    if moment == MOMENTS[0]:
-        await connection.post(PATH, body, sent=draw.randrange(len(body)))
-        await asyncio.sleep(draw.uniform(0, 0.01))
+    body = completion(server.program.model, prompt, new, stream=moment == IN_STREAM, ignore_eos=True)
+    if moment == BEFORE_BODY:
+        await connection.post(PATH, body, sent=generator.randrange(len(body)))
+        await asyncio.sleep(generator.uniform(0, 0.01))
     else:
         await connection.post(PATH, body)
-        if await (_stays if moment == MOMENTS[1] else _reads)(connection, new, usual, draw):
-            moment = STAYED
-    draw.choice((connection.close, connection.abort))()
+        read = _wait if moment == WHILE_WAITING else _read_some
+        if await read(connection, new, usual, generator):
+            moment = AFTER_ANSWER
+    generator.choice((connection.close, connection.abort))()
     return moment
 
 
-async def _stays(connection: Connection, new: int, usual: float, draw: random.Random) -> bool:
-    """Waits up to as long as an answer usually takes. Whether it came."""
+async def _wait(connection: Connection, new: int, usual: float, generator: random.Random) -> bool:
+    """Wait for at most ``usual`` seconds. Returns whether the answer arrived."""
     try:
-        await asyncio.wait_for(connection.head(), draw.uniform(0, usual))
+        await asyncio.wait_for(connection.head(), generator.uniform(0, usual))
     except TimeoutError:
         return False
     return True
 
 
-async def _reads(connection: Connection, new: int, usual: float, draw: random.Random) -> bool:
-    """Reads up to half of the pieces. Whether they ended."""
-    wanted = draw.randint(0, new // 2)
-    if not wanted:
+async def _read_some(connection: Connection, new: int, usual: float, generator: random.Random) -> bool:
+    """Read at most half of the chunks. Returns whether the stream ended."""
+    remaining = generator.randint(0, new // 2)
+    if not remaining:
         return False
     head = await connection.head()
-    async for _ in connection.pieces(head):
-        wanted -= 1
-        if not wanted:
+    async for _ in connection.chunks(head):
+        remaining -= 1
+        if not remaining:
             return False
     return True

@@ -1,28 +1,35 @@
-"""What HTTP costs: slm-serve, streaming and not, beside its engine in this process under the same load."""
+"""Overhead of HTTP: slm-serve, streaming and not, next to its engine in this process under the same load."""
 
-from __future__ import annotations
-
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any
 
-from slm_bench.serve.cores import bound
-from slm_bench.serve.prompts import Prompts
-from slm_bench.serve.servers import Server
-from slm_bench.serve.setting import PAGE_SIZE, STEP_TOKENS, Setting
+from slm_bench.errors import BenchError
+from slm_bench.harness.comparison import Comparison, Row
+from slm_bench.harness.interleaved_timing import Ratio, Times, interleave
+from slm_bench.serve.client.prompts import Prompts
+from slm_bench.serve.servers.cores import bound
+from slm_bench.serve.servers.processes import Server
+from slm_bench.serve.setting import PAGE_SIZE, Setting
 from slm_bench.serve.throughput import load
-from slm_bench.turns import Ratio, Times
-from slm_kv import Engine, KVError, SamplingParams, set_threads
+from slm_kv import Engine, SamplingParams, set_threads
+
+Cost = tuple[float, float]  # seconds, CPU seconds
+ENGINE_ALONE = "the engine alone"
 
 
 @dataclass(frozen=True)
-class Way:
-    """One way over all turns, in order, each of the same number of tokens: seconds, and those of the CPU that the
-    server, or the engine's thread, took. Ratios: how many times as fast it is as the engine alone, the median, least
-    and largest of the turns; by the CPU's seconds what others take of the core is not in it."""
+class HttpCost:
+    """One contender over all rounds of the same number of tokens; field names are JSON keys.
+
+    Args:
+        cpu: CPU seconds of the server, or of the engine's thread.
+        ratio: speed over that of the engine alone.
+        cpu_ratio: the same by CPU seconds, on which other load on the core has no influence.
+    """
 
     name: str
     seconds: Times
@@ -33,17 +40,14 @@ class Way:
 
 @dataclass(frozen=True)
 class Overhead:
-    """The engine alone comes last."""
+    """All contenders, the engine alone last; field names are JSON keys."""
 
     tokens: int
-    ways: tuple[Way, ...]
-
-
-Cost = tuple[float, float]  # seconds, and seconds of the CPU
+    ways: tuple[HttpCost, ...]
 
 
 def measure(setting: Setting, server: Server, loaded: Any, prompts: Prompts) -> Overhead:
-    """In turns. The engine has the server's core, sizes and thread. Raises KVError for an answer that is none."""
+    """Measure with an engine of the server's core, sizes and thread. Raises BenchError for a wrong answer."""
     set_threads(loaded.model, 1)
     with Engine(
         loaded.model,
@@ -51,46 +55,37 @@ def measure(setting: Setting, server: Server, loaded: Any, prompts: Prompts) -> 
         page_size=PAGE_SIZE,
         max_pages=setting.pages,
         max_sequences=setting.concurrency,
-        max_step_tokens=max(STEP_TOKENS, setting.concurrency),
+        max_step_tokens=setting.step_tokens,
     ) as engine:
-        ways: dict[str, Callable[[list[str]], Cost]] = {
-            "slm-serve, streaming": lambda asked: _served(setting, server, asked, stream=True),
-            "slm-serve, whole answers": lambda asked: _served(setting, server, asked, stream=False),
-            "the engine alone": lambda asked: _alone(setting, engine, asked),
+        contenders: dict[str, Callable[[list[str]], Cost]] = {
+            "slm-serve, streaming": partial(_through_http, setting, server, stream=True),
+            "slm-serve, whole answers": partial(_through_http, setting, server, stream=False),
+            ENGINE_ALONE: partial(_engine_alone, setting, engine),
         }
-        costs = _in_turns(setting, ways, prompts)
-    plain = [_times(costs["the engine alone"], which) for which in (0, 1)]
-    found = []
-    for name, spent in costs.items():
-        seconds, cpu = (_times(spent, which) for which in (0, 1))
-        found.append(Way(name, seconds, cpu, seconds.over(plain[0]), cpu.over(plain[1])))
-    return Overhead(setting.requests * setting.sizes.new, tuple(found))
+        for contender in contenders.values():
+            contender(prompts.take(setting.concurrency))  # warms up
+
+        def on_new_prompts(contender: Callable[[list[str]], Cost], _: int) -> Cost:
+            return contender(prompts.take(setting.requests))
+
+        rounds = {name: partial(on_new_prompts, contender) for name, contender in contenders.items()}
+        costs = interleave(rounds, setting.rounds, "overhead")
+    times = {name: [Times(values) for values in zip(*spent, strict=True)] for name, spent in costs.items()}
+    alone = times[ENGINE_ALONE]
+    ways = (
+        HttpCost(name, seconds, cpu, seconds.speed_over(alone[0]), cpu.speed_over(alone[1]))
+        for name, (seconds, cpu) in times.items()
+    )
+    return Overhead(setting.requests * setting.sizes.new, tuple(ways))
 
 
-def _in_turns(
-    setting: Setting, ways: dict[str, Callable[[list[str]], Cost]], prompts: Prompts
-) -> dict[str, list[Cost]]:
-    for way in ways.values():
-        way(prompts.take(setting.concurrency))  # to warm up
-    found: dict[str, list[Cost]] = {name: [] for name in ways}
-    for turn in range(setting.rounds):
-        for name in list(ways) if turn % 2 else list(ways)[::-1]:
-            print(f"overhead, turn {turn + 1}: {name}", file=sys.stderr)
-            found[name].append(ways[name](prompts.take(setting.requests)))
-    return found
-
-
-def _times(costs: list[Cost], which: int) -> Times:
-    return Times(tuple(cost[which] for cost in costs))
-
-
-def _served(setting: Setting, server: Server, prompts: Sequence[str], *, stream: bool) -> Cost:
+def _through_http(setting: Setting, server: Server, prompts: Sequence[str], *, stream: bool) -> Cost:
     turn = load(setting, server, prompts, stream=stream)
     return turn.seconds, turn.server_cpu
 
 
-def _alone(setting: Setting, engine: Engine, prompts: Sequence[str]) -> Cost:
-    """The next prompt is submitted as soon as one is finished."""
+def _engine_alone(setting: Setting, engine: Engine, prompts: Sequence[str]) -> Cost:
+    """Submit the next prompt as soon as another one is finished, as the clients of the closed loop do."""
     params = SamplingParams(max_new_tokens=setting.sizes.new, temperature=0, ignore_eos=True)
     waiting, tokens = iter(prompts), 0
     with bound(setting.cores.server):
@@ -105,5 +100,15 @@ def _alone(setting: Setting, engine: Engine, prompts: Sequence[str]) -> Cost:
                         engine.submit(prompt, params)
         cost = time.perf_counter() - start, time.thread_time() - cpu
     if tokens != len(prompts) * setting.sizes.new:
-        raise KVError(f"the engine gave {tokens} tokens for {len(prompts)} requests of {setting.sizes.new}")
+        raise BenchError(f"the engine returned {tokens} tokens for {len(prompts)} requests of {setting.sizes.new}")
     return cost
+
+
+def compare(overhead: Overhead) -> Comparison:
+    """Return speeds over that of the engine alone."""
+    rows = []
+    for way in overhead.ways:
+        ratios = {"of the engine's speed": way.ratio, "by CPU seconds": way.cpu_ratio}
+        figures = {"tokens/s": overhead.tokens / way.seconds.median, "tokens/CPU s": overhead.tokens / way.cpu.median}
+        rows.append(Row(way.name, {} if way.name == ENGINE_ALONE else ratios, figures))
+    return Comparison("what HTTP costs", tuple(rows))

@@ -1,6 +1,4 @@
-"""Twice as many clients as the server takes in, for a while: it answers 200 or 429, and holds nothing afterwards."""
-
-from __future__ import annotations
+"""Overload: twice as many clients as the server accepts. It has to answer 200 or 429 and release everything."""
 
 import asyncio
 import random
@@ -11,23 +9,29 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from slm_bench.promises import Promise
-from slm_bench.serve.http import Broken, Connection
-from slm_bench.serve.load import Reply, ask, closed_loop, completion, percentile
-from slm_bench.serve.metrics import idle
-from slm_bench.serve.prompts import Prompts
-from slm_bench.serve.servers import Server
+from slm_bench.harness.guarantees import Guarantee, format_counts, format_statuses
+from slm_bench.serve.client.closed_loop import NO_ANSWER, Reply, closed_loop, completion, percentile, send_or_fail
+from slm_bench.serve.client.http_client import Connection
+from slm_bench.serve.client.metrics import held_when_idle
+from slm_bench.serve.client.prompts import Prompts
+from slm_bench.serve.servers.processes import Server
 from slm_bench.serve.setting import Setting
 
-BREAK = (0.02, 0.2)  # seconds that a refused client waits; less than Retry-After, which asks for 1 at least
-NO_ANSWER = 0  # instead of a status: the connection ended
-FULL = 429
+PAUSE = (0.02, 0.2)  # seconds that a refused client waits; Retry-After asks for at least 1, but clients may be rude
+TOO_MANY_REQUESTS = 429
 
 
 @dataclass(frozen=True)
 class Overload:
-    """``statuses``: how many answers had each. Seconds of those that were accepted, in the order of their ends.
-    Bytes of memory of the server before and after. ``held``: texts and pages at the end."""
+    """What clients and server observed; field names are JSON keys.
+
+    Args:
+        statuses: number of replies by HTTP status.
+        accepted: seconds of each reply with status 200.
+        unfinished: accepted requests that got fewer tokens than requested.
+        rss_before: resident memory of the server in bytes, ``rss_after`` at the end.
+        held: sequences and pages in use at the end.
+    """
 
     clients: int
     seconds: float
@@ -39,67 +43,61 @@ class Overload:
     held: dict[str, int]
 
     @property
-    def promises(self) -> list[Promise]:
-        seen = ", ".join(f"{status or 'no answer'}: {count:,}" for status, count in sorted(self.statuses.items()))
+    def guarantees(self) -> list[Guarantee]:
+        load = f"{self.clients} clients for {self.seconds:.0f} s: {format_statuses(self.statuses)}"
+        latency = f"{self.unfinished} did not"
+        if self.accepted:
+            median, p99 = statistics.median(self.accepted), percentile(self.accepted, 99)
+            latency += f"; {median:.1f} s in the median, p99 {p99:.1f} s"
+        memory = f"{self.rss_before / 1e6:.0f} MB before, {self.rss_after / 1e6:.0f} MB after"
+        allowed = set(self.statuses) == {200, TOO_MANY_REQUESTS}
         return [
-            Promise("an overloaded server answers 200 or 429", set(self.statuses) == {200, FULL}, seen),
-            Promise("whoever got 200 got all tokens", self.unfinished == 0, f"{self.unfinished} did not"),
-            Promise("it holds nothing afterwards", not any(self.held.values()), _held(self.held)),
+            Guarantee("an overloaded server answers 200 or 429", allowed, load),
+            Guarantee("whoever got 200 got all tokens", self.unfinished == 0, latency),
+            Guarantee(
+                "it holds nothing afterwards", not any(self.held.values()), f"{format_counts(self.held)}; {memory}"
+            ),
         ]
-
-    @property
-    def median(self) -> float:
-        return statistics.median(self.accepted)
-
-    @property
-    def p99(self) -> float:
-        return percentile(self.accepted, 99)
 
 
 def measure(setting: Setting, server: Server, prompts: Prompts) -> Overload:
-    """Memory is looked at after as many requests as the server takes in, and again at the end."""
+    """Compare memory after as many requests as the server accepts at a time with memory at the end."""
     clients = 2 * setting.capacity
-    print(f"overload: {clients} clients, {setting.sizes.overload_seconds:g} s", file=sys.stderr)
-    with server.awake():
-        return asyncio.run(_measure(setting, server, prompts.take(clients), clients))
+    print(f"overload: {clients} clients for {setting.sizes.overload_seconds:g} s", file=sys.stderr)
+    with server.resumed():
+        return asyncio.run(_measure(setting, server, prompts.take(clients)))
 
 
-async def _measure(setting: Setting, server: Server, prompts: Sequence[str], clients: int) -> Overload:
-    new = setting.sizes.new
-    bodies = [completion(server.program.model, prompt, new, **server.program.more) for prompt in prompts]
+async def _measure(setting: Setting, server: Server, prompts: Sequence[str]) -> Overload:
+    new, program = setting.sizes.new, server.program
+    bodies = [completion(program.model, prompt, new, **program.request_fields) for prompt in prompts]
     await closed_loop(server.port, bodies[: setting.capacity], setting.capacity)
     before, start = server.rss(), time.perf_counter()
-    until = start + setting.sizes.overload_seconds
-    answers = await asyncio.gather(*(_client(server.port, body, until, number) for number, body in enumerate(bodies)))
-    replies = [reply for one in answers for reply in one]
+    end = start + setting.sizes.overload_seconds
+    by_client = await asyncio.gather(*(_client(server.port, body, end, seed) for seed, body in enumerate(bodies)))
+    replies = [reply for client in by_client for reply in client]
     accepted = [reply for reply in replies if reply.status == 200]
     return Overload(
-        clients,
+        len(prompts),
         time.perf_counter() - start,
         dict(Counter(reply.status for reply in replies)),
         tuple(reply.last for reply in accepted),
-        sum(reply.tokens != new or bool(reply.error) for reply in accepted),
+        sum(not reply.is_complete(new) for reply in accepted),
         before,
         server.rss(),
-        await idle(server.port),
+        await held_when_idle(server.port),
     )
 
 
-async def _client(port: int, body: bytes, until: float, number: int) -> list[Reply]:
-    """Asks again and again; refused, after a moment."""
-    draw, replies = random.Random(number), list[Reply]()
+async def _client(port: int, body: bytes, end: float, seed: int) -> list[Reply]:
+    """Send the same request until ``end``; pause after a refusal, reconnect after a broken connection."""
+    pauses, replies = random.Random(seed), list[Reply]()
     connection = await Connection.open(port)
-    while time.perf_counter() < until:
-        try:
-            replies.append(await ask(connection, body))
-        except Broken as gone:
-            replies.append(Reply(NO_ANSWER, 0, 0, 0, str(gone)))
+    while time.perf_counter() < end:
+        replies.append(await send_or_fail(connection, body))
+        if replies[-1].status == NO_ANSWER:
             connection = await Connection.open(port)
-        if replies[-1].status == FULL:
-            await asyncio.sleep(draw.uniform(*BREAK))
+        if replies[-1].status == TOO_MANY_REQUESTS:
+            await asyncio.sleep(pauses.uniform(*PAUSE))
     connection.close()
     return replies
-
-
-def _held(held: dict[str, int]) -> str:
-    return ", ".join(f"{name} {count}" for name, count in held.items())

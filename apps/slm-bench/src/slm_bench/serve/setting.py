@@ -1,25 +1,23 @@
-"""What one run asks for."""
-
-from __future__ import annotations
+"""Settings of one run of the server benchmark."""
 
 from dataclasses import dataclass
 from typing import Any
 
-from slm_bench.serve.cores import Cores
+from slm_bench.serve.servers.cores import Cores
 
 PAGE_SIZE = 16
-STEP_TOKENS = 256  # rows of a step at most: its own default
+STEP_TOKENS = 256  # slm-serve's default for the maximum rows of a step
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much the measurements ask for, beside the flags."""
+    """Sizes of the measurements that no flag sets: tokens of prompts and answers, clients, seconds."""
 
     prompt: int = 64
     new: int = 64
     overload_seconds: float = 10
     disconnects: int = 200
-    in_flight: int = 200  # requests at SIGTERM
+    in_flight: int = 200  # requests when SIGTERM is sent
 
 
 FULL = Sizes(overload_seconds=60, disconnects=1000)
@@ -27,7 +25,7 @@ FULL = Sizes(overload_seconds=60, disconnects=1000)
 
 @dataclass(frozen=True)
 class Setting:
-    """``model``: as the user named it; ``folder``: where it lies for all servers; ``logs``: where they write."""
+    """``model``: as the user named it; ``folder``: where all servers load it from; ``logs``: folder of their logs."""
 
     model: str
     folder: str
@@ -41,30 +39,29 @@ class Setting:
 
     @property
     def pages(self) -> int:
-        """Pages of the pool: four times what runs at once."""
+        """Pages of slm-serve's pool: four times what runs concurrently."""
         return 4 * self.concurrency * -(-(self.sizes.prompt + self.sizes.new) // PAGE_SIZE)
 
     @property
     def capacity(self) -> int:
-        """Requests that slm-serve takes in at once: as many may wait as run."""
+        """Requests that slm-serve accepts at a time: as many wait as run."""
         return 2 * self.concurrency
 
     @property
-    def described(self) -> dict[str, Any]:
-        """All of it but the folders."""
+    def step_tokens(self) -> int:
+        return max(STEP_TOKENS, self.concurrency)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what the result file keeps: all but the temporary folders."""
+        own = ("dtype", "rounds", "requests", "concurrency", "pages", "capacity")
         return {
             "model": self.model,
             "adapter": None,
-            "dtype": self.dtype,
             "device": "cpu",
             "threads": 1,
-            "rounds": self.rounds,
-            "requests": self.requests,
-            "concurrency": self.concurrency,
+            **{name: getattr(self, name) for name in own},
             "prompt_tokens": self.sizes.prompt,
             "new_tokens": self.sizes.new,
-            "pages": self.pages,
-            "capacity": self.capacity,
             "server_core": self.cores.server,
             "client_core": self.cores.client,
         }

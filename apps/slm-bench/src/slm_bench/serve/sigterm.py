@@ -1,6 +1,4 @@
-"""SIGTERM with many requests in flight: each is answered, and the server ends by itself."""
-
-from __future__ import annotations
+"""SIGTERM with requests in flight: the server has to answer all of them and then exit with code 0."""
 
 import asyncio
 import sys
@@ -9,24 +7,29 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from slm_bench.promises import Promise
-from slm_bench.serve.http import Broken, Connection
-from slm_bench.serve.load import Reply, ask, completion
-from slm_bench.serve.metrics import until
-from slm_bench.serve.overload import NO_ANSWER
-from slm_bench.serve.peers import slm_serve
-from slm_bench.serve.prompts import Prompts
-from slm_bench.serve.servers import Server, running
+from slm_bench.errors import BenchError
+from slm_bench.harness.guarantees import Guarantee, format_statuses
+from slm_bench.serve.client.closed_loop import Reply, completion, send_or_fail
+from slm_bench.serve.client.http_client import Connection
+from slm_bench.serve.client.metrics import wait_until
+from slm_bench.serve.client.prompts import Prompts
+from slm_bench.serve.servers.processes import Server, running
+from slm_bench.serve.servers.programs import slm_serve
 from slm_bench.serve.setting import Setting
-from slm_kv import KVError
 
 DRAIN_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
 class Sigterm:
-    """``in_flight``: of ``requests``, those that were unanswered at the signal. ``seconds``: from there to the
-    process's end. ``exit_code``: None where it did not end."""
+    """What was observed; field names are JSON keys.
+
+    Args:
+        in_flight: requests that were unanswered when the signal was sent.
+        unfinished: replies with fewer tokens than requested.
+        seconds: from the signal to the end of the process.
+        exit_code: None if the process did not end.
+    """
 
     requests: int
     in_flight: int
@@ -36,21 +39,17 @@ class Sigterm:
     exit_code: int | None
 
     @property
-    def promises(self) -> list[Promise]:
-        seen = ", ".join(f"{status or 'no answer'}: {count}" for status, count in sorted(self.statuses.items()))
-        answered = self.statuses == {200: self.requests} and self.unfinished == 0
+    def guarantees(self) -> list[Guarantee]:
+        answered = self.statuses == {200: self.requests} and self.unfinished == 0 and self.in_flight > 0
+        observed = f"{self.in_flight} in flight; {format_statuses(self.statuses)}; {self.unfinished} cut short"
         return [
-            Promise(
-                "all requests in flight at SIGTERM are answered whole",
-                answered and self.in_flight > 0,
-                f"{self.in_flight} in flight; {seen}; {self.unfinished} cut short",
-            ),
-            Promise("and the exit code is 0", self.exit_code == 0, f"{self.exit_code} after {self.seconds:.1f} s"),
+            Guarantee("all requests in flight at SIGTERM are answered whole", answered, observed),
+            Guarantee("and the exit code is 0", self.exit_code == 0, f"{self.exit_code} after {self.seconds:.1f} s"),
         ]
 
 
 def measure(setting: Setting, prompts: Prompts) -> Sigterm:
-    """On a server of its own, with room for all. Raises KVError where it does not take them in."""
+    """Measure on a server of its own with a queue for all requests. Raises BenchError if it does not accept them."""
     requests = setting.sizes.in_flight
     print(f"sigterm: {requests} requests", file=sys.stderr)
     program = slm_serve(setting, max_queue=requests, drain_timeout=DRAIN_SECONDS, request_timeout=DRAIN_SECONDS)
@@ -60,30 +59,28 @@ def measure(setting: Setting, prompts: Prompts) -> Sigterm:
 
 async def _measure(setting: Setting, server: Server, prompts: Sequence[str]) -> Sigterm:
     new, program = setting.sizes.new, server.program
-    bodies = [completion(program.model, prompt, new, **program.more) for prompt in prompts]
-    asking = [asyncio.create_task(_ask_once(server.port, body)) for body in bodies]
-    taken_in = len(prompts) * setting.sizes.prompt
-    if not await until(server.port, lambda now: now["slm_prompt_tokens_total"] >= taken_in):
-        raise KVError(f"slm-serve did not take in {len(prompts)} requests")
-    in_flight, start = sum(not task.done() for task in asking), time.perf_counter()
+    bodies = [completion(program.model, prompt, new, **program.request_fields) for prompt in prompts]
+    tasks = [asyncio.create_task(_send_once(server.port, body)) for body in bodies]
+    prompt_tokens = len(prompts) * setting.sizes.prompt
+    if not await wait_until(server.port, lambda metrics: metrics["slm_prompt_tokens_total"] >= prompt_tokens):
+        raise BenchError(f"slm-serve did not accept {len(prompts)} requests in time; the machine may be overloaded")
+    in_flight, start = sum(not task.done() for task in tasks), time.perf_counter()
     server.terminate()
-    replies = await asyncio.gather(*asking)
+    replies = await asyncio.gather(*tasks)
     exit_code = await asyncio.to_thread(server.wait, DRAIN_SECONDS)
     return Sigterm(
         len(prompts),
         in_flight,
         dict(Counter(reply.status for reply in replies)),
-        sum(reply.tokens != new or bool(reply.error) for reply in replies),
+        sum(not reply.is_complete(new) for reply in replies),
         time.perf_counter() - start,
         exit_code,
     )
 
 
-async def _ask_once(port: int, body: bytes) -> Reply:
+async def _send_once(port: int, body: bytes) -> Reply:
     connection = await Connection.open(port)
     try:
-        return await ask(connection, body)
-    except Broken as gone:
-        return Reply(NO_ANSWER, 0, 0, 0, str(gone))
+        return await send_or_fail(connection, body)
     finally:
         connection.close()

@@ -1,27 +1,32 @@
-"""The same prompts to several servers in turns: tokens a second, time to the first token, time a token."""
-
-from __future__ import annotations
+"""Throughput: the same prompts to several servers in alternating rounds."""
 
 import asyncio
 import statistics
-import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from slm_bench.serve.load import Reply, closed_loop, completion, percentile
-from slm_bench.serve.prompts import Prompts
-from slm_bench.serve.servers import Server
+from slm_bench.errors import BenchError
+from slm_bench.harness.comparison import Comparison, Row
+from slm_bench.harness.interleaved_timing import Ratio, interleave, paired_ratio
+from slm_bench.serve.client.closed_loop import Reply, closed_loop, completion, percentile
+from slm_bench.serve.client.prompts import Prompts
+from slm_bench.serve.servers.processes import Server
 from slm_bench.serve.setting import Setting
-from slm_bench.turns import Ratio
-from slm_kv import KVError
 
-TICK = 0.01  # seconds: the CPU's time of a process is counted in these
+CPU_TICK = 0.01  # seconds: the resolution of a process's CPU time on Linux
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One server under load once. Seconds: of the turn; to the first token and a token, by request; of the CPU."""
+    """One server under load for one round; field names are JSON keys.
+
+    Args:
+        first: seconds to the first token, by request.
+        each: seconds per token after the first, by request.
+        server_cpu: CPU seconds of the server, ``client_cpu`` of the load generator.
+    """
 
     seconds: float
     tokens: int
@@ -32,13 +37,12 @@ class Turn:
 
     @property
     def speed(self) -> float:
-        """Tokens a second."""
         return self.tokens / self.seconds
 
 
 @dataclass(frozen=True)
-class Speed:
-    """One server over all turns. ``ratio``: how many times as many tokens a second the first server gave."""
+class ServerSpeed:
+    """One server over all rounds; field names are JSON keys. ``ratio``: slm-serve's tokens per second over its own."""
 
     server: str
     ratio: Ratio
@@ -50,68 +54,77 @@ class Speed:
 
     @property
     def tokens_per_cpu_second(self) -> float:
-        """Of the server alone: what others on its core take is not in it."""
+        """Of the server alone, so that other load on its core does not count."""
         return statistics.median(turn.tokens / turn.server_cpu for turn in self.turns)
 
     @property
     def client_share(self) -> float:
-        """Of its core, that the load generator needed at most."""
+        """Maximum share of its core that the load generator used."""
         return max(turn.client_cpu / turn.seconds for turn in self.turns)
 
     def first(self, percent: float) -> float:
-        """Seconds to the first token: this percentile of a turn's, the median of the turns."""
+        """Return a percentile of the seconds to the first token: the median over the rounds."""
         return statistics.median(percentile(turn.first, percent) for turn in self.turns)
 
     def each(self) -> float:
-        """Seconds a token after the first: the median of a turn, the median of the turns."""
+        """Return the seconds per token after the first: the median of requests, then of rounds."""
         return statistics.median(statistics.median(turn.each) for turn in self.turns)
 
 
-def measure(setting: Setting, servers: Sequence[Server], prompts: Prompts) -> list[Speed]:
-    """All servers in turns, slm-serve first. Raises KVError where one does not answer."""
-    found: dict[str, list[Turn]] = {server.name: [] for server in servers}
+def measure(setting: Setting, servers: Sequence[Server], prompts: Prompts) -> list[ServerSpeed]:
+    """Measure all servers, slm-serve first. Raises BenchError if one does not answer."""
     for server in servers:
-        load(setting, server, prompts.take(setting.concurrency))  # to warm up
-    for turn in range(setting.rounds):
-        asked = prompts.take(setting.requests)
-        for server in in_order(servers, turn):
-            found[server.name].append(load(setting, server, asked))
-            print(f"turn {turn + 1}: {server.name} {found[server.name][-1].speed:.1f} tokens/s", file=sys.stderr)
-    ours = found[servers[0].name]
-    return [Speed(name, ratio(ours, turns), tuple(turns)) for name, turns in found.items()]
+        load(setting, server, prompts.take(setting.concurrency))  # warms up
+    batches = [prompts.take(setting.requests) for _ in range(setting.rounds)]
+
+    def load_round(server: Server, number: int) -> Turn:
+        return load(setting, server, batches[number])
+
+    turns = interleave({server.name: partial(load_round, server) for server in servers}, setting.rounds, "throughput")
+    ours = [turn.speed for turn in turns[servers[0].name]]
+    return [
+        ServerSpeed(name, paired_ratio(ours, [turn.speed for turn in theirs]), tuple(theirs))
+        for name, theirs in turns.items()
+    ]
 
 
 def load(setting: Setting, server: Server, prompts: Sequence[str], *, stream: bool = True) -> Turn:
-    """One turn. Raises KVError for an answer that is none."""
+    """Send ``prompts`` and wait for all replies. Raises BenchError for a reply that is not a text."""
     program = server.program
-    more = dict(program.more)
-    if not stream:
-        more.pop("stream_options", None)
-    bodies = [completion(program.model, prompt, setting.sizes.new, stream=stream, **more) for prompt in prompts]
-    with server.awake():
-        cpu, own, start = server.cpu_seconds(), time.thread_time(), time.perf_counter()
+    fields = {name: value for name, value in program.request_fields.items() if stream or name != "stream_options"}
+    bodies = [completion(program.model, prompt, setting.sizes.new, stream=stream, **fields) for prompt in prompts]
+    with server.resumed():
+        server_cpu, client_cpu, start = server.cpu_seconds(), time.thread_time(), time.perf_counter()
         replies = asyncio.run(closed_loop(server.port, bodies, setting.concurrency))
         seconds = time.perf_counter() - start
-        own, cpu = time.thread_time() - own, server.cpu_seconds() - cpu
-    check(server.name, replies)
-    firsts, each = (tuple(getattr(reply, name) for reply in replies) for name in ("first", "each"))
-    tokens = sum(reply.tokens for reply in replies)
-    return Turn(seconds, tokens, firsts, each, max(cpu, TICK), own)
+        client_cpu, server_cpu = time.thread_time() - client_cpu, server.cpu_seconds() - server_cpu
+    _check(server.name, replies)
+    first, each = (tuple(getattr(reply, name) for reply in replies) for name in ("first", "each"))
+    return Turn(seconds, sum(reply.tokens for reply in replies), first, each, max(server_cpu, CPU_TICK), client_cpu)
 
 
-def check(name: str, replies: Sequence[Reply]) -> None:
-    """Raises KVError for the first of ``replies`` that is no text."""
+def _check(name: str, replies: Sequence[Reply]) -> None:
     for reply in replies:
         if reply.status != 200 or reply.error or not reply.tokens:
-            raise KVError(f"{name} answered {reply.status}, {reply.tokens} tokens: {reply.error[:300]}")
+            raise BenchError(f"{name} answered {reply.status} with {reply.tokens} tokens: {reply.error[:300]}")
 
 
-def in_order(servers: Sequence[Server], turn: int) -> Iterator[Server]:
-    """In alternating order, so that none has always the same before it."""
-    return iter(servers if turn % 2 == 0 else servers[::-1])
-
-
-def ratio(ours: Sequence[Turn], theirs: Sequence[Turn]) -> Ratio:
-    """Our speed over theirs: the median, least and largest of the turns."""
-    ratios = [own.speed / other.speed for own, other in zip(ours, theirs, strict=True)]
-    return statistics.median(ratios), min(ratios), max(ratios)
+def compare(speeds: Sequence[ServerSpeed]) -> Comparison:
+    """Return slm-serve's speed over that of each other server."""
+    rows = (
+        Row(
+            speed.server,
+            {} if speed is speeds[0] else {"slm-serve is": speed.ratio},
+            {
+                "tokens/s": speed.tokens_per_second,
+                "first token p50, ms": speed.first(50) * 1000,
+                "p99, ms": speed.first(99) * 1000,
+                "a token, ms": speed.each() * 1000,
+                "tokens/CPU s": speed.tokens_per_cpu_second,
+                "tokens": speed.turns[0].tokens,
+            },
+        )
+        for speed in speeds
+    )
+    note = f"the load generator took at most {max(speed.client_share for speed in speeds):.0%} of its core"
+    return Comparison("throughput", tuple(rows), note)

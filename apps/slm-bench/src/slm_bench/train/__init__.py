@@ -1,1 +1,1 @@
-"""``slm-bench train``: real tokens a second of slm-train's flows beside the plain Trainer and TRL."""
+"""``slm-bench train``: training throughput of slm-train next to the plain Trainer and TRL."""

@@ -1,60 +1,55 @@
-"""Real tokens a second, and tokens a step: the token-budget loop beside fixed micro-batches, padded or packed.
+"""Token budget: predicted tokens per second, and tokens per step, of the loop and its peers.
 
-Those of slm-train have its one-kernel GELU and its fused loss, the others what they bring. Accumulation is such that
-all steps hold about the budget. Counted are tokens with a loss, over all steps but the first; nobody writes a
-checkpoint. Every way runs once in each round, in alternating order, on the order of documents that the round seeds.
+The loop runs next to fixed micro-batches, padded or packed, whose accumulation is such that all steps hold about the
+same number of tokens. slm-train's flows use its single-kernel GELU and fused loss, peers what they bring. Only tokens
+with a loss count, and the first step does not. Nobody writes checkpoints. The round's number seeds the order of
+documents.
 """
 
-from __future__ import annotations
-
 import statistics
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib.util import find_spec
 
-from slm_bench.comparison import Comparison, Figure, Row
-from slm_bench.train.clock import Outcome
-from slm_bench.train.setting import Setting
-from slm_bench.train.ways import FLOW, PLAIN, TRL, WAYS
-from slm_bench.turns import Ratio, ratio
+from slm_bench.harness.comparison import Comparison, Figure, Row
+from slm_bench.harness.interleaved_timing import interleave, paired_ratio
+from slm_bench.train.contenders import CONTENDERS, FLOW, PLAIN, TRL
+from slm_bench.train.inputs import Inputs
+from slm_bench.train.step_timing import Outcome
 
-INSTALL_TRL = "it is not installed; pip install trl, or uv run --with trl slm-bench train"
-
-
-def measure(setting: Setting) -> tuple[dict[str, list[Outcome]], dict[str, str]]:
-    """The runs of each way; and the way that is not installed."""
-    left_out = {} if find_spec("trl") else {TRL: INSTALL_TRL}
-    names = [name for name in WAYS if name not in left_out]
-    found: dict[str, list[Outcome]] = {name: [] for name in names}
-    for seed in range(setting.options.rounds):
-        for name in names if seed % 2 else names[::-1]:
-            with tempfile.TemporaryDirectory() as folder:
-                found[name].append(WAYS[name](setting, folder, seed))
-            print(f"round {seed + 1}: {name} {found[name][-1].speed:,.0f} tokens/s", file=sys.stderr)
-    return found, left_out
+TRL_MISSING = "it is not installed; pip install trl, or uv run --with trl slm-bench train"
+PEERS = {"/ plain Trainer": PLAIN, "/ Trainer flow": FLOW, "/ TRL": TRL}
 
 
-def compare(found: Mapping[str, Sequence[Outcome]]) -> Comparison:
-    """Speeds over each of the peers, round by round."""
-    peers = {"/ plain Trainer": PLAIN, "/ Trainer flow": FLOW, "/ TRL": TRL}
+def measure(inputs: Inputs) -> tuple[dict[str, list[Outcome]], dict[str, str]]:
+    """Return the runs of each contender, and the contender that is not installed with the reason."""
+    left_out = {} if find_spec("trl") else {TRL: TRL_MISSING}
+    contenders = {name: partial(_run, inputs, name) for name in CONTENDERS if name not in left_out}
+    return interleave(contenders, inputs.options.rounds, "budget"), left_out
+
+
+def _run(inputs: Inputs, name: str, seed: int) -> Outcome:
+    with tempfile.TemporaryDirectory() as folder:
+        return CONTENDERS[name](inputs, folder, seed)
+
+
+def compare(outcomes: Mapping[str, Sequence[Outcome]]) -> Comparison:
+    """Return speeds over each of the peers, round by round."""
+    speeds = {name: [run.speed for run in runs] for name, runs in outcomes.items()}
     rows = []
-    for name, outcomes in found.items():
+    for name, runs in outcomes.items():
         ratios = {
-            f"tokens/s {over}": _over(outcomes, found[peer])
-            for over, peer in peers.items()
-            if peer in found and peer != name
+            f"tokens/s {suffix}": paired_ratio(speeds[name], speeds[peer])
+            for suffix, peer in PEERS.items()
+            if peer in speeds and peer != name
         }
-        steps = [tokens for one in outcomes for tokens in one.step_tokens]
+        steps = [tokens for run in runs for tokens in run.step_tokens]
         mean = statistics.mean(steps) if steps else 0
         figures: dict[str, Figure] = {
-            "real tokens/s": statistics.median(one.speed for one in outcomes),
+            "real tokens/s": statistics.median(speeds[name]),
             "tokens a step": round(mean),
             "vary by": f"{statistics.pstdev(steps) / mean:.1%}" if mean else "",
         }
         rows.append(Row(name, ratios, figures))
     return Comparison("steps of about as many tokens", tuple(rows))
-
-
-def _over(ours: Sequence[Outcome], theirs: Sequence[Outcome]) -> Ratio:
-    return ratio([one.speed / other.speed for one, other in zip(ours, theirs, strict=True)])

@@ -1,10 +1,8 @@
-"""What the token-budget loop costs beside a bare one, and its checkpoints beside none.
+"""Overhead of the token-budget loop over a bare training loop, and of its checkpoints over none.
 
-Each step of the loop is followed by the same micro-batches, collated before, in a bare loop on a model of its own:
-forward, backward, clip, optimizer. Then runs with a checkpoint after every step beside runs without.
+Each step of the loop is followed by the same micro-batches, collated in advance, in a bare loop on a model of its
+own: forward, backward, clipping, optimizer. Then runs with a checkpoint after every step alternate with runs without.
 """
-
-from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass, field
@@ -15,19 +13,23 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from slm_bench.comparison import Comparison, Row
-from slm_bench.train.clock import Clock, now, train
-from slm_bench.train.flows import NEVER, loop_trainer
-from slm_bench.train.setting import Setting
-from slm_bench.turns import Times, ratio
-from slm_train import BudgetTrainer, Shares, make_micro_batches
-from slm_train import MicroBatch as Batch
+from slm_bench.harness.comparison import Comparison, Row
+from slm_bench.harness.interleaved_timing import order_of_round, paired_ratio, spread_of
+from slm_bench.train.inputs import Inputs
+from slm_bench.train.slm_trainers import NEVER, budget_trainer
+from slm_bench.train.step_timing import StepTimer, synchronized_time, train_quietly
+from slm_train import BudgetTrainer, MicroBatch, Shares, make_micro_batches
 
 
 @dataclass
 class Overhead:
-    """Seconds of steps, by the loop and bare; of runs, with checkpoints and without; and the shares of those with
-    that the loop waited for checkpoints."""
+    """Seconds; field names are JSON keys.
+
+    Args:
+        loop: of steps of the loop, ``bare`` of the same steps without it.
+        kept: of runs with a checkpoint after every step, ``without`` of runs without.
+        waited: share of ``kept`` that the loop waited for checkpoints.
+    """
 
     loop: list[float] = field(default_factory=list)
     bare: list[float] = field(default_factory=list)
@@ -36,39 +38,40 @@ class Overhead:
     waited: list[float] = field(default_factory=list)
 
 
-def measure(setting: Setting) -> Overhead:
-    """In turns."""
-    found = Overhead()
-    for seed in range(setting.options.rounds):
-        bare = _beside_bare(setting, seed)
-        found.loop += bare.loop[1:]
-        found.bare += bare.bare[1:]
-        clocks = {every: _run(setting, seed, every) for every in ((1, NEVER) if seed % 2 else (NEVER, 1))}
-        kept, without = clocks[1], clocks[NEVER]
-        found.kept.append(kept.seconds)
-        found.without.append(without.seconds)
-        found.waited.append((kept.waits[-1] - kept.waits[0]) / kept.seconds)
-    return found
+def measure(inputs: Inputs) -> Overhead:
+    """Measure all rounds; the round's number is the seed."""
+    overhead = Overhead()
+    for seed in range(inputs.options.rounds):
+        bare = _run_with_bare_steps(inputs, seed)
+        overhead.loop += bare.loop_seconds[1:]  # the first step warms up
+        overhead.bare += bare.bare_seconds[1:]
+        timers = {interval: _run(inputs, seed, interval) for interval in order_of_round((1, NEVER), seed)}
+        kept = timers[1]
+        overhead.kept.append(kept.seconds)
+        overhead.without.append(timers[NEVER].seconds)
+        overhead.waited.append((kept.waits[-1] - kept.waits[0]) / kept.seconds)
+    return overhead
 
 
-def compare(found: Overhead) -> Comparison:
-    """Times over those of what has no loop, and no checkpoints."""
-    loop, bare, kept, without = (
-        Times(tuple(seconds)) for seconds in (found.loop, found.bare, found.kept, found.without)
-    )
+def compare(overhead: Overhead) -> Comparison:
+    """Return times over those without a loop, and without checkpoints."""
     rows = (
-        Row("the loop", {"time / without": bare.over(loop)}, {"samples": len(found.loop)}),
+        Row(
+            "the loop",
+            {"time / without": paired_ratio(overhead.loop, overhead.bare)},
+            {"samples": len(overhead.loop)},
+        ),
         Row(
             "a checkpoint after every step",
-            {"time / without": without.over(kept)},
-            {"samples": len(found.kept), "of the time waited for": f"{ratio(found.waited)[0]:.2%}"},
+            {"time / without": paired_ratio(overhead.kept, overhead.without)},
+            {"samples": len(overhead.kept), "of the time waited for": f"{spread_of(overhead.waited)[0]:.2%}"},
         ),
     )
     return Comparison("what the loop and its checkpoints cost", rows)
 
 
-class Bare(TrainerCallback):
-    """After each step of the loop the same one bare, on the model of ``twin``: seconds of both."""
+class BareSteps(TrainerCallback):
+    """Repeats each step of the loop without it, on the model of ``twin``, and records the seconds of both."""
 
     def __init__(self, twin: BudgetTrainer):
         self.twin, plan = twin, twin.plan
@@ -78,19 +81,19 @@ class Bare(TrainerCallback):
         self.batches = [list(islice(batches, len(plan.micro_batches(step)))) for step in range(len(plan))]
         self.model: Any = twin.model
         self.optimizer = twin.create_optimizer()
-        self.loop: list[float] = []
-        self.bare: list[float] = []
+        self.loop_seconds: list[float] = []
+        self.bare_seconds: list[float] = []
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         self.model.train()
-        self.start = now()
+        self.start = synchronized_time()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        middle = now()
-        self._step(len(self.bare))
-        end = now()
-        self.loop.append(middle - self.start)
-        self.bare.append(end - middle)
+        middle = synchronized_time()
+        self._step(len(self.bare_seconds))
+        end = synchronized_time()
+        self.loop_seconds.append(middle - self.start)
+        self.bare_seconds.append(end - middle)
         self.start = end
 
     def _step(self, step: int) -> None:
@@ -100,7 +103,7 @@ class Bare(TrainerCallback):
         self.optimizer.step()
         self.optimizer.zero_grad()
 
-    def _loss(self, batch: Batch, tokens: int) -> Tensor:
+    def _loss(self, batch: MicroBatch, tokens: int) -> Tensor:
         device = self.twin.args.device
         inputs = {name: value.to(device) for name, value in batch.items()}
         with self.twin.loss_context(), torch.autocast(device.type, torch.bfloat16, enabled=self.twin.args.bf16):
@@ -108,17 +111,17 @@ class Bare(TrainerCallback):
         return loss
 
 
-def _beside_bare(setting: Setting, seed: int) -> Bare:
+def _run_with_bare_steps(inputs: Inputs, seed: int) -> BareSteps:
     with tempfile.TemporaryDirectory() as folder:
-        bare = Bare(loop_trainer(setting, folder, seed, "none"))
-        train(loop_trainer(setting, folder, seed, "none"), bare)
+        bare = BareSteps(budget_trainer(inputs, folder, seed, "none"))
+        train_quietly(budget_trainer(inputs, folder, seed, "none"), bare)
     return bare
 
 
-def _run(setting: Setting, seed: int, interval: int) -> Clock:
-    """A run that writes a checkpoint every ``interval`` steps."""
+def _run(inputs: Inputs, seed: int, interval: int) -> StepTimer:
+    """Run with a checkpoint every ``interval`` steps."""
     with tempfile.TemporaryDirectory() as folder:
-        trainer = loop_trainer(setting, folder, seed, "none", interval=interval)
-        clock = Clock(trainer.checkpoint)
-        train(trainer, clock)
-    return clock
+        trainer = budget_trainer(inputs, folder, seed, "none", interval=interval)
+        timer = StepTimer(trainer.checkpoint)
+        train_quietly(trainer, timer)
+    return timer

@@ -1,0 +1,153 @@
+"""Adapter benchmark: every method on one base model, interleaved, with guarantees about all of them."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from transformers.utils.logging import disable_progress_bar
+
+from slm_adapters import AdapterError, check_targets, default_targets
+from slm_bench.adapters import decoding, exactness, quality, training_steps
+from slm_bench.adapters.arguments import requested_measurements
+from slm_bench.adapters.base_models import digest, load_base, load_in_four_bits, share_weights
+from slm_bench.adapters.contenders import Contender, make_contenders
+from slm_bench.adapters.methods import METHODS
+from slm_bench.errors import BenchError
+from slm_bench.harness.arguments import DISTILGPT2_SHAPE, SAMPLE
+from slm_bench.harness.presenter import present
+from slm_bench.harness.provenance import new_result
+from slm_bench.harness.result_file import Findings, ResultFile
+from slm_data import SourceOptions, load_corpus
+from slm_kv import load
+
+DECODING_ROUNDS = 3  # times as many as for training: a round of decoding is short
+NO_BITSANDBYTES = "bitsandbytes is not installed, or has no wheel for this machine; pip install bitsandbytes"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Settings of one run; ``model``: its name in the output. Field names are JSON keys."""
+
+    model: str
+    target_modules: list[str]
+    device: str
+    threads: int
+    bf16: bool
+    batch_size: int
+    tokens: int
+    rounds: int
+    full: bool
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure and present; return the exit code."""
+    disable_progress_bar()
+    return present(measure(arguments), arguments.json, arguments.plot)
+
+
+def measure(arguments: argparse.Namespace) -> ResultFile:
+    """Run the requested measurements. Raises BenchError for unusable flags."""
+    requested, findings = requested_measurements(arguments), Findings()
+    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    path = arguments.model_path or (None if arguments.full else SAMPLE)
+    base = load_base(path, device)
+    setting = _setting(arguments, path or DISTILGPT2_SHAPE, base, device)
+    settings = asdict(setting)
+    if "training" in requested or "decode" in requested:
+        _measure_costs(findings, setting, base, requested)
+    if arguments.four_bit:
+        _measure_four_bits(findings, setting, path)
+    if "quality" in requested:
+        steps, seeds = (48, 3) if setting.full else (24, 1)
+        learning: dict[str, Any] = {
+            "dataset": arguments.dataset or SAMPLE,
+            "steps": arguments.steps or steps,
+            "seeds": arguments.seeds or seeds,
+        }
+        settings |= learning
+        # A base that has learnt something: random weights of distilgpt2's shape would not show quality.
+        _measure_quality(findings, setting, arguments.model_path or SAMPLE, **learning)
+    return new_result("adapters", settings, findings, device)
+
+
+def _setting(arguments: argparse.Namespace, name: str, base: Any, device: str) -> Setting:
+    tokens = arguments.tokens or (256 if arguments.full else 128)
+    positions = base.config.max_position_embeddings
+    if tokens > positions:
+        raise BenchError(f"--tokens {tokens} do not fit {name}, which has {positions} positions")
+    return Setting(
+        model=name,
+        target_modules=check_targets(base, arguments.target_modules or default_targets(base)),
+        device=device,
+        threads=torch.get_num_threads(),
+        bf16=arguments.bf16,
+        batch_size=arguments.batch_size,
+        tokens=tokens,
+        rounds=arguments.rounds or (7 if arguments.full else 5),
+        full=arguments.full,
+    )
+
+
+def _measure_costs(findings: Findings, setting: Setting, base: Any, requested: Sequence[str]) -> None:
+    """Measure training first, so that decoding runs with trained adapters."""
+    before, shape = digest(base), (setting.batch_size, setting.tokens)
+    torch.manual_seed(0)
+    input_ids = torch.randint(0, base.config.vocab_size, shape, device=base.device)
+    methods = [method for method in METHODS if method.always or setting.full]
+    contenders, findings.left_out = make_contenders(base, methods, setting.target_modules, setting.bf16)
+    findings.guarantees += exactness.start_as_base(base, contenders, input_ids[:1])
+    if "training" in requested:
+        costs = training_steps.measure(contenders, input_ids, setting.rounds)
+        findings.samples["training"] = costs
+        findings.comparisons.append(training_steps.compare(costs, shape))
+    else:
+        training_steps.warm_up(contenders, input_ids)
+    findings.guarantees += exactness.stay_exact(contenders, input_ids[:1])
+    if "decode" in requested:
+        names = {method.name for method in methods if method.decodes}
+        decoding_ones = [contender for contender in contenders if contender.name in names]
+        _measure_decoding(findings, setting, decoding_ones, "one token, unmerged", cached=True)
+    findings.guarantees.append(exactness.base_unchanged(before, digest(base)))
+
+
+def _measure_decoding(
+    findings: Findings, setting: Setting, contenders: Sequence[Contender], title: str, *, cached: bool
+) -> None:
+    """Measure decoding; with ``cached`` weights, butterflies are measured once more without."""
+    models = {contender.name: contender.model for contender in contenders}
+    rotating = decoding.without_cached_weights(models, share_weights) if cached else {}
+    times = decoding.measure(models | rotating, setting.rounds * DECODING_ROUNDS)
+    findings.samples[title] = times
+    findings.comparisons.append(decoding.compare(times, title))
+
+
+def _measure_four_bits(findings: Findings, setting: Setting, path: str | None) -> None:
+    """Measure decoding over a base in 4 bits, where butterflies never cache rotated weights."""
+    title = "one token, over a base in 4 bits"
+    try:
+        quantized = load_in_four_bits(path, setting.device)
+    except AdapterError:
+        findings.left_out[title] = NO_BITSANDBYTES
+        return
+    methods = [method for method in METHODS if method.decodes and (method.always or setting.full)]
+    (_, *adapted), left_out = make_contenders(quantized, methods, setting.target_modules, setting.bf16)
+    findings.left_out |= {f"{name}, {title}": reason for name, reason in left_out.items()}
+    _measure_decoding(findings, setting, adapted, title, cached=False)
+
+
+def _measure_quality(
+    findings: Findings, setting: Setting, model_path: str, *, dataset: str, steps: int, seeds: int
+) -> None:
+    tokenizer = load(model_path, dtype=torch.float32, device="cpu").tokenizer
+    base, eval_rows = load_base(model_path, setting.device), 160 if setting.full else 40
+    texts = quality.read_texts(load_corpus(SourceOptions(dataset)), tokenizer, steps, eval_rows, base.device)
+    before = quality.evaluate(base, texts.held_out)
+    learnt, left_out = quality.measure(base, default_targets(base), texts, seeds=seeds, full=setting.full)
+    title = f"quality on {dataset} from {model_path}, {steps} steps of {quality.BATCH_ROWS} x {quality.BLOCK_SIZE}"
+    findings.samples["quality"] = {"before": before, "learnt": learnt}
+    findings.comparisons.append(quality.compare(learnt, texts, before, title))
+    findings.left_out |= left_out

@@ -1,0 +1,92 @@
+"""Training steps of each method: time, memory and trainable parameters."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from slm_bench.adapters.contenders import Contender
+from slm_bench.adapters.methods import REFERENCE
+from slm_bench.harness.comparison import Comparison, Row
+from slm_bench.harness.interleaved_timing import Times, time_interleaved
+from slm_train import LiveTensors
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """Cost of one method; field names are JSON keys.
+
+    Args:
+        saved: bytes that autograd saves for the backward pass.
+        peak: maximum bytes of tensors alive during a step, without the base's weights.
+    """
+
+    name: str
+    trainable: int
+    times: Times
+    saved: int
+    peak: int
+
+
+def measure(contenders: Sequence[Contender], input_ids: Tensor, rounds: int) -> list[StepCost]:
+    """Measure a step of each contender; the base alone comes first."""
+    title = f"training steps of {len(contenders)} contenders"
+    print(f"{title}: memory", file=sys.stderr, flush=True)
+    warm_up(contenders, input_ids)
+    memory = {one.name: (saved_bytes(one, input_ids), peak_bytes(one, input_ids)) for one in contenders}
+    times = time_interleaved({one.name: partial(one.step, input_ids) for one in contenders}, rounds, title)
+    return [StepCost(one.name, one.trainable, times[one.name], *memory[one.name]) for one in contenders]
+
+
+def warm_up(contenders: Sequence[Contender], input_ids: Tensor) -> None:
+    """Run one step of each, which creates the optimizers' states."""
+    for contender in contenders:
+        contender.step(input_ids)
+
+
+def compare(costs: Sequence[StepCost], shape: tuple[int, int]) -> Comparison:
+    """Return step times over LoRA's; ``shape``: rows and tokens of a step."""
+    frozen = costs[0]
+    reference = next(cost for cost in costs if cost.name == REFERENCE)
+    rows = (
+        Row(
+            cost.name,
+            {} if cost is reference else {"step time / LoRA's": reference.times.speed_over(cost.times)},
+            {
+                "step, s": cost.times.median,
+                "trainable": cost.trainable,
+                "kept over the base, MiB": (cost.saved - frozen.saved) / 2**20,
+                "peak, MiB": cost.peak / 2**20,
+            },
+        )
+        for cost in costs
+    )
+    return Comparison(f"a training step, {shape[0]} x {shape[1]} tokens", tuple(rows))
+
+
+def saved_bytes(contender: Contender, input_ids: Tensor) -> int:
+    """Return the bytes of distinct storages that autograd saves, without parameters and buffers."""
+    model, saved = contender.model, dict[int, Any]()
+    weights = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            saved[storage.data_ptr()] = storage  # kept alive, so that no later storage gets the same address
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        contender.step(input_ids)
+    return sum(storage.nbytes() for storage in saved.values())
+
+
+def peak_bytes(contender: Contender, input_ids: Tensor) -> int:
+    """Return the maximum bytes of tensors that a step holds at a time."""
+    with LiveTensors() as live:
+        live.ignore(contender.model)
+        contender.step(input_ids)
+    return live.highest

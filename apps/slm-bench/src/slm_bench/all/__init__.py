@@ -1,0 +1,1 @@
+"""``slm-bench all``: run every benchmark, then write the report."""

@@ -1,1 +1,0 @@
-"""``slm-bench kv --engine``: the engine beside what people use, on the same requests, in turns."""

@@ -1,0 +1,1 @@
+"""What all benchmarks share: arguments, interleaved timing, result files, tables and plots."""

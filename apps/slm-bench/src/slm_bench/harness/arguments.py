@@ -1,0 +1,64 @@
+"""Flags that several commands share, and types of flag values. No torch here: ``--help`` must start fast."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from slm_kv import positive_int
+
+SAMPLE = "sample"  # the built-in base model, tokenizer or corpus
+DISTILGPT2_SHAPE = "distilgpt2's shape, random weights"
+
+_SHARED: dict[str, dict[str, Any]] = {
+    "model_path": {"help": "a folder, a model name on the hub, or sample: the built-in base model"},
+    "dtype": {"choices": ("float32", "bfloat16", "float16"), "default": "float32", "help": "of weights, keys, values"},
+    "device": {"help": "cpu or cuda; default: cuda if available"},
+    "threads": {"type": positive_int, "help": "number of CPU threads; default: PyTorch's choice"},
+    "bf16": {"action": "store_true", "help": "train in bfloat16 autocast"},
+    "rounds": {"type": positive_int, "help": "timed rounds of each contender"},
+    "vllm_python": {
+        "metavar": "FILE",
+        "help": "Python interpreter of an environment with vLLM; default: this interpreter, if vLLM is installed",
+    },
+    "json": {"metavar": "FILE", "help": "write the figures with every sample to this file"},
+    "plot": {"metavar": "FILE", "help": "write the plot to FILE.png and FILE.svg"},
+}
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Appends a flag's default to its help text, unless the default is None, False or empty."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return super()._get_help_string(action) if action.default else action.help
+
+
+def new_command(commands: Any, name: str, help: str, description: str) -> argparse.ArgumentParser:
+    """Add the command ``name`` to ``commands``, the result of ``add_subparsers``."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=help, description=description, formatter_class=_HelpFormatter
+    )
+    return parser
+
+
+def add_flag(parser: argparse.ArgumentParser, name: str, **options: Any) -> None:
+    """Add ``--name`` with ``options``, which override those of the shared flag of that name."""
+    parser.add_argument(f"--{name}", **_SHARED.get(name, {}) | options)
+
+
+def add_only(parser: argparse.ArgumentParser, choices: Sequence[str], default: str = "all") -> None:
+    """Add ``--only NAME,...``, whose value is a tuple of names from ``choices`` in their order."""
+    help = f"run only these of {','.join(choices)}; default: {default}"
+    parser.add_argument("--only", type=names_from(choices), metavar="NAME,...", help=help)
+
+
+def names_from(choices: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
+    """Return the type of a flag that takes names from ``choices``, separated by commas."""
+
+    def names(text: str) -> tuple[str, ...]:
+        requested = [part.strip() for part in text.split(",")]
+        unknown = [name for name in requested if name not in choices]
+        if unknown:
+            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is not one of {', '.join(choices)}")
+        return tuple(name for name in choices if name in requested)
+
+    return names

@@ -1,0 +1,41 @@
+"""Tables for the terminal."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from slm_bench.harness.comparison import Comparison, cells
+from slm_bench.harness.guarantees import Guarantee
+
+
+def new_console() -> Console:
+    """Return a console as wide as the terminal; 130 columns, enough for every table, if output is redirected."""
+    return Console(width=None if Console().is_terminal else 130)
+
+
+def new_table(title: str, left: Sequence[str], right: Sequence[str] = (), note: str = "") -> Table:
+    """Return a table without rows whose columns ``left`` are aligned to the left and ``right`` to the right."""
+    table = Table(title=title, title_justify="left", caption=note or None, caption_justify="left")
+    for column in left:
+        table.add_column(column)
+    for column in right:
+        table.add_column(column, justify="right")
+    return table
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """Return one line for each contender: ratios first, then figures."""
+    ratios, figures = comparison.ratio_names, comparison.figure_names
+    table = new_table(comparison.title, [""], [*ratios, *figures], comparison.note)
+    for row in comparison.rows:
+        table.add_row(row.name, *cells(row, ratios, figures))
+    return table
+
+
+def guarantee_table(guarantees: Sequence[Guarantee]) -> Table:
+    """Return one line for each guarantee, kept or BROKEN."""
+    table = new_table("guarantees", ["", "guarantee", "observed"])
+    for guarantee in guarantees:
+        table.add_row(guarantee.verdict, guarantee.statement, guarantee.observed)
+    return table

@@ -1,0 +1,1 @@
+"""``slm-bench kv``: the key-value cache, and slm-kv's engine."""

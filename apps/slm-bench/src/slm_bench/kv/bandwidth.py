@@ -1,0 +1,34 @@
+"""Memory bandwidth of this machine, and the bytes of weights that a model reads for one token."""
+
+import time
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+MEGABYTES = 512  # larger than any CPU cache
+REPEATS = 7
+
+
+def memory_bandwidth(device: torch.device) -> float:
+    """Return the bytes per second of the fastest of several reads of 512 MB."""
+    values = torch.ones(MEGABYTES * 1024 * 1024 // 4, device=device)
+    best = float("inf")
+    for _ in range(REPEATS):
+        _synchronize(device)
+        start = time.perf_counter()
+        values.sum()
+        _synchronize(device)
+        best = min(best, time.perf_counter() - start)
+    return values.nbytes / best
+
+
+def weight_bytes(model: nn.Module) -> int:
+    """Return the bytes of all distinct linear weights. Embeddings are looked up, so they are not read in full."""
+    linears = [module for module in model.modules() if isinstance(module, (nn.Linear, Conv1D))]
+    return sum(weight.nbytes for weight in {module.weight.data_ptr(): module.weight for module in linears}.values())
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()

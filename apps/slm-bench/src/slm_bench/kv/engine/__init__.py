@@ -1,0 +1,1 @@
+"""``slm-bench kv --engine``: slm-kv's engine next to transformers and vLLM."""

@@ -1,0 +1,131 @@
+"""Decode attention over scattered pages against torch's own over contiguous keys: the price of paging alone.
+
+Calls walk over the layers, each with keys and values of its own, as a decode step does: by the time a layer is called
+again, its keys have left the CPU's innermost caches.
+
+Shape suffixes: S sequences, L tokens of each, H query heads, G key-value heads, D dimensions of a head.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from slm_bench.harness.comparison import Comparison, Row
+from slm_bench.harness.interleaved_timing import Ratio, Times, time_interleaved
+from slm_bench.kv.engine.contenders import PAGE_SIZE
+from slm_kv import LayerShape, PagedStorage, StepBatch, select_attention
+
+ROUNDS = 9
+MIN_CALLS = 20  # per round: a single call takes microseconds, too short to time
+
+
+@dataclass(frozen=True)
+class AttentionMeasurement:
+    """Times of one layer; field names are JSON keys.
+
+    Args:
+        ratio: speed over pages, relative to contiguous keys.
+        difference: maximum absolute difference of the outputs.
+    """
+
+    sequences: int
+    tokens: int
+    paged: Times
+    contiguous: Times
+    ratio: Ratio
+    difference: float
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Random queries, and for each layer contiguous keys and values as [S, G, L, D]."""
+
+    query_SHD: Tensor
+    layers: Sequence[tuple[Tensor, Tensor]]
+
+
+def measure(model: Any, sizes: Sequence[tuple[int, int]]) -> list[AttentionMeasurement]:
+    """Measure layers of ``model``'s shape at each pair of (number of sequences, tokens of each)."""
+    return [_measure(_random_inputs(model, sequences, tokens)) for sequences, tokens in sizes]
+
+
+@torch.inference_mode()
+def _measure(inputs: Inputs) -> AttentionMeasurement:
+    query_SHD, layers = inputs.query_SHD, inputs.layers
+    (heads, dim), (sequences, groups, tokens, _) = query_SHD.shape[1:], layers[0][0].shape
+    batch, attend = _scatter(inputs), select_attention(query_SHD.device, query_SHD.dtype)
+    walks = -(-MIN_CALLS // len(layers))
+
+    def paged() -> list[Tensor]:
+        return [
+            attend(query_SHD, keys[:, :, -1], values[:, :, -1], layer, batch, dim**-0.5)
+            for layer, (keys, values) in enumerate(layers)
+        ]
+
+    def contiguous() -> list[Tensor]:
+        sdpa = nn.functional.scaled_dot_product_attention
+        return [sdpa(query_SHD[:, :, None], keys, values, enable_gqa=groups != heads) for keys, values in layers]
+
+    def walk(attend_all: Callable[[], list[Tensor]]) -> None:
+        for _ in range(walks):
+            attend_all()
+        if query_SHD.is_cuda:
+            torch.cuda.synchronize()
+
+    times = time_interleaved({"paged": lambda: walk(paged), "contiguous": lambda: walk(contiguous)}, ROUNDS)
+    pages, plain = (times[name].per_call(walks * len(layers)) for name in ("paged", "contiguous"))
+    outputs = zip(paged(), contiguous(), strict=True)
+    difference = max(float((ours.float() - theirs[:, :, 0].float()).abs().max()) for ours, theirs in outputs)
+    return AttentionMeasurement(sequences, tokens, pages, plain, pages.speed_over(plain), difference)
+
+
+def _random_inputs(model: Any, sequences: int, tokens: int) -> Inputs:
+    config = model.config
+    heads = config.num_attention_heads
+    groups = getattr(config, "num_key_value_heads", None) or heads
+    dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator).to(dtype=model.dtype, device=model.device)
+
+    shape = (sequences, groups, tokens, dim)
+    layers = [(normal(*shape), normal(*shape)) for _ in range(config.num_hidden_layers)]
+    return Inputs(normal(sequences, heads, dim), layers)
+
+
+def _scatter(inputs: Inputs) -> StepBatch:
+    """Copy the keys and values to randomly ordered pages, as in a busy pool, and return a step that reads them."""
+    sequences, groups, tokens, dim = inputs.layers[0][0].shape
+    dtype, device = inputs.query_SHD.dtype, inputs.query_SHD.device
+    pages_each = -(-tokens // PAGE_SIZE)
+    pages = torch.randperm(sequences * pages_each, generator=torch.Generator().manual_seed(0)).view(sequences, -1)
+    shapes = [LayerShape(groups, dim)] * len(inputs.layers)
+    storage = PagedStorage(shapes, sequences * pages_each, PAGE_SIZE, dtype, device)
+    positions = torch.arange(tokens)
+    slots_SL = (pages[:, positions // PAGE_SIZE] * PAGE_SIZE + positions % PAGE_SIZE).to(device)
+    for layer, keys_and_values in enumerate(inputs.layers):
+        for stored, plain in zip((storage.keys[layer], storage.values[layer]), keys_and_values, strict=True):
+            stored.flatten(0, 1)[slots_SL.flatten()] = plain.transpose(1, 2).flatten(0, 1)
+    lengths = torch.full((sequences,), tokens, dtype=torch.int32, device=device)
+    return StepBatch(storage, slots_SL[:, -1].contiguous(), pages.int().to(device), lengths, ())
+
+
+def compare(measured: Sequence[AttentionMeasurement]) -> Comparison:
+    """Return speeds over pages, relative to contiguous keys."""
+    rows = (
+        Row(
+            f"{size.sequences} x {size.tokens} tokens",
+            {"speed / one piece's": size.ratio},
+            {
+                "pages, us": size.paged.median * 1e6,
+                "one piece, us": size.contiguous.median * 1e6,
+                "largest difference": f"{size.difference:.0e}",
+            },
+        )
+        for size in measured
+    )
+    return Comparison("attention of a decode step: scattered pages", tuple(rows))

@@ -1,0 +1,206 @@
+"""Engine benchmark: three workloads by interleaved contenders, then prefix caching and attention over pages."""
+
+import argparse
+import copy
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.utils.logging import disable_progress_bar
+
+from slm_bench.errors import BenchError
+from slm_bench.harness.comparison import Comparison, Figure, Row
+from slm_bench.harness.interleaved_timing import Ratio, time_interleaved
+from slm_bench.harness.presenter import present
+from slm_bench.harness.processes import find_interpreter
+from slm_bench.harness.provenance import new_result
+from slm_bench.harness.result_file import Findings, ResultFile
+from slm_bench.kv.arguments import check_flags
+from slm_bench.kv.engine import attention, prefix
+from slm_bench.kv.engine.contenders import (
+    PAGE_SIZE,
+    Contender,
+    ContinuousBatchingContender,
+    EngineContender,
+    GenerateContender,
+)
+from slm_bench.kv.engine.vllm_process import VllmContender
+from slm_bench.kv.engine.workload import Sizes, Tokens, Workload, mixed_workload, uniform_workload
+from slm_kv import load, pack, set_threads
+
+ROUNDS = 3
+PLOT = "outputs/kv_engine"
+PACKED = "HF generate, linears packed by slm-kv"
+
+
+@dataclass(frozen=True)
+class Speed:
+    """One contender on one workload; field names are JSON keys.
+
+    Args:
+        way: name of the contender.
+        ratio: how many times as fast the engine is.
+        same: number of requests that got the same tokens as from ``generate`` one by one.
+    """
+
+    way: str
+    tokens_per_second: float
+    ratio: Ratio
+    same: int
+    seconds: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class WorkloadMeasurement:
+    """One workload by all contenders, the engine first; field names are JSON keys."""
+
+    name: str
+    description: str
+    requests: int
+    ways: tuple[Speed, ...]
+
+
+def run(arguments: argparse.Namespace, sizes: Sizes | None = None) -> int:
+    """Measure and present; return the exit code."""
+    check_flags(arguments)
+    disable_progress_bar()
+    return present(measure(arguments, sizes or Sizes()), arguments.json, arguments.plot or PLOT)
+
+
+def measure(arguments: argparse.Namespace, sizes: Sizes) -> ResultFile:
+    """Load the model and measure. Raises BenchError if the workloads exceed the model's positions."""
+    python = find_interpreter("vllm_python", arguments.vllm_python, ["vllm"])
+    dtype = getattr(torch, arguments.dtype)
+    loaded = load(arguments.model_path, arguments.adapter_path, dtype=dtype, device=arguments.device)
+    model: Any = loaded.model
+
+    def tokenize(text: str) -> Tokens:
+        return list(loaded.tokenizer(text)["input_ids"])
+
+    works = [mixed_workload(tokenize, sizes), *(uniform_workload(tokenize, size, sizes) for size in (1, sizes.batch))]
+    _check_positions(model, works)
+    settings = {
+        "model": arguments.model_path,
+        "adapter": arguments.adapter_path,
+        "dtype": arguments.dtype,
+        "device": str(model.device),
+        "threads": set_threads(model, arguments.threads),
+        "rounds": arguments.rounds or ROUNDS,
+        "page_size": PAGE_SIZE,
+    }
+    left_out: dict[str, str] = {}
+    with ExitStack() as stack:
+        one_by_one = GenerateContender(model, 1)
+        vllm = _start_vllm(settings, model, works, python, left_out, stack)
+        lineups = _lineups(model, one_by_one, works, vllm, stack)
+        measured = [
+            _measure(work, contenders, one_by_one, settings["rounds"])
+            for work, contenders in zip(works, lineups, strict=True)
+        ]
+    known = prefix.measure(model, tokenize, settings["rounds"])
+    findings = collect(measured, known, attention.measure(model, sizes.attention), left_out)
+    return new_result("kv --engine", settings, findings, model.device)
+
+
+def collect(
+    workloads: Sequence[WorkloadMeasurement],
+    known: prefix.PrefixMeasurement,
+    pages: Sequence[attention.AttentionMeasurement],
+    left_out: dict[str, str],
+) -> Findings:
+    """Combine the three measurements."""
+    samples = {"workloads": workloads, "prefix": known, "attention": pages}
+    comparisons = [*map(_compare, workloads), prefix.compare(known), attention.compare(pages)]
+    return Findings(samples, comparisons, left_out=left_out)
+
+
+def _check_positions(model: Any, works: Sequence[Workload]) -> None:
+    longest, positions = max(work.longest for work in works), model.config.max_position_embeddings
+    if longest > positions:
+        raise BenchError(
+            f"--engine needs {longest} positions and the model has {positions}; choose another --model_path"
+        )
+
+
+def _lineups(
+    model: Any, one_by_one: Contender, works: Sequence[Workload], vllm: Sequence[Contender], stack: ExitStack
+) -> tuple[list[Contender], ...]:
+    """Return the contenders for the mixed requests, for a single one, and for a uniform batch; the engine first."""
+    longest, sequences = max(work.longest for work in works), max(len(work.new) for work in works)
+    batch = len(works[-1].new)
+    slots = sequences * -(-longest // PAGE_SIZE) * PAGE_SIZE
+    engine = stack.enter_context(closing(EngineContender(model, sequences, slots // PAGE_SIZE)))
+    continuous = stack.enter_context(closing(ContinuousBatchingContender(model, slots)))
+    batches = GenerateContender(model, batch)
+    packed: list[Contender] = []
+    if model.device.type == "cpu":  # pack() has kernels for the CPU only
+        packed_model = copy.deepcopy(model)
+        pack(packed_model)
+        packed = [GenerateContender(packed_model, rows, PACKED) for rows in (1, batch)]
+    return (
+        [engine, one_by_one, batches, continuous, *vllm],
+        [engine, one_by_one, *packed[:1], *vllm],
+        [engine, batches, *packed[1:], continuous, *vllm],
+    )
+
+
+def _start_vllm(
+    settings: dict[str, Any],
+    model: Any,
+    works: Sequence[Workload],
+    python: str | None,
+    left_out: dict[str, str],
+    stack: ExitStack,
+) -> list[Contender]:
+    """Start vLLM on the model's own weights; if that is impossible, add the reason to ``left_out``."""
+    if python is None or settings["adapter"]:
+        reason = "it would ignore the adapter" if settings["adapter"] else "it is not installed; see --vllm_python"
+        left_out["vLLM"] = reason
+        return []
+    print("starting vLLM, which takes about a minute", file=sys.stderr)
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    model.save_pretrained(folder)
+    longest, sequences = max(work.longest for work in works), max(len(work.new) for work in works)
+    vllm = VllmContender(python, folder, settings["dtype"], settings["threads"], longest, sequences)
+    return [stack.enter_context(closing(vllm))]
+
+
+def _measure(
+    work: Workload, contenders: Sequence[Contender], one_by_one: Contender, rounds: int
+) -> WorkloadMeasurement:
+    answers: dict[str, list[Tokens]] = {}
+
+    def answer_by(contender: Contender) -> Callable[[], None]:
+        return lambda: answers.update({contender.name: contender.answer(work)})
+
+    title = f"{work.name}, {work.useful_tokens} tokens by {len(contenders)} contenders"
+    times = time_interleaved({contender.name: answer_by(contender) for contender in contenders}, rounds, title)
+    expected = answers.get(one_by_one.name) or one_by_one.answer(work)
+    engine = times[contenders[0].name]
+    speeds = (
+        Speed(
+            name,
+            work.useful_tokens / taken.median,
+            engine.speed_over(taken),
+            sum(tokens == others for tokens, others in zip(answers[name], expected, strict=True)),
+            taken.seconds,
+        )
+        for name, taken in times.items()
+    )
+    return WorkloadMeasurement(work.name, work.description, len(work.new), tuple(speeds))
+
+
+def _compare(work: WorkloadMeasurement) -> Comparison:
+    rows = []
+    for speed in work.ways:
+        figures: dict[str, Figure] = {
+            "useful tokens/s": speed.tokens_per_second,
+            "as generate has it": f"{speed.same} of {work.requests}",
+        }
+        rows.append(Row(speed.way, {} if speed is work.ways[0] else {"the engine is": speed.ratio}, figures))
+    return Comparison(f"{work.name}: {work.description}", tuple(rows))

@@ -1,0 +1,131 @@
+"""Server benchmark: one model for all servers, and the requested measurements."""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.utils.logging import disable_progress_bar
+
+from slm_bench.errors import BenchError
+from slm_bench.harness.presenter import present
+from slm_bench.harness.processes import find_interpreter, sigterm_as_exception
+from slm_bench.harness.provenance import new_result
+from slm_bench.harness.result_file import Findings, ResultFile
+from slm_bench.serve import disconnects, overhead, overload, sigterm, throughput, vllm_load_generator
+from slm_bench.serve.arguments import MEASUREMENTS
+from slm_bench.serve.client.prompts import Prompts
+from slm_bench.serve.servers import programs
+from slm_bench.serve.servers.cores import bound, two_cores
+from slm_bench.serve.servers.processes import Program, Server, running
+from slm_bench.serve.setting import FULL, Setting, Sizes
+from slm_kv import load
+
+VLLM_MISSING = "it is not installed; see --vllm_python"
+TRANSFORMERS_MISSING = "it needs pip install 'transformers[serving]'; see --transformers_python"
+
+
+def run(arguments: argparse.Namespace, sizes: Sizes | None = None) -> int:
+    """Measure and present; return the exit code."""
+    disable_progress_bar()
+    sizes = sizes or (FULL if arguments.full else Sizes())
+    return present(measure(arguments, sizes), arguments.json, arguments.plot)
+
+
+def measure(arguments: argparse.Namespace, sizes: Sizes) -> ResultFile:
+    """Load the model, start servers and measure. Raises BenchError for unusable flags and for servers that fail."""
+    requested = arguments.only or MEASUREMENTS
+    if arguments.plot and "throughput" not in requested:
+        raise BenchError("--plot shows the throughput, which --only leaves out; add it to --only")
+    pythons = (
+        find_interpreter("vllm_python", arguments.vllm_python, ["vllm"]),
+        find_interpreter("transformers_python", arguments.transformers_python, programs.TRANSFORMERS_MODULES),
+    )
+    loaded = load(arguments.model_path, dtype=getattr(torch, arguments.dtype), device="cpu")
+    _check_model(arguments.model_path, loaded.model, sizes)
+    cores = two_cores()
+    with tempfile.TemporaryDirectory() as folder, bound(cores.client), sigterm_as_exception():
+        loaded.model.save_pretrained(folder)
+        loaded.tokenizer.save_pretrained(folder)
+        logs = Path(folder, "logs")
+        logs.mkdir()
+        flags = {name: getattr(arguments, name) for name in ("dtype", "rounds", "requests", "concurrency")}
+        setting = Setting(arguments.model_path, folder, str(logs), cores=cores, sizes=sizes, **flags)
+        return new_result("serve", setting.as_json(), _measure(setting, loaded, requested, pythons))
+
+
+def _measure(
+    setting: Setting, loaded: Any, requested: tuple[str, ...], pythons: tuple[str | None, str | None]
+) -> Findings:
+    prompts = Prompts(loaded.tokenizer, setting.sizes.prompt)
+    findings = Findings({"speeds": [], "vllm_client": []} | dict.fromkeys(MEASUREMENTS[1:]))
+    with ExitStack() as stack:
+        ours = _start(programs.slm_serve(setting), setting, stack)
+        if "throughput" in requested:
+            _compare_servers(findings, setting, ours, prompts, pythons)
+        if "overhead" in requested:
+            costs = overhead.measure(setting, ours, loaded, prompts)
+            findings.samples["overhead"] = costs
+            findings.comparisons.append(overhead.compare(costs))
+        if "overload" in requested:
+            add_stress(findings, "overload", overload.measure(setting, ours, prompts))
+        if "disconnects" in requested:
+            add_stress(findings, "disconnects", disconnects.measure(setting, ours, prompts))
+    if "sigterm" in requested:
+        add_stress(findings, "sigterm", sigterm.measure(setting, prompts))
+    return findings
+
+
+def add_stress(
+    findings: Findings, name: str, measured: overload.Overload | disconnects.Disconnects | sigterm.Sigterm
+) -> None:
+    """Add one of the measurements under stress and its guarantees."""
+    findings.samples[name] = measured
+    findings.guarantees += measured.guarantees
+
+
+def _compare_servers(
+    findings: Findings, setting: Setting, ours: Server, prompts: Prompts, pythons: tuple[str | None, str | None]
+) -> None:
+    """Start the peers, which run only while they are compared."""
+    with ExitStack() as stack:
+        peers = [_start(program, setting, stack) for program in _peers(findings, setting, pythons)]
+        speeds = throughput.measure(setting, [ours, *peers], prompts)
+        findings.samples["speeds"] = speeds
+        findings.comparisons.append(throughput.compare(speeds))
+        if pythons[0]:
+            by_vllm = vllm_load_generator.measure(setting, [ours, *peers[:1]], pythons[0])
+            findings.samples["vllm_client"] = by_vllm
+            findings.comparisons.append(vllm_load_generator.compare(by_vllm))
+            findings.guarantees += by_vllm[0].guarantees
+
+
+def _peers(findings: Findings, setting: Setting, pythons: tuple[str | None, str | None]) -> Iterator[Program]:
+    """Yield the servers to compare with, vLLM first."""
+    vllm, transformers = pythons
+    if vllm:
+        yield programs.vllm(setting, vllm)
+    else:
+        findings.left_out["vLLM"] = VLLM_MISSING
+    if transformers:
+        yield programs.transformers_serve(setting, transformers, continuous=True)
+        yield programs.transformers_serve(setting, transformers, continuous=False)
+    else:
+        findings.left_out["transformers serve"] = TRANSFORMERS_MISSING
+
+
+def _start(program: Program, setting: Setting, stack: ExitStack) -> Server:
+    print(f"starting {program.name}", file=sys.stderr)
+    return stack.enter_context(running(program, setting.logs, setting.cores.server))
+
+
+def _check_model(name: str, model: Any, sizes: Sizes) -> None:
+    if hasattr(model, "peft_config"):
+        raise BenchError(f"{name} is an adapter, which not all servers can load; merge it first")
+    tokens, positions = sizes.prompt + sizes.new, model.config.max_position_embeddings
+    if tokens > positions:
+        raise BenchError(f"requests of {tokens} tokens do not fit {name}, which has {positions} positions")

@@ -1,0 +1,40 @@
+"""Prompts: excerpts of stories with an exact number of tokens, all different."""
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+from slm_bench.errors import BenchError
+from slm_bench.kv.engine.workload import endless_texts
+
+TRIES = 100
+
+
+class Prompts:
+    """Endless prompts, the same in each run. They start in the middle of a story, so no prefix cache helps."""
+
+    def __init__(self, tokenizer: Any, tokens: int) -> None:
+        self._tokenizer, self._tokens = tokenizer, tokens
+        self._special = len(self._encode("", special=True))
+        self._random = random.Random(0)
+        self._texts = endless_texts(lambda text: self._encode(text, special=False))
+
+    def take(self, count: int) -> list[str]:
+        """Return the next ``count`` prompts. Raises BenchError if the tokenizer never reproduces an excerpt."""
+        return [next(self._matching()) for _ in range(count)]
+
+    def _matching(self) -> Iterator[str]:
+        for _ in range(TRIES):
+            prompt = self._excerpt(next(self._texts))
+            # Decoding and encoding again, as the server does, may give another number of tokens.
+            if len(self._encode(prompt, special=True)) == self._tokens:
+                yield prompt
+        raise BenchError(f"of {TRIES} excerpts this tokenizer reads none as {self._tokens} tokens; use another model")
+
+    def _excerpt(self, ids: list[int]) -> str:
+        length = self._tokens - self._special
+        first = self._random.randrange(max(len(ids) - length, 1))
+        return str(self._tokenizer.decode(ids[first : first + length]))
+
+    def _encode(self, text: str, special: bool) -> list[int]:
+        return list(self._tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"])
