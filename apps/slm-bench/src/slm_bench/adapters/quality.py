@@ -67,18 +67,13 @@ class Texts:
 
 @dataclass(frozen=True)
 class Learnt:
-    """What one method learnt; field names are JSON keys.
-
-    Args:
-        tried: loss by learning rate on the first seed; empty without a search.
-        losses: held-out loss in nats per token, by seed.
-    """
+    """What one method learnt; field names are JSON keys."""
 
     name: str
-    trainable: int
+    trainable: int  # parameters
     rate: float
-    tried: dict[float, float]
-    losses: tuple[float, ...]
+    tried: dict[float, float]  # loss by learning rate on the first seed; empty without a search
+    losses: tuple[float, ...]  # held-out loss in nats per token, by seed
 
 
 def read_texts(corpus: Corpus, tokenizer: Any, steps: int, eval_rows: int, device: Any) -> Texts:
@@ -140,10 +135,7 @@ def search_rate(rates: Sequence[float], run: Callable[[float], float]) -> dict[f
 def measure(
     base: Any, targets: Sequence[str], texts: Texts, *, seeds: int, full: bool
 ) -> tuple[list[Learnt], dict[str, str]]:
-    """Train each method on every seed.
-
-    Args:
-        full: all methods, each after a search for its learning rate.
+    """Train each method on every seed; with ``full``, all methods, each after a search for its learning rate.
 
     Returns:
         What each learnt, and the methods that do not fit the base with the reason.

@@ -18,18 +18,13 @@ from slm_train import LiveTensors
 
 @dataclass(frozen=True)
 class StepCost:
-    """Cost of one method; field names are JSON keys.
-
-    Args:
-        saved: bytes that autograd saves for the backward pass.
-        peak: maximum bytes of tensors alive during a step, without the base's weights.
-    """
+    """Cost of one method; field names are JSON keys."""
 
     name: str
-    trainable: int
+    trainable: int  # parameters
     times: Times
-    saved: int
-    peak: int
+    saved: int  # bytes that autograd saves for the backward pass
+    peak: int  # maximum bytes of tensors alive during a step, without the base's weights
 
 
 def measure(contenders: Sequence[Contender], input_ids: Tensor, rounds: int) -> list[StepCost]:

@@ -16,11 +16,7 @@ def _without_nulls(values: Any) -> Any:
     """Drop entries that were not finite when the file was written: they are null in JSON."""
     if not isinstance(values, dict):
         return values
-    return {name: value for name, value in values.items() if value is not None and not _has_null(value)}
-
-
-def _has_null(value: Any) -> bool:
-    return isinstance(value, list) and None in value
+    return {name: value for name, value in values.items() if None not in (value if type(value) is list else [value])}
 
 
 def _within_spread(ratio: Ratio) -> Ratio:
@@ -37,16 +33,11 @@ Figures = Annotated[Mapping[str, Figure], BeforeValidator(_without_nulls)]
 
 @dataclass(frozen=True)
 class Row:
-    """One contender.
-
-    Args:
-        ratios: by column name; empty for the reference that the others are compared with.
-        figures: by column name, which includes the unit.
-    """
+    """One contender."""
 
     name: str
-    ratios: Ratios = field(default_factory=dict)
-    figures: Figures = field(default_factory=dict)
+    ratios: Ratios = field(default_factory=dict)  # by column; empty for the reference of the others
+    figures: Figures = field(default_factory=dict)  # by column, whose name includes the unit
 
 
 @dataclass(frozen=True)

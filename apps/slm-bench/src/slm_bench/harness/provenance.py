@@ -4,7 +4,7 @@ import os
 import platform
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +49,9 @@ def machine(device: torch.device | str = "cpu") -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the installed packages that matter here."""
-    found = {"python": platform.python_version()}
-    for name in (*OUR_PACKAGES, *PEERS):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:  # an optional peer
-            continue
-    return found
+    installed = {package.name: package.version for package in distributions()}
+    packages = {name: installed[name] for name in (*OUR_PACKAGES, *PEERS) if name in installed}
+    return {"python": platform.python_version()} | packages
 
 
 def cpu_name() -> str:

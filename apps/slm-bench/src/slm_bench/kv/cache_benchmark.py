@@ -24,23 +24,17 @@ PLOT = "outputs/kv"
 
 @dataclass(frozen=True)
 class CacheMeasurement:
-    """One number of new tokens; field names are JSON keys. Tokens are counted over the whole batch.
-
-    Args:
-        ratio: speed with the cache over speed without.
-        bandwidth_share: bytes of weights and cache read per decoded token, over what the machine reads in that time.
-        seconds: of all rounds, for the contenders ``on``, ``off`` and ``first`` (time to the first token).
-    """
+    """One number of new tokens; field names are JSON keys. Tokens are counted over the whole batch."""
 
     new_tokens: int
     tokens_per_second_on: float
     tokens_per_second_off: float
-    ratio: Ratio
+    ratio: Ratio  # speed with the cache over speed without
     first_token_seconds: float
     cache_bytes: int
     same_tokens: bool
-    bandwidth_share: float
-    seconds: dict[str, Times]
+    bandwidth_share: float  # bytes of weights and cache per decoded token, over what the machine reads meanwhile
+    seconds: dict[str, Times]  # of the contenders on, off, and first: time to the first token
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -11,19 +11,13 @@ from slm_bench.report.gathering import Run
 
 @dataclass(frozen=True)
 class Line:
-    """One contender in one run.
-
-    Args:
-        ratio: the first ratio, which is drawn.
-        cells: texts of all ratios, then of all figures.
-        first: whether it is the first line of its contender.
-    """
+    """One contender in one run."""
 
     name: str
     run: str
-    ratio: Ratio | None
-    cells: tuple[str, ...]
-    first: bool
+    ratio: Ratio | None  # the first ratio, which is drawn
+    cells: tuple[str, ...]  # texts of all ratios, then of all figures
+    first: bool  # whether it is the first line of its contender
 
 
 @dataclass(frozen=True)

@@ -21,18 +21,12 @@ AFTER_ANSWER = "after the answer"  # which arrived before the client left
 
 @dataclass(frozen=True)
 class Disconnects:
-    """What was observed; field names are JSON keys.
+    """What was observed; field names are JSON keys."""
 
-    Args:
-        left: number of clients by the moment they left.
-        held: sequences and pages in use afterwards.
-        next: reply to the request that followed, which asked for ``new`` tokens.
-    """
-
-    left: dict[str, int]
-    held: dict[str, int]
-    next: Reply
-    new: int
+    left: dict[str, int]  # number of clients by the moment they left
+    held: dict[str, int]  # sequences and pages in use afterwards
+    next: Reply  # to the request that followed
+    new: int  # tokens that it asked for
 
     @property
     def guarantees(self) -> list[Guarantee]:

@@ -23,19 +23,13 @@ ENGINE_ALONE = "the engine alone"
 
 @dataclass(frozen=True)
 class HttpCost:
-    """One contender over all rounds of the same number of tokens; field names are JSON keys.
-
-    Args:
-        cpu: CPU seconds of the server, or of the engine's thread.
-        ratio: speed over that of the engine alone.
-        cpu_ratio: the same by CPU seconds, on which other load on the core has no influence.
-    """
+    """One contender over all rounds of the same number of tokens; field names are JSON keys."""
 
     name: str
     seconds: Times
-    cpu: Times
-    ratio: Ratio
-    cpu_ratio: Ratio
+    cpu: Times  # CPU seconds of the server, or of the engine's thread
+    ratio: Ratio  # speed over that of the engine alone
+    cpu_ratio: Ratio  # the same by CPU seconds, which other load on the core does not influence
 
 
 @dataclass(frozen=True)

@@ -23,24 +23,16 @@ TOO_MANY_REQUESTS = 429
 
 @dataclass(frozen=True)
 class Overload:
-    """What clients and server observed; field names are JSON keys.
-
-    Args:
-        statuses: number of replies by HTTP status.
-        accepted: seconds of each reply with status 200.
-        unfinished: accepted requests that got fewer tokens than requested.
-        rss_before: resident memory of the server in bytes, ``rss_after`` at the end.
-        held: sequences and pages in use at the end.
-    """
+    """What clients and server observed; field names are JSON keys."""
 
     clients: int
     seconds: float
-    statuses: dict[int, int]
-    accepted: tuple[float, ...]
-    unfinished: int
-    rss_before: int
+    statuses: dict[int, int]  # number of replies by HTTP status
+    accepted: tuple[float, ...]  # seconds of each reply with status 200
+    unfinished: int  # accepted requests that got fewer tokens than requested
+    rss_before: int  # resident memory of the server in bytes
     rss_after: int
-    held: dict[str, int]
+    held: dict[str, int]  # sequences and pages in use at the end
 
     @property
     def guarantees(self) -> list[Guarantee]:
@@ -49,7 +41,9 @@ class Overload:
         if self.accepted:
             median, p99 = statistics.median(self.accepted), percentile(self.accepted, 99)
             latency += f"; {median:.1f} s in the median, p99 {p99:.1f} s"
-        memory = f"{self.rss_before / 1e6:.0f} MB before, {self.rss_after / 1e6:.0f} MB after"
+        memory = (
+            f"{format_counts(self.held)}; {self.rss_before / 1e6:.0f} MB before, {self.rss_after / 1e6:.0f} MB after"
+        )
         allowed = set(self.statuses) == {200, TOO_MANY_REQUESTS}
         return [
             Guarantee("an overloaded server answers 200 or 429", allowed, load),

@@ -22,21 +22,14 @@ DRAIN_SECONDS = 600.0
 
 @dataclass(frozen=True)
 class Sigterm:
-    """What was observed; field names are JSON keys.
-
-    Args:
-        in_flight: requests that were unanswered when the signal was sent.
-        unfinished: replies with fewer tokens than requested.
-        seconds: from the signal to the end of the process.
-        exit_code: None if the process did not end.
-    """
+    """What was observed; field names are JSON keys."""
 
     requests: int
-    in_flight: int
-    statuses: dict[int, int]
-    unfinished: int
-    seconds: float
-    exit_code: int | None
+    in_flight: int  # unanswered when the signal was sent
+    statuses: dict[int, int]  # number of replies by HTTP status
+    unfinished: int  # replies with fewer tokens than requested
+    seconds: float  # from the signal to the end of the process
+    exit_code: int | None  # None if the process did not end
 
     @property
     def guarantees(self) -> list[Guarantee]:

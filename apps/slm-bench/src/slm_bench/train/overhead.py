@@ -5,7 +5,7 @@ own: forward, backward, clipping, optimizer. Then runs with a checkpoint after e
 """
 
 import tempfile
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from itertools import islice
 from typing import Any
 
@@ -20,51 +20,36 @@ from slm_bench.train.slm_trainers import NEVER, budget_trainer
 from slm_bench.train.step_timing import StepTimer, synchronized_time, train_quietly
 from slm_train import BudgetTrainer, MicroBatch, Shares, make_micro_batches
 
-
-@dataclass
-class Overhead:
-    """Seconds; field names are JSON keys.
-
-    Args:
-        loop: of steps of the loop, ``bare`` of the same steps without it.
-        kept: of runs with a checkpoint after every step, ``without`` of runs without.
-        waited: share of ``kept`` that the loop waited for checkpoints.
-    """
-
-    loop: list[float] = field(default_factory=list)
-    bare: list[float] = field(default_factory=list)
-    kept: list[float] = field(default_factory=list)
-    without: list[float] = field(default_factory=list)
-    waited: list[float] = field(default_factory=list)
+# Seconds of steps in the loop and bare, of runs with a checkpoint after every step and without; then the share of the
+# former that the loop waited for checkpoints. These are JSON keys.
+SAMPLES = ("loop", "bare", "kept", "without", "waited")
 
 
-def measure(inputs: Inputs) -> Overhead:
-    """Measure all rounds; the round's number is the seed."""
-    overhead = Overhead()
+def measure(inputs: Inputs) -> dict[str, list[float]]:
+    """Return ``SAMPLES`` of all rounds; the round's number is the seed."""
+    samples: dict[str, list[float]] = {name: [] for name in SAMPLES}
     for seed in range(inputs.options.rounds):
         bare = _run_with_bare_steps(inputs, seed)
-        overhead.loop += bare.loop_seconds[1:]  # the first step warms up
-        overhead.bare += bare.bare_seconds[1:]
         timers = {interval: _run(inputs, seed, interval) for interval in order_of_round((1, NEVER), seed)}
-        kept = timers[1]
-        overhead.kept.append(kept.seconds)
-        overhead.without.append(timers[NEVER].seconds)
-        overhead.waited.append((kept.waits[-1] - kept.waits[0]) / kept.seconds)
-    return overhead
+        kept, without = timers[1], timers[NEVER]
+        waited = (kept.waits[-1] - kept.waits[0]) / kept.seconds
+        # The first step warms up.
+        steps = bare.loop_seconds[1:], bare.bare_seconds[1:]
+        for name, values in zip(SAMPLES, (*steps, [kept.seconds], [without.seconds], [waited]), strict=True):
+            samples[name] += values
+    return samples
 
 
-def compare(overhead: Overhead) -> Comparison:
+def compare(samples: Mapping[str, list[float]]) -> Comparison:
     """Return times over those without a loop, and without checkpoints."""
+    loop, bare, kept, without, waited = (samples[name] for name in SAMPLES)
+    share = f"{spread_of(waited)[0]:.2%}"
     rows = (
-        Row(
-            "the loop",
-            {"time / without": paired_ratio(overhead.loop, overhead.bare)},
-            {"samples": len(overhead.loop)},
-        ),
+        Row("the loop", {"time / without": paired_ratio(loop, bare)}, {"samples": len(loop)}),
         Row(
             "a checkpoint after every step",
-            {"time / without": paired_ratio(overhead.kept, overhead.without)},
-            {"samples": len(overhead.kept), "of the time waited for": f"{spread_of(overhead.waited)[0]:.2%}"},
+            {"time / without": paired_ratio(kept, without)},
+            {"samples": len(kept), "of the time waited for": share},
         ),
     )
     return Comparison("what the loop and its checkpoints cost", rows)

@@ -24,19 +24,14 @@ MIN_CALLS = 20  # per round: a single call takes microseconds, too short to time
 
 @dataclass(frozen=True)
 class AttentionMeasurement:
-    """Times of one layer; field names are JSON keys.
-
-    Args:
-        ratio: speed over pages, relative to contiguous keys.
-        difference: maximum absolute difference of the outputs.
-    """
+    """Times of one layer; field names are JSON keys."""
 
     sequences: int
     tokens: int
     paged: Times
     contiguous: Times
-    ratio: Ratio
-    difference: float
+    ratio: Ratio  # speed over pages, relative to contiguous keys
+    difference: float  # maximum absolute difference of the outputs
 
 
 @dataclass(frozen=True)

@@ -40,18 +40,12 @@ PACKED = "HF generate, linears packed by slm-kv"
 
 @dataclass(frozen=True)
 class Speed:
-    """One contender on one workload; field names are JSON keys.
+    """One contender on one workload; field names are JSON keys."""
 
-    Args:
-        way: name of the contender.
-        ratio: how many times as fast the engine is.
-        same: number of requests that got the same tokens as from ``generate`` one by one.
-    """
-
-    way: str
+    way: str  # name of the contender
     tokens_per_second: float
-    ratio: Ratio
-    same: int
+    ratio: Ratio  # how many times as fast the engine is
+    same: int  # number of requests that got the same tokens as from generate one by one
     seconds: tuple[float, ...]
 
 
@@ -93,10 +87,12 @@ def measure(arguments: argparse.Namespace, sizes: Sizes) -> ResultFile:
         "rounds": arguments.rounds or ROUNDS,
         "page_size": PAGE_SIZE,
     }
-    left_out: dict[str, str] = {}
+    left_out = {} if python else {"vLLM": "it is not installed; see --vllm_python"}
+    if settings["adapter"]:
+        python, left_out = None, {"vLLM": "it would ignore the adapter"}
     with ExitStack() as stack:
         one_by_one = GenerateContender(model, 1)
-        vllm = _start_vllm(settings, model, works, python, left_out, stack)
+        vllm = [_start_vllm(settings, model, works, python, stack)] if python else []
         lineups = _lineups(model, one_by_one, works, vllm, stack)
         measured = [
             _measure(work, contenders, one_by_one, settings["rounds"])
@@ -150,24 +146,15 @@ def _lineups(
 
 
 def _start_vllm(
-    settings: dict[str, Any],
-    model: Any,
-    works: Sequence[Workload],
-    python: str | None,
-    left_out: dict[str, str],
-    stack: ExitStack,
-) -> list[Contender]:
-    """Start vLLM on the model's own weights; if that is impossible, add the reason to ``left_out``."""
-    if python is None or settings["adapter"]:
-        reason = "it would ignore the adapter" if settings["adapter"] else "it is not installed; see --vllm_python"
-        left_out["vLLM"] = reason
-        return []
+    settings: dict[str, Any], model: Any, works: Sequence[Workload], python: str, stack: ExitStack
+) -> VllmContender:
+    """Start vLLM on the model's own weights."""
     print("starting vLLM, which takes about a minute", file=sys.stderr)
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
     model.save_pretrained(folder)
     longest, sequences = max(work.longest for work in works), max(len(work.new) for work in works)
     vllm = VllmContender(python, folder, settings["dtype"], settings["threads"], longest, sequences)
-    return [stack.enter_context(closing(vllm))]
+    return stack.enter_context(closing(vllm))
 
 
 def _measure(

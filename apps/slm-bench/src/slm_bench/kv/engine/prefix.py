@@ -17,13 +17,13 @@ PROMPT_TOKENS, UNKNOWN_TOKENS = 544, 32
 
 @dataclass(frozen=True)
 class PrefixMeasurement:
-    """Times to the first token; field names are JSON keys. ``ratio``: speed with the known prefix over without."""
+    """Times to the first token; field names are JSON keys."""
 
     prompt_tokens: int
     known_tokens: int
     unknown: Times
     known: Times
-    ratio: Ratio
+    ratio: Ratio  # speed with the known prefix over without
     same_tokens: bool
 
 

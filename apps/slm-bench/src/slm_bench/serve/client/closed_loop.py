@@ -16,20 +16,13 @@ NO_ANSWER = 0  # status of a reply that never came
 
 @dataclass(frozen=True)
 class Reply:
-    """A reply; field names are JSON keys. Seconds count from sending the request.
-
-    Args:
-        first: seconds to the first piece of text; without streaming, to the end.
-        last: seconds to the last piece of text.
-        tokens: as counted by the server.
-        error: what the server reported instead of, or after, a text.
-    """
+    """A reply; field names are JSON keys. Seconds count from sending the request."""
 
     status: int
-    first: float
-    last: float
-    tokens: int
-    error: str = ""
+    first: float  # seconds to the first piece of text; without streaming, to the end
+    last: float  # seconds to the last piece of text
+    tokens: int  # as counted by the server
+    error: str = ""  # what the server reported instead of, or after, a text
 
     @property
     def each(self) -> float:

@@ -25,26 +25,21 @@ STOP_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Program:
-    """How to start a server and what to send it.
-
-    Args:
-        ready: path that answers 200 once the server is ready.
-        request_fields: fields of a request that prevent an early end and return the token count.
-    """
+    """How to start a server and what to send it."""
 
     name: str
     command: Sequence[str]
-    model: str
-    ready: str = "/health"
+    model: str  # its name in requests
+    ready: str = "/health"  # path that answers 200 once the server is ready
     environment: Mapping[str, str] = field(default_factory=dict)
-    request_fields: Mapping[str, Any] = field(default_factory=dict)
+    request_fields: Mapping[str, Any] = field(default_factory=dict)  # prevent an early end, request the token count
 
 
 class Server:
     """A running ``program`` on ``core``, listening on a free port of the loopback interface; end it with ``stop``."""
 
     def __init__(self, program: Program, logs: str, core: int | None) -> None:
-        self.program, self.port = program, _free_port()
+        self.program, self.name, self.port = program, program.name, _free_port()
         self._log = Path(logs) / f"{program.name.replace(' ', '_')}_{self.port}.log"
         with self._log.open("w") as log, bound(core):
             self._process = subprocess.Popen(
@@ -55,10 +50,6 @@ class Server:
                 env=os.environ | program.environment,
                 start_new_session=True,
             )
-
-    @property
-    def name(self) -> str:
-        return self.program.name
 
     def wait_until_ready(self) -> None:
         """Poll until it is ready. Raises BenchError if it ends instead or takes longer than ``START_SECONDS``."""
