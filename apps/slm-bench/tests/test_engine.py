@@ -16,8 +16,8 @@ from slm_bench.cli import main
 from slm_bench.errors import BenchError
 from slm_bench.kv.arguments import add_kv
 from slm_bench.kv.engine import attention, benchmark, prefix
-from slm_bench.kv.engine.contenders import Contender, ContinuousBatchingContender, EngineContender, GenerateContender
-from slm_bench.kv.engine.vllm_process import VllmContender
+from slm_bench.kv.engine.contenders import Contender, ContinuousBatching, Generate, SlmEngine
+from slm_bench.kv.engine.vllm_process import Vllm
 from slm_bench.kv.engine.workload import Sizes, Tokens, Workload, mixed_workload, uniform_workload
 from slm_kv import load
 
@@ -64,10 +64,10 @@ def tokenizer(loaded: Any) -> Any:
 
 
 def contenders(model: Any) -> Iterator[Contender]:
-    yield GenerateContender(model, 1)
-    yield EngineContender(model, max_sequences=3, pages=12)
-    yield GenerateContender(model, 3)
-    yield ContinuousBatchingContender(model, 256)
+    yield Generate(model, 1)
+    yield SlmEngine(model, max_sequences=3, pages=12)
+    yield Generate(model, 3)
+    yield ContinuousBatching(model, 256)
 
 
 def test_every_contender_gives_each_request_the_tokens_of_generate_one_by_one(loaded: Any) -> None:
@@ -139,7 +139,7 @@ def test_attention_over_scattered_pages_equals_that_over_contiguous_keys(loaded:
 
 
 def test_vllm_answers_one_line_per_workload_and_ends_when_closed(stand_in: str, tmp_path: Path) -> None:
-    with closing(VllmContender(stand_in, tmp_path, "float32", threads=1, max_tokens=64, sequences=4)) as contender:
+    with closing(Vllm(stand_in, tmp_path, "float32", threads=1, max_tokens=64, sequences=4)) as contender:
         assert contender.name == "vLLM 0.0"
         assert contender.answer(Workload("two", ([5, 6], [1]), (3, 2))) == [[7, 8, 9], [2, 3]]
         assert contender.answer(Workload("one", ([3],), (1,))) == [[4]]
@@ -150,11 +150,11 @@ def test_vllm_answers_one_line_per_workload_and_ends_when_closed(stand_in: str, 
 
 def test_a_vllm_that_does_not_start_says_why(stand_in: str, tmp_path: Path) -> None:
     with pytest.raises(BenchError, match=r"^vLLM ended: ValueError: no memory for 99$"):
-        VllmContender(stand_in, tmp_path, "float32", threads=1, max_tokens=64, sequences=99)
+        Vllm(stand_in, tmp_path, "float32", threads=1, max_tokens=64, sequences=99)
 
 
 def test_a_vllm_that_ends_between_two_answers_says_why(stand_in: str, tmp_path: Path) -> None:
-    with closing(VllmContender(stand_in, tmp_path, "float32", threads=1, max_tokens=64, sequences=4)) as contender:
+    with closing(Vllm(stand_in, tmp_path, "float32", threads=1, max_tokens=64, sequences=4)) as contender:
         for _ in range(2):  # while it answers, and when it has been gone for a while
             with pytest.raises(BenchError, match=r"^vLLM ended: killed$"):
                 contender.answer(Workload("unlucky", ([1],) * 13, (1,) * 13))

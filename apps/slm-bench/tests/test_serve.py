@@ -147,7 +147,7 @@ def test_a_broken_guarantee_is_named_and_the_exit_code_is_1(
     measured: Any, broken: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     findings = Findings()
-    benchmark.add_stress(findings, type(measured).__name__.lower(), measured)
+    findings.add("measured", measured, guarantees=measured.guarantees)
     (guarantee,) = [guarantee for guarantee in findings.guarantees if not guarantee.holds]
     assert broken in guarantee.statement
     monkeypatch.setattr(benchmark, "measure", lambda arguments, sizes: new_result("serve", {}, findings))

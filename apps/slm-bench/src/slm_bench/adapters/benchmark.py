@@ -15,7 +15,7 @@ from slm_bench.adapters.base_models import digest, load_base, load_in_four_bits,
 from slm_bench.adapters.contenders import Contender, make_contenders
 from slm_bench.adapters.methods import METHODS
 from slm_bench.errors import BenchError
-from slm_bench.harness.arguments import DISTILGPT2_SHAPE, SAMPLE
+from slm_bench.harness.arguments import DISTILGPT2_SHAPE, SAMPLE, settings_from
 from slm_bench.harness.presenter import present
 from slm_bench.harness.provenance import new_result
 from slm_bench.harness.result_file import Findings, ResultFile
@@ -41,6 +41,15 @@ class Setting:
     full: bool
 
 
+@dataclass(frozen=True)
+class Learning:
+    """Settings of ``quality``: runs of each method, and steps of a run. Field names are JSON keys."""
+
+    dataset: str
+    steps: int
+    seeds: int
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Measure and present; return the exit code."""
     disable_progress_bar()
@@ -63,14 +72,10 @@ def measure(arguments: argparse.Namespace) -> ResultFile:
         _measure_four_bits(findings, setting, path)
     if "quality" in requested:
         steps, seeds = (48, 3) if setting.full else (24, 1)
-        learning: dict[str, Any] = {
-            "dataset": arguments.dataset or SAMPLE,
-            "steps": arguments.steps or steps,
-            "seeds": arguments.seeds or seeds,
-        }
-        settings |= learning
+        learning = settings_from(Learning, arguments, dataset=SAMPLE, steps=steps, seeds=seeds)
+        settings |= asdict(learning)
         # A base that has learnt something: random weights of distilgpt2's shape would not show quality.
-        _measure_quality(findings, setting, arguments.model_path or SAMPLE, **learning)
+        _measure_quality(findings, setting, arguments.model_path or SAMPLE, learning)
     return new_result("adapters", settings, findings, device)
 
 
@@ -79,17 +84,10 @@ def _setting(arguments: argparse.Namespace, name: str, base: Any, device: str) -
     positions = base.config.max_position_embeddings
     if tokens > positions:
         raise BenchError(f"--tokens {tokens} do not fit {name}, which has {positions} positions")
-    return Setting(
-        model=name,
-        target_modules=check_targets(base, arguments.target_modules or default_targets(base)),
-        device=device,
-        threads=torch.get_num_threads(),
-        bf16=arguments.bf16,
-        batch_size=arguments.batch_size,
-        tokens=tokens,
-        rounds=arguments.rounds or (7 if arguments.full else 5),
-        full=arguments.full,
-    )
+    arguments.target_modules = check_targets(base, arguments.target_modules or default_targets(base))
+    rounds, threads = 7 if arguments.full else 5, torch.get_num_threads()
+    values = {"model": name, "device": device, "threads": threads, "tokens": tokens, "rounds": rounds}
+    return settings_from(Setting, arguments, **values)
 
 
 def _measure_costs(findings: Findings, setting: Setting, base: Any, requested: Sequence[str]) -> None:
@@ -102,8 +100,7 @@ def _measure_costs(findings: Findings, setting: Setting, base: Any, requested: S
     findings.guarantees += exactness.start_as_base(base, contenders, input_ids[:1])
     if "training" in requested:
         costs = training_steps.measure(contenders, input_ids, setting.rounds)
-        findings.samples["training"] = costs
-        findings.comparisons.append(training_steps.compare(costs, shape))
+        findings.add("training", costs, training_steps.compare(costs, shape))
     else:
         training_steps.warm_up(contenders, input_ids)
     findings.guarantees += exactness.stay_exact(contenders, input_ids[:1])
@@ -121,8 +118,7 @@ def _measure_decoding(
     models = {contender.name: contender.model for contender in contenders}
     rotating = decoding.without_cached_weights(models, share_weights) if cached else {}
     times = decoding.measure(models | rotating, setting.rounds * DECODING_ROUNDS)
-    findings.samples[title] = times
-    findings.comparisons.append(decoding.compare(times, title))
+    findings.add(title, times, decoding.compare(times, title))
 
 
 def _measure_four_bits(findings: Findings, setting: Setting, path: str | None) -> None:
@@ -139,15 +135,13 @@ def _measure_four_bits(findings: Findings, setting: Setting, path: str | None) -
     _measure_decoding(findings, setting, adapted, title, cached=False)
 
 
-def _measure_quality(
-    findings: Findings, setting: Setting, model_path: str, *, dataset: str, steps: int, seeds: int
-) -> None:
+def _measure_quality(findings: Findings, setting: Setting, model_path: str, learning: Learning) -> None:
+    dataset, steps = learning.dataset, learning.steps
     tokenizer = load(model_path, dtype=torch.float32, device="cpu").tokenizer
     base, eval_rows = load_base(model_path, setting.device), 160 if setting.full else 40
     texts = quality.read_texts(load_corpus(SourceOptions(dataset)), tokenizer, steps, eval_rows, base.device)
     before = quality.evaluate(base, texts.held_out)
-    learnt, left_out = quality.measure(base, default_targets(base), texts, seeds=seeds, full=setting.full)
+    learnt, left_out = quality.measure(base, default_targets(base), texts, seeds=learning.seeds, full=setting.full)
     title = f"quality on {dataset} from {model_path}, {steps} steps of {quality.BATCH_ROWS} x {quality.BLOCK_SIZE}"
-    findings.samples["quality"] = {"before": before, "learnt": learnt}
-    findings.comparisons.append(quality.compare(learnt, texts, before, title))
+    findings.add("quality", {"before": before, "learnt": learnt}, quality.compare(learnt, texts, before, title))
     findings.left_out |= left_out

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from slm_adapters import ButterflyModel
 from slm_bench.adapters.base_models import share_weights
-from slm_bench.adapters.methods import Method
+from slm_bench.adapters.methods import Configure, Method
 from slm_train import count_parameters
 
 LEARNING_RATE = 1e-2  # large enough for a few steps to move every method away from the base
@@ -64,7 +64,7 @@ def eval_logits(model: Any, input_ids: Tensor) -> Tensor:
     return logits
 
 
-def add_adapter(base: Any, method: Method, targets: Sequence[str]) -> Any:
+def add_adapter(base: Any, configure: Configure, targets: Sequence[str]) -> Any:
     """Return ``base`` with an adapter and shared weights. Raises ValueError if the method does not fit ``targets``."""
     torch.manual_seed(0)
     model = share_weights(base)
@@ -72,7 +72,7 @@ def add_adapter(base: Any, method: Method, targets: Sequence[str]) -> Any:
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="peft.tuners.boft")
-        return get_peft_model(model, method.configure(model, targets))
+        return get_peft_model(model, configure(model, targets))
 
 
 def make_contenders(
@@ -82,7 +82,7 @@ def make_contenders(
     contenders, left_out = [Contender(FROZEN, share_weights(base), None, bf16)], dict[str, str]()
     for method in methods:
         try:
-            model = add_adapter(base, method, targets).train()
+            model = add_adapter(base, method.configure, targets).train()
         except ValueError as error:
             left_out[method.name] = str(error)
             continue

@@ -18,7 +18,7 @@ from peft import BOFTConfig, LoraConfig, OFTConfig
 from torch import Tensor, nn
 
 from slm_bench.adapters.contenders import add_adapter
-from slm_bench.adapters.methods import Configure, Method, butterfly, peft_method
+from slm_bench.adapters.methods import Configure, butterfly, peft_method
 from slm_bench.harness.comparison import Comparison, Figure, Row
 from slm_bench.harness.interleaved_timing import spread_of
 from slm_data import Corpus
@@ -36,9 +36,6 @@ class Learner:
     configure: Configure
     rate: float
     always: bool = False
-
-    def adapt(self, base: Any, targets: Sequence[str]) -> Any:
-        return add_adapter(base, Method(self.name, self.configure), targets)
 
 
 LEARNERS = (
@@ -105,7 +102,7 @@ def evaluate(model: Any, held_out: Tensor) -> float:
 
 def train(base: Any, learner: Learner, targets: Sequence[str], texts: Texts, rate: float, *, seed: int) -> float:
     """Return the held-out loss after one run; infinity if it diverged to NaN."""
-    model = learner.adapt(base, targets).train()
+    model = add_adapter(base, learner.configure, targets).train()
     torch.manual_seed(seed)
     order = torch.randperm(len(texts.train)).split(BATCH_ROWS)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -146,7 +143,7 @@ def measure(
             continue
         print(f"quality: {learner.name}", file=sys.stderr)
         try:
-            trainable = count_parameters(learner.adapt(base, targets)).trainable
+            trainable = count_parameters(add_adapter(base, learner.configure, targets)).trainable
         except ValueError as error:
             left_out[learner.name] = str(error)
             continue

@@ -2,12 +2,15 @@
 
 import argparse
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import fields
+from typing import Any, TypeVar
 
 from slm_kv import positive_int
 
 SAMPLE = "sample"  # the built-in base model, tokenizer or corpus
 DISTILGPT2_SHAPE = "distilgpt2's shape, random weights"
+
+Settings = TypeVar("Settings")
 
 _SHARED: dict[str, dict[str, Any]] = {
     "model_path": {"help": "a folder, a model name on the hub, or sample: the built-in base model"},
@@ -49,6 +52,12 @@ def add_only(parser: argparse.ArgumentParser, choices: Sequence[str], default: s
     """Add ``--only NAME,...``, whose value is a tuple of names from ``choices`` in their order."""
     help = f"run only these of {','.join(choices)}; default: {default}"
     parser.add_argument("--only", type=names_from(choices), metavar="NAME,...", help=help)
+
+
+def settings_from(settings_class: type[Settings], arguments: argparse.Namespace, **values: Any) -> Settings:
+    """Return a settings dataclass from the flags of the same names; ``values`` are used where a flag is not set."""
+    flags: dict[str, Any] = {field.name: getattr(arguments, field.name, None) for field in fields(settings_class)}  # type: ignore[arg-type]
+    return settings_class(**flags | {name: flags[name] or value for name, value in values.items() if name in flags})
 
 
 def names_from(choices: Sequence[str]) -> Callable[[str], tuple[str, ...]]:

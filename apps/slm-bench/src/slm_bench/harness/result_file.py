@@ -1,6 +1,7 @@
 """Result files: the JSON that ``--json`` of every command writes, and how it is validated when read."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -27,6 +28,12 @@ class Findings:
     comparisons: list[Comparison] = field(default_factory=list)
     guarantees: list[Guarantee] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
+
+    def add(self, key: str, samples: Any, *compared: Comparison, guarantees: Sequence[Guarantee] = ()) -> None:
+        """Add one measurement: its samples under ``key``, comparisons and guarantees."""
+        self.samples[key] = samples
+        self.comparisons += compared
+        self.guarantees += guarantees
 
 
 class Results(BaseModel):

@@ -3,7 +3,7 @@
 import argparse
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 from slm_bench.errors import BenchError
+from slm_bench.harness.arguments import settings_from
 from slm_bench.harness.presenter import present
 from slm_bench.harness.processes import find_interpreter, sigterm_as_exception
 from slm_bench.harness.provenance import new_result
@@ -24,6 +25,8 @@ from slm_bench.serve.servers.cores import bound, two_cores
 from slm_bench.serve.servers.processes import Program, Server, running
 from slm_bench.serve.setting import FULL, Setting, Sizes
 from slm_kv import load
+
+Pythons = tuple[str | None, str | None]  # interpreters for vLLM and for transformers serve
 
 VLLM_MISSING = "it is not installed; see --vllm_python"
 TRANSFORMERS_MISSING = "it needs pip install 'transformers[serving]'; see --transformers_python"
@@ -53,14 +56,12 @@ def measure(arguments: argparse.Namespace, sizes: Sizes) -> ResultFile:
         loaded.tokenizer.save_pretrained(folder)
         logs = Path(folder, "logs")
         logs.mkdir()
-        flags = {name: getattr(arguments, name) for name in ("dtype", "rounds", "requests", "concurrency")}
-        setting = Setting(arguments.model_path, folder, str(logs), cores=cores, sizes=sizes, **flags)
+        temporary = {"folder": folder, "logs": str(logs)}
+        setting = settings_from(Setting, arguments, model=arguments.model_path, cores=cores, sizes=sizes, **temporary)
         return new_result("serve", setting.as_json(), _measure(setting, loaded, requested, pythons))
 
 
-def _measure(
-    setting: Setting, loaded: Any, requested: tuple[str, ...], pythons: tuple[str | None, str | None]
-) -> Findings:
+def _measure(setting: Setting, loaded: Any, requested: Sequence[str], pythons: Pythons) -> Findings:
     prompts = Prompts(loaded.tokenizer, setting.sizes.prompt)
     findings = Findings({"speeds": [], "vllm_client": []} | dict.fromkeys(MEASUREMENTS[1:]))
     with ExitStack() as stack:
@@ -69,42 +70,32 @@ def _measure(
             _compare_servers(findings, setting, ours, prompts, pythons)
         if "overhead" in requested:
             costs = overhead.measure(setting, ours, loaded, prompts)
-            findings.samples["overhead"] = costs
-            findings.comparisons.append(overhead.compare(costs))
+            findings.add("overhead", costs, overhead.compare(costs))
         if "overload" in requested:
-            add_stress(findings, "overload", overload.measure(setting, ours, prompts))
+            flooded = overload.measure(setting, ours, prompts)
+            findings.add("overload", flooded, guarantees=flooded.guarantees)
         if "disconnects" in requested:
-            add_stress(findings, "disconnects", disconnects.measure(setting, ours, prompts))
+            abandoned = disconnects.measure(setting, ours, prompts)
+            findings.add("disconnects", abandoned, guarantees=abandoned.guarantees)
     if "sigterm" in requested:
-        add_stress(findings, "sigterm", sigterm.measure(setting, prompts))
+        stopped = sigterm.measure(setting, prompts)
+        findings.add("sigterm", stopped, guarantees=stopped.guarantees)
     return findings
 
 
-def add_stress(
-    findings: Findings, name: str, measured: overload.Overload | disconnects.Disconnects | sigterm.Sigterm
-) -> None:
-    """Add one of the measurements under stress and its guarantees."""
-    findings.samples[name] = measured
-    findings.guarantees += measured.guarantees
-
-
-def _compare_servers(
-    findings: Findings, setting: Setting, ours: Server, prompts: Prompts, pythons: tuple[str | None, str | None]
-) -> None:
+def _compare_servers(findings: Findings, setting: Setting, ours: Server, prompts: Prompts, pythons: Pythons) -> None:
     """Start the peers, which run only while they are compared."""
     with ExitStack() as stack:
         peers = [_start(program, setting, stack) for program in _peers(findings, setting, pythons)]
         speeds = throughput.measure(setting, [ours, *peers], prompts)
-        findings.samples["speeds"] = speeds
-        findings.comparisons.append(throughput.compare(speeds))
+        findings.add("speeds", speeds, throughput.compare(speeds))
         if pythons[0]:
             by_vllm = vllm_load_generator.measure(setting, [ours, *peers[:1]], pythons[0])
-            findings.samples["vllm_client"] = by_vllm
-            findings.comparisons.append(vllm_load_generator.compare(by_vllm))
-            findings.guarantees += by_vllm[0].guarantees
+            comparison = vllm_load_generator.compare(by_vllm)
+            findings.add("vllm_client", by_vllm, comparison, guarantees=by_vllm[0].guarantees)
 
 
-def _peers(findings: Findings, setting: Setting, pythons: tuple[str | None, str | None]) -> Iterator[Program]:
+def _peers(findings: Findings, setting: Setting, pythons: Pythons) -> Iterator[Program]:
     """Yield the servers to compare with, vLLM first."""
     vllm, transformers = pythons
     if vllm:

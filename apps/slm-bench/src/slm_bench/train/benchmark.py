@@ -32,15 +32,12 @@ def measure(arguments: argparse.Namespace) -> ResultFile:
         findings.guarantees = exactness.check_all(inputs)
     if "budget" in requested:
         outcomes, findings.left_out = budget.measure(inputs)
-        findings.samples["budget"] = outcomes
-        findings.comparisons.append(budget.compare(outcomes))
+        findings.add("budget", outcomes, budget.compare(outcomes))
     if "packed" in requested:
         speeds = defaults.measure(inputs)
-        findings.samples["packed"] = speeds
-        findings.comparisons.append(defaults.compare(speeds))
+        findings.add("packed", speeds, defaults.compare(speeds))
     if "overhead" in requested:
         costs = overhead.measure(inputs)
-        findings.samples["overhead"] = costs
-        findings.comparisons.append(overhead.compare(costs))
+        findings.add("overhead", costs, overhead.compare(costs))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return new_result("train", asdict(options), findings, device)

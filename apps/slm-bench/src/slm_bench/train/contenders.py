@@ -40,7 +40,7 @@ def plain_trainer(inputs: Inputs, folder: str, seed: int) -> Outcome:
     """Run Hugging Face's Trainer on documents cut off at the block size; the rest is not trained on."""
     cut: Any = [ids[: inputs.options.block_size] for ids in inputs.documents]
     batch = inputs.options.batch
-    settings = _peer_arguments(inputs, folder, seed, batch, batch * statistics.mean(len(ids) - 1 for ids in cut))
+    settings = peer_arguments(inputs, folder, seed, batch, batch * statistics.mean(len(ids) - 1 for ids in cut))
     return _outcome(Trainer(inputs.new_model(seed, ours=False), TrainingArguments(**settings), pad, cut))
 
 
@@ -55,7 +55,7 @@ def trl_trainer(inputs: Inputs, folder: str, seed: int) -> Outcome:
         max_length=block,
         shuffle_dataset=True,
         gradient_checkpointing=False,
-        **_peer_arguments(inputs, folder, seed, batch, batch * block),
+        **peer_arguments(inputs, folder, seed, batch, batch * block),
     )
     texts = datasets.Dataset.from_dict({"input_ids": inputs.documents})
     model = inputs.new_model(seed, ours=False)
@@ -79,7 +79,7 @@ def pad(documents: list[list[int]], length: int = 0) -> MicroBatch:
     return {"input_ids": input_ids, "attention_mask": mask, "labels": input_ids.masked_fill(mask == 0, IGNORE_INDEX)}
 
 
-def _peer_arguments(inputs: Inputs, folder: str, seed: int, batch: int, micro_batch_tokens: float) -> dict[str, Any]:
+def peer_arguments(inputs: Inputs, folder: str, seed: int, batch: int, micro_batch_tokens: float) -> dict[str, Any]:
     """Return TrainingArguments of a peer whose steps hold about the token budget."""
     return {
         "output_dir": folder,

@@ -16,7 +16,7 @@ from transformers import Trainer, TrainingArguments
 
 from slm_bench.harness.comparison import Comparison, Row
 from slm_bench.harness.interleaved_timing import interleave, paired_ratio, spread_of
-from slm_bench.train.contenders import pad
+from slm_bench.train.contenders import pad, peer_arguments
 from slm_bench.train.inputs import Inputs
 from slm_bench.train.slm_trainers import flow_trainer
 from slm_bench.train.step_timing import tokens_per_second
@@ -60,15 +60,7 @@ def _slm_train(inputs: Inputs, folder: str) -> Any:
 def _plain_trainer(inputs: Inputs, folder: str) -> Any:
     options = inputs.options
     cut: Any = [ids[: options.block_size] for ids in inputs.documents]
-    settings = TrainingArguments(
-        folder,
-        max_steps=options.steps,
-        per_device_train_batch_size=options.batch,
-        report_to="none",
-        save_strategy="no",
-        remove_unused_columns=False,
-        dataloader_pin_memory=False,
-        disable_tqdm=True,
-    )
+    flags = peer_arguments(inputs, folder, 0, options.batch, options.budget)  # no accumulation
+    settings = TrainingArguments(**flags | {"bf16": False})
     model = inputs.new_model(0, ours=False, mode="baseline")
     return Trainer(model, settings, partial(pad, length=options.block_size), cut)

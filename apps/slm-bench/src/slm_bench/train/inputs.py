@@ -3,7 +3,7 @@
 import argparse
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoTokenizer, GPT2Config, GPT2LMHeadModel,
 
 from slm_adapters import LoraSettings, add_lora
 from slm_bench.errors import BenchError
-from slm_bench.harness.arguments import DISTILGPT2_SHAPE, SAMPLE
+from slm_bench.harness.arguments import DISTILGPT2_SHAPE, SAMPLE, settings_from
 from slm_data import Corpus, Documents, SourceOptions, load_corpus, sample_base, tokenize
 from slm_train import single_kernel_gelu
 
@@ -47,14 +47,10 @@ class Options:
 
 def options_from(arguments: argparse.Namespace) -> Options:
     """Return the options of a command line. Raises BenchError if they leave nothing to measure."""
-    defaults: dict[str, Any] = {"threads": torch.get_num_threads()}
-    if arguments.full:
-        defaults |= {"model": DISTILGPT2_SHAPE, "samples": 400, "budget": 2048, "micro": 1024}
-    else:
-        shape = "the built-in base's shape, random weights"
-        defaults |= {"model": shape, "samples": 120, "budget": 1024, "micro": 512}
-    values: dict[str, Any] = {field.name: getattr(arguments, field.name, None) for field in fields(Options)}
-    return Options(**values | {name: values[name] or default for name, default in defaults.items()})
+    model = DISTILGPT2_SHAPE if arguments.full else "the built-in base's shape, random weights"
+    samples, budget, micro = (400, 2048, 1024) if arguments.full else (120, 1024, 512)
+    sizes = {"samples": samples, "budget": budget, "micro": micro}
+    return settings_from(Options, arguments, model=model, threads=torch.get_num_threads(), **sizes)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ from slm_bench.harness.interleaved_timing import Ratio, Times, time_interleaved
 from slm_bench.kv.engine.contenders import PAGE_SIZE
 from slm_kv import LayerShape, PagedStorage, StepBatch, select_attention
 
+Layers = Sequence[tuple[Tensor, Tensor]]  # contiguous keys and values of each layer, [S, G, L, D]
+
 ROUNDS = 9
 MIN_CALLS = 20  # per round: a single call takes microseconds, too short to time
 
@@ -34,24 +36,15 @@ class AttentionMeasurement:
     difference: float  # maximum absolute difference of the outputs
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """Random queries, and for each layer contiguous keys and values as [S, G, L, D]."""
-
-    query_SHD: Tensor
-    layers: Sequence[tuple[Tensor, Tensor]]
-
-
 def measure(model: Any, sizes: Sequence[tuple[int, int]]) -> list[AttentionMeasurement]:
     """Measure layers of ``model``'s shape at each pair of (number of sequences, tokens of each)."""
-    return [_measure(_random_inputs(model, sequences, tokens)) for sequences, tokens in sizes]
+    return [_measure(*_random_inputs(model, sequences, tokens)) for sequences, tokens in sizes]
 
 
 @torch.inference_mode()
-def _measure(inputs: Inputs) -> AttentionMeasurement:
-    query_SHD, layers = inputs.query_SHD, inputs.layers
+def _measure(query_SHD: Tensor, layers: Layers) -> AttentionMeasurement:
     (heads, dim), (sequences, groups, tokens, _) = query_SHD.shape[1:], layers[0][0].shape
-    batch, attend = _scatter(inputs), select_attention(query_SHD.device, query_SHD.dtype)
+    batch, attend = _scatter(query_SHD, layers), select_attention(query_SHD.device, query_SHD.dtype)
     walks = -(-MIN_CALLS // len(layers))
 
     def paged() -> list[Tensor]:
@@ -77,7 +70,7 @@ def _measure(inputs: Inputs) -> AttentionMeasurement:
     return AttentionMeasurement(sequences, tokens, pages, plain, pages.speed_over(plain), difference)
 
 
-def _random_inputs(model: Any, sequences: int, tokens: int) -> Inputs:
+def _random_inputs(model: Any, sequences: int, tokens: int) -> tuple[Tensor, Layers]:
     config = model.config
     heads = config.num_attention_heads
     groups = getattr(config, "num_key_value_heads", None) or heads
@@ -89,20 +82,20 @@ def _random_inputs(model: Any, sequences: int, tokens: int) -> Inputs:
 
     shape = (sequences, groups, tokens, dim)
     layers = [(normal(*shape), normal(*shape)) for _ in range(config.num_hidden_layers)]
-    return Inputs(normal(sequences, heads, dim), layers)
+    return normal(sequences, heads, dim), layers
 
 
-def _scatter(inputs: Inputs) -> StepBatch:
+def _scatter(query_SHD: Tensor, layers: Layers) -> StepBatch:
     """Copy the keys and values to randomly ordered pages, as in a busy pool, and return a step that reads them."""
-    sequences, groups, tokens, dim = inputs.layers[0][0].shape
-    dtype, device = inputs.query_SHD.dtype, inputs.query_SHD.device
+    sequences, groups, tokens, dim = layers[0][0].shape
+    dtype, device = query_SHD.dtype, query_SHD.device
     pages_each = -(-tokens // PAGE_SIZE)
     pages = torch.randperm(sequences * pages_each, generator=torch.Generator().manual_seed(0)).view(sequences, -1)
-    shapes = [LayerShape(groups, dim)] * len(inputs.layers)
+    shapes = [LayerShape(groups, dim)] * len(layers)
     storage = PagedStorage(shapes, sequences * pages_each, PAGE_SIZE, dtype, device)
     positions = torch.arange(tokens)
     slots_SL = (pages[:, positions // PAGE_SIZE] * PAGE_SIZE + positions % PAGE_SIZE).to(device)
-    for layer, keys_and_values in enumerate(inputs.layers):
+    for layer, keys_and_values in enumerate(layers):
         for stored, plain in zip((storage.keys[layer], storage.values[layer]), keys_and_values, strict=True):
             stored.flatten(0, 1)[slots_SL.flatten()] = plain.transpose(1, 2).flatten(0, 1)
     lengths = torch.full((sequences,), tokens, dtype=torch.int32, device=device)

@@ -22,14 +22,8 @@ from slm_bench.harness.provenance import new_result
 from slm_bench.harness.result_file import Findings, ResultFile
 from slm_bench.kv.arguments import check_flags
 from slm_bench.kv.engine import attention, prefix
-from slm_bench.kv.engine.contenders import (
-    PAGE_SIZE,
-    Contender,
-    ContinuousBatchingContender,
-    EngineContender,
-    GenerateContender,
-)
-from slm_bench.kv.engine.vllm_process import VllmContender
+from slm_bench.kv.engine.contenders import PAGE_SIZE, Contender, ContinuousBatching, Generate, SlmEngine
+from slm_bench.kv.engine.vllm_process import Vllm
 from slm_bench.kv.engine.workload import Sizes, Tokens, Workload, mixed_workload, uniform_workload
 from slm_kv import load, pack, set_threads
 
@@ -77,7 +71,7 @@ def measure(arguments: argparse.Namespace, sizes: Sizes) -> ResultFile:
         return list(loaded.tokenizer(text)["input_ids"])
 
     works = [mixed_workload(tokenize, sizes), *(uniform_workload(tokenize, size, sizes) for size in (1, sizes.batch))]
-    _check_positions(model, works)
+    largest = _largest(model, works)
     settings = {
         "model": arguments.model_path,
         "adapter": arguments.adapter_path,
@@ -91,9 +85,9 @@ def measure(arguments: argparse.Namespace, sizes: Sizes) -> ResultFile:
     if settings["adapter"]:
         python, left_out = None, {"vLLM": "it would ignore the adapter"}
     with ExitStack() as stack:
-        one_by_one = GenerateContender(model, 1)
-        vllm = [_start_vllm(settings, model, works, python, stack)] if python else []
-        lineups = _lineups(model, one_by_one, works, vllm, stack)
+        one_by_one = Generate(model, 1)
+        vllm = [_start_vllm(python, model, settings, largest, stack)] if python else []
+        lineups = _lineups(model, one_by_one, sizes.batch, largest, vllm, stack)
         measured = [
             _measure(work, contenders, one_by_one, settings["rounds"])
             for work, contenders in zip(works, lineups, strict=True)
@@ -115,29 +109,28 @@ def collect(
     return Findings(samples, comparisons, left_out=left_out)
 
 
-def _check_positions(model: Any, works: Sequence[Workload]) -> None:
+def _largest(model: Any, works: Sequence[Workload]) -> tuple[int, int]:
+    """Return the tokens of the longest request and the most requests of a workload. Raises BenchError."""
     longest, positions = max(work.longest for work in works), model.config.max_position_embeddings
     if longest > positions:
-        raise BenchError(
-            f"--engine needs {longest} positions and the model has {positions}; choose another --model_path"
-        )
+        raise BenchError(f"--engine needs {longest} positions and the model has {positions}; use another --model_path")
+    return longest, max(len(work.new) for work in works)
 
 
 def _lineups(
-    model: Any, one_by_one: Contender, works: Sequence[Workload], vllm: Sequence[Contender], stack: ExitStack
+    model: Any, one_by_one: Contender, batch: int, largest: tuple[int, int], vllm: list[Vllm], stack: ExitStack
 ) -> tuple[list[Contender], ...]:
     """Return the contenders for the mixed requests, for a single one, and for a uniform batch; the engine first."""
-    longest, sequences = max(work.longest for work in works), max(len(work.new) for work in works)
-    batch = len(works[-1].new)
+    longest, sequences = largest
     slots = sequences * -(-longest // PAGE_SIZE) * PAGE_SIZE
-    engine = stack.enter_context(closing(EngineContender(model, sequences, slots // PAGE_SIZE)))
-    continuous = stack.enter_context(closing(ContinuousBatchingContender(model, slots)))
-    batches = GenerateContender(model, batch)
+    engine = stack.enter_context(closing(SlmEngine(model, sequences, slots // PAGE_SIZE)))
+    continuous = stack.enter_context(closing(ContinuousBatching(model, slots)))
+    batches = Generate(model, batch)
     packed: list[Contender] = []
     if model.device.type == "cpu":  # pack() has kernels for the CPU only
         packed_model = copy.deepcopy(model)
         pack(packed_model)
-        packed = [GenerateContender(packed_model, rows, PACKED) for rows in (1, batch)]
+        packed = [Generate(packed_model, rows, PACKED) for rows in (1, batch)]
     return (
         [engine, one_by_one, batches, continuous, *vllm],
         [engine, one_by_one, *packed[:1], *vllm],
@@ -145,21 +138,16 @@ def _lineups(
     )
 
 
-def _start_vllm(
-    settings: dict[str, Any], model: Any, works: Sequence[Workload], python: str, stack: ExitStack
-) -> VllmContender:
+def _start_vllm(python: str, model: Any, settings: dict[str, Any], largest: tuple[int, int], stack: ExitStack) -> Vllm:
     """Start vLLM on the model's own weights."""
     print("starting vLLM, which takes about a minute", file=sys.stderr)
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
     model.save_pretrained(folder)
-    longest, sequences = max(work.longest for work in works), max(len(work.new) for work in works)
-    vllm = VllmContender(python, folder, settings["dtype"], settings["threads"], longest, sequences)
+    vllm = Vllm(python, folder, settings["dtype"], settings["threads"], *largest)
     return stack.enter_context(closing(vllm))
 
 
-def _measure(
-    work: Workload, contenders: Sequence[Contender], one_by_one: Contender, rounds: int
-) -> WorkloadMeasurement:
+def _measure(work: Workload, contenders: list[Contender], one_by_one: Contender, rounds: int) -> WorkloadMeasurement:
     answers: dict[str, list[Tokens]] = {}
 
     def answer_by(contender: Contender) -> Callable[[], None]:

@@ -27,7 +27,7 @@ class Contender(Protocol):
         """Release what it holds."""
 
 
-class EngineContender:
+class SlmEngine:
     """slm-kv's engine. Prefix caching is off, since each round repeats the same requests."""
 
     name = "slm-kv engine"
@@ -57,7 +57,7 @@ class EngineContender:
         self._engine.close()
 
 
-class GenerateContender:
+class Generate:
     """transformers' ``generate`` on batches of requests in order of arrival, padded on the left.
 
     A batch runs until its longest answer is complete; surplus tokens of the others are cut off.
@@ -93,7 +93,7 @@ class GenerateContender:
         return (row[:count] for row, count in zip(rows, new, strict=True))
 
 
-class ContinuousBatchingContender:
+class ContinuousBatching:
     """transformers' continuous batching through the manager behind ``generate_batch``.
 
     ``generate_batch`` itself takes only one number of new tokens for all requests.

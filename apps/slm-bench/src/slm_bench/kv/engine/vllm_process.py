@@ -21,7 +21,7 @@ VLLM_SETTINGS = {
 }
 
 
-class VllmContender:
+class Vllm:
     """vLLM's offline engine, without its tokenizer, run by the interpreter ``python``.
 
     Its log goes to ``vllm.log`` in ``folder``, the folder of the model. Raises BenchError if it does not start.
