@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from slm_bench.errors import BenchError
-from slm_bench.serve.servers.cores import bound, two_cores
+from slm_bench.serve.cores import bound, two_cores
 from slm_bench.serve.servers.processes import Program, Server, group_exists, running
 
 # Answers all GETs with 200, has a child process, and appends to a file while it is not suspended.

@@ -8,6 +8,8 @@ from rich.table import Table
 from slm_bench.harness.comparison import Comparison, cells
 from slm_bench.harness.guarantees import Guarantee
 
+RATIO_WIDTH = 20  # of "1.23x (1.20 to 1.30)": headers wrap first
+
 
 def new_console() -> Console:
     """Return a console as wide as the terminal; 130 columns, enough for every table, if output is redirected."""
@@ -28,6 +30,8 @@ def comparison_table(comparison: Comparison) -> Table:
     """Return one line for each contender: ratios first, then figures."""
     ratios, figures = comparison.ratio_names, comparison.figure_names
     table = new_table(comparison.title, [""], [*ratios, *figures], comparison.note)
+    for column in table.columns[1 : 1 + len(ratios)]:
+        column.min_width = RATIO_WIDTH
     for row in comparison.rows:
         table.add_row(row.name, *cells(row, ratios, figures))
     return table

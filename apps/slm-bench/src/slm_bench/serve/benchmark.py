@@ -20,8 +20,8 @@ from slm_bench.harness.result_file import Findings, ResultFile
 from slm_bench.serve import disconnects, overhead, overload, sigterm, throughput, vllm_load_generator
 from slm_bench.serve.arguments import MEASUREMENTS
 from slm_bench.serve.client.prompts import Prompts
+from slm_bench.serve.cores import bound, two_cores
 from slm_bench.serve.servers import programs
-from slm_bench.serve.servers.cores import bound, two_cores
 from slm_bench.serve.servers.processes import Program, Server, running
 from slm_bench.serve.setting import FULL, Setting, Sizes
 from slm_kv import load

@@ -11,7 +11,7 @@ from slm_bench.errors import BenchError
 from slm_bench.harness.comparison import Comparison, Row
 from slm_bench.harness.interleaved_timing import Ratio, Times, interleave
 from slm_bench.serve.client.prompts import Prompts
-from slm_bench.serve.servers.cores import bound
+from slm_bench.serve.cores import bound
 from slm_bench.serve.servers.processes import Server
 from slm_bench.serve.setting import PAGE_SIZE, Setting
 from slm_bench.serve.throughput import load

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from slm_bench.serve.servers.cores import Cores
+from slm_bench.serve.cores import Cores
 
 PAGE_SIZE = 16
 STEP_TOKENS = 256  # slm-serve's default for the maximum rows of a step

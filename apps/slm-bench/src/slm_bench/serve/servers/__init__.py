@@ -1,1 +1,1 @@
-"""The servers under test: their command lines, processes and CPU cores."""
+"""The servers under test: their command lines and processes."""

@@ -17,7 +17,7 @@ import psutil
 from slm_bench.errors import BenchError
 from slm_bench.harness.processes import last_error
 from slm_bench.serve.client.http_client import HOST
-from slm_bench.serve.servers.cores import bound
+from slm_bench.serve.cores import bound
 
 START_SECONDS = 300.0
 STOP_SECONDS = 60.0
