@@ -1,6 +1,7 @@
 """Tables for the terminal."""
 
 from collections.abc import Sequence
+from textwrap import fill
 
 from rich.console import Console
 from rich.table import Table
@@ -8,7 +9,7 @@ from rich.table import Table
 from slm_bench.harness.comparison import Comparison, cells
 from slm_bench.harness.guarantees import Guarantee
 
-RATIO_WIDTH = 20  # of "1.23x (1.20 to 1.30)": headers wrap first
+RATIO_WIDTH = 20  # of "1.23x (1.20 to 1.30)"
 
 
 def new_console() -> Console:
@@ -29,9 +30,11 @@ def new_table(title: str, left: Sequence[str], right: Sequence[str] = (), note: 
 def comparison_table(comparison: Comparison) -> Table:
     """Return one line for each contender: ratios first, then figures."""
     ratios, figures = comparison.ratio_names, comparison.figure_names
-    table = new_table(comparison.title, [""], [*ratios, *figures], comparison.note)
+    table = new_table(
+        comparison.title, [""], [*(fill(name, RATIO_WIDTH) for name in ratios), *figures], comparison.note
+    )
     for column in table.columns[1 : 1 + len(ratios)]:
-        column.min_width = RATIO_WIDTH
+        column.no_wrap = True  # headers and names wrap first
     for row in comparison.rows:
         table.add_row(row.name, *cells(row, ratios, figures))
     return table
