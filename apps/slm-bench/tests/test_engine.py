@@ -14,6 +14,7 @@ import torch
 
 from slm_bench.cli import main
 from slm_bench.errors import BenchError
+from slm_bench.harness.presenter import present
 from slm_bench.kv.arguments import add_kv
 from slm_bench.kv.engine import attention, benchmark, prefix
 from slm_bench.kv.engine.contenders import Contender, ContinuousBatching, Generate, SlmEngine
@@ -87,7 +88,8 @@ def test_a_run_reports_plots_and_keeps_every_sample(
 ) -> None:
     out, plot = tmp_path / "results" / "run.json", tmp_path / "plots" / "run"
     flags = ["--threads", "1", "--rounds", "2", "--json", str(out), "--plot", str(plot), "--vllm_python", stand_in]
-    assert benchmark.run(parse(*flags), SMALL) == 0
+    arguments = parse(*flags)
+    assert present(benchmark.measure(arguments, SMALL), arguments.json, arguments.plot) == 0
     results = json.loads(out.read_text())["results"]
     assert [work["name"] for work in results["workloads"]] == ["4 mixed", "alone", "batch of 2"]
     for work in results["workloads"]:

@@ -52,8 +52,8 @@ def content(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
         run: CommandRun = request.getfixturevalue(f"{name}_run")
         assert run.exit_code == 0, run.out + run.err
         return run.result
-    monkeypatch.setattr(engine, "measure", lambda arguments, sizes: engine_result())
-    monkeypatch.setattr(serve, "measure", lambda arguments, sizes: serve_result())
+    monkeypatch.setattr(engine, "measure", lambda arguments: engine_result())
+    monkeypatch.setattr(serve, "measure", lambda arguments: serve_result())
     assert main([*name.split(), "--json", str(tmp_path / "run.json"), "--plot", str(tmp_path / "run")]) == 0
     return json.loads((tmp_path / "run.json").read_text()) | {"named": name}
 

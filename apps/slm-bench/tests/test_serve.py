@@ -11,6 +11,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from slm_bench.cli import main
 from slm_bench.errors import BenchError
+from slm_bench.harness.presenter import present
 from slm_bench.harness.provenance import new_result
 from slm_bench.harness.result_file import Findings
 from slm_bench.serve import benchmark
@@ -91,7 +92,7 @@ def test_a_run_measures_keeps_its_guarantees_and_writes_every_sample(
     monkeypatch.setattr(programs, "TRANSFORMERS_MODULES", ["no_such_module"])
     out, plot = tmp_path / "results" / "serve.json", tmp_path / "plots" / "serve"
     words = ["--rounds", "1", "--requests", "4", "--concurrency", "2", "--vllm_python", stand_in]
-    code = benchmark.run(parse(*words, "--json", str(out), "--plot", str(plot)), SMALL)
+    code = present(benchmark.measure(parse(*words, "--plot", str(plot)), SMALL), str(out), str(plot))
     printed = capsys.readouterr()
     assert code == 0, printed
     content = json.loads(out.read_text())
@@ -150,8 +151,8 @@ def test_a_broken_guarantee_is_named_and_the_exit_code_is_1(
     findings.add("measured", measured, guarantees=measured.guarantees)
     (guarantee,) = [guarantee for guarantee in findings.guarantees if not guarantee.holds]
     assert broken in guarantee.statement
-    monkeypatch.setattr(benchmark, "measure", lambda arguments, sizes: new_result("serve", {}, findings))
-    assert benchmark.run(parse()) == 1
+    monkeypatch.setattr(benchmark, "measure", lambda arguments: new_result("serve", {}, findings))
+    assert main(["serve"]) == 1
     assert "BROKEN" in capsys.readouterr().out
 
 

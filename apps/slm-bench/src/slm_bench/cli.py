@@ -15,15 +15,15 @@ from slm_bench.report.arguments import add_report
 from slm_bench.serve.arguments import add_serve
 from slm_bench.train.arguments import add_train
 
-_MODULES = {
+# Modules with measure(arguments), whose result is presented, and modules with run(arguments).
+_BENCHMARKS = {
     "kv": "kv.cache_benchmark",
     "kv --engine": "kv.engine.benchmark",
     "adapters": "adapters.benchmark",
     "train": "train.benchmark",
     "serve": "serve.benchmark",
-    "all": "all.run_all",
-    "report": "report.write_report",
 }
+_PROGRAMS = {"all": "all.run_all", "report": "report.write_report"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,8 +54,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     """Import the module of the command here, so that ``--help`` and a mistyped flag load neither torch nor peft."""
     name = "kv --engine" if arguments.command == "kv" and arguments.engine else arguments.command
-    exit_code: int = import_module(f"slm_bench.{_MODULES[name]}").run(arguments)
-    return exit_code
+    if name in _PROGRAMS:
+        exit_code: int = import_module(f"slm_bench.{_PROGRAMS[name]}").run(arguments)
+        return exit_code
+    benchmark = import_module(f"slm_bench.{_BENCHMARKS[name]}")
+    from slm_bench.harness.presenter import present
+
+    return present(benchmark.measure(arguments), arguments.json, arguments.plot)
 
 
 def _sibling_errors() -> tuple[type[Exception], ...]:

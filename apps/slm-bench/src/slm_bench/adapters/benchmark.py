@@ -11,12 +11,11 @@ from transformers.utils.logging import disable_progress_bar
 from slm_adapters import AdapterError, check_targets, default_targets
 from slm_bench.adapters import decoding, exactness, quality, training_steps
 from slm_bench.adapters.arguments import requested_measurements
-from slm_bench.adapters.base_models import digest, load_base, load_in_four_bits, share_weights
+from slm_bench.adapters.base_models import digest, load_base, load_in_four_bits
 from slm_bench.adapters.contenders import Contender, make_contenders
 from slm_bench.adapters.methods import METHODS
 from slm_bench.errors import BenchError
 from slm_bench.harness.arguments import DISTILGPT2_SHAPE, SAMPLE, settings_from
-from slm_bench.harness.presenter import present
 from slm_bench.harness.provenance import new_result
 from slm_bench.harness.result_file import Findings, ResultFile
 from slm_data import SourceOptions, load_corpus
@@ -50,14 +49,9 @@ class Learning:
     seeds: int
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Measure and present; return the exit code."""
-    disable_progress_bar()
-    return present(measure(arguments), arguments.json, arguments.plot)
-
-
 def measure(arguments: argparse.Namespace) -> ResultFile:
     """Run the requested measurements. Raises BenchError for unusable flags."""
+    disable_progress_bar()
     requested, findings = requested_measurements(arguments), Findings()
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if arguments.threads:
@@ -116,7 +110,7 @@ def _measure_decoding(
 ) -> None:
     """Measure decoding; with ``cached`` weights, butterflies are measured once more without."""
     models = {contender.name: contender.model for contender in contenders}
-    rotating = decoding.without_cached_weights(models, share_weights) if cached else {}
+    rotating = decoding.without_cached_weights(models) if cached else {}
     times = decoding.measure(models | rotating, setting.rounds * DECODING_ROUNDS)
     findings.add(title, times, decoding.compare(times, title))
 

@@ -13,7 +13,6 @@ from torch import Tensor
 from slm_adapters import ButterflyModel
 from slm_bench.adapters.base_models import share_weights
 from slm_bench.adapters.methods import Configure, Method
-from slm_train import count_parameters
 
 LEARNING_RATE = 1e-2  # large enough for a few steps to move every method away from the base
 FROZEN = "the frozen base"
@@ -27,10 +26,6 @@ class Contender:
     model: Any
     optimizer: torch.optim.Optimizer | None
     bf16: bool
-
-    @property
-    def trainable(self) -> int:
-        return count_parameters(self.model).trainable
 
     @property
     def is_butterfly(self) -> bool:

@@ -9,6 +9,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from slm_adapters import ButterflyModel
+from slm_bench.adapters.base_models import share_weights
 from slm_bench.harness.comparison import Comparison, Row
 from slm_bench.harness.interleaved_timing import Times, time_interleaved
 
@@ -31,12 +32,12 @@ def measure(models: Mapping[str, Any], rounds: int) -> dict[str, Times]:
     return time_interleaved(contenders, rounds)
 
 
-def without_cached_weights(models: Mapping[str, Any], copy: Callable[[Any], Any]) -> dict[str, Any]:
+def without_cached_weights(models: Mapping[str, Any]) -> dict[str, Any]:
     """Return copies of the butterflies that rotate each token instead of caching rotated weights."""
     copies = {}
     for name, model in models.items():
         if isinstance(model.base_model, ButterflyModel):
-            copies[f"{name}, rotation alone"] = copy(model)
+            copies[f"{name}, rotation alone"] = share_weights(model)
             copies[f"{name}, rotation alone"].cache_weights(False)
     return copies
 

@@ -13,7 +13,7 @@ from slm_bench.adapters.contenders import Contender
 from slm_bench.adapters.methods import REFERENCE
 from slm_bench.harness.comparison import Comparison, Row
 from slm_bench.harness.interleaved_timing import Times, time_interleaved
-from slm_train import LiveTensors
+from slm_train import LiveTensors, count_parameters
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,10 @@ def measure(contenders: Sequence[Contender], input_ids: Tensor, rounds: int) -> 
     warm_up(contenders, input_ids)
     memory = {one.name: (saved_bytes(one, input_ids), peak_bytes(one, input_ids)) for one in contenders}
     times = time_interleaved({one.name: partial(one.step, input_ids) for one in contenders}, rounds, title)
-    return [StepCost(one.name, one.trainable, times[one.name], *memory[one.name]) for one in contenders]
+    return [
+        StepCost(one.name, count_parameters(one.model).trainable, times[one.name], *memory[one.name])
+        for one in contenders
+    ]
 
 
 def warm_up(contenders: Sequence[Contender], input_ids: Tensor) -> None:

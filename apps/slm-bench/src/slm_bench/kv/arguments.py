@@ -41,7 +41,7 @@ def add_kv(commands: Any) -> None:
 
 
 def check_flags(arguments: argparse.Namespace) -> None:
-    """Raise BenchError for a flag that would be ignored."""
+    """Raise BenchError for a flag that would be ignored; set the default of ``--plot``."""
     changed = [name for name, default in arguments.cache_defaults.items() if getattr(arguments, name) != default]
     if arguments.engine and changed:
         raise BenchError(f"--{changed[0]} does not go with --engine, which has its own requests; omit one of them")
@@ -49,6 +49,8 @@ def check_flags(arguments: argparse.Namespace) -> None:
         raise BenchError("--vllm_python goes with --engine; add it")
     if arguments.plot and not (arguments.engine or arguments.lengths):
         raise BenchError("--plot goes with --lengths or --engine; a single length is not plotted")
+    if arguments.engine or arguments.lengths:
+        arguments.plot = arguments.plot or ("outputs/kv_engine" if arguments.engine else "outputs/kv")
 
 
 def lengths(text: str) -> list[int]:

@@ -11,7 +11,6 @@ from transformers.utils.logging import disable_progress_bar
 from slm_bench.errors import BenchError
 from slm_bench.harness.comparison import Comparison, Row
 from slm_bench.harness.interleaved_timing import Ratio, Times, time_interleaved
-from slm_bench.harness.presenter import present
 from slm_bench.harness.provenance import new_result
 from slm_bench.harness.result_file import Findings, ResultFile
 from slm_bench.kv.arguments import check_flags
@@ -19,7 +18,6 @@ from slm_bench.kv.bandwidth import memory_bandwidth, weight_bytes
 from slm_kv import load, pack, set_threads
 
 ROUNDS = 5
-PLOT = "outputs/kv"
 
 
 @dataclass(frozen=True)
@@ -37,16 +35,10 @@ class CacheMeasurement:
     seconds: dict[str, Times]  # of the contenders on, off, and first: time to the first token
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Measure and present; return the exit code."""
-    check_flags(arguments)
-    disable_progress_bar()
-    plot = (arguments.plot or PLOT) if arguments.lengths else None
-    return present(measure(arguments), arguments.json, plot)
-
-
 def measure(arguments: argparse.Namespace) -> ResultFile:
     """Load the model and measure all lengths. Raises BenchError if a length exceeds the model's positions."""
+    check_flags(arguments)
+    disable_progress_bar()
     dtype = getattr(torch, arguments.dtype)
     loaded = load(arguments.model_path, arguments.adapter_path, dtype=dtype, device=arguments.device)
     model, device = loaded.model, loaded.model.device

@@ -13,7 +13,6 @@ from transformers.utils.logging import disable_progress_bar
 
 from slm_bench.errors import BenchError
 from slm_bench.harness.arguments import settings_from
-from slm_bench.harness.presenter import present
 from slm_bench.harness.processes import find_interpreter, sigterm_as_exception
 from slm_bench.harness.provenance import new_result
 from slm_bench.harness.result_file import Findings, ResultFile
@@ -32,15 +31,10 @@ VLLM_MISSING = "it is not installed; see --vllm_python"
 TRANSFORMERS_MISSING = "it needs pip install 'transformers[serving]'; see --transformers_python"
 
 
-def run(arguments: argparse.Namespace, sizes: Sizes | None = None) -> int:
-    """Measure and present; return the exit code."""
+def measure(arguments: argparse.Namespace, sizes: Sizes | None = None) -> ResultFile:
+    """Load the model, start servers and measure. Raises BenchError for unusable flags and for servers that fail."""
     disable_progress_bar()
     sizes = sizes or (FULL if arguments.full else Sizes())
-    return present(measure(arguments, sizes), arguments.json, arguments.plot)
-
-
-def measure(arguments: argparse.Namespace, sizes: Sizes) -> ResultFile:
-    """Load the model, start servers and measure. Raises BenchError for unusable flags and for servers that fail."""
     requested = arguments.only or MEASUREMENTS
     if arguments.plot and "throughput" not in requested:
         raise BenchError("--plot shows the throughput, which --only leaves out; add it to --only")

@@ -1,11 +1,11 @@
 """Throughput: the same prompts to several servers in alternating rounds."""
 
 import asyncio
-import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from statistics import median
 
 from slm_bench.errors import BenchError
 from slm_bench.harness.comparison import Comparison, Figure, Row
@@ -41,28 +41,6 @@ class ServerSpeed:
     server: str
     ratio: Ratio  # slm-serve's tokens per second over its own
     turns: tuple[Turn, ...]
-
-    @property
-    def tokens_per_second(self) -> float:
-        return statistics.median(turn.speed for turn in self.turns)
-
-    @property
-    def tokens_per_cpu_second(self) -> float:
-        """Of the server alone, so that other load on its core does not count."""
-        return statistics.median(turn.tokens / turn.server_cpu for turn in self.turns)
-
-    @property
-    def client_share(self) -> float:
-        """Maximum share of its core that the load generator used."""
-        return max(turn.client_cpu / turn.seconds for turn in self.turns)
-
-    def first(self, percent: float) -> float:
-        """Return a percentile of the seconds to the first token: the median over the rounds."""
-        return statistics.median(percentile(turn.first, percent) for turn in self.turns)
-
-    def each(self) -> float:
-        """Return the seconds per token after the first: the median of requests, then of rounds."""
-        return statistics.median(statistics.median(turn.each) for turn in self.turns)
 
 
 def measure(setting: Setting, servers: Sequence[Server], prompts: Prompts) -> list[ServerSpeed]:
@@ -107,12 +85,17 @@ def compare(speeds: Sequence[ServerSpeed]) -> Comparison:
     """Return slm-serve's speed over that of each other server."""
     rows = []
     for speed in speeds:
-        seconds = speed.first(50), speed.first(99), speed.each()
-        figures = server_figures(speed.tokens_per_second, *seconds)
-        figures |= {"tokens/CPU s": speed.tokens_per_cpu_second, "tokens": speed.turns[0].tokens}
+        turns = speed.turns
+        # Percentiles of the requests of a round, then the median of rounds.
+        seconds = [median(percentile(turn.first, percent) for turn in turns) for percent in (50, 99)]
+        seconds.append(median(median(turn.each) for turn in turns))
+        figures = server_figures(median(turn.speed for turn in turns), *seconds)
+        # By the server's CPU time, other load on its core does not count.
+        figures["tokens/CPU s"] = median(turn.tokens / turn.server_cpu for turn in turns)
+        figures["tokens"] = turns[0].tokens
         rows.append(Row(speed.server, {} if speed is speeds[0] else {"slm-serve is": speed.ratio}, figures))
-    note = f"the load generator took at most {max(speed.client_share for speed in speeds):.0%} of its core"
-    return Comparison("throughput", tuple(rows), note)
+    share = max(turn.client_cpu / turn.seconds for speed in speeds for turn in speed.turns)
+    return Comparison("throughput", tuple(rows), f"the load generator took at most {share:.0%} of its core")
 
 
 def server_figures(tokens_per_second: float, first: float, p99: float, each: float) -> dict[str, Figure]:

@@ -6,7 +6,6 @@ from dataclasses import asdict
 import torch
 from transformers.utils import logging
 
-from slm_bench.harness.presenter import present
 from slm_bench.harness.provenance import new_result
 from slm_bench.harness.result_file import Findings, ResultFile
 from slm_bench.train import budget, defaults, exactness, overhead
@@ -14,15 +13,10 @@ from slm_bench.train.arguments import MEASUREMENTS
 from slm_bench.train.inputs import options_from, read_inputs
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Measure and present; return the exit code."""
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    return present(measure(arguments), arguments.json, arguments.plot)
-
-
 def measure(arguments: argparse.Namespace) -> ResultFile:
     """Run the requested measurements."""
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     options, requested = options_from(arguments), arguments.only or MEASUREMENTS
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)

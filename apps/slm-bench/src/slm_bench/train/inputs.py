@@ -4,6 +4,7 @@ import argparse
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import torch
@@ -91,7 +92,8 @@ def read_inputs(options: Options) -> Inputs:
     if options.varied:
         corpus = replace(corpus, train=cut_randomly(corpus.train))
     store = tokenize(corpus.train, tokenizer)
-    documents = [ids.tolist() for ids in torch.as_tensor(store.tokens).split(store.lengths.tolist())]
+    tokens = iter(store.tokens.tolist())
+    documents = [list(islice(tokens, length)) for length in store.lengths.tolist()]
     return Inputs(options, tokenizer, corpus, documents)
 
 

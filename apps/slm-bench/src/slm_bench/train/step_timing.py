@@ -71,9 +71,7 @@ def tokens_per_second(trainer: Any) -> float:
 
 def epoch_step_tokens(trainer: Any) -> tuple[int, ...]:
     """Return the predicted tokens of each full step of an epoch."""
-    accumulation, tokens = (
-        trainer.args.gradient_accumulation_steps,
-        list(map(count_predicted, trainer.get_train_dataloader())),
-    )
+    accumulation = trainer.args.gradient_accumulation_steps
+    tokens = [count_predicted(batch) for batch in trainer.get_train_dataloader()]
     full = len(trainer.train_dataset) // (accumulation * trainer.args.train_batch_size)
     return tuple(sum(tokens[first : first + accumulation]) for first in range(0, full * accumulation, accumulation))

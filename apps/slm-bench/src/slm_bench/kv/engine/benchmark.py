@@ -16,7 +16,6 @@ from transformers.utils.logging import disable_progress_bar
 from slm_bench.errors import BenchError
 from slm_bench.harness.comparison import Comparison, Figure, Row
 from slm_bench.harness.interleaved_timing import Ratio, time_interleaved
-from slm_bench.harness.presenter import present
 from slm_bench.harness.processes import find_interpreter
 from slm_bench.harness.provenance import new_result
 from slm_bench.harness.result_file import Findings, ResultFile
@@ -24,11 +23,10 @@ from slm_bench.kv.arguments import check_flags
 from slm_bench.kv.engine import attention, prefix
 from slm_bench.kv.engine.contenders import PAGE_SIZE, Contender, ContinuousBatching, Generate, SlmEngine
 from slm_bench.kv.engine.vllm_process import Vllm
-from slm_bench.kv.engine.workload import Sizes, Tokens, Workload, mixed_workload, uniform_workload
+from slm_bench.kv.engine.workload import DEFAULT_SIZES, Sizes, Tokens, Workload, mixed_workload, uniform_workload
 from slm_kv import load, pack, set_threads
 
 ROUNDS = 3
-PLOT = "outputs/kv_engine"
 PACKED = "HF generate, linears packed by slm-kv"
 
 
@@ -53,15 +51,10 @@ class WorkloadMeasurement:
     ways: tuple[Speed, ...]
 
 
-def run(arguments: argparse.Namespace, sizes: Sizes | None = None) -> int:
-    """Measure and present; return the exit code."""
+def measure(arguments: argparse.Namespace, sizes: Sizes = DEFAULT_SIZES) -> ResultFile:
+    """Load the model and measure. Raises BenchError if the workloads exceed the model's positions."""
     check_flags(arguments)
     disable_progress_bar()
-    return present(measure(arguments, sizes or Sizes()), arguments.json, arguments.plot or PLOT)
-
-
-def measure(arguments: argparse.Namespace, sizes: Sizes) -> ResultFile:
-    """Load the model and measure. Raises BenchError if the workloads exceed the model's positions."""
     python = find_interpreter("vllm_python", arguments.vllm_python, ["vllm"])
     dtype = getattr(torch, arguments.dtype)
     loaded = load(arguments.model_path, arguments.adapter_path, dtype=dtype, device=arguments.device)

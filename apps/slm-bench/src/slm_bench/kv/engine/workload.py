@@ -24,6 +24,9 @@ class Sizes:
     attention: tuple[tuple[int, int], ...] = ((1, 160), (8, 160), (32, 160), (8, 600))  # sequences, tokens of each
 
 
+DEFAULT_SIZES = Sizes()
+
+
 @dataclass(frozen=True)
 class Workload:
     """Prompts, and the exact number of tokens to generate greedily for each."""
