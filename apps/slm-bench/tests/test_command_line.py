@@ -12,6 +12,7 @@ from slm_bench import cli
 from slm_bench.errors import BenchError
 from slm_data import DataError
 from slm_kv import KVError
+from slm_serve import ServeError
 from slm_testing.start_up import HEAVY_LIBRARIES, run_fresh
 from slm_train import TrainError, UsageError
 
@@ -45,7 +46,7 @@ def test_help_version_and_mistyped_flags_import_no_heavy_library(
     assert ended.heavy_imports == []
 
 
-@pytest.mark.parametrize("error", [BenchError, AdapterError, DataError, KVError, TrainError, UsageError])
+@pytest.mark.parametrize("error", [BenchError, AdapterError, DataError, KVError, ServeError, TrainError, UsageError])
 def test_errors_of_all_packages_are_one_sentence_and_exit_code_2(
     error: type[Exception], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -31,7 +31,7 @@ def command(folder: Path, *flags: str) -> Iterator[tuple[Any, str, Path]]:
     """Run ``slm-serve``; yield its process once it is ready, its URL, and the file of its output."""
     output = folder / "output.txt"
     argv = ["--port", "0", "--threads", "1", *flags]
-    process = forked.start("slm_serve.cli", argv, said=output, errors=output)
+    process = forked.start("slm_serve.cli", argv, output=output, errors=output)
     try:
         ready_line = forked.wait_for_line(process, output, "ready: ", START_TIMEOUT)
         yield process, ready_line.removeprefix("ready: "), output
@@ -122,7 +122,7 @@ def test_a_signal_while_the_model_loads_stops_immediately(tmp_path: Path, client
     os.mkfifo(text)  # loading begins with this file, and blocks because nothing is ever written to it
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    process = forked.start("slm_serve.cli", ["--port", port, "--int8", text], said=output, errors=output)
+    process = forked.start("slm_serve.cli", ["--port", port, "--int8", text], output=output, errors=output)
     try:
         end = time.monotonic() + TIMEOUT
         while True:

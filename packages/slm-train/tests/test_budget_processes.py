@@ -98,7 +98,7 @@ def test_no_process_group_is_left_to_the_end_of_the_interpreter(
     said = [tmp_path / f"rank {rank}" for rank in range(2)]
     ranks = zip(said, two_ranks(), strict=True)
     processes = [
-        forked.start("slm_testing.train.process_group_check", argv, said=file, **where) for file, where in ranks
+        forked.start("slm_testing.train.process_group_check", argv, output=file, **where) for file, where in ranks
     ]
     for process, file in zip(processes, said, strict=True):
         process.join(300)

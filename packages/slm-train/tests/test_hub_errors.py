@@ -80,7 +80,11 @@ def test_a_failing_hub_is_reported_in_one_sentence(
     dataset += ["--dataset", "some/texts"]
     commands = [("the model some/model", model), ("the dataset some/texts", dataset)]
     # The common parts of the sentences of slm_data and slm_adapters.
-    errors = [(404, "of that name"), (503, "status 503"), (200, "the connection")]
+    errors = [
+        (404, "no repository of that name exists on the hub"),
+        (503, "the hub answers with status 503"),
+        (200, "the connection to the hub was interrupted"),
+    ]
     command = [sys.executable, "-c", CHILD]
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment) as child:
         for (what, flags), (status, expected) in product(commands, errors):

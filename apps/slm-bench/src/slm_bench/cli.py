@@ -67,9 +67,10 @@ def _sibling_errors() -> tuple[type[Exception], ...]:
     from slm_adapters import AdapterError
     from slm_data import DataError
     from slm_kv import KVError
-    from slm_train import TrainError, UsageError
+    from slm_serve import ServeError
+    from slm_train import TrainError
 
-    return AdapterError, DataError, KVError, TrainError, UsageError
+    return AdapterError, DataError, KVError, ServeError, TrainError
 
 
 def _report(error: Exception) -> int:

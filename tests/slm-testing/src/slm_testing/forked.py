@@ -35,7 +35,7 @@ def start(
     module: str,
     argv: Sequence[object],
     *,
-    said: Path | str = os.devnull,
+    output: Path | str = os.devnull,
     errors: Path | str = os.devnull,
     **environment: str,
 ) -> Any:
@@ -44,7 +44,7 @@ def start(
     Args:
         module: The module of a command, such as ``slm_train.cli``.
         argv: The words after the command's name.
-        said: File for the standard output.
+        output: File for the standard output.
         errors: File for the standard error output.
         environment: Environment variables.
     """
@@ -59,7 +59,7 @@ def run(module: str, argv: Sequence[object], folder: Path, **environment: str) -
     output, errors = folder / "output.txt", folder / "errors.txt"
     for file in (output, errors):
         file.write_text("")
-    process = start(module, argv, said=output, errors=errors, **environment)
+    process = start(module, argv, output=output, errors=errors, **environment)
     process.join(300)
     assert process.exitcode is not None, "it did not end within 300 seconds"
     command = [module, *map(str, argv)]

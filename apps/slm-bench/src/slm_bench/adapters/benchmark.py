@@ -40,15 +40,6 @@ class Setting:
     full: bool
 
 
-@dataclass(frozen=True)
-class Learning:
-    """Settings of ``quality``: runs of each method, and steps of a run. Field names are JSON keys."""
-
-    dataset: str
-    steps: int
-    seeds: int
-
-
 def measure(arguments: argparse.Namespace) -> ResultFile:
     """Run the requested measurements. Raises BenchError for unusable flags."""
     disable_progress_bar()
@@ -66,10 +57,10 @@ def measure(arguments: argparse.Namespace) -> ResultFile:
         _measure_four_bits(findings, setting, path)
     if "quality" in requested:
         steps, seeds = (48, 3) if setting.full else (24, 1)
-        learning = settings_from(Learning, arguments, dataset=SAMPLE, steps=steps, seeds=seeds)
-        settings |= asdict(learning)
+        dataset, steps, seeds = arguments.dataset or SAMPLE, arguments.steps or steps, arguments.seeds or seeds
+        settings |= {"dataset": dataset, "steps": steps, "seeds": seeds}
         # A base that has learnt something: random weights of distilgpt2's shape would not show quality.
-        _measure_quality(findings, setting, arguments.model_path or SAMPLE, learning)
+        _measure_quality(findings, setting, arguments.model_path or SAMPLE, dataset, steps, seeds)
     return new_result("adapters", settings, findings, device)
 
 
@@ -129,13 +120,14 @@ def _measure_four_bits(findings: Findings, setting: Setting, path: str | None) -
     _measure_decoding(findings, setting, adapted, title, cached=False)
 
 
-def _measure_quality(findings: Findings, setting: Setting, model_path: str, learning: Learning) -> None:
-    dataset, steps = learning.dataset, learning.steps
+def _measure_quality(
+    findings: Findings, setting: Setting, model_path: str, dataset: str, steps: int, seeds: int
+) -> None:
     tokenizer = load(model_path, dtype=torch.float32, device="cpu").tokenizer
     base, eval_rows = load_base(model_path, setting.device), 160 if setting.full else 40
     texts = quality.read_texts(load_corpus(SourceOptions(dataset)), tokenizer, steps, eval_rows, base.device)
     before = quality.evaluate(base, texts.held_out)
-    learnt, left_out = quality.measure(base, default_targets(base), texts, seeds=learning.seeds, full=setting.full)
+    learnt, left_out = quality.measure(base, default_targets(base), texts, seeds=seeds, full=setting.full)
     title = f"quality on {dataset} from {model_path}, {steps} steps of {quality.BATCH_ROWS} x {quality.BLOCK_SIZE}"
     findings.add("quality", {"before": before, "learnt": learnt}, quality.compare(learnt, texts, before, title))
     findings.left_out |= left_out

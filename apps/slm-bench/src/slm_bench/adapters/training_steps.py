@@ -50,19 +50,11 @@ def compare(costs: Sequence[StepCost], shape: tuple[int, int]) -> Comparison:
     """Return step times over LoRA's; ``shape``: rows and tokens of a step."""
     frozen = costs[0]
     reference = next(cost for cost in costs if cost.name == REFERENCE)
-    rows = (
-        Row(
-            cost.name,
-            {} if cost is reference else {"step time / LoRA's": reference.times.speed_over(cost.times)},
-            {
-                "step, s": cost.times.median,
-                "trainable": cost.trainable,
-                "kept over the base, MiB": (cost.saved - frozen.saved) / 2**20,
-                "peak, MiB": cost.peak / 2**20,
-            },
-        )
-        for cost in costs
-    )
+    rows = []
+    for cost in costs:
+        ratios = {} if cost is reference else {"step time / LoRA's": reference.times.speed_over(cost.times)}
+        memory = {"kept over the base, MiB": (cost.saved - frozen.saved) / 2**20, "peak, MiB": cost.peak / 2**20}
+        rows.append(Row(cost.name, ratios, {"step, s": cost.times.median, "trainable": cost.trainable, **memory}))
     return Comparison(f"a training step, {shape[0]} x {shape[1]} tokens", tuple(rows))
 
 

@@ -15,7 +15,7 @@ def present(result: ResultFile, json: str | None, plot: str | None) -> int:
     Returns:
         The exit code: 1 if a guarantee was broken, otherwise 0.
     """
-    _print(result)
+    print_result(result)
     if json:
         save_result(result, Path(json))
     if plot and result.results.comparisons:
@@ -23,7 +23,7 @@ def present(result: ResultFile, json: str | None, plot: str | None) -> int:
     return 0 if result.guarantees_kept == len(result.guarantees) else 1
 
 
-def _print(result: ResultFile) -> None:
+def print_result(result: ResultFile) -> None:
     """Print results to stdout, peers that were left out to stderr."""
     machine, console = result.machine, new_console()
     settings = format_settings(result.settings)

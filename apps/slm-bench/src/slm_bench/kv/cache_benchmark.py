@@ -2,6 +2,7 @@
 
 import argparse
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from transformers.utils.logging import disable_progress_bar
 
 from slm_bench.errors import BenchError
-from slm_bench.harness.comparison import Comparison, Row
+from slm_bench.harness.comparison import Comparison, Figure, Row
 from slm_bench.harness.interleaved_timing import Ratio, Times, time_interleaved
 from slm_bench.harness.provenance import new_result
 from slm_bench.harness.result_file import Findings, ResultFile
@@ -77,41 +78,30 @@ def _check_positions(model: Any, input_ids: Tensor, new: int) -> None:
 
 
 def _measure(model: Any, input_ids: Tensor, new: int, rounds: int, weights: int, bandwidth: float) -> CacheMeasurement:
+    contenders = {"on": (True, new), "off": (False, new), "first": (True, 1)}
     outputs: dict[str, Any] = {}
 
-    def generate(name: str, use_cache: bool, count: int) -> None:
-        outputs[name] = _generate(model, input_ids, use_cache, count)
+    def generate(name: str) -> None:
+        outputs[name] = _generate(model, input_ids, *contenders[name])
 
-    times = time_interleaved(
-        {
-            "on": lambda: generate("on", True, new),
-            "off": lambda: generate("off", False, new),
-            "first": lambda: generate("first", True, 1),
-        },
-        rounds,
-    )
+    times = time_interleaved({name: partial(generate, name) for name in contenders}, rounds)
     cache_bytes = sum(layer.keys.nbytes + layer.values.nbytes for layer in outputs["on"].past_key_values.layers)
     # The cache grows from almost nothing to its full size, so an average step reads half of it.
     bytes_per_token = weights + cache_bytes / 2
-    tokens = new * input_ids.shape[0]
+    tokens, seconds = new * input_ids.shape[0], times["on"].median
+    # Without the prefill, except for a single token, which is all prefill.
+    decode_seconds = seconds if new == 1 else max(seconds - times["first"].median, 1e-9) / (new - 1)
     return CacheMeasurement(
         new,
-        tokens / times["on"].median,
+        tokens / seconds,
         tokens / times["off"].median,
         times["on"].speed_over(times["off"]),
         times["first"].median,
         cache_bytes,
         torch.equal(outputs["on"].sequences, outputs["off"].sequences),
-        bytes_per_token / _decode_seconds(times, new) / bandwidth,
+        bytes_per_token / decode_seconds / bandwidth,
         times,
     )
-
-
-def _decode_seconds(times: dict[str, Times], new: int) -> float:
-    """Return the seconds of one decode step, without the prefill."""
-    if new == 1:
-        return times["on"].median
-    return max(times["on"].median - times["first"].median, 1e-9) / (new - 1)
 
 
 @torch.inference_mode()
@@ -132,20 +122,16 @@ def _generate(model: Any, input_ids: Tensor, use_cache: bool, new: int) -> Any:
 
 
 def _compare(measured: list[CacheMeasurement], bandwidth: float) -> Comparison:
-    rows = (
-        Row(
-            f"{length.new_tokens} new tokens",
-            {"speed / without": length.ratio},
-            {
-                "tokens/s": length.tokens_per_second_on,
-                "tokens/s without": length.tokens_per_second_off,
-                "first token, ms": length.first_token_seconds * 1000,
-                "cache, MB": length.cache_bytes / 1e6,
-                "of the memory's bandwidth": f"{length.bandwidth_share:.0%}",
-                "same tokens": "yes" if length.same_tokens else "NO",
-            },
-        )
-        for length in measured
-    )
+    rows = []
+    for length in measured:
+        figures: dict[str, Figure] = {
+            "tokens/s": length.tokens_per_second_on,
+            "tokens/s without": length.tokens_per_second_off,
+            "first token, ms": length.first_token_seconds * 1000,
+            "cache, MB": length.cache_bytes / 1e6,
+            "of the memory's bandwidth": f"{length.bandwidth_share:.0%}",
+            "same tokens": "yes" if length.same_tokens else "NO",
+        }
+        rows.append(Row(f"{length.new_tokens} new tokens", {"speed / without": length.ratio}, figures))
     note = f"this machine reads memory at {bandwidth / 1e9:.1f} GB/s"
     return Comparison("generate with the key-value cache", tuple(rows), note)

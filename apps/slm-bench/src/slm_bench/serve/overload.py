@@ -37,10 +37,9 @@ class Overload:
     @property
     def guarantees(self) -> list[Guarantee]:
         load = f"{self.clients} clients for {self.seconds:.0f} s: {format_statuses(self.statuses)}"
-        latency = f"{self.unfinished} did not"
-        if self.accepted:
-            median, p99 = statistics.median(self.accepted), percentile(self.accepted, 99)
-            latency += f"; {median:.1f} s in the median, p99 {p99:.1f} s"
+        seconds = self.accepted or (0.0,)
+        latency = f"{self.unfinished} did not; {statistics.median(seconds):.1f} s in the median"
+        latency += f", p99 {percentile(seconds, 99):.1f} s"
         memory = (
             f"{format_counts(self.held)}; {self.rss_before / 1e6:.0f} MB before, {self.rss_after / 1e6:.0f} MB after"
         )

@@ -53,15 +53,8 @@ class Setting:
 
     def as_json(self) -> dict[str, Any]:
         """Return what the result file keeps: all but the temporary folders."""
-        own = ("dtype", "rounds", "requests", "concurrency", "pages", "capacity")
-        return {
-            "model": self.model,
-            "adapter": None,
-            "device": "cpu",
-            "threads": 1,
-            **{name: getattr(self, name) for name in own},
-            "prompt_tokens": self.sizes.prompt,
-            "new_tokens": self.sizes.new,
-            "server_core": self.cores.server,
-            "client_core": self.cores.client,
-        }
+        own = ("model", "dtype", "rounds", "requests", "concurrency", "pages", "capacity")
+        sizes = {"prompt_tokens": self.sizes.prompt, "new_tokens": self.sizes.new}
+        cores = {"server_core": self.cores.server, "client_core": self.cores.client}
+        fixed = {"adapter": None, "device": "cpu", "threads": 1}
+        return {name: getattr(self, name) for name in own} | fixed | sizes | cores

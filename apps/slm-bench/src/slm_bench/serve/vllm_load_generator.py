@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from slm_bench.errors import BenchError
 from slm_bench.harness.comparison import Comparison, Row
@@ -69,23 +68,14 @@ def measure(setting: Setting, servers: Sequence[Server], python: str) -> list[Se
 
 def _run(setting: Setting, server: Server, python: str, number: int) -> Turn:
     file = Path(setting.logs) / f"bench_{server.port}_{number}.json"
-    flags: dict[str, Any] = {
-        "backend": "openai",
-        "base-url": f"http://{HOST}:{server.port}",
-        "model": server.program.model,
-        "tokenizer": setting.folder,
-        "dataset-name": "random",
-        "random-input-len": setting.sizes.prompt,
-        "random-output-len": setting.sizes.new,
-        "max-concurrency": setting.concurrency,
-        "num-prompts": setting.requests,
-        "temperature": 0,
-        "seed": number,  # different prompts each round, so that prefix caching does not help
-        "result-dir": file.parent,
-        "result-filename": file.name,
-    }
-    words = [*(f"--{name}={value}" for name, value in flags.items()), "--ignore-eos", "--disable-tqdm", "--save-result"]
-    command = [python, "-c", COMMAND, *words]
+    sizes = setting.sizes
+    words = [f"--backend=openai --base-url=http://{HOST}:{server.port} --model={server.program.model}"]
+    words += [f"--dataset-name=random --random-input-len={sizes.prompt} --random-output-len={sizes.new}"]
+    words += [f"--max-concurrency={setting.concurrency} --num-prompts={setting.requests} --temperature=0"]
+    # The seed gives different prompts each round, so that prefix caching does not help.
+    words += [f"--seed={number} --ignore-eos --disable-tqdm --save-result"]
+    folders = [f"--tokenizer={setting.folder}", f"--result-dir={file.parent}", f"--result-filename={file.name}"]
+    command = [python, "-c", COMMAND, *" ".join(words).split(), *folders]
     with server.resumed():
         done = subprocess.run(command, capture_output=True, text=True, env=os.environ | VLLM_SETTINGS)
     if done.returncode or not file.exists():

@@ -81,20 +81,11 @@ def pad(documents: list[list[int]], length: int = 0) -> MicroBatch:
 
 def peer_arguments(inputs: Inputs, folder: str, seed: int, batch: int, micro_batch_tokens: float) -> dict[str, Any]:
     """Return TrainingArguments of a peer whose steps hold about the token budget."""
-    return {
-        "output_dir": folder,
-        "max_steps": inputs.options.steps,
-        "per_device_train_batch_size": batch,
-        "gradient_accumulation_steps": inputs.accumulation(micro_batch_tokens),
-        "seed": seed,
-        "bf16": inputs.options.bf16,
-        "use_cpu": not torch.cuda.is_available(),
-        "report_to": "none",
-        "save_strategy": "no",
-        "logging_strategy": "no",
-        "remove_unused_columns": False,
-        "dataloader_pin_memory": False,
-    }
+    accumulation, cpu = inputs.accumulation(micro_batch_tokens), not torch.cuda.is_available()
+    steps = {"max_steps": inputs.options.steps, "gradient_accumulation_steps": accumulation}
+    quiet = {"report_to": "none", "save_strategy": "no", "logging_strategy": "no"}
+    data = {"per_device_train_batch_size": batch, "remove_unused_columns": False, "dataloader_pin_memory": False}
+    return {"output_dir": folder, "seed": seed, "bf16": inputs.options.bf16, "use_cpu": cpu, **steps, **data, **quiet}
 
 
 def _outcome(trainer: Any) -> Outcome:

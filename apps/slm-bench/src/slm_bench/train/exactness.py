@@ -1,6 +1,7 @@
 """Guarantees of slm-train: the fused loss, packed rows, gradients of a step, and the count of tokens."""
 
 import tempfile
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ Gradients = dict[str, Tensor]
 
 def check_all(inputs: Inputs) -> list[Guarantee]:
     """Check on the texts and the model shape of ``inputs``, in float32 and without dropout."""
-    exact = inputs.in_float32()
+    exact = replace(inputs, options=replace(inputs.options, bf16=False))
     with tempfile.TemporaryDirectory() as folder:
         rows: Any = flow_trainer(exact, folder, 0, "--packing best_fit").train_dataset
         loop = budget_trainer(exact, folder, 0, "none", flags="--max_grad_norm 0")
@@ -65,26 +66,19 @@ def packed_documents_are_independent(model: Any, rows: RowDataset) -> Guarantee:
 def micro_batches_match_one_batch(loop: BudgetTrainer) -> Guarantee:
     """Compare the gradient of the loop's first step with that of all its rows in one batch."""
     model: Any = loop.model
+    rows: Any = loop.train_dataset
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    expected = _one_batch_gradients(loop)
+    parts = loop.plan.micro_batches(0)
+    batch = RowCollator(0, packed=False)([rows[row] for part in parts for row in part.tolist()])
+    expected = _loss_and_gradients(model, {name: value.to(model.device) for name, value in batch.items()})
+    del expected["loss"]
     recorder = _FirstGradients()
     train_quietly(loop, recorder)
-    error, parts = relative_error(recorder.gradients, expected), len(loop.plan.micro_batches(0))
+    error = relative_error(recorder.gradients, expected)
     statement = f"a step of micro-batches has the gradient of one big batch within {TOLERANCE:g}"
-    return Guarantee(statement, error <= TOLERANCE, f"{error:.1g}, {parts} micro-batches")
-
-
-def _one_batch_gradients(loop: BudgetTrainer) -> Gradients:
-    """Return gradients of the mean loss over all rows of the first step, as transformers computes it."""
-    rows: Any = loop.train_dataset
-    numbers = [row for part in loop.plan.micro_batches(0) for row in part.tolist()]
-    batch = RowCollator(0, packed=False)([rows[number] for number in numbers])
-    model: Any = loop.model
-    gradients = _loss_and_gradients(model, {name: value.to(model.device) for name, value in batch.items()})
-    del gradients["loss"]
-    return gradients
+    return Guarantee(statement, error <= TOLERANCE, f"{error:.1g}, {len(parts)} micro-batches")
 
 
 def all_tokens_are_counted(inputs: Inputs, loop: BudgetTrainer, packed: RowDataset) -> Guarantee:

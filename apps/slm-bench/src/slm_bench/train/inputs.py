@@ -80,9 +80,6 @@ class Inputs:
         """Return the number of micro-batches whose sum is closest to the token budget of a step."""
         return max(1, round(self.options.budget / micro_batch_tokens))
 
-    def in_float32(self) -> "Inputs":
-        return replace(self, options=replace(self.options, bf16=False))
-
 
 def read_inputs(options: Options) -> Inputs:
     """Load tokenizer and texts. Raises DataError or BenchError if they do not exist."""

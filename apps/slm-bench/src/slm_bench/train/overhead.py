@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from slm_bench.harness.comparison import Comparison, Row
+from slm_bench.harness.comparison import Comparison, Figure, Row
 from slm_bench.harness.interleaved_timing import order_of_round, paired_ratio, spread_of
 from slm_bench.train.inputs import Inputs
 from slm_bench.train.slm_trainers import NEVER, budget_trainer
@@ -43,16 +43,10 @@ def measure(inputs: Inputs) -> dict[str, list[float]]:
 def compare(samples: Mapping[str, list[float]]) -> Comparison:
     """Return times over those without a loop, and without checkpoints."""
     loop, bare, kept, without, waited = (samples[name] for name in SAMPLES)
-    share = f"{spread_of(waited)[0]:.2%}"
-    rows = (
-        Row("the loop", {"time / without": paired_ratio(loop, bare)}, {"samples": len(loop)}),
-        Row(
-            "a checkpoint after every step",
-            {"time / without": paired_ratio(kept, without)},
-            {"samples": len(kept), "of the time waited for": share},
-        ),
-    )
-    return Comparison("what the loop and its checkpoints cost", rows)
+    figures: dict[str, Figure] = {"samples": len(kept), "of the time waited for": f"{spread_of(waited)[0]:.2%}"}
+    of_loop = Row("the loop", {"time / without": paired_ratio(loop, bare)}, {"samples": len(loop)})
+    saving = Row("a checkpoint after every step", {"time / without": paired_ratio(kept, without)}, figures)
+    return Comparison("what the loop and its checkpoints cost", (of_loop, saving))
 
 
 class BareSteps(TrainerCallback):

@@ -70,10 +70,5 @@ def flow_trainer(inputs: Inputs, folder: str, seed: int, words: str) -> SlmTrain
 
 
 def _shared_arguments(inputs: Inputs, arguments: Arguments, rows: Rows, seed: int) -> dict[str, Any]:
-    return {
-        "model": inputs.new_model(seed, ours=True),
-        "args": arguments.training,
-        "rows": rows.train,
-        "eval_rows": rows.validation,
-        "processing_class": inputs.tokenizer,
-    }
+    model, data = inputs.new_model(seed, ours=True), {"rows": rows.train, "eval_rows": rows.validation}
+    return {"model": model, "args": arguments.training, "processing_class": inputs.tokenizer, **data}

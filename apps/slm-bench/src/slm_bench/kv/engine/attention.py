@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from slm_bench.harness.comparison import Comparison, Row
+from slm_bench.harness.comparison import Comparison, Figure, Row
 from slm_bench.harness.interleaved_timing import Ratio, Times, time_interleaved
 from slm_bench.kv.engine.contenders import PAGE_SIZE
 from slm_kv import LayerShape, PagedStorage, StepBatch, select_attention
@@ -104,16 +104,12 @@ def _scatter(query_SHD: Tensor, layers: Layers) -> StepBatch:
 
 def compare(measured: Sequence[AttentionMeasurement]) -> Comparison:
     """Return speeds over pages, relative to contiguous keys."""
-    rows = (
-        Row(
-            f"{size.sequences} x {size.tokens} tokens",
-            {"speed / one piece's": size.ratio},
-            {
-                "pages, us": size.paged.median * 1e6,
-                "one piece, us": size.contiguous.median * 1e6,
-                "largest difference": f"{size.difference:.0e}",
-            },
-        )
-        for size in measured
-    )
+    rows = []
+    for size in measured:
+        figures: dict[str, Figure] = {
+            "pages, us": size.paged.median * 1e6,
+            "one piece, us": size.contiguous.median * 1e6,
+        }
+        figures["largest difference"] = f"{size.difference:.0e}"
+        rows.append(Row(f"{size.sequences} x {size.tokens} tokens", {"speed / one piece's": size.ratio}, figures))
     return Comparison("attention of a decode step: scattered pages", tuple(rows))

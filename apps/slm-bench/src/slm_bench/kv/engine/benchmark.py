@@ -23,7 +23,7 @@ from slm_bench.kv.arguments import check_flags
 from slm_bench.kv.engine import attention, prefix
 from slm_bench.kv.engine.contenders import PAGE_SIZE, Contender, ContinuousBatching, Generate, SlmEngine
 from slm_bench.kv.engine.vllm_process import Vllm
-from slm_bench.kv.engine.workload import DEFAULT_SIZES, Sizes, Tokens, Workload, mixed_workload, uniform_workload
+from slm_bench.kv.engine.workload import Sizes, Tokens, Workload, mixed_workload, uniform_workload
 from slm_kv import load, pack, set_threads
 
 ROUNDS = 3
@@ -51,10 +51,11 @@ class WorkloadMeasurement:
     ways: tuple[Speed, ...]
 
 
-def measure(arguments: argparse.Namespace, sizes: Sizes = DEFAULT_SIZES) -> ResultFile:
+def measure(arguments: argparse.Namespace, sizes: Sizes | None = None) -> ResultFile:
     """Load the model and measure. Raises BenchError if the workloads exceed the model's positions."""
     check_flags(arguments)
     disable_progress_bar()
+    sizes = sizes or Sizes()
     python = find_interpreter("vllm_python", arguments.vllm_python, ["vllm"])
     dtype = getattr(torch, arguments.dtype)
     loaded = load(arguments.model_path, arguments.adapter_path, dtype=dtype, device=arguments.device)
@@ -150,16 +151,11 @@ def _measure(work: Workload, contenders: list[Contender], one_by_one: Contender,
     times = time_interleaved({contender.name: answer_by(contender) for contender in contenders}, rounds, title)
     expected = answers.get(one_by_one.name) or one_by_one.answer(work)
     engine = times[contenders[0].name]
-    speeds = (
-        Speed(
-            name,
-            work.useful_tokens / taken.median,
-            engine.speed_over(taken),
-            sum(tokens == others for tokens, others in zip(answers[name], expected, strict=True)),
-            taken.seconds,
-        )
-        for name, taken in times.items()
-    )
+    speeds = []
+    for name, taken in times.items():
+        same = sum(tokens == others for tokens, others in zip(answers[name], expected, strict=True))
+        speed = work.useful_tokens / taken.median
+        speeds.append(Speed(name, speed, engine.speed_over(taken), same, taken.seconds))
     return WorkloadMeasurement(work.name, work.description, len(work.new), tuple(speeds))
 
 

@@ -24,9 +24,6 @@ class Sizes:
     attention: tuple[tuple[int, int], ...] = ((1, 160), (8, 160), (32, 160), (8, 600))  # sequences, tokens of each
 
 
-DEFAULT_SIZES = Sizes()
-
-
 @dataclass(frozen=True)
 class Workload:
     """Prompts, and the exact number of tokens to generate greedily for each."""
@@ -54,7 +51,7 @@ class Workload:
 def mixed_workload(tokenize: Callable[[str], Tokens], sizes: Sizes) -> Workload:
     """Return requests of mixed lengths, the same at each call."""
     generator, source = random.Random(0), endless_texts(tokenize)
-    prompts = tuple(_cut(source, generator.randint(*sizes.mixed_prompt)) for _ in range(sizes.mixed))
+    prompts = tuple(next(source)[: generator.randint(*sizes.mixed_prompt)] for _ in range(sizes.mixed))
     return Workload(f"{sizes.mixed} mixed", prompts, tuple(generator.randint(*sizes.mixed_new) for _ in prompts))
 
 
@@ -62,17 +59,13 @@ def uniform_workload(tokenize: Callable[[str], Tokens], requests: int, sizes: Si
     """Return requests of equal length, which need no padding."""
     source = endless_texts(tokenize)
     name = "alone" if requests == 1 else f"batch of {requests}"
-    return Workload(name, tuple(_cut(source, sizes.prompt) for _ in range(requests)), (sizes.new,) * requests)
+    return Workload(name, tuple(next(source)[: sizes.prompt] for _ in range(requests)), (sizes.new,) * requests)
 
 
 def endless_texts(tokenize: Callable[[str], Tokens]) -> Iterator[Tokens]:
     """Yield tokenized texts without end, each longer than any prompt here and different from all others."""
     for first in count(step=STORIES):
         yield tokenize(" ".join(sample_story(SAMPLE_TRAIN_SEED, first + index) for index in range(STORIES)))
-
-
-def _cut(source: Iterator[Tokens], length: int) -> Tokens:
-    return next(source)[:length]
 
 
 def _range(numbers: Sequence[int]) -> str:

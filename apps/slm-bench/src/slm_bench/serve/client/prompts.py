@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from slm_bench.errors import BenchError
@@ -24,17 +25,14 @@ class Prompts:
         return [next(self._matching()) for _ in range(count)]
 
     def _matching(self) -> Iterator[str]:
-        for _ in range(TRIES):
-            prompt = self._excerpt(next(self._texts))
+        length = self._tokens - self._special
+        for ids in islice(self._texts, TRIES):
+            first = self._random.randrange(max(len(ids) - length, 1))
+            prompt = str(self._tokenizer.decode(ids[first : first + length]))
             # Decoding and encoding again, as the server does, may give another number of tokens.
             if len(self._encode(prompt, special=True)) == self._tokens:
                 yield prompt
         raise BenchError(f"of {TRIES} excerpts this tokenizer reads none as {self._tokens} tokens; use another model")
-
-    def _excerpt(self, ids: list[int]) -> str:
-        length = self._tokens - self._special
-        first = self._random.randrange(max(len(ids) - length, 1))
-        return str(self._tokenizer.decode(ids[first : first + length]))
 
     def _encode(self, text: str, special: bool) -> list[int]:
         return list(self._tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"])

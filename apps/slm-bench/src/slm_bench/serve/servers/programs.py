@@ -20,19 +20,10 @@ TRANSFORMERS_PAGE = 256
 
 def slm_serve(setting: Setting, **overrides: float) -> Program:
     """Return slm-serve; ``overrides`` are further values of its flags."""
-    flags = {
-        "model_path": setting.folder,
-        "served_model_name": MODEL,
-        "dtype": setting.dtype,
-        "device": "cpu",
-        "threads": 1,
-        "page_size": PAGE_SIZE,
-        "max_pages": setting.pages,
-        "max_sequences": setting.concurrency,
-        "max_step_tokens": setting.step_tokens,
-        "max_queue": setting.capacity - setting.concurrency,
-        **overrides,
-    }
+    model = {"model_path": setting.folder, "served_model_name": MODEL, "dtype": setting.dtype, "device": "cpu"}
+    pool = {"threads": 1, "page_size": PAGE_SIZE, "max_pages": setting.pages, "max_sequences": setting.concurrency}
+    queue = {"max_step_tokens": setting.step_tokens, "max_queue": setting.capacity - setting.concurrency}
+    flags = {**model, **pool, **queue, **overrides}
     command = [sys.executable, "-m", "slm_serve.cli", *(f"--{name}={value}" for name, value in flags.items())]
     return Program("slm-serve", command, MODEL, "/health/ready", ENVIRONMENT, COUNT_TOKENS)
 
