@@ -13,7 +13,7 @@ from slm_adapters.peft_registration import register_with_peft
 if TYPE_CHECKING:
     from slm_adapters.base.base_lookup import FULL_NAMES, BaseLocation, find_base, probe_base
     from slm_adapters.base.four_bit import prepare_four_bit
-    from slm_adapters.base.hub_errors import as_adapter_error, hub_error_reason, probe_hub
+    from slm_adapters.base.hub_errors import HUB_REASONS, as_adapter_error, hub_error_reason, probe_hub
     from slm_adapters.base.log_filters import quiet_bitsandbytes
     from slm_adapters.base.model_folder import (
         ADAPTER_CONFIG,
@@ -54,6 +54,7 @@ __version__ = "0.4.0"
 __all__ = [
     "ADAPTER_CONFIG",
     "FULL_NAMES",
+    "HUB_REASONS",
     "LOGIT_TOLERANCE",
     "MODEL_CONFIG",
     "MODEL_FILE_SUFFIXES",
@@ -113,6 +114,7 @@ _EXPORTS = {
     "ButterflyLayer": "butterfly.method.layer:ButterflyLayer",
     "ButterflyModel": "butterfly.method.tuner:ButterflyModel",
     "ButterflySettings": "butterfly.settings:ButterflySettings",
+    "HUB_REASONS": "base.hub_errors:HUB_REASONS",
     "FULL_NAMES": "base.base_lookup:FULL_NAMES",
     "LOGIT_TOLERANCE": "merging.logit_comparison:LOGIT_TOLERANCE",
     "Loaded": "loading.load:Loaded",

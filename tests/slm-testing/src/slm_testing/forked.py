@@ -49,7 +49,7 @@ def start(
         environment: Environment variables.
     """
     words = [str(word) for word in argv]
-    process = _context.Process(target=_run_main, args=(module, words, environment, str(said), str(errors)))
+    process = _context.Process(target=_run_main, args=(module, words, environment, str(output), str(errors)))
     process.start()
     return process
 

@@ -11,7 +11,8 @@ from slm_adapters.errors import AdapterError
 
 TIMEOUT = 10.0  # seconds for the first answer of the hub
 
-# Classes by name: huggingface_hub's HTTP library differs between versions (requests, later httpx).
+# Classes by name: huggingface_hub's HTTP library differs between versions (requests, later httpx). slm_data has the same
+# sentences in HUB_ERROR_REASONS.
 HUB_REASONS: tuple[tuple[set[str], str], ...] = (
     ({"OfflineModeIsEnabled"}, "offline mode is on (HF_HUB_OFFLINE)"),
     ({"GatedRepoError"}, "it is gated (request access on its page, then log in with 'hf auth login')"),
@@ -20,7 +21,10 @@ HUB_REASONS: tuple[tuple[set[str], str], ...] = (
         "no repository of that name exists on the hub (or it needs a login: 'hf auth login')",
     ),
     ({"RevisionNotFoundError"}, "the hub has it, but not the requested revision"),
-    ({"RemoteProtocolError", "ReadError", "ChunkedEncodingError"}, "the connection to the hub was interrupted"),
+    (
+        {"RemoteProtocolError", "ReadError", "ChunkedEncodingError", "ClientPayloadError"},
+        "the connection to the hub was interrupted",
+    ),
     ({"TimeoutException", "TimeoutError", "Timeout"}, "the hub did not answer in time"),
     ({"ConnectError", "ConnectionError"}, "the hub at {endpoint} cannot be reached"),
 )
