@@ -11,8 +11,8 @@ from slm_adapters.errors import AdapterError
 
 TIMEOUT = 10.0  # seconds for the first answer of the hub
 
-# Classes by name: huggingface_hub's HTTP library differs between versions (requests, later httpx). slm_data has the same
-# sentences in HUB_ERROR_REASONS.
+# Classes by name: huggingface_hub's HTTP library differs between versions (requests, later httpx). slm_data has the
+# same sentences in HUB_ERROR_REASONS.
 HUB_REASONS: tuple[tuple[set[str], str], ...] = (
     ({"OfflineModeIsEnabled"}, "offline mode is on (HF_HUB_OFFLINE)"),
     ({"GatedRepoError"}, "it is gated (request access on its page, then log in with 'hf auth login')"),
