@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from slm_kv.attention.backends import select_attention
     from slm_kv.attention.step_batch import StepBatch
-    from slm_kv.command_line import add_model_flags, positive_int, read_int8_text, run_command
+    from slm_kv.command_line import DefaultsHelpFormatter, add_model_flags, positive_int, read_int8_text, run_command
     from slm_kv.engine.adapters import BASE_ADAPTER
     from slm_kv.engine.engine import Engine
     from slm_kv.engine.requests import Handle, Update
@@ -28,6 +28,7 @@ __version__ = "0.4.0"
 __all__ = [
     "BASE_ADAPTER",
     "MAX_LOGPROBS",
+    "DefaultsHelpFormatter",
     "Engine",
     "Handle",
     "InvalidLogits",
@@ -54,6 +55,7 @@ __all__ = [
 
 # "Name": "module:attribute". Imported on first use, so that a command line can answer --help without torch.
 _EXPORTS = {
+    "DefaultsHelpFormatter": "command_line:DefaultsHelpFormatter",
     "BASE_ADAPTER": "engine.adapters:BASE_ADAPTER",
     "Engine": "engine.engine:Engine",
     "Handle": "engine.requests:Handle",

@@ -12,6 +12,14 @@ from slm_kv.errors import KVError
 MAX_INT8_TEXT_CHARACTERS = 1_000_000  # more than linear.int8_gate.MAX_TOKENS tokens
 
 
+class DefaultsHelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Appends a flag's default to its help text, unless the default is None, False or an empty list."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        has_default = not (action.default is None or action.default is False or action.default == [])
+        return super()._get_help_string(action) if has_default else action.help
+
+
 def run_command(program: str, run: Callable[[], int]) -> int:
     """Call ``run`` and return its exit code; 2 with one line on stderr for a KVError, 130 for Ctrl-C."""
     try:

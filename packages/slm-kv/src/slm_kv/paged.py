@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 from slm_kv import __version__
-from slm_kv.command_line import add_model_flags, read_int8_text, run_command
+from slm_kv.command_line import DefaultsHelpFormatter, add_model_flags, read_int8_text, run_command
 from slm_kv.sampling.params import SamplingParams
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="slm-paged",
         description="Stream a completion from a paged KV cache and report page usage.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"slm-paged {__version__}")
     add_model_flags(parser)

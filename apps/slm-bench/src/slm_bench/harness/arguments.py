@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any, TypeVar
 
-from slm_kv import positive_int
+from slm_kv import DefaultsHelpFormatter, positive_int
 
 SAMPLE = "sample"  # the built-in base model, tokenizer or corpus
 DISTILGPT2_SHAPE = "distilgpt2's shape, random weights"
@@ -28,17 +28,10 @@ _SHARED: dict[str, dict[str, Any]] = {
 }
 
 
-class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Appends a flag's default to its help text, unless the default is None, False or empty."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        return super()._get_help_string(action) if action.default else action.help
-
-
 def new_command(commands: Any, name: str, help: str, description: str) -> argparse.ArgumentParser:
     """Add the command ``name`` to ``commands``, the result of ``add_subparsers``."""
     parser: argparse.ArgumentParser = commands.add_parser(
-        name, help=help, description=description, formatter_class=_HelpFormatter
+        name, help=help, description=description, formatter_class=DefaultsHelpFormatter
     )
     return parser
 

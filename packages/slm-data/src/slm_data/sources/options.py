@@ -15,7 +15,9 @@ class SourceOptions:
 
     dataset: str | None = field(
         default=None,
-        metadata={"help": "tinystories, wikitext2, sample (built in), or owner/name[:config] of a hub dataset"},
+        metadata={
+            "help": "a dataset by name: tinystories, wikitext2, sample (built in), or owner/name[:config] of a hub dataset"
+        },
     )
     train_file: list[str] = field(
         default_factory=list,
