@@ -40,16 +40,13 @@ class Overload:
         seconds = self.accepted or (0.0,)
         latency = f"{self.unfinished} did not; {statistics.median(seconds):.1f} s in the median"
         latency += f", p99 {percentile(seconds, 99):.1f} s"
-        memory = (
-            f"{format_counts(self.held)}; {self.rss_before / 1e6:.0f} MB before, {self.rss_after / 1e6:.0f} MB after"
-        )
+        memory = f"{self.rss_before / 1e6:.0f} MB before, {self.rss_after / 1e6:.0f} MB after"
+        held = f"{format_counts(self.held)}; {memory}"
         allowed = set(self.statuses) == {200, TOO_MANY_REQUESTS}
         return [
             Guarantee("an overloaded server answers 200 or 429", allowed, load),
             Guarantee("whoever got 200 got all tokens", self.unfinished == 0, latency),
-            Guarantee(
-                "it holds nothing afterwards", not any(self.held.values()), f"{format_counts(self.held)}; {memory}"
-            ),
+            Guarantee("it holds nothing afterwards", not any(self.held.values()), held),
         ]
 
 
