@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from slm_lab.report.axes import bytes_label, decimal_labels, fit_scale, short_label
@@ -27,6 +27,8 @@ def find_texts(svg: str, css_class: str) -> list[xml.Element]:
 
 
 @given(st.lists(values, min_size=1, max_size=8))
+@example([5e-324])
+@example([0.0, 5e-324])
 def test_all_values_and_a_few_round_ticks_lie_on_a_scale(numbers: list[float]) -> None:
     scale = fit_scale(numbers, 300, 10)
     assert all(10 - 1e-6 <= scale(value) <= 300 + 1e-6 for value in numbers)

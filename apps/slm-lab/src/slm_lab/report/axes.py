@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 MARGIN = 0.08  # of the range of the values, at either end of a scale
+SMALLEST = 1e-290  # the margin of anything smaller would underflow to 0, and the scale would have no width
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,11 @@ def fit_scale(values: Sequence[float], start: float, end: float, *, log: bool = 
         factor = 10 ** max(margin * math.log10(high / low), 0.15)
         return Scale(low / factor, high * factor, start, end, log=True)
     magnitude, width = max(abs(low), abs(high)), high - low
-    # Values that differ by float noise alone would otherwise fill the whole axis.
-    padding = margin * (width if width > 1e-6 * magnitude else magnitude or 1.0)
+    if magnitude < SMALLEST:
+        width = 1.0
+    elif width <= 1e-6 * magnitude:  # values that differ by float noise alone would otherwise fill the whole axis
+        width = magnitude
+    padding = margin * width
     return Scale(low - padding, high + padding, start, end)
 
 
