@@ -58,7 +58,7 @@ def budget_trainer(
         budget=arguments.budget,
         checkpoint=(NoCheckpoint if interval == NEVER else StepCheckpoint)(Path(folder), {}, silent),
         state=None,
-        say=silent,
+        print_line=silent,
         **_shared_arguments(inputs, arguments, rows, seed),
     )
 

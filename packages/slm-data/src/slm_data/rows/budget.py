@@ -76,7 +76,7 @@ class BudgetPlan:
                 shares[process].append(part)
         return shares[rank]
 
-    def most_in_a_share(self, step: int, ranks: int) -> int:
+    def max_share_size(self, step: int, ranks: int) -> int:
         """Return the maximum number of micro-batches that a process has in ``step``."""
         return -(-len(self._divided(step, ranks)) // ranks)
 

@@ -64,7 +64,7 @@ def trainer_of(
         budget=arguments.budget,
         checkpoint=StepCheckpoint(folder, {}, printed.append),
         state=None,
-        say=printed.append,
+        print_line=printed.append,
         model=model,
         args=arguments.training,
         rows=rows.train,
