@@ -1,3 +1,5 @@
+"""Interleaved timing: the order of contenders, progress, and ratios by round."""
+
 import pytest
 
 from slm_bench.harness.interleaved_timing import Times, interleave, time_interleaved

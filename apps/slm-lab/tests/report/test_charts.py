@@ -1,3 +1,5 @@
+"""Charts: scales, tick labels, positions of names, and the SVG."""
+
 from __future__ import annotations
 
 import xml.etree.ElementTree as xml
