@@ -67,13 +67,13 @@ def _report(error: Exception) -> int:
 
 
 def _has_process_group() -> bool:
-    """Whether this process has joined a process group of torch.distributed. Imports nothing."""
+    """Return whether this process has joined a process group of torch.distributed. Imports nothing."""
     distributed = sys.modules.get("torch.distributed")
     return distributed is not None and distributed.is_available() and distributed.is_initialized()
 
 
 def _sibling_errors() -> tuple[type[Exception], ...]:
-    """The errors of other packages that a user can cause. Evaluated only when an exception got this far."""
+    """Return the errors of other packages that a user can cause. Evaluated only when an exception got this far."""
     from slm_adapters import AdapterError
     from slm_data import DataError
 

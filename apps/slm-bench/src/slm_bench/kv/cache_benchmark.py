@@ -23,7 +23,7 @@ ROUNDS = 5
 
 @dataclass(frozen=True)
 class CacheMeasurement:
-    """One number of new tokens; field names are JSON keys. Tokens are counted over the whole batch."""
+    """Figures for one number of new tokens; field names are JSON keys. Tokens are counted over the whole batch."""
 
     new_tokens: int
     tokens_per_second_on: float

@@ -22,7 +22,7 @@ NEVER = 10**9  # steps
 
 
 class NoCheckpoint(StepCheckpoint):
-    """Writes nothing: the loop saves a checkpoint at its end whatever the interval is."""
+    """Writes no checkpoint. The loop would otherwise write one at its end, whatever the interval."""
 
     def save(self, *_: Any) -> None:
         pass

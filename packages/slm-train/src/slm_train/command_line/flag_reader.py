@@ -82,7 +82,7 @@ def _is_value(word: str) -> bool:
 
 
 def _takes_one_value(name: str, first: str, known: Collection[str]) -> bool:
-    """Whether no word after the first can be a value of the flag.
+    """Return whether no word after the first can be a value of the flag.
 
     That is so for flags that are translated to one value, and for a first value that argparse accepts only in the
     form ``--flag=-value``.

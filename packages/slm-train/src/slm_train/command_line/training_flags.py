@@ -73,7 +73,7 @@ def _help(metadata: ast.expr | None) -> str:
 
 
 def _is_argument(value: ast.expr | None) -> bool:
-    """Whether a field is an argument of the class: ``field(init=False)`` is not."""
+    """Return whether a field is an argument of the class: ``field(init=False)`` is not."""
     return _literal(_field_keywords(value).get("init")) is not False
 
 

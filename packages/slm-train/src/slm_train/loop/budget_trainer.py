@@ -155,7 +155,7 @@ class BudgetTrainer(SlmTrainer):
         return model
 
     def _must_stop(self) -> bool:
-        """Whether any process received a signal, or patience has run out."""
+        """Return whether any process received a signal, or patience has run out."""
         has_signal = self.control.should_training_stop
         if self.ranks > 1:
             if has_signal:

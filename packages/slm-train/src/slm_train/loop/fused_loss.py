@@ -58,7 +58,7 @@ class FusedLoss:
 
     @torch.no_grad()
     def _agrees(self, model: Any) -> bool:
-        """Whether the model's own loss and the fused loss are equal for a few tokens."""
+        """Return whether the model's own loss and the fused loss are equal for a few tokens."""
         was_training = model.training
         model.eval()
         ids = torch.arange(_PROBE_TOKENS, device=self.head.weight.device)[None]
@@ -94,6 +94,6 @@ def loss_context(
 
 
 def _is_possible(training: TrainingArguments) -> bool:
-    """Whether nothing else needs the logits, and every process has the whole output layer."""
+    """Return whether nothing else needs the logits, and every process has the whole output layer."""
     needs_logits = training.label_smoothing_factor or training.use_liger_kernel or training.torch_compile
     return not (needs_logits or training.fsdp or training.deepspeed)

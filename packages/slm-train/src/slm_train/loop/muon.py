@@ -107,5 +107,5 @@ def muon_groups(model: nn.Module, input_embeddings: nn.Module) -> list[dict[str,
 
 
 def _is_lookup_table(name: str) -> bool:
-    """Whether a matrix is a table of vectors: position embeddings, or an output layer that is not tied."""
+    """Return whether a matrix is a table of vectors: position embeddings, or an output layer that is not tied."""
     return any(part in name for part in ("wpe", "embed", "lm_head"))

@@ -78,7 +78,7 @@ class TimeBudget(TrainingTime, ExportableState):
         control.should_training_stop |= is_over
 
     def _is_due(self, strategy: str, interval: float | None, before: float, *, at_the_end: bool = False) -> bool:
-        """Whether a multiple of ``interval``, a fraction of the run, lies between ``before`` and now."""
+        """Return whether a multiple of ``interval``, a fraction of the run, lies between ``before`` and now."""
         if strategy != "steps":
             return False
         if interval and interval < 1 and self.fraction // interval > before // interval:

@@ -52,7 +52,7 @@ class Vllm:
         return tokens
 
     def close(self) -> None:
-        """Close its standard input, upon which it ends; kill it if it does not within a minute."""
+        """Close the standard input of the process, upon which it ends; kill it if it does not within a minute."""
         try:
             self._process.communicate(timeout=60)
         except subprocess.TimeoutExpired:

@@ -19,7 +19,7 @@ TRANSFORMERS_PAGE = 256
 
 
 def slm_serve(setting: Setting, **overrides: float) -> Program:
-    """Return slm-serve; ``overrides`` are further values of its flags."""
+    """Return slm-serve; ``overrides`` are values of further flags."""
     model = {"model_path": setting.folder, "served_model_name": MODEL, "dtype": setting.dtype, "device": "cpu"}
     pool = {"threads": 1, "page_size": PAGE_SIZE, "max_pages": setting.pages, "max_sequences": setting.concurrency}
     queue = {"max_step_tokens": setting.step_tokens, "max_queue": setting.capacity - setting.concurrency}
