@@ -1,4 +1,4 @@
-"""Full, read-only and vanished disks: one sentence, and the last checkpoint remains."""
+"""Full, read-only and missing disks are reported in one sentence, and the last checkpoint remains."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fused loss equals the usual one, in value and gradients; and models that it must not touch."""
+"""The fused loss equals the usual one in value and gradients, and is not installed where it would differ."""
 
 from __future__ import annotations
 

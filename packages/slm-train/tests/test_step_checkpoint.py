@@ -29,7 +29,7 @@ def test_what_is_saved_is_read_back(tmp_path: Path) -> None:
     checkpoint, model = saved(tmp_path)
     expected_weights = {name: values.clone() for name, values in model.state_dict().items()}
     with torch.no_grad():
-        model.weight.zero_()  # training goes on while it is written
+        model.weight.zero_()  # training continues while it is written
     checkpoint.wait()
     content = read_step_checkpoint(tmp_path)
     assert content

@@ -1,4 +1,4 @@
-"""Full, read-only and vanished disks, and killed processes: the last checkpoint of the loop remains complete."""
+"""Full, read-only and missing disks, and killed processes: the last checkpoint of the loop remains complete."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def start(
 
 
 def run(module: str, argv: Sequence[object], folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run ``main`` of ``module`` to its end. Its output is stored in ``folder`` meanwhile."""
+    """Run ``main`` of ``module`` to its end and return its output, which is written to files in ``folder``."""
     output, errors = folder / "output.txt", folder / "errors.txt"
     for file in (output, errors):
         file.write_text("")

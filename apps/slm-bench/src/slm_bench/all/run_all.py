@@ -1,4 +1,4 @@
-"""``slm-bench all``: every benchmark in a process of its own, then a table and the report. No torch here."""
+"""``slm-bench all``: every benchmark in a separate process, then a table and the report. Imports no torch."""
 
 import argparse
 import signal

@@ -23,7 +23,7 @@ class Outcome:
 
 
 class StepTimer(TrainerCallback):
-    """Records when each step ended, and how long the loop had waited for ``checkpoint`` by then."""
+    """Records the end of each step, and the seconds that the loop had waited for ``checkpoint`` until then."""
 
     def __init__(self, checkpoint: StepCheckpoint | None = None) -> None:
         self.checkpoint = checkpoint

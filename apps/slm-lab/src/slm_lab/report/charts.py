@@ -70,7 +70,7 @@ def scatter_chart(frame: Frame, points: Sequence[Point], *, log: bool, x_text: C
         log: Whether the x axis is logarithmic.
         x_text: Formats the ticks of the x axis.
     """
-    # Wider margins than usual: names stand beside the outermost points.
+    # Wider margins than usual: names are placed next to the outermost points.
     x = fit_scale([point.x for point in points], LEFT, WIDTH - 14, log=log, margin=0.18)
     y = fit_scale([value for point in points for value in (point.low, point.high)], frame.bottom, TOP, margin=0.14)
     dots = (_point(point, x, y) for point in points)

@@ -128,7 +128,7 @@ class StepCheckpoint:
                 )
             self._write_file(content)
             return
-        # Copied before training goes on: the optimizer changes weights and moments in place.
+        # Copied before training continues: the optimizer changes weights and moments in place.
         copied = tree_map(
             lambda leaf: leaf.detach().to("cpu", copy=True) if isinstance(leaf, Tensor) else leaf, content
         )

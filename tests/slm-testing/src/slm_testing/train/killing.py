@@ -26,7 +26,7 @@ import slm_testing.forked as forked
 
 
 def start(argv: list[str], **environment: str) -> Any:
-    """Start slm-train in a process of its own."""
+    """Start slm-train in a forked process."""
     return forked.start("slm_train.cli", argv, **environment)
 
 

@@ -50,7 +50,7 @@ class Tiny:
 
 
 def run_command(argv: Sequence[str], **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run ``slm-train`` in a process of its own, as a user does."""
+    """Run ``slm-train`` in a new interpreter, as a user does."""
     command = [sys.executable, "-m", "slm_train.cli", *map(str, argv)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, **options)
 
