@@ -23,7 +23,7 @@ from urllib.parse import unquote
 ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "uv.lock"
 REMEDY = "run `python3 scripts/lock.py update` and `git add uv.lock`"
-# Two have been enough so far. A lock that still changes after five restores would never become stable.
+# Two have been enough so far. A lock that still changes after five restores will not become stable.
 MAX_RESTORES = 5
 
 
@@ -46,7 +46,7 @@ def strip(text: str) -> str:
     text = re.sub(r'^( +|sdist = )\{ url = "[^"]*/([^"/?#]+)[^"]*"', _filename, text, flags=re.MULTILINE)
     # Not every index provides the size and the date of a file.
     text = re.sub(r', size = \d+|, upload-time = "[^"]*"', "", text)
-    # With [package.metadata], uv 0.13.9 takes the lock for a complete one and fails because the URLs are missing.
+    # With [package.metadata], uv 0.13.9 treats the lock as complete and fails because the URLs are missing.
     return re.sub(r"^\[package\.metadata[.\]].*\n(?:(?!\[).*\n)*", "", text, flags=re.MULTILINE)
 
 
@@ -142,7 +142,7 @@ def restore(stripped: str) -> str:
 
 
 def stabilise(stripped: str) -> str:
-    """Restore until nothing changes: when uv resolves from a lock, it may merge forks that a fresh run kept."""
+    """Restore and strip until nothing changes: when uv resolves from a lock, it may merge forks of the resolution."""
     for _ in range(MAX_RESTORES):
         again = strip(restore(stripped))
         if again == stripped:

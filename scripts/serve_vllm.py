@@ -81,7 +81,7 @@ def _train(mode: str, options: argparse.Namespace, work: Path) -> Path:
 def _vllm_texts(
     adapters: dict[str, Path], options: argparse.Namespace, work: Path
 ) -> tuple[dict[str, list[Text]], str]:
-    """The texts of all models by name, and the base model of the adapters."""
+    """Return the texts of all models by name, and the base model of the adapters."""
     served_adapters = tuple(f"{mode}={folder}" for mode, folder in adapters.items())
     base = load(adapters["lora"], device="cpu").base
     settings = Settings(
@@ -98,7 +98,7 @@ def _vllm_texts(
 
 
 async def _generate(backend: Backend, names: Sequence[str], max_new_tokens: int) -> dict[str, list[Text]]:
-    """Texts of all models and prompts, generated concurrently."""
+    """Return the texts of all models and prompts, generated concurrently."""
     prompts = [tuple(backend.tokenizer(prompt)["input_ids"]) for prompt in PROMPTS]
     jobs = [Job(prompt, _greedy(max_new_tokens), name) for name in names for prompt in prompts]
     answer, texts = Answer(len(jobs)), [Text((), "")] * len(jobs)
@@ -114,7 +114,7 @@ def _greedy(max_new_tokens: int) -> SamplingParams:
 
 
 def _compare(name: str, folder: Path | None, base: str, vllm_texts: Sequence[Text], max_new_tokens: int) -> bool:
-    """Whether the texts are those of the engine, up to logits closer than ``LOGIT_TOLERANCE``."""
+    """Print a comparison with the texts of the engine; return whether they agree up to ``LOGIT_TOLERANCE``."""
     print(f"\n{name}")
     loaded = load(base, folder, dtype=torch.float32, device="cpu")
     with Engine(loaded.model, loaded.tokenizer) as engine:

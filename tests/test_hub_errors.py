@@ -15,9 +15,9 @@ def by_class_name(reasons: tuple[tuple[set[str], str], ...]) -> dict[str, str]:
 
 
 def test_both_give_the_same_reason_for_the_same_exception() -> None:
-    of_data = by_class_name(HUB_ERROR_REASONS)
-    of_adapters = by_class_name(HUB_REASONS)
-    assert {name: reason for name, reason in of_data.items() if name not in DATASETS_ONLY} == of_adapters
+    data_reasons = by_class_name(HUB_ERROR_REASONS)
+    adapter_reasons = by_class_name(HUB_REASONS)
+    assert {name: reason for name, reason in data_reasons.items() if name not in DATASETS_ONLY} == adapter_reasons
 
 
 @pytest.mark.parametrize("name", sorted(by_class_name(HUB_REASONS)))

@@ -1,4 +1,4 @@
-"""Who may import whom, where import-linter does not look: tests, scripts and recipes as well as sources."""
+"""Import rules that import-linter does not check: in tests, scripts and recipes as well as in sources."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from slm_testing.workspace.readme_blocks import ROOT
 
 FOLDERS = ("packages", "apps", "tests", "scripts", "recipes")
-MEMBERS = {folder.name.replace("-", "_") for at in ("packages", "apps") for folder in (ROOT / at).iterdir()}
+MEMBERS = {folder.name.replace("-", "_") for level in ("packages", "apps") for folder in (ROOT / level).iterdir()}
 # Documented module paths: `slm_adapters.laws` needs the extra slm-adapters[laws].
 PUBLIC_MODULES = {"slm_adapters.laws", "slm_adapters.layer_laws"}
 
@@ -19,7 +19,7 @@ def python_files() -> list[Path]:
 
 
 def imported_modules(source: str) -> Iterator[str]:
-    """Every module that ``import`` and ``from ... import`` statements name, also inside functions."""
+    """Yield every module that ``import`` and ``from ... import`` statements name, also inside functions."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -28,7 +28,7 @@ def imported_modules(source: str) -> Iterator[str]:
 
 
 def owner(file: Path) -> str | None:
-    """The member that a file belongs to: its package, or for a test helper the package whose tests use it."""
+    """Return the member that a file belongs to; for a test helper, the member whose tests use it."""
     parts = file.relative_to(ROOT).parts
     if parts[0] in ("packages", "apps"):
         return parts[1].replace("-", "_")
@@ -38,10 +38,10 @@ def owner(file: Path) -> str | None:
 
 
 def foreign_submodules(file: Path) -> list[str]:
-    """Submodules of other members that ``file`` imports."""
+    """Return the submodules of other members that ``file`` imports."""
     imported = imported_modules(file.read_text())
-    inner = [name for name in imported if name.partition(".")[0] in MEMBERS and "." in name]
-    return [name for name in inner if name.partition(".")[0] != owner(file) and name not in PUBLIC_MODULES]
+    submodules = [name for name in imported if name.partition(".")[0] in MEMBERS and "." in name]
+    return [name for name in submodules if name.partition(".")[0] != owner(file) and name not in PUBLIC_MODULES]
 
 
 def test_the_check_finds_a_lazy_import_of_another_members_submodule() -> None:

@@ -44,7 +44,7 @@ def run_command(words: Sequence[str]) -> None:
 
 
 def hub_answers() -> bool:
-    """Whether a hub provides models and datasets."""
+    """Return whether a hub provides models and datasets."""
     endpoint = os.environ.get("HF_ENDPOINT")
     try:
         return bool(endpoint) and httpx.get(f"{endpoint}/api/models/distilbert/distilgpt2", timeout=5).is_success

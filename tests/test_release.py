@@ -32,7 +32,7 @@ MODEL = """
 from transformers import GPT2Config, GPT2LMHeadModel
 model = GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=1, n_head=2, vocab_size=64, n_positions=32)).eval()
 """
-# A typical use of each member, through its public names, with only the siblings that it declares.
+# A typical use of each member, through its exported names.
 USES = {
     "slm-data": """
 from pathlib import Path
@@ -53,9 +53,9 @@ assert adapted(torch.arange(8)[None]).logits.isfinite().all()
     + """
 import torch
 from slm_kv import PagedCache
-ask = {"inputs": torch.arange(8)[None], "max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
-paged = model.generate(**ask, past_key_values=PagedCache(page_size=4, max_pages=8))
-assert torch.equal(paged, model.generate(**ask))
+request = {"inputs": torch.arange(8)[None], "max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
+paged = model.generate(**request, past_key_values=PagedCache(page_size=4, max_pages=8))
+assert torch.equal(paged, model.generate(**request))
 """,
     "slm-train": """
 from slm_train import main

@@ -70,10 +70,10 @@ IDS = torch.arange(1, 9)[None]
 
 
 def test_all_contenders_share_the_weights_of_the_base(base: Any, untrained: list[Contender]) -> None:
-    own = {tensor.data_ptr() for tensor in base.parameters()}
+    base_tensors = {tensor.data_ptr() for tensor in base.parameters()}
     for contender in untrained:
         frozen = [tensor for tensor in contender.model.parameters() if not tensor.requires_grad]
-        assert {tensor.data_ptr() for tensor in frozen} == own
+        assert {tensor.data_ptr() for tensor in frozen} == base_tensors
 
 
 def broken(guarantees: list[Guarantee]) -> list[str]:

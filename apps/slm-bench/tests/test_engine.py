@@ -128,16 +128,16 @@ def test_lengths_of_mixed_requests_lie_in_their_ranges_and_are_the_same_each_tim
 
 
 def test_a_known_prefix_is_reused_whole_and_changes_no_token(loaded: Any) -> None:
-    found = prefix.measure(loaded.model, tokenizer(loaded), 1)
-    assert (found.prompt_tokens, found.known_tokens) == (480, 448)  # of 512 positions
-    assert found.same_tokens
-    assert len(found.known.seconds) == len(found.unknown.seconds) == 1
+    measured = prefix.measure(loaded.model, tokenizer(loaded), 1)
+    assert (measured.prompt_tokens, measured.known_tokens) == (480, 448)  # of 512 positions
+    assert measured.same_tokens
+    assert len(measured.known.seconds) == len(measured.unknown.seconds) == 1
 
 
 def test_attention_over_scattered_pages_equals_that_over_contiguous_keys(loaded: Any) -> None:
-    for found in attention.measure(loaded.model, SMALL.attention):
-        assert found.difference < 1e-5
-        assert found.paged.median > 0 < found.contiguous.median
+    for measured in attention.measure(loaded.model, SMALL.attention):
+        assert measured.difference < 1e-5
+        assert measured.paged.median > 0 < measured.contiguous.median
 
 
 def test_vllm_answers_one_line_per_workload_and_ends_when_closed(stand_in: str, tmp_path: Path) -> None:

@@ -1,3 +1,5 @@
+"""Interleaved timing: the order of contenders, progress, and ratios by round."""
+
 import pytest
 
 from slm_bench.harness.interleaved_timing import Times, interleave, time_interleaved
@@ -7,7 +9,7 @@ def test_contenders_alternate_in_reversing_order_after_a_round_to_warm_up() -> N
     called: list[str] = []
     times = time_interleaved({name: lambda name=name: called.append(name) for name in "ab"}, rounds=3)
     assert "".join(called) == "baabbaab"
-    assert [len(taken.seconds) for taken in times.values()] == [3, 3]
+    assert [len(contender_times.seconds) for contender_times in times.values()] == [3, 3]
 
 
 def test_results_are_collected_by_round_with_progress_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:

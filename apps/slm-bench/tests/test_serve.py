@@ -54,10 +54,10 @@ def add_cli_args(parser):
     for name in ("--base-url", "--result-dir", "--result-filename", "--seed"): parser.add_argument(name)
     parser.add_argument("--num-prompts", type=int)
     parser.parse_args = lambda: parser.parse_known_args()[0]
-def main(given):
-    found = {"output_throughput": 30, "median_ttft_ms": 4, "p99_ttft_ms": 5, "median_tpot_ms": 6, "failed": 0,
-             "completed": given.num_prompts}
-    with open(os.path.join(given.result_dir, given.result_filename), "w") as file: json.dump(found, file)
+def main(arguments):
+    report = {"output_throughput": 30, "median_ttft_ms": 4, "p99_ttft_ms": 5, "median_tpot_ms": 6, "failed": 0,
+              "completed": arguments.num_prompts}
+    with open(os.path.join(arguments.result_dir, arguments.result_filename), "w") as file: json.dump(report, file)
 """
 
 
@@ -133,10 +133,10 @@ LEAK = NOTHING_HELD | {"slm_pages_used": 3}
         (Overload(4, 1, {200: 9}, (0.1,), 0, 1, 1, NOTHING_HELD), "answers 200 or 429"),  # never overloaded
         (Overload(4, 1, {200: 9, 429: 2, 0: 1}, (0.1,), 0, 1, 1, NOTHING_HELD), "answers 200 or 429"),
         (Overload(4, 1, {200: 9, 429: 2}, (0.1,), 1, 1, 1, NOTHING_HELD), "got all tokens"),
-        (Overload(4, 1, {200: 9, 429: 2}, (0.1,), 0, 1, 1, LEAK), "holds nothing afterwards"),
+        (Overload(4, 1, {200: 9, 429: 2}, (0.1,), 0, 1, 1, LEAK), "after the overload it holds nothing"),
         (Disconnects({}, LEAK, Reply(200, 0, 0, 6), 6), "holds nothing for clients"),
-        (Disconnects({}, NOTHING_HELD, Reply(200, 0, 0, 5), 6), "answers the next"),
-        (Disconnects({}, NOTHING_HELD, Reply(503, 0, 0, 0), 6), "answers the next"),
+        (Disconnects({}, NOTHING_HELD, Reply(200, 0, 0, 5), 6), "answers the next request"),
+        (Disconnects({}, NOTHING_HELD, Reply(503, 0, 0, 0), 6), "answers the next request"),
         (Sigterm(5, 5, {200: 4, 504: 1}, 0, 1, 0), "answered whole"),
         (Sigterm(5, 5, {200: 5}, 1, 1, 0), "answered whole"),
         (Sigterm(5, 0, {200: 5}, 0, 1, 0), "answered whole"),  # nothing was in flight
@@ -158,10 +158,10 @@ def test_a_broken_guarantee_is_named_and_the_exit_code_is_1(
 
 def test_prompts_have_the_requested_number_of_tokens_and_none_comes_twice() -> None:
     tokenizer = AutoTokenizer.from_pretrained(sample_base())
-    taken = Prompts(tokenizer, 64).take(20)
-    assert {len(tokenizer(prompt)["input_ids"]) for prompt in taken} == {64}
-    assert len({tuple(tokenizer(prompt)["input_ids"][:16]) for prompt in taken}) == 20
-    assert taken == Prompts(tokenizer, 64).take(20)
+    prompts = Prompts(tokenizer, 64).take(20)
+    assert {len(tokenizer(prompt)["input_ids"]) for prompt in prompts} == {64}
+    assert len({tuple(tokenizer(prompt)["input_ids"][:16]) for prompt in prompts}) == 20
+    assert prompts == Prompts(tokenizer, 64).take(20)
 
 
 def test_a_tokenizer_that_never_reproduces_an_excerpt_ends_the_run() -> None:

@@ -56,7 +56,7 @@ def test_a_server_is_suspended_except_while_measured_and_leaves_no_process(tmp_p
 
 
 def size_once_stable(file: Path) -> int:
-    """The size once it has had time to stop growing."""
+    """Return the size once it has had time to stop growing."""
     time.sleep(0.05)
     return file.stat().st_size
 

@@ -119,10 +119,10 @@ def test_varied_texts_are_beginnings_of_the_same_texts_and_lengths_vary_more() -
 
 
 def test_a_difference_of_other_names_or_nan_is_never_small() -> None:
-    one = {"a": Tensor([1.0])}
-    assert exactness.relative_error(one, one) == 0
-    assert exactness.relative_error({}, one) == float("inf")
-    assert not exactness.relative_error({"a": Tensor([float("nan")])}, one) <= exactness.TOLERANCE
+    gradients = {"a": Tensor([1.0])}
+    assert exactness.relative_error(gradients, gradients) == 0
+    assert exactness.relative_error({}, gradients) == float("inf")
+    assert not exactness.relative_error({"a": Tensor([float("nan")])}, gradients) <= exactness.TOLERANCE
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,5 @@
+"""Bytes, durations and percentages as text."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""Version and import of slm_lab."""
+
 import subprocess
 import sys
 from importlib.metadata import version

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from slm_testing.train.checkpoint_folders import contents, every_change, hidden, save, unheard
+from slm_testing.train.checkpoint_folders import contents, fail_if_skipped, hidden_names, save, watch_disk_changes
 from slm_train.checkpoints.atomic_write import atomic_folder, remove_leftovers, temporary_path
 from slm_train.checkpoints.manifest import MANIFEST, find_fault
 from slm_train.checkpoints.rotation import latest_complete, list_checkpoints, rotate
@@ -53,7 +53,7 @@ def crash_at(k: int) -> Iterator[None]:
         if next(count) >= k:
             raise Crash
 
-    with every_change(before), suppress(Crash):
+    with watch_disk_changes(before), suppress(Crash):
         yield
 
 
@@ -66,16 +66,16 @@ def fail_at(k: int) -> Iterator[None]:
         if next(count) == k:
             raise OSError(errno.EIO, "the disk failed")
 
-    with every_change(before, ("rename", "replace", "fsync")):
+    with watch_disk_changes(before, ("rename", "replace", "fsync")):
         yield
 
 
 def changes_of(operation: Callable[[], object]) -> list[str]:
     """The names of the changes that ``operation`` makes, in order."""
-    made: list[str] = []
-    with every_change(made.append):
+    changes: list[str] = []
+    with watch_disk_changes(changes.append):
         operation()
-    return made
+    return changes
 
 
 # What a run does to a folder with checkpoint-1 and checkpoint-2, and the contents that may be newest after a crash.
@@ -96,37 +96,37 @@ def run_of_two(parent: Path, k: int = 0) -> Path:
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_a_crash_at_any_change_of_the_disk_leaves_the_old_or_the_new_checkpoint(tmp_path: Path, operation: str) -> None:
-    do, allowed = OPERATIONS[operation]
+    operate, allowed = OPERATIONS[operation]
     run = run_of_two(tmp_path, -1)
-    made = changes_of(lambda: do(run))
-    assert {"rename", "fsync", "mkdir"} <= set(made)
-    for k in range(len(made)):
+    changes = changes_of(lambda: operate(run))
+    assert {"rename", "fsync", "mkdir"} <= set(changes)
+    for k in range(len(changes)):
         run = run_of_two(tmp_path, k)
         with crash_at(k):
-            do(run)
+            operate(run)
         for checkpoint in list_checkpoints(run):
             assert find_fault(checkpoint) is None, (k, checkpoint)
-        newest = latest_complete(run, unheard)
+        newest = latest_complete(run, fail_if_skipped)
         assert newest is not None, k
         assert contents(newest) in allowed, k
         remove_leftovers(run)
-        assert latest_complete(run, unheard) == newest, k
-        assert hidden(run) == [], k
-        do(run)
-        assert contents(latest_complete(run, unheard) or run) == "new"
+        assert latest_complete(run, fail_if_skipped) == newest, k
+        assert hidden_names(run) == [], k
+        operate(run)
+        assert contents(latest_complete(run, fail_if_skipped) or run) == "new"
 
 
 def test_a_crash_while_a_crash_is_being_repaired_loses_nothing(tmp_path: Path) -> None:
-    again, _ = OPERATIONS["the same step again"]
+    save_again, _ = OPERATIONS["the same step again"]
     run = run_of_two(tmp_path, -1)
-    first = len(changes_of(lambda: again(run)))
+    first = len(changes_of(lambda: save_again(run)))
     for number, (k, j) in enumerate(itertools.product(range(first), range(4))):
         run = run_of_two(tmp_path, number)
         with crash_at(k):
-            again(run)
+            save_again(run)
         with crash_at(j):
             remove_leftovers(run)
-        newest = latest_complete(run, unheard)
+        newest = latest_complete(run, fail_if_skipped)
         assert newest == run / "checkpoint-2", (k, j)
         assert contents(newest) in {"2", "new"}, (k, j)
 
@@ -135,15 +135,15 @@ def test_a_crash_while_a_crash_is_being_repaired_loses_nothing(tmp_path: Path) -
 def test_a_rename_or_sync_that_fails_raises_and_leaves_the_old_or_the_new_checkpoint(
     tmp_path: Path, operation: str
 ) -> None:
-    do, allowed = OPERATIONS[operation]
+    operate, allowed = OPERATIONS[operation]
     run = run_of_two(tmp_path, -1)
-    renames = [name for name in changes_of(lambda: do(run)) if name in ("rename", "fsync")]
+    renames = [name for name in changes_of(lambda: operate(run)) if name in ("rename", "fsync")]
     for k in range(len(renames)):
         run = run_of_two(tmp_path, k)
         with fail_at(k), pytest.raises(OSError, match="the disk failed"):
-            do(run)
+            operate(run)
         assert (run / "checkpoint-2").exists() or (run / "checkpoint-3").exists(), k
-        newest = latest_complete(run, unheard)
+        newest = latest_complete(run, fail_if_skipped)
         assert newest is not None, k
         assert contents(newest) in allowed, k
         assert not temporary_path(newest).exists(), k
@@ -161,7 +161,7 @@ def test_everything_is_on_the_disk_before_it_gets_its_name(tmp_path: Path) -> No
 
     if not Path("/proc/self/fd").is_dir():
         pytest.skip("needs /proc to name what is synced")
-    with pytest.MonkeyPatch.context() as patch, every_change(watch):
+    with pytest.MonkeyPatch.context() as patch, watch_disk_changes(watch):
         patch.setattr(os, "fsync", sync)
         save(tmp_path, 1)
     assert set(synced[:2]) == {"model.safetensors", "optimizer.pt"}
@@ -186,7 +186,7 @@ def test_an_error_while_writing_leaves_the_old_checkpoint_and_nothing_else(
     with pytest.raises(type(error)):
         half()
     assert contents(target) == "1"
-    assert hidden(tmp_path) == []
+    assert hidden_names(tmp_path) == []
 
 
 def test_leftovers_of_a_crash_do_not_get_into_the_next_checkpoint(tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_every_process_knows_where_a_checkpoint_is_written(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("keep", "also", "left"),
+    ("keep", "protected", "remaining"),
     [
         (None, None, [1, 2, 10, 11, 12]),
         (9, None, [1, 2, 10, 11, 12]),
@@ -218,13 +218,13 @@ def test_every_process_knows_where_a_checkpoint_is_written(tmp_path: Path) -> No
     ],
 )
 def test_rotation_keeps_the_newest_and_the_best(
-    tmp_path: Path, keep: int | None, also: int | None, left: list[int]
+    tmp_path: Path, keep: int | None, protected: int | None, remaining: list[int]
 ) -> None:
     for step in (1, 2, 10, 11, 12):
         save(tmp_path, step)
-    rotate(tmp_path, keep, Path(f"moved/since/checkpoint-{also}") if also else None)
-    assert list_checkpoints(tmp_path) == [tmp_path / f"checkpoint-{step}" for step in left]
-    assert hidden(tmp_path) == []
+    rotate(tmp_path, keep, Path(f"moved/since/checkpoint-{protected}") if protected else None)
+    assert list_checkpoints(tmp_path) == [tmp_path / f"checkpoint-{step}" for step in remaining]
+    assert hidden_names(tmp_path) == []
 
 
 def test_after_going_back_to_an_older_one_rotation_keeps_what_was_written_last(tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def test_after_going_back_to_an_older_one_rotation_keeps_what_was_written_last(t
     (tmp_path / "checkpoint-4" / "model.safetensors").write_text("broken")
     time.sleep(0.02)  # file times have a limited resolution
     save(tmp_path, 3, keep=1)
-    assert latest_complete(tmp_path, unheard) == tmp_path / "checkpoint-3"
+    assert latest_complete(tmp_path, fail_if_skipped) == tmp_path / "checkpoint-3"
 
 
 def test_rotation_keeps_folders_without_a_manifest(tmp_path: Path) -> None:
@@ -258,7 +258,7 @@ def test_cleaning_restores_what_was_being_replaced(tmp_path: Path) -> None:
     target.rename(tmp_path / ".checkpoint-1.replaced")
     remove_leftovers(tmp_path)
     assert contents(target) == "1"
-    assert hidden(tmp_path) == []
+    assert hidden_names(tmp_path) == []
 
 
 def test_a_run_that_is_killed_repeatedly_keeps_its_newest_checkpoint(tmp_path: Path) -> None:
@@ -272,11 +272,11 @@ def test_a_run_that_is_killed_repeatedly_keeps_its_newest_checkpoint(tmp_path: P
         printed = [first, *process.stdout.read().splitlines()]
         process.wait()
         process.stdout.close()
-        found = latest_complete(tmp_path, unheard)
-        assert found is not None
-        number = int(found.name.rpartition("-")[2])
+        newest_complete = latest_complete(tmp_path, fail_if_skipped)
+        assert newest_complete is not None
+        number = int(newest_complete.name.rpartition("-")[2])
         assert number >= max(newest, int(printed[-1]))
-        assert {file.read_bytes() for file in found.iterdir() if file.name != MANIFEST} == {
+        assert {file.read_bytes() for file in newest_complete.iterdir() if file.name != MANIFEST} == {
             str(number).encode() * 30000
         }
         newest = number

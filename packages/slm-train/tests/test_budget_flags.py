@@ -24,19 +24,19 @@ COMMAND = (
 
 
 def test_a_whole_command_line_is_read() -> None:
-    found = parse_arguments(COMMAND.split())
-    assert found.budget
-    assert found.budget.target_tokens_per_step == 512
-    assert (found.budget.log_interval, found.budget.eval_interval) == (50, 200)
-    assert found.max_micro_batch_rows == 4
-    assert found.training.resume_from_checkpoint == "true"
-    assert found.rows.packing == "none"
+    arguments = parse_arguments(COMMAND.split())
+    assert arguments.budget
+    assert arguments.budget.target_tokens_per_step == 512
+    assert (arguments.budget.log_interval, arguments.budget.eval_interval) == (50, 200)
+    assert arguments.max_micro_batch_rows == 4
+    assert arguments.training.resume_from_checkpoint == "true"
+    assert arguments.rows.packing == "none"
 
 
 def test_defaults_fit_the_loop() -> None:
-    found = parse_arguments(["dynamic"])
-    assert found.max_micro_batch_rows is None
-    assert found.rows.packing == "none"
+    arguments = parse_arguments(["dynamic"])
+    assert arguments.max_micro_batch_rows is None
+    assert arguments.rows.packing == "none"
     assert parse_arguments(["dynamic", "--packing", "best_fit"]).rows.packing == "best_fit"
 
 
@@ -50,9 +50,9 @@ def test_a_flag_without_effect_in_the_loop_is_refused_with_the_reason(name: str)
 
 @pytest.mark.parametrize(("old", "new"), RENAMED.items())
 def test_a_flag_of_the_trainer_is_translated_to_its_name_in_the_loop(old: str, new: str) -> None:
-    found = parse_arguments(["dynamic", f"--{old}", "7"])
-    assert getattr(found.budget, new) == 7
-    assert f"--{old} is --{new} in slm-train dynamic" in found.notes
+    arguments = parse_arguments(["dynamic", f"--{old}", "7"])
+    assert getattr(arguments.budget, new) == 7
+    assert f"--{old} is --{new} in slm-train dynamic" in arguments.notes
     with pytest.raises(UsageError, match="are the same flag"):
         parse_arguments(["dynamic", f"--{old}", "7", f"--{new}", "7"])
 
@@ -95,9 +95,9 @@ def test_the_help_page_lists_only_flags_of_the_loop(capsys: pytest.CaptureFixtur
 
 def test_the_sample_run_has_a_small_budget_unless_one_is_given() -> None:
     for words, tokens in (([], 1024), (["--target-tokens-per-step", "99"], 99), (["--dataset", "tinystories"], 4096)):
-        found = parse_arguments(["dynamic", *words]).budget
-        assert found
-        assert found.target_tokens_per_step == tokens
+        budget = parse_arguments(["dynamic", *words]).budget
+        assert budget
+        assert budget.target_tokens_per_step == tokens
 
 
 def test_the_long_help_page_of_the_loop_lists_no_flag_that_it_refuses(capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,12 +21,12 @@ def log(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_run_learns_and_leaves_what_any_run_leaves(
+def test_a_run_lowers_the_loss_and_leaves_a_complete_run_folder(
     tiny: Tiny, tmp_path: Path, mode: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     more = ("--mode", mode, "--max_steps", "6", "--eval_interval", "3", "--log_interval", "2", "--lora_dropout", "0")
     assert main(dynamic(tiny, tmp_path, *more, "--learning_rate", "1e-2")) == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     record = read_record(tmp_path)
     assert record["status"] == "finished"
     assert record["flow"] == "dynamic"
@@ -38,29 +38,29 @@ def test_a_run_learns_and_leaves_what_any_run_leaves(
     lines = log(tmp_path)
     assert [line["step"] for line in lines if "loss" in line] == [2, 4, 6]
     assert [line["step"] for line in lines if "eval_loss" in line] == [0, 3, 6]
-    seen = [line for line in lines if "loss" in line]
-    assert record["speed"]["tokens"] == seen[-1]["tokens"] >= 6 * 200
-    for line in seen:
+    logged_steps = [line for line in lines if "loss" in line]
+    assert record["speed"]["tokens"] == logged_steps[-1]["tokens"] >= 6 * 200
+    for line in logged_steps:
         assert 0 < line["utilisation"] <= 1
         assert line["tokens_per_second"] > 0
         assert line["memory"] > 0
         assert line["grad_norm"] > 0
-    assert "steps of 200 predicted tokens" in said
-    assert "trainable parameters" in said
+    assert "steps of 200 predicted tokens" in output
+    assert "trainable parameters" in output
 
 
 def trained_tensors(folder: Path) -> int:
-    """Adam holds a number of steps for each."""
+    """Return the number of trained tensors; Adam has a step counter for each."""
     return len(torch.load(folder / "dynamic_checkpoint.pt", weights_only=True)["weights"])
 
 
-def test_a_checkpoint_of_an_adapter_holds_nothing_of_the_base(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_checkpoint_of_an_adapter_contains_no_base_weights(tiny: Tiny, tmp_path: Path) -> None:
     assert main(dynamic(tiny, tmp_path, "--mode", "lora", "--max_steps", "1")) == 0
     state = torch.load(tmp_path / "dynamic_checkpoint.pt", weights_only=True)
     adapter = load_file(tmp_path / "adapter_model.safetensors")
-    held = {name.replace(".default", ""): values for name, values in state["weights"].items()}
-    assert held.keys() == adapter.keys()
-    assert all(torch.equal(held[name], adapter[name]) for name in held)
+    checkpoint_weights = {name.replace(".default", ""): values for name, values in state["weights"].items()}
+    assert checkpoint_weights.keys() == adapter.keys()
+    assert all(torch.equal(checkpoint_weights[name], adapter[name]) for name in checkpoint_weights)
 
 
 def test_an_epoch_is_every_token_once(tiny: Tiny, tmp_path: Path) -> None:
@@ -74,19 +74,21 @@ def test_without_patience_left_a_run_stops_and_keeps_its_best(tiny: Tiny, tmp_pa
     more = ("--mode", "baseline", "--learning_rate", "0.3", "--lr_scheduler_type", "constant", "--max_steps", "60")
     more = (*more, "--eval_interval", "2", "--patience", "3", "--keep_best", "--warmup_steps", "0")
     assert main(dynamic(tiny, tmp_path, *more)) == 0
-    found = {line["step"]: line["eval_loss"] for line in log(tmp_path) if "eval_loss" in line}
-    on_the_way = {step: loss for step, loss in found.items() if step}
-    best = min(on_the_way, key=lambda step: on_the_way[step])
-    stopped = max(on_the_way)
+    evaluations = {line["step"]: line["eval_loss"] for line in log(tmp_path) if "eval_loss" in line}
+    during_training = {step: loss for step, loss in evaluations.items() if step}
+    best = min(during_training, key=lambda step: during_training[step])
+    stopped = max(during_training)
     assert stopped < 60
-    assert len([step for step in on_the_way if step > best]) >= 3
+    assert len([step for step in during_training if step > best]) >= 3
     record = read_record(tmp_path)
     assert record["status"] == "finished"
-    held = torch.load(tmp_path / "dynamic_best.pt", weights_only=True)
-    assert held["step"] == best
-    assert record["evaluation"]["after"]["loss"] == pytest.approx(on_the_way[best], rel=1e-6)
+    best_weights = torch.load(tmp_path / "dynamic_best.pt", weights_only=True)
+    assert best_weights["step"] == best
+    assert record["evaluation"]["after"]["loss"] == pytest.approx(during_training[best], rel=1e-6)
     weights = load_file(tmp_path / "model.safetensors")
-    assert all(torch.equal(values, weights[name]) for name, values in held["weights"].items() if name in weights)
+    assert all(
+        torch.equal(values, weights[name]) for name, values in best_weights["weights"].items() if name in weights
+    )
 
 
 def test_a_dry_run_counts_the_steps_that_a_run_takes(
@@ -94,14 +96,14 @@ def test_a_dry_run_counts_the_steps_that_a_run_takes(
 ) -> None:
     flags = dynamic(tiny, tmp_path, "--max_steps", "-1", "--max_train_samples", "12")
     assert main([*flags, "--dry_run"]) == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
     assert main(flags) == 0
-    line = next(line for line in said.splitlines() if "optimizer steps" in line)
+    line = next(line for line in output.splitlines() if "optimizer steps" in line)
     assert int(line.split("│")[2].replace(",", "")) == read_record(tmp_path)["speed"]["steps"]
 
 
-def test_packed_documents_lose_as_much_as_single_ones(tiny: Tiny, tmp_path: Path) -> None:
+def test_packed_documents_have_the_loss_of_single_ones(tiny: Tiny, tmp_path: Path) -> None:
     losses = []
     for packing in ("none", "best_fit"):
         more = ("--packing", packing, "--packing_fill", "0", "--max_train_samples", "6", "--mode", "baseline")

@@ -26,9 +26,9 @@ def one_large_batch(trainer: BudgetTrainer, step: int = 0) -> dict[str, torch.Te
     model: Any = trainer.model
     model.train()
     model(**batch, use_cache=False).loss.backward()
-    found = gradients_of(model)
+    gradients = gradients_of(model)
     model.zero_grad()
-    return found
+    return gradients
 
 
 @every_mode
@@ -42,11 +42,11 @@ def test_micro_batches_give_the_gradient_of_one_large_batch(
     if packing == "none":
         assert any(len(set(trainer.plan.lengths[part])) > 1 for part in parts)  # rows that are padded
     whole = [one_large_batch(trainer, step) for step in range(4)]
-    found = trained(trainer)
-    assert len(found) == 4
+    step_gradients = trained(trainer)
+    assert len(step_gradients) == 4
     for step in range(4):
         assert len(trainer.plan.micro_batches(step)) >= 3
-        assert relative_difference(whole[step], found[step]) <= 1e-6
+        assert relative_difference(whole[step], step_gradients[step]) <= 1e-6
 
 
 def test_the_logged_loss_is_the_mean_over_the_tokens_of_the_step(tiny: Tiny, tmp_path: Path) -> None:
@@ -105,31 +105,31 @@ def test_out_of_memory_splits_the_micro_batch_and_keeps_the_gradient(
     assert max(len(part) for part in trainer.plan.micro_batches(0)) >= 5
     whole = one_large_batch(trainer)
     memory = LittleMemory(2, backward)
-    held: Any = trainer.model
-    held.register_forward_hook(memory, with_kwargs=True)
-    found = trained(trainer)
+    model: Any = trainer.model
+    model.register_forward_hook(memory, with_kwargs=True)
+    step_gradients = trained(trainer)
     assert memory.refused >= 2  # halved more than once
-    assert relative_difference(whole, found[0]) <= 1e-6
-    assert len(found) == 2
+    assert relative_difference(whole, step_gradients[0]) <= 1e-6
+    assert len(step_gradients) == 2
     assert len([line for line in printed if "out of memory" in line]) == 1
 
 
 def test_a_single_row_that_does_not_fit_ends_the_run(tiny: Tiny, tmp_path: Path) -> None:
     trainer = trainer_of(tiny, tmp_path, "--mode", "lora")
-    held: Any = trainer.model
-    held.register_forward_hook(LittleMemory(0, False), with_kwargs=True)
+    model: Any = trainer.model
+    model.register_forward_hook(LittleMemory(0, False), with_kwargs=True)
     with pytest.raises(torch.OutOfMemoryError):
         trainer.train()
 
 
 def test_another_error_of_torch_is_not_taken_for_out_of_memory(tiny: Tiny, tmp_path: Path) -> None:
     trainer = trainer_of(tiny, tmp_path, "--mode", "lora")
-    held: Any = trainer.model
+    model: Any = trainer.model
 
     def broken(*_: object) -> None:
         raise RuntimeError("shapes do not match")
 
-    held.register_forward_hook(broken)
+    model.register_forward_hook(broken)
     with pytest.raises(RuntimeError, match="shapes do not match"):
         trainer.train()
 
@@ -137,13 +137,13 @@ def test_another_error_of_torch_is_not_taken_for_out_of_memory(tiny: Tiny, tmp_p
 def test_padding_to_a_multiple_does_not_change_the_gradient(tiny: Tiny, tmp_path: Path) -> None:
     trainer = trainer_of(tiny, tmp_path, "--mode", "lora", "--pad_to_multiple_of", "16")
     lengths: list[int] = []
-    held: Any = trainer.model
+    model: Any = trainer.model
     whole = one_large_batch(trainer)
 
-    def note(module: torch.nn.Module, args: Any, kwargs: Any) -> None:
+    def record_length(module: torch.nn.Module, args: Any, kwargs: Any) -> None:
         lengths.append(kwargs["input_ids"].shape[1])
 
-    held.register_forward_pre_hook(note, with_kwargs=True)
-    found = trained(trainer)
+    model.register_forward_pre_hook(record_length, with_kwargs=True)
+    step_gradients = trained(trainer)
     assert {length % 16 for length in lengths} == {0}
-    assert relative_difference(whole, found[0]) <= 1e-6
+    assert relative_difference(whole, step_gradients[0]) <= 1e-6

@@ -42,50 +42,50 @@ def by_torchrun(argv: list[str]) -> int:
 
 def by_forks(argv: list[str]) -> int:
     """The same processes, from a server that has imported everything."""
-    processes = [start(argv, **where) for where in two_ranks()]
+    processes = [start(argv, **environment) for environment in two_ranks()]
     for process in processes:
         process.join(300)
     return max(process.exitcode for process in processes)
 
 
 def two_ranks() -> list[dict[str, str]]:
-    """What torchrun tells its processes, for each of two."""
-    with socket.socket() as found:
-        found.bind(("localhost", 0))
-        port = str(found.getsockname()[1])
-    where = {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    return [where | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
+    """The environment variables that torchrun sets for each of two processes."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = str(probe.getsockname()[1])
+    environment = {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    return [environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(next(folder.glob("*.safetensors")))
 
 
-def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
-    assert one.keys() == other.keys()
-    return max(float((one[name] - other[name]).abs().max()) for name in one)
+def largest_difference(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
+    assert first.keys() == second.keys()
+    return max(float((first[name] - second[name]).abs().max()) for name in first)
 
 
-@pytest.mark.parametrize(("mode", "way"), [("lora", ()), ("baseline", ("--fsdp",))], ids=["ddp", "fsdp"])
-def test_one_process_and_two_give_the_same_weights_and_the_run_goes_on(
-    tiny: Tiny, undropped: Path, tmp_path: Path, mode: str, way: tuple[str, ...]
+@pytest.mark.parametrize(("mode", "strategy_flags"), [("lora", ()), ("baseline", ("--fsdp",))], ids=["ddp", "fsdp"])
+def test_one_process_and_two_give_the_same_weights_and_the_run_continues(
+    tiny: Tiny, undropped: Path, tmp_path: Path, mode: str, strategy_flags: tuple[str, ...]
 ) -> None:
     more = ("--mode", mode, "--lora_dropout", "0", "--model_path", str(undropped), "--max_train_samples", "20")
     more = (*more, "--eval_interval", "4", "--lr_scheduler_type", "constant")
     one, two = tmp_path / "one", tmp_path / "two"
     assert main(dynamic(tiny, one, *more, "--max_steps", "8")) == 0
     launch = by_torchrun if mode == "lora" else by_forks
-    assert launch(dynamic(tiny, two, *more, *way, "--max_steps", "4")) == 0
+    assert launch(dynamic(tiny, two, *more, *strategy_flags, "--max_steps", "4")) == 0
     state = torch.load(two / "dynamic_checkpoint.pt", weights_only=True)
     assert len(state["ranks"]) == 2
     assert state["step"] == 4
-    assert by_forks([*dynamic(tiny, two, *more, *way, "--max_steps", "8"), "--resume_from_checkpoint"]) == 0
+    assert by_forks([*dynamic(tiny, two, *more, *strategy_flags, "--max_steps", "8"), "--resume_from_checkpoint"]) == 0
     assert largest_difference(weights(one), weights(two)) <= 1e-6
-    lines, wanted = log(two), log(one)
-    assert [line["step"] for line in lines] == [line["step"] for line in wanted]
-    for line, alone in zip(lines, wanted, strict=True):
-        for name in {"loss", "eval_loss", "grad_norm", "tokens"} & alone.keys():
-            assert line[name] == pytest.approx(alone[name], rel=1e-5)
+    lines, expected_lines = log(two), log(one)
+    assert [line["step"] for line in lines] == [line["step"] for line in expected_lines]
+    for line, expected in zip(lines, expected_lines, strict=True):
+        for name in {"loss", "eval_loss", "grad_norm", "tokens"} & expected.keys():
+            assert line[name] == pytest.approx(expected[name], rel=1e-5)
 
 
 @pytest.mark.parametrize("flags", [dynamic, Tiny.flags], ids=["dynamic", "trainer"])
@@ -93,14 +93,15 @@ def test_one_process_and_two_give_the_same_weights_and_the_run_goes_on(
 def test_no_process_group_is_left_to_the_end_of_the_interpreter(
     tiny: Tiny, tmp_path: Path, flags: Callable[..., list[str]], more: tuple[str, ...], code: int
 ) -> None:
-    """One that is left now and then aborts a process that has done its work."""
+    """A group that is left sometimes aborts a process that has finished."""
     argv = flags(tiny, tmp_path / "run", *more, "--max_steps", "2", "--max_train_samples", "20")
-    said = [tmp_path / f"rank {rank}" for rank in range(2)]
-    ranks = zip(said, two_ranks(), strict=True)
+    outputs = [tmp_path / f"rank {rank}" for rank in range(2)]
+    ranks = zip(outputs, two_ranks(), strict=True)
     processes = [
-        forked.start("slm_testing.train.process_group_check", argv, output=file, **where) for file, where in ranks
+        forked.start("slm_testing.train.process_group_check", argv, output=file, **environment)
+        for file, environment in ranks
     ]
-    for process, file in zip(processes, said, strict=True):
+    for process, file in zip(processes, outputs, strict=True):
         process.join(300)
         assert process.exitcode == code, file.read_text()
         assert file.read_text().endswith("no process group is left\n")

@@ -1,3 +1,5 @@
+"""Resuming ``slm-train dynamic``: after kills, signals and more epochs; refusals of other runs."""
+
 from __future__ import annotations
 
 import json

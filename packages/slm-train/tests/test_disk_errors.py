@@ -1,4 +1,4 @@
-"""Full, read-only and vanished disks: one sentence, and the last checkpoint remains."""
+"""Full, read-only and missing disks are reported in one sentence, and the last checkpoint remains."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from slm_testing.train.checkpoint_folders import contents, every_change, hidden, save, unheard
+from slm_testing.train.checkpoint_folders import contents, fail_if_skipped, hidden_names, save, watch_disk_changes
 from slm_train.checkpoints.atomic_write import atomic_folder, remove_leftovers, temporary_path
 from slm_train.checkpoints.rotation import latest_complete
 from slm_train.errors import CheckpointError
@@ -39,8 +39,8 @@ def test_a_full_disk_is_reported_and_the_last_checkpoint_remains(
         with pytest.raises(CheckpointError) as raised, atomic_folder(small_disk / f"checkpoint-{step}") as temporary:
             write(temporary)
         assert f"cannot write into {small_disk}: the disk is full (0.0 MB left)" in str(raised.value)
-    assert latest_complete(small_disk, unheard) == small_disk / "checkpoint-1"
-    assert hidden(small_disk) == []
+    assert latest_complete(small_disk, fail_if_skipped) == small_disk / "checkpoint-1"
+    assert hidden_names(small_disk) == []
     save(small_disk, 2)
 
 
@@ -52,7 +52,7 @@ def test_a_disk_that_became_read_only_is_reported(small_disk: Path) -> None:
         save(small_disk, 2)
     with pytest.raises(CheckpointError, match="read-only"):
         remove_leftovers(small_disk)
-    assert latest_complete(small_disk, unheard) == small_disk / "checkpoint-1"
+    assert latest_complete(small_disk, fail_if_skipped) == small_disk / "checkpoint-1"
 
 
 @pytest.mark.parametrize(
@@ -74,11 +74,11 @@ def test_a_disk_error_is_one_sentence_that_names_the_folder(
     def refuse(name: str) -> None:
         raise OSError(number, os.strerror(number))
 
-    with every_change(refuse, (change,)), pytest.raises(CheckpointError) as raised:
+    with watch_disk_changes(refuse, (change,)), pytest.raises(CheckpointError) as raised:
         save(tmp_path, 1, "new")
     assert str(raised.value).startswith(f"cannot write into {tmp_path}: ")
     assert expected in str(raised.value)
-    assert contents(latest_complete(tmp_path, unheard) or tmp_path) == "1"
+    assert contents(latest_complete(tmp_path, fail_if_skipped) or tmp_path) == "1"
 
 
 def test_a_folder_without_permission_is_reported(tmp_path: Path) -> None:

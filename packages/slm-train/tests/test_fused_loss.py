@@ -1,4 +1,4 @@
-"""The fused loss equals the usual one, in value and gradients; and models that it must not touch."""
+"""The fused loss equals the usual one in value and gradients, and is not installed where it would differ."""
 
 from __future__ import annotations
 
@@ -50,26 +50,27 @@ def fused(hidden: Tensor, weight: Tensor, targets: Tensor, scale: float) -> list
     gradient_bytes=st.integers(1, 9000),
     cache_bytes=st.integers(1, 3000),
 )
-def test_value_and_gradients_are_those_of_output_layer_and_loss_apart(
+def test_loss_and_gradients_equal_those_of_a_separate_output_layer_and_loss(
     tokens: int, width: int, vocabulary: int, gradient_bytes: int, cache_bytes: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("slm_train.loop.linear_cross_entropy.MAX_GRADIENT_BYTES", gradient_bytes)
         patch.setattr("slm_train.loop.linear_cross_entropy.CACHE_BYTES", cache_bytes)
-        given_problem = problem(tokens, width, vocabulary, torch.float64)
-        for ours, theirs in zip(fused(*given_problem, 0.25), usual(*given_problem, 0.25), strict=True):
+        inputs = problem(tokens, width, vocabulary, torch.float64)
+        for ours, theirs in zip(fused(*inputs, 0.25), usual(*inputs, 0.25), strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_under_autocast_it_is_as_exact_as_the_usual_way(dtype: torch.dtype) -> None:
+def test_under_autocast_the_fused_loss_is_as_exact_as_the_usual_one(dtype: torch.dtype) -> None:
     hidden, weight, targets = problem(200, 32, 300, torch.float32)
     truth = usual(hidden.double(), weight.double(), targets, 1 / 200)
     with torch.autocast("cpu", dtype):
         ours, theirs = fused(hidden, weight, targets, 1 / 200), usual(hidden, weight, targets, 1 / 200)
-    for our, their, exact in zip(ours, theirs, truth, strict=True):
+    for our_value, their_value, exact in zip(ours, theirs, truth, strict=True):
         error, usual_error = (
-            float((value.double() - exact).detach().norm() / exact.detach().norm()) for value in (our, their)
+            float((value.double() - exact).detach().norm() / exact.detach().norm())
+            for value in (our_value, their_value)
         )
         assert error <= 1.1 * usual_error + 1e-5
 
@@ -124,8 +125,8 @@ def test_gelu_in_one_kernel_has_the_same_values_and_gradients() -> None:
     assert any(isinstance(layer, NewGELUActivation) for layer in model.modules())
     assert not any(isinstance(layer, NewGELUActivation) for layer in fast.modules())
     ids = torch.arange(1, 21).reshape(2, 10)
-    for one in (model, fast):
-        one(input_ids=ids, labels=ids).loss.backward()
+    for variant in (model, fast):
+        variant(input_ids=ids, labels=ids).loss.backward()
     for slow_weight, fast_weight in zip(model.parameters(), fast.parameters(), strict=True):
         assert slow_weight.grad is not None
         torch.testing.assert_close(fast_weight.grad, slow_weight.grad, rtol=1e-9, atol=1e-12)

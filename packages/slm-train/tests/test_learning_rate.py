@@ -1,3 +1,5 @@
+"""Learning-rate schedules in tokens, and in runs that were lengthened."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -63,15 +65,15 @@ def test_a_longer_run_has_its_own_rates_after_a_shorter_one(kind: str, tokens: b
     def schedule(length: int, before: list[int]) -> Any:
         more = {"num_decay_steps": length // 3} if kind == "warmup_stable_decay" else None
         optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.3)
-        made: Any = get_scheduler(kind, optimizer, 5, length, more)
+        schedule: Any = get_scheduler(kind, optimizer, 5, length, more)
         if tokens:
-            follow_tokens(made, np.array(before))
-        return made
+            follow_tokens(schedule, np.array(before))
+        return schedule
 
-    def step(made: Any, count: int) -> None:
+    def step(schedule: Any, count: int) -> None:
         for _ in range(count):
-            made.optimizer.step()
-            made.step()
+            schedule.optimizer.step()
+            schedule.step()
 
     before = list(range(0, 130, 9)) if tokens else list(range(14))
     short, longer, fresh = (schedule(before[n], before[: n + 1]) for n in (4, 13, 13))

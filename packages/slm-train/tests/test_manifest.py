@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slm_testing.train.checkpoint_folders import save, unheard
+from slm_testing.train.checkpoint_folders import fail_if_skipped, save
 from slm_train.checkpoints.atomic_write import atomic_folder
 from slm_train.checkpoints.manifest import MANIFEST, find_fault
 from slm_train.checkpoints.rotation import latest_complete, list_checkpoints
@@ -36,31 +36,31 @@ def test_any_cut_changed_or_added_byte_and_any_missing_file_is_found(
         assert find_fault(target) is None
         for _ in range(5):
             name = data.draw(st.sampled_from([*files, MANIFEST]))
-            whole = (target / name).read_bytes()
-            damage = data.draw(st.sampled_from(["cut", "flip", "add", "remove"] if whole else ["add", "remove"]))
-            at = data.draw(st.integers(0, max(0, len(whole) - 1)))
+            original = (target / name).read_bytes()
+            damage = data.draw(st.sampled_from(["cut", "flip", "add", "remove"] if original else ["add", "remove"]))
+            offset = data.draw(st.integers(0, max(0, len(original) - 1)))
             if damage == "cut":
-                (target / name).write_bytes(whole[:at])
+                (target / name).write_bytes(original[:offset])
             elif damage == "flip":
-                other = whole[at] ^ data.draw(st.integers(1, 255))
-                (target / name).write_bytes(whole[:at] + bytes([other]) + whole[at + 1 :])
+                other = original[offset] ^ data.draw(st.integers(1, 255))
+                (target / name).write_bytes(original[:offset] + bytes([other]) + original[offset + 1 :])
             elif damage == "add":
-                (target / name).write_bytes(whole + b"\n")
+                (target / name).write_bytes(original + b"\n")
             else:
                 (target / name).unlink()
             reason = find_fault(target)
             assert reason is not None
             assert name in reason or reason == "no manifest"
-            (target / name).write_bytes(whole)
+            (target / name).write_bytes(original)
         assert find_fault(target) is None
 
 
 def test_every_single_byte_of_the_manifest_counts(tmp_path: Path) -> None:
     target = save(tmp_path, 1)
-    whole = (target / MANIFEST).read_bytes()
-    for at, bit in itertools.product(range(len(whole)), (1, 32)):
-        (target / MANIFEST).write_bytes(whole[:at] + bytes([whole[at] ^ bit]) + whole[at + 1 :])
-        assert find_fault(target) == "manifest.json is damaged, or of another version", (at, bit)
+    original = (target / MANIFEST).read_bytes()
+    for offset, bit in itertools.product(range(len(original)), (1, 32)):
+        (target / MANIFEST).write_bytes(original[:offset] + bytes([original[offset] ^ bit]) + original[offset + 1 :])
+        assert find_fault(target) == "manifest.json is damaged, or of another version", (offset, bit)
 
 
 def test_a_fault_names_what_is_wrong(tmp_path: Path) -> None:
@@ -105,5 +105,5 @@ def test_the_newest_complete_checkpoint_is_found_and_each_skipped_one_is_printed
 
 
 def test_a_run_without_checkpoints_has_no_newest(tmp_path: Path) -> None:
-    assert latest_complete(tmp_path, unheard) is None
+    assert latest_complete(tmp_path, fail_if_skipped) is None
     assert list_checkpoints(tmp_path / "never made") == []

@@ -1,3 +1,5 @@
+"""Memory estimates of a dry run, compared with runs."""
+
 from __future__ import annotations
 
 import re
@@ -22,18 +24,20 @@ def estimated(tiny: Tiny, folder: Path, *more: str) -> tuple[MemoryEstimate, int
 
 
 @pytest.mark.parametrize("mode", ["baseline", "lora", "qlora", "butterfly", "butterfly_block"])
-def test_what_can_be_counted_is_what_the_run_then_has(tiny: Tiny, tmp_path: Path, mode: str) -> None:
+def test_the_estimate_of_weights_gradients_and_optimizer_equals_that_of_the_run(
+    tiny: Tiny, tmp_path: Path, mode: str
+) -> None:
     from slm_train.cli import main
 
     more = ("--mode", mode, "--max_steps", "-1", "--max_train_samples", "40", "--gradient_accumulation_steps", "2")
-    found, steps = estimated(tiny, tmp_path / "run", *more)
+    estimate, steps = estimated(tiny, tmp_path / "run", *more)
     assert not (tmp_path / "run").exists()
     assert main(tiny.flags(tmp_path / "run", *more)) == 0
     record = read_record(tmp_path / "run")
     memory = record["memory"]
-    assert (found.weights, found.gradients) == (memory["weights"], memory["gradients"])
-    assert found.optimizer == pytest.approx(memory["optimizer"], rel=0.01)  # and a step counter a tensor
-    assert record["parameters"] == {"trainable": found.parameters.trainable, "total": found.parameters.total}
+    assert (estimate.weights, estimate.gradients) == (memory["weights"], memory["gradients"])
+    assert estimate.optimizer == pytest.approx(memory["optimizer"], rel=0.01)  # plus a step counter for each tensor
+    assert record["parameters"] == {"trainable": estimate.parameters.trainable, "total": estimate.parameters.total}
     assert steps == record["speed"]["steps"]
 
 
@@ -46,18 +50,19 @@ def test_activations_grow_with_the_batch_and_shrink_with_checkpointing(tiny: Tin
     assert sizes[8.5] < sizes[8]
 
 
-def test_the_dry_run_says_the_peak_that_a_run_then_has(tiny: Tiny, tmp_path: Path) -> None:
-    """Through the command line, in processes that share no memory with another: both look at their own.
+def test_the_peak_of_a_dry_run_is_that_of_the_run(tiny: Tiny, tmp_path: Path) -> None:
+    """Dry run and run are processes of their own, because resident memory is measured per process.
 
-    The batch is large, so that activations count."""
+    The batch is large, so that activations dominate.
+    """
     flags = tiny.flags(
         tmp_path / "run", "--mode", "baseline", "--per_device_train_batch_size", "64", "--max_steps", "2"
     )
     dry = run_command([*flags, "--dry_run"])
     assert dry.returncode == 0, dry.stderr
     assert not (tmp_path / "run").exists()
-    said = re.search(r"peak resident memory\W+([\d,.]+) MB", dry.stdout)
-    assert said, dry.stdout
+    estimated_peak = re.search(r"peak resident memory\W+([\d,.]+) MB", dry.stdout)
+    assert estimated_peak, dry.stdout
     assert run_command(flags).returncode == 0
     measured = read_record(tmp_path / "run")["memory"]["peak"]
-    assert float(said[1].replace(",", "")) * 1e6 == pytest.approx(measured, rel=0.15)
+    assert float(estimated_peak[1].replace(",", "")) * 1e6 == pytest.approx(measured, rel=0.15)

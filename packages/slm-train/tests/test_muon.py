@@ -1,3 +1,5 @@
+"""Muon and AdamW in one optimizer, compared with those of torch."""
+
 from __future__ import annotations
 
 import copy
@@ -10,12 +12,12 @@ from slm_train.loop.muon import MuonWithAdamW, muon_groups, orthogonalized
 
 
 @pytest.mark.parametrize("shape", [(8, 32), (32, 8), (16, 16), (3, 12, 20)])
-def test_singular_values_come_near_one_and_singular_vectors_stay(shape: tuple[int, ...]) -> None:
+def test_singular_values_become_close_to_one_and_singular_vectors_are_kept(shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     update = torch.randn(shape)
     u, _, v = torch.linalg.svd(update, full_matrices=False)
-    found = orthogonalized(update)
-    inner = u.mT @ found @ v.mT
+    result = orthogonalized(update)
+    inner = u.mT @ result @ v.mT
     values = inner.diagonal(dim1=-2, dim2=-1)
     assert values.min() > 0.5
     assert values.max() < 1.3
@@ -31,7 +33,7 @@ def test_tables_norms_and_biases_go_to_adamw_and_the_matrices_of_the_blocks_to_m
     assert adamw["weight_decay"] == 0.0
 
 
-def test_the_adamw_half_is_torchs_adamw() -> None:
+def test_adamw_groups_are_updated_as_by_torchs_adamw() -> None:
     torch.manual_seed(0)
     ours = torch.nn.Parameter(torch.randn(5, 7))
     theirs = torch.nn.Parameter(ours.detach().clone())
@@ -47,22 +49,22 @@ def test_the_adamw_half_is_torchs_adamw() -> None:
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
 
 
-def test_the_muon_half_is_torchs_muon_but_for_its_bfloat16() -> None:
+def test_muon_groups_are_updated_as_by_torchs_muon_up_to_its_bfloat16() -> None:
     torch.manual_seed(0)
     ours = torch.nn.Parameter(torch.randn(16, 48))
     theirs = torch.nn.Parameter(ours.detach().clone())
     first = ours.detach().clone()
-    mine = MuonWithAdamW([{"params": [ours], "muon": True}], lr=1e-2, weight_decay=0.1)
-    peer = torch.optim.Muon([theirs], lr=1e-2, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    muon = MuonWithAdamW([{"params": [ours], "muon": True}], lr=1e-2, weight_decay=0.1)
+    torch_muon = torch.optim.Muon([theirs], lr=1e-2, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
     for _ in range(5):
         ours.grad = theirs.grad = torch.randn(16, 48)
-        mine.step()
-        peer.step()
-    moved = (theirs - first).norm()
-    assert (ours - theirs).norm() / moved < 0.02
+        muon.step()
+        torch_muon.step()
+    distance = (theirs - first).norm()
+    assert (ours - theirs).norm() / distance < 0.02
 
 
-def test_a_saved_state_goes_on_bit_for_bit() -> None:
+def test_a_restored_state_continues_bit_for_bit() -> None:
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.Linear(4, 3))
 

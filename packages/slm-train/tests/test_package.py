@@ -1,3 +1,5 @@
+"""The version of slm-train."""
+
 from importlib.metadata import version
 
 import slm_train

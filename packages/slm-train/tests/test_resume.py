@@ -1,3 +1,5 @@
+"""Resuming a run of the Trainer: after kills and signals, from a given checkpoint; refusals of other runs."""
+
 from __future__ import annotations
 
 import json
@@ -67,11 +69,11 @@ def test_a_finished_run_is_unchanged_when_it_is_resumed(tiny: Tiny, tmp_path: Pa
         file.unlink()
     assert main([*flags, "--resume_from_checkpoint"]) == 0
     assert outcome(run) == whole
-    again = read_record(run)
-    assert [again[part] for part in ("speed", "memory")] == [record[part] for part in ("speed", "memory")]
-    assert again["evaluation"]["before"] == record["evaluation"]["before"]
-    assert again["evaluation"]["after"]["loss"] == record["evaluation"]["after"]["loss"]
-    assert again["status"] == "finished"
+    resumed_record = read_record(run)
+    assert [resumed_record[part] for part in ("speed", "memory")] == [record[part] for part in ("speed", "memory")]
+    assert resumed_record["evaluation"]["before"] == record["evaluation"]["before"]
+    assert resumed_record["evaluation"]["after"]["loss"] == record["evaluation"]["after"]["loss"]
+    assert resumed_record["status"] == "finished"
 
 
 def test_a_damaged_checkpoint_is_skipped_and_named(

@@ -1,4 +1,4 @@
-"""Help, version and mistyped flags answer at once: they import neither torch nor the libraries that import it."""
+"""Help, version and mistyped flags respond at once: they import neither torch nor the libraries that import it."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from slm_testing.train.checkpoint_folders import every_change, hidden
+from slm_testing.train.checkpoint_folders import hidden_names, watch_disk_changes
 from slm_testing.train.step_checkpoints import save, saved
 from slm_train.checkpoints.atomic_write import atomic_file
 from slm_train.checkpoints.random_state import random_state, set_random_state
@@ -27,16 +27,16 @@ pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
 
 def test_what_is_saved_is_read_back(tmp_path: Path) -> None:
     checkpoint, model = saved(tmp_path)
-    wanted = {name: values.clone() for name, values in model.state_dict().items()}
+    expected_weights = {name: values.clone() for name, values in model.state_dict().items()}
     with torch.no_grad():
-        model.weight.zero_()  # training goes on while it is written
+        model.weight.zero_()  # training continues while it is written
     checkpoint.wait()
-    found = read_step_checkpoint(tmp_path)
-    assert found
-    assert found["step"] == 1
-    assert found["identity"] == {"mode": "baseline"}
-    assert all(torch.equal(found["weights"][name], wanted[name]) for name in wanted)
-    assert hidden(tmp_path) == []
+    content = read_step_checkpoint(tmp_path)
+    assert content
+    assert content["step"] == 1
+    assert content["identity"] == {"mode": "baseline"}
+    assert all(torch.equal(content["weights"][name], expected_weights[name]) for name in expected_weights)
+    assert hidden_names(tmp_path) == []
 
 
 def test_a_folder_without_a_checkpoint_gives_none(tmp_path: Path) -> None:
@@ -54,17 +54,17 @@ def test_a_checkpoint_that_is_cut_short_is_refused(tmp_path: Path, share: float)
 
 def test_a_changed_byte_in_any_part_is_found(tmp_path: Path) -> None:
     saved(tmp_path)[0].wait()
-    with zipfile.ZipFile(tmp_path / STEP_CHECKPOINT_FILE) as held:
-        places = [(info.filename, info.header_offset, info.file_size) for info in held.infolist() if info.file_size]
+    with zipfile.ZipFile(tmp_path / STEP_CHECKPOINT_FILE) as archive:
+        parts = [(info.filename, info.header_offset, info.file_size) for info in archive.infolist() if info.file_size]
     whole = (tmp_path / STEP_CHECKPOINT_FILE).read_bytes()
-    with zipfile.ZipFile(tmp_path / STEP_CHECKPOINT_FILE) as held:
-        contents = {name: held.read(name) for name, _, _ in places}
-    for name, _, _ in places:
-        at = whole.index(contents[name]) if len(contents[name]) > 8 else None
-        if at is None:
+    with zipfile.ZipFile(tmp_path / STEP_CHECKPOINT_FILE) as archive:
+        contents = {name: archive.read(name) for name, _, _ in parts}
+    for name, _, _ in parts:
+        offset = whole.index(contents[name]) if len(contents[name]) > 8 else None
+        if offset is None:
             continue
         changed = bytearray(whole)
-        changed[at + len(contents[name]) // 2] ^= 1
+        changed[offset + len(contents[name]) // 2] ^= 1
         (tmp_path / STEP_CHECKPOINT_FILE).write_bytes(bytes(changed))
         with pytest.raises(CheckpointError):
             read_step_checkpoint(tmp_path)
@@ -76,19 +76,19 @@ def test_any_changed_bit_is_found_or_has_no_effect(tmp_path: Path) -> None:
     whole = (tmp_path / STEP_CHECKPOINT_FILE).read_bytes()
     directory = whole.index(b"PK\x01\x02")  # what precedes it is padding, or covered by the checksum of its part
     wrong = []
-    for at, bit in itertools.product(range(directory, len(whole)), range(8)):
+    for offset, bit in itertools.product(range(directory, len(whole)), range(8)):
         changed = bytearray(whole)
-        changed[at] ^= 1 << bit
+        changed[offset] ^= 1 << bit
         (tmp_path / STEP_CHECKPOINT_FILE).write_bytes(changed)
         try:
-            found = read_step_checkpoint(tmp_path)
-            assert found
-            if not torch.equal(found["weights"]["a"], values):
-                wrong.append((at - directory, bit, "another tensor"))
+            content = read_step_checkpoint(tmp_path)
+            assert content
+            if not torch.equal(content["weights"]["a"], values):
+                wrong.append((offset - directory, bit, "another tensor"))
         except CheckpointError:
             pass
         except Exception as fault:
-            wrong.append((at - directory, bit, type(fault).__name__))
+            wrong.append((offset - directory, bit, type(fault).__name__))
     assert wrong == []
 
 
@@ -148,15 +148,15 @@ def test_an_error_in_the_background_is_raised_by_the_next_save_and_the_last_chec
     def refuse(name: str) -> None:
         raise OSError(number, os.strerror(number))
 
-    with every_change(refuse, (change,)):
+    with watch_disk_changes(refuse, (change,)):
         save(checkpoint, model, 2)
         with pytest.raises(CheckpointError, match=expected) as raised:
             save(checkpoint, model, 3)
     assert str(tmp_path) in str(raised.value)
-    found = read_step_checkpoint(tmp_path)
-    assert found
-    assert found["step"] == 1
-    assert hidden(tmp_path) == []
+    content = read_step_checkpoint(tmp_path)
+    assert content
+    assert content["step"] == 1
+    assert hidden_names(tmp_path) == []
 
 
 def write_half(target: Path) -> None:
@@ -166,22 +166,22 @@ def write_half(target: Path) -> None:
 
 
 def test_a_file_is_the_old_one_or_the_new_one_at_every_change_of_the_disk(tmp_path: Path) -> None:
-    target, seen = tmp_path / "file", set()
+    target, observed = tmp_path / "file", set()
     target.write_text("old")
 
-    def look(name: str) -> None:
-        seen.add(target.read_text())
+    def observe(name: str) -> None:
+        observed.add(target.read_text())
 
-    with every_change(look), atomic_file(target) as temporary:
+    with watch_disk_changes(observe), atomic_file(target) as temporary:
         temporary.write_text("new")
-        look("inside")
-    assert seen <= {"old", "new"}
-    assert "old" in seen
+        observe("inside")
+    assert observed <= {"old", "new"}
+    assert "old" in observed
     assert target.read_text() == "new"
     with pytest.raises(ZeroDivisionError):
         write_half(target)
     assert target.read_text() == "new"
-    assert hidden(tmp_path) == []
+    assert hidden_names(tmp_path) == []
 
 
 def test_a_large_checkpoint_is_written_at_once_and_its_size_printed_once(
@@ -190,9 +190,9 @@ def test_a_large_checkpoint_is_written_at_once_and_its_size_printed_once(
     monkeypatch.setattr("slm_train.checkpoints.step_checkpoint.MAX_BACKGROUND_BYTES", 0)
     printed: list[str] = []
     checkpoint, model = saved(tmp_path, printed=printed)
-    found = read_step_checkpoint(tmp_path)  # without waiting
-    assert found
-    assert found["step"] == 1
+    content = read_step_checkpoint(tmp_path)  # without waiting
+    assert content
+    assert content["step"] == 1
     save(checkpoint, model, 2)
     assert len(printed) == 1
     assert "GB; --checkpoint_interval N" in printed[0]

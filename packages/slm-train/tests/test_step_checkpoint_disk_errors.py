@@ -1,4 +1,4 @@
-"""Full, read-only and vanished disks, and killed processes: the last checkpoint of the loop remains complete."""
+"""Full, read-only and missing disks, and killed processes: the last checkpoint of the loop remains complete."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import torch
 
-from slm_testing.train.checkpoint_folders import every_change, hidden
+from slm_testing.train.checkpoint_folders import hidden_names, watch_disk_changes
 from slm_testing.train.step_checkpoints import save, saved
 from slm_train.checkpoints.atomic_write import atomic_file, remove_leftovers
 from slm_train.checkpoints.step_checkpoint_file import STEP_CHECKPOINT_FILE, read_step_checkpoint
@@ -48,11 +48,11 @@ def replace_by(target: Path, content: str) -> None:
 @pytest.mark.usefixtures("no_waiting_for_the_disk")
 @pytest.mark.parametrize("exists", [True, False])
 def test_a_crash_at_any_change_leaves_the_old_file_or_the_new_one(tmp_path: Path, exists: bool) -> None:
-    made: list[str] = []
-    with every_change(made.append):
+    changes: list[str] = []
+    with watch_disk_changes(changes.append):
         replace_by(tmp_path / "probe", "x")
-    assert made == ["fsync", "replace", "fsync"]
-    for k in range(len(made)):
+    assert changes == ["fsync", "replace", "fsync"]
+    for k in range(len(changes)):
         run = tmp_path / str(k)
         run.mkdir()
         if exists:
@@ -63,20 +63,20 @@ def test_a_crash_at_any_change_leaves_the_old_file_or_the_new_one(tmp_path: Path
             if next(count) >= k:
                 raise Crash
 
-        with every_change(before), suppress(Crash):
+        with watch_disk_changes(before), suppress(Crash):
             replace_by(run / "file", "new")
-        found = (run / "file").read_text() if (run / "file").exists() else None
-        assert found == ("new" if k == 2 else "old" if exists else None), k
+        text = (run / "file").read_text() if (run / "file").exists() else None
+        assert text == ("new" if k == 2 else "old" if exists else None), k
         remove_leftovers(run)
-        assert hidden(run) == []
+        assert hidden_names(run) == []
 
 
 def test_the_file_is_on_the_disk_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[str] = []
-    monkeypatch.setattr(os, "fsync", lambda handle: seen.append(Path(os.readlink(f"/proc/self/fd/{handle}")).name))
-    with every_change(lambda name: seen.append("renamed"), ("replace",)):
+    events: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda handle: events.append(Path(os.readlink(f"/proc/self/fd/{handle}")).name))
+    with watch_disk_changes(lambda name: events.append("renamed"), ("replace",)):
         replace_by(tmp_path / "file", "new")
-    assert seen == [".file.writing", "renamed", tmp_path.name]
+    assert events == [".file.writing", "renamed", tmp_path.name]
 
 
 def test_the_file_is_complete_after_repeated_kills(tmp_path: Path) -> None:
@@ -91,9 +91,9 @@ def test_the_file_is_complete_after_repeated_kills(tmp_path: Path) -> None:
         printed = [first, *process.stdout.read().splitlines()]
         process.wait()
         process.stdout.close()
-        found = (tmp_path / "file").read_bytes()
-        newest = int(found[: len(found) // 30000])
-        assert found == str(newest).encode() * 30000
+        text = (tmp_path / "file").read_bytes()
+        newest = int(text[: len(text) // 30000])
+        assert text == str(newest).encode() * 30000
         assert newest in (int(printed[-1]), int(printed[-1]) + 1)
 
 
@@ -105,7 +105,7 @@ def test_a_full_or_read_only_disk_is_reported_and_the_last_checkpoint_remains(sm
     full = f"cannot write into {small_disk}: the disk is full .*: free some space or give another --output_dir"
     with pytest.raises(CheckpointError, match=full):
         checkpoint.wait()
-    assert hidden(small_disk) == []
+    assert hidden_names(small_disk) == []
     gc.collect()  # the exception keeps torch's file open
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     save(checkpoint, torch.nn.Linear(4, 3), 3)
@@ -139,31 +139,31 @@ def test_other_disk_errors_are_reported_in_one_sentence(
     def refuse(name: str) -> None:
         raise OSError(number, os.strerror(number))
 
-    with every_change(refuse, (change,)), pytest.raises(CheckpointError, match=expected):
+    with watch_disk_changes(refuse, (change,)), pytest.raises(CheckpointError, match=expected):
         replace_by(tmp_path / "file", "new")
-    assert hidden(tmp_path) == []
+    assert hidden_names(tmp_path) == []
 
 
 @pytest.mark.usefixtures("no_waiting_for_the_disk")
 def test_two_checkpoints_are_never_written_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint, model = saved(tmp_path)
     checkpoint.wait()
-    write, alone, seen = torch.save, threading.Lock(), []
+    write, lock, acquired = torch.save, threading.Lock(), []
 
-    def slowly(*given: Any) -> None:
-        seen.append(alone.acquire(blocking=False))
+    def save_slowly(*arguments: Any) -> None:
+        acquired.append(lock.acquire(blocking=False))
         time.sleep(0.02)
-        write(*given)
-        alone.release()
+        write(*arguments)
+        lock.release()
 
-    monkeypatch.setattr(torch, "save", slowly)
+    monkeypatch.setattr(torch, "save", save_slowly)
     for step in range(2, 7):
         save(checkpoint, model, step)
     checkpoint.wait()
-    assert seen == [True] * 5
-    found = read_step_checkpoint(tmp_path)
-    assert found
-    assert found["step"] == 6
+    assert acquired == [True] * 5
+    content = read_step_checkpoint(tmp_path)
+    assert content
+    assert content["step"] == 6
 
 
 def test_a_checkpoint_contains_only_trained_weights(tmp_path: Path) -> None:
@@ -171,6 +171,6 @@ def test_a_checkpoint_contains_only_trained_weights(tmp_path: Path) -> None:
     model.weight.requires_grad_(False)
     save(checkpoint, model, 2)
     checkpoint.wait()
-    found = read_step_checkpoint(tmp_path)
-    assert found
-    assert list(found["weights"]) == ["bias"]
+    content = read_step_checkpoint(tmp_path)
+    assert content
+    assert list(content["weights"]) == ["bias"]

@@ -84,8 +84,8 @@ def test_evaluations_and_checkpoints_do_not_count(tmp_path: Path, clock: Clock) 
 
 def test_an_interval_below_1_is_a_fraction_of_the_time(tmp_path: Path, clock: Clock) -> None:
     loop = Loop(tmp_path, clock, eval_strategy="steps", eval_steps=0.25, save_strategy="no")
-    seen = [loop.step(0.7).should_evaluate for _ in range(15)]
-    due = [step for step, evaluates in enumerate(seen, 1) if evaluates]
+    evaluation_due = [loop.step(0.7).should_evaluate for _ in range(15)]
+    due = [step for step, evaluates in enumerate(evaluation_due, 1) if evaluates]
     assert due == [4, 8, 11, 15]  # the first steps that end after 2.5, 5, 7.5 and 10 seconds
 
 
@@ -146,5 +146,5 @@ def test_the_token_budget_loop_refuses_a_time_limit(tiny: Tiny, tmp_path: Path, 
 
 
 def _without_steps(flags: list[str]) -> list[str]:
-    at = flags.index("--max_steps")
-    return flags[:at] + flags[at + 2 :]
+    position = flags.index("--max_steps")
+    return flags[:position] + flags[position + 2 :]

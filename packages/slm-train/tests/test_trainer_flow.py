@@ -1,3 +1,5 @@
+"""``slm-train`` through its command line: run folders of each mode, evaluation and logs."""
+
 from __future__ import annotations
 
 import json
@@ -141,14 +143,14 @@ def test_bits_per_byte_are_the_documents_own(tiny: Tiny, tmp_path: Path) -> None
     for text in tiny.held_out.read_text().split("\n\n\n")[:3]:
         ids = [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]
         size += len(text.encode())
-        pieces = [ids[at : at + 128] for at in range(0, len(ids), 128)]
+        pieces = [ids[start : start + 128] for start in range(0, len(ids), 128)]
         for piece in pieces:
             logits = model(torch.tensor([piece])).logits[0, :-1]
             nats += torch.nn.functional.cross_entropy(logits, torch.tensor(piece[1:]), reduction="sum").item()
-    found = read_record(tmp_path / "run")["evaluation"]["before"]
+    evaluation = read_record(tmp_path / "run")["evaluation"]["before"]
     documents_tokens = sum(len(tokenizer(t)["input_ids"]) for t in tiny.held_out.read_text().split("\n\n\n")[:3])
-    expected = nats / found["tokens"] * documents_tokens / size / torch.log(torch.tensor(2.0)).item()
-    assert found["bits_per_byte"] == pytest.approx(expected, rel=1e-5)
+    expected = nats / evaluation["tokens"] * documents_tokens / size / torch.log(torch.tensor(2.0)).item()
+    assert evaluation["bits_per_byte"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_every_logged_step_is_a_line_of_metrics(tiny: Tiny, tmp_path: Path) -> None:
@@ -157,11 +159,11 @@ def test_every_logged_step_is_a_line_of_metrics(tiny: Tiny, tmp_path: Path) -> N
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4]
     evaluated = {line["step"]: line["eval_loss"] for line in lines if "eval_loss" in line}
     assert [line["step"] for line in lines if "eval_loss" in line] == [0, 2, 4]  # the last once, not again at the end
-    found = read_record(tmp_path / "run")["evaluation"]
-    assert [found[when]["loss"] for when in ("before", "after")] == [evaluated[0], evaluated[4]]
+    evaluations = read_record(tmp_path / "run")["evaluation"]
+    assert [evaluations[when]["loss"] for when in ("before", "after")] == [evaluated[0], evaluated[4]]
 
 
-def test_the_best_weights_are_evaluated_anew(tiny: Tiny, tmp_path: Path) -> None:
+def test_the_best_weights_are_evaluated_again(tiny: Tiny, tmp_path: Path) -> None:
     more = "--eval_strategy steps --eval_steps 1 --save_strategy steps --save_steps 1 --load_best_model_at_end"
     worsening = "--mode baseline --learning_rate 1 --warmup_steps 4"
     train(tiny, tmp_path / "run", *more.split(), *worsening.split())
@@ -171,7 +173,7 @@ def test_the_best_weights_are_evaluated_anew(tiny: Tiny, tmp_path: Path) -> None
     assert read_record(tmp_path / "run")["evaluation"]["after"]["loss"] == min(losses)
 
 
-def test_a_model_of_ones_own_is_trained_from_random_weights(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_new_model_is_trained_from_random_weights(tiny: Tiny, tmp_path: Path) -> None:
     config = tmp_path / "config.json"
     config.write_text(json.dumps({"model_type": "gpt2", "n_positions": 64, "n_embd": 16, "n_layer": 1, "n_head": 2}))
     more = (

@@ -1,4 +1,4 @@
-"""One step of 4 x 2 micro-batches is one step of 1 x 8, on rows of ragged length."""
+"""One step of 4 x 2 micro-batches is one step of 1 x 8, on rows of unequal length."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from slm_train.model.base_model import find_base_model
 from slm_train.model.model_building import build_model
 
 
-class Keep(TrainerCallback):
-    """The gradients of the first step, before clipping can touch them."""
+class FirstGradients(TrainerCallback):
+    """Records the gradients of a step before they are clipped."""
 
     def __init__(self) -> None:
         self.gradients: dict[str, torch.Tensor] = {}
 
-    def on_pre_optimizer_step(self, *_: object, **given: object) -> None:
-        model = given["model"]
+    def on_pre_optimizer_step(self, *_: object, **named: object) -> None:
+        model = named["model"]
         assert isinstance(model, torch.nn.Module)
-        named = model.named_parameters()
-        self.gradients = {name: p.grad.double().clone() for name, p in named if p.grad is not None}
+        parameters = model.named_parameters()
+        self.gradients = {name: p.grad.double().clone() for name, p in parameters if p.grad is not None}
 
 
 def gradients(
@@ -57,7 +57,7 @@ def gradients(
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    keep = Keep()
+    keep = FirstGradients()
     trainer = SlmTrainer(
         model=model, args=arguments.training, rows=rows.train, eval_rows=rows.validation,
         processing_class=base.tokenizer, callbacks=[keep], fused_loss=fused_loss,
@@ -77,7 +77,7 @@ def test_four_micro_batches_of_two_give_the_gradient_of_one_of_eight(
 
 
 @pytest.mark.parametrize("mode", ["baseline", "lora", "qlora", "butterfly", "butterfly_block"])
-def test_the_fused_loss_gives_the_gradients_of_hugging_faces_own(tiny: Tiny, tmp_path: Path, mode: str) -> None:
-    own = gradients(tiny, tmp_path / "own", mode, "best_fit", batch=4, accumulation=2, fused_loss=False)
+def test_the_fused_loss_gives_the_gradients_of_transformers(tiny: Tiny, tmp_path: Path, mode: str) -> None:
+    unfused = gradients(tiny, tmp_path / "unfused", mode, "best_fit", batch=4, accumulation=2, fused_loss=False)
     fused = gradients(tiny, tmp_path / "fused", mode, "best_fit", batch=4, accumulation=2)
-    assert relative_difference(own, fused) <= 1e-6
+    assert relative_difference(unfused, fused) <= 1e-6

@@ -129,8 +129,8 @@ def test_a_legacy_flag_is_translated_with_one_line(
 ) -> None:
     flags = tiny.flags(tmp_path / "run", *old, "--max_steps", "2")
     if "--no_cuda" in old:
-        at = flags.index("--use_cpu")
-        del flags[at : at + 2]
+        position = flags.index("--use_cpu")
+        del flags[position : position + 2]
     assert main(flags) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if old[0] in line]
     assert len(lines) == 1

@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    """Import the module of the command here, so that ``--help`` and a mistyped flag load neither torch nor peft."""
+    """Run the command. Its module is imported here, so that ``--help`` and a mistyped flag import no torch."""
     name = "kv --engine" if arguments.command == "kv" and arguments.engine else arguments.command
     if name in _PROGRAMS:
         exit_code: int = import_module(f"slm_bench.{_PROGRAMS[name]}").run(arguments)

@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run ``slm-lab``.
 
     Args:
-        argv: words after the program's name; default: those of this process.
+        argv: Words after the program's name; default: those of this process.
 
     Returns:
         The exit code: 0, 1 (a mode failed, or something essential is broken), 2 (refused) or 130 (interrupted).

@@ -2,7 +2,7 @@
 
 
 class LabError(ValueError):
-    """A user's mistake: one sentence with the rejected value and the remedy."""
+    """A user's mistake. The message is one sentence with the rejected value and the remedy."""
 
 
 class DamagedRecordError(LabError):

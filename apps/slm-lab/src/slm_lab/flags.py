@@ -55,7 +55,7 @@ def parse_command_line(argv: Sequence[str]) -> argparse.Namespace:
         The arguments of the command. With ``compare``, ``passed_on`` holds the words that go to slm-train.
 
     Raises:
-        LabError: for an unknown command or flag, or an invalid value.
+        LabError: For an unknown command or flag, or an invalid value.
     """
     arguments, unknown = build_parser().parse_known_args(argv)
     command = f"slm-lab {arguments.command}"

@@ -42,7 +42,7 @@ class Lab:
         return code, captured.out + captured.err
 
     def argv(self, name: str) -> list[str]:
-        """The arguments with which a run was trained."""
+        """Return the arguments with which a run was trained."""
         return list(json.loads((self.out / name / "argv.json").read_text()))
 
     def figures(self) -> dict[str, Any]:

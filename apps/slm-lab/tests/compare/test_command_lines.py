@@ -1,3 +1,5 @@
+"""Comparison of two command lines of slm-train."""
+
 from __future__ import annotations
 
 from hypothesis import given

@@ -1,3 +1,5 @@
+"""The planned runs of a comparison: folders, seeds and command lines."""
+
 from __future__ import annotations
 
 from pathlib import Path

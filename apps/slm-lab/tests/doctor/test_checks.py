@@ -1,3 +1,5 @@
+"""The checks of ``slm-lab doctor``: their states and advice."""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,5 @@
+"""Charts: scales, tick labels, positions of names, and the SVG."""
+
 from __future__ import annotations
 
 import xml.etree.ElementTree as xml
@@ -45,9 +47,9 @@ def test_a_logarithmic_scale_contains_its_values_and_at_least_two_ticks(numbers:
 
 
 @given(st.lists(st.floats(0, 300), min_size=1, max_size=12))
-def test_names_keep_their_distance_and_their_order(wanted: list[float]) -> None:
-    positions = spread_out(wanted, LINE_HEIGHT, 0, 300)
-    order = sorted(range(len(wanted)), key=lambda index: wanted[index])
+def test_names_keep_their_distance_and_their_order(preferred: list[float]) -> None:
+    positions = spread_out(preferred, LINE_HEIGHT, 0, 300)
+    order = sorted(range(len(preferred)), key=lambda index: preferred[index])
     gaps = [positions[b] - positions[a] for a, b in pairwise(order)]
     assert all(gap >= LINE_HEIGHT - 1e-9 for gap in gaps)
     assert max(positions) <= 300 + 1e-9

@@ -1,3 +1,5 @@
+"""Recommendations derived from the figures of a comparison."""
+
 from __future__ import annotations
 
 import statistics

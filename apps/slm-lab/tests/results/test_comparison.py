@@ -1,3 +1,5 @@
+"""Grouping of runs by mode, caveats, and the axis of curves."""
+
 from __future__ import annotations
 
 from dataclasses import replace

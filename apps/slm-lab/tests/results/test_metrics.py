@@ -1,3 +1,5 @@
+"""Spreads over seeds, and the best value of a metric."""
+
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -1,3 +1,5 @@
+"""Run folders at any depth and behind symbolic links."""
+
 from __future__ import annotations
 
 from pathlib import Path

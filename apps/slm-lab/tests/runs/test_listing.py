@@ -1,3 +1,5 @@
+"""``slm-lab runs``: the table, sorting and the CSV file."""
+
 from __future__ import annotations
 
 import csv

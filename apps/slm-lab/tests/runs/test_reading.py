@@ -1,3 +1,5 @@
+"""Reading run.json, metrics.jsonl and file sizes, damaged ones included."""
+
 from __future__ import annotations
 
 import json

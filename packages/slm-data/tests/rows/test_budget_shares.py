@@ -28,7 +28,7 @@ def test_shares_have_equally_many_micro_batches_unless_only_single_rows_are_left
         shares = shares_of(plan, step, case.ranks)
         counts = [len(share) for share in shares]
         assert min(counts) >= 1
-        assert max(counts) == plan.most_in_a_share(step, case.ranks)
+        assert max(counts) == plan.max_share_size(step, case.ranks)
         if max(counts) > min(counts):
             assert max(counts) - min(counts) == 1
             assert all(len(batch) == 1 for share in shares for batch in share)

@@ -92,7 +92,7 @@ def test_a_hub_error_is_one_sentence_with_the_alternatives(client: Client, name:
 
 def test_without_the_hub_a_cached_copy_is_used(client: Client, hub: Hub) -> None:
     online = client.load(dataset="fine/cached")
-    with hub.away():
+    with hub.unreachable():
         error = client.error(dataset="fine/absent")
         offline = client.load(dataset="fine/cached")
     assert all(words in error for words in ("cannot be reached", "fine/absent", *ALTERNATIVES)), error

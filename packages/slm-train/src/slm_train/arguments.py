@@ -1,4 +1,4 @@
-"""All options of a run, as its modules receive them: ours and those of Hugging Face's Trainer."""
+"""All options of a run, parsed: those of this package and those of Hugging Face's Trainer."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from transformers import TrainingArguments
 from slm_data import SourceOptions
 from slm_train.options import BudgetOptions, ModelOptions, RowOptions, RunOptions
 
-UNLIMITED_STEPS = 10**9  # max_steps of a run that is limited by --max_minutes: more than any run takes
+UNLIMITED_STEPS = 10**9  # max_steps of a run that is limited by --max_minutes: never reached
 
 
 @dataclass
 class SlmTrainingArguments(TrainingArguments):
     """TrainingArguments with the defaults of this project; every flag of the Trainer works.
 
-    The help page words the common ones itself (``command_line/help_texts.py``). Defaults and help texts must be
-    literals: the help page reads them from this source without importing it.
+    Defaults and help texts must be literals: the help page reads them from this source without importing it. Common
+    flags have other texts on the help page (``command_line/help_texts.py``).
     """
 
     output_dir: str | None = None
@@ -46,11 +46,11 @@ class Arguments:
     device_name: str
     notes: tuple[str, ...]  # lines to print: flags that were translated, defaults that were chosen
     explicit_flags: frozenset[str] = frozenset()  # flags that the user set
-    budget: BudgetOptions | None = None  # of slm-train dynamic
+    budget: BudgetOptions | None = None  # None in the Trainer flow
 
     @property
     def model_name(self) -> str:
-        """The base model: the named one; else the built-in base for the built-in corpus, distilgpt2 for others."""
+        """The name of the base model. Default: the built-in base for the built-in corpus, distilgpt2 for others."""
         return self.model.model_path or ("sample" if self.source.dataset == "sample" else "distilgpt2")
 
     @property
@@ -60,7 +60,7 @@ class Arguments:
         return self.training.per_device_train_batch_size if is_explicit else None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return every flag by its name, for run.json. Tokens and keys are left out."""
+        """Return the value of every flag by name, for run.json. Access tokens are left out."""
         groups = (self.source, self.model, self.rows, self.run, *([self.budget] if self.budget else []))
         ours = {name: value for group in groups for name, value in vars(group).items()}
         return ours | {name: value for name, value in self.training.to_dict().items() if not name.endswith("_token")}

@@ -34,14 +34,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except _sibling_errors() as error:
         code = _report(error)
     if _has_process_group() and not had_process_group:
-        # Left to the end of the interpreter, the group's threads are torn down in no fixed order, which now and then
-        # aborted a process that had finished; torchrun then reported the whole run as failed (torch 2.13, gloo).
+        # Otherwise the group's threads end with the interpreter, in no fixed order. That sometimes aborted a process
+        # that had finished, and torchrun reported the whole run as failed (torch 2.13, gloo).
         sys.modules["torch.distributed"].destroy_process_group()
     return code
 
 
 def _run(words: list[str]) -> int:
-    """Dispatch a command line. What needs no torch comes first: importing it takes seconds."""
+    """Dispatch a command line. Help, version and flag errors come before torch is imported, which takes seconds."""
     _silence_libraries()  # before any import below: libraries read these variables when they are imported
     from slm_train.command_line.help_page import help_page, is_help_requested
     from slm_train.command_line.known_flags import read_flags
@@ -67,13 +67,13 @@ def _report(error: Exception) -> int:
 
 
 def _has_process_group() -> bool:
-    """Whether this process is one of several that train together. Imports nothing."""
+    """Return whether this process has joined a process group of torch.distributed. Imports nothing."""
     distributed = sys.modules.get("torch.distributed")
     return distributed is not None and distributed.is_available() and distributed.is_initialized()
 
 
 def _sibling_errors() -> tuple[type[Exception], ...]:
-    """The errors of other packages that a user can cause. Evaluated only when an exception got this far."""
+    """Return the errors of other packages that a user can cause. Evaluated only when an exception got this far."""
     from slm_adapters import AdapterError
     from slm_data import DataError
 
@@ -81,7 +81,7 @@ def _sibling_errors() -> tuple[type[Exception], ...]:
 
 
 def _silence_libraries() -> None:
-    """Keep libraries from printing what a user cannot act upon; their errors reach the user in our words."""
+    """Silence messages of libraries that a user cannot act upon. Their errors are reported by this package."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # else tokenizers warns when a data loader forks
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

@@ -1,4 +1,4 @@
-"""A run from options to a run folder, by the Trainer or by the token-budget loop. Read it from top to bottom."""
+"""A training run, from options to a run folder, in either flow. ``run`` is the outline; its steps follow in order."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _UNRECORDED = ("runtime", "samples_per_second", "steps_per_second", "model_prepa
 
 @dataclass
 class Run:
-    """One run in progress: its options, what it uses, and the record that it will leave."""
+    """A run in progress: options, start, model, rows, plan, and the record that is written to run.json."""
 
     arguments: Arguments
     start: Start
@@ -54,8 +54,8 @@ class Run:
     rows: Rows
     memory: MemoryUsage
     record: dict[str, Any]
-    plan: BudgetPlan | None  # of the token-budget loop
-    time_budget: TimeBudget | None  # of --max_minutes
+    plan: BudgetPlan | None  # None in the Trainer flow
+    time_budget: TimeBudget | None  # None without --max_minutes
 
     @property
     def steps(self) -> int:
@@ -75,7 +75,7 @@ def run(arguments: Arguments) -> int:
     disable_progress_bar()
     for note in arguments.notes:
         console.print(note)
-    # What can be refused cheaply comes first: nothing has been downloaded, tokenised or written yet.
+    # Cheap checks come first: nothing has been downloaded, tokenised or written yet.
     start = choose_start(arguments, console.print)
     _set_threads(arguments, start, console)
     corpus = load_corpus(arguments.source)
@@ -117,9 +117,9 @@ def _time_budget(arguments: Arguments, start: Start) -> TimeBudget | None:
 
 
 def _set_threads(arguments: Arguments, start: Start, console: Console) -> None:
-    """Use the number of threads of the flag, of the run that is resumed, or the fastest of a measurement.
+    """Set the number of threads: that of the flag, else that of the resumed run, else the fastest in a measurement.
 
-    Another number sums in another order, so a resumed run would differ in the last bit.
+    With another number of threads sums are computed in another order, and a resumed run would differ in the last bits.
     """
     if not arguments.training.use_cpu:
         return
@@ -131,7 +131,7 @@ def _set_threads(arguments: Arguments, start: Start, console: Console) -> None:
 
 
 def _prepare(current: Run, dataset: str, console: Console, signals: StopSignals) -> SlmTrainer:
-    """Make the model, the trainer and the folder. Everything that can be refused has been checked by now."""
+    """Create the model, the trainer and the run folder. All checks have been made: this may delete an earlier run."""
     arguments, memory = current.arguments, current.memory
     set_seed(arguments.training.seed)
     before_model = memory.current()
@@ -175,13 +175,13 @@ def _make_trainer(current: Run, model: PreTrainedModel, signals: StopSignals, co
         budget=arguments.budget,
         checkpoint=StepCheckpoint(current.start.folder, current.record["identity"], console.print),
         state=current.start.state,
-        say=console.print,
+        print_line=console.print,
         **settings,
     )
 
 
 def _opening_record(current: Run, dataset: str, model: PreTrainedModel, before_model: int) -> dict[str, Any]:
-    """Return the record of a run that has not begun to train. What a resumed run measured before stays in it."""
+    """Return the record of a run before training. That of a resumed run keeps its evaluation before training."""
     arguments, rows = current.arguments, current.rows
     parameters = count_parameters(model)
     return {
@@ -205,13 +205,13 @@ def _opening_record(current: Run, dataset: str, model: PreTrainedModel, before_m
 
 
 def _recorded_before(start: Start, part: str) -> dict[str, Any]:
-    """Return what a resumed run recorded before its first step."""
+    """Return the part ``before`` training of what the resumed run recorded; empty for a new run."""
     recorded = start.record[part] if start.record else {}
     return {when: value for when, value in recorded.items() if when == "before"}
 
 
 def _evaluate_before(current: Run, trainer: SlmTrainer) -> None:
-    """Evaluate the base model, unless a resumed run has done so."""
+    """Evaluate the base model, unless the resumed run has recorded that."""
     if "before" not in current.record["evaluation"]:
         _record_evaluation(current, trainer, "before", trainer.evaluate())
 
@@ -236,7 +236,7 @@ def _train(current: Run, trainer: SlmTrainer) -> None:
     # Seeded again: a resumed run skips the evaluation and the sample above, and must draw the same numbers.
     set_seed(current.arguments.training.seed)
     if checkpoint and current.has_finished_training:
-        trainer.load_weights(checkpoint)  # Hugging Face's loop would take one more step
+        trainer.load_weights(checkpoint)  # transformers' loop would take one more step
         if current.arguments.training.should_save:
             cut_last_evaluation(current.start.folder, current.start.step)
     elif isinstance(trainer, BudgetTrainer):
@@ -249,7 +249,7 @@ def _train(current: Run, trainer: SlmTrainer) -> None:
 
 def _record_costs(current: Run, costs: TrainingCosts, tokens: int) -> None:
     before = current.start.record
-    if not costs.steps and before and "speed" in before:  # it had finished training before it was resumed
+    if not costs.steps and before and "speed" in before:  # the resumed run had already finished training
         current.record |= {part: before[part] for part in ("memory", "speed")}
         return
     current.record["memory"] |= {
@@ -277,7 +277,7 @@ def _stop(current: Run, console: Console, signals: StopSignals) -> int:
 
 
 def _evaluate_and_save(current: Run, trainer: SlmTrainer) -> None:
-    """Write weights, tokenizer and the finished record, in this order: a finished record implies weights."""
+    """Write weights and tokenizer, then the finished record: where run.json says finished, the weights exist."""
     _record_evaluation(current, trainer, "after", trainer.evaluate_trained())
     current.record["status"] = "finished"
     if trainer.args.should_save:

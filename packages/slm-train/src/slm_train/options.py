@@ -1,7 +1,7 @@
 """Options of ``slm-train`` as dataclasses: model, rows, run, token budget.
 
-Nothing here imports torch or transformers: ``--help`` and a mistyped flag must answer at once. The options of Hugging
-Face's Trainer are in ``slm_train.arguments``.
+Nothing here imports torch or transformers, so that ``--help`` and a mistyped flag respond at once. The options of
+Hugging Face's Trainer are in ``slm_train.arguments``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ COMPILED_LENGTH_MULTIPLE = 64  # with --torch_compile: torch compiles again for 
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """What is trained, and how it is adapted. Raises TrainError for options that contradict each other."""
+    """Options of the base model and its adapter. Raises TrainError for options that contradict each other."""
 
     mode: str = field(default="lora", metadata={"help": f"Training method: {', '.join(MODES)}."})
     model_path: str | None = field(
@@ -128,7 +128,7 @@ class ModelOptions:
         if self.butterfly_block_size is not None and self.butterfly_block_size < 2:
             raise TrainError(f"--butterfly_block_size {self.butterfly_block_size} must be at least 2")
         if self.mode in BUTTERFLY_MODES:
-            _ = self.butterfly_settings  # checks the values
+            _ = self.butterfly_settings  # raises AdapterError for values out of range
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Commands in processes of their own, each forked from a server process that has imported the packages.
 
-Starting a command from a shell takes 15 seconds on a slow CPU, most of it for imports. A forked process finds the same
-modules and is otherwise independent. Variables that a library reads on import (HF_ENDPOINT, HF_HOME) have no effect in
+Starting a command from a shell takes 15 seconds on a slow CPU, most of it for imports. A forked process inherits the
+imported modules and is otherwise independent. Variables that a library reads on import (HF_ENDPOINT, HF_HOME) have no
+effect in
 it: tests of those start a new interpreter.
 """
 
@@ -55,7 +56,7 @@ def start(
 
 
 def run(module: str, argv: Sequence[object], folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run ``main`` of ``module`` to its end. Its output is stored in ``folder`` meanwhile."""
+    """Run ``main`` of ``module`` to its end and return its output, which is written to files in ``folder``."""
     output, errors = folder / "output.txt", folder / "errors.txt"
     for file in (output, errors):
         file.write_text("")
@@ -70,7 +71,9 @@ def wait_for_line(process: Any, file: Path, beginning: str, seconds: float) -> s
     """Wait for the first complete line of ``file`` that starts with ``beginning``, and return it."""
     deadline = time.monotonic() + seconds
     while True:
-        is_alive = process.is_alive()  # asked before reading: what a process wrote before it ended is in the file
+        is_alive = (
+            process.is_alive()
+        )  # before reading, so that the file contains all output of a process that has ended
         text = file.read_text() if file.exists() else ""
         for line in text.splitlines(keepends=True):
             if line.startswith(beginning) and line.endswith("\n"):

@@ -36,7 +36,7 @@ sys.exit(code)
 
 @dataclass(frozen=True)
 class StartUp:
-    """How a command ended, what it printed, and which of HEAVY_LIBRARIES it had imported by then."""
+    """A finished command: exit code, output, and which of HEAVY_LIBRARIES it had imported."""
 
     code: int
     output: str

@@ -20,8 +20,8 @@ def add_adapters(commands: Any) -> None:
         help="PEFT's methods and butterflies: cost of training and decoding, and quality",
         description="Run training steps with PEFT's LoRA, OFT, HRA and BOFT and with butterflies on one base model, in "
         "alternating rounds: step time over LoRA's, memory, trainable parameters; then decode one token through the "
-        "adapted layers. The exit code is 1 if a butterfly does not start as the base, a rotation is not orthogonal, "
-        "merging changes the logits, or the base's weights changed.",
+        "adapted layers. The exit code is 1 if a butterfly does not start with the base's logits, a rotation is not "
+        "orthogonal, merging changes the logits, or the base's weights changed.",
     )
     flag = partial(add_flag, parser)
     flag("model_path", help="a folder or a model name on the hub; default: sample, with --full distilgpt2's shape")

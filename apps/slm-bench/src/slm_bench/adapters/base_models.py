@@ -1,4 +1,4 @@
-"""The base model, held in memory once, and copies of it that share its weights."""
+"""The base model, and copies of it that share its weights, so that these are in memory once."""
 
 import copy
 import hashlib
@@ -15,9 +15,9 @@ from slm_kv import load
 
 
 def load_base(model_path: str | None, device: str) -> Any:
-    """Return the frozen model ``model_path`` in float32, or for None one of distilgpt2's shape.
+    """Return the frozen model ``model_path`` in float32; for None, one of distilgpt2's shape with random weights.
 
-    Conv1D becomes nn.Linear, the same function: PEFT's OFT, HRA and BOFT refuse Conv1D.
+    Conv1D layers are replaced by equivalent nn.Linear layers, because PEFT's OFT, HRA and BOFT refuse Conv1D.
     """
     return with_linear(_load_plain(model_path, device)).requires_grad_(False)
 
@@ -58,7 +58,7 @@ def _as_linear(layer: Conv1D) -> nn.Linear:
 
 
 def share_weights(base: Any) -> Any:
-    """Copy the modules of ``base`` but not its tensors; adapters never write to them."""
+    """Return a copy of ``base`` that shares its tensors. Adapters never write to these."""
     return copy.deepcopy(base, {id(tensor): tensor for tensor in (*base.parameters(), *base.buffers())})
 
 

@@ -27,7 +27,7 @@ NO_BITSANDBYTES = "bitsandbytes is not installed, or has no wheel for this machi
 
 @dataclass(frozen=True)
 class Setting:
-    """Settings of one run; ``model``: its name in the output. Field names are JSON keys."""
+    """Settings of one run; field names are JSON keys. ``model`` is the name of the base in the output."""
 
     model: str
     target_modules: list[str]
@@ -59,7 +59,7 @@ def measure(arguments: argparse.Namespace) -> ResultFile:
         steps, seeds = (48, 3) if setting.full else (24, 1)
         dataset, steps, seeds = arguments.dataset or SAMPLE, arguments.steps or steps, arguments.seeds or seeds
         settings |= {"dataset": dataset, "steps": steps, "seeds": seeds}
-        # A base that has learnt something: random weights of distilgpt2's shape would not show quality.
+        # Without --model_path always the trained built-in base: an adapter over random weights shows no quality.
         _measure_quality(findings, setting, arguments.model_path or SAMPLE, dataset, steps, seeds)
     return new_result("adapters", settings, findings, device)
 
@@ -76,7 +76,7 @@ def _setting(arguments: argparse.Namespace, name: str, base: Any, device: str) -
 
 
 def _measure_costs(findings: Findings, setting: Setting, base: Any, requested: Sequence[str]) -> None:
-    """Measure training first, so that decoding runs with trained adapters."""
+    """Measure training, then decoding, which uses the trained adapters."""
     before, shape = digest(base), (setting.batch_size, setting.tokens)
     torch.manual_seed(0)
     input_ids = torch.randint(0, base.config.vocab_size, shape, device=base.device)
@@ -91,8 +91,8 @@ def _measure_costs(findings: Findings, setting: Setting, base: Any, requested: S
     findings.guarantees += exactness.stay_exact(contenders, input_ids[:1])
     if "decode" in requested:
         names = {method.name for method in methods if method.decodes}
-        decoding_ones = [contender for contender in contenders if contender.name in names]
-        _measure_decoding(findings, setting, decoding_ones, "one token, unmerged", cached=True)
+        measured = [contender for contender in contenders if contender.name in names]
+        _measure_decoding(findings, setting, measured, "one token, unmerged", cached=True)
     findings.guarantees.append(exactness.base_unchanged(before, digest(base)))
 
 
@@ -101,8 +101,8 @@ def _measure_decoding(
 ) -> None:
     """Measure decoding; with ``cached`` weights, butterflies are measured once more without."""
     models = {contender.name: contender.model for contender in contenders}
-    rotating = decoding.without_cached_weights(models) if cached else {}
-    times = decoding.measure(models | rotating, setting.rounds * DECODING_ROUNDS)
+    uncached = decoding.without_cached_weights(models) if cached else {}
+    times = decoding.measure(models | uncached, setting.rounds * DECODING_ROUNDS)
     findings.add(title, times, decoding.compare(times, title))
 
 

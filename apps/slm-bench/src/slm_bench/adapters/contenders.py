@@ -20,7 +20,10 @@ FROZEN = "the frozen base"
 
 @dataclass(frozen=True)
 class Contender:
-    """A model that shares the base's weights; ``optimizer`` is None for the base alone."""
+    """One of the compared models, with its optimizer. It shares the base's weights.
+
+    ``optimizer`` is None for the base alone.
+    """
 
     name: str
     model: Any

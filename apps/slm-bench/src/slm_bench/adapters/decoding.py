@@ -13,7 +13,7 @@ from slm_bench.adapters.base_models import share_weights
 from slm_bench.harness.comparison import Comparison, Row
 from slm_bench.harness.interleaved_timing import Times, time_interleaved
 
-WALKS = 3  # per round, over all layers: one walk is too short to time
+PASSES = 3  # per round, over all layers: a single pass is too short to time
 BASE_LAYERS = "the base layers"
 
 
@@ -27,8 +27,8 @@ def measure(models: Mapping[str, Any], rounds: int) -> dict[str, Times]:
     first: Any = next(iter(layers.values()))
     base_layers = [layer.get_base_layer() for layer in first]
     inputs = [torch.randn(1, 1, layer.in_features, device=layer.weight.device) for layer in base_layers]
-    contenders: dict[str, Callable[[], None]] = {BASE_LAYERS: partial(_walk, base_layers, inputs)}
-    contenders |= {name: partial(_walk, adapted, inputs) for name, adapted in layers.items()}
+    contenders: dict[str, Callable[[], None]] = {BASE_LAYERS: partial(_run_layers, base_layers, inputs)}
+    contenders |= {name: partial(_run_layers, adapted, inputs) for name, adapted in layers.items()}
     return time_interleaved(contenders, rounds)
 
 
@@ -46,14 +46,14 @@ def compare(times: Mapping[str, Times], title: str) -> Comparison:
     """Return times over those of the base layers."""
     reference = times[BASE_LAYERS]
     rows = []
-    for name, taken in times.items():
-        ratios = {} if taken is reference else {"time / the base layers'": reference.speed_over(taken)}
-        rows.append(Row(name, ratios, {"all layers, ms": taken.per_call(WALKS).median * 1000}))
+    for name, seconds in times.items():
+        ratios = {} if seconds is reference else {"time / the base layers'": reference.speed_over(seconds)}
+        rows.append(Row(name, ratios, {"all layers, ms": seconds.per_call(PASSES).median * 1000}))
     return Comparison(title, tuple(rows))
 
 
-def _walk(layers: Sequence[nn.Module], inputs: Sequence[Tensor]) -> None:
-    for _ in range(WALKS):
+def _run_layers(layers: Sequence[nn.Module], inputs: Sequence[Tensor]) -> None:
+    for _ in range(PASSES):
         for layer, x in zip(layers, inputs, strict=True):
             layer(x)
     if inputs[0].is_cuda:

@@ -11,7 +11,7 @@ from slm_adapters import ButterflyLayer, rotation_matrix
 from slm_bench.adapters.contenders import Contender, eval_logits
 from slm_bench.harness.guarantees import Guarantee
 
-IDENTITY = 1e-5  # of the largest logit: PEFT's methods multiply by an identity matrix that they compute
+IDENTITY = 1e-5  # of the largest logit: PEFT's methods compute an identity matrix and multiply by it
 ORTHOGONAL = 2e-6  # max |R'R - I| of the matrix in float32
 MERGED = 1e-5  # of the largest logit: a merged weight is rounded once
 
@@ -20,8 +20,10 @@ def start_as_base(base: Any, contenders: Sequence[Contender], input_ids: Tensor)
     """Compare logits with those of the base before any training step."""
     expected = eval_logits(base, input_ids)
     adapted = [contender for contender in contenders if contender.optimizer]
-    errors = {one.name: relative_error(eval_logits(one.model, input_ids), expected) for one in adapted}
-    butterflies = {one.name: errors[one.name] for one in adapted if one.is_butterfly}
+    errors = {
+        contender.name: relative_error(eval_logits(contender.model, input_ids), expected) for contender in adapted
+    }
+    butterflies = {contender.name: errors[contender.name] for contender in adapted if contender.is_butterfly}
     others = {name: error for name, error in errors.items() if name not in butterflies}
     return [
         _within("butterflies begin with the base's logits, bit for bit", butterflies, 0),
@@ -33,10 +35,10 @@ def stay_exact(contenders: Sequence[Contender], input_ids: Tensor) -> list[Guara
     """Check rotations and merging after the training steps."""
     butterflies = [contender for contender in contenders if contender.is_butterfly]
     orthogonality = {
-        one.name: float(torch.stack(list(map(_orthogonality_error, _rotations(one.model)))).max())
-        for one in butterflies
+        contender.name: float(torch.stack(list(map(_orthogonality_error, _rotations(contender.model)))).max())
+        for contender in butterflies
     }
-    merged = {one.name: _merging_error(one, input_ids) for one in butterflies}
+    merged = {contender.name: _merging_error(contender, input_ids) for contender in butterflies}
     return [
         _within(f"after the steps each rotation is orthogonal within {ORTHOGONAL:g}", orthogonality, ORTHOGONAL),
         _within(f"merged butterflies keep their logits within {MERGED:g} of the largest", merged, MERGED),

@@ -13,7 +13,10 @@ Configure = Callable[[Any, Sequence[str]], Any]  # from a model and the names of
 
 @dataclass(frozen=True)
 class Method:
-    """``always``: measured without --full as well; ``decodes``: decoding is measured."""
+    """An adapter method with its configuration.
+
+    ``always``: it is measured even without --full; ``decodes``: its decoding is measured as well.
+    """
 
     name: str
     configure: Configure
@@ -22,16 +25,16 @@ class Method:
 
 
 def peft_method(config_class: Callable[..., Any], **options: Any) -> Configure:
-    """Return a method of PEFT with ``options`` of its configuration class."""
+    """Return a function that configures a method of PEFT with ``options`` of ``config_class``."""
     return lambda _, targets: config_class(task_type="CAUSAL_LM", target_modules=list(targets), **options)
 
 
 def butterfly(**options: Any) -> Configure:
-    """Return a butterfly with ``options`` of ButterflySettings."""
+    """Return a function that configures a butterfly with ``options`` of ButterflySettings."""
     return lambda model, targets: butterfly_config(model, ButterflySettings(target_modules=targets, **options))
 
 
-# With dropout, slm-train's default for LoRA. It makes a step slower, so LoRA without dropout is listed, too.
+# With dropout, slm-train's default for LoRA. Dropout makes a step slower, so LoRA without it is measured as well.
 REFERENCE = "LoRA, r=16"
 METHODS = (
     Method(REFERENCE, peft_method(LoraConfig, r=16, lora_alpha=32, lora_dropout=0.05), decodes=False),

@@ -1,8 +1,8 @@
 """Quality: what an adapter learns in equally many steps on texts that its base model has not seen.
 
-Every method sees the same rows in the same order for the same number of AdamW steps with linearly decaying learning
-rate. The peak rate is one found on the built-in corpus, or with a search the best on the first seed; the search
-continues in factors of two while the best rate lies at its edge.
+Every method is trained on the same rows in the same order, for the same number of AdamW steps with a linearly decaying
+learning rate. The peak rate is fixed (the best one on the built-in corpus) or searched: the best rate on the first
+seed, where the search continues in factors of two while the best rate lies at its edge.
 """
 
 import math
@@ -30,7 +30,7 @@ REFERENCE = "LoRA, r=1"
 
 @dataclass(frozen=True)
 class Learner:
-    """A method, its learning rate without a search, and whether it is measured without --full."""
+    """An adapter method to train. ``rate`` is its learning rate without a search; ``always``: even without --full."""
 
     name: str
     configure: Configure
@@ -55,7 +55,7 @@ LEARNERS = (
 
 @dataclass(frozen=True)
 class Texts:
-    """Token rows [rows, BLOCK_SIZE] for training and evaluation, and tokens per byte of the latter."""
+    """Token rows [rows, BLOCK_SIZE] for training and evaluation, and tokens per byte of the held-out texts."""
 
     train: Tensor
     held_out: Tensor
@@ -74,7 +74,7 @@ class Learnt:
 
 
 def read_texts(corpus: Corpus, tokenizer: Any, steps: int, eval_rows: int, device: Any) -> Texts:
-    """Return as many rows as ``steps`` need, and ``eval_rows`` held-out ones."""
+    """Tokenise training rows for ``steps`` steps, and ``eval_rows`` held-out rows."""
     train, _ = _rows(corpus.train, tokenizer, steps * BATCH_ROWS)
     held_out, tokens_per_byte = _rows(corpus.validation, tokenizer, eval_rows)
     return Texts(train.to(device), held_out.to(device), tokens_per_byte)
@@ -121,11 +121,11 @@ def train(base: Any, learner: Learner, targets: Sequence[str], texts: Texts, rat
 
 def search_rate(rates: Sequence[float], run: Callable[[float], float]) -> dict[float, float]:
     """Return losses by learning rate: of ``rates``, and beyond them while the best rate lies at the edge."""
-    tried, waiting = dict[float, float](), list(rates)
-    while waiting:
-        tried |= {rate: run(rate) for rate in waiting}
+    tried, untried = dict[float, float](), list(rates)
+    while untried:
+        tried |= {rate: run(rate) for rate in untried}
         best, low, high = min(tried, key=lambda rate: tried[rate]), min(tried), max(tried)
-        waiting = [2 * high] if best == high else [low / 2] if best == low else []
+        untried = [2 * high] if best == high else [low / 2] if best == low else []
     return tried
 
 
@@ -151,21 +151,21 @@ def measure(
         rates = (learner.rate / 2, learner.rate, learner.rate * 2)
         tried = search_rate(rates, partial(run, seed=0)) if full else {}
         rate = min(tried, key=lambda rate: tried[rate]) if tried else learner.rate
-        known = [tried[rate]] if tried else []
-        losses = (*known, *(run(rate, seed=seed) for seed in range(len(known), seeds)))
+        searched = [tried[rate]] if tried else []  # the search has trained seed 0 with this rate
+        losses = (*searched, *(run(rate, seed=seed) for seed in range(len(searched), seeds)))
         learnt.append(Learnt(learner.name, trainable, rate, tried, losses))
     return learnt, left_out
 
 
 def compare(learnt: Sequence[Learnt], texts: Texts, before: float, title: str) -> Comparison:
     """Return perplexities over those of LoRA of rank 1, seed by seed; ``before``: loss of the base."""
-    reference = next(one for one in learnt if one.name == REFERENCE)
+    reference = next(result for result in learnt if result.name == REFERENCE)
     rows = [Row("before training", {}, _figures((before,), texts))]
-    for one in learnt:
-        ratios = [math.exp(loss - other) for loss, other in zip(one.losses, reference.losses, strict=True)]
-        figures: Mapping[str, Figure] = {"trainable": one.trainable, "rate": f"{one.rate:g}"}
-        named = {} if one is reference else {"perplexity / LoRA's": spread_of(ratios)}
-        rows.append(Row(one.name, named, {**figures, **_figures(one.losses, texts)}))
+    for result in learnt:
+        ratios = [math.exp(loss - lora_loss) for loss, lora_loss in zip(result.losses, reference.losses, strict=True)]
+        figures: Mapping[str, Figure] = {"trainable": result.trainable, "rate": f"{result.rate:g}"}
+        named_ratios = {} if result is reference else {"perplexity / LoRA's": spread_of(ratios)}
+        rows.append(Row(result.name, named_ratios, {**figures, **_figures(result.losses, texts)}))
     return Comparison(title, tuple(rows))
 
 

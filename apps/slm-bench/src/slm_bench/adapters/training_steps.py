@@ -32,11 +32,18 @@ def measure(contenders: Sequence[Contender], input_ids: Tensor, rounds: int) -> 
     title = f"training steps of {len(contenders)} contenders"
     print(f"{title}: memory", file=sys.stderr, flush=True)
     warm_up(contenders, input_ids)
-    memory = {one.name: (saved_bytes(one, input_ids), peak_bytes(one, input_ids)) for one in contenders}
-    times = time_interleaved({one.name: partial(one.step, input_ids) for one in contenders}, rounds, title)
+    memory = {
+        contender.name: (saved_bytes(contender, input_ids), peak_bytes(contender, input_ids))
+        for contender in contenders
+    }
+    times = time_interleaved(
+        {contender.name: partial(contender.step, input_ids) for contender in contenders}, rounds, title
+    )
     return [
-        StepCost(one.name, count_parameters(one.model).trainable, times[one.name], *memory[one.name])
-        for one in contenders
+        StepCost(
+            contender.name, count_parameters(contender.model).trainable, times[contender.name], *memory[contender.name]
+        )
+        for contender in contenders
     ]
 
 

@@ -20,8 +20,8 @@ def add_all(commands: Any) -> None:
     parser = new_command(
         commands,
         "all",
-        help="every benchmark, each in a process of its own, and a report of the results",
-        description=f"Run {', '.join(COMMANDS)}, each in a process of its own and whether or not others fail; write "
+        help="every benchmark, each in a separate process, and a report of the results",
+        description=f"Run {', '.join(COMMANDS)}, each in a separate process and whether or not others fail; write "
         "result files, plots and report.html to one folder. The exit code is 1 if one of them failed.",
     )
     add_flag(parser, "output_dir", metavar="DIR", default="outputs/bench", help="folder of all files")

@@ -1,4 +1,4 @@
-"""``slm-bench all``: every benchmark in a process of its own, then a table and the report. No torch here."""
+"""``slm-bench all``: every benchmark in a separate process, then a table and the report. Imports no torch."""
 
 import argparse
 import signal
@@ -23,7 +23,7 @@ PAGE = "report.html"
 
 @dataclass(frozen=True)
 class Outcome:
-    """One benchmark that ran; ``guarantees``: how many were kept, empty if it wrote no result file."""
+    """The outcome of one benchmark. ``guarantees``: how many were kept; empty if it wrote no result file."""
 
     name: str
     exit_code: int
@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _run_benchmark(name: str, folder: Path, *, full: bool) -> Outcome:
     file, start = folder / f"{name}.json", time.perf_counter()
-    file.unlink(missing_ok=True)  # of an earlier run
+    file.unlink(missing_ok=True)  # that of an earlier run must not be reported as this one's
     words = [*COMMANDS[name], *(["--full"] if full and name in WITH_FULL else [])]
     words += ["--json", str(file), "--plot", str(folder / name)]
     print(f"\n$ slm-bench {' '.join(words)}", flush=True)
@@ -58,9 +58,9 @@ def _run_benchmark(name: str, folder: Path, *, full: bool) -> Outcome:
 
 
 def _wait(command: Sequence[str]) -> int:
-    """Return the exit code of ``command``. An exception that ends this program waits for ``command`` to end, too.
+    """Run ``command`` and return its exit code. If this program is interrupted, it still waits for ``command`` to end.
 
-    The benchmark may have servers running, which only it can stop.
+    The benchmark may have started servers, which only it can stop.
     """
     process = subprocess.Popen(command)
     try:

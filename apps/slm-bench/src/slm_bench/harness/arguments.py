@@ -1,4 +1,4 @@
-"""Flags that several commands share, and types of flag values. No torch here: ``--help`` must start fast."""
+"""Flags that several commands share, and types of flag values. Imports no torch: ``--help`` responds at once."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -37,7 +37,7 @@ def new_command(commands: Any, name: str, help: str, description: str) -> argpar
 
 
 def add_flag(parser: argparse.ArgumentParser, name: str, **options: Any) -> None:
-    """Add ``--name`` with ``options``, which override those of the shared flag of that name."""
+    """Add ``--name``. ``options`` override those of the shared flag of that name, if there is one."""
     parser.add_argument(f"--{name}", **_SHARED.get(name, {}) | options)
 
 

@@ -1,4 +1,4 @@
-"""Contenders side by side: the table that a benchmark prints first, plots, and keeps in its result file."""
+"""Comparisons of contenders, which benchmarks print, plot and store in their result files."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -13,7 +13,7 @@ Figure = float | int | str
 
 
 def _without_nulls(values: Any) -> Any:
-    """Drop entries that were not finite when the file was written: they are null in JSON."""
+    """Drop null entries: numbers that were not finite are written as null."""
     if not isinstance(values, dict):
         return values
     return {name: value for name, value in values.items() if None not in (value if type(value) is list else [value])}
@@ -42,7 +42,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Contenders that did the same job in the same rounds."""
+    """Contenders that were measured on the same task in the same rounds."""
 
     title: str
     rows: tuple[Row, ...]

@@ -37,7 +37,7 @@ class Times:
 
 def paired_ratio(numerators: Iterable[float], denominators: Iterable[float]) -> Ratio:
     """Divide round by round and summarise the quotients."""
-    return spread_of([one / other for one, other in zip(numerators, denominators, strict=True)])
+    return spread_of([numerator / denominator for numerator, denominator in zip(numerators, denominators, strict=True)])
 
 
 def spread_of(values: Sequence[float]) -> Ratio:
@@ -66,7 +66,7 @@ def time_interleaved(contenders: Mapping[str, Callable[[], object]], rounds: int
     """Time each contender ``rounds`` times, after one round to warm up.
 
     Args:
-        title: what is timed, for progress lines on stderr; empty for no progress, which suits short rounds.
+        title: What is timed, for progress lines on stderr; empty for no progress, which suits short rounds.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(rounds + 1):

@@ -19,7 +19,7 @@ ENDINGS = (".png", ".svg")
 
 
 def plot_comparisons(result: ResultFile, path: Path) -> list[Path]:
-    """Draw a line of panels for each comparison with ratios: the first ratio with its spread, and two figures as bars.
+    """Plot each comparison with ratios as a row of panels: its first ratio with the spread, and two figures as bars.
 
     Returns:
         The files written.

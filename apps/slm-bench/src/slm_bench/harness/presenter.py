@@ -1,4 +1,4 @@
-"""How every benchmark ends: tables, guarantees, a JSON file, a plot and the exit code."""
+"""Presenting the result of a benchmark: tables, guarantees, a JSON file, a plot and the exit code."""
 
 import sys
 from pathlib import Path

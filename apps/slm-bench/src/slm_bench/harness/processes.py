@@ -12,7 +12,7 @@ from slm_bench.errors import BenchError
 
 @contextmanager
 def sigterm_as_exception() -> Iterator[None]:
-    """Let SIGTERM raise SystemExit meanwhile, so that context managers end all child processes."""
+    """Make SIGTERM raise SystemExit within the block, so that context managers end all child processes."""
     previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         yield

@@ -35,7 +35,7 @@ def new_result(
 
 
 def machine(device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Describe what figures depend on: processor, cores, memory in bytes, and the device that computed."""
+    """Return what figures depend on: processor, cores, memory in bytes, device, operating system and load."""
     device = torch.device(device)
     return {
         "cpu": cpu_name(),

@@ -22,7 +22,10 @@ class ForeignFile(BenchError):
 
 @dataclass
 class Findings:
-    """What a benchmark has measured so far; ``samples`` by JSON key, ``left_out`` the reasons by peer."""
+    """What a benchmark has measured so far.
+
+    ``samples`` maps JSON keys to samples, ``left_out`` the names of peers that were not measured to the reason.
+    """
 
     samples: dict[str, Any] = field(default_factory=dict)
     comparisons: list[Comparison] = field(default_factory=list)
@@ -83,7 +86,7 @@ def read_result(file: Path) -> ResultFile:
     """Read a result file.
 
     Raises:
-        ForeignFile: it is not a valid result file; the message names the first wrong key.
+        ForeignFile: It is not a valid result file; the message names the first wrong key.
     """
     try:
         if file.stat().st_size > MAX_BYTES:

@@ -6,13 +6,13 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-MEGABYTES = 512  # larger than any CPU cache
+MEBIBYTES = 512  # larger than any CPU cache
 REPEATS = 7
 
 
 def memory_bandwidth(device: torch.device) -> float:
-    """Return the bytes per second of the fastest of several reads of 512 MB."""
-    values = torch.ones(MEGABYTES * 1024 * 1024 // 4, device=device)
+    """Return the bytes per second of the fastest of several reads of 512 MiB."""
+    values = torch.ones(MEBIBYTES * 1024 * 1024 // 4, device=device)
     best = float("inf")
     for _ in range(REPEATS):
         _synchronize(device)

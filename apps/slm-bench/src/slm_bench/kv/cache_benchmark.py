@@ -23,7 +23,7 @@ ROUNDS = 5
 
 @dataclass(frozen=True)
 class CacheMeasurement:
-    """One number of new tokens; field names are JSON keys. Tokens are counted over the whole batch."""
+    """Figures for one number of new tokens; field names are JSON keys. Tokens are counted over the whole batch."""
 
     new_tokens: int
     tokens_per_second_on: float
@@ -32,7 +32,7 @@ class CacheMeasurement:
     first_token_seconds: float
     cache_bytes: int
     same_tokens: bool
-    bandwidth_share: float  # bytes of weights and cache per decoded token, over what the machine reads meanwhile
+    bandwidth_share: float  # bytes of weights and cache read per second, relative to the memory bandwidth
     seconds: dict[str, Times]  # of the contenders on, off, and first: time to the first token
 
 

@@ -9,12 +9,12 @@ from typing import Any
 from slm_bench.errors import BenchError
 from slm_bench.harness.result_file import ForeignFile, ResultFile, read_result
 
-TRANSIENT_FACTS = ("load_average",)  # differ from run to run on the same machine
+TRANSIENT_FACTS = ("load_average",)  # differ between runs on the same machine
 
 
 @dataclass(frozen=True)
 class Machine:
-    """``name``: a letter that tables refer to."""
+    """A machine that results were measured on. ``name`` is a letter by which tables refer to it."""
 
     name: str
     facts: dict[str, Any]
@@ -22,7 +22,10 @@ class Machine:
 
 @dataclass(frozen=True)
 class Run:
-    """``label``: the machine's letter, with a number if it ran the benchmark more than once."""
+    """A result file with its machine.
+
+    ``label`` is the machine's letter, with a number if it ran the benchmark more than once.
+    """
 
     label: str
     machine: Machine
@@ -31,7 +34,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Gathered:
-    """Runs by benchmark, oldest first. ``skipped``: the reason by file."""
+    """The result files that were read: machines, and runs by benchmark. ``skipped`` maps other files to the reason."""
 
     machines: list[Machine]
     benchmarks: dict[str, list[Run]]
@@ -89,5 +92,5 @@ def _key(result: ResultFile) -> str:
 
 def letters(number: int) -> str:
     """Return A, B ... Z, AA, AB ... for 0, 1 ..."""
-    more, last = divmod(number, 26)
-    return (letters(more - 1) if more else "") + chr(ord("A") + last)
+    leading, last = divmod(number, 26)
+    return (letters(leading - 1) if leading else "") + chr(ord("A") + last)

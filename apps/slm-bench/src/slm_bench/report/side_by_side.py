@@ -1,4 +1,4 @@
-"""Comparisons of all runs of a benchmark side by side: one table per title, before it becomes HTML or text."""
+"""Comparisons of several runs side by side: one table for all comparisons of the same title."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from slm_bench.report.gathering import Run
 
 @dataclass(frozen=True)
 class Line:
-    """One contender in one run."""
+    """A line of the table: one contender in one run."""
 
     name: str
     run: str
@@ -22,7 +22,7 @@ class Line:
 
 @dataclass(frozen=True)
 class SideBySide:
-    """One comparison in all runs that made it; ``ratios`` and ``figures`` are names of columns."""
+    """One comparison in all runs that contain it; ``ratios`` and ``figures`` are names of columns."""
 
     title: str
     ratios: tuple[str, ...]

@@ -7,7 +7,10 @@ from typing import NamedTuple
 
 
 class Cores(NamedTuple):
-    """Both are None if there is only one core, or the system cannot bind processes to cores."""
+    """The cores of the server under test and of the load generator.
+
+    Both are None if there is only one core, or the system cannot bind processes to cores.
+    """
 
     server: int | None
     client: int | None
@@ -23,7 +26,7 @@ def two_cores() -> Cores:
 
 @contextmanager
 def bound(core: int | None) -> Iterator[None]:
-    """Bind this thread, and processes that it starts meanwhile, to ``core``; None changes nothing."""
+    """Within the block, bind this thread and the processes that it starts to ``core``; None changes nothing."""
     if core is None:
         yield
         return

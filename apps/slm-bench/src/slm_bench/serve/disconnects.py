@@ -1,4 +1,4 @@
-"""Disconnects: clients that leave at random moments. The server has to release everything and answer the next one."""
+"""Disconnects: clients that leave at random moments. The server must release their pages and stay usable."""
 
 import asyncio
 import random
@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from slm_bench.harness.guarantees import Guarantee, format_counts
 from slm_bench.serve.client.closed_loop import PATH, Reply, closed_loop, completion
 from slm_bench.serve.client.http_client import Connection
-from slm_bench.serve.client.metrics import held_when_idle
+from slm_bench.serve.client.metrics import wait_until_idle
 from slm_bench.serve.client.prompts import Prompts
 from slm_bench.serve.servers.processes import Server
 from slm_bench.serve.setting import Setting
 
 BEFORE_BODY, WHILE_WAITING, IN_STREAM = MOMENTS = ("before the body", "while waiting", "in the stream")
-AFTER_ANSWER = "after the answer"  # which arrived before the client left
+AFTER_ANSWER = "after the answer"  # it arrived before the client disconnected
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,17 @@ class Disconnects:
         answered = self.next.status == 200 and self.next.tokens == self.new
         observed = f"{format_counts(self.held)}; left: {left}"
         return [
-            Guarantee("it holds nothing for clients that left", not any(self.held.values()), observed),
-            Guarantee("and answers the next", answered, f"{self.next.status}, {self.next.tokens} tokens"),
+            Guarantee("slm-serve holds nothing for clients that left", not any(self.held.values()), observed),
+            Guarantee(
+                "after clients left, it answers the next request",
+                answered,
+                f"{self.next.status}, {self.next.tokens} tokens",
+            ),
         ]
 
 
 def measure(setting: Setting, server: Server, prompts: Prompts) -> Disconnects:
-    """Run as many clients concurrently as the server runs sequences; each client leaves once per prompt."""
+    """Send a request for each prompt, as many concurrently as the server runs, and leave each at a random moment."""
     print(f"disconnects: {setting.sizes.disconnects} clients", file=sys.stderr)
     with server.resumed():
         return asyncio.run(_measure(setting, server, prompts.take(setting.sizes.disconnects + 1)))
@@ -50,20 +54,20 @@ async def _measure(setting: Setting, server: Server, prompts: Sequence[str]) -> 
     new, program = setting.sizes.new, server.program
     body = completion(program.model, prompts[0], new, **program.request_fields)
     (undisturbed,) = await closed_loop(server.port, [body], 1)
-    generator, left, waiting = random.Random(0), Counter[str](), iter(prompts[1:])
+    generator, left, unsent = random.Random(0), Counter[str](), iter(prompts[1:])
 
     async def client() -> None:
-        for prompt in waiting:
+        for prompt in unsent:
             left[await _leave(server, prompt, new, undisturbed.last, generator)] += 1
 
     await asyncio.gather(*(client() for _ in range(setting.concurrency)))
-    held = await held_when_idle(server.port)
-    (after,) = await closed_loop(server.port, [body], 1)
-    return Disconnects(dict(left), held, after, new)
+    held = await wait_until_idle(server.port)
+    (next_reply,) = await closed_loop(server.port, [body], 1)
+    return Disconnects(dict(left), held, next_reply, new)
 
 
 async def _leave(server: Server, prompt: str, new: int, usual: float, generator: random.Random) -> str:
-    """Send one request, leave, and return the moment; ``usual``: seconds of an undisturbed answer."""
+    """Send one request, disconnect, and return the moment. ``usual``: seconds of an undisturbed answer."""
     moment = generator.choice(MOMENTS)
     connection = await Connection.open(server.port)
     body = completion(server.program.model, prompt, new, stream=moment == IN_STREAM, ignore_eos=True)

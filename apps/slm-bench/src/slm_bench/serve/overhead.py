@@ -1,4 +1,4 @@
-"""Overhead of HTTP: slm-serve, streaming and not, next to its engine in this process under the same load."""
+"""Overhead of HTTP: slm-serve, streaming and not, compared with its engine in this process under the same load."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ ENGINE_ALONE = "the engine alone"
 
 @dataclass(frozen=True)
 class HttpCost:
-    """One contender over all rounds of the same number of tokens; field names are JSON keys."""
+    """The times of one contender, by round; field names are JSON keys."""
 
     name: str
     seconds: Times
@@ -41,7 +41,10 @@ class Overhead:
 
 
 def measure(setting: Setting, server: Server, loaded: Any, prompts: Prompts) -> Overhead:
-    """Measure with an engine of the server's core, sizes and thread. Raises BenchError for a wrong answer."""
+    """Measure the server and an engine with the same core, sizes and number of threads.
+
+    Raises BenchError if an answer has the wrong number of tokens.
+    """
     set_threads(loaded.model, 1)
     with Engine(
         loaded.model,
@@ -66,11 +69,11 @@ def measure(setting: Setting, server: Server, loaded: Any, prompts: Prompts) -> 
         costs = interleave(rounds, setting.rounds, "overhead")
     times = {name: [Times(values) for values in zip(*spent, strict=True)] for name, spent in costs.items()}
     alone = times[ENGINE_ALONE]
-    ways = (
+    http_costs = (
         HttpCost(name, seconds, cpu, seconds.speed_over(alone[0]), cpu.speed_over(alone[1]))
         for name, (seconds, cpu) in times.items()
     )
-    return Overhead(setting.requests * setting.sizes.new, tuple(ways))
+    return Overhead(setting.requests * setting.sizes.new, tuple(http_costs))
 
 
 def _through_http(setting: Setting, server: Server, prompts: Sequence[str], *, stream: bool) -> Cost:
@@ -81,16 +84,16 @@ def _through_http(setting: Setting, server: Server, prompts: Sequence[str], *, s
 def _engine_alone(setting: Setting, engine: Engine, prompts: Sequence[str]) -> Cost:
     """Submit the next prompt as soon as another one is finished, as the clients of the closed loop do."""
     params = SamplingParams(max_new_tokens=setting.sizes.new, temperature=0, ignore_eos=True)
-    waiting, tokens = iter(prompts), 0
+    unsent, tokens = iter(prompts), 0
     with bound(setting.cores.server):
         start, cpu = time.perf_counter(), time.thread_time()
-        for prompt in islice(waiting, setting.concurrency):
+        for prompt in islice(unsent, setting.concurrency):
             engine.submit(prompt, params)
         while engine.busy:
             for update in engine.step():
                 tokens += len(update.token_ids)
                 if update.finished:
-                    for prompt in islice(waiting, 1):
+                    for prompt in islice(unsent, 1):
                         engine.submit(prompt, params)
         cost = time.perf_counter() - start, time.thread_time() - cpu
     if tokens != len(prompts) * setting.sizes.new:
@@ -101,8 +104,11 @@ def _engine_alone(setting: Setting, engine: Engine, prompts: Sequence[str]) -> C
 def compare(overhead: Overhead) -> Comparison:
     """Return speeds over that of the engine alone."""
     rows = []
-    for way in overhead.ways:
-        ratios = {"of the engine's speed": way.ratio, "by CPU seconds": way.cpu_ratio}
-        figures = {"tokens/s": overhead.tokens / way.seconds.median, "tokens/CPU s": overhead.tokens / way.cpu.median}
-        rows.append(Row(way.name, {} if way.name == ENGINE_ALONE else ratios, figures))
+    for contender in overhead.ways:
+        ratios = {"of the engine's speed": contender.ratio, "by CPU seconds": contender.cpu_ratio}
+        figures = {
+            "tokens/s": overhead.tokens / contender.seconds.median,
+            "tokens/CPU s": overhead.tokens / contender.cpu.median,
+        }
+        rows.append(Row(contender.name, {} if contender.name == ENGINE_ALONE else ratios, figures))
     return Comparison("what HTTP costs", tuple(rows))

@@ -1,4 +1,4 @@
-"""Overload: twice as many clients as the server accepts. It has to answer 200 or 429 and release everything."""
+"""Overload: twice as many clients as the server accepts. It must answer 200 or 429, and release all pages."""
 
 import asyncio
 import random
@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from slm_bench.harness.guarantees import Guarantee, format_counts, format_statuses
 from slm_bench.serve.client.closed_loop import NO_ANSWER, Reply, closed_loop, completion, percentile, send_or_fail
 from slm_bench.serve.client.http_client import Connection
-from slm_bench.serve.client.metrics import held_when_idle
+from slm_bench.serve.client.metrics import wait_until_idle
 from slm_bench.serve.client.prompts import Prompts
 from slm_bench.serve.servers.processes import Server
 from slm_bench.serve.setting import Setting
 
-PAUSE = (0.02, 0.2)  # seconds that a refused client waits; Retry-After asks for at least 1, but clients may be rude
+PAUSE = (0.02, 0.2)  # seconds that a refused client waits; some clients ignore Retry-After, which asks for at least 1
 TOO_MANY_REQUESTS = 429
 
 
@@ -44,14 +44,14 @@ class Overload:
         held = f"{format_counts(self.held)}; {memory}"
         allowed = set(self.statuses) == {200, TOO_MANY_REQUESTS}
         return [
-            Guarantee("an overloaded server answers 200 or 429", allowed, load),
-            Guarantee("whoever got 200 got all tokens", self.unfinished == 0, latency),
-            Guarantee("it holds nothing afterwards", not any(self.held.values()), held),
+            Guarantee("an overloaded slm-serve answers 200 or 429", allowed, load),
+            Guarantee("each request that got 200 got all tokens", self.unfinished == 0, latency),
+            Guarantee("after the overload it holds nothing", not any(self.held.values()), held),
         ]
 
 
 def measure(setting: Setting, server: Server, prompts: Prompts) -> Overload:
-    """Compare memory after as many requests as the server accepts at a time with memory at the end."""
+    """Overload the server. Its memory is measured at the end, and before, after as many requests as it accepts."""
     clients = 2 * setting.capacity
     print(f"overload: {clients} clients for {setting.sizes.overload_seconds:g} s", file=sys.stderr)
     with server.resumed():
@@ -75,7 +75,7 @@ async def _measure(setting: Setting, server: Server, prompts: Sequence[str]) -> 
         sum(not reply.is_complete(new) for reply in accepted),
         before,
         server.rss(),
-        await held_when_idle(server.port),
+        await wait_until_idle(server.port),
     )
 
 

@@ -25,7 +25,11 @@ FULL = Sizes(overload_seconds=60, disconnects=1000)
 
 @dataclass(frozen=True)
 class Setting:
-    """``model``: as the user named it; ``folder``: where all servers load it from; ``logs``: folder of their logs."""
+    """Settings of one run.
+
+    ``model`` is the name that the user gave, ``folder`` the copy that all servers load, ``logs`` the folder of their
+    logs.
+    """
 
     model: str
     folder: str
@@ -39,12 +43,12 @@ class Setting:
 
     @property
     def pages(self) -> int:
-        """Pages of slm-serve's pool: four times what runs concurrently."""
+        """Pages of slm-serve's pool: four times those of the requests that run concurrently."""
         return 4 * self.concurrency * -(-(self.sizes.prompt + self.sizes.new) // PAGE_SIZE)
 
     @property
     def capacity(self) -> int:
-        """Requests that slm-serve accepts at a time: as many wait as run."""
+        """Requests that slm-serve accepts at a time: ``concurrency`` that run and as many that wait."""
         return 2 * self.concurrency
 
     @property
@@ -53,8 +57,8 @@ class Setting:
 
     def as_json(self) -> dict[str, Any]:
         """Return what the result file keeps: all but the temporary folders."""
-        own = ("model", "dtype", "rounds", "requests", "concurrency", "pages", "capacity")
+        names = ("model", "dtype", "rounds", "requests", "concurrency", "pages", "capacity")
         sizes = {"prompt_tokens": self.sizes.prompt, "new_tokens": self.sizes.new}
         cores = {"server_core": self.cores.server, "client_core": self.cores.client}
         fixed = {"adapter": None, "device": "cpu", "threads": 1}
-        return {name: getattr(self, name) for name in own} | fixed | sizes | cores
+        return {name: getattr(self, name) for name in names} | fixed | sizes | cores

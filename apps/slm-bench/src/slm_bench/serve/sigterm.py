@@ -1,4 +1,4 @@
-"""SIGTERM with requests in flight: the server has to answer all of them and then exit with code 0."""
+"""SIGTERM with requests in flight: the server must answer all of them and then exit with code 0."""
 
 import asyncio
 import sys
@@ -37,12 +37,14 @@ class Sigterm:
         observed = f"{self.in_flight} in flight; {format_statuses(self.statuses)}; {self.unfinished} cut short"
         return [
             Guarantee("all requests in flight at SIGTERM are answered whole", answered, observed),
-            Guarantee("and the exit code is 0", self.exit_code == 0, f"{self.exit_code} after {self.seconds:.1f} s"),
+            Guarantee(
+                "after SIGTERM the exit code is 0", self.exit_code == 0, f"{self.exit_code} after {self.seconds:.1f} s"
+            ),
         ]
 
 
 def measure(setting: Setting, prompts: Prompts) -> Sigterm:
-    """Measure on a server of its own with a queue for all requests. Raises BenchError if it does not accept them."""
+    """Start a server whose queue holds all requests, and stop it. Raises BenchError if it does not accept them."""
     requests = setting.sizes.in_flight
     print(f"sigterm: {requests} requests", file=sys.stderr)
     program = slm_serve(setting, max_queue=requests, drain_timeout=DRAIN_SECONDS, request_timeout=DRAIN_SECONDS)

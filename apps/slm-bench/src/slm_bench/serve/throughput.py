@@ -20,7 +20,7 @@ CPU_TICK = 0.01  # seconds: the resolution of a process's CPU time on Linux
 
 @dataclass(frozen=True)
 class Turn:
-    """One server under load for one round; field names are JSON keys."""
+    """Figures of one server in one round; field names are JSON keys."""
 
     seconds: float
     tokens: int
@@ -36,7 +36,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class ServerSpeed:
-    """One server over all rounds; field names are JSON keys."""
+    """Figures of one server in all rounds; field names are JSON keys."""
 
     server: str
     ratio: Ratio  # slm-serve's tokens per second over its own

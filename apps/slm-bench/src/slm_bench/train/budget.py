@@ -1,9 +1,9 @@
 """Token budget: predicted tokens per second, and tokens per step, of the loop and its peers.
 
-The loop runs next to fixed micro-batches, padded or packed, whose accumulation is such that all steps hold about the
-same number of tokens. slm-train's flows use its single-kernel GELU and fused loss, peers what they bring. Only tokens
-with a loss count, and the first step does not. Nobody writes checkpoints. The round's number seeds the order of
-documents.
+The peers have fixed micro-batches, padded or packed, of which they accumulate as many as give about the same number of
+tokens per step. slm-train's flows use its single-kernel GELU and fused loss, the peers their own. Only tokens with a
+loss count, and the first step of a run does not. No contender writes checkpoints. The number of the round is the seed
+for the order of documents.
 """
 
 import statistics
@@ -23,7 +23,7 @@ PEERS = {"/ plain Trainer": PLAIN, "/ Trainer flow": FLOW, "/ TRL": TRL}
 
 
 def measure(inputs: Inputs) -> tuple[dict[str, list[Outcome]], dict[str, str]]:
-    """Return the runs of each contender, and the contender that is not installed with the reason."""
+    """Return the runs of each contender, and the reason why TRL is left out if it is not installed."""
     left_out = {} if find_spec("trl") else {TRL: TRL_MISSING}
     contenders = {name: partial(_run, inputs, name) for name in CONTENDERS if name not in left_out}
     return interleave(contenders, inputs.options.rounds, "budget"), left_out

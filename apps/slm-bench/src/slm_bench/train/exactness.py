@@ -57,7 +57,9 @@ def packed_documents_are_independent(model: Any, rows: RowDataset) -> Guarantee:
     batch = {name: value for name, value in RowCollator(0, packed=True)([row]).items() if name != "labels"}
     packed = model(**batch, use_cache=False).logits[0].split(lengths)
     alone = [model(input_ids=ids[None], use_cache=False).logits[0] for ids in batch["input_ids"][0].split(lengths)]
-    errors = [(one - other).abs().max() / other.abs().max() for one, other in zip(packed, alone, strict=True)]
+    errors = [
+        (actual - expected).abs().max() / expected.abs().max() for actual, expected in zip(packed, alone, strict=True)
+    ]
     error = float(torch.stack(errors).max())
     statement = f"packed documents have the logits of unpacked ones within {TOLERANCE:g}"
     return Guarantee(statement, error <= TOLERANCE, f"{error:.1g}, {len(lengths)} documents in a row")
@@ -82,7 +84,7 @@ def micro_batches_match_one_batch(loop: BudgetTrainer) -> Guarantee:
 
 
 def all_tokens_are_counted(inputs: Inputs, loop: BudgetTrainer, packed: RowDataset) -> Guarantee:
-    """Count the tokens of an epoch: predicted ones, and the first of each piece, which nothing predicts."""
+    """Compare the tokens of an epoch in all flows: predicted ones, and the first of each segment, which has no loss."""
     unpacked: Any = loop.train_dataset
     plan = plan_budget(unpacked.plan, loop.plan.budget, seed=0)
     counts = {
@@ -100,7 +102,7 @@ def relative_error(actual: Gradients, expected: Gradients) -> float:
     if actual.keys() != expected.keys():
         return float("inf")
     difference = sum(float((actual[name].double() - expected[name].double()).square().sum()) for name in expected)
-    return float((difference / sum(float(one.double().square().sum()) for one in expected.values())) ** 0.5)
+    return float((difference / sum(float(gradient.double().square().sum()) for gradient in expected.values())) ** 0.5)
 
 
 class _FirstGradients(TrainerCallback):
@@ -127,5 +129,5 @@ def _gradients(model: nn.Module) -> Gradients:
 
 def _collated_tokens(rows: RowDataset) -> int:
     collate = RowCollator(0, rows.packing == "best_fit")
-    labels = (collate([rows[row]])["labels"] for row in range(len(rows)))
-    return sum(int((one != IGNORE_INDEX).sum()) for one in labels) + len(rows.plan.length)
+    all_labels = (collate([rows[row]])["labels"] for row in range(len(rows)))
+    return sum(int((labels != IGNORE_INDEX).sum()) for labels in all_labels) + len(rows.plan.length)

@@ -16,7 +16,7 @@ from slm_bench.harness.arguments import DISTILGPT2_SHAPE, SAMPLE, settings_from
 from slm_data import Corpus, Documents, SourceOptions, load_corpus, sample_base, tokenize
 from slm_train import single_kernel_gelu
 
-EVAL_SAMPLES = 8  # slm-train requires some; nothing is evaluated
+EVAL_SAMPLES = 8  # slm-train requires validation texts, although nothing is evaluated here
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def options_from(arguments: argparse.Namespace) -> Options:
 
 @dataclass(frozen=True)
 class Inputs:
-    """``documents``: the training texts of ``corpus`` as token ids."""
+    """Texts and tokenizer of all contenders, and their models. ``documents``: the training texts as token ids."""
 
     options: Options
     tokenizer: PreTrainedTokenizerBase

@@ -1,7 +1,8 @@
 """Overhead of the token-budget loop over a bare training loop, and of its checkpoints over none.
 
-Each step of the loop is followed by the same micro-batches, collated in advance, in a bare loop on a model of its
-own: forward, backward, clipping, optimizer. Then runs with a checkpoint after every step alternate with runs without.
+After each step of the loop, a bare loop (forward, backward, clipping, optimizer) trains a second model on the same
+micro-batches, collated in advance. Then runs with a checkpoint after every step alternate with runs without
+checkpoints.
 """
 
 import tempfile
@@ -20,8 +21,8 @@ from slm_bench.train.slm_trainers import NEVER, budget_trainer
 from slm_bench.train.step_timing import StepTimer, synchronized_time, train_quietly
 from slm_train import BudgetTrainer, MicroBatch, Shares, make_micro_batches
 
-# Seconds of steps in the loop and bare, of runs with a checkpoint after every step and without; then the share of the
-# former that the loop waited for checkpoints. These are JSON keys.
+# JSON keys: seconds of steps in the loop and in the bare loop; seconds of runs with a checkpoint after every step and
+# without; the share of the former that the loop waited for checkpoints.
 SAMPLES = ("loop", "bare", "kept", "without", "waited")
 
 
@@ -50,7 +51,7 @@ def compare(samples: Mapping[str, list[float]]) -> Comparison:
 
 
 class BareSteps(TrainerCallback):
-    """Repeats each step of the loop without it, on the model of ``twin``, and records the seconds of both."""
+    """Repeats each step of the loop in a bare loop, on the model of ``twin``, and records the seconds of both."""
 
     def __init__(self, twin: BudgetTrainer):
         self.twin, plan = twin, twin.plan

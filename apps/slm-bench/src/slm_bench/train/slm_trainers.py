@@ -22,7 +22,7 @@ NEVER = 10**9  # steps
 
 
 class NoCheckpoint(StepCheckpoint):
-    """Writes nothing: the loop saves a checkpoint at its end whatever the interval is."""
+    """Writes no checkpoint. The loop would otherwise write one at its end, whatever the interval."""
 
     def save(self, *_: Any) -> None:
         pass
@@ -58,7 +58,7 @@ def budget_trainer(
         budget=arguments.budget,
         checkpoint=(NoCheckpoint if interval == NEVER else StepCheckpoint)(Path(folder), {}, silent),
         state=None,
-        say=silent,
+        print_line=silent,
         **_shared_arguments(inputs, arguments, rows, seed),
     )
 

@@ -13,14 +13,17 @@ from slm_train import StepCheckpoint, count_predicted
 
 @dataclass(frozen=True)
 class Outcome:
-    """One run: predicted tokens per second, and those of each full step of an epoch. Field names are JSON keys."""
+    """The outcome of a run; field names are JSON keys.
+
+    ``speed``: predicted tokens per second; ``step_tokens``: predicted tokens of each full step of an epoch.
+    """
 
     speed: float
     step_tokens: tuple[int, ...] = ()
 
 
 class StepTimer(TrainerCallback):
-    """Records when each step ended, and how long the loop had waited for ``checkpoint`` by then."""
+    """Records the end of each step, and the seconds that the loop had waited for ``checkpoint`` until then."""
 
     def __init__(self, checkpoint: StepCheckpoint | None = None) -> None:
         self.checkpoint = checkpoint
@@ -58,12 +61,12 @@ def tokens_per_second(trainer: Any) -> float:
     tokens: list[int] = []
     get_batch_samples = trainer.get_batch_samples  # returns all micro-batches of a step
 
-    def counted(*args: Any) -> Any:
+    def count_and_get(*args: Any) -> Any:
         batches, items = get_batch_samples(*args)
         tokens.append(sum(map(count_predicted, batches)))
         return batches, items
 
-    trainer.get_batch_samples = counted
+    trainer.get_batch_samples = count_and_get
     timer = StepTimer()
     train_quietly(trainer, timer)
     return sum(tokens[1 : len(timer.ends)]) / timer.seconds

@@ -1,4 +1,4 @@
-"""``slm-lab compare`` and ``slm-lab page``: train what is missing, then report all finished runs."""
+"""``slm-lab compare`` trains the missing runs and reports all of them; ``slm-lab page`` only reports."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from slm_lab.compare.preflight import check_command_lines, unavailable_reason
 from slm_lab.compare.run_state import RunState, read_state
 from slm_lab.compare.settings import ComparisonSettings
 from slm_lab.compare.train_runs import train_runs
+from slm_lab.console import new_console
 from slm_lab.errors import LabError
 from slm_lab.report.files import read_left_out, write_report
 from slm_lab.report.terminal_table import print_comparison
@@ -23,16 +24,14 @@ from slm_lab.results.reading import read_comparison
 from slm_lab.runs.discovery import find_runs
 from slm_lab.runs.record import RECORD_FILE
 
-WIDTH_WITHOUT_TERMINAL = 110  # wide enough for five modes
-
 
 def compare(arguments: argparse.Namespace) -> int:
     """Train the runs that are not finished yet, and report all of them. Returns the exit code.
 
     Raises:
-        LabError: if nothing can be trained, a flag is refused, or a folder contains another run.
+        LabError: If nothing can be trained, a flag is refused, or a folder contains another run.
     """
-    console, settings = _console(), ComparisonSettings.from_arguments(arguments)
+    console, settings = new_console(), ComparisonSettings.from_arguments(arguments)
     left_out = {mode: reason for mode in settings.modes if (reason := unavailable_reason(mode, settings.passed_on))}
     planned = [run for run in plan_runs(settings) if run.mode not in left_out]
     if not planned:
@@ -55,7 +54,7 @@ def rebuild_page(arguments: argparse.Namespace) -> int:
     """Report the runs under a folder without training. Returns the exit code.
 
     Raises:
-        LabError: if there are none.
+        LabError: If there are none.
     """
     folder = arguments.folder
     if not folder.is_dir():
@@ -63,12 +62,8 @@ def rebuild_page(arguments: argparse.Namespace) -> int:
     run_folders = [*find_runs(folder)]
     if not run_folders:
         raise LabError(f"there is no run folder (with a {RECORD_FILE}) under {folder}; choose another folder")
-    _report(run_folders, folder, read_left_out(folder), _console())
+    _report(run_folders, folder, read_left_out(folder), new_console())
     return 0
-
-
-def _console() -> Console:
-    return Console(width=None if Console().is_terminal else WIDTH_WITHOUT_TERMINAL, highlight=False)
 
 
 def _print_finished(runs: Sequence[PlannedRun], console: Console) -> None:

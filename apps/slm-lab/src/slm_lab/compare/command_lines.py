@@ -55,5 +55,5 @@ def _flag_text(name: str, values: Mapping[str, str]) -> str:
 
 
 def command_json(argv: Sequence[str]) -> str:
-    """The content of lab.json, which records the command line of a run."""
+    """Return the content of lab.json, which records the command line of a run."""
     return json.dumps({"argv": list(argv)}, indent=1) + "\n"

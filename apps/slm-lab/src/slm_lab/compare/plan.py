@@ -31,7 +31,7 @@ class PlannedRun:
 
 
 def plan_runs(settings: ComparisonSettings) -> list[PlannedRun]:
-    """Plan all modes with the first seed, then with the next: what is interrupted early still compares all modes."""
+    """Plan all modes with the first seed, then with the next, so that an interrupted comparison has all modes early."""
     return [_plan_run(settings, mode, seed) for seed in settings.seeds for mode in settings.modes]
 
 
@@ -41,15 +41,15 @@ def _plan_run(settings: ComparisonSettings, mode: str, seed: int) -> PlannedRun:
     flags = split_flags(settings.passed_on)
     accepted = [word for name, words in flags if mode in MODES_WITH_FLAG.get(name, {mode}) for word in words]
     identity = ["--mode", mode, "--seed", str(seed), "--output_dir", str(folder)]
-    # Without --dataset slm-train takes the built-in sample, with limits and learning rates that suit a short run.
-    # With --dataset sample it would take those of a long one.
+    # Without --dataset, slm-train uses the built-in sample with limits and learning rates for a short run. With
+    # --dataset sample it would use those for a long one.
     source = ["--dataset", settings.dataset] if settings.dataset not in (None, SAMPLE) else []
     budget = _budget_words(settings.budget, flag_values(flags))
     return PlannedRun(mode, seed, folder, (*budget, *source, *identity, *accepted))
 
 
 def _budget_words(budget: Budget, passed_on: Mapping[str, str]) -> list[str]:
-    """The flags for the budget, evaluations and checkpoints, except for those that the user has passed."""
+    """Return the flags for the budget, evaluations and checkpoints, except for those that the user has passed."""
     if budget.kind == "tokens":
         return _token_budget_words(budget, passed_on)
     # slm-train reads --eval_steps and --save_steps below 1 as shares of the training.

@@ -11,7 +11,7 @@ from slm_lab.errors import LabError
 
 
 def unavailable_reason(mode: str, passed_on: Sequence[str]) -> str | None:
-    """Why ``mode`` cannot run on this machine; None if it can."""
+    """Return why ``mode`` cannot run on this machine; None if it can."""
     uses_four_bit = mode == "qlora" or (mode != "baseline" and "load_in_4bit" in dict(split_flags(passed_on)))
     if uses_four_bit and find_spec("bitsandbytes") is None:
         return "it needs bitsandbytes, which is not installed (there are wheels for Linux, Windows and Apple silicon)"
@@ -22,7 +22,7 @@ def check_command_lines(runs: Sequence[PlannedRun]) -> None:
     """Let slm-train parse the command line of each mode.
 
     Raises:
-        LabError: for a command line that slm-train would refuse.
+        LabError: For a command line that slm-train would refuse.
     """
     from slm_adapters import AdapterError
     from slm_data import DataError

@@ -1,4 +1,4 @@
-"""How far a planned run has come, according to its folder."""
+"""The state of a planned run according to its folder: new, interrupted or finished."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def read_state(planned: PlannedRun) -> RunState:
     """Read the state of a planned run.
 
     Raises:
-        LabError: if its folder contains another run, or a record that cannot be read.
+        LabError: If its folder contains another run, or a record that cannot be read.
     """
     record = planned.folder / RECORD_FILE
     if not record.exists():

@@ -44,7 +44,7 @@ class ComparisonSettings:
     """Settings of a comparison. ``passed_on`` holds the words of the command line that go to slm-train.
 
     Raises:
-        LabError: if they contain a flag that the comparison sets itself.
+        LabError: If they contain a flag that the comparison sets itself.
     """
 
     modes: tuple[str, ...]

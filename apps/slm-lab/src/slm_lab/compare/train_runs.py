@@ -11,8 +11,8 @@ from slm_lab.compare.child_process import LOG_FILE, SignalForwarder, run_slm_tra
 from slm_lab.compare.command_lines import command_json, split_flags
 from slm_lab.compare.plan import PlannedRun
 from slm_lab.compare.run_state import RunState
+from slm_lab.disk_errors import explain_disk_errors
 from slm_lab.errors import DamagedRecordError
-from slm_lab.report.files import explain_disk_errors
 from slm_lab.runs.discovery import find_runs
 from slm_lab.runs.reading import read_run
 from slm_lab.runs.record import COMMAND_FILE, RECORD_FILE
@@ -27,7 +27,7 @@ def train_runs(
         The names of the runs that failed, with the reason. A failed run does not end the others.
 
     Raises:
-        LabError: where a run folder cannot be written.
+        LabError: Where a run folder cannot be written.
     """
     failures: dict[str, str] = {}
     threads = _thread_words(runs)
@@ -50,14 +50,14 @@ def train_runs(
 def _prepare_folder(run: PlannedRun, *, resumed: bool) -> None:
     run.folder.mkdir(parents=True, exist_ok=True)
     if not resumed:
-        # Until slm-train writes a record, that of an earlier run would be taken for this one's.
+        # Otherwise the record of an earlier run would count as this one's until slm-train writes its own.
         (run.folder / RECORD_FILE).unlink(missing_ok=True)
-    # Read by the next `slm-lab compare`, to find out whether the settings are the same.
+    # The next `slm-lab compare` reads this to detect other settings.
     (run.folder / COMMAND_FILE).write_text(command_json(run.argv), encoding="utf-8")
 
 
 def _thread_words(runs: Sequence[PlannedRun]) -> list[str]:
-    """The --threads flag for all runs: speeds are comparable only with the same number of threads.
+    """Return the --threads flag for all runs: speeds are comparable only with the same number of threads.
 
     The number is the one that was passed on, else that of a run already in the folder, else the fastest.
     """

@@ -14,9 +14,10 @@ class Check:
     """The outcome of one check.
 
     Args:
-        detail: what was found.
-        advice: what to do about a check that does not work.
-        state: ``broken`` is for what everything else depends on; other failures are ``limited`` or ``missing``.
+        detail: The observed facts.
+        advice: The remedy, for a check that does not work.
+        state: ``broken`` is reserved for what everything else depends on; other failures are ``limited`` or
+        ``missing``.
     """
 
     name: str

@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from slm_lab.console import new_console
 from slm_lab.doctor.check import Check, CheckState, run_check
 
 COLORS: dict[CheckState, str] = {"works": "green", "limited": "yellow", "missing": "yellow", "broken": "bold red"}
-WIDTH_WITHOUT_TERMINAL = 110
 
 
 def doctor(arguments: argparse.Namespace) -> int:
@@ -24,7 +24,7 @@ def doctor(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps([_check_json(check) for check in checks], indent=2))
     else:
-        _print_table(checks, Console(width=None if Console().is_terminal else WIDTH_WITHOUT_TERMINAL, highlight=False))
+        _print_table(checks, new_console())
     return 1 if any(check.state == "broken" for check in checks) else 0
 
 

@@ -12,7 +12,7 @@ from slm_train import fastest_threads, multiplies_bfloat16
 
 
 def check_device() -> Check:
-    """The device that training uses by default."""
+    """Check which device training uses by default."""
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
         detail = f"{torch.cuda.get_device_name()}, {format_bytes(free)} free of {format_bytes(total)}"
@@ -28,7 +28,7 @@ def check_device() -> Check:
 
 
 def check_bfloat16() -> Check:
-    """Whether the device has bfloat16 instructions."""
+    """Check whether the device has bfloat16 instructions."""
     if torch.cuda.is_available():
         # By default torch also counts emulation as support.
         if torch.cuda.is_bf16_supported(including_emulation=False):
@@ -42,7 +42,7 @@ def check_bfloat16() -> Check:
 
 
 def check_instructions() -> Check:
-    """The widest vector instructions that torch uses on this CPU."""
+    """Check which vector instructions torch uses on this CPU."""
     level = torch.backends.cpu.get_cpu_capability()
     if level in ("DEFAULT", "default", "NO AVX"):
         advice = "everything works, but several times slower than on a CPU with AVX2"
@@ -51,14 +51,14 @@ def check_instructions() -> Check:
 
 
 def check_threads() -> Check:
-    """The fastest number of threads, measured as slm-train does."""
+    """Measure the fastest number of threads, as slm-train does."""
     fastest, default = fastest_threads(), torch.get_num_threads()
     detail = f"currently {fastest} is fastest (torch's default: {default}); slm-train measures this itself"
     return Check("threads", "works", detail)
 
 
 def check_triton() -> Check:
-    """Triton, which compiles fused kernels for GPUs."""
+    """Check Triton, which compiles fused kernels for GPUs."""
     installed = find_spec("triton") is not None
     if not torch.cuda.is_available():
         return Check("Triton", "works", f"{'installed, ' if installed else ''}not needed without a GPU")

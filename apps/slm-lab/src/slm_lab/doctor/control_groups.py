@@ -8,17 +8,17 @@ CGROUP = Path("/sys/fs/cgroup")
 
 
 def memory_limit(cgroup: Path = CGROUP) -> int | None:
-    """The memory limit in bytes; None if there is none."""
+    """Return the memory limit in bytes; None if there is none."""
     return _first_number(cgroup, "memory.max", "memory/memory.limit_in_bytes")
 
 
 def memory_used(cgroup: Path = CGROUP) -> int | None:
-    """The memory in use, in bytes; None if it is unknown."""
+    """Return the memory in use, in bytes; None if it is unknown."""
     return _first_number(cgroup, "memory.current", "memory/memory.usage_in_bytes")
 
 
 def core_limit(cgroup: Path = CGROUP) -> float | None:
-    """The CPU time limit, in cores (1.5 means 1.5 seconds of CPU time per second); None if there is none."""
+    """Return the CPU time limit, in cores (1.5 means 1.5 seconds of CPU time per second); None if there is none."""
     try:
         quota, period = (cgroup / "cpu.max").read_text().split()[:2]
         return None if quota == "max" else int(quota) / int(period)

@@ -19,7 +19,7 @@ WITHOUT_HUB = "without the hub, use --dataset sample, your own files, or models 
 
 
 def check_hub(timeout: float = TIMEOUT) -> Check:
-    """Whether the hub answers one request within ``timeout`` seconds. An error below 500 counts as an answer."""
+    """Check whether the hub answers one request within ``timeout`` seconds. An error below 500 counts as an answer."""
     if constants.HF_HUB_OFFLINE:
         advice = f"unset HF_HUB_OFFLINE to load models and datasets by name; {WITHOUT_HUB}"
         return Check("hub", "limited", "offline mode is on", advice)
@@ -45,12 +45,12 @@ def _request_problem(timeout: float) -> str:
 
 
 def check_hub_cache() -> Check:
-    """Size of the downloaded models and datasets."""
+    """Check the size of the downloaded models and datasets."""
     return _check_cache("hub cache", Path(constants.HF_HUB_CACHE), "HF_HOME")
 
 
 def check_token_cache() -> Check:
-    """Size of the tokenised datasets."""
+    """Check the size of the tokenised datasets."""
     return _check_cache("token cache", token_cache_dir(), "SLM_CACHE")
 
 

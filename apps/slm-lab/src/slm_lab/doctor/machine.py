@@ -18,7 +18,7 @@ LITTLE_MEMORY, LITTLE_DISK = 2e9, 5e9
 
 
 def check_memory(cgroup: Path = CGROUP) -> Check:
-    """Free memory, of the machine or of the container."""
+    """Check the free memory of the machine or of the container."""
     total, free = psutil.virtual_memory().total, psutil.virtual_memory().available
     limit = memory_limit(cgroup)
     size = format_bytes(total)
@@ -34,7 +34,7 @@ def check_memory(cgroup: Path = CGROUP) -> Check:
 
 
 def check_cores(cgroup: Path = CGROUP) -> Check:
-    """CPU cores that this process may use."""
+    """Check the CPU cores that this process may use."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     detail = f"{cpu_name()}, {usable} of {os.cpu_count()} cores usable"
     limit = core_limit(cgroup)
@@ -45,7 +45,7 @@ def check_cores(cgroup: Path = CGROUP) -> Check:
 
 
 def cpu_name() -> str:
-    """The name of the CPU model, or its architecture."""
+    """Return the name of the CPU model, or its architecture."""
     cpuinfo = Path("/proc/cpuinfo")  # Linux; platform.processor() is often empty there
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -53,7 +53,7 @@ def cpu_name() -> str:
 
 
 def check_disk(folder: Path) -> Check:
-    """Free disk space for ``folder``, which need not exist yet."""
+    """Check the free disk space for ``folder``, which need not exist yet."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not os.access(existing, os.W_OK):
         return Check("disk", "limited", f"{existing} is not writable", "use --output_dir with a writable folder")

@@ -66,7 +66,7 @@ def _linear_ticks(low: float, high: float) -> list[float]:
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """Powers of ten; with fewer than two of them in the range, also their multiples by 3, or by 2 and 5."""
+    """Return powers of ten; with fewer than two of them in the range, also their multiples by 3, or by 2 and 5."""
     exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for factors in ((1,), (1, 3), (1, 2, 5)):
         candidates = [factor * 10.0**exponent for exponent in exponents for factor in factors]

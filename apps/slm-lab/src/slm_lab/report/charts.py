@@ -67,10 +67,10 @@ def scatter_chart(frame: Frame, points: Sequence[Point], *, log: bool, x_text: C
     """Draw named points with their error bars.
 
     Args:
-        log: whether the x axis is logarithmic.
-        x_text: formats the ticks of the x axis.
+        log: Whether the x axis is logarithmic.
+        x_text: Formats the ticks of the x axis.
     """
-    # Wider margins than usual: names stand beside the outermost points.
+    # Wider margins than usual: names are placed next to the outermost points.
     x = fit_scale([point.x for point in points], LEFT, WIDTH - 14, log=log, margin=0.18)
     y = fit_scale([value for point in points for value in (point.low, point.high)], frame.bottom, TOP, margin=0.14)
     dots = (_point(point, x, y) for point in points)
@@ -108,12 +108,12 @@ def _line(line: Line, x: Scale, y: Scale) -> str:
 
 
 def _line_names(frame: Frame, lines: Sequence[Line], x: Scale, y: Scale) -> Iterator[str]:
-    """One name for each colour, next to the mean end of its lines, with a leader line if it had to move."""
+    """Yield one name for each colour, next to the mean end of its lines, with a leader line if it had to move."""
     names = {line.color: line.name for line in lines}
     ends = {color: [y(line.points[-1][1]) for line in lines if line.color == color] for color in names}
-    wanted = [sum(values) / len(values) for values in ends.values()]
-    positions = spread_out(wanted, LINE_HEIGHT, TOP + 4, frame.bottom)
-    for (color, name), end, position in zip(names.items(), wanted, positions, strict=True):
+    mean_ends = [sum(values) / len(values) for values in ends.values()]
+    positions = spread_out(mean_ends, LINE_HEIGHT, TOP + 4, frame.bottom)
+    for (color, name), end, position in zip(names.items(), mean_ends, positions, strict=True):
         start = x.end + 4
         yield f'<path class="{_color(color)} lead" d="M{start:.1f} {end:.1f}L{start + 9:.1f} {position:.1f}"/>'
         yield _text(start + 12, position + 4, shorten(name, WIDTH - start - 14), f"{_color(color)} name")

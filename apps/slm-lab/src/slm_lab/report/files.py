@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from slm_lab.errors import LabError
+from slm_lab.disk_errors import explain_disk_errors
 from slm_lab.report.html_page import render_page
 from slm_lab.results.advice import advise
 from slm_lab.results.comparison import Comparison
@@ -24,24 +23,13 @@ def write_report(comparison: Comparison, folder: Path) -> Path:
     """Write the page and the figures into ``folder``. Returns the path of the page.
 
     Raises:
-        LabError: where they cannot be written.
+        LabError: If they cannot be written.
     """
     figures = json.dumps(comparison_figures(comparison), indent=1, allow_nan=False)
     with explain_disk_errors(folder):
         _write_atomically(folder / FIGURES_FILE, figures + "\n")
         _write_atomically(folder / PAGE_FILE, render_page(comparison))
     return folder / PAGE_FILE
-
-
-@contextmanager
-def explain_disk_errors(folder: Path) -> Iterator[None]:
-    """Turn an OSError while writing into ``folder`` into a LabError."""
-    try:
-        yield
-    except OSError as error:
-        raise LabError(
-            f"cannot write into {folder}: {error.strerror}; make it writable or choose another folder"
-        ) from error
 
 
 def _write_atomically(path: Path, text: str) -> None:
@@ -52,7 +40,7 @@ def _write_atomically(path: Path, text: str) -> None:
 
 
 def comparison_figures(comparison: Comparison) -> dict[str, Any]:
-    """The content of compare.json: sizes in bytes, times in seconds."""
+    """Return the content of compare.json: sizes in bytes, times in seconds."""
     return {
         "format": FORMAT,
         "budget": comparison.budget,

@@ -61,7 +61,7 @@ def _cell(mode: ModeResults, metric: Metric) -> dict[str, Any]:
 
 
 def _samples(modes: Sequence[ModeResults]) -> Iterator[dict[str, Any]]:
-    """The base's continuation of the prompt, then that of the first run of each mode."""
+    """Yield the base's continuation of the prompt, then that of the first run of each mode."""
     first_runs = [mode.results[0].run for mode in modes]
     with_base_text = [run for run in first_runs if "before" in run.samples]
     if with_base_text:

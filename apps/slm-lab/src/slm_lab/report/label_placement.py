@@ -28,30 +28,30 @@ class Marker:
         return self.x - radius, self.top - radius, self.x + radius, self.bottom + radius
 
 
-def spread_out(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Move positions apart so that neighbours are at least ``gap`` apart, in the order of ``wanted``.
+def spread_out(preferred: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Move positions apart so that neighbours are at least ``gap`` apart, in the order of ``preferred``.
 
-    The results lie between ``low`` and ``high`` as far as there is space; if not, they start below ``low``.
+    The results lie between ``low`` and ``high`` if there is space for all; otherwise the first ones are below ``low``.
     """
-    order = sorted(range(len(wanted)), key=lambda index: wanted[index])
+    order = sorted(range(len(preferred)), key=lambda index: preferred[index])
     positions: dict[int, float] = {}
-    # Push down from the top, then push back up from the bottom what left the range.
+    # Increase positions from ``low`` on, then decrease from ``high`` on those that are beyond it.
     edge = -math.inf
     for index in order:
-        positions[index] = edge = max(wanted[index], edge + gap, low)
+        positions[index] = edge = max(preferred[index], edge + gap, low)
     edge = high + gap
     for index in reversed(order):
         positions[index] = edge = min(positions[index], edge - gap)
-    return [positions[index] for index in range(len(wanted))]
+    return [positions[index] for index in range(len(preferred))]
 
 
 def place_names(markers: Sequence[Marker], names: Sequence[str], chart: Box) -> list[Box]:
-    """Choose a box for each name, next to its marker, where it covers least of the markers and earlier names.
+    """Choose a box for each name, next to its marker, where it overlaps markers and earlier names least.
 
     Args:
-        markers: the points that are named.
-        names: their names, already short enough for the chart.
-        chart: the area that names should stay in.
+        markers: The points that are named.
+        names: Their names, already short enough for the chart.
+        chart: The area that names should stay in.
     """
     occupied = [marker.box for marker in markers]
     boxes = []
@@ -64,7 +64,7 @@ def place_names(markers: Sequence[Marker], names: Sequence[str], chart: Box) -> 
 
 
 def _candidates(marker: Marker, width: float) -> Iterator[Box]:
-    """Boxes to the right, to the left, above and below, in order of preference."""
+    """Yield boxes to the right, to the left, above and below, in order of preference."""
     x, y, half, distance = marker.x, marker.y, LINE_HEIGHT / 2, POINT_RADIUS + 3
     yield x + distance, y - half, x + distance + width, y + half
     yield x - distance - width, y - half, x - distance, y + half

@@ -18,7 +18,7 @@ AXIS_LABELS: dict[BudgetAxis, str] = {
     "seconds": "seconds of training",
 }
 QUALITY = "held-out bits per byte"
-# The line chart fills the width of the page. A flat view box keeps it from filling a screen's height too.
+# The line chart is as wide as the page; with this height it does not fill the whole screen.
 LINE_CHART_HEIGHT = 260
 
 

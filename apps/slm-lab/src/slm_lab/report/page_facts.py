@@ -22,7 +22,7 @@ def list_facts(comparison: Comparison) -> Iterator[str]:
 
 
 def _common(values: Iterable[str]) -> list[str]:
-    """The value if all are the same and not empty."""
+    """Return the value if all are the same and not empty."""
     distinct = set(values)
     return [*distinct] if len(distinct) == 1 and "" not in distinct else []
 
@@ -45,7 +45,7 @@ def list_machines(comparison: Comparison) -> Iterator[tuple[str, str]]:
 
 
 def list_commands(modes: Sequence[ModeResults]) -> Iterator[tuple[str, str]]:
-    """The slm-train command of each run, by the run's name."""
+    """Yield the slm-train command of each run, by the run's name."""
     for mode in modes:
         for result in mode.results:
             words = read_command(result.run.folder)

@@ -1,1 +1,1 @@
-"""What runs achieved: metrics per mode, caveats and recommendations."""
+"""The results of runs: metrics per mode, caveats and recommendations."""

@@ -63,7 +63,7 @@ def _certainty(ranked: Sequence[ModeResults]) -> list[str]:
 
 
 def _smallest(improved: Sequence[ModeResults]) -> list[str]:
-    """The mode with the fewest trainable parameters that keeps most of the best improvement."""
+    """Return the mode with the fewest trainable parameters that keeps most of the best improvement."""
     best = improved[0]
     required = (1 - TOLERATED_LOSS) * best.improvement
     sufficient = [mode for mode in improved if mode.improvement >= required and "trainable" in mode.spreads]
@@ -80,21 +80,29 @@ def _smallest(improved: Sequence[ModeResults]) -> list[str]:
 
 
 def _memory(modes: Sequence[ModeResults]) -> list[str]:
-    return _extreme(modes, "peak", min, ("Least memory", "most", "Peak memory"))
+    return _best_mode(modes, "peak", min, title="Least memory", opposite="most", quantity="Peak memory")
 
 
 def _speed(modes: Sequence[ModeResults]) -> list[str]:
-    return _extreme(modes, "tokens_per_second", max, ("Fastest", "slowest", "Speed"))
+    return _best_mode(modes, "tokens_per_second", max, title="Fastest", opposite="slowest", quantity="Speed")
 
 
-def _extreme(
-    modes: Sequence[ModeResults], key: str, choose: Callable[..., str], words: tuple[str, str, str]
+def _best_mode(
+    modes: Sequence[ModeResults], key: str, choose: Callable[..., str], *, title: str, opposite: str, quantity: str
 ) -> list[str]:
-    """The mode with the best value of a metric, unless the modes are close to each other or their ranges overlap."""
+    """Name the mode with the best value of a metric, unless the modes are close to each other or their ranges overlap.
+
+    Args:
+        modes: The modes to choose from.
+        key: The metric.
+        choose: ``min`` or ``max``.
+        title: The beginning of the sentence.
+        opposite: An adjective for the mode with the worst value.
+        quantity: What the metric measures.
+    """
     medians = {mode.name: mode.spreads[key].median for mode in modes if key in mode.spreads}
     if len(medians) < 2:
         return []
-    title, opposite, quantity = words
     text, unit = METRIC_BY_KEY[key].format, " tokens per second" if key == "tokens_per_second" else ""
     low, high = min(medians.values()), max(medians.values())
     if high <= low * (1 + NEGLIGIBLE):

@@ -10,14 +10,14 @@ BudgetAxis = Literal["steps", "tokens", "seconds"]
 
 
 def budget_axis(run: Run) -> BudgetAxis:
-    """The unit that the budget of ``run`` counts: the x axis of its learning curve."""
+    """Return the unit that the budget of ``run`` counts: the x axis of its learning curve."""
     if run.flow == "dynamic":
         return "tokens"
     return "seconds" if run.arguments.get("max_minutes") is not None else "steps"
 
 
 def describe_budget(run: Run) -> str:
-    """The budget of ``run`` in words, such as ``200 optimizer steps``."""
+    """Return the budget of ``run`` in words, such as ``200 optimizer steps``."""
     arguments = run.arguments
     if run.flow == "dynamic":
         return f"{run.tokens or 0:,.0f} predicted tokens"

@@ -9,14 +9,14 @@ from slm_lab.runs.record import Run
 
 
 def find_caveats(runs: Sequence[Run]) -> list[str]:
-    """One sentence for each property in which ``runs`` differ although their figures depend on it."""
+    """Return one sentence for each property in which ``runs`` differ although their figures depend on it."""
     return [sentence for value, sentence in _CAVEATS if len({value(run) for run in runs}) > 1]
 
 
 _CAVEATS: tuple[tuple[Callable[[Run], object], str], ...] = (
     (lambda run: run.base, "The runs have different bases, so their quality before training differs too."),
     (
-        # Records without a fingerprint are told apart by the name of their dataset.
+        # Records without a fingerprint are distinguished by the name of their dataset.
         lambda run: run.validation_fingerprint or run.dataset,
         "The runs were evaluated on different texts: compare the improvement of each, not the final values.",
     ),

@@ -1,4 +1,4 @@
-"""A comparison: the finished runs grouped by mode, and the runs that are not part of it."""
+"""``Comparison``: finished runs grouped by mode, and the runs that are left out."""
 
 from __future__ import annotations
 
@@ -58,5 +58,5 @@ class Comparison:
         return find_caveats(self.runs)
 
     def axis_value(self, point: CurvePoint) -> float | None:
-        """The position of a point of a learning curve on the axis; None if the log does not contain it."""
+        """Return the position of a point of a learning curve on the axis; None if the log does not contain it."""
         return {"steps": float(point.step), "tokens": point.tokens, "seconds": point.seconds}[self.axis]

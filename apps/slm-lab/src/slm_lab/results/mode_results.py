@@ -30,11 +30,11 @@ class ModeResults:
         return self.spreads["bits_before"].median - self.spreads["bits_after"].median
 
     def median(self, key: str) -> float | None:
-        """The median of the metric ``key``; None where no run has a value."""
+        """Return the median of the metric ``key``; None where no run has a value."""
         return self.spreads[key].median if key in self.spreads else None
 
     def range_text(self, metric: Metric, separator: str) -> str:
-        """The formatted range over seeds; empty for a single value, and for metrics that seeds do not change."""
+        """Return the formatted range over seeds; empty for a single value, and for metrics that seeds do not change."""
         if metric.key not in SHOWN_WITH_RANGE or metric.key not in self.spreads:
             return ""
         spread = self.spreads[metric.key]
@@ -43,7 +43,7 @@ class ModeResults:
 
 
 def best_modes(modes: Sequence[ModeResults], metric: Metric) -> set[str]:
-    """The names of the modes with the best value; empty where all read the same, or no value is better."""
+    """Return the names of the modes with the best value; empty if all look equal, or no value is better."""
     medians = {mode.name: mode.spreads[metric.key].median for mode in modes if metric.key in mode.spreads}
     # Formatted values are compared: a difference that the table does not show is no reason to mark one of two.
     texts = {name: metric.format(value) for name, value in medians.items()}

@@ -17,9 +17,9 @@ def read_comparison(folders: Sequence[Path], root: Path, left_out: Mapping[str, 
     """Compare the finished runs in ``folders``; damaged and unfinished ones are left out.
 
     Args:
-        folders: run folders under ``root``. Runs are named by their path there.
-        root: the folder of the comparison.
-        left_out: names of runs that are known to be missing, with the reason. A finished run overrides its entry.
+        folders: Run folders under ``root``. Runs are named by their path there.
+        root: The folder of the comparison.
+        left_out: Names of runs that are known to be missing, with the reason. A finished run overrides its entry.
     """
     results, reasons = [], dict(left_out)
     for folder in folders:

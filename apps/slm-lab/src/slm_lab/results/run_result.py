@@ -30,7 +30,7 @@ class RunResult:
         run = self.run
         if run.train_seconds is None or not run.steps:
             return run.train_seconds
-        # A resumed run records the steps and seconds of its last part only. The log has all steps, and those before
-        # the interruption are assumed to have taken as long as the others.
+        # A resumed run records only the steps and seconds since it was resumed. The log has all steps; the earlier ones
+        # are assumed to have taken as long as the others.
         all_steps = max(run.steps, self.curve[-1].step if self.curve else 0)
         return run.train_seconds / run.steps * all_steps

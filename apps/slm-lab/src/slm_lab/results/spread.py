@@ -18,10 +18,10 @@ class Spread:
 
     @classmethod
     def from_values(cls, values: Iterable[float | None]) -> Spread | None:
-        """The spread of the finite values; None if there are none."""
+        """Return the spread of the finite values; None if there are none."""
         known = [value for value in values if value is not None and math.isfinite(value)]
         return cls(statistics.median(known), min(known), max(known)) if known else None
 
     def overlaps(self, other: Spread) -> bool:
-        """Whether the two ranges have a value in common."""
+        """Return whether the two ranges have a value in common."""
         return self.minimum <= other.maximum and other.minimum <= self.maximum

@@ -24,7 +24,7 @@ def save_csv(runs: Iterable[Run], path: Path) -> None:
     """Write the file at ``path``, and its folder if needed.
 
     Raises:
-        LabError: where it cannot be written.
+        LabError: Where it cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from slm_lab.console import new_console
 from slm_lab.errors import DamagedRecordError, LabError
 from slm_lab.runs.columns import COLUMN_BY_KEY, COLUMNS, Column, sort_runs
 from slm_lab.runs.csv_file import save_csv, write_csv
@@ -18,14 +18,14 @@ from slm_lab.runs.discovery import find_runs
 from slm_lab.runs.reading import read_run
 from slm_lab.runs.record import RECORD_FILE, Run
 
-WIDTH_WITHOUT_TERMINAL = 100
+WIDTH_WITHOUT_TERMINAL = 100  # columns
 
 
 def list_runs(arguments: argparse.Namespace) -> int:
     """Print the runs under a folder, or write them as CSV. Returns the exit code.
 
     Raises:
-        LabError: for an unknown column, a folder that does not exist, or a file that cannot be written.
+        LabError: For an unknown column, a folder that does not exist, or a file that cannot be written.
     """
     if arguments.sort and arguments.sort not in COLUMN_BY_KEY:
         raise LabError(f"--sort {arguments.sort}: there is no such column; choose from {', '.join(COLUMN_BY_KEY)}")
@@ -62,7 +62,7 @@ def read_all_runs(root: Path) -> tuple[list[Run], list[tuple[str, DamagedRecordE
 
 
 def _print_table(runs: Sequence[Run], root: Path) -> None:
-    console = Console(width=None if Console().is_terminal else WIDTH_WITHOUT_TERMINAL, highlight=False)
+    console = new_console(WIDTH_WITHOUT_TERMINAL)
     if not runs:
         console.print(f"no runs under {escape(str(root))}", soft_wrap=True)
         return

@@ -16,11 +16,11 @@ def read_run(folder: Path, name: str | None = None) -> Run:
     """Read the run in ``folder``.
 
     Args:
-        folder: a run folder of slm-train.
-        name: how to call the run; default: the name of the folder.
+        folder: A run folder of slm-train.
+        name: How to call the run; default: the name of the folder.
 
     Raises:
-        DamagedRecordError: where run.json cannot be read, is not JSON, or was not written by slm-train.
+        DamagedRecordError: Where run.json cannot be read, is not JSON, or was not written by slm-train.
     """
     try:
         record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
@@ -79,7 +79,7 @@ def _evaluation(evaluations: Mapping[str, Any], when: When) -> Evaluation | None
 
 
 def read_number(values: Mapping[str, Any], name: str) -> float | None:
-    """The number ``name`` in ``values``; None for anything that is not a finite number."""
+    """Return the number ``name`` in ``values``; None for anything that is not a finite number."""
     value = values.get(name)
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 

@@ -56,12 +56,12 @@ class Run:
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def bits_per_byte(self, when: When) -> float | None:
-        """Bits per byte ``before`` or ``after`` training."""
+        """Return bits per byte ``before`` or ``after`` training."""
         evaluation = self._evaluation(when)
         return None if evaluation is None else evaluation.bits_per_byte
 
     def perplexity(self, when: When) -> float | None:
-        """Perplexity ``before`` or ``after`` training."""
+        """Return perplexity ``before`` or ``after`` training."""
         evaluation = self._evaluation(when)
         return None if evaluation is None else evaluation.perplexity
 

@@ -50,13 +50,16 @@ class _Packer:
         self.gap_mask = 0  # bit n is set if some row has a gap of exactly n tokens
 
     def place(self, start: int, tokens: int) -> None:
-        """Place a segment whole in the smallest sufficient gap, else in a new row if ``max_rows`` allows it, else in
-        pieces in the widest gaps."""
+        """Add a segment to the rows.
+
+        It goes into the smallest sufficient gap; if there is none, into a new row if ``max_rows`` allows it, else in
+        pieces into the widest gaps.
+        """
         while (gap := self._smallest_gap(tokens)) is None and len(self.rows) >= self.max_rows:
             widest = self.gap_mask.bit_length() - 1
             if widest < MIN_PIECE:
                 break
-            # Never leave a single token over, which would have nothing to predict.
+            # Never leave a single token: it would have nothing to predict.
             piece = widest - 1 if tokens - widest == 1 else widest
             self._append(start, piece, widest)
             start, tokens = start + piece, tokens - piece

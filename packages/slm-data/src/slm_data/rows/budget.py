@@ -36,10 +36,10 @@ class TokenBudget:
 
 @dataclass(frozen=True)
 class BudgetPlan:
-    """All steps of a run; every process has the same plan and computes its ``share`` of each step.
+    """The micro-batches and steps of a whole run. All processes have the same plan; each takes its ``share`` of a step.
 
-    Step ``s`` consists of micro-batches ``step_first[s]`` to ``step_first[s + 1]``; micro-batch ``m`` of the rows
-    ``rows[micro_first[m]]`` to ``rows[micro_first[m + 1]]``.
+    Step ``s`` consists of the micro-batches from ``step_first[s]`` up to, but not including, ``step_first[s + 1]``.
+    Micro-batch ``m`` consists of the rows ``rows[micro_first[m] : micro_first[m + 1]]``.
     """
 
     budget: TokenBudget
@@ -61,9 +61,9 @@ class BudgetPlan:
         return [self.rows[start:end] for start, end in pairwise(bounds.tolist())]
 
     def share(self, step: int, rank: int, ranks: int) -> list[Ints]:
-        """Return the micro-batches of ``step`` that process ``rank`` of ``ranks`` computes, the largest first.
+        """Return the micro-batches of ``step`` for process ``rank`` of ``ranks``, the largest first.
 
-        Every process has at least one, and the same number as all others, unless only single rows are left to divide.
+        Every process has at least one. All have the same number, unless the step has too few rows to divide further.
         """
         if ranks == 1:
             return sorted(self.micro_batches(step), key=self._slots, reverse=True)
@@ -76,12 +76,12 @@ class BudgetPlan:
                 shares[process].append(part)
         return shares[rank]
 
-    def most_in_a_share(self, step: int, ranks: int) -> int:
-        """Return the maximum number of micro-batches that a process has in ``step``."""
+    def max_share_size(self, step: int, ranks: int) -> int:
+        """Return the largest number of micro-batches in ``step`` that one of ``ranks`` processes has."""
         return -(-len(self._divided(step, ranks)) // ranks)
 
     def _divided(self, step: int, ranks: int) -> list[Ints]:
-        """Micro-batches, the largest first; large ones are halved until their number is a multiple of ``ranks``."""
+        """Return the micro-batches, the largest first, halved until their number is a multiple of ``ranks``."""
         parts = self.micro_batches(step)
         while len(parts) % ranks:
             parts.sort(key=lambda part: (len(part) > 1, self._slots(part)))

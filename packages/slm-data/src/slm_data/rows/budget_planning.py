@@ -91,7 +91,7 @@ def _plan_epoch(
     rng = np.random.default_rng(seed)
     batches = list(_batches_by_length(rng.permutation(usable), lengths, budget))
     order = rng.permutation(len(batches)).tolist()
-    # The largest micro-batch comes first: if memory does not suffice, the first step shows it.
+    # The largest micro-batch comes first, so that a run that would exceed the memory fails in its first step.
     largest = max(order, key=lambda index: len(batches[index]) * lengths[batches[index][0]])
     order.insert(0, order.pop(order.index(largest)))
     steps = _fill_steps((batches[index] for index in order), predicted.tolist(), budget.tokens)
@@ -99,7 +99,7 @@ def _plan_epoch(
 
 
 def _batches_by_length(order: Ints, lengths: Ints, budget: TokenBudget) -> Iterator[MicroBatch]:
-    """Micro-batches of rows of similar length, as large as the budget allows."""
+    """Yield micro-batches of rows of similar length, as large as the budget allows."""
     for window_start in range(0, len(order), SORT_WINDOW):
         window = order[window_start : window_start + SORT_WINDOW]
         window = window[np.argsort(-lengths[window], kind="stable")]
@@ -112,8 +112,12 @@ def _batches_by_length(order: Ints, lengths: Ints, budget: TokenBudget) -> Itera
 
 
 def _fill_steps(batches: Iterator[MicroBatch], predicted: Sequence[int], budget: int) -> Iterator[list[MicroBatch]]:
-    """Take whole micro-batches until the next would reach the budget. Then complete the step with the first rows of
-    the candidate that exceeds it least; the candidate's other rows keep their place in the order."""
+    """Yield the micro-batches of each step.
+
+    A step takes whole micro-batches until the next one would reach the budget. It ends with the first rows of one of
+    the next LOOKAHEAD micro-batches: of the one with which it exceeds the budget least. The other rows of that
+    micro-batch stay in the queue.
+    """
     candidates = [(batch, _cumulative_tokens(batch, predicted)) for batch in islice(batches, LOOKAHEAD)]
     step: list[MicroBatch] = []
     needed = budget
@@ -142,7 +146,7 @@ def _cumulative_tokens(batch: MicroBatch, predicted: Sequence[int]) -> list[int]
 
 
 def _excess(sums: list[int], needed: int) -> float:
-    """Tokens beyond ``needed`` with as few rows as reach it; infinite if all rows do not reach it."""
+    """Return the tokens beyond ``needed`` with the fewest rows that reach it; infinity if all rows do not reach it."""
     index = bisect_left(sums, needed)
     return sums[index] - needed if index < len(sums) else float("inf")
 

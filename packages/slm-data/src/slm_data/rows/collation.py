@@ -1,8 +1,9 @@
 """``RowCollator``: from rows to a batch of tensors.
 
 Rows are padded on the right and have no attention mask: attention is causal, so no token sees the padding after it,
-and padding has no loss. In packed rows the positions restart at 0 with each document. transformers keeps such documents
-apart, but only without an attention mask and without a cache: call the model with ``use_cache=False``.
+and padding has no loss. In packed rows the positions restart at 0 with each document. transformers then prevents
+attention between documents, but only without an attention mask and without a cache: call the model with
+``use_cache=False``.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ IGNORE_INDEX = -100  # the label of a token without a loss, as in torch and tran
 
 @dataclass(frozen=True)
 class RowCollator:
-    """Makes ``input_ids``, ``labels`` and, for packed rows, ``position_ids``, each ``[batch, tokens]``, int64.
+    """Collates rows to ``input_ids``, ``labels`` and, if ``packed``, ``position_ids``, each ``[batch, tokens]``, int64.
 
     The first token of each segment has no label, because nothing in its own document precedes it.
 
     Attributes:
-        pad_token_id: Fills the rows behind their tokens.
+        pad_token_id: Fills the rows after their tokens.
         packed: Whether rows contain several documents that must not attend to each other.
         multiple: ``tokens`` is rounded up to a multiple of this. The result may exceed the model's context; the
             caller has to check that.
@@ -47,7 +48,7 @@ class RowCollator:
             first = np.cumsum(row.segments) - row.segments
             labels[index, first] = IGNORE_INDEX
             position_ids[index, :tokens] = np.arange(tokens) - np.repeat(first, row.segments)
-            # Padding is a segment of its own: positions that went on could exceed the model's context.
+            # Padding is a segment of its own: positions that continued could exceed the model's context.
             position_ids[index, tokens:] = np.arange(shape[1] - tokens)
         batch = {"input_ids": torch.from_numpy(input_ids), "labels": torch.from_numpy(labels)}
         if self.packed:

@@ -16,7 +16,7 @@ from slm_data.tokens.store import TokenStore
 
 @dataclass(frozen=True)
 class Row:
-    """One training row."""
+    """One training row: token ids, and the lengths of the segments (documents or pieces of them) in it."""
 
     input_ids: npt.NDArray[np.int64]  # [tokens]
     segments: npt.NDArray[np.int64]  # [segments], the length of each
@@ -40,8 +40,8 @@ class RowDataset(Dataset[Row]):
 
 
 def cut_row(tokens: npt.NDArray[np.unsignedinteger[Any]], plan: RowPlan, row: int) -> Row:
-    """Return row number ``row`` of ``plan``, from the flat ``tokens`` that the plan was made for."""
+    """Return row number ``row`` of ``plan`` from ``tokens``, the concatenated documents."""
     segments = slice(plan.first[row], plan.first[row + 1])
     starts, lengths = plan.start[segments], plan.length[segments]
-    pieces = [tokens[at : at + n] for at, n in zip(starts.tolist(), lengths.tolist(), strict=True)]
+    pieces = [tokens[start : start + length] for start, length in zip(starts.tolist(), lengths.tolist(), strict=True)]
     return Row(np.concatenate(pieces).astype(np.int64), lengths)

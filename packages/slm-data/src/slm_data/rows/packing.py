@@ -19,10 +19,12 @@ from slm_data.rows.packing_names import Packing, as_packing
 
 @dataclass(frozen=True)
 class RowPlan:
-    """Rows as segments of the token store; a segment is a run of tokens of one document (any, with ``concat``).
+    """Rows as segments of the token store.
 
-    Row ``r`` consists of segments ``first[r]`` to ``first[r + 1]``; segment ``s`` is the ``length[s]`` tokens of the
-    store from ``start[s]``. Segments of one row do not attend to each other.
+    A segment is a range of consecutive tokens: of one document, or of several with ``concat``.
+
+    Row ``r`` consists of the segments from ``first[r]`` up to, but not including, ``first[r + 1]``; segment ``s`` is
+    ``tokens[start[s] : start[s] + length[s]]``. Segments of one row do not attend to each other.
     """
 
     packing: Packing
@@ -65,8 +67,8 @@ def plan_rows(
         lengths: Tokens of each document, ``[documents]``.
         block_size: Tokens of a full row.
         packing: See ``packing_names``.
-        fill: Target utilisation of ``best_fit``. Once as many rows are open as it takes, a document that fits no gap
-            whole is split into the widest gaps. With 0, every document that fits the block is kept whole.
+        fill: Target utilisation of ``best_fit``. It limits the number of rows; once that is reached, a document that
+            fits into no gap is split over the widest gaps. With 0, only documents longer than the block are split.
         seed: Selects which documents of equal length share a row (``best_fit``).
 
     Raises:
@@ -97,7 +99,7 @@ def _concatenate(lengths: Ints, block_size: int) -> RowPlan:
 
 
 def _split_long_documents(lengths: Ints, block_size: int) -> tuple[Ints, Ints]:
-    """Start and length of each document, or of its pieces of at most ``block_size`` tokens."""
+    """Return start and length of each document, or of its pieces of at most ``block_size`` tokens."""
     count = np.maximum(1, -(-lengths // block_size))
     document = np.repeat(np.arange(len(lengths)), count)
     index = np.arange(len(document)) - np.repeat(np.cumsum(count) - count, count)
@@ -110,6 +112,6 @@ def _split_long_documents(lengths: Ints, block_size: int) -> tuple[Ints, Ints]:
 
 
 def _count_split_documents(lengths: Ints, start: Ints) -> int:
-    """Number of documents that more than one segment comes from."""
+    """Return the number of documents that are spread over more than one segment."""
     document = np.searchsorted(np.cumsum(lengths), start, side="right")
     return int((np.bincount(document, minlength=1) > 1).sum())

@@ -12,7 +12,7 @@ GROUPS_PER_WINDOW = 50  # groups whose rows are sorted by length together
 
 
 class RowSampler(Sampler[int]):
-    """Shuffles rows as a pure function of seed and epoch, so that a resumed run continues in the same order.
+    """Shuffles rows by seed and epoch alone, so that a resumed run continues in the same order.
 
     transformers' own length-grouped sampler draws from the global random state instead: its order after the first
     epoch depends on what ran before.
@@ -52,8 +52,8 @@ class RowSampler(Sampler[int]):
         groups = order[:whole].reshape(-1, self.group)
         groups = groups[rng.permutation(len(groups))]
         if len(groups):
-            # The group with the longest row, which is padded to the most tokens, comes first: if memory does not
-            # suffice, the first step shows it.
+            # The group with the longest row, which is padded to the most tokens, comes first, so that a run that would
+            # exceed the memory fails in its first step.
             longest = int(self.row_lengths[groups].max(axis=1).argmax())
             groups[[0, longest]] = groups[[longest, 0]]
         return np.concatenate([groups.reshape(-1), order[whole:]])

@@ -16,12 +16,12 @@ from slm_data.sources.documents import Documents
 from slm_data.tokens.encoding import encode_in_batches
 from slm_data.tokens.store import corpus_fingerprint
 
-WINDOW_DOCUMENTS = 1024  # documents packed and shuffled together; memory contains one window
+WINDOW_DOCUMENTS = 1024  # documents that are in memory, packed and shuffled together
 
 
 @dataclass(frozen=True)
 class RowStream(IterableDataset[Row]):
-    """The rows of ``documents``, without a token store and of unknown number.
+    """An iterable dataset of the rows of ``documents``, made without a token store.
 
     Each window of documents is packed by ``plan_rows``. The order is a pure function of the documents and ``seed``.
     Workers of a DataLoader take windows in turn; each of them reads all documents.
@@ -36,7 +36,7 @@ class RowStream(IterableDataset[Row]):
 
     @property
     def fingerprint(self) -> str:
-        """A hash of texts and tokenizer, the same as that of a TokenStore."""
+        """A hash of texts and tokenizer, equal to that of a TokenStore of both."""
         return corpus_fingerprint(self.documents, self.tokenizer)
 
     def __iter__(self) -> Iterator[Row]:

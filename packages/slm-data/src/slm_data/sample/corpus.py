@@ -36,7 +36,7 @@ PLOTS = (
     "signal",
     "tide",
 )
-MAX_WORDS = 200  # a longer text is discarded and the plot told again
+MAX_WORDS = 200  # longer texts are discarded and generated again
 FEATURES = ("pet", "coat", "gull", "")  # an optional motif besides the plot
 _INDEX_BITS = 64
 
@@ -63,7 +63,7 @@ def sample_stories(count: int, seed: int) -> Iterator[str]:
 
 
 def tell(seed: int, index: int) -> Tale:
-    """Like `sample_story`, with the plot and the slots."""
+    """Return story number `index` of the corpus of `seed` as a Tale. Raises ValueError as `sample_story` does."""
     if seed < 0 or not 0 <= index < 1 << _INDEX_BITS:
         raise ValueError(f"A story needs a seed and an index from 0 (the index below 2**64), not {seed} and {index}.")
     draw = Random(seed << _INDEX_BITS | index).random
@@ -78,6 +78,7 @@ def tell(seed: int, index: int) -> Tale:
 
 @cache
 def plots() -> tuple[Plot, ...]:
+    """Return the plots in the order of `PLOTS`, parsed from the files in plots/."""
     (shared,) = read_outline(_text("shared")).frames
     return tuple(make_plot(name, _text(name), shared) for name in PLOTS)
 

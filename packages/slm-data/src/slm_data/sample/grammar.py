@@ -1,12 +1,12 @@
-"""Parses plots written as text, and generates stories from them.
+"""Parsing plots that are written as text, and generating stories from them.
 
 A plot is a sequence of beats, each with several alternative wordings, one per line:
 
     == <name> [maybe | with <feature>]
     a line with {slots}, [this|that] choices and <macros>
 
-and a number of frames, the versions of the plot. A frame defines the macros; a macro with several definitions
-makes a wording of its own for each of them:
+and a number of frames, the versions of the plot. A frame defines macros; a line with a macro that has several
+definitions stands for one wording per definition:
 
     -- <name>
     macro: its definition, itself a line
@@ -41,6 +41,8 @@ class Beat:
 
 @dataclass(frozen=True)
 class Plot:
+    """A plot in several versions, each a sequence of beats."""
+
     name: str
     versions: tuple[tuple[Beat, ...], ...]
 
@@ -59,10 +61,12 @@ class Outline:
 
 
 def say(line: Line, draw: Draw) -> str:
+    """Return the text of a line, with one of each choice drawn."""
     return "".join([part[0] if len(part) == 1 else part[int(draw() * len(part))] for part in line])
 
 
 def read_outline(text: str) -> Outline:
+    """Parse the text of a plot into beats and frames."""
     outline = Outline()
     for raw in text.splitlines():
         line = raw.strip()

@@ -25,17 +25,17 @@ from slm_data.sources.files import files_identity, find_files, read_files
 from slm_data.sources.options import SourceOptions
 from slm_data.sources.wikitext import articles
 
-# Part of every identity. Increase it when a reader starts to return other texts for the same source: token stores
-# made before are then not reused.
+# Part of every identity. Increase it when a change of a reader changes the texts of a source, so that older token
+# stores are not reused.
 READER_VERSION = 1
 
-# Never "test": figures on a test split that hyperparameters were chosen on would mean nothing.
+# Never "test": after choosing hyperparameters on a test split, figures on it would mean nothing.
 VALIDATION_SPLITS = ("validation", "valid", "dev")
 
 
 @dataclass(frozen=True)
 class _Source:
-    """A source before its validation split is made."""
+    """A source whose validation texts may not have been held out yet."""
 
     name: str
     train: Documents
@@ -51,7 +51,7 @@ def load_corpus(options: SourceOptions) -> Corpus:
     Raises:
         DataError: A source is missing, unreadable, or has too few documents for a validation split.
     """
-    # Each pattern is expanded once: what is checked here is what is read later, whatever happens to the folder.
+    # Each pattern is expanded only once, so that the files that are checked are those that are read.
     train_paths = find_files(options.train_file, "train_file")
     validation_paths = find_files(options.validation_file, "validation_file")
     _check_disjoint(train_paths, validation_paths)
@@ -115,7 +115,7 @@ def _file_documents(paths: Sequence[Path], options: SourceOptions) -> Documents:
 
 
 def _hub_source(name: str, repo: str, options: SourceOptions) -> _Source:
-    # Importing the datasets library takes seconds; files and the sample do without it.
+    # Imported here, because the datasets library takes seconds to import and files and the sample do not need it.
     from slm_data.sources.hub import open_dataset
 
     dataset = open_dataset(repo, streaming=options.streaming)
@@ -142,7 +142,7 @@ def _read_articles(read_rows: Callable[[], Iterator[str]]) -> Iterator[str]:
 
 
 def _with_validation(source: _Source, options: SourceOptions) -> Corpus:
-    """The source with its own validation texts, or with a part of the training texts held out."""
+    """Return the texts of ``source``; without validation texts, a part of the training texts is held out."""
     if source.validation is not None:
         return Corpus(source.name, source.train, source.validation, source.notes)
     window, seed = options.holdout_window, options.split_seed

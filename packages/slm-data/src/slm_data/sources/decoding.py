@@ -10,7 +10,7 @@ from pathlib import Path
 from slm_data.errors import DataError
 
 CHUNK_BYTES = 1 << 20
-# Longest document of a .txt file in characters, and longest line of other files in bytes. This bounds memory.
+# Bounds memory: maximum characters of a document in a .txt file, and maximum bytes of a line in other files.
 MAX_LENGTH = 1 << 26
 
 

@@ -1,4 +1,4 @@
-"""A re-readable sequence of texts, and the pair of them that training needs."""
+"""``Documents``: texts that can be read repeatedly. ``Corpus``: those for training and for validation."""
 
 from __future__ import annotations
 

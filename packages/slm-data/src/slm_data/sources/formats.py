@@ -36,13 +36,13 @@ def select_column(columns: Sequence[str], requested: str | None, where: str) -> 
 
 
 def read_txt(path: Path, options: SourceOptions, chunk_bytes: int = CHUNK_BYTES) -> Iterator[str]:
-    """Documents between separators, without leading and trailing newlines; CR LF is read as LF."""
+    """Yield the documents between separators, without leading and trailing newlines; CR LF is read as LF."""
     for document in split_documents(decode_chunks(path, chunk_bytes), options.separator, path):
         yield document.strip("\n")
 
 
 def read_jsonl(path: Path, options: SourceOptions) -> Iterator[str]:
-    """One JSON object per line; blank lines are skipped."""
+    """Yield the texts of JSON objects, one per line; blank lines are skipped."""
     for number, line in decode_lines(path):
         if line.strip():
             where = f"{path}, line {number}"
@@ -52,8 +52,8 @@ def read_jsonl(path: Path, options: SourceOptions) -> Iterator[str]:
 
 
 def read_csv(path: Path, options: SourceOptions) -> Iterator[str]:
-    """Comma-separated values under a line of column names; quoted fields may contain newlines."""
-    # Python's default limit is 128 KiB, shorter than many documents. It is a setting of the whole process.
+    """Yield the texts of a CSV file whose first line names the columns; quoted fields may contain newlines."""
+    # Python's default limit, 128 KiB, is shorter than many documents. The setting applies to the whole process.
     csv.field_size_limit(MAX_LENGTH)
     rows = csv.reader((line for _, line in decode_lines(path)), strict=True)
     try:
@@ -72,7 +72,7 @@ def read_csv(path: Path, options: SourceOptions) -> Iterator[str]:
 
 
 def read_parquet(path: Path, options: SourceOptions) -> Iterator[str]:
-    """One text column; a null is an empty text."""
+    """Yield the texts of one column; a null is an empty text."""
     try:
         with pq.ParquetFile(path) as file:
             column = select_column(file.schema_arrow.names, options.text_column, str(path))

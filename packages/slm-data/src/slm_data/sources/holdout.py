@@ -8,7 +8,7 @@ from random import Random
 
 def held_out_positions(window: int, seed: int) -> Iterator[int]:
     """Yield the position held out in each successive window of ``window`` documents."""
-    # Random.random is the only method whose sequence Python guarantees to keep between versions.
+    # Python guarantees the same sequence in all versions for Random.random only.
     random = Random(seed).random
     while True:
         yield int(random() * window)
@@ -25,12 +25,12 @@ def training_texts(texts: Iterable[str], window: int, seed: int) -> Iterator[str
 
 
 def is_too_small(count: int, window: int, seed: int) -> bool:
-    """Whether splitting ``count`` texts leaves either part empty."""
+    """Return whether one part would be empty after splitting ``count`` texts."""
     return count < 2 or (count < window and next(held_out_positions(window, seed)) >= count)
 
 
 def _marked(texts: Iterable[str], window: int, seed: int) -> Iterator[tuple[str, bool]]:
-    """Each text, and whether it is held out."""
+    """Yield each text, and whether it is held out."""
     positions, held_out = held_out_positions(window, seed), 0
     for index, text in enumerate(texts):
         if index % window == 0:

@@ -22,7 +22,7 @@ ROWS_PER_BATCH = 1024  # rows decoded at once
 PROBE_TIMEOUT = 10.0  # seconds
 PROBE_RETRY_DELAY = 1.0  # seconds
 
-# When a stream breaks, the hub's client already retries for 23 s; datasets would repeat that 20 times.
+# When a stream breaks, the hub's client retries for 23 s, which datasets would repeat 20 times by default.
 datasets.config.STREAMING_READ_MAX_RETRIES = 1
 datasets.config.STREAMING_OPEN_MAX_RETRIES = 1
 
@@ -88,9 +88,9 @@ def open_dataset(name: str, *, streaming: bool = False) -> HubDataset:
 
 
 def _probe_hub(repo: str) -> Exception | None:
-    """Ask the hub once, with a short timeout, and return why it cannot be used, or None.
+    """Return why the hub cannot be used, or None. Sends a request with a short timeout, and a second one if it fails.
 
-    The hub's client retries for about 40 s before datasets looks in the cache; this takes a few seconds.
+    Without this probe, the hub's client would retry for about 40 s before the datasets library uses its cache.
     """
     for delay in (PROBE_RETRY_DELAY, 0.0):
         try:
@@ -131,7 +131,7 @@ def _offline_mode(enabled: bool) -> Iterator[None]:
 
 @contextmanager
 def _without_warnings() -> Iterator[None]:
-    """Silence the warning of datasets that a cached copy is used: a note of HubDataset says it."""
+    """Silence the warning of datasets that a cached copy is used; HubDataset has a note instead."""
     logger = logging.getLogger("datasets")
     before = logger.level
     logger.setLevel(logging.ERROR)

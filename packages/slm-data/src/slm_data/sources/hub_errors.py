@@ -10,9 +10,9 @@ from huggingface_hub import constants
 
 from slm_data.errors import DataError
 
-# Exceptions are matched by class name, because the HTTP client below huggingface_hub differs between versions (requests
-# or httpx). The first entry that matches any class in the chain of causes applies: GatedRepoError is a
-# RepositoryNotFoundError, so it comes first. slm_adapters.HUB_REASONS contains the same sentences.
+# Exceptions are matched by class name, because huggingface_hub uses requests or httpx, depending on its version. The
+# first entry that matches any class in the chain of causes applies; GatedRepoError, a subclass of
+# RepositoryNotFoundError, therefore comes before it. slm_adapters.HUB_REASONS contains the same sentences.
 HUB_ERROR_REASONS: tuple[tuple[set[str], str], ...] = (
     ({"OfflineModeIsEnabled"}, "offline mode is on (HF_HUB_OFFLINE)"),
     ({"GatedRepoError"}, "it is gated (request access on its page, then log in with 'hf auth login')"),

@@ -1,4 +1,4 @@
-"""The flags that select texts: hub dataset, own files or the built-in sample."""
+"""``SourceOptions``: which texts to load (hub dataset, files or the built-in sample), and how many."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MAX_VALIDATION_FRACTION = 0.5  # above one half there would be more validation t
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """Where texts come from, and how many of them to use. Raises DataError for invalid or conflicting settings."""
+    """The source of the texts, and how many of them to use. Raises DataError for invalid or conflicting settings."""
 
     dataset: str | None = field(
         default=None,
@@ -68,7 +68,7 @@ class SourceOptions:
 
     @property
     def holdout_window(self) -> int:
-        """One document out of this many is held out for validation."""
+        """The number of documents of which one is held out for validation."""
         return round(1 / self.validation_fraction)
 
     def _check_sources(self) -> None:

@@ -1,4 +1,4 @@
-"""WikiText's rows are lines; this module joins them into articles."""
+"""Joining the rows of WikiText, which are lines, into articles."""
 
 from __future__ import annotations
 

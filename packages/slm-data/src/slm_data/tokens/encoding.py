@@ -34,7 +34,7 @@ class EncodedBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class TokenizerSettings:
-    """A tokenizer as its own JSON, which can be hashed and sent to worker processes, and its end-of-text id."""
+    """A tokenizer as JSON, which can be hashed and sent to worker processes, and its end-of-text id."""
 
     json: str
     eos_id: int
@@ -52,7 +52,7 @@ def tokenizer_settings(tokenizer: PreTrainedTokenizerBase) -> TokenizerSettings:
             f"the tokenizer {tokenizer.name_or_path!r} has no end-of-text token to separate documents with; "
             "set eos_token in its tokenizer_config.json"
         )
-    # A copy, because truncation and padding of an earlier call are stored in the tokenizer itself.
+    # A copy: a tokenizer stores the truncation and padding of earlier calls, which must not apply here.
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     backend.no_truncation()
     backend.no_padding()
@@ -70,7 +70,7 @@ def encode_in_batches(
 
 
 def encode_all(texts: Iterable[str], settings: TokenizerSettings, workers: int) -> Iterator[EncodedBatch]:
-    """Encode texts in order; a long corpus in ``workers`` processes, if that is more than 1."""
+    """Encode texts in order. With more than one worker, the later part of a long corpus is encoded in processes."""
     batches = _batched(iter(texts), DOCUMENTS_PER_BATCH)
     backend = settings.load()
     for batch in islice(batches, BATCHES_BEFORE_WORKERS if workers > 1 else None):
@@ -100,7 +100,7 @@ def _encode(backend: Tokenizer, texts: list[str], eos_id: int) -> EncodedBatch:
 def _encode_in_processes(
     batches: Iterable[list[str]], settings: TokenizerSettings, workers: int
 ) -> Iterator[EncodedBatch]:
-    """Batches in order. At most two per worker are in flight, so memory stays bounded."""
+    """Yield batches in order. At most two per worker are in flight, which bounds memory."""
     pending: deque[Future[EncodedBatch]] = deque()
     # spawn, not fork: the tokenizer's threads do not survive a fork.
     with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (settings,)) as pool:

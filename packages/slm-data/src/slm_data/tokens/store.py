@@ -47,7 +47,7 @@ class TokenCounts:
 
 @dataclass(frozen=True)
 class TokenStore:
-    """The token ids of a corpus, memory-mapped. ``reused``: it was read from the cache."""
+    """The token ids of a corpus, memory-mapped. ``reused``: whether they were in the cache already."""
 
     name: str
     tokens: npt.NDArray[np.unsignedinteger[Any]]  # [tokens]
@@ -92,7 +92,7 @@ def tokenize(
     folder = (cache_dir or token_cache_dir()) / "tokens" / name
     reused = folder.is_dir()
     if not reused:
-        with _write_errors_explained(folder.parent):
+        with _explain_write_errors(folder.parent):
             _build(folder, documents, settings, tokenizer.bos_token_id, worker_count(workers))
     return _open(folder, documents.name, name, reused)
 
@@ -108,7 +108,7 @@ def _fingerprint(identity: str, settings: TokenizerSettings) -> str:
 
 
 @contextmanager
-def _write_errors_explained(folder: Path) -> Iterator[None]:
+def _explain_write_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -125,7 +125,7 @@ def _build(folder: Path, documents: Documents, settings: TokenizerSettings, bos_
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
     try:
-        # Ids may have gaps, so the size of the vocabulary does not tell the highest id.
+        # Ids may have gaps, so the highest id can exceed the size of the vocabulary.
         dtype = np.uint16 if max(settings.load().get_vocab().values()) < 1 << 16 else np.uint32
         counts = _write(temporary, encode_all(documents, settings, workers), dtype, bos_id)
         if counts.documents == 0:
@@ -140,7 +140,7 @@ def _publish(temporary: Path, folder: Path) -> None:
     try:
         temporary.rename(folder)
     except OSError:
-        if not folder.is_dir():  # if it is one, another process has made the same store meanwhile: use that
+        if not folder.is_dir():  # if it is one, another process wrote the same store first
             raise
 
 

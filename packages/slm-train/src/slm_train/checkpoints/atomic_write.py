@@ -1,4 +1,4 @@
-"""Writing folders and files that are complete or absent, whenever the process or the machine stops.
+"""Atomic writes: a folder or file is complete or absent, even if the process or the machine stops at any moment.
 
 Content is written under a hidden temporary name, synced to the disk, and renamed.
 """
@@ -19,19 +19,19 @@ _WRITING, _DELETING, _REPLACED = "writing", "deleting", "replaced"
 
 
 def temporary_path(target: Path) -> Path:
-    """Return the hidden folder beside ``target`` in which it is written, the same for every process of a run."""
+    """Return the hidden path next to ``target`` under which it is written; the same in every process of a run."""
     return _hidden_path(target, _WRITING)
 
 
 @contextmanager
 def atomic_folder(target: Path) -> Iterator[Path]:
-    """Yield an empty folder whose content becomes ``target`` on leaving, replacing one that exists.
+    """Yield an empty folder that is renamed to ``target`` at the end of the block, replacing an existing ``target``.
 
-    On an exception nothing of it remains, and ``target`` stays as it was. One process calls this; others may write
-    into ``temporary_path(target)`` meanwhile.
+    On an exception the folder is removed and ``target`` is unchanged. Only one process calls this; the others may write
+    into ``temporary_path(target)`` during the block.
 
     Raises:
-        CheckpointError: If the disk is full, read-only, forbidden or gone, in this function or in the block.
+        CheckpointError: If the disk is full, read-only or missing, or access is denied, here or in the block.
     """
     temporary = temporary_path(target)
     try:
@@ -43,16 +43,15 @@ def atomic_folder(target: Path) -> Iterator[Path]:
             write_manifest(temporary)
             _publish(temporary, target)
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)  # what cannot be removed is left to remove_leftovers
+        shutil.rmtree(temporary, ignore_errors=True)  # if this fails, remove_leftovers does it later
         raise
 
 
 @contextmanager
 def atomic_file(target: Path) -> Iterator[Path]:
-    """Yield the path of a file that becomes ``target`` on leaving, synced, replacing one that exists.
+    """Yield the path of a file that is synced and renamed to ``target`` at the end of the block.
 
-    On an exception nothing of it remains, and ``target`` stays as it was. Raises CheckpointError as ``atomic_folder``
-    does.
+    On an exception the file is removed and ``target`` is unchanged. Raises CheckpointError as ``atomic_folder`` does.
     """
     temporary = temporary_path(target)
     try:
@@ -68,7 +67,7 @@ def atomic_file(target: Path) -> Iterator[Path]:
 
 
 def delete_folder(folder: Path) -> None:
-    """Delete a folder under a hidden name, so that half of it never has the name of a checkpoint."""
+    """Rename a folder to a hidden name, then delete it, so that no half-deleted folder looks like a checkpoint."""
     hidden = _hidden_path(folder, _DELETING)
     if hidden.exists():
         shutil.rmtree(hidden)
@@ -79,7 +78,7 @@ def delete_folder(folder: Path) -> None:
 
 
 def remove_leftovers(run: Path) -> None:
-    """Remove what crashes left of writes and deletions, after restoring a checkpoint that was being replaced."""
+    """Remove the leftovers of interrupted writes, after restoring a checkpoint that was being replaced."""
     restore_replaced(run)
     with explain_checkpoint_errors(run):
         for kind in (_WRITING, _DELETING, _REPLACED):
@@ -98,9 +97,10 @@ def restore_replaced(run: Path) -> None:
 
 
 def _publish(temporary: Path, target: Path) -> None:
-    # A folder cannot be renamed onto one that is not empty, so for a moment there is none of that name. The new one is
-    # complete on the disk before the old one is moved aside, and the old one is deleted only after the new name is on
-    # the disk. A crash between the renames leaves both complete, and restore_replaced renames the old one back.
+    # A folder cannot be renamed onto one that is not empty, so between two renames there is no folder of that name. The
+    # new folder is complete on the disk before the old one is moved aside, and the old one is deleted only after the
+    # new name is on the disk. A crash between the renames leaves both complete, and restore_replaced renames the old
+    # one back.
     replaced = _hidden_path(target, _REPLACED)
     if target.exists():
         delete_folder(replaced)

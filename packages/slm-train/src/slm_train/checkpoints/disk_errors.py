@@ -1,4 +1,4 @@
-"""Errors of the disk that a run writes to, as one sentence with a remedy."""
+"""Disk errors of a run as one sentence with a remedy."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 
 from slm_train.errors import CheckpointError
 
-_NEARLY_FULL = 2**20  # bytes: with less left, a failed write is taken for a full disk
+_NEARLY_FULL = 2**20  # bytes: with less free space, a failed write counts as a full disk
 _KEEP_FEWER = "free some space, keep fewer checkpoints with --save_total_limit,"
 _FREE_SPACE = "free some space"
-_MAKE_SPACE = "({left:.1f} MB left): {full_disk_remedy} or give another --output_dir"
+_MAKE_SPACE = "({free:.1f} MB left): {full_disk_remedy} or give another --output_dir"
 _MAKE_WRITABLE = "make the folder writable or give another --output_dir"
 _MESSAGES = {
     errno.ENOSPC: f"the disk is full {_MAKE_SPACE}",
@@ -28,9 +28,9 @@ _MESSAGES = {
 
 @contextmanager
 def explain_checkpoint_errors(run: Path, *, keeps_several: bool = True) -> Iterator[None]:
-    """Turn errors of the disk of ``run`` into a CheckpointError; other errors pass.
+    """Turn disk errors while writing into the folder ``run`` into a CheckpointError; other errors pass.
 
-    ``keeps_several``: whether keeping fewer checkpoints is a remedy for a full disk.
+    ``keeps_several``: whether the run keeps several checkpoints, so that keeping fewer is a remedy for a full disk.
     """
     try:
         yield
@@ -38,9 +38,9 @@ def explain_checkpoint_errors(run: Path, *, keeps_several: bool = True) -> Itera
         number = _errno_of(error, run)
         if number not in _MESSAGES:
             raise
-        left = shutil.disk_usage(run).free / 1e6 if run.is_dir() else 0
+        free = shutil.disk_usage(run).free / 1e6 if run.is_dir() else 0
         remedy = _KEEP_FEWER if keeps_several else _FREE_SPACE
-        message = _MESSAGES[number].format(left=left, full_disk_remedy=remedy)
+        message = _MESSAGES[number].format(free=free, full_disk_remedy=remedy)
         raise CheckpointError(f"cannot write into {run}: {message}") from error
 
 
@@ -55,13 +55,14 @@ def explain_disk_errors(run: Path) -> Iterator[None]:
 
 
 def _errno_of(error: Exception, run: Path) -> int:
-    """Return the errno of an error of the disk of ``run``; 0 if it is another error.
+    """Return the errno of a disk error in the folder ``run``; 0 for any other error.
 
-    torch and safetensors raise errors without a number for a full disk or a folder that is gone.
+    For a full disk or a missing folder, torch and safetensors raise errors that are no OSError and have no errno.
     """
     if isinstance(error, OSError):
         file = Path(os.fsdecode(error.filename or run))
-        # A bare name comes from rmtree, which works relative to an open folder. A file elsewhere is another matter.
+        # rmtree works relative to an open folder and reports bare names. Errors of files elsewhere are not explained
+        # here.
         is_in_run = len(file.parts) == 1 or file.absolute().is_relative_to(run.absolute())
         return error.errno or 0 if is_in_run else 0
     if not run.is_dir():

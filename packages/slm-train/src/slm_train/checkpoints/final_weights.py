@@ -1,4 +1,4 @@
-"""Moving the final weights of a run to their place."""
+"""Moving the final weights of a run into its folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``manifest.json``: sizes and hashes of the files of a checkpoint, and finding what is damaged."""
+"""``manifest.json``: sizes and hashes of a checkpoint's files, and verification of a checkpoint against them."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ def _faults(folder: Path) -> Iterator[str]:
 def _content(files: dict[str, Any]) -> bytes:
     """Return the manifest as bytes, its own hash included.
 
-    A manifest is valid if it equals the one that is written again from its ``files``: then any changed byte shows.
+    To verify a manifest, it is written again from its ``files`` and compared, so that any changed byte is detected.
     """
-    own_hash = hashlib.new(_HASH, json.dumps(files).encode()).hexdigest()
-    return json.dumps({"format": _FORMAT, _HASH: own_hash, "files": files}, indent=1).encode()
+    files_hash = hashlib.new(_HASH, json.dumps(files).encode()).hexdigest()
+    return json.dumps({"format": _FORMAT, _HASH: files_hash, "files": files}, indent=1).encode()
 
 
 def _read_manifest(path: Path) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""Where a run starts: from the beginning, or from the newest complete checkpoint in its folder."""
+"""Choosing where a run starts: at the beginning or at a checkpoint. Also prepares the run folder accordingly."""
 
 from __future__ import annotations
 
@@ -54,22 +54,22 @@ class Start:
         return [checkpoint for checkpoint in checkpoints if step_of(checkpoint) > self.step]
 
     def check_identity(self, identity: dict[str, Any]) -> None:
-        """Raise TrainError, naming the first difference, if the run to continue is another one."""
+        """Raise TrainError, naming the first difference, if ``identity`` is not that of the run in the folder."""
         recorded = self.state or self.record
         if not recorded:
             return
         for name, value in identity.items():
-            before = recorded["identity"].get(name)
-            if before != value:
+            recorded_value = recorded["identity"].get(name)
+            if recorded_value != value:
                 raise TrainError(
-                    f"{self.folder} was trained with {name} {before}, now it is {value}: that is another run; give "
-                    "the flags that it was started with, or another --output_dir"
+                    f"{self.folder} was trained with {name} {recorded_value}, now it is {value}: that is another run; "
+                    "give the flags that it was started with, or another --output_dir"
                 )
 
     def check_plan(self, plan: BudgetPlan) -> None:
-        """Raise TrainError for a plan with other steps before the checkpoint.
+        """Raise TrainError if the steps before the checkpoint differ from those in ``plan``.
 
-        Short steps at the end of an epoch are merged differently for another number of processes.
+        That happens if the number of processes changes: a step with fewer rows than processes is merged with the next.
         """
         if self.state and self.step <= len(plan) and plan.tokens_before[self.step] != self.state["tokens"]:
             raise TrainError(
@@ -78,7 +78,7 @@ class Start:
             )
 
     def prepare_folder(self) -> None:
-        """Create or tidy the folder. To be called when everything that can be refused has been checked."""
+        """Create the run folder, or remove from it what this run replaces. Call it after all checks."""
         self.folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(self.folder)
         if self.state:
@@ -93,11 +93,11 @@ class Start:
             _remove_run(self.folder)
 
 
-def choose_start(arguments: Arguments, say: PrintLine) -> Start:
-    """Choose by the flags and the content of the output folder. Nothing is written.
+def choose_start(arguments: Arguments, print_line: PrintLine) -> Start:
+    """Choose the start from the flags and the content of the output folder. Writes nothing.
 
     Raises:
-        TrainError: For a folder that holds another run, and for a given checkpoint that is broken.
+        TrainError: If the folder contains another run, or the requested checkpoint is damaged.
         CheckpointError: For a damaged checkpoint of the token-budget loop.
     """
     folder, resume = Path(str(arguments.training.output_dir)), arguments.training.resume_from_checkpoint
@@ -108,8 +108,8 @@ def choose_start(arguments: Arguments, say: PrintLine) -> Start:
         _refuse_other_flow(folder, record, dynamic=arguments.budget is not None)
     if resume and str(resume).lower() != "false":
         if arguments.budget:
-            return _start_after_last_step(folder, str(resume), record, say)
-        return _start_from_checkpoint(folder, str(resume), record, say)
+            return _start_after_last_step(folder, str(resume), record, print_line)
+        return _start_from_checkpoint(folder, str(resume), record, print_line)
     if record and not arguments.run.overwrite_output_dir and not arguments.run.dry_run:
         raise TrainError(
             f"{folder} already holds a run ({record.get('mode')}, {record.get('status')}): --resume_from_checkpoint "
@@ -132,32 +132,32 @@ def _refuse_other_flow(folder: Path, record: dict[str, Any], *, dynamic: bool) -
         )
 
 
-def _start_after_last_step(folder: Path, resume: str, record: dict[str, Any] | None, say: PrintLine) -> Start:
-    """Start from the single checkpoint of the token-budget loop, that of its last step."""
-    given = folder if resume.lower() == "true" else Path(resume).expanduser()
-    if given.name == STEP_CHECKPOINT_FILE:
-        given = given.parent
-    if given.resolve() != folder.resolve():
+def _start_after_last_step(folder: Path, resume: str, record: dict[str, Any] | None, print_line: PrintLine) -> Start:
+    """Start from ``dynamic_checkpoint.pt``, the only checkpoint of a run of the token-budget loop."""
+    requested = folder if resume.lower() == "true" else Path(resume).expanduser()
+    if requested.name == STEP_CHECKPOINT_FILE:
+        requested = requested.parent
+    if requested.resolve() != folder.resolve():
         raise TrainError(
             f"--resume_from_checkpoint {resume} is not in --output_dir {folder}; a run continues in its own folder"
         )
     state = read_step_checkpoint(folder)
     if state is None:
-        say(f"nothing to resume in {folder}: starting from the beginning")
+        print_line(f"nothing to resume in {folder}: starting from the beginning")
         return Start(folder, None, None)
-    say(f"resuming from {folder / STEP_CHECKPOINT_FILE}, after step {state['step']:,}")
+    print_line(f"resuming from {folder / STEP_CHECKPOINT_FILE}, after step {state['step']:,}")
     return Start(folder, folder / STEP_CHECKPOINT_FILE, record, state)
 
 
-def _start_from_checkpoint(folder: Path, resume: str, record: dict[str, Any] | None, say: PrintLine) -> Start:
-    checkpoint = _newest_checkpoint(folder, say) if resume.lower() == "true" else _given_checkpoint(resume)
+def _start_from_checkpoint(folder: Path, resume: str, record: dict[str, Any] | None, print_line: PrintLine) -> Start:
+    checkpoint = _newest_checkpoint(folder, print_line) if resume.lower() == "true" else _requested_checkpoint(resume)
     start = Start(folder, checkpoint, record if checkpoint else None)
     for later in start.later_checkpoints:
-        say(f"{later.name} is after it and will be replaced")
+        print_line(f"{later.name} is after it and will be replaced")
     return start
 
 
-def _given_checkpoint(path: str) -> Path:
+def _requested_checkpoint(path: str) -> Path:
     checkpoint = Path(path).expanduser()
     reason = find_fault(checkpoint)
     if not reason and not re.fullmatch(r"checkpoint-\d+", checkpoint.name):
@@ -167,14 +167,14 @@ def _given_checkpoint(path: str) -> Path:
     return checkpoint
 
 
-def _newest_checkpoint(folder: Path, say: PrintLine) -> Path | None:
-    newest = latest_complete(folder, say) if folder.is_dir() else None
-    say(f"resuming from {newest}" if newest else f"nothing to resume in {folder}: starting from the beginning")
+def _newest_checkpoint(folder: Path, print_line: PrintLine) -> Path | None:
+    newest = latest_complete(folder, print_line) if folder.is_dir() else None
+    print_line(f"resuming from {newest}" if newest else f"nothing to resume in {folder}: starting from the beginning")
     return newest
 
 
 def _remove_run(folder: Path) -> None:
-    """Remove what an earlier run left, and nothing else that may be in the folder."""
+    """Remove the files of an earlier run; all other files in the folder stay."""
     for name in (RUN_FILE, METRICS_FILE):
         (folder / name).unlink(missing_ok=True)
     for checkpoint in folder.glob("checkpoint-*"):

@@ -13,30 +13,31 @@ _PREFIX = "checkpoint-"
 
 
 def list_checkpoints(run: Path) -> list[Path]:
-    """Return the checkpoints of a run by number, oldest first. ``find_fault`` tells whether one is complete."""
+    """Return the checkpoints of a run by number, oldest first. They may be incomplete: see ``find_fault``."""
     numbers = {path: path.name.removeprefix(_PREFIX) for path in run.glob("*") if path.name.startswith(_PREFIX)}
     folders = [path for path, number in numbers.items() if number.isdecimal() and path.is_dir()]
     return sorted(folders, key=lambda path: int(numbers[path]))
 
 
-def latest_complete(run: Path, say: Callable[[str], None]) -> Path | None:
+def latest_complete(run: Path, print_line: Callable[[str], None]) -> Path | None:
     """Return the newest complete checkpoint, or None; print each one that is skipped, with the reason.
 
-    For the run that owns the folder, before it writes: a replacement that a crash interrupted is undone first.
+    Call it before the run writes anything: it first undoes a replacement that a crash interrupted.
     """
     restore_replaced(run)
     for checkpoint in reversed(list_checkpoints(run)):
         if not (reason := find_fault(checkpoint)):
             return checkpoint
-        say(f"skipping {checkpoint}: {reason}")
+        print_line(f"skipping {checkpoint}: {reason}")
     return None
 
 
 def rotate(run: Path, keep: int | None, protected: Path | None) -> None:
     """Delete the oldest checkpoints beyond ``keep``, but never the newest nor ``protected``; None keeps all.
 
-    Age is the time of writing: after resuming from 2 because 4 was broken, 3 is newer than 4. Folders without a
-    manifest were not written by this package: they are neither counted nor deleted.
+    Age is the time of writing, not the step: if a run resumed from step 2 because checkpoint-4 was damaged, its
+    checkpoint-3 is newer than checkpoint-4. Folders without a manifest were not written by this package; they are
+    neither counted nor deleted.
     """
     written = [path for path in list_checkpoints(run) if (path / MANIFEST).is_file()]
     written.sort(key=lambda path: (path / MANIFEST).stat().st_mtime_ns)

@@ -1,4 +1,4 @@
-"""What must be the same for a run to be continued, by names that a user knows."""
+"""The identity of a run: the settings that must not change when it is resumed, under names that users know."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from slm_train.options import BUTTERFLY_MODES, ModelOptions
 
 
 def run_identity(arguments: Arguments, base: BaseModel, rows: Rows) -> dict[str, Any]:
-    """Return what must be the same for a run to be continued. Stored in run.json and in step checkpoints."""
+    """Return the settings that must not change when a run is resumed. Stored in run.json and in step checkpoints."""
     model, training = arguments.model, arguments.training
     identity: dict[str, Any] = {
         "mode": model.mode,
@@ -26,9 +26,9 @@ def run_identity(arguments: Arguments, base: BaseModel, rows: Rows) -> dict[str,
 
 
 def _budget_identity(arguments: Arguments) -> dict[str, Any]:
-    """Return settings of the token-budget loop.
+    """Return the settings that must not change in the token-budget loop.
 
-    It checkpoints after every step, so a change of any of these would take effect in the middle of the plan.
+    A run can be resumed after any step; a change would take effect in the middle of its plan.
     """
     budget, model, training = arguments.budget, arguments.model, arguments.training
     assert budget

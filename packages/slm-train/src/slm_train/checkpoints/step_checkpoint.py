@@ -1,7 +1,8 @@
-"""Writing ``dynamic_checkpoint.pt``: all that the token-budget loop needs to continue, in one file, after each step.
+"""Writing ``dynamic_checkpoint.pt``: the whole state of the token-budget loop in one file, after each step.
 
-The file is replaced atomically, so there is always one complete file. A small one is copied to the CPU first and
-written while the next step is computed. ``torch.load(..., weights_only=True)`` reads it: tensors and plain values.
+The file is replaced atomically, so there is always one complete file. A small checkpoint is copied to the CPU and
+written in the background while the next step is computed. ``torch.load(..., weights_only=True)`` reads it, because it
+contains only tensors and plain values.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from slm_train.checkpoints.atomic_write import atomic_file
 from slm_train.checkpoints.step_checkpoint_file import FORMAT, STEP_CHECKPOINT_FILE, load_weights
 
-MAX_BACKGROUND_BYTES = 256 * 2**20  # a larger checkpoint is not held twice in memory, but written at once
+MAX_BACKGROUND_BYTES = 256 * 2**20  # larger checkpoints are written in the foreground, without a second copy in memory
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
@@ -38,15 +39,15 @@ class StepCheckpoint:
 
     Args:
         folder: The run folder.
-        identity: What must be the same to continue the run.
-        say: Prints a line.
+        identity: The settings that must not change when the run is resumed (``run_identity``).
+        print_line: Prints a line.
     """
 
-    def __init__(self, folder: Path, identity: dict[str, Any], say: Callable[[str], None]):
-        self.path, self.identity, self.say = folder / STEP_CHECKPOINT_FILE, identity, say
+    def __init__(self, folder: Path, identity: dict[str, Any], print_line: Callable[[str], None]):
+        self.path, self.identity, self.print_line = folder / STEP_CHECKPOINT_FILE, identity, print_line
         self.written = 0
         self.bytes = 0  # of the last checkpoint
-        self.seconds = 0.0  # that the loop waited for checkpoints
+        self.seconds = 0.0  # spent in save(), during which training waits
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
@@ -61,14 +62,14 @@ class StepCheckpoint:
         """Save a checkpoint. Every process must call this; the first one writes.
 
         Args:
-            accelerator: Gives the other processes.
+            accelerator: For communication with the other processes.
             model: The model, not wrapped.
             optimizer: The optimizer, wrapped by accelerate.
-            state: What is the same on every process.
-            rank: What belongs to this process.
+            state: Values that are the same on every process.
+            rank: Values of this process, such as its random state.
 
         Raises:
-            CheckpointError: If this checkpoint, or the one before in the background, could not be written.
+            CheckpointError: If this checkpoint, or the previous one in the background, could not be written.
         """
         start = time.perf_counter()
         weights = self.trained_weights(accelerator, model)
@@ -122,12 +123,12 @@ class StepCheckpoint:
         self.written += 1
         if self.bytes > MAX_BACKGROUND_BYTES:
             if self.written == 1:
-                self.say(
+                self.print_line(
                     f"each checkpoint takes {self.bytes / 1e9:.2f} GB; --checkpoint_interval N writes one every N steps"
                 )
             self._write_file(content)
             return
-        # Copied before training goes on: the optimizer changes weights and moments in place.
+        # Copied before training continues: the optimizer changes weights and moments in place.
         copied = tree_map(
             lambda leaf: leaf.detach().to("cpu", copy=True) if isinstance(leaf, Tensor) else leaf, content
         )

@@ -16,7 +16,7 @@ from slm_train.errors import CheckpointError
 STEP_CHECKPOINT_FILE = "dynamic_checkpoint.pt"
 FORMAT = 1
 
-# What zipfile and torch raise for bytes that they did not write.
+# Exceptions of zipfile and torch for damaged files.
 _DAMAGE: tuple[type[Exception], ...] = (zipfile.BadZipFile, zlib.error, pickle.UnpicklingError)
 _DAMAGE += (EOFError, LookupError, RuntimeError, TypeError, ValueError)
 _REMEDY = "restore a copy of it, or start again with --overwrite_output_dir"
@@ -51,8 +51,8 @@ def read_step_checkpoint(folder: Path) -> dict[str, Any] | None:
 def _damaged_part(path: Path) -> str | None:
     """Return the name of a part of the zip file whose checksum does not match, or None."""
     with zipfile.ZipFile(path) as archive:
-        # torch writes no file attributes. One that is there is damage: torch would take that part for a folder and
-        # read nothing of it.
+        # torch writes no file attributes, so one that is set is damage. The checksums do not cover it, and torch would
+        # treat that part as a folder and read nothing of it.
         marked = next((info.filename for info in archive.infolist() if info.external_attr), None)
         return marked or archive.testzip()
 

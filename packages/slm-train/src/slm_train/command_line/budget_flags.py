@@ -1,4 +1,4 @@
-"""Flags of the Trainer in the token-budget loop: some have another name there, others have no effect."""
+"""Flags of the Trainer in ``slm-train dynamic``: some have another name there, others have no effect."""
 
 from __future__ import annotations
 

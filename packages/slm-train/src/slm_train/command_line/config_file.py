@@ -47,35 +47,35 @@ def _yaml_problem(error: Exception) -> str:
 def _flags_of(loader: yaml.SafeLoader, root: yaml.MappingNode, path: str, known: Collection[str]) -> list[Flag]:
     flags: dict[str, Flag] = {}
     for key, node in root.value:
-        place = f"{path}, line {key.start_mark.line + 1}"
+        location = f"{path}, line {key.start_mark.line + 1}"
         if not isinstance(key, yaml.ScalarNode):
-            raise UsageError(f"{place}: the name of a flag must be a plain word")
-        flag = Flag(plain_name(key.value), _values(loader, node, place), key.value.lstrip("-"))
-        _check_name(flag, known, flags, place)
+            raise UsageError(f"{location}: the name of a flag must be a plain word")
+        flag = Flag(plain_name(key.value), _values(loader, node, location), key.value.lstrip("-"))
+        _check_name(flag, known, flags, location)
         flags[flag.name] = flag
     return [flag for flag in flags.values() if flag.values]
 
 
-def _check_name(flag: Flag, known: Collection[str], earlier: Collection[str], place: str) -> None:
+def _check_name(flag: Flag, known: Collection[str], earlier: Collection[str], location: str) -> None:
     if flag.name == CONFIG_FLAG:
-        raise UsageError(f"{place}: a file of flags cannot name another one")
+        raise UsageError(f"{location}: a file of flags cannot name another one")
     if flag.name not in {*known, *LEGACY_FLAGS}:
-        raise UsageError(f"{place}: {unknown_flag(flag.original_name, known)}")
+        raise UsageError(f"{location}: {unknown_flag(flag.original_name, known)}")
     if flag.name in earlier:
-        raise UsageError(f"{place}: {flag.original_name} is set twice; keep one")
+        raise UsageError(f"{location}: {flag.original_name} is set twice; keep one")
 
 
-def _values(loader: yaml.SafeLoader, node: yaml.Node, place: str) -> tuple[str, ...]:
+def _values(loader: yaml.SafeLoader, node: yaml.Node, location: str) -> tuple[str, ...]:
     """Return the words for argparse: none for null, several for a list, JSON for a mapping."""
     if isinstance(node, yaml.MappingNode):
         return (json.dumps(loader.construct_object(node, deep=True), default=str),)
     if isinstance(node, yaml.ScalarNode):
         return () if _is_null(node) else (_text(loader, node),)
     if not node.value or not all(isinstance(item, yaml.ScalarNode) and not _is_null(item) for item in node.value):
-        raise UsageError(f"{place}: a list needs one or more plain values")
+        raise UsageError(f"{location}: a list needs one or more plain values")
     words = tuple(_text(loader, item) for item in node.value)
     if len(words) > 1 and any(reads_as_flag(word) for word in words):
-        raise UsageError(f"{place}: a value in a list cannot begin with a dash")
+        raise UsageError(f"{location}: a value in a list cannot begin with a dash")
     return words
 
 

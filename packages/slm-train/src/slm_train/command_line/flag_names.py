@@ -8,8 +8,8 @@ from difflib import get_close_matches
 
 from slm_train.errors import UsageError
 
-_PLAIN_NEGATIVE = re.compile(r"-\d+|-\d*\.\d+")  # what argparse takes for a value; -1e-3 it takes for a flag
-_LOWEST_SIMILARITY = 0.8  # difflib's ratio; below it, names that contain the word are more likely what was meant
+_PLAIN_NEGATIVE = re.compile(r"-\d+|-\d*\.\d+")  # argparse reads these as values, but -1e-3 as a flag
+_LOWEST_SIMILARITY = 0.8  # difflib's ratio; names less similar are suggested only if nothing else matches
 
 
 def plain_name(name: str) -> str:
@@ -18,12 +18,12 @@ def plain_name(name: str) -> str:
 
 
 def reads_as_flag(value: str) -> bool:
-    """Return whether argparse would take a value for a flag, so that it has to be written ``--flag=value``."""
+    """Return whether argparse would read ``value`` as a flag, so that it has to be written ``--flag=value``."""
     return value.startswith("-") and value != "-" and not _PLAIN_NEGATIVE.fullmatch(value)
 
 
 def unknown_flag(flag: str, known: Collection[str]) -> UsageError:
-    """Return the error for an unknown flag, with up to three known ones that it may stand for."""
+    """Return the error for an unknown flag, with suggestions: up to three known flags with similar names."""
     name, names = plain_name(flag).lower(), sorted({plain_name(name) for name in known})
     containing = [candidate for candidate in names if len(name) > 2 and name in candidate]
     containing = [candidate for candidate in containing if candidate.startswith(name)] or containing

@@ -1,4 +1,4 @@
-"""Normalises a command line before argparse reads it: file of flags, legacy names, one spelling for each flag."""
+"""Normalising a command line for argparse: flags from a file, legacy names, one spelling for each flag."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def read_command_line(argv: Sequence[str], known: Collection[str]) -> CommandLin
         known: Every long option of the parser, with or without dashes.
 
     Raises:
-        UsageError: For an unknown flag, a broken file of flags, or a legacy flag beside its replacement.
+        UsageError: For an unknown flag, a broken file of flags, or a legacy flag together with its replacement.
     """
     names = {plain_name(name) for name in known if not re.match(r"-[^-]", name)} | {"help"}
     strays, flags, rest = _split(argv, names)
@@ -77,12 +77,12 @@ def _split(argv: Sequence[str], known: Collection[str]) -> tuple[list[str], list
 
 
 def _is_value(word: str) -> bool:
-    # A word that contains a blank is a text that begins with a dash ("- no, he said"): no flag has one.
+    # A word with a space is a text that begins with a dash ("- no, he said"): names of flags contain no spaces.
     return not word.startswith("-") or word == "-" or " " in word or bool(_NEGATIVE_NUMBER.fullmatch(word))
 
 
 def _takes_one_value(name: str, first: str, known: Collection[str]) -> bool:
-    """Whether no word after the first can be a value of the flag.
+    """Return whether no word after the first can be a value of the flag.
 
     That is so for flags that are translated to one value, and for a first value that argparse accepts only in the
     form ``--flag=-value``.
@@ -123,7 +123,7 @@ def _translate(flag: Flag, known: Collection[str]) -> Translation:
 
 
 def _refuse_two_names(flags: list[Flag]) -> None:
-    """Raise UsageError for a flag that is there by its legacy name and by another one."""
+    """Raise UsageError for a flag that is given under its legacy name and under another one."""
     first_names: dict[str, str] = {}
     for flag in flags:
         first, second = first_names.setdefault(flag.name, flag.original_name), flag.original_name

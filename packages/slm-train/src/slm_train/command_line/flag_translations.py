@@ -9,7 +9,7 @@ from slm_train.errors import UsageError
 
 TRUE_WORDS = {"true", "yes", "t", "y", "1", "on"}
 FALSE_WORDS = {"false", "no", "f", "n", "0", "off"}
-# warmup_steps 1 means one step, so a share of 1 has to stay below it; this one, rounded up, is every step.
+# warmup_steps counts steps from 1 on and is a share below 1. A share of 1 becomes this one: rounded up, all steps.
 SHARE_OF_ALL_STEPS = "0.9999999999"
 
 
@@ -85,7 +85,7 @@ class Switch:
 
 @dataclass(frozen=True)
 class JsonEntry:
-    """A flag that is now an entry in the JSON value of another one, with ``required_entries`` beside it."""
+    """A flag that is now an entry in the JSON value of another one, together with ``required_entries``."""
 
     new: str
     key: str

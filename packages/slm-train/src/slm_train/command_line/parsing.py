@@ -1,4 +1,4 @@
-"""From a command line to typed options. Imports torch and transformers; ``known_flags`` reads flags without them."""
+"""Parsing a command line into typed options. Imports torch; ``known_flags`` checks the names of flags without it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _VALUE_OPTIONAL = {"--resume_from_checkpoint", "--butterfly_scale"}
 
 
 class _Parser(HfArgumentParser):
-    """argparse ends the program with a page of usage; here a mistake is an exception with one sentence."""
+    """Raises UsageError with one sentence where argparse would print the usage and exit."""
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; slm-train --help lists the flags")
@@ -38,9 +38,9 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
     """Parse a command line, of the token-budget loop if it begins with ``dynamic``.
 
     Raises:
-        UsageError: For the command line itself.
+        UsageError: For words that belong to no flag, unknown flags, and values of the wrong type.
         TrainError: For values out of range, and for options that contradict each other.
-        DataError: For options of the texts.
+        DataError: For invalid options of the texts.
     """
     return make_arguments(read_flags(argv))
 
@@ -84,7 +84,7 @@ def _parse_groups(words: list[str], line: CommandLine) -> tuple[Any, ...]:
 
 
 def _is_on(switch: str, argv: Sequence[str]) -> bool:
-    """Return whether the last ``--switch`` in ``argv`` is on: without a value, or with any but a no."""
+    """Return whether the last ``--switch`` in ``argv`` is on: without a value, or with one not in FALSE_WORDS."""
     positions = [position for position, word in enumerate(argv) if word == f"--{switch}"]
     return bool(positions) and "".join(argv[positions[-1] + 1 : positions[-1] + 2]).lower() not in FALSE_WORDS
 

@@ -13,7 +13,7 @@ from slm_train.hardware.device_defaults import DeviceDefaults
 from slm_train.options import ModelOptions, RowOptions
 from slm_train.run_folder.run_record import RUN_FILE
 
-# Measured in docs/log.md. The built-in sample is small and its run short, so it takes higher rates.
+# Measured in docs/log.md. A run on the built-in sample is short and needs higher rates.
 LEARNING_RATES = {"baseline": 5e-5, "lora": 2e-4, "qlora": 2e-4, "butterfly": 1e-2, "butterfly_block": 1e-2}
 SAMPLE_LEARNING_RATES = {"baseline": 1e-3, "lora": 8e-3, "qlora": 8e-3, "butterfly": 3e-2, "butterfly_block": 3e-2}
 DATASET_FLAGS = {"dataset", "train_file"}
@@ -31,7 +31,7 @@ _STEP_SCHEDULES = {"inverse_sqrt", "reduce_lr_on_plateau", "warmup_stable_decay"
 def default_words(
     explicit_flags: Collection[str], device: DeviceDefaults, *, dynamic: bool
 ) -> tuple[list[str], list[str]]:
-    """Return flags for what the user left open, and lines to print about them."""
+    """Return words for flags that the user did not set, and lines to print about them."""
     switches = {
         "bf16": device.bf16 and "fp16" not in explicit_flags,
         "dataloader_pin_memory": not device.use_cpu,
@@ -96,7 +96,7 @@ def limit_by_time(training: SlmTrainingArguments, explicit_flags: Collection[str
 
 
 def free_output_dir(preferred: str, resume: str | None) -> str:
-    """Return ``preferred``; unless resuming, the first of it, preferred-2, preferred-3 ... that holds no run."""
+    """Return ``preferred``; if it contains a run and none is resumed, the first free of preferred-2, preferred-3 ..."""
     folder, number = preferred, 2
     while not resume and (Path(folder) / RUN_FILE).exists():
         folder, number = f"{preferred}-{number}", number + 1

@@ -1,8 +1,8 @@
 """The flags of Hugging Face's TrainingArguments, read from its source.
 
 Importing TrainingArguments imports torch, which takes seconds; ``--help``, a mistyped flag and a broken ``--config``
-need only the names, types, defaults and help texts. They are taken from the syntax tree of the installed
-transformers; a test compares them with the real dataclass.
+need only names, types, defaults and help texts, which are read from the syntax tree of the installed transformers. A
+test compares them with the real dataclass.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def _help(metadata: ast.expr | None) -> str:
 
 
 def _is_argument(value: ast.expr | None) -> bool:
-    """Whether a field is an argument of the class: ``field(init=False)`` is not."""
+    """Return whether a field is an argument of the class: ``field(init=False)`` is not."""
     return _literal(_field_keywords(value).get("init")) is not False
 
 

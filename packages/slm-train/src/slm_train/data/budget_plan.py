@@ -9,11 +9,11 @@ from slm_train.errors import TrainError
 from slm_train.model.base_model import BaseModel
 
 
-def make_plan(arguments: Arguments, base: BaseModel, rows: Rows, say: PrintLine) -> BudgetPlan | None:
+def make_plan(arguments: Arguments, base: BaseModel, rows: Rows, print_line: PrintLine) -> BudgetPlan | None:
     """Plan the whole run of the token-budget loop; None for a run of the Trainer.
 
-    Raises DataError for a budget that cannot be met, and TrainError for rows that padding to a multiple makes longer
-    than the model's context.
+    Raises DataError for a budget that cannot be met, and TrainError if rows, padded to a multiple, exceed the model's
+    context.
     """
     options, training = arguments.budget, arguments.training
     if options is None:
@@ -31,18 +31,18 @@ def make_plan(arguments: Arguments, base: BaseModel, rows: Rows, say: PrintLine)
         max_steps=int(training.max_steps),
         ranks=training.world_size,
     )
-    say(describe_plan(plan))
+    print_line(describe_plan(plan))
     return plan
 
 
 def describe_plan(plan: BudgetPlan) -> str:
-    """Return a line about the steps, how far they exceed their budget, and the padding of micro-batches."""
-    mean, most = plan.overshoot
+    """Return a line with the number of steps, how far they exceed their budget, and the padding."""
+    mean, largest = plan.overshoot
     short = plan.tokens[plan.tokens < plan.budget.tokens]
     shorter = f"; {len(short):,} shorter, at the end of an epoch" if len(short) else ""
     return (
         f"plan: {int(plan.epoch[-1]) + 1:,} epochs, {len(plan):,} steps of {plan.budget.tokens:,} predicted tokens "
-        f"(exceeded by {mean:,.0f} on average, at most {most:,}{shorter}), {len(plan.micro_first) - 1:,} "
+        f"(exceeded by {mean:,.0f} on average, at most {largest:,}{shorter}), {len(plan.micro_first) - 1:,} "
         f"micro-batches, {1 - plan.utilisation:.1%} padding"
     )
 

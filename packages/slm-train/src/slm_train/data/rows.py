@@ -1,4 +1,4 @@
-"""From options to rows of tokens: corpus, token stores, row plans, and the lines printed about them."""
+"""Tokenising a corpus and laying it out in rows, with the lines that are printed about it."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ class Rows:
         return hashlib.blake2b(repr(parts).encode(), digest_size=8).hexdigest()
 
 
-def make_rows(arguments: Arguments, corpus: Corpus, base: BaseModel, say: PrintLine) -> Rows:
+def make_rows(arguments: Arguments, corpus: Corpus, base: BaseModel, print_line: PrintLine) -> Rows:
     """Tokenise both splits and lay them out in rows.
 
     Args:
         arguments: The options of the run.
         corpus: Training and validation texts.
         base: The model, whose tokenizer and context length are used.
-        say: Prints a line.
+        print_line: Prints a line.
 
     Raises:
         TrainError: For a block longer than the model's context, or a stream without ``--max_steps``.
@@ -64,10 +64,10 @@ def make_rows(arguments: Arguments, corpus: Corpus, base: BaseModel, say: PrintL
     train: RowDataset | RowStream
     if arguments.source.streaming:
         train = _streamed_rows(arguments, corpus.train, base, block_size)
-        say(f"{corpus.train.name}: streamed, packed window by window ({train.packing}, block {block_size})")
+        print_line(f"{corpus.train.name}: streamed, packed window by window ({train.packing}, block {block_size})")
     else:
-        train = _stored_rows(arguments, corpus.train, base, block_size, say)
-    return Rows(train, _stored_rows(arguments, corpus.validation, base, block_size, say), block_size)
+        train = _stored_rows(arguments, corpus.train, base, block_size, print_line)
+    return Rows(train, _stored_rows(arguments, corpus.validation, base, block_size, print_line), block_size)
 
 
 def optimizer_steps(arguments: Arguments, rows: Rows) -> int:
@@ -97,7 +97,7 @@ def summarize_rows(rows: RowDataset | RowStream) -> dict[str, Any]:
 
 
 def describe_rows(rows: RowDataset) -> str:
-    """Return a line about the layout: number of rows, fill, documents that were cut. No token is ever dropped."""
+    """Return a line with the number of rows, their fill, and the number of documents that were cut."""
     plan = rows.plan
     fill = "padded to the longest of a batch" if plan.packing == "none" else f"{plan.utilisation:.1%} full"
     cut = f"{plan.split_documents:,} documents cut to fit" if plan.split_documents else "no document cut"
@@ -116,23 +116,23 @@ def _streamed_rows(arguments: Arguments, documents: Documents, base: BaseModel, 
 
 
 def _stored_rows(
-    arguments: Arguments, documents: Documents, base: BaseModel, block_size: int, say: PrintLine
+    arguments: Arguments, documents: Documents, base: BaseModel, block_size: int, print_line: PrintLine
 ) -> RowDataset:
     options = arguments.rows
-    store = _tokenize(documents, base, options, say)
+    store = _tokenize(documents, base, options, print_line)
     packing = as_packing(options.packing)
     plan = plan_rows(store.lengths, block_size, packing, fill=options.packing_fill, seed=arguments.training.seed)
     rows = RowDataset(store, plan)
-    say(describe_rows(rows))
+    print_line(describe_rows(rows))
     return rows
 
 
-def _tokenize(documents: Documents, base: BaseModel, options: RowOptions, say: PrintLine) -> TokenStore:
+def _tokenize(documents: Documents, base: BaseModel, options: RowOptions, print_line: PrintLine) -> TokenStore:
     cache = Path(options.token_cache).expanduser() if options.token_cache else None
     store = tokenize(documents, base.tokenizer, cache_dir=cache, workers=options.preprocessing_num_workers)
     origin = "read from the token cache" if store.reused else "tokenised"
     counts = store.counts
-    say(
+    print_line(
         f"{store.name}: {counts.documents:,} documents, {counts.tokens:,} tokens, {counts.text_bytes:,} bytes "
         f"({origin})"
     )

@@ -1,4 +1,4 @@
-"""Defaults that fit the device."""
+"""Defaults that depend on the device: CPU or GPU, and bfloat16."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory of this process, now and at its peak."""
+"""Current and peak memory of this process."""
 
 from __future__ import annotations
 

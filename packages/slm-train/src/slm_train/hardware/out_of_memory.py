@@ -24,10 +24,10 @@ def explain_out_of_memory(arguments: Arguments, block_size: int) -> Iterator[Non
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error is a lack of memory, on a GPU or of the CPU's allocator."""
+    """Return whether an error means that the GPU or the CPU is out of memory."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    # On a CPU torch raises a plain RuntimeError; these are the words of its allocators on Linux and Windows.
+    # On a CPU torch raises a plain RuntimeError; these texts are those of its allocators on Linux and Windows.
     return "DefaultCPUAllocator" in str(error) or "not enough memory" in str(error)
 
 

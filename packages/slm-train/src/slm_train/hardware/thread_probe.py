@@ -1,4 +1,4 @@
-"""The number of CPU threads that is fastest right now."""
+"""Measuring which number of CPU threads is fastest at the moment."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _throughput(threads: int, seconds: float) -> float:
     """Return products per second of a matrix with the size of a layer of a small model."""
     torch.set_num_threads(threads)
     x, weight = torch.ones(1024, 256), torch.ones(256, 1024)
-    x @ weight  # starts the threads, which is not measured
+    x @ weight  # warms up: the first product starts the threads
     start, products = time.perf_counter(), 0
     while (elapsed := time.perf_counter() - start) < seconds:
         torch.nn.functional.gelu(x @ weight)

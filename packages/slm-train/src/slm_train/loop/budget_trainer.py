@@ -1,8 +1,7 @@
 """The token-budget loop: plan, micro-batches, step, checkpoint.
 
-A step is as many micro-batches of rows of similar length as its budget of predicted tokens needs. Each adds the sum of
-its losses, divided by the predicted tokens of the whole step on every process, so the gradient is that of one large
-batch (``loss_scaling``).
+The plan fixes the micro-batches of each step. Each micro-batch adds the sum of its losses, divided by the predicted
+tokens of the whole step on all processes, so the gradient is that of one large batch (``loss_scaling``).
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ class BudgetTrainer(SlmTrainer):
         budget: The options of the loop.
         checkpoint: Writes the checkpoints.
         state: The content of the checkpoint to continue from, or None.
-        say: Prints a line.
+        print_line: Prints a line.
         settings: As for SlmTrainer.
     """
 
@@ -60,17 +59,17 @@ class BudgetTrainer(SlmTrainer):
         budget: BudgetOptions,
         checkpoint: StepCheckpoint,
         state: dict[str, Any] | None,
-        say: Callable[[str], None],
+        print_line: Callable[[str], None],
         **settings: Any,
     ):
         super().__init__(**settings)
         self.plan, self.budget, self.checkpoint, self.resume_state = plan, budget, checkpoint, state
         self.rank, self.ranks = self.accelerator.process_index, self.accelerator.num_processes
         self.best = BestWeights(Path(str(self.args.output_dir)), budget.patience, budget.keep_best)
-        self.accumulation = GradientAccumulation(self.accelerator, self._loss, say)
+        self.accumulation = GradientAccumulation(self.accelerator, self._loss, print_line)
 
     def _inner_training_loop(self, *_: Any, **__: Any) -> TrainOutput:
-        """Replace Hugging Face's loop; what surrounds it (activation checkpointing, callbacks) remains theirs."""
+        """Replace transformers' inner loop; its set-up (activation checkpointing, callbacks) is still used."""
         model = self._begin()
         batches = self._micro_batches()
         for step in range(self.state.global_step, len(self.plan)):
@@ -91,9 +90,9 @@ class BudgetTrainer(SlmTrainer):
         """Take one optimizer step."""
         start, rate = time.perf_counter(), self.lr_scheduler.get_last_lr()[0]
         share = self.plan.share(step, self.rank, self.ranks)
-        own_batches = list(islice(batches, len(share)))
-        predicted, slots = int(self.plan.tokens[step]), sum(batch["input_ids"].numel() for batch in own_batches)
-        loss = self.accumulation(model, own_batches, predicted, self.plan.most_in_a_share(step, self.ranks))
+        rank_batches = list(islice(batches, len(share)))
+        predicted, slots = int(self.plan.tokens[step]), sum(batch["input_ids"].numel() for batch in rank_batches)
+        loss = self.accumulation(model, rank_batches, predicted, self.plan.max_share_size(step, self.ranks))
         norm = self._clip(model)
         self.control = self.callback_handler.on_pre_optimizer_step(self.args, self.state, self.control)
         self.optimizer.step()
@@ -119,7 +118,7 @@ class BudgetTrainer(SlmTrainer):
             norm: Tensor | None = self.accelerator.clip_grad_norm_(model.parameters(), self.args.max_grad_norm)
             return norm
         if self.accelerator.distributed_type == DistributedType.FSDP:
-            return None  # each process holds a part of each gradient
+            return None  # each process has only a part of each gradient
         self.accelerator.unscale_gradients()
         return nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
 
@@ -156,7 +155,7 @@ class BudgetTrainer(SlmTrainer):
         return model
 
     def _must_stop(self) -> bool:
-        """Whether any process received a signal, or patience has run out."""
+        """Return whether any process received a signal, or patience has run out."""
         has_signal = self.control.should_training_stop
         if self.ranks > 1:
             if has_signal:
@@ -170,7 +169,7 @@ class BudgetTrainer(SlmTrainer):
     def _end(self) -> TrainOutput:
         self.checkpoint.wait()
         self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
-        # The last evaluation was of other weights than those that are loaded here.
+        # The last evaluation was of the weights that are replaced here.
         if weights := self.best.read_weights():
             load_weights(self._unwrapped, weights)
             self.last_evaluation = None

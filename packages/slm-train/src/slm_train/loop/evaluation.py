@@ -1,7 +1,7 @@
-"""Evaluation by tokens: every token counts the same, in whatever batch it is.
+"""Evaluation by tokens: every token has the same weight, whatever the sizes of rows and batches.
 
-Hugging Face's evaluation averages the means of batches, which weighs a short row as much as a long one. Here negative
-log likelihoods are summed, and divided once, over all processes.
+transformers' evaluation averages the means of batches, in which a batch of short rows has the weight of one of long
+rows. Here negative log likelihoods are summed over all processes and divided once.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ def evaluate(
 
     Args:
         model: A causal language model; its training mode is restored afterwards.
-        batches: ``input_ids`` and ``labels``, each ``[batch, tokens]``, and what else the model takes.
-        accelerator: Gives device, autocast and the other processes.
-        tokens_per_byte: Of the text, for bits per byte.
+        batches: ``input_ids`` and ``labels``, each ``[batch, tokens]``, and other inputs of the model.
+        accelerator: For device, autocast and communication with the other processes.
+        tokens_per_byte: Predicted tokens per byte of the evaluated text, for bits per byte.
         block_size: Tokens in a row, for the record.
     """
     start, was_training = time.perf_counter(), model.training
@@ -70,7 +70,8 @@ def evaluate(
         inputs = {name: value.to(accelerator.device) for name, value in batch.items()}
         labels = inputs.pop("labels")
         with accelerator.autocast():
-            # With the default cache, packed documents see each other (transformers 5: logits differ by up to 0.19).
+            # With the default cache, packed documents attend to each other (transformers 5: logits differ by up to
+            # 0.19).
             logits = model(**inputs, use_cache=False).logits
         totals += torch.stack(summed_nll(logits, labels)).double().cpu()
     model.train(was_training)

@@ -1,4 +1,4 @@
-"""Training a model with the fused output layer and loss, where that gives the same loss."""
+"""Installing the fused output layer and loss on a model, where they give the same loss."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class FusedLoss:
     def fitting(cls, model: nn.Module) -> FusedLoss | None:
         """Install the fused loss on ``model``, which may be a PeftModel.
 
-        Returns None if the loss is not that of a plain output layer. That is found by computing a small loss both
-        ways: some models scale or cap their logits (Gemma 2).
+        Returns None if the fused loss would differ, because the output layer is not plain or the logits are scaled or
+        capped (Gemma 2). This is detected by comparing both losses on a few tokens.
         """
         any_model: Any = model
         causal = any_model.get_base_model() if hasattr(any_model, "get_base_model") else any_model
@@ -58,7 +58,7 @@ class FusedLoss:
 
     @torch.no_grad()
     def _agrees(self, model: Any) -> bool:
-        """Whether both ways give the same loss for a few tokens."""
+        """Return whether the model's own loss and the fused loss are equal for a few tokens."""
         was_training = model.training
         model.eval()
         ids = torch.arange(_PROBE_TOKENS, device=self.head.weight.device)[None]
@@ -88,12 +88,12 @@ class FusedLoss:
 def loss_context(
     model: nn.Module, training: TrainingArguments, enabled: bool
 ) -> Callable[[], AbstractContextManager[None]]:
-    """Return the context of a training forward of ``model``: its FusedLoss if ``enabled`` and possible."""
+    """Return the context for forward passes in training: a FusedLoss if ``enabled`` and possible, else a null one."""
     fused = FusedLoss.fitting(model) if enabled and _is_possible(training) else None
     return fused or nullcontext
 
 
 def _is_possible(training: TrainingArguments) -> bool:
-    """Whether nothing else needs the logits, and every process has the whole output layer."""
+    """Return whether nothing else needs the logits, and every process has the whole output layer."""
     needs_logits = training.label_smoothing_factor or training.use_liger_kernel or training.torch_compile
     return not (needs_logits or training.fsdp or training.deepspeed)

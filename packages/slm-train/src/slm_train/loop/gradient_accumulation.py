@@ -1,4 +1,4 @@
-"""The gradient of a step, accumulated over micro-batches that are split if memory runs out."""
+"""Accumulating the gradient of a step over micro-batches, which are split if memory runs out."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from slm_train.hardware.out_of_memory import is_out_of_memory
 from slm_train.loop.loss_scaling import summed_loss
 from slm_train.loop.micro_batches import MicroBatch, count_predicted, split_micro_batch, without_loss
 
-# Of a model, a micro-batch on the device, its predicted tokens and those of the step: ``loss_scaling.step_mean``.
+# Takes the model, a micro-batch on the device, and the predicted tokens of the micro-batch and of the step; see
+# ``loss_scaling.step_mean``.
 ScaledLoss = Callable[[nn.Module, MicroBatch, int, int], Tensor]
 
 
 class GradientAccumulation:
     """Accumulates the gradient of a step.
 
-    ``max_slots`` bounds the tokens of micro-batches, padding included, once memory ran out; to the end of the run.
+    ``max_slots`` is None until memory runs out. From then on it bounds the tokens of micro-batches, padding included.
     """
 
-    def __init__(self, accelerator: Accelerator, scaled_loss: ScaledLoss, say: Callable[[str], None]):
-        self.accelerator, self.scaled_loss, self.say = accelerator, scaled_loss, say
+    def __init__(self, accelerator: Accelerator, scaled_loss: ScaledLoss, print_line: Callable[[str], None]):
+        self.accelerator, self.scaled_loss, self.print_line = accelerator, scaled_loss, print_line
         self.ranks = accelerator.num_processes
         self.is_sharded = accelerator.distributed_type == DistributedType.FSDP
         self.max_slots: int | None = None
@@ -33,8 +34,8 @@ class GradientAccumulation:
     def __call__(self, model: nn.Module, batches: list[MicroBatch], step_tokens: int, max_batches: int) -> Tensor:
         """Leave the gradient of a step in ``model``.
 
-        If memory runs out, the gradient is dropped and the whole step repeated in smaller parts: what was accumulated
-        by then may contain half of a micro-batch.
+        If memory runs out, the gradient is discarded and the whole step repeated with smaller micro-batches: the
+        accumulated gradient may contain a part of the one that failed.
 
         Args:
             model: The model, as accelerate wrapped it.
@@ -50,7 +51,9 @@ class GradientAccumulation:
         """
         while True:
             parts = [part for batch in batches for part in split_micro_batch(batch, self.max_slots)]
-            if self.is_sharded:  # FSDP gathers weights in every micro-batch, so every process needs equally many
+            if (
+                self.is_sharded
+            ):  # FSDP gathers weights in each forward pass, so all processes need the same number of parts
                 parts += [without_loss(parts[-1])] * (max_batches - len(parts))
             finished, total = 0, torch.zeros((), device=self.accelerator.device)
             try:
@@ -68,7 +71,7 @@ class GradientAccumulation:
     def _backward(self, model: nn.Module, part: MicroBatch, step_tokens: int, *, is_last: bool) -> Tensor:
         """Add the gradient of a micro-batch. Processes exchange gradients in the last one only."""
         inputs = {name: value.to(self.accelerator.device, non_blocking=True) for name, value in part.items()}
-        # DDP would otherwise average gradients after each micro-batch, at the cost of one exchange each.
+        # Otherwise DDP would exchange gradients after each micro-batch.
         with nullcontext() if is_last else self.accelerator.no_sync(model):
             loss = self.scaled_loss(model, inputs, count_predicted(part), step_tokens)
             self.accelerator.backward(loss)
@@ -77,13 +80,13 @@ class GradientAccumulation:
     def _halve(self, part: MicroBatch, *, is_last: bool) -> bool:
         """Bound micro-batches by half of ``part``; return False if that cannot help.
 
-        That is so for a single row, and where other processes may be waiting in the middle of this gradient.
+        That is the case for a single row, and where other processes may already be waiting to exchange this gradient.
         """
         rows, longest = part["input_ids"].shape
         if rows == 1 or self.is_sharded or (is_last and self.ranks > 1):
             return False
         if self.max_slots is None:
-            self.say(
+            self.print_line(
                 f"out of memory in a micro-batch of {rows} x {longest} tokens: micro-batches are split from now on, "
                 "with the same gradients (--max_tokens_per_micro_batch sets their size)"
             )

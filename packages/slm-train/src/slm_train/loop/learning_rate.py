@@ -1,4 +1,4 @@
-"""Learning-rate schedules that count tokens or time, and that continue correctly in a longer run."""
+"""Learning-rate schedules that count tokens or time, and their rates after a run was lengthened."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from slm_train.errors import TrainError
 
 
 def follow_tokens(schedule: Any, tokens_before: Ints) -> None:
-    """Make ``schedule``, built for as many units as the run has tokens, count the tokens before each step.
+    """Make ``schedule``, built with the number of tokens as its length, count the tokens before each step.
 
     Raises TrainError for a schedule that is not a function of the step.
     """
@@ -33,7 +33,7 @@ def follow_fraction(schedule: Any, fraction: Callable[[], float], length: int) -
 
 @contextmanager
 def warmup_in_tokens(args: TrainingArguments, tokens_before: Ints) -> Iterator[None]:
-    """Express ``warmup_steps`` of ``args`` in tokens meanwhile. A fraction of the run, below 1, stays one."""
+    """Express ``args.warmup_steps`` in tokens within the block; a value below 1 stays a fraction of the run."""
     steps = args.warmup_steps
     if steps >= 1:
         args.warmup_steps = int(tokens_before[min(int(steps), len(tokens_before) - 1)])
@@ -44,7 +44,7 @@ def warmup_in_tokens(args: TrainingArguments, tokens_before: Ints) -> Iterator[N
 
 
 def update_learning_rate(schedule: Any) -> None:
-    """Set the learning rate of the current step: that in a checkpoint may be of a shorter run."""
+    """Recompute the learning rate of the current step: a checkpoint has that of its own, possibly shorter, schedule."""
     if isinstance(schedule, LambdaLR):
         factors = [rate(schedule.last_epoch) for rate in schedule.lr_lambdas]
         schedule._last_lr = [base * factor for base, factor in zip(schedule.base_lrs, factors, strict=True)]

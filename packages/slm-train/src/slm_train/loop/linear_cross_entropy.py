@@ -1,10 +1,11 @@
 """Output layer and cross-entropy as one operation, a chunk of tokens at a time.
 
 Logits are the largest tensor of a small model: for 2,048 tokens of GPT-2's vocabulary they take 412 MB in float32, and
-the usual way holds four tensors of that size: logits, log-probabilities, and the gradient of each. Here the logits of
-a chunk are turned into their own gradient at once, while they are in the processor's cache, and only that gradient is
-kept, in the precision of the matrix products. Products and softmax (in float32) are the usual ones, and so is the
-result. The idea is that of Liger-Kernel's fused linear cross-entropy (Hsu et al. 2024, arXiv:2410.10989).
+a separate output layer and loss need four tensors of that size: logits, log-probabilities, and the gradient of each.
+Here the logits of a chunk are replaced by their gradient while they are in the processor's cache, and only the gradient
+is kept, in the precision of the matrix products. The products, and the softmax in float32, are computed as usual, so
+the result is the same. The idea is that of Liger-Kernel's fused linear cross-entropy (Hsu et al. 2024,
+arXiv:2410.10989).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from slm_data import IGNORE_INDEX
 
-MAX_GRADIENT_BYTES = 256 * 2**20  # gradients of logits held at once: the operand of the large matrix products
+MAX_GRADIENT_BYTES = 256 * 2**20  # gradients of logits in memory at a time: an operand of the large matrix products
 CACHE_BYTES = 24 * 2**20  # a chunk of logits in float32: small enough for the last-level cache of a CPU
 
 
@@ -26,7 +27,7 @@ class LinearCrossEntropy(torch.autograd.Function):
 
     ``hidden`` is ``[tokens, width]``, ``weight`` ``[vocabulary, width]``, ``targets`` ``[tokens]`` with IGNORE_INDEX
     where there is no loss, ``scale`` a scalar. Matrix products are computed in ``dtype``. Gradients are computed in
-    the forward pass and handed over in the backward pass, so a second backward pass raises RuntimeError.
+    the forward pass and returned once by the backward pass; a second backward pass raises RuntimeError.
     """
 
     @staticmethod
@@ -70,7 +71,7 @@ class LinearCrossEntropy(torch.autograd.Function):
 
 
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, scale: Tensor) -> Tensor:
-    """Return LinearCrossEntropy, with matrix products in the precision of autocast if that is on."""
+    """Apply LinearCrossEntropy, with matrix products in the precision of autocast if that is enabled."""
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
     with torch.autocast(device, enabled=False):

@@ -1,8 +1,8 @@
-"""What a summed loss is divided by, so that gradients of micro-batches add up to that of one large batch.
+"""Scaling the losses of micro-batches so that their gradients add up to that of one large batch.
 
-The loss of a step is the mean over all tokens that the step predicts, on every process. Averaging the means of
-micro-batches instead weighs a token in a short batch more than one in a long batch; on ragged rows the gradient was
-27 % off.
+The loss of a step is the mean over all tokens that the step predicts, on all processes. Averaging the means of
+micro-batches instead would give a token in a short batch more weight than one in a long batch; on rows of unequal
+length the gradient was 27 % off.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ def step_mean(model_loss: Any, batch_tokens: int, step_tokens: int, ranks: int, 
     The factor ``ranks`` undoes the averaging of gradients over processes.
 
     Args:
-        model_loss: Computes the loss of the micro-batch, in nats. It takes the keyword ``num_items_in_batch``, the
-            number of tokens to divide the sum by; without it, it divides by the tokens of the micro-batch.
+        model_loss: Computes the loss of the micro-batch, in nats. It divides the sum by the keyword argument
+            ``num_items_in_batch`` if that is given, else by the tokens of the micro-batch.
         batch_tokens: Predicted tokens of the micro-batch.
         step_tokens: Predicted tokens of the step, on all processes.
         ranks: Number of processes.
@@ -43,5 +43,5 @@ def token_scale(targets: Tensor, token_count: Any, device: torch.device) -> Tens
 
 
 def summed_loss(scaled_loss: Tensor, step_tokens: int, ranks: int) -> Tensor:
-    """Return the sum, in nats, of the loss of a micro-batch that ``step_mean`` returned."""
+    """Undo ``step_mean``: return the summed loss of the micro-batch, in nats."""
     return scaled_loss.detach() * (step_tokens / ranks)

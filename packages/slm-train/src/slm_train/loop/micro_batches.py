@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from slm_data import IGNORE_INDEX, BudgetPlan, RowCollator, RowDataset
 
-MicroBatch = dict[str, Tensor]  # input_ids, labels and the like, each [rows, tokens]
+MicroBatch = dict[str, Tensor]  # input_ids, labels and, if packed, position_ids, each [rows, tokens]
 
 
 class Shares(Sampler[list[int]]):
@@ -44,7 +44,8 @@ def make_micro_batches(
         collate_fn=collator,
         num_workers=workers,
         pin_memory=pinned,
-        # DataLoader draws a seed for its workers; from the global generator that would change the run's random numbers.
+        # DataLoader draws a seed for its workers. Taken from the global generator, it would change the random numbers
+        # of training.
         generator=torch.Generator(),
     )
     return iter(loader)
@@ -60,7 +61,7 @@ def split_micro_batch(batch: MicroBatch, max_slots: int | None) -> list[MicroBat
 
 
 def without_loss(batch: MicroBatch) -> MicroBatch:
-    """Return the same tokens with no token to predict."""
+    """Return a copy of ``batch`` in which no token has a loss."""
     return batch | {"labels": torch.full_like(batch["labels"], IGNORE_INDEX)}
 
 

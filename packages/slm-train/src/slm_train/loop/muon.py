@@ -1,8 +1,8 @@
 """Muon for the matrices inside the transformer blocks, AdamW for everything else.
 
 Muon (Jordan 2024; scaled as in Liu et al. 2025, arXiv:2502.16982) replaces a matrix's momentum by the nearest
-orthogonal matrix. torch.optim.Muon does the iteration in bfloat16 on every device; a CPU that emulates bfloat16 takes
-three times as long for it as in float32, so it is done here in the precision of the weights.
+orthogonal matrix. torch.optim.Muon iterates in bfloat16 on every device, which takes three times as long as float32 on
+a CPU that emulates bfloat16. This implementation iterates in the precision of the weights.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ def orthogonalized(update: Tensor, steps: int = 5) -> Tensor:
 
 
 class MuonWithAdamW(Optimizer):
-    """One optimizer with two kinds of groups: ``{"muon": True}`` and ``{"muon": False}``.
+    """Muon for parameter groups with ``"muon": True``, AdamW for those with ``"muon": False``.
 
-    A Muon update has the root mean square of an AdamW update, so that one learning rate fits both. Matrices of the
-    same shape are updated together. The state consists of tensors, so ``torch.load(weights_only=True)`` reads it.
+    Muon updates are scaled to the root mean square of AdamW updates, so that one learning rate suits both. Matrices of
+    the same shape are updated together. The state consists of tensors, so ``torch.load(weights_only=True)`` reads it.
     """
 
     def __init__(
@@ -107,5 +107,5 @@ def muon_groups(model: nn.Module, input_embeddings: nn.Module) -> list[dict[str,
 
 
 def _is_lookup_table(name: str) -> bool:
-    """Whether a matrix is a table of vectors: position embeddings, or an output layer that is not tied."""
+    """Return whether a matrix is a table of vectors: position embeddings, or an output layer that is not tied."""
     return any(part in name for part in ("wpe", "embed", "lm_head"))

@@ -16,8 +16,8 @@ from slm_train.hardware.memory_usage import MemoryUsage
 class StepSums:
     """Sums over steps. The names of the fields are part of the format of dynamic_checkpoint.pt.
 
-    ``loss`` is the negative log likelihood, in nats, of this process's tokens. It stays on the device: reading it
-    would make the CPU wait for a GPU, so only log lines and checkpoints do.
+    ``loss`` is the summed negative log likelihood, in nats, of this process's tokens. It stays on the device and is
+    read only for log lines and checkpoints, because reading it makes the CPU wait for a GPU.
     """
 
     loss: Tensor
@@ -28,7 +28,7 @@ class StepSums:
 
 
 class StepMetrics:
-    """Sums up steps, and turns the sums into log lines."""
+    """Adds up the sums of steps, and makes log lines of them."""
 
     def __init__(self, device: torch.device):
         self.device = device

@@ -1,4 +1,4 @@
-"""Stopping on SIGINT and SIGTERM."""
+"""Stopping a run on SIGINT or SIGTERM, after the current step."""
 
 from __future__ import annotations
 

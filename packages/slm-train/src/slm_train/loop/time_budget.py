@@ -1,4 +1,4 @@
-"""Training for a number of minutes: when it ends, and what its schedule, intervals and resumption follow."""
+"""Training for a number of minutes (``--max_minutes``), with schedule and intervals by the fraction of that time."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from slm_train.loop.learning_rate import follow_fraction, update_learning_rate
 
 
 class TrainingTime(TrainerCallback):
-    """Counts the seconds spent on training, without those of evaluations and checkpoints."""
+    """Counts the seconds spent on training, excluding evaluations and checkpoints."""
 
     def __init__(self, seconds: float = 0.0) -> None:
         self.seconds = seconds
-        self._resumed_at = 0.0
+        self._measured_from = 0.0
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
-        self._resumed_at = time.perf_counter()
+        self._measured_from = time.perf_counter()
 
     def on_evaluate(self, *_: Any, **__: Any) -> None:
-        self._resumed_at = time.perf_counter()
+        self._measured_from = time.perf_counter()
 
     on_save = on_evaluate
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         now = time.perf_counter()
-        self.seconds, self._resumed_at = self.seconds + now - self._resumed_at, now
+        self.seconds, self._measured_from = self.seconds + now - self._measured_from, now
 
 
 class TimeBudget(TrainingTime, ExportableState):
-    """Ends training when its ``minutes`` have been spent, of which ``seconds`` were spent before.
+    """Ends training after ``minutes``; ``seconds`` of them were spent before the run was resumed.
 
     The learning rate follows the fraction of the time, and so do intervals below 1 (``eval_steps`` 0.125: eight
     evaluations). The name of this class is part of the format of trainer_state.json.
@@ -78,7 +78,7 @@ class TimeBudget(TrainingTime, ExportableState):
         control.should_training_stop |= is_over
 
     def _is_due(self, strategy: str, interval: float | None, before: float, *, at_the_end: bool = False) -> bool:
-        """Whether a multiple of ``interval``, a fraction of the run, lies between ``before`` and now."""
+        """Return whether a multiple of ``interval``, a fraction of the run, lies between ``before`` and now."""
         if strategy != "steps":
             return False
         if interval and interval < 1 and self.fraction // interval > before // interval:

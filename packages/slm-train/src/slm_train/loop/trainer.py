@@ -23,7 +23,7 @@ from slm_train.loop.muon import MuonWithAdamW, muon_groups
 
 
 class SlmTrainer(Trainer):
-    """A Trainer over rows of tokens. Everything else is decided by ``args``, as in any Trainer."""
+    """A Trainer that trains and evaluates on rows of tokens. ``args`` has the same effects as in any Trainer."""
 
     args: SlmTrainingArguments
 
@@ -43,7 +43,9 @@ class SlmTrainer(Trainer):
         model: Any = self.model
         self.loss_context = loss_context(model, self.args, fused_loss)
         self.trained_tokens: Any = 0
-        self.last_evaluation: tuple[int, dict[str, Any]] | None = None  # of those during training: step and metrics
+        self.last_evaluation: tuple[int, dict[str, Any]] | None = (
+            None  # step and metrics of the last one during training
+        )
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
         """Return an order of rows that depends on seed and epoch only, so that a resumed run finds its position."""
@@ -58,26 +60,26 @@ class SlmTrainer(Trainer):
         return RowSampler(rows.plan.row_lengths, seed=seed, group=group if is_grouped else 0)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
-        """Count the predicted tokens of the step as well. The count stays on the device: reading it would wait."""
+        """Also add up predicted tokens, on the device: reading the count would make the CPU wait for the GPU."""
         batches, predicted = super().get_batch_samples(epoch_iterator, num_batches, device)
         self.trained_tokens += predicted if predicted is not None else 0
         return batches, predicted
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *rest: Any, **named: Any) -> Any:
-        """Compute the loss without a cache: with one, packed documents would see each other."""
+        """Compute the loss without a cache: with one, packed documents would attend to each other."""
         with self.loss_context():
             return super().compute_loss(model, inputs | {"use_cache": False}, *rest, **named)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.muon and self.optimizer is None:
-            own_model: Any = self.model
-            groups = muon_groups(model or own_model, own_model.get_input_embeddings())
+            base_model: Any = self.model
+            groups = muon_groups(model or base_model, base_model.get_input_embeddings())
             betas = (self.args.adam_beta1, self.args.adam_beta2)
             self.optimizer = MuonWithAdamW(groups, self.args.learning_rate, self.args.weight_decay, betas)
         return super().create_optimizer(model)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
-        """Give each process every world_size-th row, so that no row is counted twice.
+        """Give each process every n-th row, n being the number of processes, so that no row is counted twice.
 
         accelerate's own sharding repeats rows to make the shares of all processes equally long.
         """
@@ -94,7 +96,7 @@ class SlmTrainer(Trainer):
         metric_key_prefix: str = "eval",
         **__: Any,
     ) -> EvalLoopOutput:
-        """Evaluate by tokens. Hugging Face's own loop averages the means of batches."""
+        """Evaluate by tokens. transformers' own loop averages the means of batches."""
         model: Any = self.model_wrapped if self.is_in_train else self.model
         rows: Any = self.eval_dataset
         evaluation = evaluate(
@@ -111,9 +113,9 @@ class SlmTrainer(Trainer):
         return EvalLoopOutput(no_predictions, None, metrics, len(rows))
 
     def evaluate_trained(self) -> dict[str, Any]:
-        """Return the metrics of the trained weights, by the names of ``evaluate``.
+        """Return the metrics of the trained weights, under the names that ``evaluate`` uses.
 
-        They are not computed again if training ended with an evaluation of the weights that it kept.
+        If training ended with an evaluation of these weights, its metrics are returned.
         """
         if self.last_evaluation and not self.args.load_best_model_at_end:
             step, metrics = self.last_evaluation
@@ -122,10 +124,9 @@ class SlmTrainer(Trainer):
         return self.evaluate()
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Write a checkpoint to a temporary folder, which gets its name once complete.
+        """Write a checkpoint to a temporary folder, which is renamed once it is complete.
 
-        Hugging Face (transformers 5.19) writes ``checkpoint-N`` in place, and resumes from the half of one that a
-        crash leaves.
+        transformers 5.19 writes ``checkpoint-N`` in place, and would resume from one that a crash left incomplete.
         """
         run = Path(str(self.args.output_dir))
         target = run / f"checkpoint-{self.state.global_step}"
@@ -142,7 +143,7 @@ class SlmTrainer(Trainer):
             self.accelerator.wait_for_everyone()
 
     def _write_checkpoint(self, temporary: Path, target: Path, model: nn.Module, trial: Any) -> None:
-        """Let Hugging Face write ``temporary/checkpoint-N``, and move its files up to ``temporary``."""
+        """Let transformers write ``temporary/checkpoint-N``, and move its files up to ``temporary``."""
         self._checkpoint_parent = temporary
         try:
             super()._save_checkpoint(model, trial)
@@ -172,11 +173,11 @@ class SlmTrainer(Trainer):
             (Path(output_dir) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
     def _get_output_dir(self, trial: Any) -> str:
-        """Return where Hugging Face's code puts its ``checkpoint-N``: the temporary folder while one is written."""
+        """Return the folder in which transformers creates ``checkpoint-N``: the temporary one while it writes one."""
         return str(self._checkpoint_parent or super()._get_output_dir(trial))
 
 
 def _padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return a token for padding. Any will do: it has no loss, and nothing attends to it."""
+    """Return a token id for padding. Any id works: padding has no loss, and no token attends to it."""
     token = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     return int(token or 0)

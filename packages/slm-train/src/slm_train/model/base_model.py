@@ -36,11 +36,11 @@ _COPY_AGAIN = "its files are damaged or not those of a tokenizer; copy it again 
 
 @dataclass(frozen=True)
 class BaseModel:
-    """A base model that has been found, but whose weights are not loaded.
+    """Configuration and tokenizer of a base model, and where to load its weights from.
 
     Attributes:
-        name: A name that resolves on other machines too where there is one (hub name, ``sample``), else the folder as
-            given. Empty for a model from scratch.
+        name: A name that resolves on other machines too (hub name, ``sample``) if there is one, else the path that the
+            user gave. Empty for a model from scratch.
         location: Folder or hub name for ``from_pretrained``.
         source: The location with its loading options; None for a model from scratch.
         note: A line to print, if the hub could not be reached and the cached copy is used.
@@ -55,7 +55,7 @@ class BaseModel:
 
     @property
     def context_length(self) -> int | None:
-        """The number of positions that the model accepts, if its configuration says."""
+        """The number of positions that the model accepts; None if its configuration does not contain it."""
         return getattr(self.config, "max_position_embeddings", None)
 
     def load_weights(self, **settings: Any) -> PreTrainedModel:
@@ -74,7 +74,7 @@ def find_base_model(options: ModelOptions, name: str, texts: Documents) -> BaseM
     Args:
         options: The options of the model.
         name: A hub name, a folder, or the name of a built-in base.
-        texts: Training texts, on which ``--vocab_size`` trains a tokenizer.
+        texts: Training texts, on which a tokenizer is trained with ``--vocab_size``.
 
     Raises:
         AdapterError: For a name that cannot be found, a folder without weights, or damaged files.
@@ -103,7 +103,7 @@ def _new_base_model(options: ModelOptions, texts: Documents) -> BaseModel:
 
 
 def _tokenizer_from(tokenizer_path: str) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of another model, or from a folder that may contain nothing but a tokenizer."""
+    """Load the tokenizer of another model, or one from a folder, which may contain only a tokenizer."""
     folder = Path(tokenizer_path).expanduser()
     if not folder.is_dir():
         return load_tokenizer(probe_base(find_base(tokenizer_path)), None)

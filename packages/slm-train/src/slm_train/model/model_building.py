@@ -1,4 +1,4 @@
-"""From a base model to a model that trains: weights, and the adapter of each mode."""
+"""Building the model to train: the base model's weights and the adapter of the mode."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from slm_train.options import BUTTERFLY_MODES, ModelOptions
 def build_model(arguments: Arguments, base: BaseModel) -> PreTrainedModel:
     """Build the model of ``arguments.model.mode``, ready to train.
 
-    Weights are float32, whatever the checkpoint has, or 4-bit where requested: autocast needs float32 weights, and
-    transformers 5 would otherwise train a bfloat16 checkpoint in bfloat16.
+    Weights are float32 whatever the dtype of the checkpoint, or 4-bit where requested: autocast needs float32 weights,
+    and transformers 5 would otherwise train a bfloat16 checkpoint in bfloat16.
     """
     options = arguments.model
     if options.from_scratch:

@@ -12,7 +12,7 @@ from slm_train.errors import TrainError
 
 
 def new_config(path: Path) -> PretrainedConfig:
-    """Read a model configuration from a config.json. Raises TrainError if it is none."""
+    """Read a model configuration from a config.json. Raises TrainError for any other file."""
     try:
         settings = json.loads(path.read_text())
         return AutoConfig.for_model(settings.pop("model_type"), **settings)

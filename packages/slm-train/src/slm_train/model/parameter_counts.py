@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 @dataclass(frozen=True)
 class ParameterCounts:
-    """Numbers of parameters. Of a 4-bit weight each value counts, not each byte."""
+    """Numbers of parameters. In a 4-bit weight values are counted, not bytes."""
 
     trainable: int
     total: int
@@ -45,6 +45,6 @@ def gradient_bytes(model: nn.Module) -> int:
 
 
 def optimizer_bytes(optimizer: Optimizer) -> int:
-    """Return the bytes of the optimizer's state: for Adam, twice those of the trained weights."""
+    """Return the bytes of the optimizer's state: with Adam about twice those of the trained weights."""
     states = optimizer.state.values()
     return sum(value.nbytes for state in states for value in state.values() if torch.is_tensor(value))

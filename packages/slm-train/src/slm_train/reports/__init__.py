@@ -1,1 +1,1 @@
-"""What a run shows: progress, logs, reports, dry runs and text samples."""
+"""Output of a run: progress, logs, final report, dry run and text samples."""

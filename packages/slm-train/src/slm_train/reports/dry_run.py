@@ -1,4 +1,4 @@
-"""``--dry_run``: what would run, with estimates of memory and disk use."""
+"""``--dry_run``: the size of a run, with estimates of memory and disk use."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _LABELS = {
     "weights": "weights",
     "gradients": "gradients",
     "optimizer": "optimizer state",
-    "activations": "activations and gradients, at the highest moment",
-    "fragmentation": "kept by the allocator, unused",
+    "activations": "activations and gradients, at the peak of a step",
+    "fragmentation": "held by the allocator, unused",
 }
 
 
 def show_dry_run(console: Console, arguments: Arguments, base: BaseModel, rows: Rows, steps: int) -> None:
-    """Print what would run. Nothing is trained, and nothing is written except the token cache."""
+    """Print steps, parameters, memory and disk use of a run. Trains nothing; writes only the token cache."""
     estimate = estimate_memory(arguments, base, rows)
     table = Table(title=f"dry run: {arguments.model.mode} on {base.name or 'a new model'}", title_justify="left")
     table.add_column("")
@@ -33,13 +33,14 @@ def show_dry_run(console: Console, arguments: Arguments, base: BaseModel, rows: 
         table.add_row(label, megabytes(getattr(estimate, name)))
     memory = MemoryUsage(arguments.training.device)
     table.add_row(f"peak {memory.kind}", megabytes(estimate.peak), style="bold", end_section=True)
-    # One more than is kept: the new checkpoint is complete before the oldest is deleted.
+    # One more than are kept: the new checkpoint is complete before the oldest is deleted.
     checkpoints = 2 if arguments.budget else (arguments.training.save_total_limit or 1) + 1
     table.add_row(f"disk: up to {checkpoints} checkpoints", megabytes(checkpoints * estimate.checkpoint))
+    # The trained weights have the size of their gradients.
     table.add_row("disk: final weights", megabytes(estimate.gradients))
     console.print(table)
     console.print(
-        "At the highest moment of a step there are activations and the gradients computed by then. Nothing was trained."
+        "At the peak of a step, activations and the gradients computed so far are in memory. Nothing was trained."
     )
 
 

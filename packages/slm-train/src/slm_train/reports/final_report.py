@@ -9,7 +9,7 @@ from rich.table import Table
 
 
 def megabytes(size: float) -> str:
-    """Format a number of bytes."""
+    """Format a number of bytes in MB (10**6 bytes)."""
     return f"{size / 1e6:,.1f} MB"
 
 
@@ -27,7 +27,7 @@ def show_report(console: Console, record: dict[str, Any]) -> None:
     table.add_row("bits per byte", f"{before['bits_per_byte']:.4f}", f"{after['bits_per_byte']:.4f}")
     memory = record["memory"]
     table.add_row(
-        f"{memory['kind']}",
+        memory["kind"],
         megabytes(memory["before_model"]),
         megabytes(memory["with_model"]),
         end_section=True,

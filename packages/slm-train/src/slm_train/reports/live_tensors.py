@@ -11,7 +11,10 @@ from torch.utils._pytree import tree_leaves
 
 
 class LiveTensors(TorchDispatchMode):
-    """Counts the bytes of tensors created while it is active, as long as they live: ``now`` and ``highest``."""
+    """Counts the bytes of living tensors that were created while it is active.
+
+    ``now`` is the current sum, ``highest`` its maximum.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,7 +34,7 @@ class LiveTensors(TorchDispatchMode):
             self.sizes[tensor.untyped_storage()._cdata] = 0
 
     def _count(self, storage: torch.UntypedStorage) -> None:
-        key = storage._cdata  # views share a storage: it is counted once
+        key = storage._cdata  # the address of the storage, which views share
         if key in self.sizes:
             return
         self.sizes[key] = storage.nbytes()

@@ -1,8 +1,8 @@
 """Estimate of the peak memory of a run.
 
-Activations are not guessed from formulas: a batch goes forward and backward through the real model with tensors that
-have shapes but no contents, while the bytes of live tensors are counted. That takes a fraction of a second and no
-memory, whatever the batch, the architecture, the attention and the checkpointing.
+Activations are not estimated by formulas. A batch is run forward and backward through the real model, with tensors that
+have shapes but no contents, and the bytes of live tensors are counted. This takes a fraction of a second and no memory,
+and holds for any batch size, architecture, attention and activation checkpointing.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from slm_train.model.model_building import build_model
 from slm_train.model.parameter_counts import ParameterCounts, count_parameters, weight_bytes
 from slm_train.reports.live_tensors import LiveTensors
 
-# What malloc keeps between blocks, as a share of the activations. Measured in some twenty runs (docs/log.md): 0.2 to
-# 0.5, and 0.6 to 0.95 with activation checkpointing, which frees and fills each layer twice.
+# Memory that malloc holds unused between blocks, as a share of the activations. In some twenty runs (docs/log.md) it
+# was 0.2 to 0.5, and 0.6 to 0.95 with activation checkpointing, which allocates and frees each layer twice.
 _FRAGMENTATION, _FRAGMENTATION_CHECKPOINTING = 0.3, 0.7
 
 
@@ -38,14 +38,14 @@ class MemoryEstimate:
     weights: int
     gradients: int
     optimizer: int
-    activations: int  # at the highest moment, with the gradients that exist by then
+    activations: int  # at the peak of a step, with the gradients computed so far
     fragmentation: int  # resident but unused
     checkpoint: int
     parameters: ParameterCounts
 
     @property
     def peak(self) -> int:
-        """Bytes at the highest moment of a step."""
+        """Bytes at the peak of a step."""
         return self.process + self.weights + self.optimizer + self.activations + self.fragmentation
 
 
@@ -65,7 +65,7 @@ def estimate_memory(arguments: Arguments, base: BaseModel, rows: Rows) -> Memory
     gradients = sum(p.nbytes for p in trained)
     with loss_context(model, training, arguments.run.fused_loss)():
         activations = _activation_bytes(model, arguments, rows)
-    on_gpu = training.device.type == "cuda"  # there the measured memory is what is used, not what is resident
+    on_gpu = training.device.type == "cuda"  # there MemoryUsage counts allocated bytes, without fragmentation
     share = _FRAGMENTATION_CHECKPOINTING if training.gradient_checkpointing else _FRAGMENTATION
     return MemoryEstimate(
         process=process,
@@ -74,13 +74,13 @@ def estimate_memory(arguments: Arguments, base: BaseModel, rows: Rows) -> Memory
         optimizer=optimizer,
         activations=activations,
         fragmentation=0 if on_gpu else left_by_loading + int(share * activations),
-        checkpoint=gradients + optimizer,
+        checkpoint=gradients + optimizer,  # the trained weights have the size of their gradients
         parameters=count_parameters(model),
     )
 
 
 def _optimizer_bytes(arguments: Arguments, model: Any, trained: list[torch.nn.Parameter]) -> int:
-    """Adam keeps two values per trained weight, Muon one per weight of a matrix."""
+    """Return the bytes of optimizer state: two values per trained weight with Adam, one with Muon."""
     adam = 2 * sum(p.nbytes for p in trained)
     if not arguments.run.muon:
         return adam
@@ -88,9 +88,9 @@ def _optimizer_bytes(arguments: Arguments, model: Any, trained: list[torch.nn.Pa
 
 
 def _activation_bytes(model: Any, arguments: Arguments, rows: Rows) -> int:
-    """Return the highest sum of live bytes, beyond the weights, in the micro-batches of a step.
+    """Return the peak of live bytes, beyond the weights, in the micro-batches of a step.
 
-    Two micro-batches are run where a step has several: from the second on, the gradients of the first exist as well.
+    If a step has several micro-batches, two are run: in the second one, gradients already exist.
     """
     training = arguments.training
     model.train()

@@ -12,13 +12,15 @@ from slm_train.run_folder.metrics_file import append_metrics
 
 
 class MetricsLog(TrainerCallback):
-    """Writes every logged step and every evaluation; with a time budget, the seconds of training as well."""
+    """Writes every logged step and every evaluation; with a time budget, also the seconds of training."""
 
     def __init__(self, folder: Path, time_budget: TimeBudget | None = None):
         self.folder, self.time_budget = folder, time_budget
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **named: Any) -> None:
         logs = named.get("logs") or {}
-        if state.is_world_process_zero and "train_runtime" not in logs:  # the Trainer's summary: it is in run.json
+        if (
+            state.is_world_process_zero and "train_runtime" not in logs
+        ):  # that is the Trainer's summary, which run.json has
             seconds = {"seconds": self.time_budget.seconds} if self.time_budget else {}
             append_metrics(self.folder, {"step": state.global_step, **seconds, **logs})

@@ -1,4 +1,4 @@
-"""What training cost: steps, seconds, and bytes of gradients and optimizer state."""
+"""The costs of training: steps, seconds, and bytes of gradients and optimizer state."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The files that a run leaves beside its weights: run.json and metrics.jsonl."""
+"""Files of a run folder besides the weights: run.json and metrics.jsonl."""

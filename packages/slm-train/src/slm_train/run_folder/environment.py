@@ -13,7 +13,7 @@ _PACKAGES = ("slm-train", "slm-data", "slm-adapters", "torch", "transformers", "
 
 
 def environment(device: torch.device, device_name: str) -> dict[str, Any]:
-    """Return versions, device and machine, as far as they affect the figures of a run."""
+    """Return versions, device and machine, which affect the figures of a run."""
     return {
         "versions": {name: version(name) for name in _PACKAGES} | {"python": platform.python_version()},
         "device": {"type": device.type, "name": device_name, "threads": torch.get_num_threads()},

@@ -35,7 +35,7 @@ def cut_metrics_to(folder: Path, size: int) -> None:
 
 
 def cut_last_evaluation(folder: Path, step: int) -> None:
-    """Remove the evaluation after ``step``, the last one of a run: it is made and logged again."""
+    """Remove the final evaluation of a run, after ``step``: a resumed run repeats and logs it."""
     _keep_lines(folder, lambda line: _step_of(line) != step or '"eval_loss"' not in line)
 
 
@@ -44,7 +44,7 @@ def _keep_lines(folder: Path, is_kept: Callable[[str], bool]) -> None:
     if not path.is_file():
         return
     lines = [line for line in path.read_text().splitlines(keepends=True) if is_kept(line)]
-    # Replaced at once: a crash leaves the old lines or the new ones.
+    # os.replace is atomic: a crash leaves the old lines or the new ones.
     temporary = path.with_suffix(".writing")
     temporary.write_text("".join(lines))
     os.replace(temporary, path)
@@ -53,5 +53,5 @@ def _keep_lines(folder: Path, is_kept: Callable[[str], bool]) -> None:
 def _step_of(line: str) -> float:
     try:
         return float(json.loads(line)["step"])
-    except (ValueError, KeyError):  # a line that was cut short when the process was killed
+    except (ValueError, KeyError):  # incomplete, because the process was killed
         return float("inf")

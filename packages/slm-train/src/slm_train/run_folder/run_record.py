@@ -1,4 +1,4 @@
-"""``run.json``: the record of a run. It is complete at any moment."""
+"""``run.json``: the record of a run, replaced atomically."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs of slm-bench commands at sizes that take a moment, and what they leave behind."""
+"""Running slm-bench commands at small sizes, and reading their result files."""
 
 import contextlib
 import io
@@ -22,7 +22,7 @@ WriteResult = Callable[..., Path]  # takes the name of a file and changed keys o
 
 @dataclass(frozen=True)
 class CommandRun:
-    """A command that ran: its exit code, result file, plot without ending, and output."""
+    """A finished command: exit code, content of the result file, path of the plot without its ending, and output."""
 
     exit_code: int
     result: dict[str, Any]
@@ -42,4 +42,4 @@ def run_bench(folder: Path, *words: str) -> CommandRun:
 
 def comparison(run: CommandRun, title: str) -> dict[str, Any]:
     """Return the first comparison whose title starts with ``title``."""
-    return next(found for found in run.result["results"]["comparisons"] if found["title"].startswith(title))
+    return next(entry for entry in run.result["results"]["comparisons"] if entry["title"].startswith(title))

@@ -56,7 +56,7 @@ class Case(NamedTuple):
 
 @st.composite
 def cases(draw: st.DrawFn, whole_epochs: bool = False, many_ranks: bool = True) -> Case:
-    """Random cases. ``whole_epochs``: no fractions of an epoch. ``many_ranks``: also more than one process."""
+    """Draw a random case. ``whole_epochs``: no fractions of an epoch. ``many_ranks``: also more than one process."""
     case = Case(
         draw(st.lists(st.integers(1, 40), min_size=1, max_size=60).filter(lambda lengths: max(lengths) > 1)),
         block=draw(st.integers(2, 30)),
@@ -71,7 +71,7 @@ def cases(draw: st.DrawFn, whole_epochs: bool = False, many_ranks: bool = True) 
 
 
 def case_of_many_rows(packing: Packing, **changes: Any) -> Case:
-    """More rows than one sort window, and more micro-batches than the lookahead."""
+    """Return a case with more rows than one sort window and more micro-batches than the lookahead."""
     lengths = np.random.default_rng(0).lognormal(2, 0.8, MANY_ROWS).astype(int) + 1
     return Case(lengths.tolist(), block=24, packing=packing, tokens=100, extra_slots=40, max_rows=None)._replace(
         **changes
@@ -89,7 +89,7 @@ def steps_of(plan: BudgetPlan) -> list[tuple[int, int, Batches]]:
 
 
 def rows_in(batches: Batches) -> list[int]:
-    """All rows of some micro-batches, in order."""
+    """Return all rows of some micro-batches, in order."""
     return [row for batch in batches for row in batch]
 
 

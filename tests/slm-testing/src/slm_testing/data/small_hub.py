@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 REVISION = hashlib.sha1(b"first").hexdigest()
 ALTERNATIVES = ("try again", "--train_file", "--dataset sample")
-MAX_SECONDS = 20.0  # until an error is reported; ten of them allow for a busy machine
+MAX_SECONDS = 20.0  # until an error is reported, of which 10 allow for a busy machine
 
 CHILD = """
 import json, sys
@@ -151,7 +151,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Hub:
-    """The server; it can be closed for a while and reopened on the same port."""
+    """The server. It can be unreachable for a while and then serve again on the same port."""
 
     def __init__(self) -> None:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -166,7 +166,7 @@ class Hub:
         self.server.server_close()
 
     @contextmanager
-    def away(self) -> Iterator[None]:
+    def unreachable(self) -> Iterator[None]:
         self.close()
         yield
         self.server = ThreadingHTTPServer(("127.0.0.1", self.port), Handler)

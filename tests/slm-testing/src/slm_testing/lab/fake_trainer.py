@@ -1,4 +1,4 @@
-"""A substitute for slm-train that obeys flags and signals and trains nothing, for tests of what surrounds it."""
+"""A substitute for slm-train that trains nothing: it writes a run folder, and reacts to flags and signals."""
 
 import json
 import os

@@ -18,8 +18,8 @@ def make_record(mode: str = "lora", *, bits: float = 1.2, seed: int = 42, **chan
     """Make the content of a run.json.
 
     Args:
-        bits: bits per byte after training.
-        changes: values of the top level to replace.
+        bits: Bits per byte after training.
+        changes: Values of the top level to replace.
     """
     trainable = TRAINABLE.get(mode, 1000)
     bits_per_byte = {"before": 2.0, "after": bits}
@@ -56,8 +56,8 @@ def write_run(folder: Path, mode: str = "lora", *, command: Sequence[str] = (), 
     """Write a run folder with nine evaluations, an adapter of 1,000 bytes and a checkpoint of 3,000 bytes.
 
     Args:
-        command: the words after ``slm-train``, as slm-lab records them; without it, slm-lab did not start the run.
-        changes: as for ``make_record``.
+        command: The words after ``slm-train``, as slm-lab records them; without it, slm-lab did not start the run.
+        changes: As for ``make_record``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     record = make_record(mode, **changes)

@@ -21,7 +21,7 @@ from slm_train.model.model_building import build_model
 
 
 def dynamic(tiny: Tiny, output_dir: Path, *more: str) -> list[str]:
-    """Return a command line of ``slm-train dynamic``; later flags win."""
+    """Return a command line of ``slm-train dynamic``; later flags take precedence."""
     settings = {"target_tokens_per_step": "200", "max_tokens_per_micro_batch": "128", "log_interval": "1"}
     overridden = {word.removeprefix("--") for word in more if word.startswith("--")}
     words = [word for name, value in settings.items() if name not in overridden for word in (f"--{name}", value)]
@@ -64,7 +64,7 @@ def trainer_of(
         budget=arguments.budget,
         checkpoint=StepCheckpoint(folder, {}, printed.append),
         state=None,
-        say=printed.append,
+        print_line=printed.append,
         model=model,
         args=arguments.training,
         rows=rows.train,
@@ -90,7 +90,7 @@ def gradients_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def trained(trainer: BudgetTrainer) -> list[dict[str, torch.Tensor]]:
-    """Train, and return the gradients of each step."""
+    """Train with ``trainer``, and return the gradients of each step."""
     recorder = GradientRecorder()
     trainer.add_callback(recorder)
     trainer.train()

@@ -1,4 +1,4 @@
-"""Checkpoint folders as a run writes them, and a watch on changes of the disk."""
+"""Writing small checkpoint folders, and intercepting the functions of ``os`` that change the disk."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from slm_train.checkpoints.rotation import rotate
 
 
 def save(run: Path, step: int, content: str = "", keep: int | None = None) -> Path:
+    """Write ``checkpoint-<step>`` of two files and rotate; return its folder. The content is ``step`` by default."""
     target = run / f"checkpoint-{step}"
     with atomic_folder(target) as temporary:
         (temporary / "model.safetensors").write_text(f"weights {content or step}")
@@ -31,11 +32,13 @@ def contents(checkpoint: Path) -> str:
     return word
 
 
-def hidden(run: Path) -> list[str]:
+def hidden_names(run: Path) -> list[str]:
+    """Return the names of hidden files and folders in ``run``."""
     return [path.name for path in run.iterdir() if path.name.startswith(".")]
 
 
-def unheard(reason: str) -> None:
+def fail_if_skipped(reason: str) -> None:
+    """Raise AssertionError; ``latest_complete`` calls this for a checkpoint that it skips."""
     raise AssertionError(f"a checkpoint was skipped: {reason}")
 
 
@@ -43,7 +46,7 @@ CHANGES = ("mkdir", "rename", "replace", "fsync", "unlink", "rmdir")
 
 
 @contextmanager
-def every_change(before: Callable[[str], None], names: tuple[str, ...] = CHANGES) -> Iterator[None]:
+def watch_disk_changes(before: Callable[[str], None], names: tuple[str, ...] = CHANGES) -> Iterator[None]:
     """Call ``before`` with the name of each function of ``os`` that is about to change the disk."""
 
     def watched(name: str, change: Any) -> Any:

@@ -26,7 +26,7 @@ import slm_testing.forked as forked
 
 
 def start(argv: list[str], **environment: str) -> Any:
-    """Start slm-train in a process of its own."""
+    """Start slm-train in a forked process."""
     return forked.start("slm_train.cli", argv, **environment)
 
 
@@ -39,7 +39,7 @@ def finish(argv: list[str]) -> int:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run left: the hash of its weights, and the lines of its log without times and memory."""
+    """The result of a run: the hash of its weights, and the lines of its log without times and memory."""
 
     weights: str
     lines: list[dict[str, Any]]
@@ -55,7 +55,7 @@ VARYING |= {"eval_samples_per_second", "eval_steps_per_second", "eval_model_prep
 
 
 def outcome(folder: Path) -> Outcome:
-    """Read what a run left. Asserts that no step was logged twice."""
+    """Read the result of a run. Asserts that no step was logged twice."""
     weights = next(file for file in sorted(folder.glob("*.safetensors")))
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     kept = [{name: value for name, value in line.items() if name not in VARYING} for line in lines]
@@ -65,9 +65,17 @@ def outcome(folder: Path) -> Outcome:
 
 
 def kill_and_resume(argv: list[str], folder: Path, kills: int, seed: int, longest: float = 1.5) -> list[str]:
-    """Start, kill at a random moment after training began, and resume, several times; then let it finish.
+    """Kill a run ``kills`` times, each at a random moment after it has logged a step, and resume it; then finish it.
 
-    Returns a line about each kill.
+    Args:
+        argv: The command line, without ``--resume_from_checkpoint``.
+        folder: The run folder.
+        kills: How often to kill it.
+        seed: Determines the moments.
+        longest: Seconds after a logged step within which it is killed.
+
+    Returns:
+        A line about each kill.
     """
     rng, lines = random.Random(seed), []
     argv = [*argv, "--resume_from_checkpoint"]

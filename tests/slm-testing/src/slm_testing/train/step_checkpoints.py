@@ -20,6 +20,7 @@ class WrappedOptimizer:
 
 
 def saved(folder: Path, step: int = 1, printed: list[str] | None = None) -> tuple[StepCheckpoint, torch.nn.Linear]:
+    """Save a checkpoint of a new layer; return both. Lines that it prints are added to ``printed``."""
     torch.manual_seed(step)
     model = torch.nn.Linear(4, 3)
     checkpoint = StepCheckpoint(folder, {"mode": "baseline"}, (printed if printed is not None else []).append)

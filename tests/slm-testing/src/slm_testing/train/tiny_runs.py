@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-Refused = Callable[[Sequence[str]], str]
+Refused = Callable[[Sequence[str]], str]  # the fixture ``refused``: from a command line to its error message
 
 
 @dataclass(frozen=True)
 class Tiny:
-    """Paths of a tiny training set-up.
+    """Paths of a tiny model and its texts.
 
-    ``model`` is a folder, ``texts`` and ``held_out`` are .txt files with one story per document, ``cache`` is a token
-    cache.
+    ``model`` is a folder, ``texts`` and ``held_out`` are .txt files with one story per document, ``cache`` is the
+    folder of the token cache.
     """
 
     model: Path
@@ -27,7 +27,7 @@ class Tiny:
     cache: Path
 
     def flags(self, output_dir: Path | str, *more: str) -> list[str]:
-        """Return the flags of a short run; later flags win."""
+        """Return the flags of a short run; later flags take precedence."""
         fixed = {
             "model_path": self.model,
             "train_file": self.texts,
@@ -50,7 +50,7 @@ class Tiny:
 
 
 def run_command(argv: Sequence[str], **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run ``slm-train`` in a process of its own, as a user does."""
+    """Run ``slm-train`` in a new interpreter, as a user does."""
     command = [sys.executable, "-m", "slm_train.cli", *map(str, argv)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, **options)
 

@@ -1,4 +1,4 @@
-"""README commands with caps: few steps and tokens, and without a hub the built-in base model and corpus."""
+"""README commands with caps on steps and tokens; without a hub, with the built-in base model and corpus."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""README commands, parsed by the programs that they call; the programs stop after parsing."""
+"""Checking README commands: each is parsed by its program, which stops after parsing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OTHER_PROGRAMS = {"uv", "pip", "printf", "pytest", "vllm"}  # not ours: their fl
 
 
 class Parsed(Exception):
-    """Raised instead of running the program: it accepts the command line."""
+    """Raised when a program has accepted its command line, so that it does not run."""
 
 
 def check(words: Sequence[str]) -> None:
@@ -47,7 +47,7 @@ def check(words: Sequence[str]) -> None:
 
 
 def _without_uv_flags(words: Sequence[str]) -> Sequence[str]:
-    """The program that uv run starts, and its arguments."""
+    """Return the program that uv run starts, and its arguments."""
     start = 0
     while words[start].startswith("-"):
         start += 1 + UV_RUN_FLAGS[words[start]]
@@ -81,7 +81,7 @@ def _check_program(program: str, argv: Sequence[str]) -> None:
 
 @contextmanager
 def _stopped_after_parsing() -> Iterator[None]:
-    """argparse programs stop after reading their flags; slm-serve after it has also validated the values."""
+    """Make argparse programs stop after reading their flags, and slm-serve after it has validated the values."""
     parse_args: Callable[..., Any] = argparse.ArgumentParser.parse_args
 
     def parse_and_stop(parser: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> Any:

@@ -52,7 +52,7 @@ def _link(name: str, site: Path) -> Distribution:
 
 
 def _requirements(installed: Distribution, requested: Requirement) -> Iterator[Requirement]:
-    """The declared dependencies of a distribution, with those of the requested extras."""
+    """Yield the declared dependencies of a distribution, with those of the requested extras."""
     for line in installed.requires or ():
         dependency = Requirement(line)
         extras = ("", *requested.extras)

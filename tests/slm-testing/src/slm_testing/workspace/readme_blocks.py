@@ -62,7 +62,7 @@ def _blocks(file: Path) -> Iterator[Block]:
 
 
 def _needs(above: list[str]) -> str | None:
-    """The requirement in the HTML comments directly above a block, or None."""
+    """Return the requirement in the HTML comments directly above a block, or None."""
     while above and (comment := COMMENT.match(above.pop())):
         if comment[1].startswith(NEEDS):
             return comment[1].removeprefix(NEEDS).strip()

@@ -1,4 +1,4 @@
-"""The command that a wrapper in scripts/ would run: the wrapper is started with a fake uv that prints its arguments."""
+"""Finding the command that a wrapper in scripts/ runs: it is started with a fake uv that prints its arguments."""
 
 from __future__ import annotations
 

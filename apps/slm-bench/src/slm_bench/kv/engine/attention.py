@@ -1,7 +1,7 @@
-"""Decode attention over scattered pages against torch's own over contiguous keys: the price of paging alone.
+"""Decode attention over scattered pages, compared with torch's own over contiguous keys: the cost of paging alone.
 
-Calls walk over the layers, each with keys and values of its own, as a decode step does: by the time a layer is called
-again, its keys have left the CPU's innermost caches.
+As in a decode step, a pass calls all layers, each with keys and values of its own, so that the keys of a layer are no
+longer in the CPU's innermost caches when it is called again.
 
 Shape suffixes: S sequences, L tokens of each, H query heads, G key-value heads, D dimensions of a head.
 """
@@ -45,7 +45,7 @@ def measure(model: Any, sizes: Sequence[tuple[int, int]]) -> list[AttentionMeasu
 def _measure(query_SHD: Tensor, layers: Layers) -> AttentionMeasurement:
     (heads, dim), (sequences, groups, tokens, _) = query_SHD.shape[1:], layers[0][0].shape
     batch, attend = _scatter(query_SHD, layers), select_attention(query_SHD.device, query_SHD.dtype)
-    walks = -(-MIN_CALLS // len(layers))
+    passes = -(-MIN_CALLS // len(layers))
 
     def paged() -> list[Tensor]:
         return [
@@ -57,14 +57,14 @@ def _measure(query_SHD: Tensor, layers: Layers) -> AttentionMeasurement:
         sdpa = nn.functional.scaled_dot_product_attention
         return [sdpa(query_SHD[:, :, None], keys, values, enable_gqa=groups != heads) for keys, values in layers]
 
-    def walk(attend_all: Callable[[], list[Tensor]]) -> None:
-        for _ in range(walks):
+    def run_passes(attend_all: Callable[[], list[Tensor]]) -> None:
+        for _ in range(passes):
             attend_all()
         if query_SHD.is_cuda:
             torch.cuda.synchronize()
 
-    times = time_interleaved({"paged": lambda: walk(paged), "contiguous": lambda: walk(contiguous)}, ROUNDS)
-    pages, plain = (times[name].per_call(walks * len(layers)) for name in ("paged", "contiguous"))
+    times = time_interleaved({"paged": lambda: run_passes(paged), "contiguous": lambda: run_passes(contiguous)}, ROUNDS)
+    pages, plain = (times[name].per_call(passes * len(layers)) for name in ("paged", "contiguous"))
     outputs = zip(paged(), contiguous(), strict=True)
     difference = max(float((ours.float() - theirs[:, :, 0].float()).abs().max()) for ours, theirs in outputs)
     return AttentionMeasurement(sequences, tokens, pages, plain, pages.speed_over(plain), difference)

@@ -1,4 +1,4 @@
-"""Engine benchmark: three workloads by interleaved contenders, then prefix caching and attention over pages."""
+"""Engine benchmark: three workloads for interleaved contenders, then prefix caching and attention over pages."""
 
 import argparse
 import copy
@@ -32,7 +32,7 @@ PACKED = "HF generate, linears packed by slm-kv"
 
 @dataclass(frozen=True)
 class Speed:
-    """One contender on one workload; field names are JSON keys."""
+    """The speed of one contender on one workload; field names are JSON keys."""
 
     way: str  # name of the contender
     tokens_per_second: float
@@ -43,7 +43,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class WorkloadMeasurement:
-    """One workload by all contenders, the engine first; field names are JSON keys."""
+    """The speeds of all contenders on one workload, the engine first; field names are JSON keys."""
 
     name: str
     description: str
@@ -152,10 +152,10 @@ def _measure(work: Workload, contenders: list[Contender], one_by_one: Contender,
     expected = answers.get(one_by_one.name) or one_by_one.answer(work)
     engine = times[contenders[0].name]
     speeds = []
-    for name, taken in times.items():
-        same = sum(tokens == others for tokens, others in zip(answers[name], expected, strict=True))
-        speed = work.useful_tokens / taken.median
-        speeds.append(Speed(name, speed, engine.speed_over(taken), same, taken.seconds))
+    for name, seconds in times.items():
+        same = sum(tokens == reference for tokens, reference in zip(answers[name], expected, strict=True))
+        speed = work.useful_tokens / seconds.median
+        speeds.append(Speed(name, speed, engine.speed_over(seconds), same, seconds.seconds))
     return WorkloadMeasurement(work.name, work.description, len(work.new), tuple(speeds))
 
 

@@ -1,4 +1,4 @@
-"""Contenders that answer a workload: slm-kv's engine and transformers. All decode greedily with the same weights."""
+"""Contenders that answer a workload greedily with the same weights: slm-kv's engine and transformers."""
 
 import copy
 from collections.abc import Iterator
@@ -18,13 +18,15 @@ STEP_TOKENS = 256  # maximum rows of a step, for the engine and for transformers
 
 
 class Contender(Protocol):
+    """A program that answers workloads."""
+
     name: str
 
     def answer(self, work: Workload) -> list[Tokens]:
         """Return the new tokens of each request, in the order of requests."""
 
     def close(self) -> None:
-        """Release what it holds."""
+        """Release models and processes."""
 
 
 class SlmEngine:

@@ -1,4 +1,4 @@
-"""Prefix caching: time to the first token of a prompt whose beginning the engine knows, against an unknown prompt."""
+"""Prefix caching: time to the first token of a prompt whose beginning is cached, compared with an unknown prompt."""
 
 import time
 from collections.abc import Callable
@@ -34,12 +34,12 @@ def measure(model: Any, tokenize: Callable[[str], Tokens], rounds: int) -> Prefi
     """
     prompt = min(PROMPT_TOKENS, model.config.max_position_embeddings - UNKNOWN_TOKENS)
     known = (prompt - UNKNOWN_TOKENS) // PAGE_SIZE * PAGE_SIZE  # only whole pages are shared
-    source = endless_texts(tokenize)
-    beginning = next(source)[:known]
+    texts = endless_texts(tokenize)
+    beginning = next(texts)[:known]
     unknown_seconds, known_seconds, same = [], [], True
     with Engine(model, page_size=PAGE_SIZE, max_pages=4 * -(-prompt // PAGE_SIZE)) as engine:
         for number in range(rounds + 1):
-            first, second = (beginning + next(source)[: prompt - known] for _ in range(2))
+            first, second = (beginning + next(texts)[: prompt - known] for _ in range(2))
             engine.pool.clear_cache()
             _, slow, _ = _first_token(engine, first)
             token, fast, reused = _first_token(engine, second)

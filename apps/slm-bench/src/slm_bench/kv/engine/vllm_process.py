@@ -1,4 +1,4 @@
-"""vLLM as a contender: a child process that is started once and answers in turn with the others."""
+"""vLLM as a contender: a child process that is started once and answers a workload in each round."""
 
 import json
 import os
@@ -52,7 +52,7 @@ class Vllm:
         return tokens
 
     def close(self) -> None:
-        """Close its standard input, upon which it ends; kill it if it does not within a minute."""
+        """Close the standard input of the process, which ends it; kill it if it is still running after a minute."""
         try:
             self._process.communicate(timeout=60)
         except subprocess.TimeoutExpired:

@@ -1,4 +1,4 @@
-"""vLLM in a process, and if necessary an environment, of its own: one line of JSON per request and per reply.
+"""vLLM in a separate process, and if necessary a separate environment: one line of JSON per request and reply.
 
 Run as ``python vllm_worker.py MODEL DTYPE MAX_TOKENS SEQUENCES``. It imports nothing of this project. A request is
 ``{"prompts": [[ids], ...], "new": [counts]}``, its reply ``{"tokens": [[ids], ...]}``. The first line it writes is

@@ -1,4 +1,4 @@
-"""Workloads: requests of fixed lengths that all contenders answer, made of the built-in sample's sentences."""
+"""Workloads: requests of fixed lengths for all contenders, with prompts from the stories of the built-in sample."""
 
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -8,7 +8,7 @@ from itertools import count
 from slm_data import SAMPLE_TRAIN_SEED, sample_story
 
 Tokens = list[int]
-STORIES = 8  # of 60 to 200 words, joined to one text that is longer than any prompt
+STORIES = 8  # joined to one text; each has 60 to 200 words, so the text is longer than any prompt
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ async def read_metrics(port: int) -> dict[str, float]:
     return {name: float(value) for name, value in pairs}
 
 
-async def held_when_idle(port: int) -> dict[str, int]:
-    """Wait until no sequence and no page is in use, or for ``TIMEOUT`` seconds; return what is still in use."""
+async def wait_until_idle(port: int) -> dict[str, int]:
+    """Wait up to ``TIMEOUT`` seconds until no sequence and no page is in use; return how many still are."""
     in_use: dict[str, int] = {}
 
     def is_idle(metrics: dict[str, float]) -> bool:
@@ -31,10 +31,10 @@ async def held_when_idle(port: int) -> dict[str, int]:
     return in_use
 
 
-async def wait_until(port: int, reached: Callable[[dict[str, float]], bool], timeout: float = TIMEOUT) -> bool:
-    """Poll until ``reached`` is true for the metrics. Returns False after ``timeout`` seconds."""
+async def wait_until(port: int, is_reached: Callable[[dict[str, float]], bool], timeout: float = TIMEOUT) -> bool:
+    """Poll the metrics until ``is_reached`` returns true for them; return False after ``timeout`` seconds."""
     deadline = time.monotonic() + timeout
-    while not reached(await read_metrics(port)):
+    while not is_reached(await read_metrics(port)):
         if time.monotonic() > deadline:
             return False
         await asyncio.sleep(0.02)

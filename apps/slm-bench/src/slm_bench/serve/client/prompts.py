@@ -8,7 +8,7 @@ from typing import Any
 from slm_bench.errors import BenchError
 from slm_bench.kv.engine.workload import endless_texts
 
-TRIES = 100
+TRIES = 100  # excerpts per prompt
 
 
 class Prompts:

@@ -52,7 +52,7 @@ class Server:
             )
 
     def wait_until_ready(self) -> None:
-        """Poll until it is ready. Raises BenchError if it ends instead or takes longer than ``START_SECONDS``."""
+        """Poll until the server is ready. Raises BenchError if it ends or takes longer than ``START_SECONDS``."""
         deadline = time.monotonic() + START_SECONDS
         while not self._is_ready():
             if self._process.poll() is not None:
@@ -63,21 +63,21 @@ class Server:
 
     @contextmanager
     def resumed(self) -> Iterator[None]:
-        """Resume it meanwhile and suspend it afterwards, so that an idle server takes no time from others."""
+        """Resume the server within the block, then suspend it, so that an idle server takes no CPU time from others."""
         os.killpg(self._process.pid, signal.SIGCONT)
         yield
         os.killpg(self._process.pid, signal.SIGSTOP)
 
     def cpu_seconds(self) -> float:
-        """Return the CPU time of all its processes so far."""
+        """Return the CPU time of all processes of the server so far."""
         return sum(sum(process.cpu_times()[:2]) for process in self.processes())
 
     def rss(self) -> int:
-        """Return the resident memory of all its processes in bytes."""
+        """Return the resident memory of all processes of the server in bytes."""
         return sum(process.memory_info().rss for process in self.processes())
 
     def processes(self) -> list[psutil.Process]:
-        """Return its main process and all descendants."""
+        """Return the main process of the server and all descendants."""
         main = psutil.Process(self._process.pid)
         return [main, *main.children(recursive=True)]
 
@@ -86,14 +86,14 @@ class Server:
         self._process.send_signal(signal.SIGTERM)
 
     def wait(self, seconds: float) -> int | None:
-        """Return its exit code, or None if it is still running after ``seconds``."""
+        """Wait for the server to end. Returns its exit code, or None if it is still running after ``seconds``."""
         try:
             return self._process.wait(seconds)
         except subprocess.TimeoutExpired:
             return None
 
     def stop(self) -> None:
-        """End it and all processes that it started."""
+        """End the server and all processes that it started."""
         group = self._process.pid
         if self._process.poll() is None:
             os.killpg(group, signal.SIGCONT)  # a suspended process does not handle SIGTERM

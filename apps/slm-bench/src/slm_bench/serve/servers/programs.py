@@ -19,7 +19,7 @@ TRANSFORMERS_PAGE = 256
 
 
 def slm_serve(setting: Setting, **overrides: float) -> Program:
-    """Return slm-serve; ``overrides`` are further values of its flags."""
+    """Return slm-serve; ``overrides`` are values of further flags."""
     model = {"model_path": setting.folder, "served_model_name": MODEL, "dtype": setting.dtype, "device": "cpu"}
     pool = {"threads": 1, "page_size": PAGE_SIZE, "max_pages": setting.pages, "max_sequences": setting.concurrency}
     queue = {"max_step_tokens": setting.step_tokens, "max_queue": setting.capacity - setting.concurrency}
@@ -45,7 +45,7 @@ def transformers_serve(setting: Setting, python: str, *, continuous: bool) -> Pr
     command += ["--dtype", setting.dtype, "--device", "cpu"]
     if continuous:
         # A pool of slm-serve's size. By default transformers 5.19 takes most of the machine's memory (18 GB with
-        # distilgpt2's shape on a machine with 25 GB), upon which Linux killed it.
+        # distilgpt2's shape on a machine with 25 GB), and Linux killed it.
         blocks = max(setting.pages * PAGE_SIZE // TRANSFORMERS_PAGE, setting.concurrency)
         command += ["--continuous-batching", "--cb-num-blocks", str(blocks), "--cb-max-batch-tokens", str(STEP_TOKENS)]
         name += ", continuous batching"
