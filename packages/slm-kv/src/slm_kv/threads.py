@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 ROUNDS = 5
-REQUIRED_TIME_RATIO = 0.95  # a larger number of threads must take less than this share of the time
+REQUIRED_TIME_RATIO = 0.95  # more threads are chosen only if they take less than this share of the time
 
 
 def set_threads(model: Any, threads: int | None) -> int:
