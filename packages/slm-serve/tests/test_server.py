@@ -20,7 +20,7 @@ import slm_testing.forked as forked
 from slm_serve import Settings
 from slm_serve.cli import main
 from slm_serve.server import _warn_if_public
-from slm_testing.serve.running_server import TIMEOUT
+from slm_testing.serve.waiting import TIMEOUT
 
 START_TIMEOUT = 180  # seconds for the imports and the model, while other processes run
 NEW_TOKENS = 450  # of the 512 tokens that the context of the tiny model holds

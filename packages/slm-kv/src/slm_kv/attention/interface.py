@@ -36,7 +36,7 @@ class AttentionStep:
 
 @dataclass
 class AttentionProbe:
-    """Passed in place of an AttentionStep, it records what each layer requires of attention."""
+    """Records what each layer requires of attention when it is passed instead of an AttentionStep."""
 
     layers: dict[int, LayerShape] = field(default_factory=dict)
     window: int | None = None  # the shortest sliding window of all layers

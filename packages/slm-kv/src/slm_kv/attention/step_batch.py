@@ -1,4 +1,4 @@
-"""The rows of one step, and where their keys and values lie.
+"""The rows of one step, and where their keys and values are stored.
 
 Shapes: N rows of the step, S of them decode rows, T rows of a chunk, P pages of the longest table.
 """

@@ -91,7 +91,7 @@ class Engine:
             elif packed:
                 self._prepared.pack()
             shapes = [probe.layers[layer] for layer in sorted(probe.layers)]
-            # Allocated after packing, which needs memory of its own: the peak is lower.
+            # Allocated after packing, whose temporary memory is free again by then: the peak is lower.
             self.storage = PagedStorage(shapes, max_pages, page_size, self.model.dtype, self.model.device)
         except BaseException:
             self._prepared.restore()

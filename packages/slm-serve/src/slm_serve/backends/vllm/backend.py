@@ -64,7 +64,7 @@ class _RunningJob:
 class VLLMBackend:
     """A Backend over one or more engines of vLLM; create it with ``start``.
 
-    vLLM's frontends run on an event loop on a thread of their own. Other threads schedule calls on that loop, and
+    vLLM's frontends run on a separate thread with its own event loop. Other threads schedule calls on that loop, and
     results are sent to ``loop``, the server's.
     """
 

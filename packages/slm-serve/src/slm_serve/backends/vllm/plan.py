@@ -1,7 +1,7 @@
 """The plan of vLLM's engines for given settings: the weights of each engine, its adapters and the size of its cache.
 
 A vLLM engine has one set of weights and any number of LoRA adapters that vLLM loads itself. An adapter that has to be
-merged changes the weights, so each merged adapter gets an engine with weights and a cache of its own. vLLM is not
+merged changes the weights, so each merged adapter gets an engine with its own weights and cache. vLLM is not
 imported here.
 """
 
