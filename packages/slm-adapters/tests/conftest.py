@@ -38,7 +38,7 @@ def _one_thread() -> None:
 
 @pytest.fixture
 def tiny() -> Callable[[str], PreTrainedModel]:
-    """``tiny(name)``: always the same weights for the same name."""
+    """``tiny(name)``: a tiny model of that architecture, always with the same weights."""
 
     def build(name: str) -> PreTrainedModel:
         torch.manual_seed(0)
@@ -72,7 +72,7 @@ def base(make_base: MakeBase) -> Path:
 
 @pytest.fixture
 def save(base: Path, tmp_path: Path) -> Save:
-    """``save(adapted, mode)``: a run folder as slm-train leaves it."""
+    """``save(adapted, mode)``: the folder of an adapter, as slm-train saves it."""
     return lambda model, mode="lora": save_run(model, tmp_path / "run", str(base), mode)
 
 

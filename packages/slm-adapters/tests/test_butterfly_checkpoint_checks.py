@@ -11,7 +11,7 @@ from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
 from slm_adapters import AdapterError
-from slm_testing.adapters.tiny_adapters import NAMES, MakeModel, logits, random_butterfly
+from slm_testing.adapters.tiny_adapters import LLAMA_LINEAR_LAYERS, MakeModel, logits, random_butterfly
 
 Edit = Callable[[dict[str, Any], dict[str, torch.Tensor]], Any]
 
@@ -63,11 +63,11 @@ REFUSED: dict[str, tuple[Edit, str]] = {
 @pytest.mark.parametrize(("edit", "message"), REFUSED.values(), ids=REFUSED)
 def test_checkpoints_that_do_not_fit_are_refused(tiny: MakeModel, tmp_path: Path, edit: Edit, message: str) -> None:
     random_butterfly(tiny("llama"), side="input", block_size=16, stages=3).save_pretrained(tmp_path)
-    config, tensors = tmp_path / "adapter_config.json", tmp_path / "adapter_model.safetensors"
-    settings, held = json.loads(config.read_text()), load_file(tensors)
-    edit(settings, held)
-    config.write_text(json.dumps(settings))
-    save_file(held, tensors)
+    config_file, tensor_file = tmp_path / "adapter_config.json", tmp_path / "adapter_model.safetensors"
+    settings, tensors = json.loads(config_file.read_text()), load_file(tensor_file)
+    edit(settings, tensors)
+    config_file.write_text(json.dumps(settings))
+    save_file(tensors, tensor_file)
     with pytest.raises(AdapterError, match=message):
         PeftModel.from_pretrained(tiny("llama"), tmp_path)
 
@@ -87,7 +87,7 @@ def test_the_saved_folder_says_what_it_is(tiny: MakeModel, tmp_path: Path) -> No
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     assert (config["peft_type"], config["format_version"]) == ("BUTTERFLY", 1)
     assert (config["side"], config["block_size"], config["stages"]) == ("both", 16, None)
-    assert {name.rpartition(".")[2] for name in config["target_modules"]} == set(NAMES)
+    assert {name.rpartition(".")[2] for name in config["target_modules"]} == set(LLAMA_LINEAR_LAYERS)
     saved = load_file(tmp_path / "adapter_model.safetensors")
     assert len(saved) == 2 * 7 * 2
     assert {name.rpartition(".")[2] for name in saved} == {"butterfly_input", "butterfly_output"}

@@ -52,7 +52,7 @@ def test_the_laws_of_a_layer_hold(settings: dict[str, Any], bias: bool, shape: t
     unmerge_restores(layer)
 
 
-def test_the_laws_of_a_layer_fail_where_they_are_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_laws_of_a_layer_fail_when_they_are_violated(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = ButterflyLayer(nn.Linear(16, 48), "default", ButterflyConfig(), "layer").eval()
     randomize_angles(layer)
     monkeypatch.setattr(ButterflyLayer, "unmerge", lambda self: self.merged_adapters.clear())
@@ -65,19 +65,21 @@ def test_the_laws_of_a_layer_fail_where_they_are_broken(monkeypatch: pytest.Monk
 def test_the_merged_weight_is_the_product_of_the_matrices() -> None:
     torch.manual_seed(0)
     base = nn.Linear(12, 20).double()
-    held, bias = weight(base), base.bias.detach().clone()
+    base_weight, base_bias = weight(base), base.bias.detach().clone()
     layer = ButterflyLayer(base, "default", ButterflyConfig(side="both", scale=True, strength=0.5), "layer")
     randomize_angles(layer)
-    first = rotation_matrix(0.5 * layer.butterfly_input["default"], Rotation.of(12))
-    last = rotation_matrix(0.5 * layer.butterfly_output["default"], Rotation.of(20))
+    input_matrix = rotation_matrix(0.5 * layer.butterfly_input["default"], Rotation.of(12))
+    output_matrix = rotation_matrix(0.5 * layer.butterfly_output["default"], Rotation.of(20))
     magnitude = torch.diag(1 + 0.5 * layer.butterfly_magnitude["default"].detach())
     layer.merge()
-    torch.testing.assert_close(base.weight.detach(), magnitude @ last @ held @ first, rtol=0, atol=1e-14)
-    torch.testing.assert_close(base.bias.detach(), magnitude @ last @ bias, rtol=0, atol=1e-14)
+    torch.testing.assert_close(
+        base.weight.detach(), magnitude @ output_matrix @ base_weight @ input_matrix, rtol=0, atol=1e-14
+    )
+    torch.testing.assert_close(base.bias.detach(), magnitude @ output_matrix @ base_bias, rtol=0, atol=1e-14)
 
 
 @all_models
-def test_merging_for_good_leaves_a_plain_model(tiny: MakeModel, name: str, input_ids: torch.Tensor) -> None:
+def test_merge_and_unload_returns_a_plain_model(tiny: MakeModel, name: str, input_ids: torch.Tensor) -> None:
     adapted = random_butterfly(tiny(name), side="both", block_size=16, scale=True)
     unmerged = logits(adapted, input_ids)
     plain = adapted.merge_and_unload(safe_merge=True)
@@ -107,7 +109,7 @@ def test_merging_twice_is_merging_once(tiny: MakeModel) -> None:
     assert_same_bits(copy_state(adapted), once)
 
 
-def test_a_merged_model_that_is_moved_to_another_dtype_unmerges_in_it(tiny: MakeModel, input_ids: torch.Tensor) -> None:
+def test_a_merged_model_cast_to_another_dtype_unmerges_in_that_dtype(tiny: MakeModel, input_ids: torch.Tensor) -> None:
     adapted = random_butterfly(tiny("llama"))
     adapted.merge_adapter()
     adapted.to(torch.float64)

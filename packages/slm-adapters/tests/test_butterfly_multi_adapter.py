@@ -76,34 +76,34 @@ def with_three_adapters(model: PreTrainedModel) -> PeftModel:
 
 
 @all_models
-def test_rows_of_a_batch_have_each_its_own_adapter(tiny: MakeModel, name: str) -> None:
+def test_each_row_of_a_batch_has_its_own_adapter(tiny: MakeModel, name: str) -> None:
     adapted = with_three_adapters(tiny(name))
     names = ["two", "__base__", "default", "one", "two", "default"]
     input_ids = torch.randint(0, 48, (6, 7), generator=torch.Generator().manual_seed(1))
-    together = logits(adapted, input_ids, adapter_names=names)
-    for row, chosen in enumerate(names):
-        adapted.set_adapter("default" if chosen == "__base__" else chosen)
-        alone = (
+    batch_logits = logits(adapted, input_ids, adapter_names=names)
+    for row, adapter in enumerate(names):
+        adapted.set_adapter("default" if adapter == "__base__" else adapter)
+        expected = (
             logits(tiny(name), input_ids[row : row + 1])
-            if chosen == "__base__"
+            if adapter == "__base__"
             else logits(adapted, input_ids[row : row + 1])
         )
-        torch.testing.assert_close(together[row : row + 1], alone, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(batch_logits[row : row + 1], expected, rtol=1e-5, atol=1e-5)
     assert torch.equal(logits(adapted, input_ids, adapter_names=["__base__"] * 6), logits(tiny(name), input_ids))
 
 
 @pytest.mark.parametrize("num_beams", [1, 2])
-def test_rows_generate_each_with_its_own_adapter(tiny: MakeModel, num_beams: int) -> None:
+def test_each_row_generates_with_its_own_adapter(tiny: MakeModel, num_beams: int) -> None:
     adapted = with_three_adapters(tiny("llama"))
     prompt = torch.randint(2, 48, (1, 4), generator=torch.Generator().manual_seed(2))
     options = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False, "num_beams": num_beams, "pad_token_id": 1}
     names = ["one", "__base__", "two", "default"]
-    together = adapted.generate(input_ids=prompt.expand(4, -1), adapter_names=names, **options)
-    assert len({tuple(row) for row in together.tolist()}) > 1
-    for row, chosen in zip(together, names, strict=True):
-        model: Any = tiny("llama") if chosen == "__base__" else adapted
-        if chosen != "__base__":
-            adapted.set_adapter(chosen)
+    batch_tokens = adapted.generate(input_ids=prompt.expand(4, -1), adapter_names=names, **options)
+    assert len({tuple(row) for row in batch_tokens.tolist()}) > 1
+    for row, adapter in zip(batch_tokens, names, strict=True):
+        model: Any = tiny("llama") if adapter == "__base__" else adapted
+        if adapter != "__base__":
+            adapted.set_adapter(adapter)
         assert torch.equal(model.generate(input_ids=prompt, **options)[0], row)
 
 
@@ -124,9 +124,7 @@ def test_invalid_adapter_names_are_refused_and_leave_no_hook(tiny: MakeModel, in
 
 
 @all_models
-def test_of_several_active_adapters_the_last_lies_on_a_model_that_has_the_others(
-    tiny: MakeModel, name: str, input_ids: torch.Tensor
-) -> None:
+def test_several_active_adapters_act_as_if_merged_in_order(tiny: MakeModel, name: str, input_ids: torch.Tensor) -> None:
     a, b = SETTINGS["output-scale"], {"side": "both", "scale": True, "block_size": 16}
     first = random_butterfly(tiny(name).double(), **a).merge_and_unload()
     expected = logits(random_butterfly(first, seed=1, **b), input_ids)
@@ -167,7 +165,7 @@ def test_strength_scales_the_angles_and_zero_is_the_base(
     assert torch.equal(logits(adapted, input_ids), whole)
 
 
-def test_strength_is_that_of_the_adapter_named(tiny: MakeModel) -> None:
+def test_set_strength_changes_only_the_named_adapter(tiny: MakeModel) -> None:
     adapted = with_three_adapters(tiny("llama"))
     adapted.base_model.set_strength(0.25, "one")
     assert {name: config.strength for name, config in adapted.peft_config.items()} == {
@@ -183,7 +181,7 @@ def test_strength_is_that_of_the_adapter_named(tiny: MakeModel) -> None:
 
 
 @pytest.mark.parametrize("strength", [math.nan, math.inf])
-def test_a_strength_that_is_not_finite_is_refused_later_too(tiny: MakeModel, strength: float) -> None:
+def test_set_strength_refuses_values_that_are_not_finite(tiny: MakeModel, strength: float) -> None:
     adapted = butterfly(tiny("llama"))
     with pytest.raises(AdapterError, match=r"strength .* must be a finite number"):
         adapted.base_model.set_strength(strength)

@@ -15,12 +15,12 @@ from slm_testing.adapters.tiny_adapters import MakeModel, logits
 
 
 def adapted(model: PreTrainedModel, std: float = 0.4, **options: Any) -> Any:
-    made = get_peft_model(model, ButterflyConfig(task_type="CAUSAL_LM", side="input", **options)).eval()
+    peft_model = get_peft_model(model, ButterflyConfig(task_type="CAUSAL_LM", side="input", **options)).eval()
     torch.manual_seed(1)
-    for weight in made.parameters():
+    for weight in peft_model.parameters():
         if weight.requires_grad:
             nn.init.normal_(weight, std=std)
-    return made
+    return peft_model
 
 
 @pytest.mark.parametrize("name", ["llama", "neox", "qwen2"])
@@ -36,9 +36,7 @@ def test_plain_oft_computes_the_same(
     assert not torch.allclose(logits(ours, input_ids), logits(tiny(name), input_ids), atol=1e-2)
 
 
-def test_only_the_layers_that_are_adapted_are_exported(
-    tiny: MakeModel, input_ids: torch.Tensor, tmp_path: Path
-) -> None:
+def test_only_adapted_layers_are_exported(tiny: MakeModel, input_ids: torch.Tensor, tmp_path: Path) -> None:
     ours = adapted(tiny("llama"), block_size=16, target_modules=["q_proj"], layers_to_transform=[1])
     export_oft(ours, tmp_path)
     theirs = PeftModel.from_pretrained(tiny("llama"), tmp_path).eval()

@@ -30,7 +30,7 @@ from slm_testing.adapters.tiny_adapters import (
 
 @all_models
 @all_settings
-def test_what_is_saved_is_loaded_bit_for_bit(
+def test_a_saved_adapter_is_loaded_bit_for_bit(
     tiny: MakeModel, name: str, settings: dict[str, Any], input_ids: torch.Tensor, tmp_path: Path
 ) -> None:
     adapted = random_butterfly(tiny(name), **settings)
@@ -43,7 +43,7 @@ def test_what_is_saved_is_loaded_bit_for_bit(
     assert not any(values.requires_grad for values in loaded.parameters())
 
 
-def test_the_law_of_saving_leaves_the_model_and_fails_where_something_is_lost(
+def test_the_law_of_saving_leaves_the_model_unchanged_and_fails_when_something_is_lost(
     tiny: MakeModel, input_ids: torch.Tensor, tmp_path: Path
 ) -> None:
     adapted = random_butterfly(tiny("llama"))
@@ -70,28 +70,28 @@ def test_a_disabled_adapter_leaves_the_base_bit_for_bit(tiny: MakeModel, name: s
 
 
 @all_models
-def test_unloading_gives_the_base_back_bit_for_bit(tiny: MakeModel, name: str) -> None:
+def test_unloading_restores_the_base_bit_for_bit(tiny: MakeModel, name: str) -> None:
     plain = random_butterfly(tiny(name), side="both").unload()
     assert_same_bits(copy_state(plain), copy_state(tiny(name)))
 
 
 @all_models
 def test_each_of_two_adapters_acts_as_if_alone(tiny: MakeModel, name: str, input_ids: torch.Tensor) -> None:
-    one, other = SETTINGS["both-blocks"], SETTINGS["output-scale"]
-    adapted = random_butterfly(tiny(name), **one)
-    adapted.add_adapter("other", ButterflyConfig(task_type="CAUSAL_LM", **other))
+    settings, other_settings = SETTINGS["both-blocks"], SETTINGS["output-scale"]
+    adapted = random_butterfly(tiny(name), **settings)
+    adapted.add_adapter("other", ButterflyConfig(task_type="CAUSAL_LM", **other_settings))
     randomize_angles(adapted, "other", seed=1)
-    expected = {"default": logits(random_butterfly(tiny(name), **one), input_ids)}
-    expected["other"] = logits(random_butterfly(tiny(name), seed=1, **other), input_ids)
+    expected = {"default": logits(random_butterfly(tiny(name), **settings), input_ids)}
+    expected["other"] = logits(random_butterfly(tiny(name), seed=1, **other_settings), input_ids)
     assert_differ(expected["default"], expected["other"])
-    for chosen in ("default", "other", "default"):
-        adapted.set_adapter(chosen)
-        assert torch.equal(logits(adapted, input_ids), expected[chosen])
-        trained = {at.rpartition(".")[2] for at, values in adapted.named_parameters() if values.requires_grad}
-        assert trained == {chosen}
+    for adapter in ("default", "other", "default"):
+        adapted.set_adapter(adapter)
+        assert torch.equal(logits(adapted, input_ids), expected[adapter])
+        trained = {key.rpartition(".")[2] for key, values in adapted.named_parameters() if values.requires_grad}
+        assert trained == {adapter}
 
 
-def test_a_deleted_adapter_is_gone_and_its_name_starts_at_zero_again(tiny: MakeModel, input_ids: torch.Tensor) -> None:
+def test_after_deleting_an_adapter_its_name_starts_at_zero_again(tiny: MakeModel, input_ids: torch.Tensor) -> None:
     before = logits(tiny("llama"), input_ids)
     adapted = random_butterfly(tiny("llama"), side="both", scale=True)
     adapted.add_adapter("other", ButterflyConfig(task_type="CAUSAL_LM"))
@@ -107,7 +107,9 @@ def test_a_deleted_adapter_is_gone_and_its_name_starts_at_zero_again(tiny: MakeM
 
 
 @pytest.mark.parametrize("round", range(3))
-def test_a_name_used_again_does_not_bring_old_angles_back(tiny: MakeModel, input_ids: torch.Tensor, round: int) -> None:
+def test_a_reused_adapter_name_does_not_restore_old_angles(
+    tiny: MakeModel, input_ids: torch.Tensor, round: int
+) -> None:
     adapted = butterfly(tiny("llama"))
     adapted.add_adapter("again", ButterflyConfig(task_type="CAUSAL_LM", init_weights=False))
     adapted.set_adapter("again")
@@ -157,7 +159,7 @@ WIDTHS = {  # features in and out of a block's layers
 @all_models
 @pytest.mark.parametrize("side", ["input", "output", "both", "auto"])
 @pytest.mark.parametrize("scale", [False, True])
-def test_what_trains_is_the_angles_and_their_number_is_known(
+def test_only_the_angles_train_and_their_number_is_as_expected(
     tiny: MakeModel, name: str, side: str, scale: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     counts = {
@@ -202,7 +204,7 @@ def test_a_file_loaded_into_the_same_name_takes_effect_at_once(
     assert torch.equal(logits(adapted, input_ids), logits(source, input_ids))
 
 
-def test_a_model_is_loaded_without_memory_for_angles_that_the_file_brings(
+def test_with_low_cpu_mem_usage_angles_get_their_memory_from_the_file(
     tiny: MakeModel, input_ids: torch.Tensor, tmp_path: Path
 ) -> None:
     source = random_butterfly(tiny("llama"), **SETTINGS["auto-blocks-stages-scale"])
@@ -212,7 +214,7 @@ def test_a_model_is_loaded_without_memory_for_angles_that_the_file_brings(
 
 
 @all_models
-def test_an_adapter_is_injected_into_a_model_as_it_is(tiny: MakeModel, name: str, input_ids: torch.Tensor) -> None:
+def test_an_adapter_is_injected_into_a_plain_model(tiny: MakeModel, name: str, input_ids: torch.Tensor) -> None:
     expected = logits(random_butterfly(tiny(name), side="both"), input_ids)
     injected = inject_adapter_in_model(ButterflyConfig(side="both"), tiny(name))
     assert type(injected) is type(tiny(name))
@@ -220,7 +222,7 @@ def test_an_adapter_is_injected_into_a_model_as_it_is(tiny: MakeModel, name: str
     assert torch.equal(logits(injected, input_ids), expected)
 
 
-def test_angles_that_drop_out_leave_a_rotation() -> None:
+def test_with_angle_dropout_a_layer_still_rotates() -> None:
     torch.manual_seed(0)
     config = ButterflyConfig(side="output", angle_dropout=0.5)
     layer = ButterflyLayer(nn.Linear(16, 32), "default", config, "layer")
@@ -228,9 +230,9 @@ def test_angles_that_drop_out_leave_a_rotation() -> None:
     x = torch.randn(4, 16)
     length = layer.base_layer(x).norm(dim=-1)
     layer.train()
-    one, other = layer(x), layer(x)
-    assert_differ(one, other)
-    for y in (one, other):
+    first, second = layer(x), layer(x)
+    assert_differ(first, second)
+    for y in (first, second):
         torch.testing.assert_close(y.norm(dim=-1), length)
     layer.eval()
     plain = ButterflyLayer(layer.base_layer, "default", ButterflyConfig(side="output"), "layer").eval()
@@ -241,17 +243,17 @@ def test_angles_that_drop_out_leave_a_rotation() -> None:
 
 @all_models
 @pytest.mark.parametrize("side", ["input", "output", "both"])
-def test_each_side_keeps_what_it_says(tiny: MakeModel, name: str, side: str) -> None:
+def test_each_side_preserves_what_is_documented(tiny: MakeModel, name: str, side: str) -> None:
     adapted = random_butterfly(tiny(name).double(), side=side)
-    before = {at: weight(layer.get_base_layer()) for at, layer in layers(adapted).items()}
+    before = {layer_name: weight(layer.get_base_layer()) for layer_name, layer in layers(adapted).items()}
     adapted.merge_adapter()
-    kept: dict[str, list[bool]] = {"rows": [], "columns": []}
-    for at, layer in layers(adapted).items():
-        old, new = before[at], weight(layer.get_base_layer())
+    preserved: dict[str, list[bool]] = {"rows": [], "columns": []}
+    for layer_name, layer in layers(adapted).items():
+        old, new = before[layer_name], weight(layer.get_base_layer())
         assert_differ(old, new)
-        singular = torch.linalg.svdvals(old)
-        torch.testing.assert_close(torch.linalg.svdvals(new), singular, rtol=0, atol=1e-12)
-        kept["rows"].append(torch.allclose(new @ new.T, old @ old.T, rtol=0, atol=1e-12))
-        kept["columns"].append(torch.allclose(new.T @ new, old.T @ old, rtol=0, atol=1e-12))
-    assert set(kept["rows"]) == {side == "input"}
-    assert set(kept["columns"]) == {side == "output"}
+        singular_values = torch.linalg.svdvals(old)
+        torch.testing.assert_close(torch.linalg.svdvals(new), singular_values, rtol=0, atol=1e-12)
+        preserved["rows"].append(torch.allclose(new @ new.T, old @ old.T, rtol=0, atol=1e-12))
+        preserved["columns"].append(torch.allclose(new.T @ new, old.T @ old, rtol=0, atol=1e-12))
+    assert set(preserved["rows"]) == {side == "input"}
+    assert set(preserved["columns"]) == {side == "output"}

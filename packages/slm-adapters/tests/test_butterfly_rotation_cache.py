@@ -15,14 +15,14 @@ from slm_testing.adapters.cache_changes import CHANGES, Change, count_cosines
 from slm_testing.adapters.tiny_adapters import butterfly_layer
 
 
-def rotation_kept(side: str = "both", **settings: Any) -> ButterflyLayer:
+def layer_with_cached_rotation(side: str = "both", **settings: Any) -> ButterflyLayer:
     layer = butterfly_layer(side, **settings).eval()
     layer.cache_weight = False
     return layer
 
 
 def test_in_evaluation_a_rotation_is_composed_once() -> None:
-    layer, x = rotation_kept(), torch.randn(3, 16)
+    layer, x = layer_with_cached_rotation(), torch.randn(3, 16)
     assert count_cosines(layer, x) > 0
     assert count_cosines(layer, x) == count_cosines(layer, 2 * x) == 0
     layer.train()
@@ -32,8 +32,8 @@ def test_in_evaluation_a_rotation_is_composed_once() -> None:
     assert count_cosines(layer, x) == 0
 
 
-def test_in_evaluation_with_gradients_they_are_those_of_training() -> None:
-    layer, x = rotation_kept(), torch.randn(3, 16)
+def test_gradients_in_eval_mode_equal_those_of_training() -> None:
+    layer, x = layer_with_cached_rotation(), torch.randn(3, 16)
     count_cosines(layer, x)
     actual = torch.autograd.grad(layer(x).sin().sum(), list(layer.butterfly_input.parameters()))
     layer.train()
@@ -44,7 +44,7 @@ def test_in_evaluation_with_gradients_they_are_those_of_training() -> None:
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_a_cached_rotation_is_dropped_when_its_angles_change(change: Change) -> None:
-    layer, x = rotation_kept("input"), torch.randn(3, 16)
+    layer, x = layer_with_cached_rotation("input"), torch.randn(3, 16)
     with torch.no_grad():
         before = layer(x)
         assert torch.equal(layer(x), before)
@@ -56,7 +56,7 @@ def test_a_cached_rotation_is_dropped_when_its_angles_change(change: Change) -> 
 
 
 def test_a_cached_rotation_of_one_dtype_is_not_used_for_another() -> None:
-    layer, x = rotation_kept(), torch.randn(3, 16)
+    layer, x = layer_with_cached_rotation(), torch.randn(3, 16)
     with torch.no_grad():
         layer(x)
         exact = layer.double()(x.double())
@@ -72,14 +72,14 @@ def test_a_cached_rotation_of_one_dtype_is_not_used_for_another() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a second device")
 @pytest.mark.gpu
 def test_a_cached_rotation_is_not_used_on_another_device() -> None:
-    layer, x = rotation_kept(), torch.randn(3, 16)
+    layer, x = layer_with_cached_rotation(), torch.randn(3, 16)
     with torch.no_grad():
         before = layer(x)
         torch.testing.assert_close(layer.cuda()(x.cuda()).cpu(), before, rtol=1e-4, atol=1e-5)
 
 
-def test_a_name_used_again_never_gets_its_old_rotation() -> None:
-    layer, x = rotation_kept("input"), torch.randn(3, 16)
+def test_a_reused_adapter_name_never_gets_its_old_rotation() -> None:
+    layer, x = layer_with_cached_rotation("input"), torch.randn(3, 16)
     shape = layer.butterfly_input["default"].shape
     memory = np.zeros(shape, dtype=np.float32)  # freed memory may be allocated again for the same name
 
@@ -117,8 +117,8 @@ def test_training_works_after_inference_has_filled_the_caches(width: int, mode: 
     assert angles.grad is not None
 
 
-def test_a_cache_is_no_part_of_what_is_saved() -> None:
-    layer, x = rotation_kept(), torch.randn(3, 16)
+def test_the_cache_is_not_saved() -> None:
+    layer, x = layer_with_cached_rotation(), torch.randn(3, 16)
     before = set(layer.state_dict())
     count_cosines(layer, x)
     assert set(layer.state_dict()) == before

@@ -10,7 +10,7 @@ from peft import PeftModel, inject_adapter_in_model
 
 from slm_adapters import AdapterError, ButterflyConfig, LoraSettings, add_lora
 from slm_testing.adapters.tiny_adapters import (
-    NAMES,
+    LLAMA_LINEAR_LAYERS,
     MakeModel,
     assert_close,
     butterfly,
@@ -21,30 +21,30 @@ from slm_testing.adapters.tiny_adapters import (
 
 
 @pytest.mark.parametrize(
-    ("chosen", "expected"),
+    ("settings", "expected"),
     [
-        ({}, {(block, name) for block in "01" for name in NAMES}),
-        ({"target_modules": "all-linear"}, {(block, name) for block in "01" for name in NAMES}),
+        ({}, {(block, name) for block in "01" for name in LLAMA_LINEAR_LAYERS}),
+        ({"target_modules": "all-linear"}, {(block, name) for block in "01" for name in LLAMA_LINEAR_LAYERS}),
         ({"target_modules": ["q_proj", "mlp.down_proj"]}, {(b, n) for b in "01" for n in ("q_proj", "down_proj")}),
-        ({"layers_to_transform": [1]}, {("1", name) for name in NAMES}),
+        ({"layers_to_transform": [1]}, {("1", name) for name in LLAMA_LINEAR_LAYERS}),
         ({"target_modules": ["v_proj"], "layers_to_transform": 0}, {("0", "v_proj")}),
         (
             {"exclude_modules": ["v_proj", "up_proj"]},
-            {(b, n) for b in "01" for n in NAMES if n not in ("v_proj", "up_proj")},
+            {(b, n) for b in "01" for n in LLAMA_LINEAR_LAYERS if n not in ("v_proj", "up_proj")},
         ),
         ({"target_modules": r".*\.1\..*(q|k)_proj"}, {("1", "q_proj"), ("1", "k_proj")}),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",  # sets print in varying order
 )
-def test_layers_are_chosen_as_in_every_method(
-    tiny: MakeModel, chosen: dict[str, Any], expected: set[tuple[str, str]]
+def test_layers_are_selected_as_in_every_peft_method(
+    tiny: MakeModel, settings: dict[str, Any], expected: set[tuple[str, str]]
 ) -> None:
-    adapted = butterfly(tiny("llama"), **chosen)
-    actual = {(at.split(".layers.")[1][0], at.rpartition(".")[2]) for at in layers(adapted)}
+    adapted = butterfly(tiny("llama"), **settings)
+    actual = {(layer_name.split(".layers.")[1][0], layer_name.rpartition(".")[2]) for layer_name in layers(adapted)}
     assert actual == expected
 
 
-def test_the_head_is_adapted_where_it_is_named(tiny: MakeModel, input_ids: torch.Tensor) -> None:
+def test_the_head_is_adapted_if_it_is_named(tiny: MakeModel, input_ids: torch.Tensor) -> None:
     adapted = random_butterfly(tiny("llama"), target_modules=["lm_head"], side="input")
     assert [at.rpartition(".")[2] for at in layers(adapted)] == ["lm_head"]
     unmerged = logits(adapted, input_ids)
@@ -61,7 +61,7 @@ def test_the_head_is_adapted_where_it_is_named(tiny: MakeModel, input_ids: torch
     ],
     ids=str,
 )
-def test_what_does_not_fit_the_model_is_refused_by_name(
+def test_settings_that_do_not_fit_the_model_are_refused_with_the_layer_name(
     tiny: MakeModel, settings: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(AdapterError, match=message):
@@ -84,7 +84,7 @@ def test_what_does_not_fit_the_model_is_refused_by_name(
     ],
     ids=str,
 )
-def test_settings_out_of_range_are_refused_where_they_are_made(wrong: dict[str, Any], message: str) -> None:
+def test_settings_out_of_range_are_refused_when_they_are_created(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(AdapterError, match=message):
         ButterflyConfig(**wrong)
 

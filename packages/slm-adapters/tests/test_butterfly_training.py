@@ -43,11 +43,11 @@ def no_dropout(model: nn.Module) -> nn.Module:
     return model.train()
 
 
-def assert_close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], atol: float) -> None:
-    assert one.keys() == other.keys() != set()
-    assert max(float(values.abs().max()) for values in one.values()) > 100 * atol
-    for name in one:
-        torch.testing.assert_close(one[name], other[name], rtol=0, atol=atol)
+def assert_close(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], atol: float) -> None:
+    assert actual.keys() == expected.keys() != set()
+    assert max(float(values.abs().max()) for values in actual.values()) > 100 * atol
+    for name in actual:
+        torch.testing.assert_close(actual[name], expected[name], rtol=0, atol=atol)
 
 
 @all_models
@@ -77,7 +77,7 @@ def test_training_starts_exactly_at_the_base(
     [{"side": "both", "scale": True}, {"side": "auto", "block_size": 16, "stages": 6, "strength": 0.5}],
     ids=str,
 )
-def test_gradients_are_those_of_the_definition(
+def test_gradients_equal_those_of_the_reference(
     tiny: MakeModel, name: str, settings: dict[str, Any], input_ids: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     adapted = no_dropout(random_butterfly(tiny(name).double(), **settings))
@@ -99,14 +99,17 @@ def test_under_autocast_angles_and_their_gradients_stay_float32(
     tiny: MakeModel, name: str, input_ids: torch.Tensor
 ) -> None:
     adapted = no_dropout(random_butterfly(tiny(name), side="both", scale=True))
-    whole = gradients(adapted, input_ids)
+    full_precision = gradients(adapted, input_ids)
     with torch.autocast("cpu", torch.bfloat16):
-        half = gradients(adapted, input_ids)
-    assert {values.dtype for values in half.values()} == {torch.float32}
-    assert {values.dtype for at, values in adapted.named_parameters() if "butterfly_" in at} == {torch.float32}
-    one, other = (torch.cat([actual[at].flatten() for at in whole]) for actual in (half, whole))
-    assert not torch.equal(one, other)
-    assert torch.nn.functional.cosine_similarity(one, other, dim=0) > 0.99
+        half_precision = gradients(adapted, input_ids)
+    assert {values.dtype for values in half_precision.values()} == {torch.float32}
+    assert {values.dtype for key, values in adapted.named_parameters() if "butterfly_" in key} == {torch.float32}
+    half_flat, full_flat = (
+        torch.cat([gradient_set[key].flatten() for key in full_precision])
+        for gradient_set in (half_precision, full_precision)
+    )
+    assert not torch.equal(half_flat, full_flat)
+    assert torch.nn.functional.cosine_similarity(half_flat, full_flat, dim=0) > 0.99
 
 
 def test_the_rotation_itself_runs_in_the_dtype_of_autocast() -> None:
@@ -212,27 +215,27 @@ def test_two_processes_average_to_the_gradients_of_one(
         assert_close(torch.load(tmp_path / f"{rank}.pt"), expected, atol=1e-12)
 
 
-def test_a_rotation_keeps_its_input_and_its_angles_and_nothing_else() -> None:
+def test_a_rotation_saves_only_its_input_and_angles_for_the_backward_pass() -> None:
     rotation = Rotation.of(768)
     x, angles = torch.randn(64, 768, requires_grad=True), torch.randn(rotation.angle_shape, requires_grad=True)
-    kept: list[torch.Tensor] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+    saved: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor) or tensor, lambda tensor: tensor):
         rotate(x, angles, rotation)
-    assert sorted(tensor.data_ptr() for tensor in kept) == sorted([x.data_ptr(), angles.data_ptr()])
+    assert sorted(tensor.data_ptr() for tensor in saved) == sorted([x.data_ptr(), angles.data_ptr()])
 
 
-def test_a_layer_keeps_an_activation_for_each_side_and_no_more() -> None:
+def test_a_layer_saves_one_activation_for_each_side_for_the_backward_pass() -> None:
     layer = butterfly_layer(features=(32, 64)).train()
-    x, kept = torch.randn(1000, 32, requires_grad=True), 0
+    x, saved_numbers = torch.randn(1000, 32, requires_grad=True), 0
 
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        nonlocal kept
-        kept += tensor.numel() if tensor.shape[0] == 1000 or tensor.shape[-1] == 1000 else 0
+    def count_saved(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal saved_numbers
+        saved_numbers += tensor.numel() if tensor.shape[0] == 1000 or tensor.shape[-1] == 1000 else 0
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(count_saved, lambda tensor: tensor):
         layer(x)
-    assert kept == 1000 * (32 + 64)
+    assert saved_numbers == 1000 * (32 + 64)
 
 
 def steps(model: nn.Module, input_ids: torch.Tensor, count: int) -> Iterator[float]:

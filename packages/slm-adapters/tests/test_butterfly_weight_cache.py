@@ -11,7 +11,7 @@ from slm_testing.adapters.cache_changes import CHANGES, Change, count_cosines
 from slm_testing.adapters.tiny_adapters import MakeModel, butterfly_layer, random_butterfly, randomize_angles
 
 
-def weight_kept(layer: ButterflyLayer) -> ButterflyLayer:
+def with_cached_weight(layer: ButterflyLayer) -> ButterflyLayer:
     layer.cache_weight = True
     return layer
 
@@ -37,7 +37,7 @@ def test_a_cached_weight_gives_the_merged_model_bit_for_bit(tiny: MakeModel, nam
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_a_cached_weight_is_dropped_when_its_angles_change(change: Change) -> None:
-    layer, x = weight_kept(butterfly_layer("input").eval()), torch.randn(3, 16)
+    layer, x = with_cached_weight(butterfly_layer("input").eval()), torch.randn(3, 16)
     with torch.no_grad():
         before = layer(x)
         assert count_cosines(layer, x) == 0
@@ -50,7 +50,7 @@ def test_a_cached_weight_is_dropped_when_its_angles_change(change: Change) -> No
 
 @pytest.mark.parametrize("part", ["butterfly_output", "butterfly_magnitude", "weight", "bias"])
 def test_a_cached_weight_follows_every_part_of_the_layer(part: str) -> None:
-    layer, x = weight_kept(butterfly_layer("both", scale=True).eval()), torch.randn(3, 16)
+    layer, x = with_cached_weight(butterfly_layer("both", scale=True).eval()), torch.randn(3, 16)
     changed = getattr(layer.base_layer, part) if part in ("weight", "bias") else getattr(layer, part)["default"]
     with torch.no_grad():
         before = layer(x)
@@ -77,7 +77,7 @@ def test_a_cached_weight_is_that_of_the_adapter_in_use(tiny: MakeModel) -> None:
 
 
 def test_a_cached_weight_stays_out_of_training_and_of_what_is_saved() -> None:
-    layer, x = weight_kept(butterfly_layer().eval()), torch.randn(3, 16)
+    layer, x = with_cached_weight(butterfly_layer().eval()), torch.randn(3, 16)
     names = set(layer.state_dict())
     with torch.no_grad():
         layer(x)
@@ -90,7 +90,7 @@ def test_a_cached_weight_stays_out_of_training_and_of_what_is_saved() -> None:
 
 
 @pytest.mark.parametrize("keep", [False, True], ids=["rotation", "weight"])
-def test_layers_made_in_inference_mode_are_cached_too(keep: bool) -> None:
+def test_layers_created_in_inference_mode_are_cached_too(keep: bool) -> None:
     with torch.inference_mode():  # such tensors have no version counter
         layer, x = butterfly_layer().eval(), torch.randn(3, 16)
         layer.cache_weight = keep
@@ -100,7 +100,7 @@ def test_layers_made_in_inference_mode_are_cached_too(keep: bool) -> None:
         assert not torch.allclose(layer(x), before, atol=1e-3)
 
 
-def test_a_few_tokens_take_the_rotated_weight_by_themselves() -> None:
+def test_a_few_tokens_use_the_rotated_weight_by_default() -> None:
     layer = butterfly_layer().eval()
     merged = copy.deepcopy(layer)
     merged.merge()
@@ -125,7 +125,7 @@ def large(layer: ButterflyLayer) -> None:
 
 
 @pytest.mark.parametrize("change", [two_adapters, large])
-def test_caches_that_take_much_memory_or_change_often_are_made_on_request_only(
+def test_caches_that_take_much_memory_or_change_often_are_created_only_on_request(
     change: Callable[[ButterflyLayer], None],
 ) -> None:
     layer, x = butterfly_layer().eval(), torch.randn(1, 16)

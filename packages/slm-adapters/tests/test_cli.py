@@ -24,7 +24,7 @@ MODEL = "model.safetensors"
 
 
 @pytest.mark.parametrize("adapt", [with_lora, with_butterfly])
-def test_merge_writes_a_plain_model_that_answers_as_the_adapter_did(
+def test_merge_writes_a_plain_model_with_the_logits_of_the_adapter(
     tiny: MakeModel,
     save: Save,
     adapt: Callable[[PreTrainedModel], PeftModel],
@@ -35,9 +35,9 @@ def test_merge_writes_a_plain_model_that_answers_as_the_adapter_did(
     adapted = adapt(tiny("gpt2"))
     run, out = save(adapted), tmp_path / "made" / "merged"
     assert main(["merge", str(run), str(out)]) == 0
-    said = capsys.readouterr().out
-    assert "greedy next token: the same at 32 of 32 positions" in said
-    assert float(said.split("largest difference ")[1].split(",")[0]) < 1e-4
+    output = capsys.readouterr().out
+    assert "greedy next token: the same at 32 of 32 positions" in output
+    assert float(output.split("largest difference ")[1].split(",")[0]) < 1e-4
     plain = AutoModelForCausalLM.from_pretrained(out, dtype="auto")
     assert plain.dtype == torch.float32
     torch.testing.assert_close(logits(plain, input_ids), logits(adapted, input_ids), rtol=1e-4, atol=1e-4)
@@ -46,12 +46,12 @@ def test_merge_writes_a_plain_model_that_answers_as_the_adapter_did(
     assert [path.name for path in out.parent.iterdir()] == ["merged"]
 
 
-def test_a_four_bit_adapter_is_merged_into_what_it_was_trained_over(
+def test_a_qlora_adapter_is_merged_into_the_dequantized_base(
     base: Path, save: Save, tmp_path: Path, input_ids: torch.Tensor, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("bitsandbytes")
-    small = AutoModelForCausalLM.from_pretrained(base, quantization_config=four_bit_config(torch.float32))
-    adapted = with_lora(prepare_four_bit(small, gradient_checkpointing=False))
+    quantized = AutoModelForCausalLM.from_pretrained(base, quantization_config=four_bit_config(torch.float32))
+    adapted = with_lora(prepare_four_bit(quantized, gradient_checkpointing=False))
     run, out = save(adapted, "qlora"), tmp_path / "out"
     assert main(["merge", str(run), str(out)]) == 0
     assert "(QLoRA)" in capsys.readouterr().out
@@ -61,19 +61,21 @@ def test_a_four_bit_adapter_is_merged_into_what_it_was_trained_over(
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_the_saved_dtype_is_the_one_asked_for(run: Path, tmp_path: Path, dtype: str) -> None:
+def test_the_saved_dtype_is_the_requested_one(run: Path, tmp_path: Path, dtype: str) -> None:
     assert main(["merge", str(run), str(tmp_path / "out"), "--dtype", dtype]) == 0
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto")
     assert plain.dtype == getattr(torch, dtype)
 
 
-def test_the_base_may_lie_elsewhere(base: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_base_may_be_in_another_folder(
+    base: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     moved = base.rename(tmp_path / "moved")
     assert "does not exist" in refusal(capsys, "merge", run, tmp_path / "out")
     assert main(["merge", str(run), str(tmp_path / "out"), "--base", str(moved)]) == 0
 
 
-def test_a_merged_model_that_answers_otherwise_is_exit_code_1(
+def test_a_merged_model_with_different_logits_is_exit_code_1(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], base: Path
 ) -> None:
     broken = AutoModelForCausalLM.from_pretrained(base).eval()
@@ -91,7 +93,7 @@ def test_the_probe_is_cut_to_the_context_and_must_have_tokens(
     assert "32 tokens" in capsys.readouterr().out
 
 
-def test_overwrite_replaces_a_model_and_nothing_else(
+def test_overwrite_replaces_only_a_merged_model(
     base: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
@@ -110,26 +112,26 @@ def test_overwrite_replaces_a_model_and_nothing_else(
     notes.mkdir()
     (notes / "notes.txt").write_text("mine")
     assert "it has no config.json) and is left alone" in refusal(capsys, "merge", run, notes, "--overwrite")
-    for kept in (base, run, tmp_path):
-        assert "holds the base or the adapter to be merged" in refusal(capsys, "merge", run, kept, "--overwrite")
+    for folder in (base, run, tmp_path):
+        assert "holds the base or the adapter to be merged" in refusal(capsys, "merge", run, folder, "--overwrite")
     assert "holds the base or the adapter to be merged" in refusal(
         capsys, "merge", run, base, "--overwrite", "--base", base
     )
 
 
-@pytest.mark.parametrize("there", [False, True])
+@pytest.mark.parametrize("out_exists", [False, True])
 def test_a_merge_that_cannot_be_written_leaves_out_as_it_was(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], there: bool
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], out_exists: bool
 ) -> None:
     out = tmp_path / "out"
-    if there:
+    if out_exists:
         assert main(["merge", str(run), str(out)]) == 0
-    before = {path.name: path.read_bytes() for path in out.iterdir()} if there else None
+    before = {path.name: path.read_bytes() for path in out.iterdir()} if out_exists else None
 
-    def full(*_: object) -> None:
+    def fail_disk_full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("slm_adapters.merging.merged_folder._sync_to_disk", full)
+    monkeypatch.setattr("slm_adapters.merging.merged_folder._sync_to_disk", fail_disk_full)
     assert "No space left on device" in refusal(capsys, "merge", run, out, "--overwrite", "--dtype", "float16")
     assert ({path.name: path.read_bytes() for path in out.iterdir()} if out.exists() else None) == before
     assert list(tmp_path.glob(".out*")) == []
@@ -159,7 +161,7 @@ def test_mistakes_are_one_sentence_and_exit_code_2(
 # the real command
 
 
-def test_the_real_command_merges_and_says_nothing_but_its_result(run: Path, tmp_path: Path) -> None:
+def test_the_real_command_merges_and_prints_only_its_result(run: Path, tmp_path: Path) -> None:
     script = Path(sys.executable).with_name("slm-adapters")
     done = subprocess.run([script, "merge", run, tmp_path / "out"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
@@ -167,7 +169,7 @@ def test_the_real_command_merges_and_says_nothing_but_its_result(run: Path, tmp_
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").num_parameters()
 
 
-def test_a_reader_that_goes_away_is_no_error(base: Path) -> None:
+def test_a_closed_pipe_is_no_error(base: Path) -> None:
     script = "import sys; from slm_adapters.cli import main; input(); sys.exit(main(sys.argv[1:]))"
     argv = [sys.executable, "-c", script, "inspect", str(base)]
     pipe: Any = subprocess.PIPE
@@ -179,7 +181,7 @@ def test_a_reader_that_goes_away_is_no_error(base: Path) -> None:
     assert process.returncode == 0
 
 
-def test_the_command_refuses_in_a_sentence(tmp_path: Path) -> None:
+def test_the_command_reports_a_mistake_in_one_sentence(tmp_path: Path) -> None:
     done = forked.run("slm_adapters.cli", ["inspect", tmp_path / "nothing"], tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"slm-adapters: folder {tmp_path / 'nothing'} does not exist; check the path\n"
@@ -187,7 +189,7 @@ def test_the_command_refuses_in_a_sentence(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["merge", "inspect"])
 def test_help_shows_examples(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as exit_info:
         main([name, "--help"])
-    assert ended.value.code == 0
+    assert exit_info.value.code == 0
     assert f"examples:\n  slm-adapters {name} " in capsys.readouterr().out

@@ -18,9 +18,9 @@ HEAVY = ["torch", "transformers", "peft", "bitsandbytes", "datasets", "pyarrow",
 def run_python(code: str, *argv: object) -> str:
     """Run ``code`` in a fresh process and return what it prints; nothing may be written to stderr."""
     command = [sys.executable, "-c", code, *map(str, argv)]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (ended.returncode, ended.stderr) == (0, "")
-    return ended.stdout
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (process.returncode, process.stderr) == (0, "")
+    return process.stdout
 
 
 def test_importing_the_package_and_its_settings_loads_nothing_heavy() -> None:
@@ -42,7 +42,7 @@ print([name for name in ("torch", "transformers", "peft") if name in sys.modules
     assert run_python(code, base).splitlines() == ["(48, 64)", "[]"]
 
 
-def test_every_exported_name_is_there_and_no_other() -> None:
+def test_exactly_the_exported_names_exist() -> None:
     assert sorted(slm_adapters.__all__) == sorted(slm_adapters._EXPORTS)
     for name, path in slm_adapters._EXPORTS.items():
         assert path.endswith(f":{name}")  # exported under its own name
@@ -78,11 +78,11 @@ def test_peft_alone_loads_a_butterfly_in_every_order_of_imports(
     run = save(adapted)
     torch.save(input_ids, tmp_path / "ids.pt")
     torch.save(logits(adapted, input_ids), tmp_path / "logits.pt")
-    quiet = "import sys\nfrom transformers.utils.logging import disable_progress_bar\ndisable_progress_bar()\n"
-    code = f"{quiet}{imports}\n{LOAD}"
+    setup = "import sys\nfrom transformers.utils.logging import disable_progress_bar\ndisable_progress_bar()\n"
+    code = f"{setup}{imports}\n{LOAD}"
     command = [sys.executable, "-c", code, base, run, tmp_path / "ids.pt", tmp_path / "logits.pt"]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (ended.returncode, ended.stdout.strip()) == (0, "ButterflyModel True"), ended.stderr
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (process.returncode, process.stdout.strip()) == (0, "ButterflyModel True"), process.stderr
 
 
 MODULES = sorted(

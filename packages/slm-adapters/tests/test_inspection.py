@@ -19,7 +19,7 @@ def message(capsys: pytest.CaptureFixture[str], folder: Path) -> dict[str, Any]:
     return actual
 
 
-def test_inspect_tells_lora_without_its_base(
+def test_inspect_describes_lora_without_its_base(
     base: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     base.rename(tmp_path / "gone")
@@ -35,7 +35,9 @@ def test_inspect_tells_lora_without_its_base(
     assert {"alpha         8", "layers        8", "parameters    8,192"} < set(lines)
 
 
-def test_inspect_tells_qlora_by_its_run(tiny: MakeModel, save: Save, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inspect_recognises_qlora_by_its_run_record(
+    tiny: MakeModel, save: Save, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert message(capsys, save(with_lora(tiny("gpt2")), "qlora"))["method"] == "QLoRA"
 
 
@@ -49,7 +51,7 @@ def test_inspect_tells_qlora_by_its_run(tiny: MakeModel, save: Save, capsys: pyt
     ],
     ids=str,
 )
-def test_inspect_tells_each_rotation_as_the_model_has_it(
+def test_inspect_lists_each_rotation_as_in_the_model(
     tiny: MakeModel, save: Save, capsys: pytest.CaptureFixture[str], settings: dict[str, Any], method: str
 ) -> None:
     adapted = with_butterfly(tiny("gpt2"), **settings)
@@ -73,18 +75,18 @@ def test_inspect_tells_each_rotation_as_the_model_has_it(
 
 
 @pytest.mark.parametrize("width", [64, 96, 128, 288, 320, 384, 512, 576, 768, 896, 960, 1024, 1280, 1536, 2304, 3072])
-def test_the_width_of_a_model_is_found_from_the_number_of_its_angles(width: int) -> None:
+def test_the_width_is_inferred_from_the_number_of_angles(width: int) -> None:
     rotation = Rotation.of(width)
     assert rotation_of_shape(rotation.angle_shape, None, None) == rotation
 
 
-def test_inspect_tells_a_whole_model(base: Path, tiny: MakeModel, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inspect_describes_a_whole_model(base: Path, tiny: MakeModel, capsys: pytest.CaptureFixture[str]) -> None:
     actual = message(capsys, base)
     assert (actual["method"], actual["architecture"], actual["dtypes"]) == ("full model", "GPT2LMHeadModel", ["F32"])
     assert actual["parameters"] == sum(weight.numel() for weight in tiny("gpt2").parameters())
 
 
-def test_inspect_refuses_what_load_would(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inspect_refuses_what_load_refuses(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "does not exist" in refusal(capsys, "inspect", tmp_path / "nothing")
     config = run / "adapter_config.json"
     config.write_text(config.read_text().replace('"LORA"', '"MAGIC"'))

@@ -16,37 +16,41 @@ def any_angles(rotation: Rotation, dtype: torch.dtype = torch.float64, seed: int
     return torch.randn(rotation.angle_shape, generator=generator, dtype=torch.float64).to(dtype)
 
 
-def test_check_passes_on_a_shape_of_ones_own() -> None:
+def test_check_passes_on_a_custom_shape() -> None:
     check(12, block_size=6, stages=3, dtype=torch.float64, examples=5)
 
 
-def skewed(x: torch.Tensor, some: torch.Tensor, rotation: Rotation) -> torch.Tensor:
-    return rotate(x, some, rotation) * 1.001
+def skewed(x: torch.Tensor, angles: torch.Tensor, rotation: Rotation) -> torch.Tensor:
+    return rotate(x, angles, rotation) * 1.001
 
 
-def mirrored(some: torch.Tensor, rotation: Rotation, dtype: torch.dtype) -> torch.Tensor:
-    return rotation_matrix(some, rotation, dtype)[[1, 0, *range(2, rotation.width)]]
+def mirrored(angles: torch.Tensor, rotation: Rotation, dtype: torch.dtype) -> torch.Tensor:
+    return rotation_matrix(angles, rotation, dtype)[[1, 0, *range(2, rotation.width)]]
 
 
-def bent(x: torch.Tensor, some: torch.Tensor, rotation: Rotation) -> torch.Tensor:
-    return rotate(x, some, rotation) + x.square()
+def bent(x: torch.Tensor, angles: torch.Tensor, rotation: Rotation) -> torch.Tensor:
+    return rotate(x, angles, rotation) + x.square()
 
 
-def wasteful(x: torch.Tensor, some: torch.Tensor, rotation: Rotation) -> torch.Tensor:
-    dense = rotation_matrix(some, rotation, x.dtype)
+def wasteful(x: torch.Tensor, angles: torch.Tensor, rotation: Rotation) -> torch.Tensor:
+    dense = rotation_matrix(angles, rotation, x.dtype)
     for _ in range(32):
         x = x @ dense
     return x
 
 
-def with_a_lost_gradient(x: torch.Tensor, some: torch.Tensor, rotation: Rotation) -> torch.Tensor:
-    return rotate(x, some.detach(), rotation) + 0 * some.sum()
+def with_a_lost_gradient(x: torch.Tensor, angles: torch.Tensor, rotation: Rotation) -> torch.Tensor:
+    return rotate(x, angles.detach(), rotation) + 0 * angles.sum()
 
 
 @pytest.mark.parametrize(
     ("law", "patched", "broken"),
     [
-        ("orthogonal", "rotation_matrix", lambda some, rotation, dtype: rotation_matrix(some, rotation, dtype) * 1.001),
+        (
+            "orthogonal",
+            "rotation_matrix",
+            lambda angles, rotation, dtype: rotation_matrix(angles, rotation, dtype) * 1.001,
+        ),
         ("norm_preserved", "rotate", skewed),
         ("inverse", "rotate_back", rotate),
         ("determinant_one", "rotation_matrix", mirrored),
@@ -57,18 +61,18 @@ def with_a_lost_gradient(x: torch.Tensor, some: torch.Tensor, rotation: Rotation
         ("linear_cost", "rotate", wasteful),
     ],
 )
-def test_a_law_fails_where_it_is_broken(
+def test_a_law_fails_when_it_is_violated(
     law: str, patched: str, broken: Callable[..., torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rotation = Rotation.of(128)
-    some = any_angles(rotation, torch.float32)
-    LAWS[law](rotation, some)
+    angles = any_angles(rotation, torch.float32)
+    LAWS[law](rotation, angles)
     monkeypatch.setattr(laws, patched, broken)
     with pytest.raises(AssertionError):
-        LAWS[law](rotation, some)
+        LAWS[law](rotation, angles)
 
 
-def test_check_names_the_broken_law_and_the_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_names_the_violated_law_and_the_shape(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(laws, "rotate", skewed)
     message = (
         r"norm_preserved does not hold for Rotation\(width=8, block_size=4, stages=2\) in torch.float32 on cpu: off by"
@@ -77,7 +81,7 @@ def test_check_names_the_broken_law_and_the_shape(monkeypatch: pytest.MonkeyPatc
         check(8, block_size=4, examples=5)
 
 
-def test_without_hypothesis_only_the_laws_are_missing_and_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_hypothesis_only_importing_the_laws_fails_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "hypothesis", None)
     monkeypatch.delitem(sys.modules, "slm_adapters.laws")
     with pytest.raises(ImportError, match=r"^slm_adapters.laws needs hypothesis; install slm-adapters\[laws\]$"):

@@ -22,7 +22,7 @@ methods = pytest.mark.parametrize("method", ["lora", "butterfly"])
 
 
 @architectures
-def test_a_whole_model_comes_back_bit_for_bit_ready_to_answer(
+def test_a_whole_model_is_loaded_bit_for_bit_in_eval_mode(
     tiny: MakeModel, make_base: MakeBase, name: str, input_ids: torch.Tensor
 ) -> None:
     loaded = load(make_base(name), device="cpu")
@@ -33,7 +33,7 @@ def test_a_whole_model_comes_back_bit_for_bit_ready_to_answer(
     assert loaded.tokenizer("abc")["input_ids"] == [3, 4, 5]
 
 
-def test_a_bfloat16_checkpoint_is_float32_unless_asked(tiny: MakeModel, tmp_path: Path) -> None:
+def test_a_bfloat16_checkpoint_is_loaded_in_float32_by_default(tiny: MakeModel, tmp_path: Path) -> None:
     tiny("gpt2").to(torch.bfloat16).save_pretrained(tmp_path)
     tokenizer().save_pretrained(tmp_path)
     assert load(tmp_path, device="cpu").model.dtype == torch.float32
@@ -42,7 +42,7 @@ def test_a_bfloat16_checkpoint_is_float32_unless_asked(tiny: MakeModel, tmp_path
 
 @architectures
 @methods
-def test_an_adapter_comes_back_bit_for_bit_however_it_is_named(
+def test_an_adapter_is_loaded_bit_for_bit_with_or_without_its_base_given(
     tiny: MakeModel, make_base: MakeBase, name: str, method: str, input_ids: torch.Tensor, tmp_path: Path
 ) -> None:
     base, model = make_base(name), adapted(tiny(name), method)
@@ -50,15 +50,15 @@ def test_an_adapter_comes_back_bit_for_bit_however_it_is_named(
     assert not torch.allclose(expected, logits(tiny(name), input_ids), atol=1e-3)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        ways = [load(run, device="cpu"), load(str(run), run, device="cpu"), load(base, run, device="cpu")]
-    for loaded in ways:
+        loaded_models = [load(run, device="cpu"), load(str(run), run, device="cpu"), load(base, run, device="cpu")]
+    for loaded in loaded_models:
         assert torch.equal(logits(loaded.model, input_ids), expected)
         assert (loaded.base, loaded.adapter) == (str(base), str(run))
         assert not loaded.model.training
         assert not any(weight.requires_grad for weight in loaded.model.parameters())
 
 
-def test_a_config_that_denies_gpt2s_transposed_layers_is_corrected_without_a_warning(
+def test_a_wrong_fan_in_fan_out_is_corrected_without_a_warning(
     tiny: MakeModel, make_base: MakeBase, input_ids: torch.Tensor, tmp_path: Path
 ) -> None:
     model = adapted(tiny("gpt2"), "lora")
@@ -73,7 +73,7 @@ def test_a_config_that_denies_gpt2s_transposed_layers_is_corrected_without_a_war
 
 @architectures
 @methods
-def test_merged_is_a_plain_model_that_answers_the_same(
+def test_a_merged_model_is_a_plain_model_with_the_same_logits(
     tiny: MakeModel, make_base: MakeBase, name: str, method: str, input_ids: torch.Tensor, tmp_path: Path
 ) -> None:
     model = adapted(tiny(name), method)
@@ -115,7 +115,7 @@ Qlora = Callable[[str, str], tuple[PeftModel, Path]]
 @architectures
 @methods
 @pytest.mark.parametrize("avx512bf16", [False, True])
-def test_what_was_trained_over_four_bits_is_loaded_over_four_bits(
+def test_an_adapter_trained_over_4_bit_weights_is_loaded_over_4_bit_weights(
     monkeypatch: pytest.MonkeyPatch,
     qlora: Qlora,
     name: str,
@@ -135,7 +135,7 @@ def test_what_was_trained_over_four_bits_is_loaded_over_four_bits(
 
 @architectures
 @methods
-def test_merging_over_four_bits_keeps_the_weights_that_were_trained_over(
+def test_merging_a_qlora_adapter_uses_the_dequantized_weights(
     qlora: Qlora, make_base: MakeBase, name: str, method: str, input_ids: torch.Tensor
 ) -> None:
     model, run = qlora(name, method)
@@ -147,17 +147,17 @@ def test_merging_over_four_bits_keeps_the_weights_that_were_trained_over(
     assert not torch.allclose(logits(over_whole, input_ids), logits(model, input_ids), atol=1e-3)
 
 
-def test_a_whole_model_can_be_held_in_four_bits_and_taken_out_again(make_base: MakeBase) -> None:
+def test_a_whole_model_can_be_loaded_in_4_bits_and_dequantized(make_base: MakeBase) -> None:
     pytest.importorskip("bitsandbytes")
     base = make_base("gpt2")
-    small = linear_layers(load(base, four_bit=True, device="cpu").model)
-    whole = linear_layers(load(base, four_bit=True, merge=True, device="cpu").model)
-    assert whole.keys() == small.keys()
-    for name, layer in whole.items():
-        assert torch.equal(layer.weight.T, dequantized(small[name]))  # type: ignore[operator]  # Conv1D
+    quantized_layers = linear_layers(load(base, four_bit=True, device="cpu").model)
+    dequantized_layers = linear_layers(load(base, four_bit=True, merge=True, device="cpu").model)
+    assert dequantized_layers.keys() == quantized_layers.keys()
+    for name, layer in dequantized_layers.items():
+        assert torch.equal(layer.weight.T, dequantized(quantized_layers[name]))  # type: ignore[operator]  # Conv1D
 
 
-def test_a_checkpoint_of_a_qlora_run_knows_its_run(qlora: Qlora, input_ids: torch.Tensor) -> None:
+def test_a_checkpoint_uses_the_run_record_of_its_qlora_run(qlora: Qlora, input_ids: torch.Tensor) -> None:
     model, run = qlora("gpt2", "lora")
     checkpoint = run / "checkpoint-20"
     checkpoint.mkdir()
@@ -177,12 +177,14 @@ def test_without_bitsandbytes_a_four_bit_adapter_is_refused_with_the_alternative
         load(run)
 
 
-def test_the_tokenizer_is_the_runs_own_or_else_the_bases(tiny: MakeModel, make_base: MakeBase, tmp_path: Path) -> None:
+def test_the_tokenizer_is_that_of_the_run_or_else_of_the_base(
+    tiny: MakeModel, make_base: MakeBase, tmp_path: Path
+) -> None:
     base = make_base("gpt2")
     run = save_run(adapted(tiny("gpt2"), "lora"), tmp_path / "run", str(base))
-    own = tokenizer()
-    own.add_tokens(["<own>"])
-    own.save_pretrained(run)
+    run_tokenizer = tokenizer()
+    run_tokenizer.add_tokens(["<own>"])
+    run_tokenizer.save_pretrained(run)
     assert "<own>" in load(run, device="cpu").tokenizer.get_vocab()
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (run / name).unlink()
@@ -193,7 +195,7 @@ def test_the_tokenizer_is_the_runs_own_or_else_the_bases(tiny: MakeModel, make_b
         load(run)
 
 
-def test_a_base_that_a_package_provides_is_found_by_its_name(
+def test_a_base_provided_by_a_package_is_found_by_name(
     tiny: MakeModel, make_base: MakeBase, monkeypatch: pytest.MonkeyPatch, input_ids: torch.Tensor, tmp_path: Path
 ) -> None:
     point = SimpleNamespace(name="sample", load=lambda: lambda: make_base("gpt2"))
@@ -208,10 +210,10 @@ def test_a_base_that_a_package_provides_is_found_by_its_name(
 def test_a_package_that_is_not_installed_is_named(
     tiny: MakeModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    actual: list[EntryPoint] = []
-    monkeypatch.setattr("slm_adapters.base.base_lookup.entry_points", lambda **_: actual)
+    installed: list[EntryPoint] = []
+    monkeypatch.setattr("slm_adapters.base.base_lookup.entry_points", lambda **_: installed)
     run = save_run(adapted(tiny("gpt2"), "lora"), tmp_path / "run", "sample")
-    said = "base 'sample' is the built-in model of slm-data; install slm-data"
+    message = "base 'sample' is the built-in model of slm-data; install slm-data"
     for path in ("sample", run):
-        with pytest.raises(AdapterError, match=said):
+        with pytest.raises(AdapterError, match=message):
             load(path)

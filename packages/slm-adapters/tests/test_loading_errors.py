@@ -35,14 +35,14 @@ def pickled(path: Path, name: str) -> None:
 
 def poison(path: Path, name: str) -> None:
     tensors = load_file(path)
-    chosen = next(key for key in sorted(tensors) if name in key)
-    tensors[chosen].view(-1)[3] = float("nan")
+    damaged = next(key for key in sorted(tensors) if name in key)
+    tensors[damaged].view(-1)[3] = float("nan")
     save_file(tensors, path, metadata={"format": "pt"})
 
 
 def drop(path: Path, name: str) -> None:
-    kept = {key: tensor for key, tensor in load_file(path).items() if name not in key}
-    save_file(kept, path, metadata={"format": "pt"})
+    remaining = {key: tensor for key, tensor in load_file(path).items() if name not in key}
+    save_file(remaining, path, metadata={"format": "pt"})
 
 
 MODEL, ADAPTER = "model.safetensors", "adapter_model.safetensors"
@@ -103,15 +103,15 @@ def test_a_damaged_run_or_base_is_refused_in_one_sentence(
 ) -> None:
     base = make_base("gpt2")
     run = save_run(adapted(tiny("gpt2"), "lora"), tmp_path / "run", str(base))
-    spoil, said = BROKEN[broken]
-    spoil(base, run)
-    with pytest.raises(AdapterError, match=said) as refused:
+    damage, message = BROKEN[broken]
+    damage(base, run)
+    with pytest.raises(AdapterError, match=message) as error_info:
         load(run, device="cpu")
-    print(refused.value)
-    assert "\n" not in str(refused.value)
+    print(error_info.value)
+    assert "\n" not in str(error_info.value)
 
 
-def test_angles_that_are_no_numbers_are_refused_too(tiny: MakeModel, make_base: MakeBase, tmp_path: Path) -> None:
+def test_nan_angles_are_refused_too(tiny: MakeModel, make_base: MakeBase, tmp_path: Path) -> None:
     run = save_run(adapted(tiny("gpt2"), "butterfly"), tmp_path / "run", str(make_base("gpt2")))
     poison(run / ADAPTER, "h.0.mlp.c_fc.butterfly_input")
     with pytest.raises(AdapterError, match=r"h\.0\.mlp\.c_fc\.butterfly_input"):
@@ -127,7 +127,7 @@ def test_a_four_bit_base_with_a_nan_is_refused(make_base: MakeBase) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "said"),
+    ("path", "message"),
     [
         ("./nothing", r"folder \./nothing does not exist"),
         ("some/where/else", "folder some/where/else does not exist"),
@@ -135,15 +135,15 @@ def test_a_four_bit_base_with_a_nan_is_refused(make_base: MakeBase) -> None:
     ],
     ids=str,
 )
-def test_a_folder_that_is_not_there_is_not_looked_for_on_the_hub(
-    path: str | Path, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_missing_folder_is_not_looked_up_on_the_hub(
+    path: str | Path, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(AdapterError, match=said):
+    with pytest.raises(AdapterError, match=message):
         load(path)
 
 
-def test_a_file_of_a_folder_is_not_the_folder(make_base: MakeBase) -> None:
+def test_a_file_in_place_of_a_folder_is_refused(make_base: MakeBase) -> None:
     with pytest.raises(AdapterError, match="is a file; give the folder that contains it"):
         load(make_base("gpt2") / MODEL)
 
@@ -166,34 +166,34 @@ def test_the_adapter_of_another_model_is_refused(
         config.update(sizes)
         AutoModelForCausalLM.from_config(config).save_pretrained(other)
         tokenizer().save_pretrained(other)
-    with pytest.raises(AdapterError) as refused:
+    with pytest.raises(AdapterError) as error_info:
         load(other, run, device="cpu")
-    print(refused.value)
-    assert "\n" not in str(refused.value)
+    print(error_info.value)
+    assert "\n" not in str(error_info.value)
 
 
-def test_another_name_than_the_adapters_own_is_refused_and_a_folder_has_to_fit(
+def test_a_base_name_other_than_the_recorded_one_is_refused_but_a_folder_is_loaded(
     tiny: MakeModel, make_base: MakeBase, input_ids: torch.Tensor, tmp_path: Path
 ) -> None:
     model = adapted(tiny("gpt2"), "lora")
     run = save_run(model, tmp_path / "run", "distilbert/distilgpt2")
-    said = "was trained on 'distilbert/distilgpt2', not on 'gpt2'; give 'distilbert/distilgpt2', or a folder"
-    with pytest.raises(AdapterError, match=said):
+    message = "was trained on 'distilbert/distilgpt2', not on 'gpt2'; give 'distilbert/distilgpt2', or a folder"
+    with pytest.raises(AdapterError, match=message):
         load("gpt2", run)
     assert torch.equal(logits(load(make_base("gpt2"), run, device="cpu").model, input_ids), logits(model, input_ids))
 
 
 def test_two_adapters_or_two_models_are_refused(tiny: MakeModel, make_base: MakeBase, tmp_path: Path) -> None:
     base = make_base("gpt2")
-    one = save_run(adapted(tiny("gpt2"), "lora"), tmp_path / "one", str(base))
-    other = save_run(adapted(tiny("gpt2"), "lora"), tmp_path / "other", str(base))
+    first = save_run(adapted(tiny("gpt2"), "lora"), tmp_path / "one", str(base))
+    second = save_run(adapted(tiny("gpt2"), "lora"), tmp_path / "other", str(base))
     with pytest.raises(AdapterError, match=r"one holds an adapter, not a base model"):
-        load(one, other)
+        load(first, second)
     with pytest.raises(AdapterError, match=r"holds a whole model, not an adapter"):
         load(base, base)
 
 
-def test_code_that_comes_with_a_model_is_never_run(make_base: MakeBase, tmp_path: Path) -> None:
+def test_code_in_a_model_folder_is_never_run(make_base: MakeBase, tmp_path: Path) -> None:
     base, trace = make_base("gpt2"), tmp_path / "trace"
     (base / "evil.py").write_text(f"open({str(trace)!r}, 'w').close()\n")
     edit_json(base / CONFIG, model_type="evil", auto_map={"AutoConfig": "evil.E", "AutoModelForCausalLM": "evil.M"})

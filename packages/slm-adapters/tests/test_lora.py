@@ -17,8 +17,8 @@ from slm_testing.adapters.tiny_adapters import MakeModel, all_models, logits
 
 def shape(layer: nn.Module) -> tuple[int, int]:
     """Return the input and output features; Conv1D stores its weight ``[in, out]``."""
-    one, other = layer.weight.shape
-    return (one, other) if isinstance(layer, Conv1D) else (other, one)
+    rows, columns = layer.weight.shape
+    return (rows, columns) if isinstance(layer, Conv1D) else (columns, rows)
 
 
 def randomize_lora(model: nn.Module) -> None:
@@ -38,7 +38,7 @@ def test_an_untrained_adapter_changes_no_bit_of_the_logits(tiny: MakeModel, name
 
 
 @all_models
-def test_what_trains_is_r_times_in_plus_out_of_every_layer(tiny: MakeModel, name: str) -> None:
+def test_each_layer_trains_r_times_in_plus_out_parameters(tiny: MakeModel, name: str) -> None:
     model = tiny(name)
     sizes = [sum(shape(layer)) for layer in linear_layers(model).values()]
     adapted = add_lora(model, LoraSettings(r=3))
@@ -55,7 +55,7 @@ def test_only_the_named_targets_are_adapted(tiny: MakeModel) -> None:
 
 
 @pytest.mark.parametrize("targets", [(), ("c_fc",), ("attn.c_attn", "c_fc"), ("transformer.h.0.mlp.c_proj",)], ids=str)
-def test_gpt2s_transposed_layers_are_known_without_a_warning(
+def test_gpt2s_transposed_layers_are_recognised_without_a_warning(
     tiny: MakeModel, input_ids: torch.Tensor, targets: tuple[str, ...]
 ) -> None:
     settings = LoraSettings(target_modules=targets)
@@ -112,7 +112,7 @@ def test_the_adapter_trains_in_float32_on_a_bfloat16_base(tiny: MakeModel) -> No
     assert kinds == {True: torch.float32, False: torch.bfloat16}
 
 
-def test_a_target_that_does_not_exist_is_refused_and_the_model_left_alone(tiny: MakeModel) -> None:
+def test_a_target_that_does_not_exist_is_refused_and_the_model_is_unchanged(tiny: MakeModel) -> None:
     model = tiny("gpt2")
     with pytest.raises(AdapterError, match=r"'q_proj' matches no linear layer.*c_attn, c_fc, c_proj"):
         add_lora(model, LoraSettings(target_modules=["c_attn", "q_proj"]))
@@ -135,6 +135,6 @@ def test_a_target_that_does_not_exist_is_refused_and_the_model_left_alone(tiny: 
     ],
     ids=str,
 )
-def test_settings_out_of_range_are_refused_where_they_are_made(wrong: dict[str, Any], message: str) -> None:
+def test_settings_out_of_range_are_refused_when_they_are_created(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(AdapterError, match=message):
         LoraSettings(**wrong)

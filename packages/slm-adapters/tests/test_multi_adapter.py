@@ -11,16 +11,18 @@ from slm_testing.adapters.tiny_adapters import MakeBase, MakeModel, adapted, log
 
 
 def answers(loaded: LoadedAdapters, name: str, input_ids: torch.Tensor) -> torch.Tensor:
-    (model,) = [one for one in loaded.models if loaded.adapters[name] in getattr(one, "peft_config", ())]
-    holder: Any = model
-    holder.set_adapter(loaded.adapters[name], inference_mode=True)
+    (model,) = [
+        candidate for candidate in loaded.models if loaded.adapters[name] in getattr(candidate, "peft_config", ())
+    ]
+    peft_model: Any = model
+    peft_model.set_adapter(loaded.adapters[name], inference_mode=True)
     return logits(model, input_ids)
 
 
 @pytest.fixture
 def runs(tiny: MakeModel, make_base: MakeBase, tmp_path: Path) -> dict[str, Path]:
     base = str(make_base("gpt2"))
-    actual = {}
+    folders = {}
     for name in ("lora", "butterfly", "other.lora"):  # PEFT takes no dot in a name
         model = adapted(tiny("gpt2"), name.removeprefix("other."))
         if name == "other.lora":
@@ -28,11 +30,11 @@ def runs(tiny: MakeModel, make_base: MakeBase, tmp_path: Path) -> dict[str, Path
                 for key, weight in model.named_parameters():
                     if "lora_B" in key:
                         weight.mul_(-2)
-        actual[name] = save_run(model, tmp_path / name, base)
-    return actual
+        folders[name] = save_run(model, tmp_path / name, base)
+    return folders
 
 
-def test_each_adapter_answers_as_it_does_alone_and_the_base_too(
+def test_each_adapter_and_the_base_give_the_same_logits_as_alone(
     tiny: MakeModel, make_base: MakeBase, runs: dict[str, Path], input_ids: torch.Tensor
 ) -> None:
     loaded = load_adapters(make_base("gpt2"), runs, device="cpu")
@@ -46,7 +48,7 @@ def test_each_adapter_answers_as_it_does_alone_and_the_base_too(
     assert loaded.base == str(make_base("gpt2"))
 
 
-def test_the_base_is_in_memory_once_and_methods_have_a_model_each(
+def test_the_base_is_in_memory_once_and_each_method_has_a_model(
     make_base: MakeBase, runs: dict[str, Path], tiny: MakeModel
 ) -> None:
     loaded = load_adapters(make_base("gpt2"), runs, device="cpu")
@@ -65,7 +67,7 @@ def test_without_adapters_it_is_the_plain_base(make_base: MakeBase, tiny: MakeMo
     assert not hasattr(loaded.models[0], "peft_config")
 
 
-def test_an_adapters_folder_as_the_base_stands_for_its_base(
+def test_an_adapters_folder_as_model_path_stands_for_its_base(
     make_base: MakeBase, runs: dict[str, Path], input_ids: torch.Tensor
 ) -> None:
     loaded = load_adapters(runs["lora"], {"mine": runs["lora"]}, device="cpu")
@@ -83,13 +85,13 @@ def test_a_folder_that_is_no_adapter_or_of_another_model_is_refused(
         load_adapters(make_base("gpt2"), {"lora": runs["lora"], "other": other}, device="cpu")
 
 
-def test_adapters_over_4_bits_have_a_base_of_their_own_in_4_bits(
+def test_adapters_trained_over_4_bit_weights_have_their_own_4_bit_base(
     tiny: MakeModel, make_base: MakeBase, runs: dict[str, Path], tmp_path: Path, input_ids: torch.Tensor
 ) -> None:
-    small = save_run(adapted(tiny("gpt2"), "lora"), tmp_path / "qlora", str(make_base("gpt2")), mode="qlora")
-    loaded = load_adapters(make_base("gpt2"), {"small": small, "lora": runs["lora"]}, device="cpu")
+    qlora_run = save_run(adapted(tiny("gpt2"), "lora"), tmp_path / "qlora", str(make_base("gpt2")), mode="qlora")
+    loaded = load_adapters(make_base("gpt2"), {"small": qlora_run, "lora": runs["lora"]}, device="cpu")
     assert len(loaded.models) == 2
-    expected = logits(load(small, device="cpu").model, input_ids)
+    expected = logits(load(qlora_run, device="cpu").model, input_ids)
     assert torch.equal(answers(loaded, "small", input_ids), expected)
     assert not torch.equal(answers(loaded, "lora", input_ids), expected)
     first: Any = loaded.models[0]

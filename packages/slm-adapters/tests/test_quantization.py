@@ -45,33 +45,31 @@ def folder(request: pytest.FixtureRequest, tiny: MakeModel, tmp_path: Path) -> P
 
 
 def test_the_weights_get_smaller_and_the_embeddings_stay_float32(folder: Path) -> None:
-    whole = AutoModelForCausalLM.from_pretrained(folder)
-    small = prepare_four_bit(four_bit(folder), gradient_checkpointing=False)
-    assert default_targets(small) == default_targets(whole)
-    layers, quantised = linear_layers(whole), linear_layers(small)
-    for name, layer in quantised.items():
+    original = AutoModelForCausalLM.from_pretrained(folder)
+    quantized = prepare_four_bit(four_bit(folder), gradient_checkpointing=False)
+    assert default_targets(quantized) == default_targets(original)
+    layers, quantized_layers = linear_layers(original), linear_layers(quantized)
+    for name, layer in quantized_layers.items():
         packed = layers[name].weight.numel() // 2  # two weights a byte
         assert layer.weight.nbytes == packed
-    kept = [weight for name, weight in small.named_parameters() if name.rpartition(".")[0] not in quantised]
-    assert {weight.dtype for weight in kept} == {torch.float32}
-    assert small.get_memory_footprint() < 0.4 * whole.get_memory_footprint()
-    assert not any(weight.requires_grad for weight in small.parameters())
+    unquantized = [
+        weight for name, weight in quantized.named_parameters() if name.rpartition(".")[0] not in quantized_layers
+    ]
+    assert {weight.dtype for weight in unquantized} == {torch.float32}
+    assert quantized.get_memory_footprint() < 0.4 * original.get_memory_footprint()
+    assert not any(weight.requires_grad for weight in quantized.parameters())
 
 
-def test_the_logits_of_a_four_bit_base_are_close_to_those_of_the_whole_one(
-    folder: Path, input_ids: torch.Tensor
-) -> None:
+def test_the_logits_of_a_4_bit_base_are_close_to_those_in_float32(folder: Path, input_ids: torch.Tensor) -> None:
     with torch.no_grad():
-        whole = AutoModelForCausalLM.from_pretrained(folder)(input_ids).logits.flatten()
-        small = four_bit(folder)(input_ids).logits.flatten()
-    assert torch.corrcoef(torch.stack([whole, small]))[0, 1] > 0.95
-    assert not torch.equal(whole, small)
+        expected = AutoModelForCausalLM.from_pretrained(folder)(input_ids).logits.flatten()
+        actual = four_bit(folder)(input_ids).logits.flatten()
+    assert torch.corrcoef(torch.stack([expected, actual]))[0, 1] > 0.95
+    assert not torch.equal(expected, actual)
 
 
 @pytest.mark.parametrize("gradient_checkpointing", [False, True])
-def test_a_step_trains_the_adapter_and_nothing_else(
-    folder: Path, input_ids: torch.Tensor, gradient_checkpointing: bool
-) -> None:
+def test_a_step_trains_only_the_adapter(folder: Path, input_ids: torch.Tensor, gradient_checkpointing: bool) -> None:
     base = prepare_four_bit(four_bit(folder), gradient_checkpointing=gradient_checkpointing)
     adapted = add_lora(base, LoraSettings(r=4, dropout=0)).train()
     before = {name: weight.detach().clone() for name, weight in adapted.named_parameters()}
@@ -96,7 +94,7 @@ def _cpu_with_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_cpu_with_bf16")
-def test_an_evaluation_leaves_base_and_gradients_as_they_were(folder: Path, input_ids: torch.Tensor) -> None:
+def test_an_evaluation_changes_neither_base_nor_gradients(folder: Path, input_ids: torch.Tensor) -> None:
     base = prepare_four_bit(four_bit(folder), gradient_checkpointing=False)
     adapted = add_lora(base, LoraSettings(r=4, dropout=0))
 
@@ -112,7 +110,7 @@ def test_an_evaluation_leaves_base_and_gradients_as_they_were(folder: Path, inpu
     logits(adapted, input_ids)
     after = gradients()
     assert before
-    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+    assert all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
     assert all(torch.equal(weight, frozen[name]) for name, weight in adapted.named_parameters())
 
 
@@ -123,13 +121,15 @@ def logits(model: torch.nn.Module, input_ids: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.usefixtures("_cpu_with_bf16")
-def test_widths_that_are_no_multiple_of_a_block_are_evaluated_too(tmp_path: Path, input_ids: torch.Tensor) -> None:
+def test_widths_that_are_not_a_multiple_of_a_quantization_block_are_evaluated_too(
+    tmp_path: Path, input_ids: torch.Tensor
+) -> None:
     GPT2LMHeadModel(GPT2Config(vocab_size=48, n_positions=32, n_embd=48, n_layer=1, n_head=4)).save_pretrained(tmp_path)
     model = prepare_four_bit(four_bit(tmp_path), gradient_checkpointing=False)
     assert logits(model.eval(), input_ids).isfinite().all()
 
 
-def test_gpt2s_layers_are_no_longer_transposed_in_four_bits(tiny: MakeModel, tmp_path: Path) -> None:
+def test_gpt2s_layers_are_not_transposed_in_4_bits(tiny: MakeModel, tmp_path: Path) -> None:
     tiny("gpt2").save_pretrained(tmp_path)
     assert lora_config(tiny("gpt2"), LoraSettings()).fan_in_fan_out is True
     assert lora_config(four_bit(tmp_path), LoraSettings()).fan_in_fan_out is False
@@ -148,7 +148,7 @@ def test_no_warning_is_shown_while_a_four_bit_model_is_loaded_and_trained(
     assert [record for record in caplog.records if record.name.startswith("bitsandbytes")] == []
 
 
-def test_quiet_ends_where_its_block_ends_errors_or_not(caplog: pytest.LogCaptureFixture) -> None:
+def test_suppressing_warnings_ends_with_the_block_even_after_an_error(caplog: pytest.LogCaptureFixture) -> None:
     level = logging.getLogger("bitsandbytes").level
     with pytest.raises(KeyError), quiet_bitsandbytes():
         _log_and_fail()
@@ -172,8 +172,8 @@ assert "bitsandbytes" in sys.modules
 
 
 def test_importing_the_package_shows_no_warning_about_missing_kernels() -> None:
-    ended = subprocess.run([sys.executable, "-c", IMPORT], capture_output=True, text=True, check=False)
-    assert (ended.returncode, ended.stderr) == (0, "")
+    process = subprocess.run([sys.executable, "-c", IMPORT], capture_output=True, text=True, check=False)
+    assert (process.returncode, process.stderr) == (0, "")
 
 
 def _log_and_fail() -> None:
@@ -187,7 +187,7 @@ def test_without_bitsandbytes_the_error_names_the_alternative(monkeypatch: pytes
         four_bit_config(torch.float32)
 
 
-def test_weights_are_nf4_quantised_twice_and_multiplied_as_asked() -> None:
+def test_weights_are_nf4_with_double_quantization_and_the_given_compute_dtype() -> None:
     config = four_bit_config(torch.bfloat16)
     assert (config.load_in_4bit, config.bnb_4bit_quant_type, config.bnb_4bit_use_double_quant) == (True, "nf4", True)
     assert config.bnb_4bit_compute_dtype == torch.bfloat16

@@ -13,13 +13,13 @@ from slm_adapters import Rotation, rotate, rotate_reference, rotation_matrix
 F64 = torch.float64
 
 
-def turn(angle: float) -> torch.Tensor:
+def rotation_2x2(angle: float) -> torch.Tensor:
     cos, sin = math.cos(angle), math.sin(angle)
     return torch.tensor([[cos, -sin], [sin, cos]], dtype=F64)
 
 
 def kron(matrices: list[torch.Tensor]) -> torch.Tensor:
-    """Return the Kronecker product of matrices given for the lowest digit first, which is its last factor."""
+    """Return the Kronecker product of ``matrices``, in reverse order: the first one belongs to the lowest digit."""
     return reduce(lambda lower, higher: torch.kron(higher, lower), matrices)
 
 
@@ -28,7 +28,7 @@ def kron(matrices: list[torch.Tensor]) -> torch.Tensor:
 def test_one_angle_a_stage_is_the_kronecker_product_of_turns(stage_angles: list[float]) -> None:
     rotation = Rotation.of(2 ** len(stage_angles))
     angles = torch.tensor(stage_angles, dtype=F64).repeat_interleave(rotation.width // 2)[None]
-    expected = kron([turn(angle) for angle in stage_angles])
+    expected = kron([rotation_2x2(angle) for angle in stage_angles])
     torch.testing.assert_close(rotation_matrix(angles, rotation), expected, rtol=0, atol=1e-13)
 
 
@@ -44,9 +44,9 @@ def test_an_eighth_of_a_turn_everywhere_is_a_hadamard_matrix(power: int) -> None
 
 def test_euler_angles_turn_a_triple_as_three_matrices_do() -> None:
     a, b, c = 0.3, -1.1, 2.0
-    around_third = [torch.block_diag(turn(angle), torch.ones(1, 1, dtype=F64)) for angle in (a, c)]
+    around_third = [torch.block_diag(rotation_2x2(angle), torch.ones(1, 1, dtype=F64)) for angle in (a, c)]
     around_second = torch.eye(3, dtype=F64)
-    around_second[::2, ::2] = turn(b)
+    around_second[::2, ::2] = rotation_2x2(b)
     expected = around_third[1] @ around_second @ around_third[0]
     angles = torch.tensor([[a, b, c]], dtype=F64)
     torch.testing.assert_close(rotation_matrix(angles, Rotation.of(3)), expected, rtol=0, atol=1e-15)
@@ -86,7 +86,7 @@ def test_quarter_turns_are_permutations_with_signs(width: int) -> None:
 
 
 @pytest.mark.parametrize("stage", range(4))
-def test_a_stage_of_quarter_turns_swaps_what_lies_a_stride_apart(stage: int) -> None:
+def test_a_stage_of_quarter_turns_swaps_coordinates_a_stride_apart(stage: int) -> None:
     rotation = Rotation.of(16)
     angles = torch.zeros(rotation.stages, 8, dtype=F64)
     angles[stage] = math.pi / 2
@@ -103,12 +103,13 @@ def bit_reversed(n: int) -> list[int]:
 
 
 def fft_rotation(n: int) -> tuple[Rotation, torch.Tensor]:
-    """The unitary DFT of n complex points in bit-reversed order, as a rotation of 2 n real coordinates.
+    """Return the unitary DFT of n complex points in bit-reversed order, as a rotation of 2 n real coordinates.
 
-    Coordinate 2 k is the real part of point k, 2 k + 1 its imaginary part. A step of Cooley and Tukey, for points
-    that lie d apart: the upper one times its twiddle, then (a, b) to (a + b, a - b) / sqrt 2. The stage at stride 1
-    multiplies points by a phase; the stage at stride 2 d with an angle of -pi / 4 makes (a + b, b - a) / sqrt 2, and
-    half a turn, a phase again, repairs the sign. Each step is a sweep over the digits whose other stages stand still.
+    Coordinate 2 k is the real part of point k, coordinate 2 k + 1 its imaginary part. A Cooley-Tukey step combines
+    points at distance d: it multiplies the upper one by its twiddle factor, then maps (a, b) to
+    (a + b, a - b) / sqrt 2. Here, the stage at stride 1 multiplies points by a phase. The stage at stride 2 d with an
+    angle of -pi / 4 maps (a, b) to (a + b, b - a) / sqrt 2, and a phase of half a turn in the next sweep corrects the
+    sign. Each step is one sweep over the digits, in which all other stages have zero angles.
     """
     steps = n.bit_length() - 1
     per_sweep = steps + 1
@@ -131,15 +132,15 @@ def test_the_stages_can_compute_the_fft(n: int) -> None:
     signal = torch.randn(5, n, dtype=torch.complex128, generator=generator)
     reordered = torch.view_as_real(signal[:, bit_reversed(n)]).reshape(5, 2 * n)
     expected = torch.fft.fft(signal, norm="ortho")
-    for turned in (rotate(reordered, angles, rotation), rotate_reference(reordered, angles, rotation)):
-        actual = torch.view_as_complex(turned.reshape(5, n, 2).contiguous())
+    for rotated in (rotate(reordered, angles, rotation), rotate_reference(reordered, angles, rotation)):
+        actual = torch.view_as_complex(rotated.reshape(5, n, 2).contiguous())
         torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
 
 
-def test_turning_back_is_the_inverse_fft() -> None:
+def test_rotating_back_is_the_inverse_fft() -> None:
     rotation, angles = fft_rotation(8)
     spectrum = torch.randn(8, dtype=torch.complex128, generator=torch.Generator().manual_seed(1))
-    turned = rotate_reference(torch.view_as_real(spectrum).reshape(16), angles, rotation, inverse=True)
-    actual = torch.view_as_complex(turned.reshape(8, 2).contiguous())
+    rotated = rotate_reference(torch.view_as_real(spectrum).reshape(16), angles, rotation, inverse=True)
+    actual = torch.view_as_complex(rotated.reshape(8, 2).contiguous())
     expected = torch.fft.ifft(spectrum, norm="ortho")[bit_reversed(8)]
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)

@@ -90,7 +90,7 @@ def test_full_stages_let_every_input_reach_every_output(width: int) -> None:
 
 
 @pytest.mark.parametrize("width", [4, 9, 15, 35, 128, 172, 768])
-def test_with_one_stage_less_each_input_reaches_only_its_share(width: int) -> None:
+def test_with_one_stage_less_each_input_reaches_only_a_part_of_the_outputs(width: int) -> None:
     full = Rotation.of(width)
     rotation = Rotation.of(width, stages=full.stages - 1)
     missing = full.stage_sequence[-1].radix
@@ -100,7 +100,7 @@ def test_with_one_stage_less_each_input_reaches_only_its_share(width: int) -> No
 
 @quick
 @given(rotations(max_width=60))
-def test_blocks_stay_apart(rotation: Rotation) -> None:
+def test_blocks_are_independent(rotation: Rotation) -> None:
     matrix = rotation_matrix(any_angles(rotation), rotation)
     block = torch.arange(rotation.width) // rotation.block_size
     assert (matrix[block[:, None] != block[None, :]] == 0).all()
@@ -108,11 +108,11 @@ def test_blocks_stay_apart(rotation: Rotation) -> None:
 
 @quick
 @given(rotations(max_width=60))
-def test_a_block_is_turned_by_its_own_angles_alone(rotation: Rotation) -> None:
-    one = Rotation.of(rotation.block_size, stages=rotation.stages)
-    some = any_angles(rotation)
-    apart = [rotation_matrix(row[None], one) for row in some]
-    torch.testing.assert_close(rotation_matrix(some, rotation), torch.block_diag(*apart), rtol=0, atol=1e-14)
+def test_a_block_is_rotated_by_its_own_angles_only(rotation: Rotation) -> None:
+    block_rotation = Rotation.of(rotation.block_size, stages=rotation.stages)
+    angles = any_angles(rotation)
+    blocks = [rotation_matrix(row[None], block_rotation) for row in angles]
+    torch.testing.assert_close(rotation_matrix(angles, rotation), torch.block_diag(*blocks), rtol=0, atol=1e-14)
 
 
 @given(st.integers(1, 12))
@@ -123,7 +123,7 @@ def test_powers_of_two_have_log2_stages_of_half_as_many_angles(power: int) -> No
     assert [stage.stride for stage in rotation.stage_sequence] == [2**s for s in range(power)]
 
 
-def test_768_has_the_strides_of_the_fft_and_then_its_three() -> None:
+def test_768_has_the_strides_of_the_fft_and_then_a_stage_of_triples() -> None:
     steps = [(stage.radix, stage.stride) for stage in Rotation.of(768).stage_sequence]
     assert steps == [(2, 1), (2, 2), (2, 4), (2, 8), (2, 16), (2, 32), (2, 64), (2, 128), (3, 256)]
     assert Rotation.of(768).stage_sequence[-1].planes == ((0, 1), (0, 2), (0, 1))
@@ -140,7 +140,7 @@ def test_each_stride_is_the_product_of_the_radices_before(width: int) -> None:
 
 
 @pytest.mark.parametrize("radix", [2, 3, 5, 7, 11, 13, 43, 97])
-def test_the_planes_of_a_prime_join_all_its_values(radix: int) -> None:
+def test_the_planes_of_a_prime_connect_all_its_values(radix: int) -> None:
     (stage,) = Rotation.of(radix).stage_sequence
     reached = [{value} for value in range(radix)]
     for u, v in stage.planes:
@@ -162,33 +162,33 @@ def test_two_sweeps_are_the_product_of_two_rotations(rotation: Rotation) -> None
 
 @quick
 @given(rotations(max_width=40), st.data())
-def test_stages_of_zero_at_the_end_change_nothing(rotation: Rotation, data: st.DataObject) -> None:
+def test_appended_stages_with_zero_angles_change_nothing(rotation: Rotation, data: st.DataObject) -> None:
     longer = Rotation.of(rotation.width, rotation.block_size, rotation.stages + data.draw(st.integers(1, 3)))
-    some = any_angles(rotation)
+    angles = any_angles(rotation)
     padded = torch.zeros(longer.angle_shape, dtype=torch.float64)
-    padded[:, : some.shape[1]] = some
-    together, alone = rotation_matrix(padded, longer), rotation_matrix(some, rotation)
-    torch.testing.assert_close(together, alone, rtol=0, atol=1e-14)
+    padded[:, : angles.shape[1]] = angles
+    with_zeros, without = rotation_matrix(padded, longer), rotation_matrix(angles, rotation)
+    torch.testing.assert_close(with_zeros, without, rtol=0, atol=1e-14)
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.integers(2, 300).flatmap(lambda width: st.tuples(*[rotations(widths=[width])] * 2)))
-def test_the_shape_of_the_angles_tells_block_and_stages_apart(pair: tuple[Rotation, Rotation]) -> None:
-    one, other = pair
-    assert (one.angle_shape == other.angle_shape) == (one == other)
+def test_each_block_size_and_number_of_stages_has_its_own_shape_of_angles(pair: tuple[Rotation, Rotation]) -> None:
+    first, second = pair
+    assert (first.angle_shape == second.angle_shape) == (first == second)
 
 
 @pytest.mark.parametrize(
     ("width", "stages"), [(2, 3), (3, 1), (5, 2), (7, 1), (6, 5), (12, 7), (21, 2), (10, 3), (8, 6)], ids=str
 )
-def test_gradients_are_those_of_finite_differences(width: int, stages: int) -> None:
+def test_gradients_equal_finite_differences(width: int, stages: int) -> None:
     rotation = Rotation.of(width, stages=stages)
     x = torch.randn(2, width, dtype=torch.float64, requires_grad=True)
     some = any_angles(rotation).requires_grad_()
     assert torch.autograd.gradcheck(lambda *given_: rotate(*given_, rotation), (x, some))
 
 
-def test_gradients_of_blocks_are_those_of_finite_differences() -> None:
+def test_gradients_of_blocks_equal_finite_differences() -> None:
     rotation = Rotation.of(12, 6, 3)
     x = torch.randn(2, 2, 12, dtype=torch.float64, requires_grad=True)
     some = any_angles(rotation).requires_grad_()
@@ -196,7 +196,7 @@ def test_gradients_of_blocks_are_those_of_finite_differences() -> None:
 
 
 @pytest.mark.parametrize("only", ["x", "angles"])
-def test_a_gradient_that_is_not_asked_for_does_not_change_the_other(only: str) -> None:
+def test_skipping_one_gradient_does_not_change_the_other(only: str) -> None:
     rotation = Rotation.of(12, stages=5)
     x, some = torch.randn(3, 12, dtype=torch.float64), any_angles(rotation)
 
@@ -213,7 +213,7 @@ def test_a_gradient_that_is_not_asked_for_does_not_change_the_other(only: str) -
 
 
 @pytest.mark.parametrize("shape", [(12,), (1, 12), (2, 3, 12), (0, 12), (2, 0, 12)], ids=str)
-def test_rows_of_any_arrangement_are_rotated_one_by_one(shape: tuple[int, ...]) -> None:
+def test_each_row_is_rotated_alone_in_any_batch_shape(shape: tuple[int, ...]) -> None:
     rotation = Rotation.of(12)
     x, some = torch.randn(shape, dtype=torch.float64), any_angles(rotation)
     turned = rotate(x, some, rotation)
@@ -230,7 +230,7 @@ def test_a_view_that_is_not_contiguous_is_rotated_and_left_as_it_was() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_half_precision_is_off_by_its_own_rounding_alone(dtype: torch.dtype) -> None:
+def test_the_error_in_half_precision_is_only_its_rounding(dtype: torch.dtype) -> None:
     rotation, x = Rotation.of(768), torch.randn(4, 768, generator=torch.Generator().manual_seed(0)).to(dtype)
     some = any_angles(rotation, torch.float32)
     turned = rotate(x, some, rotation)
@@ -244,7 +244,7 @@ def test_half_precision_is_off_by_its_own_rounding_alone(dtype: torch.dtype) -> 
     [(768, 100, "256, 384, 768"), (768, 1024, "768"), (768, 1, "768"), (768, 0, "768"), (768, -2, "768"), (7, 2, "7")],
     ids=str,
 )
-def test_a_block_that_does_not_fit_is_refused_with_those_that_do(width: int, block_size: int, usable: str) -> None:
+def test_a_block_size_that_does_not_fit_is_refused_with_those_that_do(width: int, block_size: int, usable: str) -> None:
     message = rf"block size {block_size} does not divide the width {width}; use one of .*{usable}$"
     with pytest.raises(AdapterError, match=message):
         Rotation.of(width, block_size)
@@ -267,11 +267,11 @@ def test_shapes_that_do_not_fit_are_refused(turn: Callable[..., torch.Tensor]) -
     rotation = Rotation.of(8)
     with pytest.raises(AdapterError, match=r"shape \[3, 6\]: its last dimension must be 8"):
         turn(torch.randn(3, 6), any_angles(rotation), rotation)
-    for wrong in ((12,), (1, 11), (2, 12), (12, 1)):
+    for shape in ((12,), (1, 11), (2, 12), (12, 1)):
         with pytest.raises(AdapterError, match=r"but Rotation\(.*takes \[1, 12\]"):
-            turn(torch.randn(3, 8), torch.zeros(wrong), rotation)
+            turn(torch.randn(3, 8), torch.zeros(shape), rotation)
 
 
-def test_divisors_and_stages_are_those_of_arithmetic() -> None:
+def test_divisors_and_stages_equal_a_direct_computation() -> None:
     assert divisors(12) == [2, 3, 4, 6, 12]
     assert [full_stages(n) for n in (2, 7, 8, 12, 172, 768, 3072)] == [1, 1, 3, 3, 3, 9, 11]

@@ -18,8 +18,8 @@ from slm_testing.start_up import run_fresh
     ids=["help", "help-of-a-command", "version", "mistyped-flag", "no-command"],
 )
 def test_help_version_and_mistakes_import_no_heavy_library(arguments: list[str], code: int, expected: str) -> None:
-    ended = run_fresh("slm_adapters.cli", arguments)
-    assert ended.code == code
-    assert expected in (ended.output if code == 0 else ended.errors)
-    assert len(ended.errors.splitlines()) == (1 if code else 0)
-    assert ended.heavy_imports == []
+    process = run_fresh("slm_adapters.cli", arguments)
+    assert process.code == code
+    assert expected in (process.output if code == 0 else process.errors)
+    assert len(process.errors.splitlines()) == (1 if code else 0)
+    assert process.heavy_imports == []

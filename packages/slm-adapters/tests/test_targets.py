@@ -26,7 +26,7 @@ def test_the_defaults_are_every_linear_layer_of_the_blocks(tiny: MakeModel, name
 
 
 @all_models
-def test_the_output_embeddings_are_no_target(tiny: MakeModel, name: str) -> None:
+def test_the_output_embeddings_are_not_a_target(tiny: MakeModel, name: str) -> None:
     model = tiny(name)
     head = model.get_output_embeddings()
     assert all(layer is not head for layer in linear_layers(model).values())
@@ -45,7 +45,7 @@ def test_a_name_may_be_any_end_of_a_layers_full_name(tiny: MakeModel) -> None:
         assert check_targets(tiny("gpt2"), [name]) == [name]
 
 
-def test_part_of_a_word_is_no_name(tiny: MakeModel) -> None:
+def test_a_part_of_a_name_component_does_not_match(tiny: MakeModel) -> None:
     for name in ("proj", "tn.c_proj", "c_pro", "h.1", "transformer.h.0.attn", "wte", ""):
         with pytest.raises(AdapterError, match="matches no linear layer"):
             check_targets(tiny("gpt2"), [name])
@@ -59,7 +59,7 @@ def test_the_error_for_a_wrong_name_lists_what_exists_and_suggests_one(tiny: Mak
     )
 
 
-def test_a_name_like_none_that_exists_gets_no_guess(tiny: MakeModel) -> None:
+def test_a_name_unlike_all_existing_ones_gets_no_suggestion(tiny: MakeModel) -> None:
     with pytest.raises(AdapterError) as message:
         check_targets(tiny("llama"), ["c_attn"])
     assert "did you mean" not in str(message.value)

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from slm_testing.serve.browser import Browser, running_browser
-from slm_testing.serve.running_server import RunningServer, delayed, running_server, save_adapters, save_tiny_model
+from slm_testing.serve.running_server import RunningServer, delayed, running_server
+from slm_testing.serve.small_models import save_adapters, save_tiny_model
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,8 @@ from slm_serve import Settings
 from slm_serve.admission import AdmissionControl
 from slm_serve.errors import RequestError
 from slm_testing.serve.open_streams import LONG_REQUEST, is_idle, open_stream
-from slm_testing.serve.running_server import RunningServer, wait_until
+from slm_testing.serve.running_server import RunningServer
+from slm_testing.serve.waiting import wait_until
 
 
 def test_a_full_queue_is_429_with_a_time_to_try_again(slow_server: RunningServer) -> None:

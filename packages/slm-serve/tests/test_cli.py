@@ -15,15 +15,15 @@ from slm_testing.start_up import run_fresh
     ids=str,
 )
 def test_help_version_and_mistakes_import_no_heavy_library(flags: Sequence[str], code: int) -> None:
-    ended = run_fresh("slm_serve.cli", flags)
-    assert ended.code == code, ended.errors
-    assert ended.heavy_imports == []
+    process = run_fresh("slm_serve.cli", flags)
+    assert process.code == code, process.errors
+    assert process.heavy_imports == []
 
 
 def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as exit_info:
         main(["--version"])
-    assert ended.value.code == 0
+    assert exit_info.value.code == 0
     assert capsys.readouterr().out == f"slm-serve {__version__}\n"
 
 

@@ -6,9 +6,10 @@ from html.parser import HTMLParser
 
 import pytest
 
-from slm_testing.serve.browser import Browser, needs_browser, wait_for
+from slm_testing.serve.browser import Browser, needs_browser
 from slm_testing.serve.running_server import RunningServer
 from slm_testing.serve.stub_server import BASE_AND_ADAPTER, PAGE_FOLDER, PIECES, StubServer, model_card
+from slm_testing.serve.waiting import wait_until
 
 FINISHED = "document.querySelector('#status').innerText === 'Finished.'"
 FAILED = "document.querySelector('.error:not([hidden])') !== null"
@@ -116,7 +117,7 @@ def test_the_request_contains_the_values_of_the_controls(page: Browser, stub: St
     page.click("button[type=reset]")
     page.wait("document.querySelector('[name=use_cache]').checked")
     page.click("#generate")
-    wait_for(5, lambda: len(stub.bodies) == 2)
+    wait_until(lambda: len(stub.bodies) == 2, 5)
     assert stub.bodies[1]["seed"] != 12
     defaults = {"max_new_tokens": 128, "temperature": 0.8, "top_k": 0, "top_p": 1, "min_p": 0, "repetition_penalty": 1}
     other = {"prompt": "Hello", "stop": None, "stream": True, "use_cache": True, "adapter": "sample"}

@@ -19,8 +19,8 @@ import pytest
 import slm_testing.forked as forked
 from slm_serve import Settings
 from slm_serve.cli import main
-from slm_serve.server import _warn_if_open
-from slm_testing.serve.running_server import TIMEOUT
+from slm_serve.server import _warn_if_public
+from slm_testing.serve.waiting import TIMEOUT
 
 START_TIMEOUT = 180  # seconds for the imports and the model, while other processes run
 NEW_TOKENS = 450  # of the 512 tokens that the context of the tiny model holds
@@ -192,5 +192,5 @@ def test_a_port_in_use_is_reported_immediately(capsys: pytest.CaptureFixture[str
 def test_a_public_address_without_a_key_causes_a_warning(
     host: str, key: str | None, warns: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    _warn_if_open(Settings(host=host, api_key=key))
+    _warn_if_public(Settings(host=host, api_key=key))
     assert ("SLM_API_KEY" in caplog.text) is warns

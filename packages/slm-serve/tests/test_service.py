@@ -9,7 +9,9 @@ import pytest
 from slm_serve import service
 from slm_serve.backends.loading import load_backend
 from slm_testing.serve.open_streams import LONG_REQUEST, is_idle
-from slm_testing.serve.running_server import RunningServer, delayed, running_server, save_tiny_model, wait_until
+from slm_testing.serve.running_server import RunningServer, delayed, running_server
+from slm_testing.serve.small_models import save_tiny_model
+from slm_testing.serve.waiting import wait_until
 
 
 def test_an_error_in_one_request_ends_only_that_one_and_reveals_nothing_of_the_server(

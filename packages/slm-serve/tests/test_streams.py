@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from slm_testing.serve.open_streams import LONG_REQUEST, is_idle, open_stream
-from slm_testing.serve.running_server import RunningServer, running_server, wait_until
+from slm_testing.serve.running_server import RunningServer, running_server
+from slm_testing.serve.waiting import wait_until
 
 
 @pytest.mark.parametrize("stream", [True, False])

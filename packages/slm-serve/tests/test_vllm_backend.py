@@ -90,7 +90,7 @@ class FakeSetup:
     loop: asyncio.AbstractEventLoop
 
     def collect(self, jobs: list[Job], stop_after: int | None = None) -> list[list[Delta]]:
-        async def collected() -> list[list[Delta]]:
+        async def collect_deltas() -> list[list[Delta]]:
             answer = Answer(len(jobs))
             deltas: list[list[Delta]] = [[] for _ in jobs]
             self.backend.submit(jobs, answer)
@@ -103,14 +103,14 @@ class FakeSetup:
                 answer.close()
             return deltas
 
-        return self.loop.run_until_complete(asyncio.wait_for(collected(), 20))
+        return self.loop.run_until_complete(asyncio.wait_for(collect_deltas(), 20))
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
-        async def waiting() -> None:
+        async def poll() -> None:
             while not condition():
                 await asyncio.sleep(0.01)
 
-        self.loop.run_until_complete(asyncio.wait_for(waiting(), 20))
+        self.loop.run_until_complete(asyncio.wait_for(poll(), 20))
 
 
 def serving_plan() -> ServingPlan:

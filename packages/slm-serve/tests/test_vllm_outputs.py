@@ -62,7 +62,7 @@ def test_log_probabilities_have_the_form_of_slm_kv() -> None:
 
 def test_scores_that_are_not_numbers_are_a_failure_of_the_model() -> None:
     decoder = OutputDecoder(job(logprobs=0), {END}, TOKENIZER)
-    with pytest.raises(ModelFailedError, match="try float32"):
+    with pytest.raises(ModelFailedError, match="check its weights, or try dtype float32"):
         decoder.decode(output([9], None, vllm_logprobs({9: float("nan")})))
 
 

@@ -19,12 +19,9 @@ from slm_adapters import load
 from slm_kv import SamplingParams
 from slm_serve import Answer, Delta, Job, Settings, VLLMBackend
 from slm_serve.backends.vllm.lora_support import ALLOWED_RANKS, LORA_LAYERS
+from slm_testing.serve.backend_jobs import collect_deltas, generate_with_engine, greedy_params, logit_gap
 from slm_testing.serve.small_models import (
     BUTTERFLY,
-    collect_deltas,
-    generate_with_engine,
-    greedy_params,
-    logit_gap,
     lora_config,
     save_adapter,
     save_base,

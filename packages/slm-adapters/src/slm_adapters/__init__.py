@@ -1,4 +1,4 @@
-"""Adapters for small language models that fit the model at hand.
+"""LoRA and butterfly adapters for small causal language models: creating, loading, merging and inspecting them.
 
 Names are imported on first use, so that `import slm_adapters` takes milliseconds and loads no torch.
 """
@@ -105,7 +105,7 @@ __all__ = [
     "write_model",
 ]
 
-# Imported on first use.
+# "Name": "module:attribute". Imported on first use.
 _EXPORTS = {
     "ADAPTER_CONFIG": "base.model_folder:ADAPTER_CONFIG",
     "AdapterError": "errors:AdapterError",
@@ -164,7 +164,7 @@ _EXPORTS = {
 def __getattr__(name: str) -> Any:
     if name not in _EXPORTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    register_with_peft()  # in case PEFT was half initialised at the import below
+    register_with_peft()  # in case PEFT was half initialised when this module was imported
     module, _, attribute = _EXPORTS[name].partition(":")
     return getattr(import_module(f"{__name__}.{module}"), attribute)
 

@@ -36,18 +36,19 @@ examples:
 
 
 class _Parser(argparse.ArgumentParser):
+    """Reports mistakes in one sentence, without argparse's usage."""
+
     def error(self, message: str) -> NoReturn:
-        """Report in one sentence; argparse would print its usage first."""
         raise AdapterError(f"{message}; see {self.prog} --help")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``slm-adapters`` with ``argv`` (default: the process's arguments) and return the exit code."""
+    """Run ``slm-adapters`` with ``argv`` (default: ``sys.argv``) and return the exit code."""
     try:
         options = _parser().parse_args(argv)
         code: int = options.run(options)
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader, such as head, has closed the pipe
+    except BrokenPipeError:  # the reader of the pipe, such as head, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
@@ -81,7 +82,9 @@ def _add_merge_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("adapter", metavar="RUN", type=Path, help="folder of a slm-train run or of a PEFT adapter")
     parser.add_argument("out", metavar="OUT", type=Path, help="folder to create; must not exist or be empty")
     parser.add_argument("--base", metavar="B", help="base model: a folder or a name. Default: the one that RUN records")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the saved weights. Default: %(default)s")
+    parser.add_argument(
+        "--dtype", choices=DTYPES, default="float32", help="dtype of the saved weights. Default: %(default)s"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace a model that is in OUT")
     parser.add_argument("--probe", metavar="TEXT", help="compare the models on this text. Default: a built-in one")
     parser.set_defaults(run=_merge)
@@ -93,7 +96,7 @@ def _add_inspect_flags(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_inspect)
 
 
-# The commands import torch, transformers and PEFT, which take seconds: after parsing, so that help and errors are fast.
+# The commands are imported after parsing, so that help and errors are fast: they import torch, transformers and PEFT.
 
 
 def _merge(options: argparse.Namespace) -> int:

@@ -1,8 +1,8 @@
 """Properties of every rotation, as Hypothesis strategies and checks: ``check(3072, stages=12)`` runs all of them.
 
-A law takes a rotation and angles, ``[blocks, angles of a block]``, in the dtype and on the device to be checked, and
-raises AssertionError if it does not hold. Needs the extra ``slm-adapters[laws]``. Laws of adapted layers and models are
-in ``layer_laws``.
+A law is a function of a rotation and angles ``[blocks, angles of a block]``, in the dtype and on the device to check.
+It raises AssertionError if it does not hold. Needs the extra ``slm-adapters[laws]``. Laws of adapted layers and models
+are in ``layer_laws``.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from slm_adapters.butterfly.structure import MAX_STAGES, Rotation, divisors
 try:
     from hypothesis import given, settings
     from hypothesis import strategies as st
-except ImportError as missing:
-    raise ImportError("slm_adapters.laws needs hypothesis; install slm-adapters[laws]") from missing
+except ImportError as error:
+    raise ImportError("slm_adapters.laws needs hypothesis; install slm-adapters[laws]") from error
 
 Law = Callable[[Rotation, Tensor], None]
 
@@ -34,7 +34,7 @@ _ROWS = 3
 
 @st.composite
 def rotations(draw: st.DrawFn, max_width: int = 64, widths: Sequence[int] | None = None) -> Rotation:
-    """Draw a rotation: a width (of ``widths``, or up to ``max_width``), a block that divides it, up to three sweeps."""
+    """Draw a rotation: a width (of ``widths``, or up to ``max_width``), a block size, and up to three sweeps."""
     width = draw(st.sampled_from(widths) if widths else st.integers(2, max_width))
     full = Rotation.of(width, draw(st.sampled_from(divisors(width))))
     return Rotation.of(width, full.block_size, draw(st.integers(1, min(3 * full.stages, MAX_STAGES))))
@@ -46,7 +46,7 @@ def angles(
 ) -> Tensor:
     """Draw finite angles of ``rotation``, ``[blocks, angles of a block]``.
 
-    Up to eight values, among them multiples of pi / 2, tiny and huge ones, each at random positions.
+    They have up to eight different values, including multiples of pi / 2, tiny and huge ones, at random positions.
     """
     finite = st.floats(allow_nan=False, allow_infinity=False, width=64 if dtype == torch.float64 else 32)
     quarters = st.integers(-8, 8).map(lambda quarter: quarter * torch.pi / 2)
@@ -85,7 +85,7 @@ def determinant_one(rotation: Rotation, angles: Tensor) -> None:
 
 
 def identity_at_zero(rotation: Rotation, angles: Tensor) -> None:
-    """Angles of zero do not change a bit."""
+    """Angles of zero change no bit."""
     x = _rows(rotation, angles)
     assert torch.equal(rotate(x, torch.zeros_like(angles), rotation), x), "angles of zero change a bit"
     assert torch.equal(rotate_back(x, torch.zeros_like(angles), rotation), x), "angles of zero change a bit"

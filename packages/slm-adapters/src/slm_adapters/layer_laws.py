@@ -1,4 +1,4 @@
-"""Properties of every adapted layer or model, as checks; each raises AssertionError if it does not hold."""
+"""Properties of every adapted layer or model, as checks. Each raises AssertionError if it does not hold."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TEMPORARY_ADAPTER = "slm_adapters_laws"
 
 @torch.no_grad()
 def merged_equals_unmerged(layer: ButterflyLayer, x: Tensor, tolerance: float = 1e-5) -> None:
-    """The layer computes the same with its active adapters merged, within ``tolerance`` of the largest output.
+    """The layer's output is the same with its active adapters merged, within ``tolerance`` of the largest output.
 
     ``x`` is ``[..., in]``.
     """

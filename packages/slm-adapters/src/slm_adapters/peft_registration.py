@@ -6,10 +6,10 @@ already, ``import slm_adapters`` registers at once; if not, it puts a finder in 
 normal loader import PEFT and registers right afterwards (a post-import hook).
 
 Order of imports: ``slm_adapters.butterfly.method`` starts with ``import peft``. If one of its modules is imported
-first, the hook finds the package partly initialised and has nothing to do: its ``__init__`` goes on and registers. So
-no module that the method imports may import PEFT itself, or it would be found half initialised; an import contract
-holds this. If PEFT is half initialised in this thread when slm_adapters is imported, there is nothing to register with
-yet, and the next use of a name of slm_adapters registers.
+first, the hook finds that package partly initialised and does nothing, because the package's ``__init__`` then
+continues and registers. Modules that the method imports must not import PEFT themselves, or they would find it half
+initialised; an import contract enforces this. If PEFT is half initialised in this thread when slm_adapters is
+imported, there is nothing to register with yet; the next use of an exported name registers the method.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def _is_initializing(module: ModuleType) -> bool:
 class PeftFinder(MetaPathFinder):
     """Finds PEFT where the other finders do, with a loader that registers the method afterwards.
 
-    ``find_spec`` alone has no effect: ``importlib.util.find_spec("peft")`` asks whether PEFT is installed, and
-    transformers does so without importing it.
+    Calling ``find_spec`` has no side effect: transformers calls ``importlib.util.find_spec("peft")`` to check whether
+    PEFT is installed, without importing it.
     """
 
     def find_spec(
@@ -81,7 +81,7 @@ class RegisteringLoader(Loader):
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        # What looks into the module later (inspect, importlib.resources) sees the loader it knows.
+        # Restore the loader that inspect, importlib.resources and others expect.
         module.__loader__ = self._loader
         if module.__spec__ is not None:
             module.__spec__.loader = self._loader

@@ -1,4 +1,4 @@
-"""Target layers of an adapter: found in the model at hand, with every given name checked.
+"""Target layers of an adapter: the defaults for a model, and validation of names.
 
 No import of PEFT here: the butterfly method imports this module while PEFT may be half initialised.
 """
@@ -18,7 +18,7 @@ from slm_adapters.errors import AdapterError
 def linear_layers(model: PreTrainedModel) -> dict[str, nn.Module]:
     """Return the linear layers by full name: ``nn.Linear`` (4-bit and 8-bit too) and GPT-2's ``Conv1D``.
 
-    The output embeddings are left out: adapting them would untie them from the input embeddings, or add an adapter as
+    The output embeddings are excluded: adapting them would untie them from the input embeddings, or add an adapter as
     large as the vocabulary.
     """
     head = model.get_output_embeddings()
@@ -47,7 +47,7 @@ def check_targets(model: PreTrainedModel, names: Sequence[str]) -> list[str]:
 
 
 def is_named(layer: str, names: Sequence[str]) -> bool:
-    """Whether one of ``names`` is the full name ``layer`` or the end of it: PEFT's own rule for a list."""
+    """Whether one of ``names`` is the full name ``layer`` or its last parts: PEFT's rule for a list of names."""
     return any(layer == name or layer.endswith(f".{name}") for name in names)
 
 

@@ -66,6 +66,6 @@ def _load_with_transformers(
 
 
 def _first_line(error: Exception) -> str:
-    """The first line of a message: those of transformers and huggingface_hub go on for a paragraph."""
+    """The first line of a message: those of transformers and huggingface_hub have whole paragraphs."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__

@@ -11,8 +11,8 @@ from typing import Any
 def import_optional(name: str) -> Any:
     """Import ``slm_kv.<name>``, or return None if one of its dependencies is not installed.
 
-    numba may lag behind a new Python release, and torch installs triton on Linux only. Modules with numba kernels
-    compile them on their first import, so the result is cached.
+    numba may not support a new Python release yet, and torch installs triton on Linux only. The result is cached,
+    because a missing module would otherwise be searched for at each call.
     """
     try:
         return import_module(f"slm_kv.{name}")

@@ -1,6 +1,6 @@
 """``slm-paged``: stream a completion from a paged KV cache and report page usage.
 
-torch and transformers are imported after the arguments are parsed: ``--help`` and a mistyped flag answer at once.
+torch and transformers are imported after the arguments are parsed, so that ``--help`` and errors in flags are instant.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class StreamStatistics:
     filled_slots: int = 0
 
     def print_stream(self, engine: Engine, handle: Handle) -> None:
-        """Print the text as it arrives."""
+        """Print the text as it arrives; record the time of each token and the page usage."""
         for update in engine.stream(handle):
             if update.token_ids:
                 self.times.append(time.perf_counter() - self.start)
@@ -124,7 +124,7 @@ class StreamStatistics:
 
 
 def _tokens_per_second(times: list[float]) -> float:
-    """The decoding speed after the first token, which includes the prompt; with one token, that of all."""
+    """The speed after the first token, whose time includes the prompt; for a single token, including the prompt."""
     if len(times) == 1:
         return 1 / times[0]
     return (len(times) - 1) / (times[-1] - times[0])
@@ -136,13 +136,13 @@ def _finish_reason(engine: Engine, handle: Handle) -> str:
     if handle.error:
         return f"error, {handle.error}"
     if handle.finish_reason == "stop":
-        why = "end of text or a stop string"
+        cause = "end of text or a stop string"
     elif len(handle.token_ids) < requested:
         limit = "the pages are full" if limits.slots <= limits.positions else "the model has no more positions"
-        why = f"{limit} after {limits.tokens} tokens (--on_full stop)"
+        cause = f"{limit} after {limits.tokens} tokens (--on_full stop)"
     else:
-        why = f"all {requested} requested tokens"
-    return f"{handle.finish_reason}, {why}{_describe_window(engine, handle.slides)}"
+        cause = f"all {requested} requested tokens"
+    return f"{handle.finish_reason}, {cause}{_describe_window(engine, handle.slides)}"
 
 
 def _describe_window(engine: Engine, slides: int) -> str:
@@ -150,10 +150,10 @@ def _describe_window(engine: Engine, slides: int) -> str:
         return ""
     limits = engine.context_limits
     if limits.rotary and limits.max_pages > 2:
-        how = "each time the oldest page but the first was dropped (approximate)"
+        effect = "each time the oldest page but the first was dropped (approximate)"
     else:
-        how = "each time the last half of the context was computed again, as if the text began there"
-    return f"; the window moved {'once' if slides == 1 else f'{slides} times'}: {how}"
+        effect = "each time the last half of the context was computed again, as if the text began there"
+    return f"; the window moved {'once' if slides == 1 else f'{slides} times'}: {effect}"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -81,7 +81,7 @@ def each_adapter(model: Any) -> Generator[str | None]:
 
 
 def supports_mixed_batches(model: Any) -> bool:
-    """Return whether each row of a batch can use an adapter of its own (``adapter_names`` in peft's forward)."""
+    """Return whether each row of a batch can use a different adapter (``adapter_names`` in PEFT's ``forward``)."""
     if not adapter_names(model):
         return False
     from peft.tuners.tuners_utils import BaseTunerLayer

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 ROUNDS = 5
-REQUIRED_TIME_RATIO = 0.95  # a larger number of threads must take less than this share of the time
+REQUIRED_TIME_RATIO = 0.95  # more threads are chosen only if they take less than this share of the time
 
 
 def set_threads(model: Any, threads: int | None) -> int:
@@ -36,7 +36,8 @@ def set_threads(model: Any, threads: int | None) -> int:
 def fastest_threads(run: Callable[[], object], max_threads: int | None = None) -> int:
     """Set and return the number of threads, out of 1, 2, 4 ... ``max_threads``, with which ``run`` is fastest.
 
-    Candidates take turns and their medians are compared, so that a moment of other load affects all of them alike.
+    Candidates are measured in turn and their medians are compared, so that other load on the machine affects all of
+    them.
     ``max_threads`` None means all cores available to this process.
     """
     limit = max_threads or _available_cores()

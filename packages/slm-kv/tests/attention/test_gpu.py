@@ -117,7 +117,7 @@ def test_the_interpreted_kernel_equals_the_reference() -> None:
 def test_the_kernel_compiles_without_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     kernel = gpu.decode_kernel
-    constants = {"SHARE": 3, "DIM": 20, "PAGE_SIZE": 3, "Q": 4, "C": 32, "L": 32}
+    constants = {"GROUP_SIZE": 3, "DIM": 20, "PAGE_SIZE": 3, "Q": 4, "C": 32, "L": 32}
     types = dict.fromkeys(("query", "keys", "values", "out"), "*bf16") | {
         "tables": "*i32",
         "lengths": "*i32",

@@ -23,8 +23,8 @@ def test_requests_with_different_adapters_get_their_own_texts(mixes: bool, monke
         == 2
     )
     with Engine(model, page_size=3, max_pages=80, max_sequences=6, max_step_tokens=9) as engine:
-        assert engine.adapters._models[0].mixes
-        monkeypatch.setattr(engine.adapters._models[0], "mixes", mixes)
+        assert engine.adapters._models[0].supports_mixed_batches
+        monkeypatch.setattr(engine.adapters._models[0], "supports_mixed_batches", mixes)
         handles = [engine.submit(prompt, greedy_params(8), adapter=name) for prompt, name in requests]
         run_to_end(engine)
         assert [handle.error for handle in handles] == [None] * 6

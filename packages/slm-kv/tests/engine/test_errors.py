@@ -159,11 +159,11 @@ def test_the_end_of_text_stops_a_request_unless_it_is_ignored() -> None:
     with Engine(model, page_size=4, max_pages=40) as engine:
         stops = engine.submit(prompt, SamplingParams(max_new_tokens=12, temperature=0))
         goes_on = engine.submit(prompt, greedy_params(12))
-        own = engine.submit(prompt, greedy_params(12, stop_token_ids=(text[2],)))
+        stopped = engine.submit(prompt, greedy_params(12, stop_token_ids=(text[2],)))
         run_to_end(engine)
     assert (stops.token_ids, stops.finish_reason) == (text[: first + 1], "stop")
     assert (goes_on.token_ids, goes_on.finish_reason) == (text, "length")
-    assert own.token_ids == text[: text.index(text[2]) + 1]
+    assert stopped.token_ids == text[: text.index(text[2]) + 1]
 
 
 def test_a_model_with_its_own_attention_is_refused() -> None:
@@ -189,7 +189,7 @@ def test_a_model_with_unsupported_attention_options_is_refused_and_restored() ->
 def test_calling_a_model_while_an_engine_has_it_is_an_error_with_advice() -> None:
     model = make_model("gpt2")
     engine = Engine(model, page_size=4, max_pages=4)
-    with pytest.raises(KVError, match="call it by its Engine"), torch.inference_mode():
+    with pytest.raises(KVError, match="call it through its Engine"), torch.inference_mode():
         model(torch.tensor([[1, 2]]))
     engine.close()
     model(torch.tensor([[1, 2]]))
@@ -221,8 +221,8 @@ def test_min_new_tokens_delays_the_end_as_in_generate() -> None:
     expected = model.generate(ids, eos_token_id=end, min_new_tokens=7, **settings)[0, len(prompt) :].tolist()
     model.generation_config.eos_token_id = end
     with Engine(model, page_size=4, max_pages=40) as engine:
-        least = SamplingParams(max_new_tokens=12, temperature=0, min_new_tokens=7)
-        (handle,) = engine.generate([prompt], least)
+        params = SamplingParams(max_new_tokens=12, temperature=0, min_new_tokens=7)
+        (handle,) = engine.generate([prompt], params)
         (early,) = engine.generate([prompt], SamplingParams(max_new_tokens=12, temperature=0))
         banned = SamplingParams(max_new_tokens=12, temperature=0, stop_token_ids=(end,), ignore_eos=True)
         (stopped,) = engine.generate([prompt], banned)

@@ -21,7 +21,7 @@ PAGE_SIZES = (1, 3, 16)
 
 @pytest.mark.parametrize("page_size", PAGE_SIZES)
 @pytest.mark.parametrize("name", MODEL_FACTORIES)
-def test_alone_in_a_batch_after_preemption_and_on_known_prefixes(name: str, page_size: int) -> None:
+def test_tokens_are_exact_alone_in_a_batch_after_preemption_and_on_known_prefixes(name: str, page_size: int) -> None:
     model = make_model(name)
     requests = [(prompt, 10 + 5 * index) for index, prompt in enumerate(random_prompts(6))]
     expected = [greedy_tokens(model, prompt, new) for prompt, new in requests]

@@ -19,7 +19,7 @@ def engine() -> Iterator[Engine]:
         yield engine
 
 
-def test_several_texts_of_one_new_prompt_compute_it_once(engine: Engine) -> None:
+def test_several_completions_of_one_new_prompt_compute_it_once(engine: Engine) -> None:
     handles = [engine.submit(LONG, SamplingParams(max_new_tokens=4, seed=seed, ignore_eos=True)) for seed in range(8)]
     greedily = engine.submit(LONG, greedy_params(6))
     run_to_end(engine)

@@ -107,10 +107,10 @@ def check(soak: Soak) -> None:
         assert POISON not in handle.prompt_ids or handle.finish_reason in ("error", "cancelled")
         soak.counts[f"ended: {handle.finish_reason}"] += 1
         if handle.params.greedy:
-            known = texts.setdefault(handle.prompt_ids, [])
-            common = min(len(known), len(handle.token_ids))
-            assert handle.token_ids[:common] == known[:common]
-            known += handle.token_ids[common:]
+            longest = texts.setdefault(handle.prompt_ids, [])
+            common = min(len(longest), len(handle.token_ids))
+            assert handle.token_ids[:common] == longest[:common]
+            longest += handle.token_ids[common:]
     assert soak.counts["ended: cancelled"] == soak.counts["cancelled"]
     assert len(soak.handles) + soak.counts["refused"] == soak.counts["requests"]
 

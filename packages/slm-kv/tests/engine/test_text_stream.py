@@ -162,7 +162,7 @@ def test_the_stop_string_that_is_complete_first_counts_also_within_one_token() -
     assert pieces(TextStream(words, ("abcd", "bc")), [0]) == ["xa", ""]
 
 
-def test_text_that_may_begin_a_stop_string_is_held_back_until_it_does_not() -> None:
+def test_text_that_may_begin_a_stop_string_is_held_back_until_decided() -> None:
     tokenizer = TOKENIZERS["byte level"]
     letters = [encode(tokenizer, letter)[0] for letter in "xaab"]
     stream = TextStream(tokenizer, ("aac",))

@@ -191,18 +191,18 @@ def test_using_a_closed_table_is_an_assertion_error() -> None:
         pool.release(table)
 
 
-def test_pages_become_known_with_the_next_sound_commit() -> None:
+def test_pages_become_known_with_the_next_verified_commit() -> None:
     pool = PagePool(page_size=2, max_pages=8)
     table = pool.open()
     pool.reserve(table, 5)
-    pool.commit(table, [1, 2, 3, 4, 5], sound=False)
+    pool.commit(table, [1, 2, 3, 4, 5], verified=False)
     assert pool.cached_prefix([1, 2, 3, 4, 5]) == 0
     pool.truncate(table, 3)
     pool.commit(table, ())
     assert pool.cached_prefix([1, 2, 3, 4, 5]) == 2
     other = pool.open()
     pool.reserve(other, 2)
-    pool.commit(other, [7, 8], sound=False)
+    pool.commit(other, [7, 8], verified=False)
     pool.release(other)
     assert pool.cached_prefix([7, 8, 9]) == 0
     pool.check_integrity()

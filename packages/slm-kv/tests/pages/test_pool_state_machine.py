@@ -57,9 +57,9 @@ class Pages(RuleBasedStateMachine):
         self._reserve(data.draw(st.sampled_from(self.open)), tokens)
 
     @precondition(lambda self: self.open)
-    @rule(data=st.data(), tokens=TOKENS, sound=st.booleans())
-    def write(self, data: st.DataObject, tokens: list[int], sound: bool) -> None:
-        self._write(data.draw(st.sampled_from(self.open)), tokens, sound)
+    @rule(data=st.data(), tokens=TOKENS, verified=st.booleans())
+    def write(self, data: st.DataObject, tokens: list[int], verified: bool) -> None:
+        self._write(data.draw(st.sampled_from(self.open)), tokens, verified)
 
     def _reserve(self, written: Written, tokens: int) -> bool:
         """Reserve and return whether there were enough pages."""
@@ -79,7 +79,7 @@ class Pages(RuleBasedStateMachine):
                     self.memory[copy.target, slot] = self.memory[copy.source, slot]
         return True
 
-    def _write(self, written: Written, tokens: list[int], sound: bool = True) -> None:
+    def _write(self, written: Written, tokens: list[int], verified: bool = True) -> None:
         if not self._reserve(written, len(tokens)):
             return
         for token in tokens:
@@ -88,8 +88,8 @@ class Pages(RuleBasedStateMachine):
             written.slots.append((written.table.root, written.history))
             self.memory[written.table.pages[page], slot] = written.slots[-1]
         idle, known = self.pool.cached_pages, self.pool.cached_prefix([*written.history, 0], written.table.root)
-        self.pool.commit(written.table, tokens, sound=sound)
-        if not sound:
+        self.pool.commit(written.table, tokens, verified=verified)
+        if not verified:
             assert (self.pool.cached_pages, self.pool.cached_prefix([*written.history, 0], written.table.root)) == (
                 idle,
                 known,

@@ -29,7 +29,7 @@ inf, nan = float("inf"), float("nan")
 ties = st.sampled_from([-inf, -3.0, 0.0, 1.0, 1.5])
 # torch sorts rows of up to 16 numbers stably, so that the order of equal tokens is known
 rows = st.lists(st.floats(-20, 20, width=32), min_size=2, max_size=16) | st.lists(ties, min_size=2, max_size=16)
-kept = st.fixed_dictionaries(
+truncation_options = st.fixed_dictionaries(
     {
         "temperature": st.floats(0.05, 50),
         "top_k": st.integers(0, 18),
@@ -67,7 +67,7 @@ def assert_same_as_hugging_face(logits: Tensor, prompt_ids: list[int], options: 
 
 
 @settings(max_examples=300, deadline=None)
-@given(rows, kept, st.data())
+@given(rows, truncation_options, st.data())
 def test_the_distribution_is_that_of_hugging_face(
     row: list[float], options: dict[str, Any], data: st.DataObject
 ) -> None:

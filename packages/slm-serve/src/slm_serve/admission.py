@@ -8,8 +8,8 @@ from slm_serve.backends.protocol import Job
 from slm_serve.errors import RequestError
 from slm_serve.settings import Settings
 
-INITIAL_SECONDS = 2.0  # assumed duration of a request before any was measured
-NEWEST_WEIGHT = 0.1  # weight of the latest request in the moving average of durations
+INITIAL_SECONDS = 2.0  # assumed duration of a text before any was measured
+NEWEST_WEIGHT = 0.1  # weight of the latest text in the moving average of durations
 MAX_RETRY_AFTER = 60  # seconds
 
 
@@ -25,7 +25,7 @@ class AdmissionControl:
         self._average_seconds += NEWEST_WEIGHT * (seconds - self._average_seconds)
 
     def check_limits(self, job: Job) -> None:
-        """Raise RequestError 422 for a job above the limits of the server."""
+        """Raise RequestError 422 for a job that exceeds the server's limits."""
         prompt_length, max_prompt = len(job.prompt_ids), self._settings.max_prompt_tokens
         if max_prompt and prompt_length > max_prompt:
             raise RequestError(
@@ -38,7 +38,7 @@ class AdmissionControl:
             )
 
     def check_queue(self, new_texts: int, unfinished: int, max_sequences: int) -> None:
-        """Raise RequestError 429 if ``new_texts`` do not fit beside the ``unfinished`` ones, 422 if they never do.
+        """Raise RequestError 429 if ``new_texts`` do not fit beside the ``unfinished`` ones, 422 if they never can.
 
         ``max_sequences`` texts run at once, and ``max_queue`` more may wait.
         """

@@ -23,7 +23,7 @@ logger = logging.getLogger("slm_serve")
 
 
 class ServeApp(FastAPI):
-    """FastAPI with an OpenAPI schema without 422 under /v1, where invalid requests get 400."""
+    """FastAPI whose OpenAPI schema has no 422 under /v1: invalid requests get 400 there."""
 
     def openapi(self) -> dict[str, Any]:
         schema = super().openapi()

@@ -1,6 +1,6 @@
 """The ``slm-serve`` command: flags from the settings, then the server.
 
-Nothing heavy is imported here: torch and transformers are loaded after the flags were checked.
+No heavy library is imported here: torch and transformers are imported after the flags are validated.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dotenv import load_dotenv
 from pydantic import ValidationError
 
 from slm_serve import __version__
+from slm_serve.errors import StartError
 from slm_serve.settings import Settings
 
 DESCRIPTION = (
@@ -47,7 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(error))
     from slm_serve.server import serve, serve_reloading
 
-    return serve_reloading(settings) if reload else serve(settings)
+    try:
+        return serve_reloading(settings) if reload else serve(settings)
+    except StartError as error:
+        return _fail(str(error))
 
 
 def _fail(message: str) -> int:

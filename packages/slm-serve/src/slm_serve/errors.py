@@ -18,8 +18,8 @@ class RequestError(ServeError):
 
     Args:
         status: HTTP status code.
-        message: one sentence for the client; contains no path or detail of the server.
-        param: the request parameter at fault, for OpenAI's error body.
+        message: one sentence for the client, without paths or other details of the server.
+        param: the invalid parameter of the request, for OpenAI's error body.
         code: machine-readable code, for OpenAI's error body.
         headers: headers of the response.
     """

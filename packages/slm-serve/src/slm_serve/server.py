@@ -1,4 +1,4 @@
-"""uvicorn around the app: the ready message, signals and exit codes."""
+"""The server process: uvicorn, the ready message, signals and exit codes."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from slm_serve.app import create_app
+from slm_serve.errors import StartError
 from slm_serve.service import Service
 from slm_serve.settings import Settings
 
@@ -23,7 +24,10 @@ logger = logging.getLogger("slm_serve")
 
 
 class Server(uvicorn.Server):
-    """Prints a message when it is ready. The first signal drains; the second fails what is left with 503 and stops."""
+    """uvicorn's server with a ready message and graceful shutdown.
+
+    On the first signal it drains; on the second it fails unfinished requests with 503 and stops.
+    """
 
     def __init__(self, app: FastAPI, settings: Settings) -> None:
         config = uvicorn.Config(
@@ -37,7 +41,7 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._service: Service = app.state.service
         self._service.on_load_failure = self._stop
-        # vLLM starts processes while it loads, and they must be ended; slm-kv's engine can be abandoned.
+        # vLLM starts processes while it loads, which must be ended; a loading engine of slm-kv can be abandoned.
         self._service.waits_for_loading = settings.backend == "vllm"
         self._signals = 0
         self._announcing: asyncio.Task[None] | None = None
@@ -83,25 +87,27 @@ class Server(uvicorn.Server):
 
 
 def serve(settings: Settings) -> int:
-    """Serve until a signal arrives. Returns 0, or 2 if the address or the model is not available."""
+    """Serve until a signal arrives, and return 0. Raises StartError if the address or the model is not available."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     # uvicorn logs "running" before the model is loaded, which would be misleading.
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     print(f"loading {settings.model_path}", flush=True)
-    _warn_if_open(settings)
+    _warn_if_public(settings)
     try:
-        listening = _listen(settings.host, settings.port)
+        listening_socket = _listen(settings.host, settings.port)
     except OSError as error:
-        return _fail(
+        raise StartError(
             f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; give another --port or --host"
-        )
+        ) from error
     app = create_app(settings)
-    Server(app, settings).run([listening])
+    Server(app, settings).run([listening_socket])
     service: Service = app.state.service
     if service.is_loading:
         sys.stdout.flush()
         os._exit(0)  # the loading thread cannot be stopped
-    return _fail(service.load_failure) if service.load_failure else 0
+    if service.load_failure:
+        raise StartError(service.load_failure)
+    return 0
 
 
 def serve_reloading(settings: Settings) -> int:
@@ -120,12 +126,7 @@ def _listen(host: str, port: int) -> socket.socket:
     return socket.create_server((host, port), family=family, backlog=BACKLOG)
 
 
-def _fail(message: str) -> int:
-    print(f"slm-serve: {message}", file=sys.stderr)
-    return 2
-
-
-def _warn_if_open(settings: Settings) -> None:
+def _warn_if_public(settings: Settings) -> None:
     if settings.api_key is None and not _is_loopback(settings.host):
         logger.warning("anyone who can reach %s may use this server; set SLM_API_KEY to require a key", settings.host)
 
@@ -135,5 +136,5 @@ def _is_loopback(host: str) -> bool:
         return True
     try:
         return ipaddress.ip_address(host).is_loopback
-    except ValueError:  # a host name, whose addresses are not known here
+    except ValueError:  # a host name: its addresses are unknown
         return False

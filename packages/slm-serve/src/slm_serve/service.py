@@ -1,4 +1,4 @@
-"""State that all routes share: the backend and how it loads, running answers, deadlines and shutdown."""
+"""State shared by all routes: the backend and its loading, running answers, deadlines and shutdown."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ class Service:
         return tuple(encoded["input_ids"])
 
     def submit(self, jobs: Sequence[Job]) -> Answer:
-        """Queue ``jobs`` and return their answer, which the caller must pass to ``release`` in the end.
+        """Queue ``jobs`` and return their answer, which the caller must finally pass to ``release``.
 
         Iterating over the answer raises RequestError when the request fails later, for example at its deadline.
 
@@ -143,12 +143,12 @@ class Service:
         return answer
 
     def release(self, answer: Answer) -> None:
-        """Cancel what still runs of an answer and make room for other requests. Idempotent."""
+        """Cancel the unfinished jobs of an answer and free their places in the queue. Idempotent."""
         self._answers.discard(answer)
         answer.close()
 
     def _record(self, index: int, delta: Delta, tokens: int) -> None:
-        """Update metrics and log for a delta of a text that has ``tokens`` tokens now."""
+        """Update metrics and log for a delta of the text ``index``, which now has ``tokens`` tokens."""
         if self.settings.log_prompts:
             logger.info("text %d: %r", index, delta.text)
         self.metrics.count_tokens(len(delta.token_ids))
@@ -157,14 +157,14 @@ class Service:
             self.metrics.record_finished(delta, tokens)
 
     def drain(self) -> None:
-        """Reject new requests; those that run or wait get ``drain_timeout`` seconds to finish."""
+        """Reject new requests; running and queued ones get ``drain_timeout`` seconds to finish."""
         if not self._draining:
             self._draining = True
             for answer in self._answers:
                 self._set_deadline(answer, self.settings.drain_timeout)
 
     def abort(self) -> None:
-        """Reject new requests, and fail those that run or wait with 503."""
+        """Reject new requests, and fail running and queued ones with 503."""
         self._draining = True
         for answer in self._answers:
             answer.fail(_stopping_error())
@@ -175,7 +175,7 @@ class Service:
 
 
 def _run_on_daemon_thread(load: Callable[[], Backend]) -> asyncio.Future[Backend]:
-    """Run ``load`` on a daemon thread. The interpreter would wait at exit for a thread of ``asyncio.to_thread``."""
+    """Run ``load`` on a daemon thread: at exit the interpreter would wait for a thread of ``asyncio.to_thread``."""
     loaded: Future[Backend] = Future()
 
     def run() -> None:

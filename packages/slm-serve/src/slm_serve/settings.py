@@ -1,4 +1,4 @@
-"""Settings of the server: from flags, from ``SLM_`` environment variables, or from Python."""
+"""Settings of the server, from flags, ``SLM_`` environment variables, or Python."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from slm_serve.errors import StartError
 
-# Variables with the prefix SLM_ that other members read; they are not settings of the server.
+# Variables with the prefix SLM_ that other packages of the workspace read. They are not settings of the server.
 FOREIGN_VARIABLES = {"SLM_CACHE"}
 ADAPTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]*")
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -171,7 +171,7 @@ def _to_variable(value: Any) -> str:
 
 
 def _as_list(value: Any) -> list[Any]:
-    """Split the value of an environment variable at commas; flags and Python give sequences."""
+    """Split a string, the value of an environment variable, at commas; flags and Python give sequences."""
     if isinstance(value, str):
         return [item.strip() for item in value.split(",") if item.strip()]
     return list(value or ())

@@ -1,1 +1,1 @@
-"""Base models: lookup by name, loading, weights, quantization, hub errors."""
+"""Base models: lookup by name, folders, loading, weights, quantization, hub errors."""

@@ -13,7 +13,7 @@ from slm_adapters.errors import AdapterError
 
 FULL_NAMES = {"distilgpt2": "distilbert/distilgpt2", "gpt2": "openai-community/gpt2"}
 ENTRY_POINT_GROUP = "slm_adapters.bases"  # name of a base, and a function that returns its folder
-PROVIDERS = {"sample": "slm-data"}  # known bases and the package to install for each
+PROVIDERS = {"sample": "slm-data"}  # built-in bases, and the package that provides each
 
 DAMAGED_FOLDER = "its files are damaged or not those of a model; copy it again or give another folder"
 NOT_ON_THE_HUB = "it is not a local folder either: check the name, try again later, or give a folder"
@@ -21,9 +21,9 @@ NOT_ON_THE_HUB = "it is not a local folder either: check the name, try again lat
 
 @dataclass(frozen=True)
 class BaseLocation:
-    """A base model by name, and where transformers finds it: a folder or a repository of the hub.
+    """The name of a base model, and where transformers finds it: a folder or a repository on the hub.
 
-    ``is_portable``: whether the name means the same on every machine; that of a folder does not.
+    ``is_portable``: whether the name means the same model on every machine; the path of a folder does not.
     """
 
     name: str
@@ -31,7 +31,7 @@ class BaseLocation:
     folder: ModelFolder | None  # None: on the hub
     is_portable: bool
     revision: str | None = None
-    hub_error: Exception | None = None  # why the hub does not serve it; then only the cache is searched
+    hub_error: Exception | None = None  # why the hub does not serve it; only the local cache is searched then
 
     @property
     def from_pretrained_options(self) -> dict[str, Any]:
@@ -41,7 +41,7 @@ class BaseLocation:
 
     @property
     def remedy(self) -> str:
-        """What a user can do if it cannot be loaded."""
+        """The end of an error message: what the user can do if the base cannot be loaded."""
         return DAMAGED_FOLDER if self.folder else NOT_ON_THE_HUB
 
 
@@ -69,29 +69,29 @@ def probe_base(base: BaseLocation) -> BaseLocation:
 
 
 def recorded_base(adapter: ModelFolder) -> str | None:
-    """Return the base that adapter_config.json names."""
+    """Return the name of the base in adapter_config.json, if it has one."""
     return adapter.config.get("base_model_name_or_path") or None
 
 
 def find_recorded_base(adapter: ModelFolder) -> BaseLocation:
-    """Return the location of the base that the adapter names. Raises AdapterError if it names none or is missing."""
+    """Return the location of the base that the adapter names. Raises AdapterError if it names none or it is missing."""
     name = recorded_base(adapter)
     if name is None:
         raise AdapterError(f"the adapter in {adapter.path} does not say what its base is; give the base model too")
     try:
         base = find_base(name)
-    except AdapterError as refused:
+    except AdapterError as error:
         raise AdapterError(
-            f"the adapter in {adapter.path} was trained on {name!r}: {refused}, or give the base model too"
-        ) from refused
+            f"the adapter in {adapter.path} was trained on {name!r}: {error}, or give the base model too"
+        ) from error
     return _at_revision(base, adapter)
 
 
 def find_base_for(name: str | Path, adapter: ModelFolder) -> BaseLocation:
-    """Return the location of ``name``, which the user gives as the base of ``adapter``.
+    """Return the location of ``name``, the base that the user chose for ``adapter``.
 
-    A folder may have any name: whether the adapter fits is checked when it is loaded. A name must be the one that the
-    adapter records. Raises AdapterError for another name.
+    A folder is accepted as it is: whether the adapter fits is checked when it is loaded. Any other name must be the one
+    that the adapter records, or AdapterError is raised.
     """
     base, recorded = find_base(name), recorded_base(adapter)
     if recorded is None or not base.is_portable or _is_path(recorded) or _is_local_folder(recorded):
@@ -129,6 +129,6 @@ def _is_local_folder(name: str) -> bool:
 
 
 def _is_path(name: str | Path) -> bool:
-    """Whether ``name`` cannot be a name of the hub, which are NAME or OWNER/NAME."""
+    """Whether ``name`` must be a path: names on the hub have the form NAME or OWNER/NAME."""
     text = str(name)
     return isinstance(name, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1 or "\\" in text

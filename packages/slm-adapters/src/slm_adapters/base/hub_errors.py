@@ -1,4 +1,4 @@
-"""Errors of the model hub and of loading libraries, as one sentence."""
+"""Conversion of errors of the hub and of loading libraries to AdapterError, one sentence each."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from slm_adapters.errors import AdapterError
 
 TIMEOUT = 10.0  # seconds for the first answer of the hub
 
-# Classes by name: huggingface_hub's HTTP library differs between versions (requests, later httpx). slm_data has the
-# same sentences in HUB_ERROR_REASONS.
+# Exceptions are matched by class name, because huggingface_hub's HTTP library differs between versions (requests, later
+# httpx). slm_data has the same sentences in HUB_ERROR_REASONS.
 HUB_REASONS: tuple[tuple[set[str], str], ...] = (
     ({"OfflineModeIsEnabled"}, "offline mode is on (HF_HUB_OFFLINE)"),
     ({"GatedRepoError"}, "it is gated (request access on its page, then log in with 'hf auth login')"),
@@ -33,18 +33,18 @@ HUB_REASONS: tuple[tuple[set[str], str], ...] = (
 def probe_hub(repo: str) -> Exception | None:
     """Return why the hub does not serve ``repo``, or None if it does.
 
-    One short request. Without it transformers retries for most of a minute before it looks in the cache.
+    It makes one short request. Without it, transformers retries for most of a minute before it looks in the cache.
     """
     try:
         HfApi().model_info(repo, timeout=TIMEOUT, expand=["sha"])
-    except Exception as error:  # of any kind: the cache may still have a copy
+    except Exception as error:  # whatever it is, the cache may still have a copy
         return error
     return None
 
 
 @contextmanager
 def as_adapter_error(subject: str, remedy: str, hub_error: Exception | None = None) -> Iterator[None]:
-    """Turn any exception into ``AdapterError("cannot load SUBJECT: reason; REMEDY")``; an AdapterError passes.
+    """Turn any exception into ``AdapterError("cannot load SUBJECT: reason; REMEDY")``, except an AdapterError.
 
     ``hub_error`` is the result of ``probe_hub``: if the hub did not serve the repository, only the cache was searched,
     and that error is the reason.
@@ -74,7 +74,7 @@ def hub_error_reason(error: Exception) -> str:
 
 
 def _first_sentence(text: str) -> str:
-    """Return the first sentence of a message of any length; a line that ends in a colon only announces the next."""
+    """Return the first sentence of a message, without a first line that ends in a colon and introduces the next."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     first = lines[1] if len(lines) > 1 and lines[0].endswith(":") else "".join(lines[:1])
     return first.partition(". ")[0].rstrip(".")

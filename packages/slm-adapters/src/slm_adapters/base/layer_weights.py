@@ -1,4 +1,4 @@
-"""Weights of linear layers of every kind, read and written as ``[out, in]``.
+"""Reading and writing the weights of all kinds of linear layers as ``[out, in]``.
 
 ``nn.Linear``, GPT-2's ``Conv1D`` (stored ``[in, out]``), and bitsandbytes' 4-bit and 8-bit layers. No import of PEFT
 here: the butterfly method imports this module while PEFT may be half initialised.
@@ -25,7 +25,7 @@ def features(layer: nn.Module) -> tuple[int, int] | None:
 
 
 def read_weight(layer: nn.Module) -> Tensor:
-    """Return the weight ``[out, in]``: a view if the layer stores floating-point numbers, else dequantized."""
+    """Return the weight ``[out, in]``: a view, or for a quantized layer a dequantized copy."""
     linear: Any = layer
     if is_quantized(layer):
         return dequantized(layer)
@@ -34,7 +34,7 @@ def read_weight(layer: nn.Module) -> Tensor:
 
 
 def write_weight(layer: nn.Module, weight: Tensor, bias: Tensor | None) -> None:
-    """Put ``weight`` ``[out, in]`` and ``bias`` into ``layer``, in its dtype; the tensors it had are not changed."""
+    """Set the weight ``[out, in]`` and bias of ``layer``, in its dtype. Its previous tensors are not modified."""
     linear: Any = layer
     if is_quantized(layer):
         requantize(layer, weight)

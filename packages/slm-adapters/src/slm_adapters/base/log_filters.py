@@ -1,4 +1,4 @@
-"""Filters for warnings of libraries that a user cannot act upon. No heavy imports."""
+"""Filters for library warnings that a user can do nothing about. Imports no heavy library."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from contextlib import contextmanager
 def quiet_bitsandbytes() -> Iterator[None]:
     """Suppress bitsandbytes' warnings inside the block.
 
-    Without its optional CPU kernel bitsandbytes 0.50 warns on import, and takes a slower path with the same results.
-    PEFT imports it.
+    Without its optional CPU kernel, bitsandbytes 0.50 warns on import (which PEFT does) and when it uses its slower
+    path, whose results are the same.
     """
     logger = logging.getLogger("bitsandbytes")
     level = logger.level
@@ -30,7 +30,7 @@ def quiet_bitsandbytes() -> Iterator[None]:
 def quiet_loading_report() -> Iterator[None]:
     """Suppress transformers' table of missing and unexpected weights inside the block.
 
-    A filter, not a level: at a raised level transformers prints more of its report, not less.
+    It adds a filter, because at a higher log level transformers prints more of its report, not less.
     """
     logger = logging.getLogger("transformers.modeling_utils")
     logger.addFilter(_is_error)

@@ -1,4 +1,4 @@
-"""Folders of models and adapters: their files, configurations and tensor headers, read without loading weights."""
+"""Folders of models and adapters: files, configurations and tensor headers, read without loading the weights."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 @dataclass(frozen=True)
 class TensorHeader:
-    """Shape and dtype of a tensor in a safetensors file; ``dtype`` as the format writes it: F32, BF16, U8 ..."""
+    """Shape and dtype of a tensor in a safetensors file; ``dtype`` is the format's name: F32, BF16, U8 ..."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -52,7 +52,7 @@ class ModelFolder:
 
     @property
     def four_bit(self) -> bool:
-        """Whether the adapter was trained over 4-bit weights; only its run record tells."""
+        """Whether the adapter was trained over 4-bit weights, which only its run record says."""
         arguments: Any = self.run.get("arguments", {})
         return self.holds_adapter and (self.run.get("mode") == "qlora" or bool(arguments.get("load_in_4bit")))
 
@@ -77,8 +77,8 @@ class ModelFolder:
 def read_model_folder(path: str | Path) -> ModelFolder:
     """Read the configuration and the tensor headers in ``path``.
 
-    Raises AdapterError for a folder that is missing, holds neither a model nor an adapter or both, has a config that
-    is not JSON, or weights that are missing, pickled or cut short.
+    Raises AdapterError for a folder that is missing, that does not hold exactly one of a model and an adapter, whose
+    config is not JSON, or whose weights are missing, pickled or cut short.
     """
     folder = Path(path).expanduser()
     if not folder.is_dir():
@@ -95,7 +95,7 @@ def read_model_folder(path: str | Path) -> ModelFolder:
         )
     config = read_json(folder / (ADAPTER_CONFIG if adapter else MODEL_CONFIG))
     model_folder = ModelFolder(folder, adapter, config, _read_run_record(folder), _weight_files(folder, adapter))
-    assert model_folder.tensors is not None  # reads the headers now: files that are cut short are refused here
+    _ = model_folder.tensors  # reads the headers, so that files that are cut short are refused here
     return model_folder
 
 
@@ -103,8 +103,8 @@ def read_json(path: Path) -> dict[str, Any]:
     """Return the JSON object in ``path``. Raises AdapterError if the file holds anything else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as broken:
-        raise AdapterError(f"{path} is not valid JSON ({broken}); repair it or copy it again") from broken
+    except (ValueError, OSError) as error:
+        raise AdapterError(f"{path} is not valid JSON ({error}); repair it or copy it again") from error
     if not isinstance(content, dict):
         raise AdapterError(f"{path} holds no JSON object; repair it or copy it again")
     return content
@@ -139,8 +139,8 @@ def _weight_files(folder: Path, adapter: bool) -> tuple[Path, ...]:
 
 def _read_headers(file: Path) -> dict[str, TensorHeader]:
     try:
-        with safe_open(file, "np") as tensors:  # headers alone: "pt" would import torch
+        with safe_open(file, "np") as tensors:  # "np" suffices for headers; "pt" would import torch
             slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118  # not a dict
             return {name: TensorHeader(tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
-    except (SafetensorError, OSError) as broken:
-        raise AdapterError(f"{file} is damaged or cut short ({broken}); copy it again") from broken
+    except (SafetensorError, OSError) as error:
+        raise AdapterError(f"{file} is damaged or cut short ({error}); copy it again") from error

@@ -1,4 +1,4 @@
-"""Loading a base model, in floating point or in 4 bits, and checks of its weights."""
+"""Loading a base model, in floating point or in 4 bits, and checking its weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from slm_adapters.errors import AdapterError
 
 
 def load_base(base: BaseLocation, device: torch.device, dtype: torch.dtype, four_bit: bool) -> PreTrainedModel:
-    """Load the model on ``device`` in ``dtype``, or in 4 bits with products in ``dtype``, prepared as for training.
+    """Load the model on ``device`` in ``dtype``, or in 4 bits (multiplied in ``dtype``, prepared as for training).
 
     Raises AdapterError for a model that cannot be found, is damaged, or lacks weights.
     """
@@ -63,14 +63,14 @@ def _check_complete(base: BaseLocation, model: PreTrainedModel, report: dict[str
 
 
 def copy_dequantized(source: PreTrainedModel, target: PreTrainedModel) -> None:
-    """Copy the weight that each 4-bit layer of ``source`` multiplies by into the layer of that name in ``target``."""
+    """Write the dequantized weight of each 4-bit layer of ``source`` to the layer of the same name in ``target``."""
     for name, layer in source.named_modules():
         if is_quantized(layer):
             write_weight(target.get_submodule(name), read_weight(layer), None)
 
 
 def cast_parameters(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Cast the parameters in place, not the buffers: rotary frequencies stay float32, as ``from_pretrained`` does."""
+    """Cast the parameters in place. As in ``from_pretrained``, buffers such as rotary frequencies stay float32."""
     for weight in model.parameters():
         weight.data = weight.data.to(dtype)
 

@@ -17,18 +17,18 @@ from slm_adapters.errors import AdapterError
 
 
 def four_bit_config(compute_dtype: torch.dtype) -> BitsAndBytesConfig:
-    """Return a configuration for NF4 with double quantization whose matrices are multiplied in ``compute_dtype``.
+    """Return a configuration for NF4 with double quantization that multiplies in ``compute_dtype``.
 
-    Raises AdapterError if bitsandbytes is not installed: it has no wheel for some machines.
+    Raises AdapterError if bitsandbytes is not installed; it has no wheels for some platforms.
     """
     with quiet_bitsandbytes():
         try:
-            import bitsandbytes  # noqa: F401  # only to see that it is installed: transformers uses it
-        except ImportError as missing:
+            import bitsandbytes  # noqa: F401  # transformers needs it; imported here to check that it is installed
+        except ImportError as error:
             raise AdapterError(
                 "qlora needs bitsandbytes, which is not installed (it has wheels for Linux, Windows and "
                 "Apple silicon); use --mode lora"
-            ) from missing
+            ) from error
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -45,7 +45,7 @@ def compute_dtype(device: torch.device, bf16: bool) -> torch.dtype:
 
 
 def keep_layout(layer: nn.Module) -> None:
-    """Keep bitsandbytes from repacking a 4-bit layer, and undo it if it has; other layers are not touched.
+    """Prevent bitsandbytes from repacking a 4-bit layer, and undo a repacking. Other layers are left unchanged.
 
     On a CPU with AVX512-BF16, bitsandbytes 0.50 repacks the weights at the first evaluation for a kernel that has no
     gradient. Their scales are rounded to bfloat16, so later training gets wrong gradients, and widths that are not a
@@ -78,9 +78,9 @@ def dequantized(layer: nn.Module) -> Tensor:
 
 
 def requantize(layer: nn.Module, weight: Tensor) -> None:
-    """Put ``weight`` ``[out, in]`` into a 4-bit or 8-bit layer, quantized as the layer is.
+    """Set the weight ``[out, in]`` of a 4-bit or 8-bit layer, quantized with the layer's own settings.
 
-    The layer gets new parameter objects; those it had before are not changed.
+    The layer gets new parameter objects; its previous ones are not modified.
     """
     import bitsandbytes as bnb
 

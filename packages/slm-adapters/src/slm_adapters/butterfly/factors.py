@@ -1,7 +1,7 @@
-"""Composition of a rotation into factors: runs of stages as batches of small dense matrices.
+"""Composition of a rotation's stages into factors: each run of stages becomes a batch of small dense matrices.
 
-Eight stages of a block of 256 become two factors of 16 matrices each, 16 x 16: one matrix for every group of
-coordinates that differ in four of the eight binary digits only.
+For example, the eight stages of a block of 256 become two factors of 16 matrices, each 16 x 16: one matrix for each
+group of coordinates that differ only in four of the eight binary digits.
 
 Shapes: G groups of m coordinates each; within a group a stage has radix p, L lower and O outer (higher) digits.
 """
@@ -17,8 +17,8 @@ from torch import Tensor
 
 from slm_adapters.butterfly.structure import Rotation, Stage
 
-# Cost of a factor besides its products, in units of a group's size: a pass over the activations. Measured on CPUs; for
-# GPUs an estimate, because their matrix units prefer larger groups.
+# Cost of a factor's pass over the activations, in the unit in which the cost of its products is the group size. The
+# value for CPUs is measured. That for GPUs is an estimate: their matrix units prefer larger groups.
 PASS_COST_CPU, PASS_COST_GPU = 40, 256
 
 
@@ -46,8 +46,8 @@ def plan(rotation: Rotation, device_type: str = "cpu") -> tuple[Factor, ...]:
 def compose(angles: Tensor, rotation: Rotation, factors: tuple[Factor, ...]) -> tuple[Tensor, ...]:
     """Compose ``angles`` ``[blocks, angles of a block]`` to the matrices ``[G, m, m]`` of each factor.
 
-    Groups are ordered by block, digits above the factor, digits below it. Differentiable. The result is orthogonal to
-    the precision of ``angles``: pass them in float64 and round the matrices once.
+    Groups are ordered by block, then by the digits above the factor, then by those below it. Differentiable. The result
+    is orthogonal to the precision of ``angles``: pass them in float64 and round the matrices once.
     """
     matrices: dict[Factor, Tensor] = {}
     for size in {factor.size for factor in factors}:
@@ -58,14 +58,14 @@ def compose(angles: Tensor, rotation: Rotation, factors: tuple[Factor, ...]) -> 
 
 
 def _sweeps(rotation: Rotation) -> list[tuple[int, int]]:
-    """Return the first and last (excluded) stage of each sweep over the digits."""
+    """Return the first stage and the end (exclusive) of each sweep over the digits."""
     starts = [index for index, stage in enumerate(rotation.stage_sequence) if stage.stride == 1]
     return list(zip(starts, [*starts[1:], rotation.stages], strict=True))
 
 
 @lru_cache
 def _cheapest_runs(radices: tuple[int, ...], pass_cost: int) -> tuple[int, ...]:
-    """Return the lengths of runs that cover ``radices`` with the least sum of group sizes and pass costs."""
+    """Return the lengths of consecutive runs that cover ``radices`` with the smallest sum of costs."""
     best: list[tuple[int, tuple[int, ...]]] = [(0, ())]  # for the first 0, 1, 2 ... radices
     for end in range(1, len(radices) + 1):
         candidates = [
@@ -86,9 +86,9 @@ def _sweep_factors(runs: tuple[int, ...], begin: int, rotation: Rotation) -> lis
 
 
 def _index(angles: Tensor, rotation: Rotation, factors: tuple[Factor, ...]) -> Tensor:
-    """Return the positions of the angles of each group of ``factors``, from the cache unless in tracing.
+    """Return the positions of the angles of each group of ``factors``, cached except while tracing.
 
-    Fake tensors and compilation must not fill the cache: an index made there has no values.
+    Under fake tensors and compilation the cache must not be filled: an index created there has no values.
     """
     is_real = type(angles) is Tensor and not torch.compiler.is_compiling()
     make = _angles_of_groups if is_real else _angles_of_groups.__wrapped__
@@ -97,7 +97,7 @@ def _index(angles: Tensor, rotation: Rotation, factors: tuple[Factor, ...]) -> T
 
 @lru_cache(maxsize=256)
 def _angles_of_groups(rotation: Rotation, factors: tuple[Factor, ...], device: torch.device) -> Tensor:
-    """Return ``[angles of a group, groups of all factors]``. A group is a small butterfly of its own."""
+    """Return positions ``[angles of a group, groups of all factors]``. Each group is itself a small butterfly."""
     with torch.inference_mode(False):  # the cached index is used in training too
         return torch.cat([_angles_of_factor(rotation, factor, device) for factor in factors], dim=1).contiguous()
 
@@ -109,7 +109,7 @@ def _angles_of_factor(rotation: Rotation, factor: Factor, device: torch.device) 
     for stage in rotation.stage_sequence[factor.first : factor.last]:
         shape = (len(stage.planes), above, stage.outer // above, stage.stride // stride, stride)
         positions = torch.arange(begin, begin + stage.angle_count, device=device).view(shape)
-        # A group has one digit above the factor and one below it; its angles are planes, outer, stride.
+        # A group is identified by its digits above and below the factor; its angles are [planes, outer, stride].
         parts.append(positions.permute(1, 4, 0, 2, 3).reshape(above * stride, -1))
         begin += stage.angle_count
     blocks = torch.arange(rotation.blocks, device=device)[:, None, None] * rotation.angle_shape[1]
@@ -117,10 +117,10 @@ def _angles_of_factor(rotation: Rotation, factor: Factor, device: torch.device) 
 
 
 def _compose_groups(angles: Tensor, size: int) -> Tensor:
-    """Return ``[angles of a butterfly of size m, G]`` as matrices ``[G, m, m]``, grown by a digit with each stage.
+    """Compose angles ``[angles of a butterfly of size m, G]`` to matrices ``[G, m, m]``, one digit at each stage.
 
-    Groups are the last dimension until the end, so that elementwise products run along them: 0.35 ms instead of 1.2 ms
-    (AMD EPYC with AVX2, one thread).
+    The groups stay the last dimension until the end, so that elementwise products run along them: 0.35 ms instead of
+    1.2 ms (AMD EPYC with AVX2, one thread).
     """
     pair_matrices = _pair_matrices(angles)
     matrix = torch.ones(size, 1, 1, 1, dtype=angles.dtype, device=angles.device)
@@ -136,7 +136,7 @@ def _compose_groups(angles: Tensor, size: int) -> Tensor:
 
 
 def _grow(matrix: Tensor, mixing: Tensor) -> Tensor:
-    """Mix the rows of p matrices ``[O p, L, L, G]`` by ``[p, p, O, L, G]``; return ``[O, p L, p L, G]``."""
+    """Combine p matrices ``[O p, L, L, G]`` into one by the rotations ``[p, p, O, L, G]``: ``[O, p L, p L, G]``."""
     radix, _, outer, lower, groups = mixing.shape
     rows = mixing.permute(2, 0, 3, 1, 4).unsqueeze(4)  # [O, p, L, p, 1, G]
     parts = matrix.view(outer, radix, lower, lower, -1).transpose(1, 2).unsqueeze(1)  # [O, 1, L, p, L, G]
@@ -150,7 +150,7 @@ def _pair_matrices(angles: Tensor) -> Tensor:
 
 
 def _odd_matrices(flat: Tensor, stage: Stage) -> Tensor:
-    """Return the angles ``[planes * O * L, G]`` of a stage of odd radix as its rotations ``[p, p, O * L, G]``."""
+    """Return the rotations ``[p, p, O * L, G]`` of a stage of odd radix with angles ``[planes * O * L, G]``."""
     angles = flat.unflatten(0, (len(stage.planes), -1))
     cos, sin = torch.cos(angles), torch.sin(angles)
     eye = torch.eye(stage.radix, dtype=flat.dtype, device=flat.device)

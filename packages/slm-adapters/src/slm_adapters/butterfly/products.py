@@ -1,10 +1,10 @@
 """Application of the factors to rows of activations, forward and backward, in few passes over memory.
 
-Activations are viewed as ``[width, N]``, so that each product of a batch of small matrices runs along rows of N
-numbers. The first factor reads ``[N, width]`` without a copy; between factors whole rows move; only the last result is
-transposed, into a contiguous tensor. Contiguous, because the next layer's product rounds by the layout of its input,
-and angles of zero must not change a bit. (``torch.bmm`` with a strided ``out`` would save the moves, but computes one
-product at a time.)
+Activations are viewed as ``[width, N]``, so that the products with small matrices run along rows of N numbers. The
+first factor reads ``[N, width]`` without a copy, whole rows are moved between factors, and only the last result is
+transposed, into a contiguous tensor. It must be contiguous because the rounding of the next layer's product depends on
+the layout of its input, and with angles of zero the output must not change in any bit. (``torch.bmm`` with a strided
+``out`` would avoid the moves, but computes one product at a time.)
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from torch import Tensor
 
 from slm_adapters.butterfly.factors import Factor
 
-# A piece has at least 64 rows and about 3 * 2**16 numbers, 0.75 MB in float32, so that it stays in the processor's
-# cache between factors: 21 ms instead of 30 ms for 1,024 x 768 in blocks of 256 (AMD EPYC with AVX2, one thread).
+# A piece has at least 64 rows and about 3 * 2**16 numbers, 0.75 MB in float32, so that it stays in the CPU's cache
+# between factors: 21 ms instead of 30 ms for 1,024 x 768 in blocks of 256 (AMD EPYC with AVX2, one thread).
 PIECE_ROWS, PIECE_NUMBERS = 64, 3 * 2**16
 
 Matrices = Sequence[Tensor]
@@ -25,7 +25,7 @@ Factors = Sequence[Factor]
 
 
 def apply(x: Tensor, matrices: Matrices, factors: Factors) -> Tensor:
-    """Multiply ``x`` ``[N, width]`` by each factor in turn, on a CPU piece by piece of the rows."""
+    """Multiply ``x`` ``[N, width]`` by each factor in turn. On a CPU the rows are processed in pieces."""
     pieces = _pieces(x)
     if len(pieces) == 1:
         return _forward(x, matrices, factors).T.contiguous()
@@ -61,9 +61,9 @@ def gradients(
 
 
 def _pieces(x: Tensor) -> tuple[Tensor, ...]:
-    """Split ``x`` ``[N, width]`` into parts of equally many rows, a multiple of 16; not on a GPU.
+    """Split the rows of ``x`` ``[N, width]`` into pieces of equal size, a multiple of 16; one piece on a GPU.
 
-    Equal parts, because a last piece of one row took as long as a full one.
+    They have equal size because a last piece of one row took as long as a full one.
     """
     rows, width = x.shape
     count = -(-rows // max(PIECE_ROWS, PIECE_NUMBERS // width))
@@ -98,7 +98,7 @@ def _backward(
 
 
 def _columns(x: Tensor, factor: Factor) -> Tensor:
-    """Return ``[N, width]`` as ``[width, N]``: a view if the factor's coordinates are neighbours, else a copy.
+    """Return ``x`` ``[N, width]`` as ``[width, N]``: a view if the factor's coordinates are adjacent, else a copy.
 
     A copy permuted in three dimensions takes 3 to 5 times as long as a transposed one in two (AMD EPYC with AVX2).
     """

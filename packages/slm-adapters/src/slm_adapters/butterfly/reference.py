@@ -1,6 +1,6 @@
-"""Reference implementation of a rotation: its definition, plane by plane, slow and easy to read.
+"""Reference implementation of a rotation: the definition, plane by plane. It is slow and easy to read.
 
-Fast code is compared with it.
+Tests compare the fast implementation with it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def _plane_rotations(angles: Tensor, rotation: Rotation) -> Iterator[tuple[Tenso
 
 
 def _coordinates(stage: Stage, digit: int, rotation: Rotation) -> Tensor:
-    """Return the coordinates with ``digit`` at this stage, in the order of the angles: block, outer, stride."""
+    """Return the coordinates that have ``digit`` at this stage, ordered like the angles: block, outer, stride."""
     block = torch.arange(rotation.blocks)[:, None, None] * rotation.block_size
     outer = torch.arange(stage.outer)[None, :, None] * (stage.radix * stage.stride)
     return (block + outer + digit * stage.stride + torch.arange(stage.stride)[None, None, :]).reshape(-1)

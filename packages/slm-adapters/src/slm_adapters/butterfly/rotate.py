@@ -1,6 +1,6 @@
 """``rotate``: the fast, differentiable rotation, in the precision of the activations.
 
-Only the input and the angles are kept for the backward pass; everything between is recomputed.
+Only the input and the angles are saved for the backward pass; intermediate results are recomputed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def rotate(x: Tensor, angles: Tensor, rotation: Rotation) -> Tensor:
 
 
 def rotation_matrices(angles: Tensor, rotation: Rotation, dtype: torch.dtype) -> tuple[Tensor, ...]:
-    """Return the matrices of each factor that ``rotate`` multiplies by: composed in float64, rounded to ``dtype``."""
+    """Return the matrices that ``rotate`` multiplies by, for each factor: composed in float64, rounded to ``dtype``."""
     factors = plan(rotation, angles.device.type)
     return tuple(matrix.to(dtype) for matrix in compose(to_float64(angles), rotation, factors))
 
@@ -67,7 +67,7 @@ def to_float64(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.device.type == "mps" else tensor.to(torch.float64)
 
 
-# Dynamo sees one operation, which takes plain integers only; AOTAutograd sees the products.
+# Dynamo treats this as one operation, whose arguments must be tensors and plain integers; AOTAutograd traces into it.
 @torch.compiler.allow_in_graph  # type: ignore[untyped-decorator]
 def _rotate(x: Tensor, angles: Tensor, width: int, block_size: int, stages: int) -> Tensor:
     y: Tensor = _Rotate.apply(x, angles, Rotation(width, block_size, stages))

@@ -52,7 +52,7 @@ class ButterflySettings:
         check_values(options["side"], options["block_size"], options["stages"], angle_dropout=options["angle_dropout"])
 
     def config_options(self, block_size: int | None) -> dict[str, Any]:
-        """Return the values as ``ButterflyConfig`` names them, with ``block_size`` in place of ``"auto"``."""
+        """Return the arguments of ``ButterflyConfig``, with ``block_size``, which replaces ``"auto"``."""
         overrides = {"side": self.side, "scale": self.scale}
         explicit = {name: value for name, value in overrides.items() if value is not None}
         values = {"block_size": block_size, "stages": self.stages, "angle_dropout": self.dropout}

@@ -1,12 +1,12 @@
-"""Structure of a butterfly rotation: which coordinates each stage rotates, for a width of any kind.
+"""Structure of a butterfly rotation: which coordinates each stage rotates, for any width.
 
 A block of ``b = p_1 p_2 ... p_k`` coordinates (primes, ascending) is read as a number of k digits. Stage i rotates
 coordinates that differ in digit i only: pairs at stride 1, 2, 4 ... for the factors of two (the strides of the FFT),
 triples at stride 256 for the factor three of 768. After all k stages every output depends on every input, because
 every digit has been mixed. Further stages start again at the first digit.
 
-Within a digit of an odd prime p, planes are taken at distances 1, 2, 4 ... and back (1, 2, 1 for a triple, which are
-its three Euler angles), so that 2 ceil(log2 p) - 1 layers of planes let each of the p values reach each other.
+Within a digit of an odd prime p, values are paired at distances 1, 2, 4 ... and then back to 1 (1, 2, 1 for a triple:
+its three Euler angles). With these 2 ceil(log2 p) - 1 layers of planes each of the p values reaches each other one.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Rotation:
 
     @classmethod
     def of(cls, width: int, block_size: int | None = None, stages: int | None = None) -> Rotation:
-        """Full width without ``block_size``; as many stages as mix a block fully without ``stages``."""
+        """Create a rotation. Defaults: the full width as one block, and as many stages as mix a block fully."""
         block = width if block_size is None else block_size
         _check_block(width, block)
         return cls(width, block, full_stages(block) if stages is None else stages)
@@ -85,8 +85,8 @@ class Rotation:
     def angle_shape(self) -> tuple[int, int]:
         """``[blocks, angles of a block]``.
 
-        For a given width no two combinations of block size and stages have the same shape, so that a checkpoint of
-        another rotation does not fit.
+        For a given width, each combination of block size and stages has a different shape, so that a checkpoint of
+        another rotation is noticed.
         """
         return self.blocks, sum(stage.angle_count for stage in self.stage_sequence)
 
@@ -97,11 +97,11 @@ class Rotation:
         return blocks * angles
 
     def __deepcopy__(self, memo: object) -> Rotation:
-        return self  # immutable, and its cached stages are worth sharing
+        return self  # immutable; a copy would compute the cached stages again
 
 
 def full_stages(block_size: int) -> int:
-    """Return how many stages let every output of a block depend on every input: its number of prime factors."""
+    """Return the number of stages after which every output of a block depends on every input: its prime factors."""
     return len(prime_factors(block_size))
 
 
@@ -143,11 +143,21 @@ def _stages_by_digit(block_size: int) -> Iterator[Stage]:
         stride *= radix
 
 
+def plane_distances(radix: int) -> list[int]:
+    """Return the distance of the paired values in each layer of planes: 1, 2, 4 ... and back to 1."""
+    ascending = [2**power for power in range((radix - 1).bit_length())]
+    return [*ascending, *reversed(ascending[:-1])]
+
+
 @lru_cache
 def _planes(radix: int) -> tuple[Plane, ...]:
-    ascending = [2**power for power in range((radix - 1).bit_length())]
-    distances = [*ascending, *reversed(ascending[:-1])]
-    return tuple((low, low + d) for d in distances for low in range(radix - d) if not low & d)
+    # Distances are powers of two: where that bit of the lower value is 0, the pairs of a layer are disjoint.
+    return tuple(
+        (low, low + distance)
+        for distance in plane_distances(radix)
+        for low in range(radix - distance)
+        if not low & distance
+    )
 
 
 def _check_block(width: int, block: int) -> None:

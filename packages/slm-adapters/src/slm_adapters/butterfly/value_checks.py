@@ -1,4 +1,4 @@
-"""Ranges of the values that configure a butterfly, for settings and configurations alike."""
+"""Range checks for the values of ButterflySettings and ButterflyConfig."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def check_values(
     strength: float = 1.0,
     angle_dropout: float = 0.0,
 ) -> None:
-    """Raise AdapterError, one sentence with the value, for the first one out of range."""
+    """Raise AdapterError for the first value that is out of range."""
     if side not in SIDES:
         raise AdapterError(f"butterfly side {side!r} must be one of {', '.join(SIDES)}")
     if block_size is not None and block_size < 2:

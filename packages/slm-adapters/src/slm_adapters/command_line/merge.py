@@ -1,4 +1,4 @@
-"""``slm-adapters merge``: a merged model in a folder of its own, compared with the adapter on its base."""
+"""``slm-adapters merge``: write a merged model to a folder, and compare it with the adapter on its base."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from slm_adapters.merging.merged_folder import check_output_folder, reload_model
 
 
 def run_merge(options: argparse.Namespace) -> int:
-    """Merge, compare, report; return 0, or 1 if the logits differ by more than rounding explains.
+    """Merge the adapter, compare and report; return 0, or 1 if the logits differ by more than rounding explains.
 
     Raises AdapterError, with nothing written, for folders that cannot be read or must not be written.
     """

@@ -8,14 +8,14 @@ from typing import Any
 
 from slm_adapters.base.base_lookup import recorded_base
 from slm_adapters.base.model_folder import ModelFolder
-from slm_adapters.butterfly.structure import Rotation, full_stages, prime_factors
+from slm_adapters.butterfly.structure import Rotation, full_stages, plane_distances, prime_factors
 from slm_adapters.loading.attach import read_adapter_config
 
 BUTTERFLY_PART = ".butterfly_"  # in tensor names: layer.butterfly_side
 
 
 def describe(folder: ModelFolder) -> dict[str, Any]:
-    """Return method, base, sizes and the method's own settings as values for JSON."""
+    """Return the method, base, sizes and settings of the folder's model or adapter, as values for JSON."""
     description = _describe_adapter(folder) if folder.holds_adapter else _describe_model(folder)
     return description | {
         "parameters": sum(header.count for header in folder.tensors.values()),
@@ -98,10 +98,10 @@ def _rotation_rows(folder: ModelFolder) -> list[dict[str, Any]]:
 
 @lru_cache
 def rotation_of_shape(shape: tuple[int, int], block: int | None, stages: int | None) -> Rotation | None:
-    """Return the rotation that has angles ``[blocks, angles of a block]``, or None if there is none.
+    """Return the rotation that has angles of ``shape``, ``[blocks, angles of a block]``, or None if there is none.
 
-    A checkpoint does not record a full width. Of the widths with that number of angles, the one with the smallest prime
-    factors is returned, because widths of models have small ones.
+    With ``block`` None the width is not recorded. Of the widths with that number of angles, the one with the smallest
+    prime factors is returned, because the widths of models have small ones.
     """
     blocks, count = shape
     if block is not None:
@@ -120,7 +120,8 @@ def _full_width_angles(width: int, stages: int | None) -> int:
 
 @lru_cache
 def _plane_count(radix: int) -> int:
-    """Count the planes of a stage without listing them: the search includes large primes, which have many."""
-    ascending = [2**power for power in range((radix - 1).bit_length())]
-    distances = [*ascending, *reversed(ascending[:-1])]
-    return sum((radix - d) // (2 * d) * d + min((radix - d) % (2 * d), d) for d in distances)
+    """Return ``len(Stage.planes)`` without listing the planes: the search includes large primes, which have many.
+
+    At distance d, every other run of d values below radix - d is the lower value of a pair.
+    """
+    return sum((radix - d) // (2 * d) * d + min((radix - d) % (2 * d), d) for d in plane_distances(radix))

@@ -24,13 +24,13 @@ from slm_adapters.targets import linear_layers
 def attach_adapter(
     model: PreTrainedModel, adapter: ModelFolder, base_name: str, adapter_name: str = "default"
 ) -> PreTrainedModel:
-    """Return a PeftModel of ``model`` with the adapter attached.
+    """Return a PeftModel around ``model`` with the adapter attached.
 
     Args:
         model: A plain model, or a PeftModel with adapters of the same method, the first of which stays active.
         adapter: The adapter's folder.
-        base_name: What errors call the model.
-        adapter_name: What PEFT calls the adapter.
+        base_name: The name of the model in error messages.
+        adapter_name: The name of the adapter in PEFT.
 
     Raises:
         AdapterError: For a method that PEFT does not know, and for an adapter of another model.
@@ -78,7 +78,7 @@ def read_adapter_config(adapter: ModelFolder) -> Any:
 
 
 def merge_adapter(adapted: PreTrainedModel, adapter: ModelFolder) -> PreTrainedModel:
-    """Return the plain model with the adapter merged into its weights. Raises AdapterError if its method cannot."""
+    """Return the plain model with the adapter merged. Raises AdapterError if its method cannot be merged."""
     merge = getattr(getattr(adapted, "base_model", None), "merge_and_unload", None)
     if merge is None:
         raise AdapterError(f"an adapter of the method {adapter.config['peft_type']} cannot be merged: {adapter.path}")
@@ -95,7 +95,7 @@ def _check_finite(adapter: ModelFolder) -> None:
 
 
 def _check_complete(adapted: Any, adapter: ModelFolder, base_name: str, adapter_name: str) -> None:
-    """Refuse both misfits: PEFT leaves layers without values untrained, and drops values without a layer."""
+    """Refuse partial matches: PEFT leaves layers without values untrained, and ignores values without a layer."""
     expected = set(get_peft_model_state_dict(adapted, adapter_name=adapter_name, save_embedding_layers=False))
     saved = set(adapter.tensors)
     prefix = PEFT_TYPE_TO_PREFIX_MAPPING.get(adapter.config["peft_type"])

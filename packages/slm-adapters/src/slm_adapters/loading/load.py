@@ -46,7 +46,7 @@ def load(
     device: torch.device | str | None = None,
     four_bit: bool | None = None,
 ) -> Loaded:
-    """Load ``model_path``, with the adapter in ``adapter_path`` on it. Runs no code from a checkpoint.
+    """Load ``model_path``, with the adapter in ``adapter_path``. Never runs code from a checkpoint.
 
     Args:
         model_path: A folder written by slm-train or PEFT, or a name (``distilgpt2``, ``OWNER/NAME``, ``sample``). For
@@ -54,22 +54,22 @@ def load(
         adapter_path: A folder with an adapter, or None.
         merge: Merge the adapter in float32 and return a plain transformers model. An adapter trained over 4-bit
             weights is merged into those weights, dequantized.
-        dtype: Dtype of the weights, or of the products over a 4-bit base; None for float32, whatever the checkpoint
-            has (over a 4-bit base on a GPU: bfloat16 or float16).
+        dtype: Dtype of the weights; for a 4-bit base, of its matrix products. None for float32, whatever the
+            checkpoint has (for a 4-bit base on a GPU: bfloat16 or float16).
         device: None for cuda if there is a GPU, else cpu.
-        four_bit: Whether to hold the base in 4 bits; None for what the adapter was trained over.
+        four_bit: Whether to load the base in 4 bits; None if the adapter was trained over 4-bit weights.
 
     Raises:
         AdapterError: One sentence for anything that is missing, damaged or does not fit. Pickles and remote code are
             refused.
     """
-    base, adapter = _find(model_path, adapter_path)
+    base, adapter = _find_base_and_adapter(model_path, adapter_path)
     base = probe_base(base)
     target_device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if four_bit is None:
         four_bit = adapter is not None and adapter.four_bit
         if four_bit and adapter:
-            check_four_bit_installed(adapter)
+            check_bitsandbytes_installed(adapter)
     tokenizer = load_tokenizer(base, adapter)
     if merge:
         model = _load_merged(base, adapter, target_device, four_bit)
@@ -81,7 +81,9 @@ def load(
     return Loaded(model, tokenizer, base.name, str(adapter.path) if adapter else None)
 
 
-def _find(model_path: str | Path, adapter_path: str | Path | None) -> tuple[BaseLocation, ModelFolder | None]:
+def _find_base_and_adapter(
+    model_path: str | Path, adapter_path: str | Path | None
+) -> tuple[BaseLocation, ModelFolder | None]:
     path = Path(model_path).expanduser()
     if adapter_path is None:
         if not holds_adapter_config(path):
@@ -89,8 +91,8 @@ def _find(model_path: str | Path, adapter_path: str | Path | None) -> tuple[Base
         adapter = read_model_folder(path)
         return find_recorded_base(adapter), adapter
     adapter = read_adapter_folder(adapter_path)
-    same = path.is_dir() and path.resolve() == adapter.path.resolve()
-    return (find_recorded_base(adapter) if same else find_base_for(model_path, adapter)), adapter
+    same_folder = path.is_dir() and path.resolve() == adapter.path.resolve()
+    return (find_recorded_base(adapter) if same_folder else find_base_for(model_path, adapter)), adapter
 
 
 def holds_adapter_config(path: Path) -> bool:
@@ -106,15 +108,15 @@ def read_adapter_folder(path: str | Path) -> ModelFolder:
     return folder
 
 
-def check_four_bit_installed(adapter: ModelFolder) -> None:
-    """Raise AdapterError if bitsandbytes is not installed; ``adapter`` was trained over 4-bit weights."""
+def check_bitsandbytes_installed(adapter: ModelFolder) -> None:
+    """Raise AdapterError if bitsandbytes, which ``adapter`` needs for its 4-bit base, is not installed."""
     try:
         four_bit_config(torch.float32)
-    except AdapterError as missing:
+    except AdapterError as error:
         raise AdapterError(
             f"the adapter in {adapter.path} was trained over 4-bit weights, which need bitsandbytes, and bitsandbytes "
             "is not installed; install it, or load with four_bit=False over weights that differ slightly"
-        ) from missing
+        ) from error
 
 
 def load_tokenizer(base: BaseLocation, adapter: ModelFolder | None) -> PreTrainedTokenizerBase:
@@ -159,7 +161,7 @@ def _load_merged(
 
 
 def default_dtype(device: torch.device, four_bit: bool) -> torch.dtype:
-    """Return float32, which is exact, but over a 4-bit base on a GPU the half precision that is fast there."""
+    """Return float32, which is exact; for a 4-bit base on a GPU the half precision that is fast there."""
     if not four_bit:
         return torch.float32
     bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)

@@ -15,7 +15,7 @@ from slm_adapters.base.model_folder import ModelFolder
 from slm_adapters.base.model_loading import check_finite, load_base
 from slm_adapters.errors import AdapterError
 from slm_adapters.loading.load import (
-    check_four_bit_installed,
+    check_bitsandbytes_installed,
     default_dtype,
     holds_adapter_config,
     load_tokenizer,
@@ -27,10 +27,10 @@ from slm_adapters.loading.load import (
 class LoadedAdapters:
     """Models in eval mode without gradients that share their base weights, and the tokenizer.
 
-    A PeftModel holds adapters of one method only, so there is one for each method; adapters trained over 4-bit weights
-    have a 4-bit base of their own. The first model also answers for the base; without adapters it is a plain model.
+    A PeftModel has adapters of one method only, so there is one model for each method; adapters trained over 4-bit
+    weights have their own 4-bit base. The first model also serves the base; without adapters it is a plain model.
 
-    ``adapters``: PEFT's name of each adapter, by the name that was given.
+    ``adapters``: the name of each adapter in PEFT, by the name passed to ``load_adapters``.
     """
 
     models: list[PreTrainedModel]
@@ -56,18 +56,18 @@ def load_adapters(
     folders = {name: read_adapter_folder(path) for name, path in adapters.items()}
     for folder in folders.values():
         if folder.four_bit:
-            check_four_bit_installed(folder)
+            check_bitsandbytes_installed(folder)
     base = probe_base(common_base(model_path, list(folders.values())))
     target_device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     tokenizer = load_tokenizer(base, next(iter(folders.values()), None))
-    # Names of our own: PEFT 0.21 takes no dot in a name, and warns about names that are part of a method's prefix.
+    # Generated names: PEFT 0.21 allows no dot in a name, and warns about names that are part of a method's prefix.
     peft_names = {name: f"adapter{number:03}" for number, name in enumerate(folders)}
     models: list[PreTrainedModel] = []
     for four_bit in (False, True):
         group = {peft_names[name]: folder for name, folder in folders.items() if folder.four_bit is four_bit}
-        if group or not (folders or four_bit):
-            plain = load_base(base, target_device, dtype or default_dtype(target_device, four_bit), four_bit)
-            models += _attach_by_method(plain, group, base.name)
+        if group or not (folders or four_bit):  # without any adapters, the base alone is loaded once
+            base_model = load_base(base, target_device, dtype or default_dtype(target_device, four_bit), four_bit)
+            models += _attach_by_method(base_model, group, base.name)
     for model in models:
         model.eval().requires_grad_(False)
         check_finite(model, base.name)
@@ -90,17 +90,20 @@ def common_base(model_path: str | Path, adapters: Sequence[ModelFolder]) -> Base
 
 
 def _attach_by_method(
-    plain: PreTrainedModel, adapters: Mapping[str, ModelFolder], base_name: str
+    base_model: PreTrainedModel, adapters: Mapping[str, ModelFolder], base_name: str
 ) -> list[PreTrainedModel]:
-    """Return a model for each method: the first around ``plain``, the others around copies that share its weights."""
+    """Return a model for each method: the first around ``base_model``, the others around copies that share its weights.
+
+    Without adapters it is ``base_model`` alone.
+    """
     if not adapters:
-        return [plain]
+        return [base_model]
     from slm_adapters.loading.attach import attach_adapter  # imports PEFT: seconds that a plain model does not need
 
     by_method: dict[str, dict[str, ModelFolder]] = {}
     for name, folder in adapters.items():
         by_method.setdefault(str(folder.config.get("peft_type")), {})[name] = folder
-    models = [plain, *(_copy_sharing_weights(plain) for _ in list(by_method)[1:])]
+    models = [base_model, *(_copy_sharing_weights(base_model) for _ in list(by_method)[1:])]
     for index, group in enumerate(by_method.values()):
         for name, folder in group.items():
             models[index] = attach_adapter(models[index], folder, base_name, name)
@@ -108,6 +111,6 @@ def _attach_by_method(
 
 
 def _copy_sharing_weights(model: PreTrainedModel) -> PreTrainedModel:
-    """Return a copy of the modules that holds the same tensors: a deep copy that finds each of them already copied."""
+    """Return a copy of the modules with the same tensors: in ``deepcopy``'s memo they are already copied."""
     tensors = [*model.parameters(), *model.buffers()]
     return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})

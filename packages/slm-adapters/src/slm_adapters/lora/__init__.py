@@ -1,1 +1,1 @@
-"""LoRA settings that fit the model at hand."""
+"""LoRA adapters: settings, and creating them for a model."""

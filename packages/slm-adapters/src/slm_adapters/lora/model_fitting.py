@@ -1,4 +1,4 @@
-"""LoRA adapters (Hu et al. 2021, arXiv:2106.09685) fitted to a model, with PEFT's implementation."""
+"""Creating LoRA adapters (Hu et al. 2021, arXiv:2106.09685) for a model, with PEFT's implementation."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def lora_config(model: PreTrainedModel, settings: LoraSettings) -> LoraConfig:
 
 
 def add_lora(model: PreTrainedModel, settings: LoraSettings) -> PeftModel:
-    """Return ``model`` frozen, with LoRA layers in float32 that train and change no bit of its output at the start."""
+    """Return ``model``, frozen, with trainable LoRA layers in float32 that do not change its output before training."""
     return get_peft_model(model, lora_config(model, settings))
 
 

@@ -13,7 +13,7 @@ from slm_adapters.errors import AdapterError
 from slm_adapters.loading.load import Loaded
 
 PROBE_TEXT = "Once upon a time a small model read 1,024 books. What it remembered of them was"
-# Largest difference of logits, as a share of the largest logit, that rounding the weights explains.
+# Largest difference of logits, as a share of the largest logit, that rounding the weights to each dtype explains.
 LOGIT_TOLERANCE = {torch.float32: 1e-2, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 DEFAULT_CONTEXT = 1024  # tokens, for a model whose configuration does not state its context
 

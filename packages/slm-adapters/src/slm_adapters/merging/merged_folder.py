@@ -1,4 +1,4 @@
-"""The folder of a merged model: what may be replaced, writing it whole or not at all, reading it back."""
+"""The folder of a merged model: checking what may be replaced, writing it atomically, reading it back."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MODEL_FILE_SUFFIXES = {".json", ".safetensors", ".jinja", ".txt", ".model", ".md
 def check_output_folder(out: Path, inputs: list[Path], overwrite: bool) -> None:
     """Raise AdapterError unless a merged model may be written to ``out``.
 
-    ``out`` must not exist or be empty, or hold nothing but a merged model and ``overwrite`` is given. It must not
+    ``out`` must not exist or must be empty, or with ``overwrite`` contain nothing but a merged model. It must not
     contain a folder of ``inputs``, which the merge reads.
     """
     if out.exists() and not out.is_dir():
@@ -41,7 +41,7 @@ def check_output_folder(out: Path, inputs: list[Path], overwrite: bool) -> None:
 
 
 def write_model(loaded: Loaded, out: Path) -> None:
-    """Write model and tokenizer in transformers' format to ``out``, which is then complete or unchanged.
+    """Write model and tokenizer to ``out`` in transformers' format. After an error ``out`` is unchanged.
 
     Raises AdapterError if the disk is full or not writable.
     """
@@ -54,8 +54,8 @@ def write_model(loaded: Loaded, out: Path) -> None:
         loaded.tokenizer.save_pretrained(staging)
         _sync_to_disk(staging)
         _replace(out, staging)
-    except (OSError, SafetensorError) as fault:
-        raise AdapterError(f"cannot write {out}: {fault}; give a folder on another disk") from fault
+    except (OSError, SafetensorError) as error:
+        raise AdapterError(f"cannot write {out}: {error}; give a folder on another disk") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
@@ -68,7 +68,7 @@ def reload_model(out: Path, like: PreTrainedModel) -> PreTrainedModel:
 
 
 def _is_model_file(entry: Path) -> bool:
-    # A run record marks the folder of a run, which is worth more than a merged model.
+    # A run record marks the folder of a training run, which must not be replaced.
     return entry.is_file() and entry.suffix in MODEL_FILE_SUFFIXES and entry.name != RUN_RECORD
 
 

@@ -1,13 +1,13 @@
 """Paged attention on a GPU: decode rows by a Triton kernel that reads pages in place, prompt chunks by torch.
 
-A program of the kernel handles one sequence and one head of keys and values, with all query heads that share it, so
-that each key and value is read once. It passes over the pages once, with a running softmax in float32 for any dtype
-of the pages (Milakov and Gimelshein, https://arxiv.org/abs/1805.02867). A row's result does not depend on the other
-rows, and the decode rows need no synchronisation with the host.
+Each program of the kernel handles one sequence and one head of keys and values, with all query heads that share it, so
+that each key and value is read once. It reads the pages in a single pass, with a running softmax in float32 for any
+dtype of the pages (Milakov and Gimelshein, https://arxiv.org/abs/1805.02867). A row's result does not depend on the
+other rows, and the decode rows need no synchronisation with the host.
 
 Shapes: N rows of the step, S of them decode rows, P pages of the longest table, H heads, G heads of keys and values,
-D dimensions of a head. In the kernel Q, C and L are powers of two: Q is the number of heads that share keys, C the
-number of dimensions (both rounded up), and L the number of tokens in a tile.
+D dimensions of a head. In the kernel Q, C and L are powers of two: Q is the number of query heads that share a head of
+keys and values, C the number of dimensions (both rounded up), and L the number of tokens in a tile.
 """
 
 # Triton parses the kernel's source and accepts no annotation but constexpr.
@@ -50,7 +50,7 @@ def decode(query_SHD: Tensor, layer: int, batch: StepBatch, scale: float, out_SH
     """Write the attention of the decode rows, each over its own pages, to the contiguous ``out_SHD``."""
     keys_PSGD, values_PSGD = batch.storage.keys[layer], batch.storage.values[layer]
     (rows, heads, dim), groups = query_SHD.shape, keys_PSGD.shape[2]
-    shared, dims = next_power_of_2(heads // groups), next_power_of_2(dim)
+    padded_group_size, padded_dim = next_power_of_2(heads // groups), next_power_of_2(dim)
     with torch.cuda.device_of(query_SHD):  # Triton launches on the current device, not on the tensors'
         decode_kernel[(rows, groups)](
             query_SHD,
@@ -63,12 +63,12 @@ def decode(query_SHD: Tensor, layer: int, batch: StepBatch, scale: float, out_SH
             *query_SHD.stride(),
             batch.decode_pages.stride(0),
             keys_PSGD.stride(1),
-            SHARE=heads // groups,
+            GROUP_SIZE=heads // groups,
             DIM=dim,
             PAGE_SIZE=batch.storage.page_size,
-            Q=shared,
-            C=dims,
-            L=min(MAX_TILE_TOKENS, max(1, TILE_PRODUCTS // (shared * dims))),
+            Q=padded_group_size,
+            C=padded_dim,
+            L=min(MAX_TILE_TOKENS, max(1, TILE_PRODUCTS // (padded_group_size * padded_dim))),
         )
 
 
@@ -87,7 +87,7 @@ def decode_kernel(
     dim_stride,
     table_stride,
     token_stride,
-    SHARE: tl.constexpr,
+    GROUP_SIZE: tl.constexpr,
     DIM: tl.constexpr,
     PAGE_SIZE: tl.constexpr,
     Q: tl.constexpr,
@@ -96,13 +96,13 @@ def decode_kernel(
 ):
     """Attend for one sequence and one head of keys and values.
 
-    ``query`` [S, H, D] has strides, all else is contiguous. ``tables`` [S, P] int32 are each sequence's pages,
-    ``lengths`` [S] int32 the number of tokens that its query attends to.
+    ``query`` [S, H, D] may have any strides; all other tensors are contiguous. ``tables`` [S, P] int32 are each
+    sequence's pages, ``lengths`` [S] int32 the number of tokens that its query attends to. GROUP_SIZE is H / G.
     """
     row, group = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
-    dims_C, shared_Q = tl.arange(0, C), tl.arange(0, Q)
-    heads_Q = group * SHARE + shared_Q
-    mask_QC = (shared_Q < SHARE)[:, None] & (dims_C < DIM)[None, :]
+    dims_C, members_Q = tl.arange(0, C), tl.arange(0, Q)
+    heads_Q = group * GROUP_SIZE + members_Q
+    mask_QC = (members_Q < GROUP_SIZE)[:, None] & (dims_C < DIM)[None, :]
     offsets_QC = row * row_stride + heads_Q[:, None] * head_stride + dims_C[None, :] * dim_stride
     query_QC = tl.load(query + offsets_QC, mask=mask_QC, other=0.0).to(tl.float32) * scale
 
@@ -120,7 +120,7 @@ def decode_kernel(
         max_Q, sum_Q, acc_QC = accumulate_tile(query_QC, key_LC, value_LC, seen_L, max_Q, sum_Q, acc_QC)
 
     out_QC = (acc_QC / sum_Q[:, None]).to(out.dtype.element_ty)
-    offsets_QC = (row * tl.num_programs(1) * SHARE + heads_Q[:, None]) * DIM + dims_C[None, :]
+    offsets_QC = (row * tl.num_programs(1) * GROUP_SIZE + heads_Q[:, None]) * DIM + dims_C[None, :]
     tl.store(out + offsets_QC, out_QC, mask=mask_QC)
 
 
@@ -135,7 +135,7 @@ def slots_of(table, tokens_L, seen_L, PAGE_SIZE: tl.constexpr):
 def accumulate_tile(query_QC, key_LC, value_LC, seen_L, max_Q, sum_Q, acc_QC):
     """Add a tile to the running softmax: the maximum score, the sum of weights, and the weighted sum of values.
 
-    Sums instead of ``tl.dot``, which needs at least 16 query rows and would round float32 to TF32.
+    It uses sums because ``tl.dot`` needs at least 16 query rows and would round float32 to TF32.
     """
     score_QL = tl.sum(query_QC[:, None, :] * key_LC[None, :, :], axis=2)
     score_QL = tl.where(seen_L[None, :], score_QL, float("-inf"))

@@ -28,7 +28,7 @@ UNSUPPORTED_OPTIONS = ("softcap", "s_aux", "position_bias")
 
 @dataclass(frozen=True)
 class AttentionStep:
-    """What a forward pass hands to every layer's attention, as the keyword argument ``paged``."""
+    """The step that a forward pass computes, passed to every layer's attention as the keyword argument ``paged``."""
 
     batch: StepBatch
     attend: Attend
@@ -36,7 +36,7 @@ class AttentionStep:
 
 @dataclass
 class AttentionProbe:
-    """Passed in place of an AttentionStep, it records what each layer requires of attention."""
+    """Records what each layer requires of attention when it is passed instead of an AttentionStep."""
 
     layers: dict[int, LayerShape] = field(default_factory=dict)
     window: int | None = None  # the shortest sliding window of all layers
@@ -88,7 +88,7 @@ def _attention(
     **options: Any,
 ) -> tuple[Tensor, None]:
     if paged is None:
-        raise KVError("this model's attention reads pages: call it by its Engine, or set another attn_implementation")
+        raise KVError("this model has paged attention: call it through its Engine, or set another attn_implementation")
     if isinstance(paged, AttentionProbe):
         return _record(paged, module, query_BHTD, key_BGTD, value_BGTD, options), None
     scale = 1 / math.sqrt(query_BHTD.shape[-1]) if scaling is None else scaling
@@ -105,7 +105,10 @@ def _rows(tensor_BHTD: Tensor) -> Tensor:
 def _layer_index(module: nn.Module) -> int:
     index = getattr(module, "layer_idx", None)
     if not isinstance(index, int):
-        raise KVError(f"{type(module).__name__} has no layer_idx, by which its pages are found; use its own generate")
+        raise KVError(
+            f"{type(module).__name__} has no layer_idx, which paged attention needs to find the layer's pages; "
+            "use the model's own generate"
+        )
     return index
 
 

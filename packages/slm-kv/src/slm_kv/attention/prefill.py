@@ -19,6 +19,6 @@ def attend_chunks(
         rows = slice(chunk.first, chunk.last)
         if chunk.past:
             out_NHD[rows] = attend_chunk(query_NHD, chunk, layer, batch, scale)
-        else:  # the rows attend only to each other: no need to gather pages
+        else:  # the rows attend only to each other, so no pages need to be gathered
             key_GLD, value_GLD = key_NGD[rows].transpose(0, 1), value_NGD[rows].transpose(0, 1)
             out_NHD[rows] = causal_attention(query_NHD[rows], key_GLD, value_GLD, 0, scale)

@@ -1,6 +1,6 @@
 """Paged attention in plain torch: gather each sequence's pages, then scaled dot product attention.
 
-Slow and obvious. Tests compare the other backends with it, and it runs on devices that have no other.
+Slow and easy to read. Tests compare the other backends with it, and devices without a compiled backend use it.
 
 Shapes: N rows of the step, T rows of a chunk, L keys, H heads, G heads of keys and values (H is a multiple of G),
 D dimensions of a head, P pages, S slots in a page.
@@ -34,7 +34,7 @@ def write(key_NGD: Tensor, value_NGD: Tensor, layer: int, batch: StepBatch) -> N
 
 
 def gather(pages_PSGD: Tensor, pages: Tensor, length: int) -> Tensor:
-    """The first ``length`` tokens in ``pages``, [G, length, D]: a view if the pages are neighbours, else a copy."""
+    """Gather the first ``length`` tokens of ``pages`` to [G, length, D]: a view if the pages are neighbours."""
     needed = pages[: -(-length // pages_PSGD.shape[1])]
     first, last = int(needed[0]), int(needed[-1]) + 1
     if last - first == len(needed) and bool((needed.diff() == 1).all()):
@@ -43,14 +43,14 @@ def gather(pages_PSGD: Tensor, pages: Tensor, length: int) -> Tensor:
 
 
 def attend_chunk(query_NHD: Tensor, chunk: Chunk, layer: int, batch: StepBatch, scale: float) -> Tensor:
-    """Attention of one chunk's rows, each over the tokens before it and itself. Returns [T, H, D]."""
+    """Compute the attention of one chunk's rows, each over the tokens before it and itself. Returns [T, H, D]."""
     key_GLD = gather(batch.storage.keys[layer], chunk.pages, chunk.length)
     value_GLD = gather(batch.storage.values[layer], chunk.pages, chunk.length)
     return causal_attention(query_NHD[chunk.first : chunk.last], key_GLD, value_GLD, chunk.past, scale)
 
 
 def causal_attention(query_THD: Tensor, key_GLD: Tensor, value_GLD: Tensor, past: int, scale: float) -> Tensor:
-    """Attention of which row i sees the first ``past`` + i + 1 of L keys. Returns [T, H, D]."""
+    """Compute causal attention: row i attends to the first ``past`` + i + 1 of L keys. Returns [T, H, D]."""
     rows, heads = query_THD.shape[:2]
     mask = None
     if past and rows > 1:  # is_causal would align the diagonal with the first key

@@ -1,4 +1,4 @@
-"""The rows of one step, and where their keys and values lie.
+"""The rows of one step, and where their keys and values are stored.
 
 Shapes: N rows of the step, S of them decode rows, T rows of a chunk, P pages of the longest table.
 """
@@ -41,14 +41,14 @@ class StepBatch:
 
     @property
     def decode_rows(self) -> int:
-        """S."""
+        """The number of decode rows, S."""
         return len(self.decode_lengths)
 
     @cached_property
     def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """``slots``, ``decode_pages`` and ``decode_lengths`` as numpy arrays, on a CPU.
 
-        Cached because all layers share them: made for each layer, they took 9 of 27 microseconds of the attention of
-        one sequence; made once, 5.
+        Cached because all layers share them: created in each layer, they took 9 of the 27 microseconds of one
+        sequence's attention; created once per step, 5.
         """
         return self.slots.numpy(), self.decode_pages.numpy(), self.decode_lengths.numpy()

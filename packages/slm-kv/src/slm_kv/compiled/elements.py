@@ -1,4 +1,4 @@
-"""Elements of compiled kernels: float32, or bfloat16 as uint16 bits. Arithmetic, including ``exp``, is float32."""
+"""Element types of the compiled kernels: float32, and bfloat16 as uint16 bits. Arithmetic is in float32."""
 
 # numba reads the signatures, and accepts no annotations in them.
 # mypy: disallow-untyped-defs=False, disallow-untyped-decorators=False
@@ -9,8 +9,8 @@ import numpy as np
 from numba import njit, types
 from numba.extending import overload
 
-# Of fastmath only what vectorizes sums: with nnan or ninf a NaN could get lost. ``cache`` keeps the machine code on
-# disk, so that a machine compiles once. ``error_model`` numpy: a division need not check for zero.
+# ``fastmath``: only the flags that let LLVM vectorize sums; with nnan or ninf a NaN could get lost. ``cache`` keeps the
+# machine code on disk, so that each machine compiles once. ``error_model``: no check for division by zero.
 NUMBA_OPTIONS = {"fastmath": {"reassoc", "contract", "nsz"}, "cache": True, "nogil": True, "error_model": "numpy"}
 
 LOG2_E = np.float32(1.4426950408889634)
@@ -34,8 +34,8 @@ def float32_to_bfloat16(number):
     return np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
 
 
-# ``to_float32`` and ``from_float32`` choose by the element's type while numba compiles. The Python functions are what
-# runs without compiling (NUMBA_DISABLE_JIT).
+# numba selects the implementation of ``to_float32`` and ``from_float32`` by the element's type when it compiles. The
+# plain Python functions run when the JIT is disabled (NUMBA_DISABLE_JIT).
 
 
 def to_float32(element):

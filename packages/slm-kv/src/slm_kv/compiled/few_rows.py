@@ -1,9 +1,9 @@
 """The product of a few input rows and a packed weight, which is read in place.
 
-For few rows on many CPUs oneDNN reads a weight at half of the memory's speed. Here sums fill whole registers (64
-outputs), several blocks are read side by side, as that many streams through memory, and what follows is prefetched.
-One row reads 31 to 37 GB/s in float32 and 28 to 36 in bfloat16, of 41 to 44 that a core can read (EPYC with
-AVX512-BF16); without prefetching it was 24.
+With few rows the speed is limited by reading the weight, and oneDNN was slower on three of four CPUs (docs/log.md).
+Here sums fill whole registers (64 outputs), several blocks are read side by side as separate streams, and the words
+that follow are prefetched. One row reads 31 to 37 GB/s in float32 and 28 to 36 in bfloat16; a core can read 41 to 44
+(EPYC with AVX512-BF16). Without prefetching it was 24.
 
 Shapes: R rows, I inputs, O outputs, B = O / 64 blocks (rounded up).
 """
@@ -26,9 +26,9 @@ from slm_kv.compiled.weight_blocks import BLOCK, INPUTS_AT_ONCE, Blocks
 
 # Rows up to which this is faster than oneDNN; with one more row oneDNN is as fast.
 MAX_ROWS = 2 if torch.backends.cpu.get_cpu_capability() == "AVX512" else 8
-STREAMS = 4  # blocks side by side with one or two rows: one stream alone waits for most of what it reads
-STREAMS_MANY_ROWS = 3  # with more rows, whose sums need the registers
-PREFETCH_WORDS = 512  # distance, 2 kB, between the word that is read and the one that is prefetched
+STREAMS = 4  # blocks read side by side with one or two rows; a single stream mostly waits for memory
+STREAMS_MANY_ROWS = 3  # with more rows, whose sums take more registers
+PREFETCH_WORDS = 512  # distance (2 kB) between the word that is read and the one that is prefetched
 
 
 def linear(x: Tensor, blocks: Blocks, bias_O: np.ndarray, outputs: int) -> Tensor:
@@ -55,9 +55,9 @@ def write_block(sums, bias, block, out):
 
 
 def two_products(blocks, block, i, o, x0, x1):
-    """What inputs ``i`` and ``i`` + 1 add to output ``o`` of a block.
+    """Return the contribution of inputs ``i`` and ``i`` + 1 to output ``o`` of a block.
 
-    ``block`` is an index because a view of the block, made 200,000 times a call, would cost a fifth of the speed.
+    ``block`` is an index because creating a view of the block, 200,000 times in each call, would slow the loop down.
     """
     function = _two_products_bfloat16 if blocks.dtype == np.uint32 else _two_products_float32
     return function(blocks, block, i, o, x0, x1)
@@ -100,7 +100,7 @@ def multiply_blocks(x, blocks, first, streams, bias, sums, out):
 
 @njit(inline="always")
 def multiply_all(x, blocks, streams, bias, sums, out):
-    """Multiply all blocks, ``streams`` at a time, and the rest one by one."""
+    """Multiply all blocks, ``streams`` at a time, and the remaining ones one by one."""
     whole = len(blocks) // streams * streams
     for first in range(0, whole, streams):
         multiply_blocks(x, blocks, first, streams, bias, sums, out)

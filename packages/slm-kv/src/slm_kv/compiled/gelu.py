@@ -1,7 +1,7 @@
 """The tanh approximation of GELU, which GPT-2 uses, in one pass over memory.
 
-transformers' ``gelu_new`` makes eight passes; torch's own makes one, but spends it on tanh. On 32 x 3,072 float32
-numbers they take 276 and 120 microseconds, this kernel 24 (EPYC with AVX512-BF16, one thread).
+transformers' ``gelu_new`` makes eight passes; torch's own makes one, but spends most of its time on tanh. On 32 x 3,072
+float32 numbers they take 276 and 120 microseconds, this kernel 24 (EPYC with AVX512-BF16, one thread).
 
 Source: Hendrycks and Gimpel, Gaussian Error Linear Units, arXiv 1606.08415. (1 + tanh(u)) / 2 is the sigmoid of 2 u.
 """

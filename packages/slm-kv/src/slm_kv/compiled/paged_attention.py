@@ -1,7 +1,7 @@
 """Decode attention over pages: the query of each sequence reads that sequence's pages in place.
 
-No gather, no padding, and a result that does not depend on the other sequences of the batch. Arithmetic is float32
-for any dtype of the pages.
+It needs no gather and no padding, and a sequence's result does not depend on the others in the batch. Arithmetic is in
+float32 for any dtype of the pages.
 
 Shapes: N rows of the step, S decode rows, P pages of the longest table, H heads, G heads of keys and values (H is a
 multiple of G), D dimensions of a head.
@@ -18,17 +18,19 @@ from numba import njit, types
 from slm_kv.compiled.elements import NUMBA_OPTIONS, exp, from_float32, to_float32
 from slm_kv.compiled.prefetching import prefetch_run
 
-# Distance between what is read and what is prefetched: pages are scattered, which no CPU predicts. With it, one layer
-# of 32 sequences of 160 tokens takes 600 to 660 instead of 1,350 microseconds in bfloat16 (EPYC with AVX512-BF16).
+# Distance between the token that is read and the one that is prefetched. Pages are scattered, and a CPU's own
+# prefetcher cannot predict them. One layer of 32 sequences of 160 tokens takes 600 to 660 instead of 1,350
+# microseconds in bfloat16 (EPYC with AVX512-BF16).
 PREFETCH_BYTES = 12288
-COMMON_DIM = 64  # of most small models: for a constant LLVM unrolls the loops, which saves 5 to 10 % of the time
+# The head dimension of most small models. LLVM unrolls the loops over a constant, which saves 5 to 10 % of the time.
+COMMON_DIM = 64
 
 
 def compile_for(*arguments):
     """Compile for float32 and bfloat16 when the module is imported, and for no other types.
 
-    ``rows``, ``pages`` and ``out`` stand for arrays of the element. Rows have the strides that the model gives them
-    (layout A): left to itself, numba would compile again for each kind of stride in the middle of a text.
+    ``rows``, ``pages`` and ``out`` stand for arrays of that element type. Rows may have any strides (layout A): without
+    explicit signatures, numba would compile again for each new kind of stride in the middle of a text.
     """
     element_arrays = {"rows": (3, "A"), "pages": (4, "C"), "out": (3, "C")}
 
@@ -68,14 +70,14 @@ def write(key, value, keys, values, slots):
 
 @njit(inline="always")
 def prefetch_token(flat, page, next_page, slot, page_size, width):
-    """Prefetch the ``width`` elements of a token: ``slot`` of ``page``, or past its end of ``next_page``."""
+    """Prefetch the ``width`` elements of a token: ``slot`` of ``page``, or of ``next_page`` if past its end."""
     token = page * page_size + slot if slot < page_size else next_page * page_size + slot - page_size
     prefetch_run(flat, token * width, width)
 
 
 @njit(inline="always")
 def following_page(pages, first, length, page_size):
-    """The page of ``pages`` [P] after the one that begins with token ``first``; for the last page itself."""
+    """Return the page of ``pages`` [P] after the one that begins with token ``first``, or the last page itself."""
     after = first + page_size
     return pages[(after if after < length else first) // page_size]
 
@@ -84,7 +86,7 @@ def following_page(pages, first, length, page_size):
 def compute_scores(queries, keys, pages, length, ahead, dim, scores):
     """Write the products of ``queries`` [H, ``dim``] and the first ``length`` keys to ``scores`` [H, >= length]."""
     heads, page_size, groups = len(queries), keys.shape[1], keys.shape[2]
-    share, flat = heads // groups, keys.reshape(-1)
+    group_size, flat = heads // groups, keys.reshape(-1)
     for first in range(0, length, page_size):
         page, next_page = pages[first // page_size], following_page(pages, first, length, page_size)
         for slot in range(min(page_size, length - first)):
@@ -92,7 +94,7 @@ def compute_scores(queries, keys, pages, length, ahead, dim, scores):
             for head in range(heads):
                 dot = np.float32(0.0)
                 for d in range(dim):
-                    dot += queries[head, d] * to_float32(keys[page, slot, head // share, d])
+                    dot += queries[head, d] * to_float32(keys[page, slot, head // group_size, d])
                 scores[head, first + slot] = dot
 
 
@@ -100,7 +102,7 @@ def compute_scores(queries, keys, pages, length, ahead, dim, scores):
 def sum_values(weights, values, pages, length, ahead, dim, out):
     """Write the first ``length`` values, summed by ``weights`` [H, >= length], to ``out`` [H, ``dim``]."""
     heads, page_size, groups = len(out), values.shape[1], values.shape[2]
-    share, flat = heads // groups, values.reshape(-1)
+    group_size, flat = heads // groups, values.reshape(-1)
     out[:] = np.float32(0.0)
     for first in range(0, length, page_size):
         page, next_page = pages[first // page_size], following_page(pages, first, length, page_size)
@@ -109,7 +111,7 @@ def sum_values(weights, values, pages, length, ahead, dim, out):
             for head in range(heads):
                 weight = weights[head, first + slot]
                 for d in range(dim):
-                    out[head, d] += weight * to_float32(values[page, slot, head // share, d])
+                    out[head, d] += weight * to_float32(values[page, slot, head // group_size, d])
 
 
 @njit(inline="always")
@@ -129,7 +131,7 @@ def attend(queries, keys, values, pages, length, dim, scores, totals, out):
 
 @compile_for("rows", "pages", "pages", types.int32[:, ::1], types.int32[::1], types.float32, "out")
 def decode(q, keys, values, pages, lengths, scale, out):
-    """Attend with S queries, each over its own pages in the order of memory: token by token, all heads of each.
+    """Attend with S queries, each over its own pages. Memory is read in order: token by token, all heads of a token.
 
     ``q`` and ``out`` [S, H, D]; ``keys`` and ``values`` [pages, page_size, G, D]; ``pages`` [S, P] int32;
     ``lengths`` [S] int32: the tokens that each query attends to, itself included.

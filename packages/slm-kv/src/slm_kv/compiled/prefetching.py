@@ -1,6 +1,6 @@
 """Prefetching memory into the cache from compiled code.
 
-A CPU prefetches by itself what follows in order, up to the end of a 4 kB page of its own; not what is scattered.
+A CPU's own prefetcher follows sequential reads to the end of a 4 kB page of memory, but no scattered reads.
 """
 
 # numba reads the signatures, and accepts no annotations in them.
@@ -19,7 +19,7 @@ READ, KEEP_IN_ALL_LEVELS, DATA = 0, 3, 1  # the arguments of llvm.prefetch: rw, 
 
 @intrinsic
 def prefetch(typing_context, flat, index):
-    """Prefetch element ``index`` of the contiguous 1-d array ``flat``. An index outside of it does no harm."""
+    """Prefetch element ``index`` of the contiguous 1-d array ``flat``. An index outside of it is harmless."""
     if not (isinstance(flat, types.Array) and flat.ndim == 1 and flat.layout == "C"):
         return None
 

@@ -1,7 +1,7 @@
 """The layout of packed weights that compiled code reads: blocks of 64 outputs, the inputs of a block in order.
 
-oneDNN packs weights like this on most CPUs. It does not document the layout, so its memory is compared with the
-weight before it is used. Weights that oneDNN cannot pack are laid out alike.
+oneDNN packs weights like this on most CPUs. It does not document the layout, so the packed memory is compared with the
+plain weight before it is used. Weights that oneDNN cannot pack are stored in the same layout.
 
 Shapes: N rows, I inputs, O outputs, B = O / 64 blocks (rounded up), K inputs as padded by oneDNN.
 """
@@ -35,12 +35,12 @@ def view_blocks(packed: Tensor, weight_OI: Tensor) -> Blocks | None:
     outputs, inputs = weight_OI.shape
     if not hasattr(torch.ops.mkldnn, "data_ptr") or inputs % INPUTS_AT_ONCE:
         return None
-    count, size = -(-outputs // BLOCK), torch.ops.mkldnn._nbytes(packed)
-    words = (ctypes.c_uint32 * (size // 4)).from_address(torch.ops.mkldnn.data_ptr(packed))
+    block_count, nbytes = -(-outputs // BLOCK), torch.ops.mkldnn._nbytes(packed)
+    words = (ctypes.c_uint32 * (nbytes // 4)).from_address(torch.ops.mkldnn.data_ptr(packed))
     memory = np.ctypeslib.as_array(words)
-    if size % (4 * count * BLOCK):
+    if nbytes % (4 * block_count * BLOCK):
         return None
-    blocks = memory.view(np.float32 if weight_OI.dtype is torch.float32 else np.uint32).reshape(count, -1, BLOCK)
+    blocks = memory.view(np.float32 if weight_OI.dtype is torch.float32 else np.uint32).reshape(block_count, -1, BLOCK)
     return blocks if _equal(blocks, weight_OI) else None
 
 
@@ -78,7 +78,7 @@ def pack_bfloat16(weight_OI: Tensor) -> Blocks:
 
 
 def unpack_bfloat16(blocks: Blocks, outputs: int) -> Tensor:
-    """The weight [O, I] of ``pack_bfloat16``, bit for bit."""
+    """Return the weight [O, I] that ``pack_bfloat16`` laid out, bit for bit."""
     inputs = 2 * blocks.shape[1]
     pairs = blocks.transpose(0, 2, 1).reshape(-1, inputs // 2)[:outputs]
     return torch.from_numpy(np.ascontiguousarray(pairs).view(np.uint16)).view(torch.bfloat16)

@@ -18,7 +18,7 @@ BASE_ADAPTER = "__base__"  # peft's name for no adapter in a batch with several
 
 @dataclass(frozen=True)
 class ModelCall:
-    """One call of a model; ``row_adapters`` names each row's adapter if the batch mixes several, else None."""
+    """One call of a model. ``row_adapters`` names each row's adapter if the batch mixes several; else it is None."""
 
     model: Any
     work: list[Work]
@@ -41,8 +41,8 @@ class Adapters:
         self.default = self._models[0].default
         self.refresh()
 
-    def find(self, name: str | None) -> str | None:
-        """Return the adapter called ``name``: the active one for None, and None for BASE_ADAPTER.
+    def resolve(self, name: str | None) -> str | None:
+        """Resolve the adapter of a request: None stands for the active adapter, BASE_ADAPTER for no adapter (None).
 
         Raises:
             KVError: there is no adapter of that name.
@@ -57,17 +57,17 @@ class Adapters:
         raise KVError(f"no adapter is called {name!r}; known adapters: {known}")
 
     def prefix_root(self, name: str | None) -> bytes:
-        """The root of the hash chain of prefixes computed with an adapter: a digest of its weights and the base's."""
+        """The root of the hash chain for prefixes computed with an adapter: a digest of its and the base's weights."""
         return self._prefix_roots[name]
 
     def refresh(self) -> None:
         """Compute the digests again, after weights have changed."""
         self._prefix_roots: dict[str | None, bytes] = {}
-        for model in reversed(self._models):  # the first model's digest of the base is the one that stays
+        for model in reversed(self._models):  # the digest of the base is that of the first model
             self._prefix_roots |= model.digests()
 
     def calls(self, work: tuple[Work, ...]) -> Generator[ModelCall]:
-        """Yield the calls that a step needs. While a call is being handled, its adapter is active."""
+        """Yield the calls that a step needs. The adapter of a call is active until the next call is requested."""
         for model in self._models:
             yield from model.calls([item for item in work if self._model_for(item) is model])
 
@@ -83,17 +83,18 @@ class _AdaptedModel:
         self.model: Any = model
         self.names = adapter_names(model)
         self.default = active_adapter(model)
-        self.mixes = supports_mixed_batches(model)
+        self.supports_mixed_batches = supports_mixed_batches(model)
 
     def calls(self, work: list[Work]) -> Generator[ModelCall]:
-        """Decode rows of different adapters in one call, if the layers can mix them; else one call for each adapter.
+        """Yield one call for the decode rows of all adapters if the layers can mix them, else a call for each adapter.
 
-        Prompts have a call for each adapter: mixing needs one row of tokens for each entry of the batch.
+        Prompts always have a call for each adapter: PEFT chooses the adapter by batch entry, and all prompts of a call
+        share one entry.
         """
         by_adapter: dict[str | None, list[Work]] = {}
         for item in work:
             by_adapter.setdefault(item.sequence.handle.adapter, []).append(item)
-        if len(by_adapter) > 1 and self.mixes:
+        if len(by_adapter) > 1 and self.supports_mixed_batches:
             decoding = [item for item in work if item.count == 1]
             if decoding:
                 names = [item.sequence.handle.adapter or BASE_ADAPTER for item in decoding]
@@ -111,9 +112,9 @@ class _AdaptedModel:
             name: {key for key in state if f".{name}." in key or key.endswith(f".{name}")} for name in self.names
         }
         base_keys = state.keys() - set().union(*keys_by_adapter.values()) if keys_by_adapter else state.keys()
-        base = weight_digest((key, state[key]) for key in sorted(base_keys))
-        digests: dict[str | None, bytes] = {None: base}
+        base_digest = weight_digest((key, state[key]) for key in sorted(base_keys))
+        digests: dict[str | None, bytes] = {None: base_digest}
         for name, keys in keys_by_adapter.items():
             settings = repr(sorted(self.model.peft_config[name].to_dict().items(), key=str))
-            digests[name] = weight_digest(((key, state[key]) for key in sorted(keys)), base + settings.encode())
+            digests[name] = weight_digest(((key, state[key]) for key in sorted(keys)), base_digest + settings.encode())
         return digests

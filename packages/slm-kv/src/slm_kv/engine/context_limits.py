@@ -57,7 +57,7 @@ class ContextLimits:
 
     @property
     def slots(self) -> int:
-        """The number of tokens that the pool holds."""
+        """The number of tokens for which the pool has slots."""
         return self.page_size * self.max_pages
 
     @property
@@ -100,18 +100,21 @@ class ContextLimits:
         return slots <= self.slots and sequence.position + sequence.pending <= self.positions
 
     def can_drop_page(self, sequence: Sequence) -> bool:
-        """Return whether the window can move by one page: positions must be relative, and some must be left."""
+        """Return whether the oldest page but the first can be dropped.
+
+        Positions must be relative, and the next tokens must not exceed those that the model knows.
+        """
         return self.rotary and self.max_pages > 2 and sequence.position + sequence.pending <= self.positions
 
     def drop_page(self, sequence: Sequence, pool: PagePool) -> None:
         """Drop the oldest page but the first, to which all tokens attend strongly (attention sinks, arXiv 2309.17453).
 
-        An approximation: the keys and values that stay were computed while the dropped tokens were visible.
+        This is an approximation: the remaining keys and values were computed with the dropped tokens in the context.
         """
         pool.drop(sequence.block_table, 1, 1)
         sequence.dropped += self.page_size
 
     def keep_last_half(self, sequence: Sequence) -> None:
         """Continue from the last half of the limit, as if the text began there. The sequence must be waiting."""
-        kept = max(1, self.tokens // 2)
-        sequence.context_start = len(sequence.token_ids) - kept
+        context_length = max(1, self.tokens // 2)
+        sequence.context_start = len(sequence.token_ids) - context_length

@@ -1,4 +1,4 @@
-"""The engine: many sequences generate from one pool of pages. A step is plan, run, sample, commit."""
+"""The engine, which generates for many requests from one pool of pages. A step is plan, run, sample, commit."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from slm_kv.sampling.sampler import TokenSampler
 class Engine:
     """Generates for many requests at the same time.
 
-    It has the models to itself until ``close``, which restores them. No request can end the engine: an error ends the
-    request that caused it. Not thread-safe, except for ``check``.
+    The models must not be used elsewhere until ``close``, which restores them. An error in a request ends that request
+    only, never the engine. Not thread-safe, except for ``check``.
 
     Args:
         model: One model, or several that share a base and have adapters of different methods. The first also serves
@@ -42,19 +42,20 @@ class Engine:
         page_size: Tokens in a page.
         max_pages: Pages of the pool, which is allocated at once and never grows.
         max_sequences: Sequences that run at the same time; others wait.
-        max_step_tokens: Rows of a step: prompts are computed in chunks beside the sequences that decode.
+        max_step_tokens: Tokens computed in one step: prompts are split into chunks and computed beside the sequences
+            that decode.
         on_full: What happens if a prompt and its ``max_new_tokens`` exceed the pool or the model's positions:
             ``refuse`` the request on submission; ``stop`` at the limit with finish_reason ``length``; end there with
             an ``error``; or continue in a ``window`` (a model with rotary positions drops the oldest page but the
             first, which is approximate; others compute the last half again).
-        prefix_caching: Keep pages of finished requests for prompts that begin alike, until pages are needed.
-        packed: Prepack the linear layers while the engine lives, on a CPU.
+        prefix_caching: Keep the pages of finished requests for prompts with the same prefix, until pages are needed.
+        packed: On a CPU, prepack the linear layers until ``close``.
         int8_text: Pack them in 8 bits, if that raises the perplexity of this text by at most 1 %, measured with each
             adapter and with none. The plain weights are kept for ``close``.
 
     Raises:
-        KVError: a size is invalid, the model's attention cannot use pages, or 8 bits raise the perplexity further.
-            The models are left as they were.
+        KVError: a size is invalid, the model's attention cannot use pages, or 8 bits raise the perplexity by more than
+            1 %. The models are left as they were.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class Engine:
             elif packed:
                 self._prepared.pack()
             shapes = [probe.layers[layer] for layer in sorted(probe.layers)]
-            # Allocated after packing, which needs memory of its own: the peak is lower.
+            # Allocated after packing, whose temporary memory is free again by then: the peak is lower.
             self.storage = PagedStorage(shapes, max_pages, page_size, self.model.dtype, self.model.device)
         except BaseException:
             self._prepared.restore()
@@ -109,7 +110,7 @@ class Engine:
         """
         self._vocabulary.encode(prompt_ids)
         self.context_limits.check(len(prompt_ids), params.max_new_tokens)
-        self.adapters.find(adapter)
+        self.adapters.resolve(adapter)
 
     def submit(
         self,
@@ -126,8 +127,8 @@ class Engine:
             params: How to continue it.
             adapter: An adapter by name; None is the one that was active when the engine was created, ``__base__``
                 the model without adapters.
-            use_cache: False computes the whole text again for each token, and is as slow as that sounds: no key or
-                value outlives the token that it was computed for.
+            use_cache: False recomputes the whole text for each token, which is slow: no keys and values are reused from
+                one token to the next.
 
         Raises:
             KVError: the request can never be answered: its prompt is empty or too long, or the adapter is unknown.
@@ -135,7 +136,7 @@ class Engine:
         params = params or SamplingParams()
         prompt_ids = self._vocabulary.encode(prompt)
         self.check(prompt_ids, params, adapter=adapter)
-        name = self.adapters.find(adapter)
+        name = self.adapters.resolve(adapter)
         handle = Handle(next(self._next_id), tuple(prompt_ids), params, name, use_cache)
         end_ids = self._vocabulary.end_ids.union(params.stop_token_ids)
         sampler = TokenSampler(params, prompt_ids, self._vocabulary.size, end_ids)
@@ -155,7 +156,7 @@ class Engine:
 
     @property
     def int8(self) -> Int8Model | None:
-        """The 8-bit layers and what they cost; None without ``int8_text``."""
+        """The model in 8 bits and the measured rise of its perplexity; None without ``int8_text``."""
         return self._prepared.int8
 
     @property
@@ -174,7 +175,7 @@ class Engine:
 
     @property
     def preemptions(self) -> int:
-        """How often a sequence released its pages for another and was computed again."""
+        """How often a sequence lost its pages to another one and had to be computed again."""
         return self.scheduler.preemptions
 
     @property
@@ -191,13 +192,13 @@ class Engine:
         for work, logits in self._run(plan.work):
             try:
                 self._sample(work, logits)
-            except Exception as error:  # it ends this request only
+            except Exception as error:  # ends this request only
                 self._fail(work.sequence, error)
         updates, self._updates = self._updates, []
         return updates
 
     def weights_changed(self) -> None:
-        """Forget all known prefixes. Must be called after weights were changed in place."""
+        """Drop all known prefixes. Must be called after weights were changed in place."""
         self.adapters.refresh()
         self.pool.clear_cache()
 
@@ -251,7 +252,7 @@ class Engine:
             self.context_limits.keep_last_half(sequence)
 
     def _run(self, work: tuple[Work, ...]) -> list[tuple[Work, Tensor]]:
-        """Compute the logits of each item of work. If the model fails, each item is tried alone to find the cause."""
+        """Compute the logits of each item of work. If the model fails, each item is run alone to find the cause."""
         try:
             return [pair for items, logits in self._runner.run(work) for pair in zip(items, logits, strict=True)]
         except Exception as error:
@@ -262,14 +263,14 @@ class Engine:
 
     def _sample(self, work: Work, logits_RV: Tensor) -> None:
         sequence, handle = work.sequence, work.sequence.handle
-        self.pool.commit(sequence.block_table, sequence.next_ids(work.count), sound=False)
+        self.pool.commit(sequence.block_table, sequence.next_ids(work.count), verified=False)
         if sequence.needs_prompt_logits:
             sequence.add_prompt_logprobs(logits_RV)
         if work.samples:
             token = sequence.sampler.sample(logits_RV[-1])
             if handle.use_cache:
-                # Sound, now that a token was sampled: a NaN in any key or value would have shown in these logits.
-                self.pool.commit(sequence.block_table, (), sound=True)
+                # A NaN in any key or value would have made these logits NaN, which ``sample`` refuses.
+                self.pool.commit(sequence.block_table, (), verified=True)
             else:
                 self.scheduler.discard_pages(sequence)
             text, reason = sequence.append(token, self._vocabulary.end_ids)
@@ -283,7 +284,7 @@ class Engine:
         self._finish(sequence, "error")
 
     def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
-        """End a sequence between two tokens, with an update."""
+        """End a sequence that is cancelled, failed or at a limit, with an update for the text that was held back."""
         text = sequence.stream.finish()
         sequence.handle.text += text
         self._updates.append(Update(sequence.handle, text, (), True))

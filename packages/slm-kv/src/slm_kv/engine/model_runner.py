@@ -35,7 +35,7 @@ class ModelRunner:
     def __init__(self, model: PreTrainedModel, adapters: Adapters, storage: PagedStorage) -> None:
         self.adapters, self.storage = adapters, storage
         self._attend = select_attention(storage.device, storage.dtype)
-        self._selects_rows = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self._supports_logits_to_keep = "logits_to_keep" in inspect.signature(model.forward).parameters
 
     @torch.inference_mode()
     def run(self, work: tuple[Work, ...]) -> Iterator[tuple[list[Work], list[Tensor]]]:
@@ -45,7 +45,7 @@ class ModelRunner:
             For each call of a model, its work and the logits of each item: [1, V] for the last row; all rows if
             logprobs of the prompt are requested; [0, V] for a chunk that ends before the prompt's last token.
         """
-        with closing(self.adapters.calls(work)) as calls:  # closing restores the adapters also after an error
+        with closing(self.adapters.calls(work)) as calls:  # closing the generator restores the adapters after an error
             for call in calls:
                 yield call.work, self._run_call(call)
 
@@ -54,7 +54,7 @@ class ModelRunner:
         work.sort(key=lambda item: item.count > 1)  # stable: decode rows first, as StepBatch has them
         ids = [token for item in work for token in item.sequence.next_ids(item.count)]
         keep, counts = _rows_with_logits(work)
-        shape = (len(ids), 1) if names else (1, len(ids))  # peft has one adapter for each entry of the batch
+        shape = (len(ids), 1) if names else (1, len(ids))  # PEFT chooses the adapter by batch entry
         keep_all = bool(names) or len(keep) == len(ids)
         logits_NV = self._logits(
             call.model,
@@ -75,11 +75,11 @@ class ModelRunner:
         step: AttentionStep,
         options: dict[str, Any],
     ) -> Tensor:
-        if keep is not None and self._selects_rows:
+        if keep is not None and self._supports_logits_to_keep:
             options = {**options, "logits_to_keep": keep}  # the head is computed for these rows only
         logits = model(ids, position_ids=positions, use_cache=False, paged=step, **options).logits
         logits_NV = logits.flatten(0, 1)
-        return logits_NV if keep is None or self._selects_rows else logits_NV[keep]
+        return logits_NV if keep is None or self._supports_logits_to_keep else logits_NV[keep]
 
     def _tensor(self, numbers: list[int]) -> Tensor:
         return torch.tensor(numbers, dtype=torch.long, device=self.storage.device)

@@ -38,15 +38,15 @@ class PreparedModels:
         self._packed = pack(self.models[0] if len(self.models) == 1 else nn.ModuleList(self.models))
 
     def pack_int8(self, token_ids: Sequence[int], positions: int) -> None:
-        """Pack the linear layers in 8 bits, if that hardly raises the perplexity on ``token_ids``.
+        """Pack the linear layers in 8 bits, if that raises the perplexity on ``token_ids`` by at most MAX_RISE.
 
         Raises:
-            KVError: there are several models, or perplexity rises too far.
+            KVError: there are several models, or ``pack_int8`` refuses the model or the text.
         """
         if len(self.models) > 1:
             raise KVError(f"int8_text measures one model and {len(self.models)} were given; leave it out")
         (model,) = self.models
-        # Measured with the model's own attention: paged attention needs pages, which are allocated after packing.
+        # Perplexity is measured with the model's own attention: pages are allocated only after packing.
         model.set_attn_implementation(self._original_attention)
         self.int8 = self._packed = pack_int8(model, split_rows(token_ids, positions))
         model.set_attn_implementation(IMPLEMENTATION)

@@ -1,4 +1,4 @@
-"""What a user of the engine handles: a request's handle, and what a step added to it."""
+"""The handle of a request, and the updates that steps of the engine return for it."""
 
 from __future__ import annotations
 
@@ -50,15 +50,15 @@ class Handle:
 
     @property
     def finished(self) -> bool:
-        """Whether no more tokens are to come."""
+        """Whether the request has ended."""
         return self.finish_reason is not None
 
 
 @dataclass(frozen=True)
 class Update:
-    """What one step added to one request.
+    """The tokens and text that one step added to one request.
 
-    ``text`` may lag behind ``token_ids``: it never ends in half a character or in what may begin a stop string.
+    ``text`` may lag behind ``token_ids``: half a character, or text that may begin a stop string, is held back.
     """
 
     handle: Handle

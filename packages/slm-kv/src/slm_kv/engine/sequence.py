@@ -15,12 +15,12 @@ class Sequence:
     """The state of one request.
 
     Attributes:
-        token_ids: The prompt and what was generated.
-        prefix_root: The root of the hash chain under which its prefixes are known: a digest of its weights.
+        token_ids: The prompt and the generated tokens.
+        prefix_root: The root of the hash chain of its prefixes: a digest of the weights that compute them.
         context_start: The index of the first token in the context.
         dropped: The number of tokens that a sliding window took out of the middle of the context.
 
-    Both numbers are 0 as long as everything fits into the pool and the model's positions.
+    ``context_start`` and ``dropped`` are 0 as long as everything fits into the pool and the model's positions.
     """
 
     def __init__(self, handle: Handle, sampler: TokenSampler, stream: TextStream, prefix_root: bytes) -> None:
@@ -38,7 +38,7 @@ class Sequence:
 
     @property
     def reuses_prefix(self) -> bool:
-        """Whether known pages may replace computing its first rows: not if the logits of these are needed."""
+        """Whether cached pages may be used for its first tokens: not if the logits of these tokens are needed."""
         return self.handle.use_cache and not self.needs_prompt_logits
 
     @property
@@ -48,18 +48,18 @@ class Sequence:
 
     @property
     def block_table(self) -> BlockTable:
-        """Its pages. Only of a running sequence."""
+        """Its pages. Only a running sequence has any."""
         assert self._block_table is not None, "a waiting sequence has no pages"
         return self._block_table
 
     def start(self, table: BlockTable) -> None:
-        """Run with ``table``, which may already contain a known prefix."""
+        """Let the sequence run with the pages of ``table``, which may already contain a cached prefix."""
         self._block_table = table
         if not self.handle.token_ids:
             self.handle.reused_tokens = table.length
 
     def suspend(self) -> None:
-        """Wait, without pages. Tokens that a window dropped stay out of the context."""
+        """Take the pages away: the sequence waits. Tokens that a window dropped stay out of the context."""
         self._block_table = None
         self.context_start, self.dropped = self.context_start + self.dropped, 0
 
@@ -88,8 +88,8 @@ class Sequence:
         handle = self.handle
         first = len(handle.prompt_logprobs) + 1  # index of the prompt token that the first row predicts
         rows = min(len(logits_RV), len(handle.prompt_ids) - first)
-        following = handle.prompt_ids[first - 1 : first + rows]
-        handle.prompt_logprobs += prompt_logprobs(logits_RV[:rows], following, handle.params.prompt_logprobs or 0)
+        token_ids = handle.prompt_ids[first - 1 : first + rows]  # the token of the first row, then those predicted
+        handle.prompt_logprobs += prompt_logprobs(logits_RV[:rows], token_ids, handle.params.prompt_logprobs or 0)
 
     def append(self, token: SampledToken, end_ids: frozenset[int]) -> tuple[str, FinishReason | None]:
         """Add a sampled token; return the text that has become certain, and the reason if the sequence ends."""

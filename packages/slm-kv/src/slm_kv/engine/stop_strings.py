@@ -8,17 +8,20 @@ from collections.abc import Sequence
 class StopStringFilter:
     """Passes text on up to the first stop string.
 
-    Of several stop strings the one that is complete first counts. Text that may be the beginning of a stop string is
-    held back until it turns out not to be one.
+    If several stop strings occur, the text ends before the one that is complete first. Text that may be the beginning
+    of a stop string is held back until it turns out not to be one.
+
+    Attributes:
+        stopped: Whether a stop string was found.
     """
 
     def __init__(self, stop: Sequence[str]) -> None:
         self._stop = tuple(stop)
         self._held_back = ""
-        self.found = False
+        self.stopped = False
 
     def push(self, text: str, *, may_stop: bool = True) -> str:
-        """Add ``text`` and return what is certain to come before any stop string.
+        """Add ``text`` and return the part that certainly comes before any stop string.
 
         Without ``may_stop`` stop strings are ignored, and nothing is held back.
         """
@@ -27,7 +30,7 @@ class StopStringFilter:
         # (end, start) of each stop string's first occurrence: min() is the one that is complete first.
         occurrences = [(start + len(string), start) for string in stop if (start := pending.find(string)) >= 0]
         if occurrences:
-            self.found = True
+            self.stopped = True
             self._held_back = ""
             return pending[: min(occurrences)[1]]
         certain = len(pending) - max((_overlap(pending, string) for string in stop), default=0)
@@ -35,13 +38,13 @@ class StopStringFilter:
         return pending[:certain]
 
     def flush(self) -> str:
-        """Return the text that is held back: no more is to come."""
-        rest, self._held_back = self._held_back, ""
-        return rest
+        """Return the text that is held back. Called at the end of the text."""
+        held_back, self._held_back = self._held_back, ""
+        return held_back
 
 
 def _overlap(text: str, stop: str) -> int:
-    """The length of the longest end of ``text`` that is a beginning of ``stop``, but not all of it."""
+    """The length of the longest suffix of ``text`` that is a proper prefix of ``stop``."""
     start = text.find(stop[0], max(len(text) - len(stop) + 1, 0))
     while start >= 0 and not stop.startswith(text[start:]):
         start = text.find(stop[0], start + 1)

@@ -1,4 +1,4 @@
-"""Decoding tokens to text as they arrive, without half characters and up to a stop string."""
+"""Decoding tokens to text as they arrive, in whole characters and up to a stop string."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from transformers import PreTrainedTokenizerBase
 
 from slm_kv.engine.stop_strings import StopStringFilter
 
-PROMPT_TOKENS = 6  # of the prompt, before the first piece: alone, some tokenizers drop its leading space
-WINDOW = 16  # tokens that are decoded together before older ones are left out
-REPLACEMENT = "\ufffd"  # what a tokenizer decodes part of a character to
-MAX_CHARACTER_BYTES = 4  # of UTF-8, and so the largest number of tokens that a character can take
+PROMPT_TOKENS = 6  # last tokens of the prompt that are decoded with the text, so that its leading space is kept
+WINDOW = 16  # tokens that are decoded together before the oldest ones are dropped
+REPLACEMENT = "\ufffd"  # the character to which tokenizers decode a part of a character
+MAX_CHARACTER_BYTES = 4  # in UTF-8, and so the largest number of tokens that a character can take
 
 
 class TextStream:
     """Decodes one sequence: ``push`` tokens, get text.
 
-    Tokens cannot be decoded one by one: a character may take several, and some tokenizers drop a space that begins
-    the text. So a window of the last tokens is decoded each time, and what is new in it is passed on.
+    Tokens cannot be decoded one by one: a character may take several, and some tokenizers drop a space at the start of
+    the text that they decode. So a window of the last tokens is decoded each time, and only its new text is returned.
 
     Attributes:
         text: The text so far.
@@ -37,16 +37,16 @@ class TextStream:
         self._special_ids = frozenset(tokenizer.all_special_ids) if tokenizer else frozenset()
         self._window = [token for token in prompt_ids[-PROMPT_TOKENS:] if token not in self._special_ids]
         self._boundaries = (0, 0)  # where in the window the last two pieces of whole characters began
-        self._unfinished_tokens = 0  # since a character last ended
+        self._unfinished_tokens = 0  # tokens since the last whole character
         self._window_limit = WINDOW
-        self._emitted = self._decode(self._window)  # the part of the window's text that was passed on, or is prompt
+        self._emitted = self._decode(self._window)  # the part of the window's text that was returned, or is prompt
         self._stop_filter = StopStringFilter(stop)
         self.text = ""
 
     @property
     def stopped(self) -> bool:
         """Whether a stop string was found."""
-        return self._stop_filter.found
+        return self._stop_filter.stopped
 
     def push(self, token_id: int, *, may_stop: bool = True) -> str:
         """Add a token and return the text that has become certain.
@@ -69,7 +69,7 @@ class TextStream:
         return self._emit(self._stop_filter.push(new_text, may_stop=may_stop))
 
     def finish(self) -> str:
-        """Return the text that was held back: no more tokens are to come."""
+        """Return the text that was held back. Called after the last token."""
         if self._tokenizer is None or self.stopped:
             return ""
         new_text = self._stop_filter.push(self._take_new(self._decode(self._window)))
@@ -84,7 +84,7 @@ class TextStream:
 
     def _certain(self, decoded: str) -> str:
         """The text that no further token changes."""
-        if self._unfinished_tokens > MAX_CHARACTER_BYTES:  # these bytes do not make a character
+        if self._unfinished_tokens > MAX_CHARACTER_BYTES:  # these bytes are not valid UTF-8
             return decoded.removesuffix(REPLACEMENT)
         return decoded.rstrip(REPLACEMENT)
 
@@ -97,28 +97,28 @@ class TextStream:
     def _shorten_window(self, decoded: str) -> None:
         """Drop the oldest tokens from the window if the text of the next tokens does not depend on them.
 
-        That is the case if the rest decodes to the same text by itself, which half a character or a dropped space
-        does not. Otherwise try again when the window is twice as long.
+        They are dropped if the remaining tokens, decoded alone, give the same text as before. That fails if the cut
+        splits a character or a space at the cut is lost; then it is tried again when the window is twice as long.
         """
         if self._unfinished_tokens == 0:
             start = self._boundaries[0]
-        elif len(self._window) > 4 * WINDOW:  # endless bytes that make no characters
+        elif len(self._window) > 4 * WINDOW:  # a long run of bytes that are not valid UTF-8
             start = len(self._window) - 2 * MAX_CHARACTER_BYTES
         else:
             return
-        rest = self._window[start:]
-        rest_text = self._decode(rest)
-        dropped = len(decoded) - len(rest_text)
-        if rest_text and decoded.endswith(rest_text) and dropped <= len(self._emitted):
+        remaining = self._window[start:]
+        remaining_text = self._decode(remaining)
+        dropped = len(decoded) - len(remaining_text)
+        if remaining_text and decoded.endswith(remaining_text) and dropped <= len(self._emitted):
             self._emitted = self._emitted[dropped:]
-            self._window, self._window_limit = rest, WINDOW
+            self._window, self._window_limit = remaining, WINDOW
             self._boundaries = (0, max(self._boundaries[1] - start, 0))
         else:
             self._window_limit = 2 * len(self._window)
 
 
 def _common_length(emitted: str, text: str) -> int:
-    """The length of the common beginning: half a character at the end of ``emitted`` may be whole in ``text``."""
+    """The length of the common prefix. They may differ where ``emitted`` ends in half a character, now complete."""
     if text.startswith(emitted):
         return len(emitted)
     pairs = enumerate(zip(emitted, text, strict=False))

@@ -14,7 +14,12 @@ Prompt = str | Sequence[int]
 
 
 class Vocabulary:
-    """``size`` token ids, of which ``end_ids`` end a text: those of the model, or else that of the tokenizer."""
+    """A model's vocabulary.
+
+    Attributes:
+        size: The number of token ids.
+        end_ids: The ids that end a text: those of the model's generation config, else the tokenizer's.
+    """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> None:
         self.tokenizer = tokenizer
@@ -29,7 +34,7 @@ class Vocabulary:
         """
         if isinstance(prompt, str):
             if self.tokenizer is None:
-                raise KVError("text was given and the engine has no tokenizer; give token ids, or a tokenizer")
+                raise KVError("the prompt is text and the engine has no tokenizer; give token ids, or a tokenizer")
             # verbose=False: transformers warns about texts longer than the model's context, which the engine refuses.
             return list(self.tokenizer(prompt, verbose=False)["input_ids"])
         for token in prompt:

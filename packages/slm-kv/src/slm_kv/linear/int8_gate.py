@@ -1,4 +1,4 @@
-"""Weights in 8 bits, accepted only if the perplexity on a text hardly rises."""
+"""8-bit weights, accepted only if they raise the perplexity on a text by at most a limit."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from slm_kv.linear.packing import PackedModel, pack
 from slm_kv.peft_models import each_adapter
 
 MAX_RISE = 0.01  # the largest relative rise of perplexity that is accepted
-MIN_TOKENS = 1000  # predicted tokens: on fewer the rise is mostly noise
+MIN_TOKENS = 1000  # predicted tokens; with fewer the measured rise is mostly noise
 MAX_TOKENS = 16_384  # tokens of a text that are evaluated
-BLOCK_SIZE = 512  # tokens of a row, unless the model has fewer positions
+BLOCK_SIZE = 512  # tokens in a row, unless the model has fewer positions
 
 
 @dataclass(frozen=True)
 class Int8Model:
-    """A model whose layers ``pack_int8`` replaced, and what that costs.
+    """A model whose layers ``pack_int8`` replaced, and the measured rise of its perplexity.
 
     Attributes:
-        packed: What was replaced.
+        packed: The replaced layers.
         plain_weights: The original weights by layer.
         rises: The relative rise of perplexity by adapter; None is the model without adapters.
         tokens: The number of predicted tokens that were measured.
@@ -60,11 +60,11 @@ class Int8Model:
 
 
 def pack_int8(model: nn.Module, token_rows: Sequence[Sequence[int]], max_rise: float = MAX_RISE) -> Int8Model:
-    """Hold the linear layers of ``model`` in 8 bits, if its perplexity rises by at most ``max_rise``.
+    """Pack the linear layers of ``model`` in 8 bits, if its perplexity rises by at most ``max_rise``.
 
     The rise is measured without adapters and, for a PeftModel, with each of them. The plain weights are kept for
-    ``Int8Model.unpack``: this gains speed and costs a quarter of float32's memory. ``pack(model, int8=True)`` saves
-    memory instead and measures nothing.
+    ``Int8Model.unpack``, so that memory grows by the packed weights, a quarter of their size in float32.
+    ``pack(model, int8=True)`` frees the plain weights, and measures nothing.
 
     Args:
         model: In eval mode and with its own attention implementation.
@@ -104,10 +104,10 @@ def pack_int8(model: nn.Module, token_rows: Sequence[Sequence[int]], max_rise: f
 
 
 def perplexity_rise(model: nn.Module, token_rows: Sequence[Sequence[int]]) -> float:
-    """Measure by how much 8 bits raise the perplexity of ``model``, relative to its plain weights, which it keeps.
+    """Measure the relative rise of the perplexity of ``model`` in 8 bits. The model keeps its plain weights.
 
     Raises:
-        KVError: as ``pack_int8``, except for a rise.
+        KVError: as in ``pack_int8``, except that a finite rise of any size is accepted.
     """
     packed = pack_int8(model, token_rows, math.inf)
     packed.unpack()
@@ -115,7 +115,7 @@ def perplexity_rise(model: nn.Module, token_rows: Sequence[Sequence[int]]) -> fl
 
 
 def split_rows(token_ids: Sequence[int], positions: int) -> list[Sequence[int]]:
-    """Split the first MAX_TOKENS of a text into rows for a model of ``positions``."""
+    """Split the first MAX_TOKENS of a text into rows for a model with ``positions`` positions."""
     size, ids = min(positions, BLOCK_SIZE), token_ids[:MAX_TOKENS]
     return [ids[start : start + size] for start in range(0, len(ids), size)]
 
@@ -134,12 +134,13 @@ def mean_nats(model: Any, token_rows: Sequence[Sequence[int]]) -> float:
 
 
 def _nats_by_adapter(model: Any, token_rows: Sequence[Sequence[int]]) -> dict[str | None, float]:
-    with closing(each_adapter(model)) as names:  # restores the active adapter also if measuring is interrupted
+    with closing(each_adapter(model)) as names:  # closing restores the active adapter if measuring is interrupted
         return {name: mean_nats(model, token_rows) for name in names}
 
 
-def _relative_rise(more_nats: float) -> float:
-    return math.expm1(min(more_nats, 700.0)) if more_nats == more_nats else math.nan  # expm1(710) overflows
+def _relative_rise(nats_difference: float) -> float:
+    """The relative rise of perplexity, exp of the mean nats. Clamped, because expm1(710) overflows; NaN for NaN."""
+    return math.nan if math.isnan(nats_difference) else math.expm1(min(nats_difference, 700.0))
 
 
 def _restore(packed: PackedModel, plain_weights: dict[nn.Module, Any]) -> None:

@@ -13,15 +13,16 @@ from slm_kv.linear.packed_linear import ROWS_HINT, PackedLayer
 # Fewer rows are padded: for some widths (256 and 1,024 among them) oneDNN has no fast 8-bit kernel below 8 rows and
 # takes a reference kernel, a hundred times slower.
 MIN_ROWS = 8
-# Inputs are sent as unsigned with 128 as zero. On CPUs with VNNI and without AMX signed ones fall to oneDNN's
-# reference kernel: 2,227 instead of 1.5 ms for 512 rows of 768 x 256.
+# Inputs are passed as unsigned integers with a zero point of 128. On CPUs with VNNI but without AMX, signed inputs fall
+# back to oneDNN's reference kernel: 2,227 instead of 1.5 ms for 512 rows of 768 x 256.
 ZERO_POINT = 128
 
 
 class Int8Linear(PackedLayer):
     """``x @ weight.T + bias`` with a scale for each output of the weight and for each row of the input.
 
-    A row's result does not depend on the other rows, bit for bit. Each side is rounded by at most half a step.
+    A row's result does not depend on the other rows, bit for bit. Weights and inputs are rounded by at most half a
+    quantization step.
     """
 
     def __init__(self, weight_OI: Tensor, bias_O: Tensor | None) -> None:
@@ -63,6 +64,6 @@ def quantize_rows(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def int8_is_exact() -> bool:
-    """Return whether this CPU sums 8-bit products without overflow: without VNNI they saturate at 16 bits."""
+    """Return whether this CPU sums 8-bit products exactly: without VNNI the sums saturate at 16 bits."""
     layer = Int8Linear(torch.full((16, 256), -1.0), None)
     return torch.equal(layer(torch.ones(3, 256)).round(), torch.full((3, 16), -256.0))

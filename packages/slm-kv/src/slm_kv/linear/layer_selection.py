@@ -14,10 +14,10 @@ from slm_kv.peft_models import is_lora_matrix, reads_base_weight
 
 
 def linear_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Yield the linear layers that can be packed, by name; a layer that occurs twice in the model, twice.
+    """Yield the name and module of each linear layer that can be packed; twice if it occurs twice in the model.
 
-    Left out: layers inside an adapter that may read its base layer's weight, LoRA's small matrices (they are
-    exchanged, and gain little), quantized layers, and other devices and dtypes.
+    Excluded are layers inside an adapter that may read its base layer's weight, LoRA's small matrices (they are
+    exchanged, and would gain little), quantized layers, and layers on other devices or of other dtypes.
     """
     modules = list(model.named_modules(remove_duplicate=False))
     excluded = tuple(f"{name}." for name, module in modules if reads_base_weight(module))
@@ -50,9 +50,10 @@ def embeddings_by_weight(model: nn.Module) -> dict[int, dict[str, Any]]:
 def tied_embeddings(
     model: nn.Module, embeddings: dict[int, dict[str, Any]], layers: dict[str, Any]
 ) -> dict[int, dict[str, Any]]:
-    """Those groups of ``embeddings`` that need nothing but rows of their weight.
+    """Return the groups of ``embeddings`` that need nothing but rows of their weight.
 
-    Not if a Conv1D shares the weight: its rows are inputs, so that the embedding's rows are not those of the layer.
+    Groups that share the weight with a Conv1D are excluded: it stores the weight transposed, so that its outputs are
+    not the embedding's rows.
     """
     conv1d_weights = {id(layer.weight) for layer in layers.values() if isinstance(layer, Conv1D)}
     return {

@@ -16,16 +16,16 @@ from slm_kv.compiled.weight_blocks import Blocks, gather_rows, view_blocks
 from slm_kv.errors import KVError
 from slm_kv.optional_imports import import_optional
 
-# The number of rows that oneDNN is told to pack for. A layout for one row is none; those for 8 rows and more are all
-# the same, and serve any number of rows.
+# The number of input rows that oneDNN is asked to pack for. For one row it does not repack the weight; for 8 rows and
+# more it always chooses the same layout, which works for any number of rows.
 ROWS_HINT = 16
 
 
 class Weightless(nn.Module):
-    """A layer without a readable ``weight``: it is packed, in this layer or in another."""
+    """A layer without a readable ``weight``, because its weight is packed, in this layer or in another."""
 
     def __getattr__(self, name: str) -> Any:
-        """Explain what to do about a missing ``weight``: PEFT merges into it, and other code reads it."""
+        """Raise an error with a remedy for ``weight``, which PEFT merges into and other code reads."""
         if name == "weight":
             raise AttributeError("a packed layer has no weight to read or to merge into: unpack, or close the engine")
         return super().__getattr__(name)
@@ -78,8 +78,8 @@ class PackedLinear(PackedLayer):
     Args:
         weight_OI: The weight, which need not be kept.
         bias_O: The bias, if any.
-        padded_rows: Inputs of fewer rows, but more than a quarter of it, are padded with zeros to this many, on CPUs
-            where that is faster; 0 pads none.
+        padded_rows: Inputs with fewer rows than this, but more than a quarter, are padded with zeros to this number of
+            rows; 0 for no padding. ``pack`` sets it on CPUs where padding is faster.
     """
 
     def __init__(self, weight_OI: Tensor, bias_O: Tensor | None, padded_rows: int = 0) -> None:

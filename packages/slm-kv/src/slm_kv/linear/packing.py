@@ -28,12 +28,12 @@ from slm_kv.linear.packed_embedding import PackedEmbedding
 from slm_kv.linear.packed_linear import PackedLayer, PackedLinear
 from slm_kv.optional_imports import import_optional
 
-PADDED_ROWS = 64
+PADDED_ROWS = 64  # number of rows to pad to where that is faster, see ``_fastest_padding``
 
 
 @dataclass
 class PackedModel:
-    """What ``pack`` replaced, by name, and how to put it back.
+    """The modules that ``pack`` replaced, by name, and the means to restore them.
 
     Attributes:
         model: The packed model, or a ModuleList of several.
@@ -53,7 +53,7 @@ class PackedModel:
 
     @property
     def kernel(self) -> str:
-        """What multiplies: ``onednn``, ``onednn int8``, or ``plain`` if no layer was replaced."""
+        """The kernel that multiplies: ``onednn``, ``onednn int8``, or ``plain`` if no layer was replaced."""
         if not self.layers:
             return "plain"
         return "onednn int8" if self.int8 else "onednn"
@@ -66,8 +66,8 @@ class PackedModel:
     def unpack(self) -> None:
         """Put the original layers back.
 
-        Their weights are bit for bit those that were packed, in the dtype that they were packed in; after int8 they
-        are the rounded ones, because the others are gone.
+        Their weights are bit for bit those that were packed, in the dtype in which they were packed. After int8 they
+        are the rounded weights, because the original ones were freed.
         """
         restored: dict[PackedLayer, nn.Parameter] = {}
         for name, layer in self.layers.items():
@@ -105,8 +105,8 @@ def pack(model: nn.Module, dtype: torch.dtype | None = None, *, int8: bool = Fal
     Args:
         model: One model, or a ModuleList of models.
         dtype: Cast the model to this dtype first.
-        int8: Hold weights and inputs in 8 bits: a quarter of float32's memory. The error should be measured on the
-            model (``pack_int8`` does so), and the original weights are lost.
+        int8: Use 8-bit weights and inputs: a quarter of float32's memory. The original weights are lost. ``pack_int8``
+            measures the error on the model and keeps them.
 
     Raises:
         KVError: ``int8`` was requested on a CPU or a torch that cannot sum 8-bit products exactly.
@@ -154,7 +154,7 @@ def _pack_layer(layer: Any, tiles: dict[int, Any], packed_model: PackedModel) ->
 
 
 def _tile_for(layer: Any, tiles: dict[int, Any]) -> Any:
-    """The tile, one of ``tiles`` or a new one, for a layer that must be widened; None if it need not or cannot be."""
+    """Return the tile for a layer that must be widened, from ``tiles`` or new; None if it need not or cannot be."""
     inputs = weight_OI(layer).shape[1]
     widened_linear = import_optional("linear.widened_linear")
     if onednn_supports(layer) or inputs % 2 or not widened_linear:
@@ -189,8 +189,8 @@ def _replace_activations(packed_model: PackedModel) -> None:
 def _copy_from_file(parameters: Iterable[Any]) -> None:
     """Copy parameters that stay plain into memory of their own.
 
-    Safetensors maps a checkpoint into memory: one parameter that points into it keeps all of it resident (330 MB for
-    distilgpt2).
+    Safetensors maps a checkpoint file into memory, and a single parameter that points into it keeps the whole file
+    resident (330 MB for distilgpt2).
     """
     for parameter in parameters:
         if type(parameter) is nn.Parameter and parameter.device.type == "cpu":

@@ -1,8 +1,8 @@
 """A bfloat16 linear layer for CPUs without bfloat16 arithmetic: most without AVX-512, laptops among them.
 
-The weight stays in 16 bits, so that few rows read half of the memory that float32 would. For more rows a tile of the
-weight at a time is widened to float32 and multiplied by oneDNN while the cache holds it. A layer of 768 x 3,072 takes
-250 microseconds for one row and 3,380 for 32, torch's own 520 and 15,100 (EPYC with AVX2, one thread).
+The weight stays in 16 bits, so that few rows read half as much memory as in float32. For more rows, one tile of the
+weight at a time is widened to float32 and multiplied by oneDNN while it is in the CPU's cache. A layer of 768 x 3,072
+takes 250 microseconds for one row and 3,380 for 32; torch's own takes 520 and 15,100 (EPYC with AVX2, one thread).
 
 Shapes: N rows, I inputs, O outputs, T outputs of a tile, B blocks of 64 outputs.
 """
@@ -31,7 +31,7 @@ class Tile:
         inputs: I, an even number.
     """
 
-    @torch.inference_mode(False)  # else it could not be called outside of inference mode
+    @torch.inference_mode(False)  # otherwise the tile could not be used outside of inference mode
     def __init__(self, inputs: int) -> None:
         self.outputs = max(1, TILE_BYTES // (inputs * BLOCK * 4)) * BLOCK
         example_TI = torch.arange(self.outputs * inputs, dtype=torch.float32).view(self.outputs, inputs)
@@ -79,7 +79,7 @@ class WidenedLinear(PackedLayer):
     def forward(self, x: Tensor) -> Tensor:
         """Map [..., I] to [..., O].
 
-        Up to ``MAX_FEW_ROWS`` rows use one thread: waking a second one takes the time that it saves.
+        Up to ``MAX_FEW_ROWS`` rows use one thread: waking a second one takes as long as it saves.
 
         Raises:
             KVError: a gradient is required.

@@ -13,8 +13,8 @@ class BlockTable:
         self.root = root
         self.pages = list(pages)
         self.length = length
-        # Hash chain of the tokens. ``keys`` are those of the full pages whose contents are confirmed; ``pending_ids``
-        # are the tokens after them. A table whose chain is broken gives its pages no keys any more.
+        # Hash chain of the tokens. ``keys`` are those of the full pages whose contents are verified; ``pending_ids``
+        # are the tokens after them. If the chain is broken (``chained`` is False), later pages get no keys.
         self.keys: list[bytes] = []
         self.pending_ids: list[int] = []
         self.chained = True

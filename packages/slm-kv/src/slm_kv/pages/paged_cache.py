@@ -29,7 +29,7 @@ class PagedCache(Cache):
     """
 
     def __init__(self, page_size: int = 16, max_pages: int = 256) -> None:
-        # Generate reuses a cache by passing it on, not by its tokens: prefix caching would have nothing to look up.
+        # ``generate`` reuses a cache by passing the object, never by token ids: there is no prefix to look up.
         self.rows = _BatchRows(PagePool(page_size, max_pages, prefix_caching=False))
         super().__init__(layers=[])
 
@@ -75,18 +75,18 @@ class _BatchRows:
         self.pool = pool
         self.tables: list[BlockTable] = []
         self.length = 0
-        self.stored: dict[int, int] = {}
+        self.stored_tokens: dict[int, int] = {}  # by layer
         self._storages: dict[int, PagedStorage] = {}
-        self._run: range | None = None  # the pages of all rows, if they are one run with equally many for each row
+        self._run: range | None = None  # the pages of all rows, if they are consecutive and equally many for each row
 
     def begin(self, batch: int) -> None:
-        """Open a table for each row, with an equal share of the free pages, in one run."""
-        share = self.pool.free_pages // batch
-        if share == 0:
+        """Open a table for each row, with an equal number of consecutive pages."""
+        pages_per_row = self.pool.free_pages // batch
+        if pages_per_row == 0:
             raise KVError(f"max_pages={self.pool.max_pages} is less than one page for each of {batch} rows; give more")
         self.tables = [self.pool.open() for _ in range(batch)]
         for table in self.tables:
-            self.pool.reserve(table, share * self.pool.page_size)
+            self.pool.reserve(table, pages_per_row * self.pool.page_size)
 
     def reserve(self, tokens: int) -> None:
         """Allocate slots for ``tokens`` more tokens in each row, in pages that no other row writes to."""
@@ -95,12 +95,12 @@ class _BatchRows:
             for copy in copies:
                 storage.copy(copy.source, copy.target)
         for table in self.tables:
-            self.pool.commit(table, [0] * tokens)  # any ids do: prefix caching is off
+            self.pool.commit(table, [0] * tokens)  # the ids do not matter: prefix caching is off
         self.length += tokens
         self._run = self._find_run()
 
     def storage(self, layer: int, key_BGTD: Tensor) -> PagedStorage:
-        """The layer's pages, allocated when its first keys arrive: only they tell shape, dtype and device."""
+        """The layer's pages, allocated with its first keys, which determine shape, dtype and device."""
         if layer not in self._storages:
             shape = LayerShape(key_BGTD.shape[1], key_BGTD.shape[3])
             self._storages[layer] = PagedStorage(
@@ -115,7 +115,7 @@ class _BatchRows:
         pages_PSGD[pages_BT, tokens_T % self.pool.page_size] = new_BGTD.transpose(1, 2)
 
     def read(self, pages_PSGD: Tensor) -> Tensor:
-        """All tokens of all rows, [B, G, L, D]: a view if the pages are one run, else a copy."""
+        """All tokens of all rows, [B, G, L, D]: a view if the pages are consecutive, else a copy."""
         if self._run is not None:
             used_PSGD = pages_PSGD[self._run.start : self._run.stop]
         else:
@@ -138,13 +138,13 @@ class _BatchRows:
         for table in self.tables:
             self.pool.truncate(table, length)
         self.length = length
-        self.stored = dict.fromkeys(self.stored, length)
+        self.stored_tokens = dict.fromkeys(self.stored_tokens, length)
 
     def release(self) -> None:
         """Remove all tokens and release all pages."""
         for table in self.tables:
             self.pool.release(table)
-        self.tables, self.length, self.stored = [], 0, {}
+        self.tables, self.length, self.stored_tokens = [], 0, {}
 
     def _pages(self, device: torch.device) -> Tensor:
         used = self.pool.pages_for(self.length)
@@ -182,11 +182,11 @@ class _PagedLayer(CacheLayerMixin):
             rows.reserve(key_states.shape[2])
         rows.write(storage.keys[0], key_states, first)
         rows.write(storage.values[0], value_states, first)
-        rows.stored[self._index] = rows.length
+        rows.stored_tokens[self._index] = rows.length
         return rows.read(storage.keys[0]), rows.read(storage.values[0])
 
     def get_seq_length(self) -> int:
-        return self._rows.stored.get(self._index, 0)
+        return self._rows.stored_tokens.get(self._index, 0)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.get_seq_length() + query_length, 0

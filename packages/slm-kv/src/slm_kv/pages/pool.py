@@ -2,8 +2,8 @@
 
 A page is in one of three states:
   free      its contents are not needed;
-  idle      no table holds it, but it is a known prefix; evicted, least recently used first, if no page is free;
-  held      by one or several tables.
+  idle      no table uses it, but it is a known prefix; evicted, least recently used first, if no page is free;
+  used      by one or several tables.
 """
 
 from __future__ import annotations
@@ -40,22 +40,22 @@ class PagePool:
 
     @property
     def cached_pages(self) -> int:
-        """Idle pages: known prefixes held by no table."""
+        """Idle pages: known prefixes that no table uses."""
         return len(self._index.idle)
 
     @property
     def used_pages(self) -> int:
-        """Pages held by tables; a shared page counts once."""
+        """Pages used by tables; a shared page counts once."""
         return self.max_pages - self.free_pages
 
     @property
     def used_slots(self) -> int:
-        """Slots in the pages held by tables."""
+        """Slots in the pages used by tables."""
         return self.used_pages * self.page_size
 
     @property
     def filled_slots(self) -> int:
-        """Slots filled with a token's keys and values, in the pages held by tables."""
+        """Slots filled with a token's keys and values, in the pages used by tables."""
         filled: dict[int, int] = {}
         for table in self._tables.values():
             for index, page in enumerate(table.pages):
@@ -68,7 +68,7 @@ class PagePool:
         return -(-tokens // self.page_size)
 
     def open(self, token_ids: Sequence[int] = (), root: bytes = b"") -> BlockTable:
-        """Open a table that holds the longest known prefix of ``token_ids`` under ``root``.
+        """Open a table that begins with the longest known prefix of ``token_ids`` under ``root``.
 
         Only whole pages are reused, and never the last token, whose logits are still needed. The table's ``length``
         is the number of reused tokens.
@@ -92,7 +92,7 @@ class PagePool:
     def reserve(self, table: BlockTable, tokens: int) -> list[PageCopy]:
         """Allocate pages for ``tokens`` more tokens.
 
-        A partly filled page that other tables hold too is replaced by a new one (copy on write).
+        A partly filled page that other tables use too is replaced by a new one (copy on write).
 
         Returns:
             The copies to make before the new tokens are written.
@@ -118,11 +118,11 @@ class PagePool:
         table.pages += self._allocate(self.pages_for(table.length + tokens) - len(table.pages))
         return copies
 
-    def commit(self, table: BlockTable, token_ids: Sequence[int], *, sound: bool = True) -> None:
+    def commit(self, table: BlockTable, token_ids: Sequence[int], *, verified: bool = True) -> None:
         """Record that the keys and values of ``token_ids`` have been written after the first ``length`` tokens.
 
-        Full pages become known prefixes. Those of tokens that are not ``sound`` (computed, but perhaps with NaN) wait
-        until the next sound commit, which may be of no tokens.
+        Full pages become known prefixes once they are ``verified`` to have no NaN. Pages committed without it become
+        known with the next verified commit, which may have no tokens.
         """
         self._check_open(table)
         assert table.length + len(token_ids) <= len(table.pages) * self.page_size, "commit of more than was reserved"
@@ -133,7 +133,7 @@ class PagePool:
         if not (self.prefix_caching and table.chained):
             return
         table.pending_ids += token_ids
-        if not sound:
+        if not verified:
             return
         full = len(table.pending_ids) // self.page_size * self.page_size
         for first in range(0, full, self.page_size):
@@ -168,7 +168,7 @@ class PagePool:
     def drop(self, table: BlockTable, first: int, count: int) -> None:
         """Release ``count`` full pages, beginning with the one at index ``first``.
 
-        The pages after them can no longer be known prefixes: they were computed after tokens that are gone.
+        The pages after them are never known prefixes again: their keys and values depend on the dropped tokens.
         """
         self._check_open(table)
         assert 0 <= first <= first + count <= table.length // self.page_size, "drop of a page that is not full"
@@ -181,7 +181,7 @@ class PagePool:
         table.chained, table.pending_ids, table.keys = False, [], table.keys[:first]
 
     def release(self, table: BlockTable) -> None:
-        """Close the table. Its known pages become idle; of one table the last page is evicted first."""
+        """Close the table. Its known pages become idle, in such an order that its last page is evicted first."""
         self._check_open(table)
         del self._tables[id(table)]
         for page in reversed(table.pages):
@@ -197,21 +197,21 @@ class PagePool:
     def check_integrity(self) -> None:
         """Raise AssertionError with the first invariant that is violated."""
         free, idle = set(self._free), set(self._index.idle)
-        held = Counter(page for table in self._tables.values() for page in table.pages)
+        used = Counter(page for table in self._tables.values() for page in table.pages)
         assert len(free) == len(self._free), "a page is free twice"
-        assert len(free | idle | held.keys()) == self.max_pages, "a page is lost"
-        assert len(free) + len(idle) + len(held) == self.max_pages, "a page has two of the states free, idle and held"
-        assert all(held[page] == count for page, count in enumerate(self._reference_counts)), (
+        assert len(free | idle | used.keys()) == self.max_pages, "a page is lost"
+        assert len(free) + len(idle) + len(used) == self.max_pages, "a page has two of the states free, idle and used"
+        assert all(used[page] == count for page, count in enumerate(self._reference_counts)), (
             "a reference count is wrong"
         )
         known = self._index.keys
         assert {key: page for page, key in known.items()} == self._index.pages, "the two sides of the index differ"
-        assert idle == known.keys() - held.keys(), "idle pages are not the known pages that no table holds"
+        assert idle == known.keys() - used.keys(), "idle pages are not the known pages that no table uses"
         for table in self._tables.values():
             self._check_table(table)
 
     def _check_table(self, table: BlockTable) -> None:
-        assert len(set(table.pages)) == len(table.pages), "a table holds a page twice"
+        assert len(set(table.pages)) == len(table.pages), "a table uses a page twice"
         assert 0 <= table.length <= len(table.pages) * self.page_size, "a table's tokens exceed its pages"
         if self.prefix_caching and table.chained:
             chained = len(table.keys) * self.page_size + len(table.pending_ids)
@@ -224,18 +224,18 @@ class PagePool:
         return self._index.find(root, token_ids[: max(0, len(token_ids) - 1)], self.page_size)
 
     def _is_writable(self, page: int) -> bool:
-        """Whether a write to ``page`` affects only the one table that holds it."""
+        """Whether a write to ``page`` affects a single table and no known prefix."""
         return self._reference_counts[page] == 1 and page not in self._index.keys
 
     def _shared_tail(self, table: BlockTable, tokens: int) -> int | None:
-        """The index of the partly filled page that the next token goes to, if another table holds it too."""
+        """The index of the partly filled page that the next token goes to, if another table uses it too."""
         index, filled = divmod(table.length, self.page_size)
         return index if tokens and filled and self._reference_counts[table.pages[index]] > 1 else None
 
     def _cut_chain(self, table: BlockTable, length: int) -> None:
         """Shorten the hash chain to ``length`` tokens.
 
-        A key does not tell its tokens, so cutting into a page that has one ends the chain.
+        The tokens of a page cannot be recovered from its key, so a cut within a page that has a key breaks the chain.
         """
         full, rest = divmod(length, self.page_size)
         if len(table.keys) > full or not table.chained:

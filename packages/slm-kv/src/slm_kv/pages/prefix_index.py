@@ -1,4 +1,4 @@
-"""Index of known prefixes: pages by their tokens, the tokens before them, and the weights that computed them."""
+"""Index of known prefixes: finds pages by their tokens, the tokens before them, and the weights that computed them."""
 
 from __future__ import annotations
 

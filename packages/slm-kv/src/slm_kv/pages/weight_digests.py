@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def weight_digest(tensors: Iterable[tuple[str, Tensor]], seed: bytes = b"") -> bytes:
-    """16 bytes of blake2b over the names, dtypes, shapes and values of ``tensors``, in the order given."""
+    """Return 16 bytes of blake2b over the names, dtypes, shapes and values of ``tensors``, in their order."""
     hasher = hashlib.blake2b(seed, digest_size=16)
     for name, tensor in tensors:
         hasher.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())

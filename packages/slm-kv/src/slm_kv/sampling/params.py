@@ -14,7 +14,7 @@ LARGEST_FLOAT = sys.float_info.max
 
 
 class _Range(NamedTuple):
-    """The numbers from ``low`` to ``high``; ``description`` is what an error tells the user to give."""
+    """A range of numbers, ``low`` to ``high``; ``description`` describes it in error messages."""
 
     low: float
     high: float

@@ -22,10 +22,10 @@ from slm_kv.sampling.truncation import truncate
 
 
 class TokenSampler:
-    """Samples one sequence's tokens as Hugging Face's processors do, in their order.
+    """Samples one sequence's tokens with the distribution of Hugging Face's logits processors.
 
-    That is: penalties, temperature, top_k, top_p, min_p. Each token takes one random number from the sequence's own
-    generator, so that the text depends only on the logits and the seed.
+    They are applied in its order: penalties, temperature, top_k, top_p, min_p. Each token takes one random number from
+    the sequence's own generator, so that the text depends only on the logits and the seed.
 
     Args:
         params: The request's settings.
@@ -52,7 +52,7 @@ class TokenSampler:
         """
         params = self.params
         if params.greedy and not params.penalised and not self._tokens_before_end:
-            token = likeliest(logits_V)  # no float64 copy of the vocabulary
+            token = likeliest(logits_V)  # needs no float64 copy of the logits
         else:
             scores_V = self._scores(logits_V)
             token = int(scores_V.numpy().argmax()) if params.greedy else self._draw(scores_V)
@@ -66,7 +66,7 @@ class TokenSampler:
             self._penalties.count(token_id)
 
     def distribution(self, logits_V: Tensor) -> Tensor:
-        """The probability [V], float64, of each token by the settings and the history so far."""
+        """The probabilities [V], in float64, of the next token under the settings and the history so far."""
         scores_V = self._scores(logits_V)
         ids_K, weights_K = truncate(scores_V, self.params)
         probabilities_K = weights_K / weights_K.sum()
@@ -81,7 +81,7 @@ class TokenSampler:
         return scores_V
 
     def _draw(self, scores_V: Tensor) -> int:
-        """Invert the cumulative distribution, with tokens in order of their ids, at one random number."""
+        """Sample a token: invert the cumulative distribution, in order of token ids, at one random number."""
         ids_K, weights_K = truncate(scores_V, self.params)
         cumulative_K = weights_K.cumsum(0).numpy()
         target = self._random.random() * cumulative_K[-1]

@@ -40,14 +40,15 @@ def _select(ids_K: Tensor | None, weights_K: Tensor, indices: Tensor) -> tuple[T
 
 
 def _weights(scores_K: Tensor, maximum: float, temperature: float) -> Tensor:
-    """exp((score - maximum) / temperature). The exponent is never positive: no temperature is too low."""
+    """exp((score - maximum) / temperature). The exponent is never positive, so that no temperature overflows."""
     return (scores_K - maximum).div_(temperature).exp_()
 
 
 def _nucleus(scores_K: Tensor, total: float, params: SamplingParams) -> Tensor:
     """Indices, ascending, of the likeliest tokens up to the one that brings their weight to top_p of ``total``.
 
-    Of several tokens with the last one's score the highest ids are kept, as Hugging Face's stable sort does.
+    Of several tokens that share the lowest kept score, those with the highest ids are kept, as by Hugging Face's stable
+    sort.
     """
     size, target = len(scores_K), params.top_p * total
     for count in (FIRST_CANDIDATES, size):

@@ -1,4 +1,4 @@
-"""Results of one request: pieces of text that a backend puts in and a route reads on the event loop."""
+"""The results of a request, passed from a backend to a route on the event loop."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Delta:
-    """What was added to one text since its previous delta. Only the last has ``finish_reason`` and ``timing``."""
+    """The part of one text since its previous delta. Only the last one has ``finish_reason`` and ``timing``."""
 
     text: str = ""
     token_ids: tuple[int, ...] = ()
@@ -41,7 +41,7 @@ def _ignore_delta(index: int, delta: Delta, tokens: int) -> None:
 class Answer:
     """The texts of one request; ``async for index, delta in answer`` ends when all jobs are finished.
 
-    Iteration raises the exception passed to ``fail``. Whoever creates an answer must close it.
+    Iteration raises the exception passed to ``fail``. The creator of an answer must close it.
 
     Args:
         jobs: number of texts.
@@ -74,7 +74,7 @@ class Answer:
             yield item
 
     def close(self) -> None:
-        """Cancel the jobs that still run. Idempotent."""
+        """Cancel the unfinished jobs, by the actions in ``on_close``. Idempotent."""
         actions, self.on_close = self.on_close, []
         for action in actions:
             action()

@@ -1,4 +1,4 @@
-"""slm-kv's engine as a backend: the engine runs on its own thread, and the event loop never waits for it."""
+"""slm-kv's engine as a backend. It runs on its own thread, so that the event loop never waits for it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Action = Callable[[], None]
 
 @dataclass
 class _RunningJob:
-    """A submitted job and how much of its handle was already sent to its answer."""
+    """A submitted job, and how much of its handle has been sent to its answer."""
 
     answer: Answer
     index: int
@@ -33,25 +33,25 @@ class _RunningJob:
     started: float = field(default_factory=time.perf_counter)
     first_token_at: float | None = None
     last_sent_at: float = -math.inf
-    characters: int = 0
-    tokens: int = 0
-    prompt_logprobs: int = 0
+    sent_characters: int = 0
+    sent_tokens: int = 0
+    sent_prompt_logprobs: int = 0
 
     def next_delta(
         self, handle: Handle, finish_reason: FinishReason | None = None, timing: Timing | None = None
     ) -> Delta:
-        """Return what ``handle`` gained since the previous delta, and mark it as sent."""
-        characters, tokens, prompt_logprobs = self.characters, self.tokens, self.prompt_logprobs
-        self.characters = len(handle.text)
-        self.tokens, self.prompt_logprobs = len(handle.token_ids), len(handle.prompt_logprobs)
-        return Delta(
-            handle.text[characters:],
-            tuple(handle.token_ids[tokens:]),
-            tuple(handle.logprobs[tokens:]),
-            tuple(handle.prompt_logprobs[prompt_logprobs:]),
+        """Return the part of ``handle`` that was not sent yet, and mark it as sent."""
+        delta = Delta(
+            handle.text[self.sent_characters :],
+            tuple(handle.token_ids[self.sent_tokens :]),
+            tuple(handle.logprobs[self.sent_tokens :]),
+            tuple(handle.prompt_logprobs[self.sent_prompt_logprobs :]),
             finish_reason,
             timing,
         )
+        self.sent_characters, self.sent_tokens = len(handle.text), len(handle.token_ids)
+        self.sent_prompt_logprobs = len(handle.prompt_logprobs)
+        return delta
 
 
 class EngineBackend:
@@ -62,7 +62,7 @@ class EngineBackend:
 
     Args:
         served: served models by name.
-        adapters: for each served adapter, its name inside the engine; the base is not in it.
+        adapters: the engine's name for each served adapter, by served name; does not contain the base.
         stream_interval: minimum seconds between two deltas of a streamed text.
     """
 
@@ -116,7 +116,7 @@ class EngineBackend:
         return self._adapters.get(job.model, BASE_ADAPTER)
 
     def _run(self) -> None:
-        """Alternate between the actions of the inbox and steps of the engine until asked to stop."""
+        """Alternate between the actions of the inbox and steps of the engine, until ``close``."""
         while self._process_inbox():
             try:
                 updates = self._engine.step()
@@ -137,7 +137,7 @@ class EngineBackend:
             self._on_loop(partial(job.answer.fail, BackendStoppedError()))
 
     def _process_inbox(self) -> bool:
-        """Run all actions of the inbox; block while there is nothing to compute. Returns False to stop."""
+        """Run all actions of the inbox; block while there is nothing to compute. Returns False after ``close``."""
         while self._ended or not self._engine.busy or not self._inbox.empty():
             action = self._inbox.get()
             if action is None:
@@ -154,7 +154,7 @@ class EngineBackend:
                 handle = self._engine.submit(
                     job.prompt_ids, job.params, adapter=self._engine_adapter(job), use_cache=job.use_cache
                 )
-            except Exception as error:  # `check` accepted the job, so this is a bug in one of the two
+            except Exception as error:  # `check` accepted the job, so this is a bug in `check` or `submit`
                 logger.exception("the engine rejected a request that had passed its check")
                 self._on_loop(partial(answer.fail, error))
                 return
@@ -189,10 +189,10 @@ class EngineBackend:
         if handle.finish_reason == "stop" or handle.finish_reason == "length":
             first_token = (running.first_token_at or now) - running.started
             return running.next_delta(handle, handle.finish_reason, Timing(first_token, now - running.started))
-        return self._error_of(handle)
+        return self._client_error(handle)
 
-    def _error_of(self, handle: Handle) -> RequestError:
-        """Return the error for the client; it reveals nothing of the server."""
+    def _client_error(self, handle: Handle) -> RequestError:
+        """Return the error for the client, without details of the server."""
         if isinstance(handle.exception, InvalidLogits):
             self._failure = str(handle.exception)
             return ModelFailedError(str(handle.exception))

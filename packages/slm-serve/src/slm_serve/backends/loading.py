@@ -1,4 +1,4 @@
-"""Load a backend from settings. Slow: reads the weights of the models."""
+"""Loading a backend from settings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def load_backend(settings: Settings, loop: asyncio.AbstractEventLoop) -> Backend:
-    """Load the backend selected by ``settings``; its results arrive on ``loop``.
+    """Load the backend selected by ``settings``; its results arrive on ``loop``. Slow: it reads the models' weights.
 
     Raises ValueError, one sentence, for anything missing, damaged or unsuitable.
     """

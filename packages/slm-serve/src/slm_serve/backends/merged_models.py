@@ -1,7 +1,7 @@
 """A cache of models with an adapter merged into the base, for backends that cannot load the adapter.
 
-The name of an entry is a digest of everything that it is made of, so an adapter that was retrained in the same folder
-is merged again. An entry is complete or absent, and may be deleted at any time.
+The name of an entry is a digest of the contents of its source files, so an adapter that was retrained in the same
+folder is merged again. An entry is complete or absent, and may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from slm_serve.errors import StartError
 
 logger = logging.getLogger("slm_serve")
 RECORD_FILE = "merged.json"  # in each entry: its sources, the result of the check, and a digest of each file
-FORMAT_VERSION = "1"  # part of the key; change it when the same sources shall give another entry
+FORMAT_VERSION = "1"  # part of the key; must change whenever the same sources would give a different entry
 READ_SIZE = 1 << 20  # bytes read at once while hashing
 SOURCE_FILES = (
     MODEL_CONFIG,
@@ -116,7 +116,7 @@ def _file_digest(path: Path) -> str:
 
 
 def _is_intact(entry: Path) -> bool:
-    """Check that all files of an entry are as they were written."""
+    """Whether ``entry`` exists and all its files are as they were written."""
     if not entry.is_dir():
         return False
     try:
@@ -138,11 +138,11 @@ def _build(folder: Path, base: ModelFolder, adapter: ModelFolder | None) -> None
     merged = load(base.path, adapter_path, merge=adapter is not None, dtype=torch.float32, device="cpu")
     write_model(merged, folder)
     difference = compare_logits(expected, probe_logits(reload_model(folder, merged.model), ids))
-    _check(difference, adapter or base)
+    _check_logits(difference, adapter or base)
     _write_record(folder, base, adapter, difference)
 
 
-def _check(difference: LogitDifference, source: ModelFolder) -> None:
+def _check_logits(difference: LogitDifference, source: ModelFolder) -> None:
     if not difference.relative <= LOGIT_TOLERANCE[torch.float32]:  # also true for NaN
         raise StartError(
             f"after merging, the logits of the adapter in {source.path} differ by {difference.relative:.2g} of the "
@@ -162,7 +162,7 @@ def _write_record(folder: Path, base: ModelFolder, adapter: ModelFolder | None, 
 
 
 def _publish(unfinished: Path, entry: Path) -> None:
-    """Rename the folder to its final name, unless another process was faster: its entry may already be in use."""
+    """Rename the folder to its final name, unless another process has published the entry, which may be in use."""
     if entry.exists():
         if _is_intact(entry):
             return

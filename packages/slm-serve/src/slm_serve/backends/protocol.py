@@ -1,4 +1,4 @@
-"""The protocol between the HTTP server and whatever generates text."""
+"""The protocol between the HTTP server and the backends that generate text."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class BackendLoad:
 
 
 class Backend(Protocol):
-    """Generates text for many jobs at once, on threads or in processes of its own."""
+    """Generates text for many jobs at once, on its own threads or in its own processes."""
 
     served: Mapping[str, ServedModel]  # by name; the first is the default
     tokenizer: PreTrainedTokenizerBase

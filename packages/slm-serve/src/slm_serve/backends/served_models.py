@@ -16,7 +16,7 @@ class ServedModel:
     """A model under the name that clients use.
 
     Args:
-        parent: name of the base of an adapter; None for the base.
+        parent: served name of the base, for an adapter; None for the base itself.
         weights: how the weights are used: ``as they are``, ``merged`` or ``unmerged``.
     """
 

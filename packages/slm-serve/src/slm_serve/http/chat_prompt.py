@@ -1,7 +1,7 @@
-"""From the messages of a chat to a prompt: by the tokenizer's chat template, or a plain format.
+"""Prompts for chats: by the tokenizer's chat template, or in a plain format.
 
 The plain format is for models that were never trained to chat: each turn is a paragraph that begins with the speaker,
-and the last paragraph, the assistant's, is left open.
+and the last paragraph, the assistant's, contains only the speaker.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""ASGI middleware: API key, limit of the body size, and the count of responses.
+"""ASGI middleware: API key, body size limit, and response counts.
 
-Plain ASGI instead of Starlette's BaseHTTPMiddleware, so that streamed responses pass through unchanged.
+It is plain ASGI, not Starlette's BaseHTTPMiddleware, so that streamed responses pass through unchanged.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class ApiKeyMiddleware:
 
 
 class BodySizeLimitMiddleware:
-    """Rejects bodies of more than ``max_bytes`` with 413, by their Content-Length or while they are received."""
+    """Rejects bodies of more than ``max_bytes`` with 413, by Content-Length or, without one, while receiving them."""
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self._app, self._max_bytes = app, max_bytes

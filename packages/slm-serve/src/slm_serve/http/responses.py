@@ -1,4 +1,4 @@
-"""From jobs to an HTTP response, whole or streamed, for all routes that generate text."""
+"""HTTP responses with generated texts, whole or streamed, for all routes that generate text."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def _get_service(request: Request) -> Service:  # async, because FastAPI r
 ServiceDependency = Annotated[Service, Depends(_get_service)]
 Json = dict[str, Any]
 Deltas = AsyncIterator[tuple[int, Delta]]  # the index of a text, and what was added to it
-CLIENT_CLOSED_REQUEST = 499  # nginx's status for it; no client reads it, but the metrics count it
+CLIENT_CLOSED_REQUEST = 499  # nginx's status for a client that disconnected; only the metrics show it
 
 
 @dataclass
@@ -42,7 +42,7 @@ class GeneratedText:
 
 
 def seed_argument(seed: int | None, index: int) -> dict[str, int]:
-    """Return the seed of the text ``index`` of a prompt, as a keyword argument; without a seed, nothing."""
+    """Return the seed of the text ``index`` of a prompt as a keyword argument, or no argument without a seed."""
     return {} if seed is None else {"seed": seed + index}
 
 

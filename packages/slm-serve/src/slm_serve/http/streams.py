@@ -49,16 +49,16 @@ async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, T]) -
 
 
 class EventStreamResponse(Response):
-    """Sends ``events`` as they come; a RequestError raised by them becomes the last event.
+    """Sends ``events`` as they arrive. A RequestError raised by the iterator becomes the last event.
 
-    ``on_end`` is called once: after the last event, or when the client disconnects. Starlette's StreamingResponse is
-    not used because each event would pass through more layers of generators.
+    ``on_end`` is called once: after the last event, or when the client disconnects. In Starlette's StreamingResponse
+    each event would pass through more layers of generators.
     """
 
     media_type = "text/event-stream"
 
     def __init__(self, events: AsyncIterator[bytes], on_end: Callable[[], None]) -> None:
-        # X-Accel-Buffering: nginx must not buffer the stream.
+        # X-Accel-Buffering tells nginx not to buffer the stream.
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._events, self._on_end = events, on_end

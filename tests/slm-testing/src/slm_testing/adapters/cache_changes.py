@@ -1,4 +1,4 @@
-"""Changes that make a layer's inference cache invalid, and a counter that tells whether it is used."""
+"""Changes that invalidate a layer's inference cache, and a counter that shows whether the cache is used."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Adapters with an effect on tiny models, run folders that hold them, and comparisons."""
+"""Random adapters that change the output of tiny models, run folders that contain them, and comparisons."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -30,7 +30,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "both-two-sweeps": {"side": "both", "block_size": 8, "stages": 6, "strength": 0.5},
 }
 all_settings = pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
-NAMES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+LLAMA_LINEAR_LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 def butterfly(model: PreTrainedModel, **settings: Any) -> PeftModel:
@@ -39,7 +39,7 @@ def butterfly(model: PreTrainedModel, **settings: Any) -> PeftModel:
 
 
 def randomize_angles(model: nn.Module, adapter: str = "default", seed: int = 0) -> None:
-    """Draw the angles and magnitudes of ``adapter``, which start at zero."""
+    """Set the angles and magnitudes of ``adapter``, which start at zero, to random values."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, values in model.named_parameters():
@@ -64,7 +64,7 @@ def butterfly_layer(side: str = "both", features: tuple[int, int] = (16, 32), **
 
 
 def with_butterfly(model: PreTrainedModel, **settings: Any) -> PeftModel:
-    """Return ``model`` with a butterfly adapter that the configuration itself makes random."""
+    """Return ``model`` with a butterfly adapter whose angles are random by ``init_weights=False``."""
     torch.manual_seed(1)
     return butterfly(model, init_weights=False, **settings)
 
@@ -109,7 +109,7 @@ def save_run(model: PeftModel, folder: Path, base: str, mode: str = "lora") -> P
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *argv: object) -> str:
-    """Run ``slm-adapters``, check that it refuses in one line and prints nothing else, and return the line."""
+    """Run ``slm-adapters``, assert that it prints one line to stderr and exits with 2, and return that line."""
     capsys.readouterr()
     assert main([str(arg) for arg in argv]) == 2
     output = capsys.readouterr()

@@ -17,7 +17,7 @@ def _int8_is_available() -> bool:
     return True
 
 
-_UNSUPPORTED = set() if torch.ops.mkldnn._is_mkldnn_bf16_supported() else {torch.bfloat16}  # it needs AVX-512
+_UNSUPPORTED = set() if torch.ops.mkldnn._is_mkldnn_bf16_supported() else {torch.bfloat16}  # bfloat16 needs AVX-512
 ONEDNN_DTYPES = [dtype for dtype in DTYPES if dtype not in _UNSUPPORTED]
 PACKED_DTYPES = [dtype for dtype in DTYPES if pack(nn.Sequential(nn.Linear(2, 2, dtype=dtype))).layers]
 needs_int8 = pytest.mark.skipif(

@@ -7,7 +7,7 @@ from slm_testing.kv.tiny_models import greedy_tokens, make_model
 
 
 def make_lora_model(name: str = "llama", **settings: object) -> PeftModel:
-    """A tiny model with the LoRA adapters ``red``, which is active, and ``blue``; both change its output."""
+    """Return a tiny model with two LoRA adapters that change its output: ``red``, which is active, and ``blue``."""
     config = LoraConfig(r=4, target_modules=["q_proj", "down_proj"], **settings)
     model = get_peft_model(make_model(name), config, adapter_name="red")
     model.add_adapter("blue", LoraConfig(r=2, target_modules=["v_proj", "up_proj"]))
@@ -20,7 +20,7 @@ def make_lora_model(name: str = "llama", **settings: object) -> PeftModel:
 
 
 def greedy_tokens_alone(model: PeftModel, requests: list[tuple[list[int], str | None]], new: int) -> list[list[int]]:
-    """What ``generate`` adds to each prompt with its adapter, one request after the other."""
+    """Return the tokens that ``generate`` adds to each prompt with its adapter, one request after the other."""
     answers = []
     for prompt, adapter in requests:
         model.set_adapter(adapter or "red")

@@ -52,7 +52,7 @@ MORE_FACTORIES: dict[str, Callable[[], PreTrainedModel]] = {
 
 
 def make_model(name: str, seed: int = 0) -> PreTrainedModel:
-    """Build a model whose weights are large enough that the likeliest token is clearly the likeliest."""
+    """Build a model with weights so large that the likeliest token is far ahead of the others."""
     torch.manual_seed(seed)
     model = (MODEL_FACTORIES | MORE_FACTORIES)[name]().eval()
     with torch.no_grad():
@@ -66,11 +66,11 @@ def make_model(name: str, seed: int = 0) -> PreTrainedModel:
 
 @torch.inference_mode()
 def greedy_tokens(model: PreTrainedModel, prompt: Sequence[int], new: int) -> list[int]:
-    """What transformers' ``generate`` adds to a prompt, greedily and ignoring the end of text."""
+    """Return the ``new`` tokens that transformers' ``generate`` adds to a prompt, greedily, past any end of text."""
     ids = torch.tensor([list(prompt)])
     settings: Any = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0, "max_new_tokens": new}
     generate: Any = model.generate
-    # An explicit mask: without one generate takes every pad token of the prompt for padding.
+    # Without an explicit mask, ``generate`` takes each pad token in the prompt for padding.
     tokens: list[int] = generate(ids, attention_mask=torch.ones_like(ids), **settings)[0, len(prompt) :].tolist()
     return tokens
 

@@ -3,8 +3,7 @@
 import json
 import shutil
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,8 @@ from urllib.request import urlopen
 
 import pytest
 from websockets.sync.client import ClientConnection, connect
+
+from slm_testing.serve.waiting import wait_until
 
 BROWSER_PATH = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 FLAGS = [
@@ -69,7 +70,7 @@ class Browser:
 
     def wait(self, expression: str) -> None:
         """Wait until a JavaScript expression is true."""
-        wait_for(10, lambda: self(expression))
+        wait_until(lambda: self(expression), 10)
 
     def open(self, address: str) -> None:
         self.console_errors.clear()
@@ -111,17 +112,9 @@ class Browser:
 
 def tab_address(port_file: Path) -> str:
     """Return the DevTools address of the browser's tab; ``port_file`` is written by the browser."""
-    wait_for(15, lambda: port_file.exists() and "\n" in port_file.read_text())
+    wait_until(lambda: port_file.exists() and "\n" in port_file.read_text(), 15)
     with urlopen(f"http://127.0.0.1:{port_file.read_text().split()[0]}/json/list") as response:
         return next(target["webSocketDebuggerUrl"] for target in json.load(response) if target["type"] == "page")
-
-
-def wait_for(seconds: float, condition: Callable[[], Any]) -> None:
-    """Wait until ``condition()`` is true; fail after ``seconds``."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"the condition was not met within {seconds} seconds"
-        time.sleep(0.02)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import httpx
 
 from slm_testing.serve.running_server import RunningServer
 
-# A request for a text that takes a tiny model a while.
+# A request whose text is long enough that it is still running when a test looks at it.
 LONG_REQUEST = {"prompt": "a b c", "max_new_tokens": 500, "temperature": 0}
 
 

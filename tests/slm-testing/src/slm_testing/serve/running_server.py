@@ -1,24 +1,18 @@
-"""A server on a free port of this machine, on a thread, and the models that it serves."""
+"""A server on a free port of this machine, run on a thread."""
 
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx
-import torch
 import uvicorn
 from fastapi import FastAPI
-from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-from slm_adapters import ButterflySettings, LoraSettings, add_butterfly, add_lora, load
-from slm_data import sample_base
 from slm_serve import Settings, create_app
-
-TIMEOUT = 60  # seconds for a response, and for anything that should happen soon
+from slm_testing.serve.waiting import TIMEOUT, wait_until
 
 
 @dataclass
@@ -51,7 +45,7 @@ class RunningServer:
 
 @contextmanager
 def running_server(*, wait_for_model: bool = True, **settings: Any) -> Iterator[RunningServer]:
-    """Run a server with ``settings``; by default once its model is loaded or could not be loaded."""
+    """Run a server with ``settings``. By default it is yielded once its model is loaded or could not be loaded."""
     app = create_app(Settings(**{"threads": 1, "port": 0, "stream_interval": 0, **settings}))
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None))
     thread = threading.Thread(target=server.run)
@@ -69,14 +63,6 @@ def running_server(*, wait_for_model: bool = True, **settings: Any) -> Iterator[
         assert not thread.is_alive()
 
 
-def wait_until(condition: Callable[[], Any]) -> None:
-    """Wait until ``condition()`` is true; fail after TIMEOUT seconds."""
-    end = time.monotonic() + TIMEOUT
-    while not condition():
-        assert time.monotonic() < end, f"the condition was not met within {TIMEOUT} seconds"
-        time.sleep(0.01)
-
-
 def delayed(function: Callable[..., Any], seconds: float) -> Callable[..., Any]:
     """Return ``function`` with a pause before each call."""
 
@@ -85,34 +71,3 @@ def delayed(function: Callable[..., Any], seconds: float) -> Callable[..., Any]:
         return function(*args)
 
     return call
-
-
-def save_adapters(folder: Path) -> dict[str, Path]:
-    """Save a LoRA (red) and a butterfly (moth) for the built-in base that change its texts, as slm-train saves them."""
-    folders = {}
-    for name in ("red", "moth"):
-        base = load("sample", device="cpu").model
-        settings = LoraSettings(r=4, alpha=8)
-        model: Any = add_lora(base, settings) if name == "red" else add_butterfly(base, ButterflySettings())
-        torch.manual_seed(len(name))
-        with torch.no_grad():
-            for key, weight in model.named_parameters():
-                if "lora_B" in key or "butterfly_" in key:
-                    weight.normal_(std=0.2 if "lora_B" in key else 0.05)
-        model.peft_config["default"].base_model_name_or_path = "sample"
-        model.save_pretrained(folder / name, save_embedding_layers=False)
-        folders[name] = folder / name
-    return folders
-
-
-def save_tiny_model(folder: Path, scale: float = 1.0) -> Path:
-    """Save a tiny random model with the built-in base's tokenizer; with a large ``scale`` its logits become NaN."""
-    torch.manual_seed(0)
-    model = GPT2LMHeadModel(
-        GPT2Config(vocab_size=2048, n_positions=512, n_embd=32, n_layer=2, n_head=4, bos_token_id=0, eos_token_id=0)
-    )
-    with torch.no_grad():
-        model.transformer.ln_f.weight.fill_(scale)
-    model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(sample_base()).save_pretrained(folder)
-    return folder

@@ -1,18 +1,15 @@
-"""Tiny models and adapters that change their texts, saved as slm-train saves them, and jobs for a backend."""
+"""Tiny models, and adapters that change their texts, saved as slm-train saves them."""
 
 import copy
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from slm_adapters import ButterflyConfig, load
+from slm_adapters import ButterflyConfig, ButterflySettings, LoraSettings, add_butterfly, add_lora, load
 from slm_data import sample_base
-from slm_kv import Engine, SamplingParams
-from slm_serve import Answer, Backend, Delta, Job
 
 # Heads of size 32: vLLM 0.32 has no attention for smaller ones on a CPU.
 SIZES: dict[str, Any] = {
@@ -32,7 +29,7 @@ BUTTERFLY = ButterflyConfig(task_type="CAUSAL_LM", init_weights=False)
 
 
 def save_base(folder: Path, kind: str = "llama", seed: int = 0) -> Path:
-    """Save a model whose weights are so large that the most likely token is clear, with the built-in tokenizer."""
+    """Save a model whose most likely token is far ahead of the others, with the built-in base's tokenizer."""
     torch.manual_seed(seed)
     model = MODEL_FACTORIES[kind]()
     with torch.no_grad():
@@ -63,41 +60,32 @@ def lora_config(**options: Any) -> LoraConfig:
     return LoraConfig(**{"task_type": "CAUSAL_LM", "r": 4, "target_modules": targets, **options})
 
 
-def greedy_params(max_new_tokens: int, **options: Any) -> SamplingParams:
-    """Return greedy sampling without an end of text."""
-    return SamplingParams(max_new_tokens=max_new_tokens, temperature=0, ignore_eos=True, **options)
+def save_adapters(folder: Path) -> dict[str, Path]:
+    """Save a LoRA (red) and a butterfly (moth) that change the texts of the built-in base, as slm-train does."""
+    folders = {}
+    for name in ("red", "moth"):
+        base = load("sample", device="cpu").model
+        settings = LoraSettings(r=4, alpha=8)
+        model: Any = add_lora(base, settings) if name == "red" else add_butterfly(base, ButterflySettings())
+        torch.manual_seed(len(name))
+        with torch.no_grad():
+            for key, weight in model.named_parameters():
+                if "lora_B" in key or "butterfly_" in key:
+                    weight.normal_(std=0.2 if "lora_B" in key else 0.05)
+        model.peft_config["default"].base_model_name_or_path = "sample"
+        model.save_pretrained(folder / name, save_embedding_layers=False)
+        folders[name] = folder / name
+    return folders
 
 
-async def collect_deltas(backend: Backend, jobs: Sequence[Job]) -> list[list[Delta]]:
-    """Return the deltas of each job, once all jobs are finished."""
-    for job in jobs:
-        backend.check(job)
-    answer = Answer(len(jobs))
-    collected: list[list[Delta]] = [[] for _ in jobs]
-    backend.submit(jobs, answer)
-    try:
-        async for index, delta in answer:
-            collected[index].append(delta)
-    finally:
-        answer.close()
-    return collected
-
-
-def generate_with_engine(
-    base: str | Path, adapter: str | Path | None, prompts: Sequence[Sequence[int]], params: Any
-) -> list[Any]:
-    """Return the handles of slm_kv's engine for ``prompts``, in float32, with the adapter unmerged."""
-    loaded = load(base, adapter, dtype=torch.float32, device="cpu")
-    with Engine(loaded.model, loaded.tokenizer) as engine:
-        return engine.generate(prompts, params)
-
-
-@torch.no_grad()
-def logit_gap(model: PreTrainedModel, prompt: Sequence[int], ours: Sequence[int], theirs: Sequence[int]) -> float:
-    """Return the difference of the logits of the two tokens at the first position where the texts differ, else 0."""
-    differing = [at for at, (our_id, their_id) in enumerate(zip(ours, theirs, strict=True)) if our_id != their_id]
-    if not differing:
-        return 0.0
-    at = differing[0]
-    logits = model(input_ids=torch.tensor([[*prompt, *ours[:at]]]), use_cache=False).logits[0, -1]
-    return float((logits[ours[at]] - logits[theirs[at]]).abs())
+def save_tiny_model(folder: Path, scale: float = 1.0) -> Path:
+    """Save a tiny random model with the built-in base's tokenizer; with a large ``scale`` its logits become NaN."""
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(
+        GPT2Config(vocab_size=2048, n_positions=512, n_embd=32, n_layer=2, n_head=4, bos_token_id=0, eos_token_id=0)
+    )
+    with torch.no_grad():
+        model.transformer.ln_f.weight.fill_(scale)
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(sample_base()).save_pretrained(folder)
+    return folder

@@ -1,4 +1,4 @@
-"""``ButterflyConfig``: the configuration that adapter_config.json holds."""
+"""``ButterflyConfig``: the configuration of a butterfly adapter, as saved in adapter_config.json."""
 
 from __future__ import annotations
 
@@ -29,10 +29,11 @@ class ButterflyConfig(PeftConfig):  # type: ignore[misc]  # PEFT is partly typed
     Args:
         block_size: Coordinates of a block; None for the full width. It must divide the width of every adapted layer.
         stages: Stages of a block; None for as many as mix it fully.
-        side: Every choice keeps the singular values of the weight. ``"input"`` (W R) also keeps the norms of the
-            rows of W and the angles between them; ``"output"`` (R W) the angles between columns, and the norm of the
-            output; ``"both"`` rotates both; ``"auto"`` rotates the narrower side, which is the cheapest.
-        scale: Learn a magnitude for each output feature as well, which preserves none of these.
+        side: What is rotated. Every choice preserves the singular values of the weight W. ``"input"`` (W R) also
+            preserves the norms of the rows of W and the angles between them; ``"output"`` (R W) the angles between
+            columns, and the norm of the output; ``"both"`` rotates both; ``"auto"`` rotates the narrower side, which
+            is the cheapest.
+        scale: Also learn a magnitude for each output feature, which preserves none of these.
         strength: Factor on the angles and on the deviation of the magnitudes from one; 0 gives the base, bit for bit.
         angle_dropout: Share of the angles set to zero in each training step; the rest is still a rotation.
 
@@ -67,9 +68,9 @@ class ButterflyConfig(PeftConfig):  # type: ignore[misc]  # PEFT is partly typed
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = ButterflyType.BUTTERFLY
-        for names in ("target_modules", "exclude_modules"):
-            if isinstance(getattr(self, names), list):
-                setattr(self, names, set(getattr(self, names)))
+        for setting in ("target_modules", "exclude_modules"):
+            if isinstance(getattr(self, setting), list):
+                setattr(self, setting, set(getattr(self, setting)))
         if self.layers_pattern and self.layers_to_transform is None:
             raise AdapterError(
                 "layers_pattern names the list that layers_to_transform indexes; give layers_to_transform too"

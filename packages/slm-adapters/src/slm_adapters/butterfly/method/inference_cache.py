@@ -1,4 +1,4 @@
-"""Cached rotations and rotated weights of a layer, valid until anything behind them changes."""
+"""Cached rotations and rotated weights of a layer, each valid until something that it was computed from changes."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from slm_adapters.butterfly.structure import Rotation
 
 @dataclass(frozen=True)
 class TensorSnapshot:
-    """A tensor as it was, to tell later whether it has changed.
+    """The state of a tensor, with which it can be compared later.
 
-    With ``version`` None ``tensor`` is a copy of its values. Otherwise it shares the memory, and ``version`` counts the
-    writes to it: a write through ``.data`` is not noticed.
+    If ``version`` is None, ``tensor`` is a copy of the values. Otherwise it shares the original's memory, and
+    ``version`` is torch's count of writes to it, which does not include writes through ``.data``.
     """
 
     tensor: Tensor
@@ -28,7 +28,7 @@ class TensorSnapshot:
 
     @classmethod
     def of_values(cls, tensor: Tensor) -> TensorSnapshot:
-        """Compare by value on a CPU; by memory on a GPU, where comparing values would wait for it."""
+        """Compare by value on a CPU, by memory on a GPU: comparing values there would wait for the GPU."""
         return cls(tensor.detach().clone(), None) if tensor.device.type == "cpu" else cls.of_memory(tensor)
 
     @classmethod
@@ -38,12 +38,12 @@ class TensorSnapshot:
 
     def matches(self, tensor: Tensor) -> bool:
         """Whether ``tensor`` is unchanged."""
-        known = self.tensor
-        if tensor.device != known.device or tensor.dtype != known.dtype:
+        recorded = self.tensor
+        if tensor.device != recorded.device or tensor.dtype != recorded.dtype:
             return False
         if self.version is None:
-            return torch.equal(tensor, known)
-        return tensor.data_ptr() == known.data_ptr() and _version(tensor) == self.version
+            return torch.equal(tensor, recorded)
+        return tensor.data_ptr() == recorded.data_ptr() and _version(tensor) == self.version
 
 
 @dataclass(frozen=True)
@@ -63,20 +63,23 @@ class CachedRotation:
         return cls(matrices, x.dtype, strength, TensorSnapshot.of_values(angles))
 
     def is_valid(self, x: Tensor, angles: Tensor, strength: float) -> bool:
-        """Whether the matrices are those for these inputs, angles and strength."""
+        """Whether the matrices were composed for these angles, this strength and the dtype of ``x``."""
         return x.dtype == self.dtype and strength == self.strength and self.angles.matches(angles)
 
 
 @dataclass(frozen=True)
 class CachedMergedLayer:
-    """A copy of the base layer with the weight that merging ``adapter`` would give."""
+    """A copy of the base layer with the weight that merging ``adapter`` would give.
+
+    ``sources`` are the tensors from which the weight was computed: the dictionary and key of each, and its snapshot.
+    """
 
     layer: nn.Module
-    active: str | list[str]  # active adapters at the time; ``adapter`` is the only one that has an effect
+    active: str | list[str]  # the active adapters then; only ``adapter`` has an effect on this layer
     adapter: str
     strength: float
     base: nn.Module
-    sources: tuple[tuple[Mapping[str, Any], str, TensorSnapshot], ...]  # where each tensor behind the weight is held
+    sources: tuple[tuple[Mapping[str, Any], str, TensorSnapshot], ...]
 
     @classmethod
     @torch.no_grad()
@@ -91,7 +94,7 @@ class CachedMergedLayer:
     ) -> CachedMergedLayer:
         """Copy ``base`` with the weight ``[out, in]`` and bias ``[out]`` of ``merged``, rounded to its dtype.
 
-        ``parameters``: the dictionary and key of each angle and magnitude tensor behind them.
+        ``parameters``: the dictionary and key of each tensor of angles or magnitudes that they were computed from.
         """
         layer = copy.deepcopy(base).requires_grad_(False)
         write_weight(layer, *merged)
@@ -119,14 +122,14 @@ class InferenceCache:
         self.merged_layer: CachedMergedLayer | None = None
 
     def clear(self) -> None:
-        """Drop everything, and free its memory."""
+        """Drop all entries and free their memory."""
         self.rotations.clear()
         self.merged_layer = None
 
     def matrices(
         self, key: tuple[str, str], x: Tensor, angles: Tensor, strength: float, rotation: Rotation
     ) -> tuple[Tensor, ...]:
-        """Return the matrices for ``key``, a side and an adapter, composed again if they are out of date."""
+        """Return the matrices for ``key`` (a side and an adapter); they are composed again if out of date."""
         cached = self.rotations.get(key)
         if cached is None or not cached.is_valid(x, angles, strength):
             cached = CachedRotation.compose(x, angles, strength, rotation)

@@ -1,7 +1,7 @@
 """``ButterflyLayer``, a linear layer whose input, output or both are rotated: y = m * R_out (W R_in x + b).
 
-Several active adapters act as if merged one after the other: with ``set_adapter(["a", "b"])``, b is applied to a layer
-that already has a, so that its input rotation comes first and its output rotation last.
+Several active adapters act as if they were merged one after the other. With ``set_adapter(["a", "b"])``, b is applied
+to a layer that a has already adapted: b's input rotation comes first and its output rotation last.
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ from slm_adapters.butterfly.rotate import rotate, rotate_by_matrices
 from slm_adapters.butterfly.structure import Rotation
 from slm_adapters.errors import AdapterError
 
-DECODE_ROWS = 8  # sequences decoded together: up to here a rotation costs a notable share of the layer
+DECODE_ROWS = 8  # tokens at once, as in decoding: up to here a rotation takes a notable share of the layer's time
 SMALL_LAYER_WEIGHTS = 2**23  # 32 MB in float32
 
 
 class ButterflyLayer(ButterflyParameters):
     """Wraps ``base_layer`` with the rotations of its adapters.
 
-    ``cache_weight`` says when a copy of the rotated weight is kept for inference. True: for any number of tokens.
-    False: never. None: for up to ``DECODE_ROWS`` tokens at once, through a layer on a CPU with up to
-    ``SMALL_LAYER_WEIGHTS`` weights, not in 4 or 8 bits, that carries one adapter. Keeping the rotation alone, one token
-    took 1.34 to 1.53 times the base layer, with the weight 1.06 to 1.13 (AMD EPYC with AVX2, 2026-11-25).
+    ``cache_weight`` says when a copy of the rotated weight is cached for inference. True: for any number of tokens.
+    False: never. None: for up to ``DECODE_ROWS`` tokens at once, in layers on a CPU that have up to
+    ``SMALL_LAYER_WEIGHTS`` weights, are not quantized, and have a single adapter. With only the rotation cached, one
+    token took 1.34 to 1.53 times as long as in the base layer; with the weight, 1.06 to 1.13 (AMD EPYC with AVX2,
+    2026-11-25).
     """
 
     def __init__(self, base_layer: nn.Module, adapter_name: str, config: ButterflyConfig, layer_name: str):
@@ -62,9 +63,9 @@ class ButterflyLayer(ButterflyParameters):
         return y
 
     def _forward_mixed(self, x: Tensor, *args: Any, adapter_names: Sequence[str], **kwargs: Any) -> Tensor:
-        """Apply adapter ``adapter_names[i]`` to row i of the batch, none for ``__base__``.
+        """Apply adapter ``adapter_names[i]`` to row i of the batch; ``__base__`` stands for no adapter.
 
-        The base layer is computed once, for all rows.
+        The base layer is called once, for all rows.
         """
         if len(x) != len(adapter_names):
             raise AdapterError(f"adapter_names has {len(adapter_names)} names for a batch of {len(x)} rows")
@@ -118,9 +119,9 @@ class ButterflyLayer(ButterflyParameters):
         return few_rows and self.is_small and len(self.rotations) == 1 and x.device.type == "cpu"
 
     def _merged_layer_for(self, x: Tensor) -> Any:
-        """Return the cached layer with the active adapter's rotated weight, or None if it is not to be used.
+        """Return the cached layer with the active adapter's rotated weight, or None if it must not be used.
 
-        Each token passes here at every layer, so cheap conditions come first.
+        This runs for each token in every layer, so the cheap conditions come first.
         """
         if self.training or self._disable_adapters or not self._wants_merged_layer(x) or torch.compiler.is_compiling():
             return None
@@ -139,7 +140,7 @@ class ButterflyLayer(ButterflyParameters):
         return cached.layer
 
     def _cache_merged_layer(self, adapter: str, parameters: list[tuple[Any, str]]) -> CachedMergedLayer:
-        self.cache.merged_layer = None  # frees the old one first: two at once would double the memory
+        self.cache.merged_layer = None  # free the old layer first: two at once would take twice the memory
         self.cache.merged_layer = CachedMergedLayer.build(
             self._active_adapter,
             adapter,
@@ -156,12 +157,12 @@ class ButterflyLayer(ButterflyParameters):
         return self
 
     def _apply(self, *args: Any, **kwargs: Any) -> ButterflyLayer:
-        self.cache.clear()  # ``to`` and the like replace the tensors
+        self.cache.clear()  # ``to``, ``half`` and others replace the tensors
         super()._apply(*args, **kwargs)
         return self
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Rotate the weight itself, in float64, rounded once; the original weight is kept until ``unmerge``.
+        """Rotate the weight itself, in float64 and rounded once. The original weight is kept until ``unmerge``.
 
         Raises AdapterError with ``safe_merge`` if the merged weight is not finite.
         """
@@ -169,7 +170,7 @@ class ButterflyLayer(ButterflyParameters):
             if adapter not in self.rotations:
                 continue
             layer = self.get_base_layer()
-            self.cache.clear()  # not used while merged
+            self.cache.clear()  # a merged layer does not use it
             if self.saved_weight is None:
                 self.saved_weight = SavedWeight(layer)
             weight, bias = self.merged_weight(adapter)

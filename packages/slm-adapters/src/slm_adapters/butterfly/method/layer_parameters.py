@@ -1,4 +1,4 @@
-"""Parameters of a butterfly layer: angles and magnitudes of each adapter, and the weight that they make."""
+"""Parameters of a butterfly layer: angles and magnitudes of each adapter, and the merged weight computed from them."""
 
 from __future__ import annotations
 
@@ -75,12 +75,12 @@ class ButterflyParameters(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # P
         rotated = {"input": [INPUT], "output": [OUTPUT], "both": [INPUT, OUTPUT]}[side]
         try:
             return {name: Rotation.of(widths[name], config.block_size, config.stages) for name in rotated}
-        except AdapterError as refused:
-            raise AdapterError(f"{self.layer_name}: {refused}") from None
+        except AdapterError as error:
+            raise AdapterError(f"{self.layer_name}: {error}") from None
 
     def _new_parameter(self, shape: tuple[int, ...], config: ButterflyConfig) -> nn.Parameter:
         weight = self.get_base_layer().weight
-        # At least float32, whatever the base has: bfloat16 has 8 bits, too few for the small steps of an optimizer.
+        # At least float32, whatever the base has: the small steps of an optimizer would be lost in bfloat16's 8 bits.
         dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
         values = torch.zeros(shape, dtype=dtype)  # on the meta device under PEFT's low_cpu_mem_usage
         if values.device.type != "meta":

@@ -1,4 +1,4 @@
-"""Butterfly adapters fitted to a model: its targets and the block size that divides their widths."""
+"""Creating butterfly adapters for a model: its target layers, and a block size that divides their widths."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def butterfly_config(model: PreTrainedModel, settings: ButterflySettings) -> But
 
 
 def add_butterfly(model: PreTrainedModel, settings: ButterflySettings) -> PeftModel:
-    """Return ``model`` frozen, with rotations in float32 that train and change no bit of its output at the start."""
+    """Return ``model``, frozen, with trainable rotations in float32 that do not change its output before training."""
     return get_peft_model(model, butterfly_config(model, settings))
 
 

@@ -1,8 +1,9 @@
 """Export of a butterfly adapter as PEFT's OFT, for programs that have PEFT but not this package.
 
-OFT (Qiu et al. 2023, arXiv:2306.07280) rotates inputs by blocks R = (I - Q)(I + Q)^-1, the Cayley transform of a skew
-Q. Every rotation without a half turn is such an R, so the exported adapter computes the same function; it is dense and
-some twenty times larger. OFT has no output side and no magnitudes, and PEFT applies it to ``nn.Linear`` only.
+OFT (Qiu et al. 2023, arXiv:2306.07280) rotates inputs by blocks R = (I - Q)(I + Q)^-1, the Cayley transform of a
+skew-symmetric matrix Q. Every rotation without a half turn is such an R, so the exported adapter computes the same
+function; it is dense and some twenty times larger. OFT cannot rotate outputs and has no magnitudes, and this module
+exports layers over ``nn.Linear`` only.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ COPIED_SETTINGS = (
     "task_type",
     "revision",
 )
-MIN_SINGULAR_VALUE = 1e-6  # of I + R; below it R is a half turn in some plane, and Q too large for float32
+MIN_SINGULAR_VALUE = 1e-6  # of I + R; below it R has a half turn in some plane, and Q is too large for float32
 
 
 def export_oft(model: Any, folder: str | Path, adapter_name: str = "default") -> None:
@@ -67,7 +68,7 @@ def _check_expressible(name: str, layer: ButterflyLayer, adapter: str) -> None:
 
 
 def _oft_weight(name: str, layer: ButterflyLayer, adapter: str) -> Tensor:
-    """Return ``[blocks, size (size - 1) / 2]``: Q above its diagonal."""
+    """Return the entries of Q above its diagonal, ``[blocks, size (size - 1) / 2]``."""
     rotation = layer.rotations[adapter][INPUT]
     blocks = _diagonal_blocks(layer.exact_angles(INPUT, adapter), rotation).transpose(1, 2)  # OFT multiplies rows
     eye = torch.eye(rotation.block_size, dtype=blocks.dtype, device=blocks.device)

@@ -1,6 +1,7 @@
-"""``ButterflyModel``, the method as PEFT knows it, and its registration with PEFT.
+"""``ButterflyModel``, the tuner class of the butterfly method, and its registration with PEFT.
 
-With it ``get_peft_model``, ``PeftModel.from_pretrained`` and PEFT's other functions work for butterfly adapters.
+After registration ``get_peft_model``, ``PeftModel.from_pretrained`` and PEFT's other functions work for butterfly
+adapters.
 """
 
 from __future__ import annotations
@@ -40,10 +41,10 @@ class ButterflyModel(BaseTuner):  # type: ignore[misc]  # PEFT is partly typed
     target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012  # PEFT's name, never written to
 
     def _prepare_adapter_config(self, peft_config: Any, model_config: dict[str, Any]) -> Any:
-        return peft_config  # _prepare_model sets the targets: it has the model
+        return peft_config  # the targets need the model: _prepare_model sets them
 
     def _prepare_model(self, peft_config: Any, model: nn.Module) -> None:
-        """Set default targets, and refuse names that match no layer before the model is changed.
+        """Set default targets. Refuse names that match no layer, before the model is changed.
 
         PEFT 0.21 accepts a list as long as one name in it matches.
         """
@@ -93,19 +94,19 @@ class ButterflyModel(BaseTuner):  # type: ignore[misc]  # PEFT is partly typed
             self.peft_config[adapter].strength = float(strength)
 
     def cache_weights(self, keep: bool | None = True) -> None:
-        """Set whether layers keep their rotated weight for inference: the cost of the base, twice its memory.
+        """Set whether layers cache their rotated weight for inference: about the base's speed, for twice its memory.
 
-        It is used in eval mode without gradients, where one adapter is active; for several active adapters, for rows
-        with different adapters, and over 4-bit and 8-bit weights, only the composed rotation is kept. The call applies
-        to the layers adapted so far.
+        The cached weight is used in eval mode without gradients while one adapter is active. For several active
+        adapters, for rows with different adapters, and over 4-bit and 8-bit weights, only the composed rotation is
+        cached. The setting applies to layers that are adapted already.
 
-        After writing to a base weight through ``.data``, or to one made in inference mode, call ``model.eval()``: torch
-        does not count these writes.
+        After writing to a base weight through ``.data``, or to one created in inference mode, call ``model.eval()``:
+        torch does not count these writes.
 
         Args:
-            keep: True for any number of tokens, for the active adapter used last; None for the default of a new layer:
-                for up to 8 tokens at once, on a CPU, in layers of up to 2**23 weights that carry one adapter; False
-                for never.
+            keep: True caches the weight, with the active adapter used last, for any number of tokens; False never does.
+                None restores the default: up to 8 tokens at once, on a CPU, in layers of up to 2**23 weights that have
+                one adapter.
         """
         for _, layer in self.layers():
             layer.cache.clear()
@@ -182,17 +183,17 @@ class ButterflyModel(BaseTuner):  # type: ignore[misc]  # PEFT is partly typed
     def _remap_adapter_state_dict_for_load(
         cls, model: nn.Module, config: Any, adapter_name: str, state_dict: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        """Refuse what PEFT would load partly and silently."""
+        """Refuse checkpoints of which PEFT would silently load only a part."""
         state = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
         check_checkpoint(model, adapter_name, state)
         return state
 
 
 def _linear_layer_names(model: nn.Module) -> set[str]:
-    """Return the last name parts of the linear layers, adapted ones too, without the output embeddings.
+    """Return the last name parts of all linear layers, including adapted ones, except the output embeddings.
 
-    Short names, so that ``layers_to_transform`` still chooses among the blocks, and so that a model with another number
-    of blocks is noticed when the adapter is loaded.
+    With short names, ``layers_to_transform`` can still select blocks, and loading the adapter into a model with another
+    number of blocks is noticed.
     """
     any_model: Any = model
     head = any_model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None

@@ -35,7 +35,7 @@ from slm_serve.errors import BackendStoppedError, ModelFailedError, RequestError
 from slm_serve.settings import Settings
 
 logger = logging.getLogger("slm_serve")
-# Seconds that vLLM's processes get to end. They need 8 to 10 s; by default vLLM 0.32 kills them after 5.
+# Seconds that vLLM's processes get to exit. They need 8 to 10; by default vLLM 0.32 kills them after 5.
 SHUTDOWN_TIMEOUT = 60
 
 
@@ -50,7 +50,7 @@ class _Route:
 
 @dataclass
 class _RunningJob:
-    """A submitted job; ``whole`` collects the text of a job that does not stream."""
+    """A submitted job; ``whole_text`` collects the pieces of a job that does not stream."""
 
     answer: Answer
     index: int
@@ -58,13 +58,13 @@ class _RunningJob:
     route: _Route
     started: float = field(default_factory=time.perf_counter)
     first_token_at: float | None = None
-    whole: TextPiece = field(default_factory=TextPiece)
+    whole_text: TextPiece = field(default_factory=TextPiece)
 
 
 class VLLMBackend:
     """A Backend over one or more engines of vLLM; create it with ``start``.
 
-    vLLM's frontends run on an event loop on a thread of their own. Other threads schedule calls on that loop, and
+    vLLM's frontends run on a separate thread with its own event loop. Other threads schedule calls on that loop, and
     results are sent to ``loop``, the server's.
     """
 
@@ -144,7 +144,7 @@ class VLLMBackend:
     def _run(self, started: Future[None]) -> None:
         """Start the engines, serve until ``close``, and end vLLM's processes."""
         resource_tracker.ensure_running()  # before the mask: starting it would unblock the signal on this thread
-        # Ctrl-C in a terminal signals all processes. vLLM's inherit this mask, and are ended in order by `_end`.
+        # Ctrl-C in a terminal signals all processes. vLLM's inherit this mask, so that only `_end` ends them, in order.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         error: BaseException | None = None
         try:
@@ -152,8 +152,8 @@ class VLLMBackend:
                 runner.run(self._serve(started))
         except BaseException as raised:
             error = raised
-        gc.collect()  # vLLM's objects shut down once more when deleted: now, not while the interpreter exits
-        multiprocessing.active_children()  # joins vLLM's ended processes, which vLLM leaves unjoined
+        gc.collect()  # vLLM's objects shut down again when they are deleted: here, not while the interpreter exits
+        multiprocessing.active_children()  # joins vLLM's processes that have ended, which vLLM does not do
         if error and started.done():
             logger.error("the vLLM backend failed", exc_info=error)
             self._failure = "the vLLM backend failed; see the server's log"
@@ -185,7 +185,7 @@ class VLLMBackend:
             raise StartError(f"vLLM cannot serve {engine_plan.model!r}: {reason}; see vLLM's log above") from error
 
     async def _warm_up(self, engine: Any) -> None:
-        """Generate one token: the first takes seconds, which no request should wait for."""
+        """Generate one token: the first one takes seconds, and no request should wait for it."""
         params = self._vllm.sampling_params(temperature=0.0, max_tokens=1, detokenize=False)
         async for _ in engine.generate(self._vllm.tokens_input([0]), params, "warm-up"):
             pass
@@ -236,8 +236,8 @@ class VLLMBackend:
         if running.first_token_at is None and piece.token_ids:
             running.first_token_at = now
         if not running.job.streams:
-            running.whole.append(piece)
-            piece = running.whole
+            running.whole_text.append(piece)
+            piece = running.whole_text
         if piece.finish_reason:
             timing = Timing((running.first_token_at or now) - running.started, now - running.started)
             self._on_loop(partial(running.answer.put, running.index, piece.to_delta(timing)))
@@ -255,6 +255,7 @@ class VLLMBackend:
         engines = {route.engine_number: route.engine for route in self._routes.values()}
         self._routes = {}
         if engines:
-            # Side by side on threads, but blocking this loop: vLLM's tasks on it must not run while its processes end.
+            # In parallel, on threads. This loop is blocked meanwhile: vLLM's tasks on it must not run while its
+            # processes end.
             with ThreadPoolExecutor(len(engines)) as threads:
                 list(threads.map(lambda engine: engine.shutdown(timeout=SHUTDOWN_TIMEOUT), engines.values()))

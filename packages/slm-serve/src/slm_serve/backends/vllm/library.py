@@ -18,7 +18,7 @@ class VLLMLibrary:
     """The parts of vLLM that the backend uses; tests replace them."""
 
     version: str
-    device: str  # for which this build of vLLM was made: "cpu" or "cuda"
+    device: str  # the device that this build of vLLM supports: "cpu" or "cuda"
     engine: Any  # AsyncLLM
     engine_args: Any  # AsyncEngineArgs
     sampling_params: Any  # SamplingParams
@@ -57,7 +57,7 @@ def import_vllm() -> VLLMLibrary:
 
 
 def set_environment_defaults() -> None:
-    """Turn off vLLM's usage statistics and info log. Call before importing vLLM; variables of the user are kept."""
+    """Turn off vLLM's usage statistics and info log, unless the user has set them. Call before importing vLLM."""
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 

@@ -1,8 +1,8 @@
-"""Which adapters vLLM can load itself, and which have to be merged first, with the reasons. vLLM is not imported here.
+"""Decides which adapters vLLM can load itself and which must be merged first. vLLM is not imported here.
 
-Taken from the source of vLLM 0.32: ``lora/peft_helper.py`` (supported settings), ``config/lora.py`` (ranks),
+The rules are from the source of vLLM 0.32: ``lora/peft_helper.py`` (supported settings), ``config/lora.py`` (ranks),
 ``lora/lora_model.py`` (names of layers), and the models that declare ``SupportsLoRA``. vLLM silently ignores settings
-that it does not know. Therefore everything that is not known to be supported is merged, which is always correct.
+that it does not know, so every adapter that is not known to be supported is merged, which is always correct.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Literal
 VLLM_VERSION = "0.32"
 ALLOWED_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # allowed values of max_lora_rank
 _PROJECTIONS = frozenset({"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"})
-# Architectures whose LoRA vLLM loads, and their layers that may have one. Not complete: vLLM supports more of both.
+# Architectures for which vLLM loads LoRA, with the layers that may be adapted. Incomplete: vLLM supports more of both.
 LORA_LAYERS: Mapping[str, frozenset[str]] = {
     "LlamaForCausalLM": _PROJECTIONS,
     "MistralForCausalLM": _PROJECTIONS,
@@ -28,7 +28,7 @@ LORA_LAYERS: Mapping[str, frozenset[str]] = {
 }
 # Values of init_lora_weights that do not change the weights of the base; others (PiSSA, OLoRA, ...) do.
 _INITS_KEEPING_BASE = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
-# Settings that vLLM reads as PEFT does, settings without effect on a trained adapter, and settings checked below.
+# Settings that vLLM and PEFT read alike, settings without effect on a trained adapter, and settings checked below.
 _SUPPORTED_SETTINGS = frozenset(
     {
         "r",
@@ -66,7 +66,7 @@ _SUPPORTED_SETTINGS = frozenset(
 
 @dataclass(frozen=True)
 class LoadDecision:
-    """How vLLM gets an adapter.
+    """How an adapter is loaded into vLLM, and why.
 
     Args:
         method: ``lora``: vLLM loads the adapter; ``merged``: it is merged into the base first.
@@ -95,7 +95,7 @@ def decide_loading(
         adapter_config: content of adapter_config.json.
         tensor_names: names of the tensors in the adapter's weight file.
         four_bit: whether the adapter was trained on 4-bit weights.
-        lora_layers: for each architecture whose LoRA vLLM loads, the layers that may have one.
+        lora_layers: for each architecture for which vLLM loads LoRA, the layers that may be adapted.
         max_rank: the largest rank that vLLM loads.
     """
     peft_type = adapter_config.get("peft_type")
@@ -161,7 +161,7 @@ def _check_layers(architecture: str, tensor_names: Iterable[str], known: Collect
 
 
 def _layer_name(tensor_name: str) -> str:
-    """Return the layer of a LoRA A or B, such as q_proj; for other tensors two names, which match no layer."""
+    """Return the layer of a LoRA tensor, such as q_proj; for other tensors two name parts, which match no layer."""
     for suffix in (".lora_A.weight", ".lora_B.weight"):
         if tensor_name.endswith(suffix):
             return tensor_name.removesuffix(suffix).rpartition(".")[2]

@@ -1,4 +1,4 @@
-"""From vLLM's outputs to deltas in slm_kv's terms. vLLM is not imported here."""
+"""Conversion of vLLM's outputs to deltas, with slm_kv's text decoding and stop strings. vLLM is not imported here."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def sampled_token(token: int, logprobs: Mapping[int, Any], top: int) -> SampledT
     """
     values = {token_id: float(value.logprob) for token_id, value in logprobs.items()}
     if not math.isfinite(values[token]):
-        raise ModelFailedError("the model returned NaN scores; its weights or its dtype are at fault: try float32")
+        raise ModelFailedError("the model returned NaN scores; check its weights, or try dtype float32")
     most_likely = sorted(values.items(), key=lambda pair: (-pair[1], pair[0]))[:top]
     return SampledToken(token, values[token], tuple(most_likely))
 
 
 @dataclass
 class TextPiece:
-    """A piece of a text that more can be appended to; ``finish_reason`` if the text ends with it."""
+    """A piece of a text, which can be extended; it has a ``finish_reason`` if the text ends with it."""
 
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
@@ -65,7 +65,7 @@ class OutputDecoder:
         self._tokens = 0
 
     def decode(self, output: Any) -> TextPiece:
-        """Convert a RequestOutput, which holds only what is new.
+        """Convert a RequestOutput, which contains only the new tokens.
 
         Raises ModelFailedError if vLLM ended the request for another reason than a stop or the length.
         """

@@ -1,7 +1,7 @@
-"""From settings to vLLM engines: the weights of each engine, its adapters and the size of its cache.
+"""The plan of vLLM's engines for given settings: the weights of each engine, its adapters and the size of its cache.
 
 A vLLM engine has one set of weights and any number of LoRA adapters that vLLM loads itself. An adapter that has to be
-merged changes the weights, so each merged adapter gets an engine with weights and a cache of its own. vLLM is not
+merged changes the weights, so each merged adapter gets an engine with its own weights and cache. vLLM is not
 imported here.
 """
 
@@ -33,7 +33,7 @@ from slm_serve.backends.vllm.lora_support import LoadDecision, decide_loading, m
 from slm_serve.errors import StartError
 from slm_serve.settings import Settings
 
-# Tokens of a block of vLLM's cache on a CPU. On a GPU blocks are smaller, so that this rounds up in both cases.
+# Tokens in a block of vLLM's cache on a CPU. Blocks on a GPU are smaller, so rounding up to this size is safe on both.
 BLOCK_SIZE = 128
 DOWNLOADED_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]  # no pickles, which can run code
 
@@ -57,7 +57,7 @@ class EnginePlan:
 
 @dataclass(frozen=True)
 class ServingPlan:
-    """All engines, and what they have in common.
+    """All engines, and the values that they share.
 
     Args:
         served: served models by name, the default first.
@@ -133,8 +133,8 @@ def engine_arguments(plan: ServingPlan, engine: EnginePlan, settings: Settings, 
         "disable_log_stats": True,
     }
     if engine.loras:
-        # Workaround for vLLM 0.32 on a CPU (its pull requests 48421 and 49656): in a step with and without LoRA, the
-        # LoRA in the last slot is also applied to requests without one. One more slot, which stays empty, is harmless.
+        # Workaround for vLLM 0.32 on a CPU (its pull requests 48421 and 49656): in a step that mixes requests with and
+        # without LoRA, the LoRA in the last slot is applied to the latter too. So the last slot is kept empty.
         slots = len(engine.loras) + (device == "cpu")
         arguments |= {"enable_lora": True, "max_loras": slots, "max_lora_rank": max_lora_rank(engine.rank)}
     return arguments

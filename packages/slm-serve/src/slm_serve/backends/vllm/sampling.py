@@ -1,4 +1,4 @@
-"""From a job to the arguments of vLLM's SamplingParams, and the checks of a job. vLLM is not imported here."""
+"""Arguments of vLLM's SamplingParams for a job, and validation of jobs. vLLM is not imported here."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ MAX_TEMPERATURE = 2.0  # vLLM 0.32 rejects higher ones
 
 
 def stop_token_ids(params: SamplingParams, eos_token_ids: Collection[int]) -> set[int]:
-    """Return all tokens that end a text."""
+    """Return all tokens that end a text: those of the request and, unless ignored, the model's."""
     return {*params.stop_token_ids, *(() if params.ignore_eos else eos_token_ids)}
 
 
 def sampling_arguments(params: SamplingParams, eos_token_ids: Collection[int], vocabulary_size: int) -> dict[str, Any]:
     """Return the arguments of vLLM's SamplingParams.
 
-    vLLM's own end-of-text rule is off and the end tokens are passed as ``stop_token_ids``, so that texts end as in
-    slm_kv. vLLM returns token ids only; decoding and stop strings are slm_kv's. Two differences remain: vLLM raises
-    temperatures below 0.01 to 0.01, and applies min_p before top_k and top_p.
+    vLLM's own handling of the end of text is off, and end tokens are passed as ``stop_token_ids``, so that texts end as
+    in slm_kv. vLLM returns only token ids; slm_kv decodes them and finds stop strings. Two differences remain: vLLM
+    raises temperatures below 0.01 to 0.01, and applies min_p before top_k and top_p.
     """
     stops = stop_token_ids(params, eos_token_ids)
     return {
@@ -44,7 +44,7 @@ def sampling_arguments(params: SamplingParams, eos_token_ids: Collection[int], v
 
 
 def check_job(job: Job, context_length: int, vocabulary_size: int) -> None:
-    """Raise KVError for a job that vLLM would reject or cannot do."""
+    """Raise KVError for a job that vLLM would reject or does not support."""
     prompt_length, new_tokens = len(job.prompt_ids), job.params.max_new_tokens
     if not job.use_cache:
         raise KVError("use_cache=False is not possible with vLLM, which always caches; use --backend engine")

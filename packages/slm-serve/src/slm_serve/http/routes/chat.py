@@ -58,8 +58,8 @@ async def chat(body: ChatRequest, request: Request, service: ServiceDependency) 
 async def _jobs(body: ChatRequest, service: Service) -> list[Job]:
     model, backend = service.served_model(body.model).name, service.backend
     prompt, from_template = chat_prompt(backend.tokenizer, body.messages)
-    ids = await service.tokenize(prompt, add_special_tokens=not from_template)  # a template contains them
-    remaining = max(backend.context_length - len(ids), 1)  # if nothing remains, the backend's check says so
+    ids = await service.tokenize(prompt, add_special_tokens=not from_template)  # a template adds its own
+    remaining = max(backend.context_length - len(ids), 1)  # if nothing remains, the backend's check rejects the job
     max_new_tokens = body.token_limit or min(remaining, service.settings.max_new_tokens or remaining)
     top_logprobs = (body.top_logprobs or 0) if body.logprobs else None
     jobs = []
@@ -72,7 +72,7 @@ async def _jobs(body: ChatRequest, service: Service) -> list[Job]:
 
 @dataclass
 class _ChatEncoder:
-    """Encodes texts as OpenAI's bodies, which are plain objects, as in the completions endpoint."""
+    """Encodes texts as OpenAI's bodies, which are plain dicts, as in the completions endpoint."""
 
     body: ChatRequest
     token_decoder: TokenDecoder
@@ -92,7 +92,7 @@ class _ChatEncoder:
             }
             for index, text in enumerate(texts)
         ]
-        return self._envelope("chat.completion", choices, sum(text.tokens for text in texts))
+        return self._response_body("chat.completion", choices, sum(text.tokens for text in texts))
 
     async def events(self, deltas: Deltas) -> AsyncIterator[bytes]:
         """Encode each delta as an event, after one with the role for each choice."""
@@ -108,9 +108,9 @@ class _ChatEncoder:
         yield DONE_EVENT
 
     def _chunk(self, choices: list[Json], tokens: int | None = None) -> bytes:
-        return encode_event(self._envelope("chat.completion.chunk", choices, tokens))
+        return encode_event(self._response_body("chat.completion.chunk", choices, tokens))
 
-    def _envelope(self, kind: str, choices: list[Json], tokens: int | None) -> Json:
+    def _response_body(self, kind: str, choices: list[Json], tokens: int | None) -> Json:
         """Return a body with ``choices``; with the number of new ``tokens`` also the usage."""
         body = {"id": self.id, "object": kind, "created": self.created, "model": self.model, "choices": choices}
         return body if tokens is None else body | {"usage": usage_body(self.prompt_tokens, tokens)}
@@ -127,7 +127,7 @@ class _ChatEncoder:
 
     def _logprob(self, token_id: int, logprob: float) -> Json:
         text = self.token_decoder.text(token_id)
-        # The bytes of a token that is a part of a character are unknown: U+FFFD stands for them.
+        # If the token is only a part of a character, its bytes are unknown, and U+FFFD stands for them.
         is_complete = "\ufffd" not in text
         return {"token": text, "logprob": logprob, "bytes": list(text.encode()) if is_complete else None}
 

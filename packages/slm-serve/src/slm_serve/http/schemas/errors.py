@@ -20,7 +20,7 @@ class ErrorResponse(BaseModel):
 
 
 class OpenAIError(BaseModel):
-    """OpenAI's description of an error; ``param`` is the parameter at fault."""
+    """OpenAI's description of an error; ``param`` is the invalid parameter."""
 
     message: str
     type: str
