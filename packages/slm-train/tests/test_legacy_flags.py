@@ -8,7 +8,7 @@ import pytest
 
 from slm_testing.train.command_lines import CURRENT_NAMES, TRANSFORMERS_4_FLAGS, names_of, read, refusal
 from slm_train.command_line.flag_reader import read_command_line
-from slm_train.command_line.flag_translations import Removed, Renamed, Share, Switch
+from slm_train.command_line.flag_types import Removed, Renamed, Share, Switch
 from slm_train.command_line.legacy_flags import LEGACY_FLAGS, LEGACY_VALUES, OWNER, REPOSITORY
 
 

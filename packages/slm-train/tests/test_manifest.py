@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from slm_testing.train.checkpoint_folders import fail_if_skipped, save
 from slm_train.checkpoints.atomic_write import atomic_folder
 from slm_train.checkpoints.manifest import MANIFEST, find_fault
-from slm_train.checkpoints.rotation import latest_complete, list_checkpoints
+from slm_train.checkpoints.retention import latest_complete, list_checkpoints
 
 pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
 

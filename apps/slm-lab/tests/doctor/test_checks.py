@@ -15,7 +15,7 @@ import torch
 from huggingface_hub import HfApi, constants
 
 from slm_lab.cli import main
-from slm_lab.doctor import command, compute, control_groups, hub, libraries, machine
+from slm_lab.doctor import cgroups, command, compute, hub, libraries, machine
 from slm_lab.doctor.check import Check, run_check
 
 GB = 10**9
@@ -56,19 +56,19 @@ def test_a_container_without_a_limit_has_the_memory_of_the_machine(tmp_path: Pat
 def test_limits_of_control_groups_version_1_are_read_too(tmp_path: Path) -> None:
     (tmp_path / "memory").mkdir()
     (tmp_path / "memory" / "memory.limit_in_bytes").write_text("5\n")
-    assert control_groups.memory_limit(tmp_path) == 5
+    assert cgroups.memory_limit(tmp_path) == 5
     (tmp_path / "cpu").mkdir()
     (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("150000\n")
     (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
-    assert control_groups.core_limit(tmp_path) == 1.5
+    assert cgroups.core_limit(tmp_path) == 1.5
     (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("-1\n")
-    assert control_groups.core_limit(tmp_path) is None
+    assert cgroups.core_limit(tmp_path) is None
 
 
 @pytest.mark.parametrize(("content", "cores"), [("50000 100000", 0.5), ("max 100000", None), ("nonsense", None)])
 def test_a_limit_of_cpu_time_is_given_in_cores(tmp_path: Path, content: str, cores: float | None) -> None:
     (tmp_path / "cpu.max").write_text(content)
-    assert control_groups.core_limit(tmp_path) == cores
+    assert cgroups.core_limit(tmp_path) == cores
     check = machine.check_cores(tmp_path)
     assert (check.state == "limited") == (cores is not None)
     assert ("--threads 1" in check.advice) == (cores is not None)

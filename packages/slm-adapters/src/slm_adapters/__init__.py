@@ -24,9 +24,9 @@ if TYPE_CHECKING:
         read_model_folder,
     )
     from slm_adapters.base.quantization import compute_dtype, four_bit_config
+    from slm_adapters.butterfly.method.adapter_setup import add_butterfly, butterfly_config
     from slm_adapters.butterfly.method.config import ButterflyConfig
     from slm_adapters.butterfly.method.layer import ButterflyLayer
-    from slm_adapters.butterfly.method.model_fitting import add_butterfly, butterfly_config
     from slm_adapters.butterfly.method.oft_export import export_oft
     from slm_adapters.butterfly.method.tuner import ButterflyModel
     from slm_adapters.butterfly.reference import rotate_reference
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from slm_adapters.errors import AdapterError
     from slm_adapters.loading.load import Loaded, load, load_tokenizer, read_adapter_folder
     from slm_adapters.loading.multi_adapter import LoadedAdapters, common_base, load_adapters
-    from slm_adapters.lora.model_fitting import add_lora, lora_config
+    from slm_adapters.lora.adapter_setup import add_lora, lora_config
     from slm_adapters.lora.settings import LoraSettings
     from slm_adapters.merging.logit_comparison import (
         LOGIT_TOLERANCE,
@@ -127,10 +127,10 @@ _EXPORTS = {
     "PROBE_TEXT": "merging.logit_comparison:PROBE_TEXT",
     "Rotation": "butterfly.structure:Rotation",
     "TOKENIZER_FILES": "base.model_folder:TOKENIZER_FILES",
-    "add_butterfly": "butterfly.method.model_fitting:add_butterfly",
-    "add_lora": "lora.model_fitting:add_lora",
+    "add_butterfly": "butterfly.method.adapter_setup:add_butterfly",
+    "add_lora": "lora.adapter_setup:add_lora",
     "as_adapter_error": "base.hub_errors:as_adapter_error",
-    "butterfly_config": "butterfly.method.model_fitting:butterfly_config",
+    "butterfly_config": "butterfly.method.adapter_setup:butterfly_config",
     "check_targets": "targets:check_targets",
     "common_base": "loading.multi_adapter:common_base",
     "compare_logits": "merging.logit_comparison:compare_logits",
@@ -143,7 +143,7 @@ _EXPORTS = {
     "load": "loading.load:load",
     "load_adapters": "loading.multi_adapter:load_adapters",
     "load_tokenizer": "loading.load:load_tokenizer",
-    "lora_config": "lora.model_fitting:lora_config",
+    "lora_config": "lora.adapter_setup:lora_config",
     "prepare_four_bit": "base.four_bit:prepare_four_bit",
     "probe_base": "base.base_lookup:probe_base",
     "probe_hub": "base.hub_errors:probe_hub",

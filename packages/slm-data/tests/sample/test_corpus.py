@@ -10,7 +10,7 @@ from random import Random
 import pytest
 
 from slm_data.sample import corpus
-from slm_data.sample.cast import Slots, cast, pronouns, with_article
+from slm_data.sample.characters import Slots, cast, pronouns, with_article
 from slm_data.sample.corpus import (
     SAMPLE_TRAIN_SEED,
     SAMPLE_VALIDATION_SEED,

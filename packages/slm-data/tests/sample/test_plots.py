@@ -3,7 +3,7 @@
 import re
 
 from slm_data.sample import words
-from slm_data.sample.cast import number_word
+from slm_data.sample.characters import number_word
 from slm_data.sample.corpus import Tale
 
 NUMBERS = {number_word(value): value for value in range(1, 30)}

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slm_data.errors import DataError
-from slm_data.sources import decoding
+from slm_data.sources import text_decoding
 from slm_data.sources.files import read_files
 from slm_data.sources.formats import read_txt
 from slm_data.sources.options import SourceOptions
@@ -114,7 +114,7 @@ def test_a_large_file_streams_in_constant_memory(tmp_path: Path, name: str) -> N
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert path.stat().st_size > 19e6
-    assert peak < 8 * decoding.CHUNK_BYTES
+    assert peak < 8 * text_decoding.CHUNK_BYTES
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_a_truncated_parquet_is_reported(tmp_path: Path, left: int) -> None:
 def test_a_document_without_end_is_refused_before_memory_is_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoding, "MAX_LENGTH", 1 << 20)
+    monkeypatch.setattr(text_decoding, "MAX_LENGTH", 1 << 20)
     content = b"a line\n" * 300_000
     assert "--document_separator" in error(tmp_path / "a.txt", content, document_separator="<|x|>")
     assert "line 1" in error(tmp_path / "a.jsonl", content.replace(b"\n", b" "))

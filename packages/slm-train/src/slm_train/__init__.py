@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from slm_train.data.rows import Rows, make_rows
     from slm_train.errors import TrainError, UsageError
     from slm_train.hardware.device_defaults import device_defaults, multiplies_bfloat16
-    from slm_train.hardware.thread_probe import fastest_threads
+    from slm_train.hardware.thread_count import fastest_threads
     from slm_train.loop.budget_trainer import BudgetTrainer
     from slm_train.loop.evaluation import evaluate
     from slm_train.loop.fused_loss import FusedLoss
@@ -77,7 +77,7 @@ _EXPORTS = {
     "count_predicted": "loop.micro_batches:count_predicted",
     "device_defaults": "hardware.device_defaults:device_defaults",
     "evaluate": "loop.evaluation:evaluate",
-    "fastest_threads": "hardware.thread_probe:fastest_threads",
+    "fastest_threads": "hardware.thread_count:fastest_threads",
     "main": "cli:main",
     "make_micro_batches": "loop.micro_batches:make_micro_batches",
     "make_plan": "data.budget_plan:make_plan",

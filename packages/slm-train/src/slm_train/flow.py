@@ -22,7 +22,7 @@ from slm_train.data.budget_plan import make_plan
 from slm_train.data.rows import Rows, make_rows, optimizer_steps, summarize_rows
 from slm_train.hardware.memory_usage import MemoryUsage
 from slm_train.hardware.out_of_memory import explain_out_of_memory
-from slm_train.hardware.thread_probe import fastest_threads
+from slm_train.hardware.thread_count import fastest_threads
 from slm_train.loop.budget_trainer import BudgetTrainer
 from slm_train.loop.stop_signals import StopSignals
 from slm_train.loop.time_budget import TimeBudget, read_seconds_spent

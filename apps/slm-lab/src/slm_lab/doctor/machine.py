@@ -9,8 +9,8 @@ from pathlib import Path
 
 import psutil
 
+from slm_lab.doctor.cgroups import CGROUP, core_limit, memory_limit, memory_used
 from slm_lab.doctor.check import Check
-from slm_lab.doctor.control_groups import CGROUP, core_limit, memory_limit, memory_used
 from slm_lab.formatting import format_bytes
 
 # Below these sizes in bytes the check is "limited".

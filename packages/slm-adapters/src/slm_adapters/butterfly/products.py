@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from slm_adapters.butterfly.factors import Factor
+from slm_adapters.butterfly.composition import Factor
 
 # A piece has at least 64 rows and about 3 * 2**16 numbers, 0.75 MB in float32, so that it stays in the CPU's cache
 # between factors: 21 ms instead of 30 ms for 1,024 x 768 in blocks of 256 (AMD EPYC with AVX2, one thread).

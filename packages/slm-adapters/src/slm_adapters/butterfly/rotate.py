@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from slm_adapters.butterfly.factors import compose, plan
+from slm_adapters.butterfly.composition import compose, plan
 from slm_adapters.butterfly.products import apply, apply_back, gradients
 from slm_adapters.butterfly.structure import Rotation
 from slm_adapters.errors import AdapterError

@@ -6,7 +6,7 @@ from importlib.resources import files
 from random import Random
 from typing import NamedTuple
 
-from slm_data.sample.cast import Slots, cast, pick
+from slm_data.sample.characters import Slots, cast, pick
 from slm_data.sample.grammar import Plot, make_plot, read_outline
 
 CORPUS_VERSION = "1"  # increase it whenever a story changes

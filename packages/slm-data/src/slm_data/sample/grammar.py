@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from slm_data.sample.cast import Draw, pick
+from slm_data.sample.characters import Draw, pick
 
 Line = tuple[tuple[str, ...], ...]  # parts, each a choice of texts; a single text is fixed
 Macros = Mapping[str, list[str]]

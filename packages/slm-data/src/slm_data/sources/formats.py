@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from slm_data.errors import DataError
-from slm_data.sources.decoding import CHUNK_BYTES, MAX_LENGTH, decode_chunks, decode_lines, split_documents
 from slm_data.sources.options import SourceOptions
+from slm_data.sources.text_decoding import CHUNK_BYTES, MAX_LENGTH, decode_chunks, decode_lines, split_documents
 
 ROWS_PER_BATCH = 1024  # rows of a .parquet file decoded at once
 JSON_LINES_HINT = """write one object per line, such as {"text": "..."} (jq -c '.[]' converts an array to such lines)"""

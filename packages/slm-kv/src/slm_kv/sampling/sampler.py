@@ -18,7 +18,7 @@ from slm_kv.sampling.logprobs import SampledToken, with_logprobs
 from slm_kv.sampling.params import SamplingParams
 from slm_kv.sampling.penalties import Penalties
 from slm_kv.sampling.scores import likeliest, valid_scores
-from slm_kv.sampling.truncation import truncate
+from slm_kv.sampling.top_k_top_p import truncate
 
 
 class TokenSampler:

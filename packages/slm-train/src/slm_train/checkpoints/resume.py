@@ -14,7 +14,7 @@ from slm_train.arguments import Arguments
 from slm_train.checkpoints.atomic_write import delete_folder, remove_leftovers
 from slm_train.checkpoints.best_weights import BEST_WEIGHTS_FILE
 from slm_train.checkpoints.manifest import find_fault
-from slm_train.checkpoints.rotation import latest_complete, list_checkpoints
+from slm_train.checkpoints.retention import latest_complete, list_checkpoints
 from slm_train.checkpoints.step_checkpoint_file import STEP_CHECKPOINT_FILE, read_step_checkpoint
 from slm_train.errors import TrainError
 from slm_train.run_folder.metrics_file import METRICS_FILE, cut_metrics_after, cut_metrics_to

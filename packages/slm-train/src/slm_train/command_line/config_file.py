@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from slm_train.command_line.flag_names import plain_name, reads_as_flag, unknown_flag
-from slm_train.command_line.flag_translations import Flag
+from slm_train.command_line.flag_types import Flag
 from slm_train.command_line.legacy_flags import LEGACY_FLAGS
 from slm_train.errors import UsageError
 

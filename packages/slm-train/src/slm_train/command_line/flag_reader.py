@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from slm_train.command_line.config_file import CONFIG_FLAG, read_config_file
 from slm_train.command_line.flag_names import plain_name, reads_as_flag, unknown_flag
-from slm_train.command_line.flag_translations import Flag, Renamed, Translation
+from slm_train.command_line.flag_types import Flag, Renamed, Translation
 from slm_train.command_line.legacy_flags import LEGACY_FLAGS, join_hub_owner, translate_value
 from slm_train.errors import UsageError
 

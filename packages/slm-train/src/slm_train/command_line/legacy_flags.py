@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from slm_train.command_line.flag_translations import (
+from slm_train.command_line.flag_types import (
     FALSE_WORDS,
     TRUE_WORDS,
     Flag,

@@ -15,7 +15,7 @@ from transformers.integrations.integration_utils import (
 from slm_data import DataError
 from slm_train.arguments import Arguments, SlmTrainingArguments
 from slm_train.command_line.flag_reader import CommandLine
-from slm_train.command_line.flag_translations import FALSE_WORDS
+from slm_train.command_line.flag_types import FALSE_WORDS
 from slm_train.command_line.known_flags import OPTION_GROUPS, read_flags
 from slm_train.command_line.run_defaults import complete_training, default_words, limit_by_time
 from slm_train.errors import TrainError, UsageError, did_you_mean

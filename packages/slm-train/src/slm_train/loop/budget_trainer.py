@@ -1,7 +1,7 @@
 """The token-budget loop: plan, micro-batches, step, checkpoint.
 
 The plan fixes the micro-batches of each step. Each micro-batch adds the sum of its losses, divided by the predicted
-tokens of the whole step on all processes, so the gradient is that of one large batch (``loss_scaling``).
+tokens of the whole step on all processes, so the gradient is that of one large batch (``loss_normalization``).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from slm_train.checkpoints.step_checkpoint_file import load_weights
 from slm_train.hardware.memory_usage import MemoryUsage
 from slm_train.loop.gradient_accumulation import GradientAccumulation
 from slm_train.loop.learning_rate import follow_tokens, update_learning_rate, warmup_in_tokens
-from slm_train.loop.loss_scaling import step_mean
+from slm_train.loop.loss_normalization import step_mean
 from slm_train.loop.micro_batches import MicroBatch, Shares, make_micro_batches
 from slm_train.loop.step_metrics import StepMetrics, StepSums
 from slm_train.loop.trainer import SlmTrainer

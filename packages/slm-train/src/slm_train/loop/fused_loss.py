@@ -12,7 +12,7 @@ from transformers import TrainingArguments
 
 from slm_data import IGNORE_INDEX
 from slm_train.loop.linear_cross_entropy import linear_cross_entropy
-from slm_train.loop.loss_scaling import token_scale
+from slm_train.loop.loss_normalization import token_scale
 
 _PROBE_TOKENS = 8
 

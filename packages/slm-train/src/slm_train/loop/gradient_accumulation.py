@@ -11,11 +11,11 @@ from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
 from slm_train.hardware.out_of_memory import is_out_of_memory
-from slm_train.loop.loss_scaling import summed_loss
+from slm_train.loop.loss_normalization import summed_loss
 from slm_train.loop.micro_batches import MicroBatch, count_predicted, split_micro_batch, without_loss
 
 # Takes the model, a micro-batch on the device, and the predicted tokens of the micro-batch and of the step; see
-# ``loss_scaling.step_mean``.
+# ``loss_normalization.step_mean``.
 ScaledLoss = Callable[[nn.Module, MicroBatch, int, int], Tensor]
 
 

@@ -16,7 +16,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from slm_data import RowCollator, RowDataset, RowSampler, RowStream
 from slm_train.arguments import SlmTrainingArguments
 from slm_train.checkpoints.atomic_write import atomic_folder, temporary_path
-from slm_train.checkpoints.rotation import rotate
+from slm_train.checkpoints.retention import rotate
 from slm_train.loop.evaluation import evaluate
 from slm_train.loop.fused_loss import loss_context
 from slm_train.loop.muon import MuonWithAdamW, muon_groups

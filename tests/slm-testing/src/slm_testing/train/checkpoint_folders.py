@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from slm_train.checkpoints.atomic_write import atomic_folder
-from slm_train.checkpoints.rotation import rotate
+from slm_train.checkpoints.retention import rotate
 
 
 def save(run: Path, step: int, content: str = "", keep: int | None = None) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from slm_train.command_line.flag_reader import CommandLine, read_command_line
-from slm_train.command_line.flag_translations import Removed
+from slm_train.command_line.flag_types import Removed
 from slm_train.command_line.legacy_flags import LEGACY_FLAGS
 from slm_train.errors import UsageError
 

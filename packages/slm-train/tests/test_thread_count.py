@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from slm_train.hardware import thread_probe
-from slm_train.hardware.thread_probe import fastest_threads
+from slm_train.hardware import thread_count
+from slm_train.hardware.thread_count import fastest_threads
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         counts.append(threads)
         return float(threads)
 
-    monkeypatch.setattr(thread_probe, "_throughput", throughput)
+    monkeypatch.setattr(thread_count, "_throughput", throughput)
     return counts
 
 
