@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from slm_adapters import AdapterError, load
+from slm_adapters import AdapterError, load, load_adapters
 from slm_testing.adapters.tiny_adapters import MakeBase, MakeModel, adapted, edit_json, logits, save_run, tokenizer
 
 architectures = pytest.mark.parametrize("name", ["gpt2", "llama"])
@@ -228,7 +228,7 @@ def failing_hub() -> Iterator[str]:
 
 
 ASK = """
-from slm_adapters import AdapterError, load
+from slm_adapters import AdapterError, load, load_adapters
 for name in ("some/nothing", "some/failing"):
     try:
         load(name)
@@ -244,3 +244,10 @@ def test_a_failing_hub_is_reported_in_one_sentence_that_names_the_repository(fai
     missing, failing = done.stdout.splitlines()
     assert re.match(r"cannot load the \w+ (of )?some/nothing: no repository of that name exists on the hub", missing)
     assert re.match(r"cannot load the \w+ (of )?some/failing: the hub answers with status 503", failing)
+
+
+def test_a_device_that_cannot_be_used_is_refused_before_anything_is_loaded(base: Path) -> None:
+    with pytest.raises(AdapterError, match="device 'gpu' cannot be used on this machine; use cpu"):
+        load(base, device="gpu")
+    with pytest.raises(AdapterError, match="device 'cuda:99' cannot be used"):
+        load_adapters(base, {}, device="cuda:99")

@@ -73,6 +73,7 @@ def test_the_report_says_what_happened_at_the_limit(
         (("--temperature", "-0.5"), "temperature=-0.5 is out of range"),
         (("--top_p", "1.5"), "top_p=1.5 is out of range"),
         (("--model_path", "./no/such/folder"), "no/such/folder"),
+        (("--device", "gpu"), "device 'gpu' cannot be used on this machine; use cpu"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(

@@ -37,8 +37,10 @@ def load(model_path: str, adapter_path: str | None = None, *, dtype: torch.dtype
         device: ``cpu`` or ``cuda``; None means cuda if available.
 
     Raises:
-        KVError: the model or adapter is missing, damaged, or does not fit.
+        KVError: the model or adapter is missing, damaged, or does not fit; the device cannot be used.
     """
+    if device is not None:
+        check_device(device)
     loader = installed_loader() or _load_with_transformers
     try:
         loaded = loader(model_path, adapter_path, dtype=dtype, device=device)
@@ -46,6 +48,14 @@ def load(model_path: str, adapter_path: str | None = None, *, dtype: torch.dtype
         raise KVError(_first_line(error)) from error
     loaded.model.eval().requires_grad_(False)
     return Loaded(loaded.model, loaded.tokenizer)
+
+
+def check_device(device: str) -> None:
+    """Raise KVError for a name that torch does not know, and for a device on which no tensor can be allocated."""
+    try:
+        torch.empty(0, device=device)
+    except (AssertionError, NotImplementedError, RuntimeError) as error:  # by the backend and how torch was built
+        raise KVError(f"device {device!r} cannot be used on this machine; use cpu, or cuda with a GPU") from error
 
 
 def installed_loader() -> Callable[..., Any] | None:

@@ -17,6 +17,7 @@ from slm_adapters.base.base_lookup import (
     find_recorded_base,
     probe_base,
 )
+from slm_adapters.base.device import usable_device
 from slm_adapters.base.hub_errors import as_adapter_error
 from slm_adapters.base.model_folder import ADAPTER_CONFIG, ModelFolder, read_model_folder
 from slm_adapters.base.model_loading import cast_parameters, check_finite, copy_dequantized, load_base
@@ -65,7 +66,7 @@ def load(
     """
     base, adapter = _find_base_and_adapter(model_path, adapter_path)
     base = probe_base(base)
-    target_device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    target_device = usable_device(device)
     if four_bit is None:
         four_bit = adapter is not None and adapter.four_bit
         if four_bit and adapter:

@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from slm_adapters.base.base_lookup import BaseLocation, find_base, find_base_for, find_recorded_base, probe_base
+from slm_adapters.base.device import usable_device
 from slm_adapters.base.model_folder import ModelFolder
 from slm_adapters.base.model_loading import check_finite, load_base
 from slm_adapters.errors import AdapterError
@@ -58,7 +59,7 @@ def load_adapters(
         if folder.four_bit:
             check_bitsandbytes_installed(folder)
     base = probe_base(common_base(model_path, list(folders.values())))
-    target_device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    target_device = usable_device(device)
     tokenizer = load_tokenizer(base, next(iter(folders.values()), None))
     # Generated names: PEFT 0.21 allows no dot in a name, and warns about names that are part of a method's prefix.
     peft_names = {name: f"adapter{number:03}" for number, name in enumerate(folders)}
