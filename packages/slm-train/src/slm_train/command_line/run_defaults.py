@@ -42,7 +42,8 @@ def default_words(
     sample = SAMPLE_RUN_DYNAMIC if dynamic else SAMPLE_RUN
     words += [word for name, value in sample.items() if name not in explicit_flags for word in (f"--{name}", value)]
     count = "" if "max_train_samples" in explicit_flags else f" ({SAMPLE_RUN['max_train_samples']} stories)"
-    note = f"no --dataset or --train_file: training the built-in base model on the built-in corpus{count}"
+    model = "" if "model_path" in explicit_flags else " the built-in base model"
+    note = f"no --dataset or --train_file: training{model} on the built-in corpus{count}"
     return words, [note]
 
 

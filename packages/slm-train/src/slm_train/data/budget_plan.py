@@ -40,8 +40,10 @@ def describe_plan(plan: BudgetPlan) -> str:
     mean, largest = plan.overshoot
     short = plan.tokens[plan.tokens < plan.budget.tokens]
     shorter = f"; {len(short):,} shorter, at the end of an epoch" if len(short) else ""
+    epochs = int(plan.epoch[-1]) + 1
+    noun = "epoch" if epochs == 1 else "epochs"
     return (
-        f"plan: {int(plan.epoch[-1]) + 1:,} epochs, {len(plan):,} steps of {plan.budget.tokens:,} predicted tokens "
+        f"plan: {epochs:,} {noun}, {len(plan):,} steps of {plan.budget.tokens:,} predicted tokens "
         f"(exceeded by {mean:,.0f} on average, at most {largest:,}{shorter}), {len(plan.micro_first) - 1:,} "
         f"micro-batches, {1 - plan.utilisation:.1%} padding"
     )

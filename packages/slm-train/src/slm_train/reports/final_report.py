@@ -70,4 +70,4 @@ def next_command(record: dict[str, Any]) -> str:
     if record["dataset"] == "sample":
         return f"uv run slm-train --train_file your.txt --model_path {record['base'] or 'sample'}   (your own text)"
     other = "baseline" if record["mode"] != "baseline" else "lora"
-    return f"run the same command with --mode {other} and compare the tables"
+    return f"run the same command with --mode {other} and another --output_dir, and compare the tables"

