@@ -14,6 +14,7 @@ import torch
 
 from slm_bench.cli import main
 from slm_bench.errors import BenchError
+from slm_bench.harness.arguments import Command
 from slm_bench.harness.presenter import present
 from slm_bench.kv.arguments import add_kv
 from slm_bench.kv.engine import attention, benchmark, prefix
@@ -183,6 +184,6 @@ def test_flags_that_do_not_go_together_are_one_sentence_and_exit_code_2(
 
 
 def parse(*flags: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
+    parser = Command()
     add_kv(parser.add_subparsers())
     return parser.parse_args(["kv", "--engine", *flags])

@@ -11,6 +11,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from slm_bench.cli import main
 from slm_bench.errors import BenchError
+from slm_bench.harness.arguments import Command
 from slm_bench.harness.presenter import present
 from slm_bench.harness.provenance import new_result
 from slm_bench.harness.result_file import Findings
@@ -79,7 +80,7 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def parse(*words: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
+    parser = Command()
     add_serve(parser.add_subparsers())
     return parser.parse_args(["serve", *words])
 

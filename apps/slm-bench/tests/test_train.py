@@ -1,6 +1,5 @@
 """``slm-bench train`` as a user runs it, on the built-in corpus, and guarantees broken on purpose."""
 
-import argparse
 import sys
 from dataclasses import replace
 from typing import Any
@@ -9,6 +8,7 @@ import pytest
 from torch import Tensor
 
 from slm_bench.cli import main
+from slm_bench.harness.arguments import Command
 from slm_bench.harness.guarantees import Guarantee
 from slm_bench.train import exactness
 from slm_bench.train.arguments import add_train
@@ -48,7 +48,7 @@ def test_guarantees_are_checked_and_a_missing_peer_is_named_with_its_installatio
 
 @pytest.fixture(scope="module")
 def inputs() -> Inputs:
-    parser = argparse.ArgumentParser()
+    parser = Command()
     add_train(parser.add_subparsers())
     return read_inputs(options_from(parser.parse_args(["train", *SMALL_TRAIN])))
 
@@ -108,7 +108,7 @@ def test_padding_has_no_loss_and_is_masked() -> None:
 
 
 def test_varied_texts_are_beginnings_of_the_same_texts_and_lengths_vary_more() -> None:
-    parser = argparse.ArgumentParser()
+    parser = Command()
     add_train(parser.add_subparsers())
     plain, cut = (
         read_inputs(options_from(parser.parse_args(["train", *SMALL_TRAIN, *more]))) for more in ([], ["--varied"])

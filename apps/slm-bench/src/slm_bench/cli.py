@@ -10,6 +10,7 @@ from slm_bench import __version__
 from slm_bench.adapters.arguments import add_adapters
 from slm_bench.all.arguments import add_all
 from slm_bench.errors import BenchError
+from slm_bench.harness.arguments import Command
 from slm_bench.kv.arguments import add_kv
 from slm_bench.report.arguments import add_report
 from slm_bench.serve.arguments import add_serve
@@ -33,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0; 1 if a guarantee was broken or a benchmark of ``all`` failed; 2 for a user's mistake; 130 on Ctrl-C.
     """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    parser = argparse.ArgumentParser(prog="slm-bench", description="Measure what the slm packages claim.")
+    parser = Command(prog="slm-bench", description="Measure what the slm packages claim.")
     parser.add_argument("--version", action="version", version=f"slm-bench {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     for add_command in (add_kv, add_adapters, add_train, add_serve, add_all, add_report):
@@ -44,11 +45,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nslm-bench: stopped", file=sys.stderr)
         return 130
-    except BenchError as error:
-        return _report(error)
-    # Evaluated only once an exception reaches this line: the siblings' error classes take seconds to import.
-    except _sibling_errors() as error:
-        return _report(error)
+    except ValueError as error:  # the base class of the errors of all packages; their own classes take time to import
+        if not isinstance(error, BenchError) and not isinstance(error, _sibling_errors()):
+            raise
+        print(f"slm-bench: {error}", file=sys.stderr)
+        return 2
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -71,11 +72,6 @@ def _sibling_errors() -> tuple[type[Exception], ...]:
     from slm_train import TrainError
 
     return AdapterError, DataError, KVError, ServeError, TrainError
-
-
-def _report(error: Exception) -> int:
-    print(f"slm-bench: {error}", file=sys.stderr)
-    return 2
 
 
 if __name__ == "__main__":

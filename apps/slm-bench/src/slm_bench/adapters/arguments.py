@@ -1,11 +1,10 @@
 """Flags of ``slm-bench adapters``."""
 
 import argparse
-from functools import partial
 from typing import Any
 
 from slm_bench.errors import BenchError
-from slm_bench.harness.arguments import add_flag, add_only, new_command
+from slm_bench.harness.arguments import new_command
 from slm_kv import positive_int
 
 MEASUREMENTS = ("training", "decode", "quality")
@@ -23,11 +22,11 @@ def add_adapters(commands: Any) -> None:
         "adapted layers. The exit code is 1 if a butterfly does not start with the base's logits, a rotation is not "
         "orthogonal, merging changes the logits, or the base's weights changed.",
     )
-    flag = partial(add_flag, parser)
+    flag = parser.flag
     flag("model_path", help="a folder or a model name on the hub; default: sample, with --full distilgpt2's shape")
     flag("full", action="store_true", help="all methods, 7 rounds, 256 tokens; --quality searches learning rates")
     flag("quality", action="store_true", help="also measure what each method learns in equally many steps")
-    add_only(parser, MEASUREMENTS, default="training,decode")
+    parser.only(MEASUREMENTS, default="training,decode")
     flag("four_bit", action="store_true", help="also decode over a base in 4 bits")
     flag("target_modules", nargs="+", default=[], metavar="NAME", help="layers to adapt; default: all linear layers")
     flag("batch_size", type=positive_int, default=4, help="rows of a training step")

@@ -26,9 +26,8 @@ def load_in_four_bits(model_path: str | None, device: str) -> Any:
     """Return the same model with linear layers in 4 bits. Raises AdapterError without bitsandbytes."""
     with tempfile.TemporaryDirectory() as folder:
         _load_plain(model_path, device).save_pretrained(folder)
-        return AutoModelForCausalLM.from_pretrained(
-            folder, quantization_config=four_bit_config(torch.float32), device_map={"": device}
-        )
+        options: Any = {"quantization_config": four_bit_config(torch.float32), "device_map": {"": device}}
+        return AutoModelForCausalLM.from_pretrained(folder, **options)
 
 
 def _load_plain(model_path: str | None, device: str) -> Any:

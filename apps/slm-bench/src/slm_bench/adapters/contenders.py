@@ -20,14 +20,11 @@ FROZEN = "the frozen base"
 
 @dataclass(frozen=True)
 class Contender:
-    """One of the compared models, with its optimizer. It shares the base's weights.
-
-    ``optimizer`` is None for the base alone.
-    """
+    """One of the compared models, with its optimizer. It shares the base's weights."""
 
     name: str
     model: Any
-    optimizer: torch.optim.Optimizer | None
+    optimizer: torch.optim.Optimizer | None  # None for the base alone
     bf16: bool
 
     @property

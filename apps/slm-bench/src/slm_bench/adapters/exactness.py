@@ -20,10 +20,8 @@ def start_as_base(base: Any, contenders: Sequence[Contender], input_ids: Tensor)
     """Compare logits with those of the base before any training step."""
     expected = eval_logits(base, input_ids)
     adapted = [contender for contender in contenders if contender.optimizer]
-    errors = {
-        contender.name: relative_error(eval_logits(contender.model, input_ids), expected) for contender in adapted
-    }
-    butterflies = {contender.name: errors[contender.name] for contender in adapted if contender.is_butterfly}
+    errors = {each.name: relative_error(eval_logits(each.model, input_ids), expected) for each in adapted}
+    butterflies = {each.name: errors[each.name] for each in adapted if each.is_butterfly}
     others = {name: error for name, error in errors.items() if name not in butterflies}
     return [
         _within("butterflies begin with the base's logits, bit for bit", butterflies, 0),
@@ -34,10 +32,7 @@ def start_as_base(base: Any, contenders: Sequence[Contender], input_ids: Tensor)
 def stay_exact(contenders: Sequence[Contender], input_ids: Tensor) -> list[Guarantee]:
     """Check rotations and merging after the training steps."""
     butterflies = [contender for contender in contenders if contender.is_butterfly]
-    orthogonality = {
-        contender.name: float(torch.stack(list(map(_orthogonality_error, _rotations(contender.model)))).max())
-        for contender in butterflies
-    }
+    orthogonality = {each.name: _orthogonality_error(each.model) for each in butterflies}
     merged = {contender.name: _merging_error(contender, input_ids) for contender in butterflies}
     return [
         _within(f"after the steps each rotation is orthogonal within {ORTHOGONAL:g}", orthogonality, ORTHOGONAL),
@@ -64,9 +59,12 @@ def _rotations(model: Any) -> Iterator[Tensor]:
                     yield rotation_matrix(getattr(layer, side)[adapter], rotation, torch.float32)
 
 
-def _orthogonality_error(matrix: Tensor) -> Tensor:
-    exact = matrix.double()
-    return (exact.T @ exact - torch.eye(len(exact), dtype=exact.dtype, device=exact.device)).abs().max()
+def _orthogonality_error(model: Any) -> float:
+    """Return the largest |R^T R - I| of all rotations R; NaN if one has a NaN."""
+    matrices = [rotation.double() for rotation in _rotations(model)]
+    return float(
+        torch.stack([(exact.T @ exact - torch.eye(len(exact)).to(exact)).abs().max() for exact in matrices]).max()
+    )
 
 
 def _merging_error(contender: Contender, input_ids: Tensor) -> float:

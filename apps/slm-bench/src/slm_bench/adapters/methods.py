@@ -13,15 +13,12 @@ Configure = Callable[[Any, Sequence[str]], Any]  # from a model and the names of
 
 @dataclass(frozen=True)
 class Method:
-    """An adapter method with its configuration.
-
-    ``always``: it is measured even without --full; ``decodes``: its decoding is measured as well.
-    """
+    """An adapter method with its configuration."""
 
     name: str
     configure: Configure
-    always: bool = True
-    decodes: bool = True
+    always: bool = True  # measured even without --full
+    decodes: bool = True  # its decoding is measured as well
 
 
 def peft_method(config_class: Callable[..., Any], **options: Any) -> Configure:

@@ -32,19 +32,12 @@ def measure(contenders: Sequence[Contender], input_ids: Tensor, rounds: int) -> 
     title = f"training steps of {len(contenders)} contenders"
     print(f"{title}: memory", file=sys.stderr, flush=True)
     warm_up(contenders, input_ids)
-    memory = {
-        contender.name: (saved_bytes(contender, input_ids), peak_bytes(contender, input_ids))
-        for contender in contenders
-    }
-    times = time_interleaved(
-        {contender.name: partial(contender.step, input_ids) for contender in contenders}, rounds, title
-    )
-    return [
-        StepCost(
-            contender.name, count_parameters(contender.model).trainable, times[contender.name], *memory[contender.name]
-        )
-        for contender in contenders
-    ]
+    memory = [(saved_bytes(contender, input_ids), peak_bytes(contender, input_ids)) for contender in contenders]
+    trainable = [count_parameters(contender.model).trainable for contender in contenders]
+    steps = {contender.name: partial(contender.step, input_ids) for contender in contenders}
+    times = time_interleaved(steps, rounds, title)
+    costs = zip(times.items(), trainable, memory, strict=True)
+    return [StepCost(name, parameters, seconds, *used) for (name, seconds), parameters, used in costs]
 
 
 def warm_up(contenders: Sequence[Contender], input_ids: Tensor) -> None:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from slm_bench.harness.arguments import add_flag, add_only, new_command
+from slm_bench.harness.arguments import new_command
 
 # By the name of the result file, in the order in which they run.
 COMMANDS: dict[str, tuple[str, ...]] = {
@@ -24,6 +24,6 @@ def add_all(commands: Any) -> None:
         description=f"Run {', '.join(COMMANDS)}, each in a separate process and whether or not others fail; write "
         "result files, plots and report.html to one folder. The exit code is 1 if one of them failed.",
     )
-    add_flag(parser, "output_dir", metavar="DIR", default="outputs/bench", help="folder of all files")
-    add_only(parser, tuple(COMMANDS))
-    add_flag(parser, "full", action="store_true", help=f"run {', '.join(WITH_FULL)} at the size of published figures")
+    parser.flag("output_dir", metavar="DIR", default="outputs/bench", help="folder of all files")
+    parser.only(tuple(COMMANDS))
+    parser.flag("full", action="store_true", help=f"run {', '.join(WITH_FULL)} at the size of published figures")

@@ -28,23 +28,23 @@ _SHARED: dict[str, dict[str, Any]] = {
 }
 
 
-def new_command(commands: Any, name: str, help: str, description: str) -> argparse.ArgumentParser:
-    """Add the command ``name`` to ``commands``, the result of ``add_subparsers``."""
-    parser: argparse.ArgumentParser = commands.add_parser(
-        name, help=help, description=description, formatter_class=DefaultsHelpFormatter
-    )
+class Command(argparse.ArgumentParser):
+    """A parser of ``slm-bench``; its subparsers are of this class as well."""
+
+    def flag(self, name: str, **options: Any) -> None:
+        """Add ``--name``. ``options`` override those of the shared flag of that name, if there is one."""
+        self.add_argument(f"--{name}", **_SHARED.get(name, {}) | options)
+
+    def only(self, choices: Sequence[str], default: str = "all") -> None:
+        """Add ``--only NAME,...``, whose value is a tuple of names from ``choices`` in their order."""
+        help = f"run only these of {','.join(choices)}; default: {default}"
+        self.add_argument("--only", type=names_from(choices), metavar="NAME,...", help=help)
+
+
+def new_command(commands: Any, name: str, **texts: str) -> Command:
+    """Add a command to the result of ``add_subparsers``. ``texts`` are its ``help`` and ``description``."""
+    parser: Command = commands.add_parser(name, formatter_class=DefaultsHelpFormatter, **texts)
     return parser
-
-
-def add_flag(parser: argparse.ArgumentParser, name: str, **options: Any) -> None:
-    """Add ``--name``. ``options`` override those of the shared flag of that name, if there is one."""
-    parser.add_argument(f"--{name}", **_SHARED.get(name, {}) | options)
-
-
-def add_only(parser: argparse.ArgumentParser, choices: Sequence[str], default: str = "all") -> None:
-    """Add ``--only NAME,...``, whose value is a tuple of names from ``choices`` in their order."""
-    help = f"run only these of {','.join(choices)}; default: {default}"
-    parser.add_argument("--only", type=names_from(choices), metavar="NAME,...", help=help)
 
 
 def settings_from(settings_class: type[Settings], arguments: argparse.Namespace, **values: Any) -> Settings:

@@ -30,9 +30,8 @@ def new_table(title: str, left: Sequence[str], right: Sequence[str] = (), note: 
 def comparison_table(comparison: Comparison) -> Table:
     """Return one line for each contender: ratios first, then figures."""
     ratios, figures = comparison.ratio_names, comparison.figure_names
-    table = new_table(
-        comparison.title, [""], [*(fill(name, RATIO_WIDTH) for name in ratios), *figures], comparison.note
-    )
+    headings = [*(fill(name, RATIO_WIDTH) for name in ratios), *figures]
+    table = new_table(comparison.title, [""], headings, comparison.note)
     for column in table.columns[1 : 1 + len(ratios)]:
         column.no_wrap = True  # headers and names wrap first
     for row in comparison.rows:

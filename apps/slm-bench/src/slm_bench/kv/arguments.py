@@ -1,11 +1,10 @@
 """Flags of ``slm-bench kv``."""
 
 import argparse
-from functools import partial
 from typing import Any
 
 from slm_bench.errors import BenchError
-from slm_bench.harness.arguments import add_flag, new_command
+from slm_bench.harness.arguments import new_command
 from slm_kv import add_model_flags, positive_int
 
 CACHE_FLAGS = ("prompt", "max_new_tokens", "lengths", "batch_size", "packed")
@@ -21,7 +20,7 @@ def add_kv(commands: Any) -> None:
         "per second, time to first token, memory of the cache, share of the memory bandwidth, and the tokens.",
     )
     add_model_flags(parser)
-    flag = partial(add_flag, parser)
+    flag = parser.flag
     flag("prompt", default="Once upon a time", help="text to continue")
     flag("max_new_tokens", type=positive_int, default=128, help="number of tokens to generate")
     flag("lengths", type=lengths, metavar="N,N,...", help="measure these numbers of new tokens instead, and plot them")

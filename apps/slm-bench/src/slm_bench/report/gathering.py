@@ -22,12 +22,9 @@ class Machine:
 
 @dataclass(frozen=True)
 class Run:
-    """A result file with its machine.
+    """A result file with its machine."""
 
-    ``label`` is the machine's letter, with a number if it ran the benchmark more than once.
-    """
-
-    label: str
+    label: str  # the machine's letter, with a number if it ran the benchmark more than once
     machine: Machine
     result: ResultFile
 

@@ -1,9 +1,8 @@
 """Flags of ``slm-bench serve``."""
 
-from functools import partial
 from typing import Any
 
-from slm_bench.harness.arguments import SAMPLE, add_flag, add_only, new_command
+from slm_bench.harness.arguments import SAMPLE, new_command
 from slm_kv import positive_int
 
 MEASUREMENTS = ("throughput", "overhead", "overload", "disconnects", "sigterm")
@@ -19,13 +18,13 @@ def add_serve(commands: Any) -> None:
         "compare slm-serve with its engine without HTTP; then overload it, disconnect in the middle of answers, and "
         "stop it with requests in flight. The exit code is 1 if a guarantee of the last three is broken.",
     )
-    flag = partial(add_flag, parser)
+    flag = parser.flag
     flag("model_path", default=SAMPLE)
     flag("dtype")
     flag("rounds", default=3, help="timed rounds of each server, after a short one to warm up")
     flag("requests", type=positive_int, default=64, help="requests of a round, of 64 prompt tokens and 64 new ones")
     flag("concurrency", type=positive_int, default=16, help="concurrent requests, and sequences that slm-serve runs")
-    add_only(parser, MEASUREMENTS)
+    parser.only(MEASUREMENTS)
     flag("full", action="store_true", help="60 s of overload and 1,000 disconnects instead of 10 s and 200")
     flag("vllm_python")
     flag(

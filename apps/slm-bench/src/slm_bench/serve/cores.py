@@ -7,10 +7,7 @@ from typing import NamedTuple
 
 
 class Cores(NamedTuple):
-    """The cores of the server under test and of the load generator.
-
-    Both are None if there is only one core, or the system cannot bind processes to cores.
-    """
+    """The cores of the server under test and of the load generator; None if there are no two, or none can be bound."""
 
     server: int | None
     client: int | None

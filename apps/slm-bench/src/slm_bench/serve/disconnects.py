@@ -32,14 +32,11 @@ class Disconnects:
     def guarantees(self) -> list[Guarantee]:
         left = ", ".join(f"{count} {moment}" for moment, count in sorted(self.left.items()))
         answered = self.next.status == 200 and self.next.tokens == self.new
+        reply = f"{self.next.status}, {self.next.tokens} tokens"
         observed = f"{format_counts(self.held)}; left: {left}"
         return [
             Guarantee("slm-serve holds nothing for clients that left", not any(self.held.values()), observed),
-            Guarantee(
-                "after clients left, it answers the next request",
-                answered,
-                f"{self.next.status}, {self.next.tokens} tokens",
-            ),
+            Guarantee("after clients left, it answers the next request", answered, reply),
         ]
 
 

@@ -25,15 +25,11 @@ FULL = Sizes(overload_seconds=60, disconnects=1000)
 
 @dataclass(frozen=True)
 class Setting:
-    """Settings of one run.
+    """Settings of one run."""
 
-    ``model`` is the name that the user gave, ``folder`` the copy that all servers load, ``logs`` the folder of their
-    logs.
-    """
-
-    model: str
-    folder: str
-    logs: str
+    model: str  # the name that the user gave
+    folder: str  # the copy of the model that all servers load
+    logs: str  # folder of the servers' logs
     dtype: str
     rounds: int
     requests: int

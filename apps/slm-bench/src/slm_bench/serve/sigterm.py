@@ -34,12 +34,11 @@ class Sigterm:
     @property
     def guarantees(self) -> list[Guarantee]:
         answered = self.statuses == {200: self.requests} and self.unfinished == 0 and self.in_flight > 0
+        ended = f"{self.exit_code} after {self.seconds:.1f} s"
         observed = f"{self.in_flight} in flight; {format_statuses(self.statuses)}; {self.unfinished} cut short"
         return [
             Guarantee("all requests in flight at SIGTERM are answered whole", answered, observed),
-            Guarantee(
-                "after SIGTERM the exit code is 0", self.exit_code == 0, f"{self.exit_code} after {self.seconds:.1f} s"
-            ),
+            Guarantee("after SIGTERM the exit code is 0", self.exit_code == 0, ended),
         ]
 
 

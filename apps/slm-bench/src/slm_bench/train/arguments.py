@@ -1,9 +1,8 @@
 """Flags of ``slm-bench train``."""
 
-from functools import partial
 from typing import Any
 
-from slm_bench.harness.arguments import SAMPLE, add_flag, add_only, new_command
+from slm_bench.harness.arguments import SAMPLE, new_command
 from slm_kv import positive_int
 
 MEASUREMENTS = ("exactness", "budget", "packed", "overhead")
@@ -21,8 +20,8 @@ def add_train(commands: Any) -> None:
         "(overhead). The exit code is 1 if the fused loss, packed rows, gradients over micro-batches or token counts "
         "are wrong (exactness).",
     )
-    flag = partial(add_flag, parser)
-    add_only(parser, MEASUREMENTS)
+    flag = parser.flag
+    parser.only(MEASUREMENTS)
     flag("full", action="store_true", help="distilgpt2's shape and more texts; default: the built-in base's shape")
     flag("dataset", default=SAMPLE, help="name of a dataset, as in slm-train")
     flag("tokenizer", default=SAMPLE, help="a name on the hub, a folder, or sample: that of the built-in base")

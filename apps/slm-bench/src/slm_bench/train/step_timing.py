@@ -13,13 +13,10 @@ from slm_train import StepCheckpoint, count_predicted
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome of a run; field names are JSON keys.
+    """The outcome of a run; field names are JSON keys."""
 
-    ``speed``: predicted tokens per second; ``step_tokens``: predicted tokens of each full step of an epoch.
-    """
-
-    speed: float
-    step_tokens: tuple[int, ...] = ()
+    speed: float  # predicted tokens per second
+    step_tokens: tuple[int, ...] = ()  # predicted tokens of each full step of an epoch
 
 
 class StepTimer(TrainerCallback):
