@@ -35,7 +35,8 @@ def _load_plain(model_path: str | None, device: str) -> Any:
         return load(model_path, dtype=torch.float32, device=device).model
     torch.manual_seed(0)
     config = GPT2Config(n_layer=6, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0)  # distilgpt2's shape, without dropout
-    return GPT2LMHeadModel(config).to(device)  # type: ignore[arg-type]
+    model: Any = GPT2LMHeadModel(config)
+    return model.to(device)
 
 
 def with_linear(model: Any) -> Any:

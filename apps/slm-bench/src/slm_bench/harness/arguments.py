@@ -49,7 +49,8 @@ def new_command(commands: Any, name: str, **texts: str) -> Command:
 
 def settings_from(settings_class: type[Settings], arguments: argparse.Namespace, **values: Any) -> Settings:
     """Return a settings dataclass from the flags of the same names; ``values`` are used where a flag is not set."""
-    flags: dict[str, Any] = {field.name: getattr(arguments, field.name, None) for field in fields(settings_class)}  # type: ignore[arg-type]
+    dataclass: Any = settings_class
+    flags: dict[str, Any] = {field.name: getattr(arguments, field.name, None) for field in fields(dataclass)}
     return settings_class(**flags | {name: flags[name] or value for name, value in values.items() if name in flags})
 
 
