@@ -96,9 +96,7 @@ class ContextLimits:
         needed = prompt_tokens + new_tokens - 1  # the keys and values of the last token are never read
         if self.on_full == "refuse" and needed > self.tokens:
             limit = (
-                f"the pages hold {self.slots}"
-                if self.limited_by_pages
-                else f"the model has {self.positions} positions"
+                f"the pages hold {self.slots}" if self.limited_by_pages else f"the model has {self.positions} positions"
             )
             raise KVError(
                 f"a prompt of {prompt_tokens} tokens and max_new_tokens={new_tokens} need {needed} tokens of context "
