@@ -40,6 +40,9 @@ class AttentionProbe:
 
     layers: dict[int, LayerShape] = field(default_factory=dict)
     window: int | None = None  # the shortest sliding window of all layers
+    # Those of the keys. The model's own dtype is that of its first parameter, which may be an adapter's float32 factor.
+    dtype: torch.dtype = torch.float32
+    device: torch.device = torch.device("cpu")
 
 
 def install(models: Sequence[PreTrainedModel]) -> AttentionProbe:
@@ -128,6 +131,12 @@ def _record(
         )
     if window := options.get("sliding_window"):
         probe.window = min(window, probe.window or window)
+    if probe.layers and (key.dtype, key.device) != (probe.dtype, probe.device):
+        raise KVError(
+            f"the keys of {type(module).__name__} are {key.dtype} on {key.device} in one layer and {probe.dtype} on "
+            f"{probe.device} in another, which pages cannot hold; load the model in one dtype on one device"
+        )
+    probe.dtype, probe.device = key.dtype, key.device
     probe.layers[_layer_index(module)] = LayerShape(key.shape[1], key.shape[3])
     return query.transpose(1, 2)
 

@@ -92,7 +92,7 @@ class Engine:
                 self._prepared.pack()
             shapes = [probe.layers[layer] for layer in sorted(probe.layers)]
             # Allocated after packing, whose temporary memory is free again by then: the peak is lower.
-            self.storage = PagedStorage(shapes, max_pages, page_size, self.model.dtype, self.model.device)
+            self.storage = PagedStorage(shapes, max_pages, page_size, probe.dtype, probe.device)
         except BaseException:
             self._prepared.restore()
             raise
