@@ -42,7 +42,7 @@ class AttentionProbe:
     window: int | None = None  # the shortest sliding window of all layers
     # Those of the keys. The model's own dtype is that of its first parameter, which may be an adapter's float32 factor.
     dtype: torch.dtype = torch.float32
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
 
 def install(models: Sequence[PreTrainedModel]) -> AttentionProbe:
