@@ -91,6 +91,8 @@ def test_large_scores_do_not_overflow_and_nan_is_kept(dtype: torch.dtype) -> Non
     query, value = torch.full((2, 1, 4), 100.0, dtype=dtype), torch.tensor([[[1.0] * 4], [[3.0] * 4]], dtype=dtype)
     key = torch.tensor([[[100.0] * 4], [[torch.nan] * 4]], dtype=dtype)
     pages, lengths = torch.tensor([[0], [1]], dtype=torch.int32), torch.tensor([1, 1], dtype=torch.int32)
-    out = cpu.attend(query, key, value, 0, StepBatch(storage, torch.tensor([0, 4]), pages, lengths, ()), LayerAttention(1.0))
+    out = cpu.attend(
+        query, key, value, 0, StepBatch(storage, torch.tensor([0, 4]), pages, lengths, ()), LayerAttention(1.0)
+    )
     assert out[0].tolist() == [[1.0] * 4]
     assert out[1].isnan().all()

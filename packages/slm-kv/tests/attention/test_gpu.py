@@ -104,7 +104,9 @@ def check_row_independence(device: torch.device) -> None:
     for row in range(4):
         only = slice(row, row + 1)
         alone = StepBatch(full.storage, full.slots[only], full.decode_pages[only], full.decode_lengths[only], ())
-        assert torch.equal(gpu.attend(*(tensor[only] for tensor in rows), 0, alone, LayerAttention(0.3)), together[only])
+        assert torch.equal(
+            gpu.attend(*(tensor[only] for tensor in rows), 0, alone, LayerAttention(0.3)), together[only]
+        )
 
 
 def test_the_interpreted_kernel_equals_the_reference() -> None:
