@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Generator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from torch import nn
@@ -63,21 +63,37 @@ def only_adapter(model: Any, name: str | None) -> AbstractContextManager[Any]:
     return nullcontext()
 
 
+@contextmanager
+def keep_adapter_state(model: Any) -> Generator[None]:
+    """Return a context after which the active adapter and each parameter's ``requires_grad`` are as they were."""
+    original = active_adapter(model)
+    requires_grad = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        yield
+    finally:
+        with only_adapter(model, original):
+            for parameter, trainable in requires_grad:
+                parameter.requires_grad_(trainable)
+
+
+def names_of_each_method(model: Any) -> list[str | None]:
+    """The active adapter, and one of each other PEFT method; [None] for a model without adapters."""
+    active = active_adapter(model)
+    if active is None:
+        return [None]
+    methods = {model.peft_config[name].peft_type: name for name in reversed((active, *adapter_names(model)))}
+    return list(reversed(methods.values()))
+
+
 def each_adapter(model: Any) -> Generator[str | None]:
     """Yield None with all adapters disabled, then the name of each adapter while it is the active one.
 
     Closing the generator restores the active adapter and each parameter's ``requires_grad``, which peft changes.
     """
-    original = active_adapter(model)
-    requires_grad = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    try:
+    with keep_adapter_state(model):
         for name in (None, *adapter_names(model)):
             with only_adapter(model, name):
                 yield name
-    finally:
-        with only_adapter(model, original):
-            for parameter, trainable in requires_grad:
-                parameter.requires_grad_(trainable)
 
 
 def supports_mixed_batches(model: Any) -> bool:

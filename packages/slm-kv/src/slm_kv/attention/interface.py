@@ -1,4 +1,4 @@
-"""Plugs paged attention into transformers' attention interface: an attention and a mask function, registered by name.
+"""Plugs paged attention into transformers' attention interface: functions for attention and masks, registered by name.
 
 Shapes: B x T tokens as the model has them, N = B * T rows, H heads, G heads of keys and values, D dimensions.
 """
@@ -6,82 +6,108 @@ Shapes: B x T tokens as the model has them, N = B * T rows, H heads, G heads of 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.utils import logging
 
 from slm_kv.attention.backends import Attend
 from slm_kv.attention.layer_attention import LayerAttention
+from slm_kv.attention.masks import MaskRecorder
+from slm_kv.attention.probe import AttentionProbe, layer_index, refuse
 from slm_kv.attention.step_batch import StepBatch
 from slm_kv.errors import KVError
-from slm_kv.pages.storage import LayerShape
-from slm_kv.peft_models import adapter_names
+from slm_kv.peft_models import base_model
 
+# Without a mask function of the same name, transformers makes no masks: a row attends to its own sequence's pages.
 IMPLEMENTATION = "slm_paged"
-# Options of some models' attention that paged attention does not compute: ignoring them would change the text.
-UNSUPPORTED_OPTIONS = ("position_bias",)
+PROBE_IMPLEMENTATION = "slm_paged_probe"
 
 
 @dataclass(frozen=True)
 class AttentionStep:
-    """The step that a forward pass computes, passed to every layer's attention as the keyword argument ``paged``."""
+    """The step that a forward pass computes."""
 
     batch: StepBatch
     attend: Attend
 
 
-@dataclass
-class AttentionProbe:
-    """Records what each layer requires of attention when it is passed instead of an AttentionStep."""
-
-    layers: dict[int, LayerShape] = field(default_factory=dict)
-    windows: dict[int, int | None] = field(default_factory=dict)
-
-    @property
-    def window(self) -> int | None:
-        """The longest sliding window of all layers; None if a layer has none and attends to all tokens."""
-        windows = [window for window in self.windows.values() if window is not None]
-        return max(windows) if windows and len(windows) == len(self.layers) else None
+# Not keyword arguments of ``forward``: not all models pass theirs on to attention, and none to the mask function.
+_step: ContextVar[AttentionStep | None] = ContextVar("step", default=None)
+_probe: ContextVar[AttentionProbe | None] = ContextVar("probe", default=None)
 
 
-def install(models: Sequence[PreTrainedModel]) -> AttentionProbe:
+@contextmanager
+def attention_step(step: AttentionStep) -> Generator[None]:
+    """Return a context in which models with paged attention compute ``step``."""
+    token = _step.set(step)
+    try:
+        yield
+    finally:
+        _step.reset(token)
+
+
+def install(models: Sequence[PreTrainedModel], positions: int) -> AttentionProbe:
     """Switch ``models`` to paged attention, and return what their layers require of it.
 
+    Args:
+        models: Models that will share pages.
+        positions: The number of positions that a text can have. A sliding window of that length is none.
+
     Raises:
-        KVError: a model does not use transformers' attention interface in every layer or needs an option that paged
-            attention lacks; or the models differ, so that they cannot share pages.
+        KVError: a model does not use transformers' attention interface in every layer or needs what paged attention
+            lacks; or the models differ, so that they cannot share pages.
     """
     _register()
-    first, *others = [_install(model) for model in models]
+    first, *others = [_install(model, positions) for model in models]
     if any(other != first for other in others):
         raise KVError("the models have different layers and cannot share pages: give models of one base")
     return first
 
 
-def _install(model: PreTrainedModel) -> AttentionProbe:
-    model.set_attn_implementation(IMPLEMENTATION)
-    probe = _probe(model)
-    if sorted(probe.layers) != list(range(len(probe.layers))) or not probe.layers:
-        raise KVError(
-            f"{_class_name(model)} does not use transformers' attention interface in every layer; "
-            "use the model's own generate"
-        )
+def _install(model: PreTrainedModel, positions: int) -> AttentionProbe:
+    name = type(base_model(model)).__name__
+    try:
+        set_attention(model, PROBE_IMPLEMENTATION)
+    except (ValueError, KeyError):  # by how old the model's code is
+        refuse(f"{name} cannot be given another attention implementation")
+    if getattr(model.config, "_attn_implementation", None) != PROBE_IMPLEMENTATION:
+        refuse(f"{name} has attention code of its own and does not use transformers' attention interface")
+    probe = _run_probe(model, name, positions)
+    if not probe.layers:
+        refuse(f"no layer of {name} uses transformers' attention interface")
+    if sorted(probe.layers) != list(range(len(probe.layers))):
+        refuse(f"only some layers of {name} use transformers' attention interface ({_some(sorted(probe.layers))})")
+    set_attention(model, IMPLEMENTATION)
     return probe
+
+
+def _some(layers: list[int]) -> str:
+    return ", ".join(map(str, layers[:4])) + (", ..." if len(layers) > 4 else "")
+
+
+def set_attention(model: PreTrainedModel, implementation: str) -> None:
+    """Set the attention implementation of ``model`` without the warning that transformers logs if it cannot."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        model.set_attn_implementation(implementation)
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 @cache
 def _register() -> None:
     AttentionInterface.register(IMPLEMENTATION, _attention)
-    AttentionMaskInterface.register(IMPLEMENTATION, _no_mask)
-
-
-def _no_mask(*args: Any, **kwargs: Any) -> None:
-    """Make no mask: a row attends to the tokens in its own sequence's pages, up to itself."""
+    AttentionInterface.register(PROBE_IMPLEMENTATION, _record_attention)
+    AttentionMaskInterface.register(PROBE_IMPLEMENTATION, _record_mask)
 
 
 def _attention(
@@ -91,16 +117,14 @@ def _attention(
     value_BGTD: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
-    paged: AttentionStep | AttentionProbe | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    if paged is None:
+    step = _step.get()
+    if step is None:
         raise KVError("this model has paged attention: call it through its Engine, or set another attn_implementation")
-    if isinstance(paged, AttentionProbe):
-        return _record(paged, module, query_BHTD, key_BGTD, value_BGTD, options), None
     layer_attention = _layer_attention(query_BHTD, scaling, options)
     query, key, value = (_rows(tensor) for tensor in (query_BHTD, key_BGTD, value_BGTD))
-    out_NHD = paged.attend(query, key, value, _layer_index(module), paged.batch, layer_attention)
+    out_NHD = step.attend(query, key, value, layer_index(module), step.batch, layer_attention)
     return out_NHD.view(query_BHTD.shape[0], query_BHTD.shape[2], *out_NHD.shape[1:]), None
 
 
@@ -114,44 +138,37 @@ def _rows(tensor_BHTD: Tensor) -> Tensor:
     return tensor_BHTD.transpose(1, 2).flatten(0, 1)
 
 
-def _layer_index(module: nn.Module) -> int:
-    index = getattr(module, "layer_idx", None)
-    if not isinstance(index, int):
-        raise KVError(
-            f"{type(module).__name__} has no layer_idx, which paged attention needs to find the layer's pages; "
-            "use the model's own generate"
-        )
-    return index
+def _record_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **options: Any
+) -> tuple[Tensor, None]:
+    return _current_probe().record(module, query, key, value, attention_mask, options), None
 
 
-def _record(
-    probe: AttentionProbe, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, options: dict[str, Any]
+def _record_mask(
+    batch_size: int, q_length: int, kv_length: int, *, mask_function: Callable[..., Tensor], device: Any, **options: Any
 ) -> Tensor:
-    """Record one layer's call, and return a tensor of the output's shape."""
-    unsupported = [name for name in UNSUPPORTED_OPTIONS if options.get(name) is not None]
-    if not getattr(module, "is_causal", True):
-        unsupported.append("attention that is not causal")
-    if key.shape != value.shape:
-        unsupported.append("keys and values of different shapes")
-    if unsupported:
-        raise KVError(
-            f"{type(module).__name__} needs {unsupported[0]}, which paged attention does not support; "
-            "use the model's own generate"
-        )
-    index = _layer_index(module)
-    probe.layers[index] = LayerShape(key.shape[1], key.shape[3])
-    probe.windows[index] = _layer_attention(query, None, options).window
-    return query.transpose(1, 2)
+    return _current_probe().masks.record(mask_function, batch_size, q_length, kv_length, device)
 
 
-@torch.inference_mode()
-def _probe(model: PreTrainedModel) -> AttentionProbe:
-    """Run one token through the model and record what its layers require."""
-    probe = AttentionProbe()
-    token = torch.zeros(1, 1, dtype=torch.long, device=model.device)
-    model(token, position_ids=token, use_cache=False, paged=probe)
+def _current_probe() -> AttentionProbe:
+    probe = _probe.get()
+    assert probe is not None, "the probe's attention outside of a probe"
     return probe
 
 
-def _class_name(model: PreTrainedModel) -> str:
-    return type(getattr(model, "base_model", model)).__name__ if adapter_names(model) else type(model).__name__
+@torch.inference_mode()
+def _run_probe(model: PreTrainedModel, name: str, positions: int) -> AttentionProbe:
+    """Run one token through the model and record what its layers require."""
+    probe = AttentionProbe(MaskRecorder(positions))
+    token = _probe.set(probe)
+    try:
+        zero = torch.zeros(1, 1, dtype=torch.long, device=model.device)
+        model(zero, position_ids=zero, use_cache=False)
+    except KVError:
+        raise
+    except Exception as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise KVError(f"{name} cannot be run on pages ({reason}); use the model's own generate") from error
+    finally:
+        _probe.reset(token)
+    return probe

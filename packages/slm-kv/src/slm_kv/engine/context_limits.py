@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from slm_kv.engine.sequence import Sequence
@@ -23,6 +23,7 @@ class ContextLimits:
         rotary: Whether positions are relative (rotary embeddings).
         on_full: What happens to a sequence that reaches a limit, see Engine.
         window: No layer attends to more than the last ``window`` tokens. None: a layer attends to all.
+        limitation: Why ``positions`` are fewer than the model's, as a line of its own; empty if they are not.
     """
 
     page_size: int
@@ -31,6 +32,7 @@ class ContextLimits:
     rotary: bool
     on_full: OnFull
     window: int | None = None
+    limitation: str = ""
 
     @classmethod
     def from_config(
@@ -56,6 +58,19 @@ class ContextLimits:
             raise KVError(f"page_size={page_size} exceeds the model's context of {positions} tokens; give less")
         rotary = getattr(text_config, "rope_parameters", None) is not None
         return cls(page_size, max_pages, positions, rotary, on_full, window)
+
+    def limited(self, positions: int) -> ContextLimits:
+        """These limits with at most ``positions``: beyond them, neighbours in a batch would change a text.
+
+        Raises:
+            KVError: a page is larger.
+        """
+        if positions >= self.positions:
+            return self
+        if self.page_size > positions:
+            raise KVError(f"page_size={self.page_size} exceeds the context of {positions} tokens; give less")
+        why = f"\ncontext: {positions} of {self.positions} positions, as rotary scaling beyond depends on the batch"
+        return replace(self, positions=positions, limitation=why)
 
     @property
     def slots(self) -> int:

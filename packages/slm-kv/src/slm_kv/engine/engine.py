@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Ids
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -19,6 +20,7 @@ from slm_kv.engine.requests import FinishReason, Handle, Update
 from slm_kv.engine.scheduler import Scheduler, Work
 from slm_kv.engine.sequence import Sequence
 from slm_kv.engine.text_stream import TextStream
+from slm_kv.engine.verification import verify
 from slm_kv.engine.vocabulary import Prompt, Vocabulary
 from slm_kv.errors import KVError, require_at_least
 from slm_kv.linear.int8_gate import Int8Model
@@ -82,17 +84,17 @@ class Engine:
         self.adapters = Adapters(self.models)
         self._prepared = PreparedModels(self.models)
         try:
-            probe = self._prepared.install_attention()
-            limits = (page_size, max_pages, probe.window, on_full)
-            self.context_limits = ContextLimits.from_config(self.model.config, *limits)
+            limits = ContextLimits.from_config(self.model.config, page_size, max_pages, None, on_full)
+            probe = self._prepared.install_attention(limits.positions)
+            positions = verify(self._prepared, self.adapters, probe, self._vocabulary.ordinary_ids(), limits)
+            self.context_limits = replace(limits, window=probe.window).limited(positions)
             self.pool = PagePool(page_size, max_pages, prefix_caching=prefix_caching, window=probe.window)
             if int8_text is not None:
                 self._prepared.pack_int8(self._vocabulary.encode(int8_text), self.context_limits.positions)
             elif packed:
                 self._prepared.pack()
-            shapes = [probe.layers[layer] for layer in sorted(probe.layers)]
             # Allocated after packing, whose temporary memory is free again by then: the peak is lower.
-            self.storage = PagedStorage(shapes, max_pages, page_size, self.model.dtype, self.model.device)
+            self.storage = PagedStorage(probe.shapes, max_pages, page_size, probe.dtype, probe.device)
         except BaseException:
             self._prepared.restore()
             raise
@@ -161,7 +163,7 @@ class Engine:
 
     @property
     def summary(self) -> str:
-        """The pool and the model in two lines."""
+        """The pool and the model in two lines, and a third if the context is shorter than the model's."""
         limits, storage = self.context_limits, self.storage
         dtype = str(storage.dtype).removeprefix("torch.")
         layers = self._prepared.packed_layers
@@ -171,6 +173,7 @@ class Engine:
             f"{storage.nbytes / 1e6:.1f} MB ({dtype}, {len(storage.keys)} layers)\n"
             f"model: {type(base_model(self.model)).__name__} on {storage.device.type}, {adapter}, "
             f"{layers} linear layer{'' if layers == 1 else 's'} prepacked{' in 8 bits' if self.int8 else ''}"
+            f"{self.context_limits.limitation}"
         )
 
     @property

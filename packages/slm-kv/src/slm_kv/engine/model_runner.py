@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from slm_kv.attention.backends import select_attention
-from slm_kv.attention.interface import AttentionStep
+from slm_kv.attention.interface import AttentionStep, attention_step
 from slm_kv.attention.step_batch import Chunk, StepBatch
 from slm_kv.engine.adapters import Adapters, ModelCall
 from slm_kv.engine.scheduler import Work
@@ -90,7 +90,8 @@ class ModelRunner:
     ) -> Tensor:
         if keep is not None and self._supports_logits_to_keep:
             options = {**options, "logits_to_keep": keep}  # the head is computed for these rows only
-        logits = model(ids, position_ids=positions, use_cache=False, paged=step, **options).logits
+        with attention_step(step):
+            logits = model(ids, position_ids=positions, use_cache=False, **options).logits
         logits_NV = logits.flatten(0, 1)
         return logits_NV if keep is None or self._supports_logits_to_keep else logits_NV[keep]
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
 
-from slm_kv.attention.interface import IMPLEMENTATION, AttentionProbe, install
+from slm_kv.attention.interface import IMPLEMENTATION, install, set_attention
+from slm_kv.attention.probe import AttentionProbe
 from slm_kv.errors import KVError
 from slm_kv.linear.int8_gate import Int8Model, pack_int8, split_rows
 from slm_kv.linear.packing import PackedModel, pack
@@ -19,8 +21,8 @@ class PreparedModels:
 
     def __init__(self, models: Sequence[PreTrainedModel]) -> None:
         self.models = models
-        config: Any = models[0].config
-        self._original_attention = config._attn_implementation
+        self._original_attention = [pair for model in models for pair in _attention(model)]
+        self._training = [module for model in models for module in model.modules() if module.training]
         self._packed: PackedModel | Int8Model | None = None
         self.int8: Int8Model | None = None
 
@@ -29,9 +31,23 @@ class PreparedModels:
         """The number of linear layers that are packed."""
         return len(self._packed.layers) if self._packed else 0
 
-    def install_attention(self) -> AttentionProbe:
-        """Switch to paged attention, in eval mode, and return what the layers require of it."""
-        return install([model.eval() for model in self.models])
+    def install_attention(self, positions: int) -> AttentionProbe:
+        """Switch to paged attention, in eval mode, and return what the layers require of it for ``positions``."""
+        return install([model.eval() for model in self.models], positions)
+
+    @contextmanager
+    def original_attention(self, implementation: str | None = None) -> Generator[None]:
+        """Return a context in which the models have their own attention, or ``implementation`` of transformers' own.
+
+        An error leaves it to ``restore`` to put the original one back.
+        """
+        self._restore_attention()
+        if implementation is not None:
+            for model in self.models:
+                set_attention(model, implementation)
+        yield
+        for model in self.models:
+            set_attention(model, IMPLEMENTATION)
 
     def pack(self) -> None:
         """Pack the linear layers; layers that the models share are packed once."""
@@ -45,16 +61,34 @@ class PreparedModels:
         """
         if len(self.models) > 1:
             raise KVError(f"int8_text measures one model and {len(self.models)} were given; leave it out")
-        (model,) = self.models
         # Perplexity is measured with the model's own attention: pages are allocated only after packing.
-        model.set_attn_implementation(self._original_attention)
-        self.int8 = self._packed = pack_int8(model, split_rows(token_ids, positions))
-        model.set_attn_implementation(IMPLEMENTATION)
+        with self.original_attention():
+            self.int8 = self._packed = pack_int8(self.models[0], split_rows(token_ids, positions))
 
     def restore(self) -> None:
-        """Put the original layers and attention back."""
+        """Put the original layers, attention and training mode back."""
         if self._packed:
             self._packed.unpack()
             self._packed = None
-        for model in self.models:
-            model.set_attn_implementation(self._original_attention)
+        self._restore_attention()
+        for module in self._training:
+            module.training = True
+
+    def _restore_attention(self) -> None:
+        for config, original in self._original_attention:
+            config._attn_implementation = original
+
+
+def _attention(model: PreTrainedModel) -> list[tuple[Any, Any]]:
+    """The model's configs, also those of the parts of a multimodal one, and the attention implementation of each.
+
+    Configs that contain others come first, because setting theirs sets that of the others too.
+    """
+    parts = [module.config for module in model.modules() if isinstance(module, PreTrainedModel)]
+    configs = {id(config): config for top in (model.config, *parts) for config in _with_sub_configs(top)}
+    return [(config, config._attn_implementation) for config in configs.values()]
+
+
+def _with_sub_configs(config: Any) -> list[Any]:
+    subs = [getattr(config, key, None) for key in getattr(config, "sub_configs", {})]
+    return [config, *(inner for sub in subs if sub is not None for inner in _with_sub_configs(sub))]

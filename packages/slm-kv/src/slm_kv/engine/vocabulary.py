@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -25,6 +26,15 @@ class Vocabulary:
         self.tokenizer = tokenizer
         self.size: int = cast(nn.Embedding, model.get_input_embeddings()).num_embeddings
         self.end_ids = _end_ids(model, tokenizer)
+        self._special_ids = self.end_ids | _special_ids(model, tokenizer)
+
+    def ordinary_ids(self, count: int = 64) -> list[int]:
+        """Up to ``count`` token ids from all over the vocabulary, without those that mean more than text."""
+        size = min(self.size, len(self.tokenizer)) if self.tokenizer else self.size
+        ids = [size * index // count for index in range(count)]
+        # Prime steps order them, so that neighbours are not alike.
+        mixed = list(dict.fromkeys(ids[(29 * index + 7) % count] for index in range(count)))
+        return [token for token in mixed if token not in self._special_ids] or [0]
 
     def encode(self, prompt: Prompt) -> list[int]:
         """Return ``prompt`` as token ids.
@@ -49,3 +59,13 @@ def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) 
     if ids is None:
         ids = tokenizer.eos_token_id if tokenizer else None
     return frozenset([ids] if isinstance(ids, int) else ids or [])
+
+
+def _special_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> frozenset[int]:
+    """The ids of padding, begin and end of text, images and the like, in the configs and the tokenizer."""
+    configs = [model.config.to_dict(), model.config.get_text_config().to_dict()]
+    named = [value for config in configs for key, value in config.items() if re.search(r"_token_(id|index)$", key)]
+    ids = [token for value in named for token in (value if isinstance(value, list) else [value])]
+    return frozenset(token for token in ids if isinstance(token, int)).union(
+        tokenizer.all_special_ids if tokenizer else ()
+    )

@@ -46,6 +46,7 @@ MODEL_FACTORIES: dict[str, Callable[[], PreTrainedModel]] = {
 }
 MORE_FACTORIES: dict[str, Callable[[], PreTrainedModel]] = {
     "opt": lambda: OPTForCausalLM(OPTConfig(**SIZES, ffn_dim=48, word_embed_proj_dim=32)),
+    "tied_llama": lambda: LlamaForCausalLM(LlamaConfig(**SIZES, **GROUPED_HEADS, tie_word_embeddings=True)),
     "mistral": lambda: MistralForCausalLM(MistralConfig(**SIZES, **GROUPED_HEADS)),
     "gemma2": lambda: Gemma2ForCausalLM(Gemma2Config(**SIZES, **GROUPED_HEADS, head_dim=8)),  # its softcap is refused
 }
