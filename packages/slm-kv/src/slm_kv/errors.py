@@ -5,6 +5,10 @@ class KVError(ValueError):
     """A user's mistake. The message is one sentence with the offending value and the remedy."""
 
 
+class UnsupportedModel(KVError):
+    """A property of the model, not of the arguments, rules out paged attention; ``TransformersEngine`` may serve it."""
+
+
 class PoolFull(KVError):
     """No page is free for the next token."""
 
