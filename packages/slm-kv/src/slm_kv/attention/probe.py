@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from slm_kv.attention.masks import MaskRecorder, UnknownMask
-from slm_kv.errors import KVError
+from slm_kv.errors import REMEDY, KVError, UnsupportedModel
 from slm_kv.pages.storage import LayerShape
 
 # Options of some models' attention that paged attention does not compute: ignoring them would change the text.
@@ -57,7 +57,7 @@ class AttentionProbe:
         """Record one layer's call, [B, H or G, T, D] and the mask, and return a tensor of the output's shape.
 
         Raises:
-            KVError: paged attention cannot compute what the layer requires.
+            UnsupportedModel: paged attention cannot compute what the layer requires.
         """
         index = layer_index(module)
         self._check_options(module, query, key, value, options)
@@ -112,5 +112,5 @@ def layer_index(module: nn.Module) -> int:
 
 
 def refuse(reason: str) -> NoReturn:
-    """Raise a KVError for a model that cannot use pages."""
-    raise KVError(f"{reason}; use the model's own generate")
+    """Raise UnsupportedModel for a model that cannot use pages."""
+    raise UnsupportedModel(reason + REMEDY)

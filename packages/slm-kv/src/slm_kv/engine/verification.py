@@ -20,7 +20,7 @@ from slm_kv.engine.comparison import Subject, compare, relative_errors
 from slm_kv.engine.context_limits import ContextLimits
 from slm_kv.engine.model_state import float32_weights, keep_state
 from slm_kv.engine.prepared_models import PreparedModels
-from slm_kv.errors import KVError
+from slm_kv.errors import REMEDY, KVError, UnsupportedModel
 from slm_kv.peft_models import keep_adapter_state, names_of_each_method
 
 # The largest relative error of a row in float32: at most 1.7e-6 in 40 right architectures, 2.8e-2 in a wrong one.
@@ -51,7 +51,7 @@ def verify(
         The number of positions within which a text does not depend on its neighbours in a batch.
 
     Raises:
-        KVError: the logits differ.
+        UnsupportedModel: the logits differ.
     """
     positions = limits.positions
     for model in prepared.models:
@@ -99,9 +99,7 @@ def _independent_positions(subject: Subject) -> int:
             starts = {0, *(max(0, number - NEIGHBOUR_TOKENS) for number in scaled if number <= limit)}
             if all(_is_independent(subject, dtype, start, limit) for start in starts):
                 return limit
-    raise KVError(
-        f"{subject.name} computes a text differently beside a longer one (rotary scaling); use the model's own generate"
-    )
+    refuse(f"{subject.name} computes a text differently beside a longer one (rotary scaling)")
 
 
 def _is_independent(subject: Subject, dtype: torch.dtype, start: int, limit: int) -> bool:
@@ -134,11 +132,11 @@ def _original_positions(config: Any) -> Iterator[int]:
 
 @contextmanager
 def _as_refusals(subject: Subject) -> Generator[None]:
-    """Turn errors of the model into a KVError that names it."""
+    """Turn errors of the model into an UnsupportedModel that names it."""
     try:
         yield
     except KVError:
         raise
     except Exception as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise KVError(f"{subject.name} cannot be run on pages ({reason}); use the model's own generate") from error
+        raise UnsupportedModel(f"{subject.name} cannot be run on pages ({reason}){REMEDY}") from error
