@@ -44,6 +44,8 @@ class FakeEngine:
     requests: list[Any] = field(default_factory=list)
     ended: list[str] = field(default_factory=list)  # ids of the requests that have ended
     blocks: bool = False
+    hangs_after: int | None = None  # tokens
+    hanging: bool = False
 
     async def add_lora(self, lora: Any) -> None:
         self.loras.append(lora)
@@ -56,6 +58,9 @@ class FakeEngine:
         try:
             while generated < sampling["max_tokens"]:
                 if self.blocks and request_id != "warm-up":
+                    await asyncio.sleep(3600)
+                if generated == self.hangs_after:
+                    self.hanging = True
                     await asyncio.sleep(3600)
                 if generated >= len(self.text) and self.ending:
                     break
@@ -209,6 +214,54 @@ def test_the_load_counts_running_and_waiting_jobs(setup: FakeSetup) -> None:
     setup.backend.submit([job("base"), job("red"), job("base"), job("moth")], answer)
     setup.wait_until(lambda: setup.backend.load() == BackendLoad(3, 1, 0, 0, 0))
     answer.close()
+    setup.wait_until(lambda: setup.backend.load() == BackendLoad(0, 0, 0, 0, 0))
+
+
+@pytest.mark.parametrize("streams", [True, False])
+def test_texts_finished_early_keep_what_has_arrived_and_their_requests_are_aborted(
+    setup: FakeSetup, streams: bool
+) -> None:
+    engine = setup.engines[0]
+    engine.hangs_after = len(TEXT)
+    # The text ends with "girl", which is held back because it may begin the stop string.
+    jobs = [job(streams=streams, max_new_tokens=10**6, stop=("girlfriend",)), job("moth", max_new_tokens=2)]
+
+    async def finish_early() -> tuple[list[Delta], list[Delta]]:
+        answer = Answer(2)
+        deltas: tuple[list[Delta], list[Delta]] = ([], [])
+        setup.backend.submit(jobs, answer)
+        while not engine.hanging:
+            await asyncio.sleep(0.01)
+        answer.finish(RequestError(504, "late"))
+        async for index, delta in answer:
+            deltas[index].append(delta)
+        return deltas
+
+    deltas, (other,) = setup.loop.run_until_complete(asyncio.wait_for(finish_early(), 20))
+    assert [token for delta in deltas for token in delta.token_ids] == TEXT
+    assert "".join(delta.text for delta in deltas) == TOKENIZER.decode(TEXT)
+    assert [delta.finish_reason for delta in deltas] == [None] * (len(deltas) - 1) + ["length"]
+    assert len(deltas) == (len(TEXT) + 1 if streams else 1)
+    assert other.token_ids == tuple(TEXT[:2])
+    setup.wait_until(lambda: setup.backend.load() == BackendLoad(0, 0, 0, 0, 0))
+    assert len(engine.ended) == len(engine.requests)
+
+
+def test_texts_finished_before_their_first_token_fail(setup: FakeSetup) -> None:
+    setup.engines[0].blocks = True
+
+    async def finish_early() -> None:
+        answer = Answer(2)
+        setup.backend.submit([job(), job()], answer)
+        answer.finish(RequestError(504, "late"))
+        try:
+            async for _ in answer:
+                pass
+        finally:
+            answer.close()
+
+    with pytest.raises(RequestError, match="late"):
+        setup.loop.run_until_complete(asyncio.wait_for(finish_early(), 20))
     setup.wait_until(lambda: setup.backend.load() == BackendLoad(0, 0, 0, 0, 0))
 
 

@@ -61,8 +61,9 @@ class Metrics:
         assert delta.timing
         assert delta.finish_reason
         self._finished.labels(delta.finish_reason).inc()
-        self._first_token.observe(delta.timing.first_token)
         self._total.observe(delta.timing.total)
+        if tokens:  # a deadline can end a text before its first token
+            self._first_token.observe(delta.timing.first_token)
         if tokens > 1:
             self._per_token.observe((delta.timing.total - delta.timing.first_token) / (tokens - 1))
 

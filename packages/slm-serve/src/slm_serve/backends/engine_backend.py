@@ -106,6 +106,7 @@ class EngineBackend:
     def submit(self, jobs: Sequence[Job], answer: Answer) -> None:
         handles: list[Handle] = []
         answer.on_close.append(lambda: self._inbox.put(lambda: self._cancel(handles)))
+        answer.on_finish = lambda error: self._inbox.put(lambda: self._finish(handles, answer, error))
         self._inbox.put(lambda: self._start(jobs, answer, handles))
 
     def close(self) -> None:
@@ -165,6 +166,14 @@ class EngineBackend:
         for handle in handles:
             self._engine.cancel(handle)
             self._running.pop(handle.id, None)
+
+    def _finish(self, handles: list[Handle], answer: Answer, error: Exception) -> None:
+        """End the jobs of ``answer`` with what they have; the updates are sent by the next step."""
+        if not any(handle.token_ids for handle in handles):
+            self._on_loop(partial(answer.fail, error))
+            return
+        for handle in handles:
+            self._engine.finish(handle)
 
     def _send(self, updates: list[Update]) -> None:
         """Send the results of a step, in a single call on the event loop."""

@@ -25,6 +25,7 @@ class Job:
         model: name of a served model.
         use_cache: False recomputes the whole text for each token.
         streams: send a delta for each step; if False, one delta with the whole text at its end.
+        open_ended: the client asked for no number of tokens, so that a text cut off at a deadline is an answer.
     """
 
     prompt_ids: tuple[int, ...]
@@ -32,6 +33,7 @@ class Job:
     model: str
     use_cache: bool = True
     streams: bool = False
+    open_ended: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,10 @@ class Backend(Protocol):
         """Validate a job without queuing it; thread-safe. Raises KVError for a job that can never be run."""
 
     def submit(self, jobs: Sequence[Job], answer: Answer) -> None:
-        """Queue ``jobs``; their deltas go to ``answer``. Must be called on the event loop; does not block."""
+        """Queue ``jobs``; their deltas go to ``answer``, whose ``on_close`` and ``on_finish`` are set.
+
+        Must be called on the event loop; does not block.
+        """
 
     def close(self) -> None:
         """Cancel all jobs, free the model and wait until that is done."""

@@ -56,9 +56,11 @@ class _RunningJob:
     index: int
     job: Job
     route: _Route
+    decoder: OutputDecoder
     started: float = field(default_factory=time.perf_counter)
     first_token_at: float | None = None
     whole_text: TextPiece = field(default_factory=TextPiece)
+    finished: bool = False
 
 
 class VLLMBackend:
@@ -119,11 +121,28 @@ class VLLMBackend:
     def submit(self, jobs: Sequence[Job], answer: Answer) -> None:
         tasks: list[asyncio.Task[None]] = []
         answer.on_close.append(lambda: self._cancel(tasks))
+        answer.on_finish = lambda error: self._finish_soon(tasks, answer, error)
         if not self._on_thread(lambda: tasks.extend(self._start_jobs(jobs, answer))):
             answer.fail(BackendStoppedError())
 
     def _cancel(self, tasks: list[asyncio.Task[None]]) -> None:
         self._on_thread(lambda: [task.cancel() for task in tasks])
+
+    def _finish_soon(self, tasks: list[asyncio.Task[None]], answer: Answer, error: Exception) -> None:
+        if not self._on_thread(lambda: self._finish(tasks, answer, error)):
+            answer.fail(error)
+
+    def _finish(self, tasks: list[asyncio.Task[None]], answer: Answer, error: Exception) -> None:
+        """Abort the unfinished jobs of ``answer`` in vLLM, and end their texts here."""
+        # Jobs that are no longer in ``_running`` have finished, and have tokens.
+        running = {task: self._running[task] for task in tasks if task in self._running}
+        if len(running) == len(tasks) and all(job.first_token_at is None for job in running.values()):
+            self._on_loop(partial(answer.fail, error))
+            return
+        for task, job in running.items():
+            if not job.finished:
+                task.cancel()
+                self._send(job, job.decoder.finish())
 
     def close(self) -> None:
         self._on_thread(self._stopping.set)
@@ -194,12 +213,16 @@ class VLLMBackend:
         if self._stopping.is_set():
             self._on_loop(partial(answer.fail, BackendStoppedError()))
             return []
-        running = [_RunningJob(answer, index, job, self._routes[job.model]) for index, job in enumerate(jobs)]
+        running = [self._running_job(answer, index, job) for index, job in enumerate(jobs)]
         tasks = {self._thread_loop.create_task(self._run_job(job)): job for job in running}
         self._running |= tasks
         for task in tasks:
             task.add_done_callback(self._running.pop)
         return list(tasks)
+
+    def _running_job(self, answer: Answer, index: int, job: Job) -> _RunningJob:
+        decoder = OutputDecoder(job, self._plan.eos_token_ids, self._thread_tokenizer)
+        return _RunningJob(answer, index, job, self._routes[job.model], decoder)
 
     async def _run_job(self, running: _RunningJob) -> None:
         try:
@@ -220,12 +243,11 @@ class VLLMBackend:
         vllm, job = self._vllm, running.job
         arguments = sampling_arguments(job.params, self._plan.eos_token_ids, self._plan.vocabulary_size)
         params = vllm.sampling_params(**arguments, output_kind=vllm.delta_output)
-        decoder = OutputDecoder(job, self._plan.eos_token_ids, self._thread_tokenizer)
         prompt, request_id = vllm.tokens_input(list(job.prompt_ids)), secrets.token_hex(8)
         stream = running.route.engine.generate(prompt, params, request_id, lora_request=running.route.lora)
         async with aclosing(stream) as outputs:
             async for output in outputs:
-                piece = decoder.decode(output)
+                piece = running.decoder.decode(output)
                 self._send(running, piece)
                 if piece.finish_reason:
                     return
@@ -239,6 +261,7 @@ class VLLMBackend:
             running.whole_text.append(piece)
             piece = running.whole_text
         if piece.finish_reason:
+            running.finished = True
             timing = Timing((running.first_token_at or now) - running.started, now - running.started)
             self._on_loop(partial(running.answer.put, running.index, piece.to_delta(timing)))
         elif running.job.streams and (piece.text or piece.token_ids or piece.prompt_logprobs):
