@@ -45,6 +45,7 @@ class FakeEngine:
     ended: list[str] = field(default_factory=list)  # ids of the requests that have ended
     blocks: bool = False
     hangs_after: int | None = None  # tokens
+    failing_lora: str | None = None
     hanging: bool = False
 
     async def add_lora(self, lora: Any) -> None:
@@ -54,6 +55,8 @@ class FakeEngine:
         self, prompt: Any, sampling: Any, request_id: str, lora_request: Any = None
     ) -> AsyncIterator[Any]:
         self.requests.append((prompt, sampling, lora_request))
+        if lora_request and lora_request[0] == self.failing_lora:
+            raise RuntimeError("The shapes differ.")
         generated = 0
         try:
             while generated < sampling["max_tokens"]:
@@ -125,13 +128,16 @@ def serving_plan() -> ServingPlan:
     return ServingPlan(engines, served, {}, TOKENIZER, CONTEXT_LENGTH, VOCABULARY, frozenset([END]), cache_bytes=1000)
 
 
-def fake_vllm(engines: list[FakeEngine], failing: int | None = None) -> VLLMLibrary:
-    """Return a library that appends the engines it starts to ``engines``; the one numbered ``failing`` fails."""
+def fake_vllm(engines: list[FakeEngine], failing: int | None = None, failing_lora: str | None = None) -> VLLMLibrary:
+    """Return a library that appends the engines it starts to ``engines``.
+
+    The engine numbered ``failing`` does not start, and the LoRA named ``failing_lora`` cannot generate.
+    """
 
     def start(arguments: dict[str, Any]) -> FakeEngine:
         if failing == len(engines):
             raise ValueError("Too little memory. Give more.")
-        engines.append(FakeEngine(arguments))
+        engines.append(FakeEngine(arguments, failing_lora=failing_lora))
         return engines[-1]
 
     return VLLMLibrary(
@@ -180,17 +186,17 @@ def test_a_streamed_text_is_one_delta_for_each_output(setup: FakeSetup) -> None:
 def test_each_request_goes_to_the_engine_with_its_weights(setup: FakeSetup) -> None:
     setup.collect([job("base"), job("red"), job("moth"), job("red")])
     base, moth = setup.engines
-    assert [lora for *_, lora in base.requests[1:]] == [None, ("red", 1, "/red"), ("red", 1, "/red")]
+    assert [lora for *_, lora in base.requests[2:]] == [None, ("red", 1, "/red"), ("red", 1, "/red")]
     assert [lora for *_, lora in moth.requests[1:]] == [None]
     assert base.loras == [("red", 1, "/red")]
-    assert base.requests[1][0] == ("tokens", [5, 6])
+    assert base.requests[2][0] == ("tokens", [5, 6])
 
 
 def test_a_stop_string_ends_the_text_and_the_request(setup: FakeSetup) -> None:
     ((delta,),) = setup.collect([job(max_new_tokens=40, stop=("little",))])
     assert delta.text == " there was a "
     assert delta.finish_reason == "stop"
-    setup.wait_until(lambda: len(setup.engines[0].ended) == 2)  # the warm-up, and this request long before 40 tokens
+    setup.wait_until(lambda: len(setup.engines[0].ended) == 3)  # two warm-ups, and this request long before 40 tokens
 
 
 def test_an_end_token_ends_the_text_unless_it_is_ignored(setup: FakeSetup) -> None:
@@ -203,7 +209,7 @@ def test_an_end_token_ends_the_text_unless_it_is_ignored(setup: FakeSetup) -> No
 
 def test_closing_an_answer_aborts_its_requests(setup: FakeSetup) -> None:
     setup.collect([job(streams=True, max_new_tokens=10**6)] * 3, stop_after=5)
-    setup.wait_until(lambda: len(setup.engines[0].ended) == 4)
+    setup.wait_until(lambda: len(setup.engines[0].ended) == 5)
     assert setup.backend.load() == BackendLoad(0, 0, 0, 0, 0)
 
 
@@ -317,6 +323,13 @@ def test_an_engine_that_does_not_start_ends_the_others() -> None:
     engines: list[FakeEngine] = []
     with pytest.raises(StartError, match="vLLM cannot serve 'moth': Too little memory; see vLLM's log above"):
         VLLMBackend(serving_plan(), Settings(), fake_vllm(engines, failing=1), asyncio.new_event_loop())
+    assert [engine.shut_down for engine in engines] == [True]
+
+
+def test_a_lora_that_cannot_generate_is_reported_at_start_up() -> None:
+    engines: list[FakeEngine] = []
+    with pytest.raises(StartError, match="vLLM cannot serve 'red': The shapes differ; see vLLM's log above"):
+        VLLMBackend(serving_plan(), Settings(), fake_vllm(engines, failing_lora="red"), asyncio.new_event_loop())
     assert [engine.shut_down for engine in engines] == [True]
 
 

@@ -31,8 +31,9 @@ def _load_engine_backend(settings: Settings, loop: asyncio.AbstractEventLoop) ->
     from transformers.utils.logging import disable_progress_bar
 
     from slm_adapters import load_adapters
-    from slm_kv import Engine, read_int8_text, set_threads
+    from slm_kv import BASE_ADAPTER, Engine, read_int8_text, set_threads
     from slm_serve.backends.engine_backend import EngineBackend
+    from slm_serve.backends.readiness import check_generation
 
     disable_progress_bar()
     int8_text = None if settings.int8 is None else read_int8_text(settings.int8)
@@ -50,6 +51,7 @@ def _load_engine_backend(settings: Settings, loop: asyncio.AbstractEventLoop) ->
         max_step_tokens=max(settings.max_step_tokens, settings.max_sequences),
         int8_text=int8_text,
     )
+    check_generation(engine, {name: loaded.adapters.get(name, BASE_ADAPTER) for name in served})
     interval = settings.stream_interval
     return EngineBackend(engine, served, loaded.adapters, loop, summary=_summary(engine), stream_interval=interval)
 

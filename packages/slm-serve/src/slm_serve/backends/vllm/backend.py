@@ -191,22 +191,25 @@ class VLLMBackend:
     async def _start_engine(self, number: int, engine_plan: EnginePlan) -> None:
         """Start an engine and load its LoRA adapters, so that a broken adapter is reported at start-up."""
         vllm, arguments = self._vllm, engine_arguments(self._plan, engine_plan, self._settings, self._vllm.device)
+        name = engine_plan.model
         try:
             engine = vllm.engine.from_engine_args(vllm.engine_args(**arguments))
-            self._routes[engine_plan.model] = _Route(engine, number)
+            self._routes[name] = _Route(engine, number)
+            await self._warm_up(self._routes[name])
             for lora_id, (name, folder) in enumerate(engine_plan.loras.items(), start=1):
                 self._routes[name] = _Route(engine, number, vllm.lora_request(name, lora_id, folder))
                 await engine.add_lora(self._routes[name].lora)
-            await self._warm_up(engine)
+                await self._warm_up(self._routes[name])
         except Exception as error:
             logger.exception("vLLM did not start")
             reason = hub_error_reason(error)
-            raise StartError(f"vLLM cannot serve {engine_plan.model!r}: {reason}; see vLLM's log above") from error
+            raise StartError(f"vLLM cannot serve {name!r}: {reason}; see vLLM's log above") from error
 
-    async def _warm_up(self, engine: Any) -> None:
-        """Generate one token: the first one takes seconds, and no request should wait for it."""
+    async def _warm_up(self, route: _Route) -> None:
+        """Generate one token: the first one takes seconds, and a model that fails is reported at start-up."""
         params = self._vllm.sampling_params(temperature=0.0, max_tokens=1, detokenize=False)
-        async for _ in engine.generate(self._vllm.tokens_input([0]), params, "warm-up"):
+        prompt = self._vllm.tokens_input([0])
+        async for _ in route.engine.generate(prompt, params, "warm-up", lora_request=route.lora):
             pass
 
     def _start_jobs(self, jobs: Sequence[Job], answer: Answer) -> list[asyncio.Task[None]]:
