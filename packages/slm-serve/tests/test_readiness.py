@@ -8,6 +8,8 @@ import pytest
 from peft.tuners.lora.layer import Linear
 from safetensors.torch import load_file, save_file
 
+from slm_serve.backends import readiness
+from slm_serve.backends.readiness import check_generation
 from slm_serve.cli import main
 from slm_testing.serve.running_server import running_server
 from slm_testing.serve.small_models import lora_config, save_adapter, save_base, save_tiny_model
@@ -59,11 +61,13 @@ def test_an_adapter_whose_layers_fail_is_named(
             raise RuntimeError("expected m1 and m2 to have the same dtype\nand more")
         return forward(layer, *args, **options)
 
-    monkeypatch.setattr(Linear, "forward", failing_forward)
+    def check_with_failing_forward(*args: Any) -> None:
+        monkeypatch.setattr(Linear, "forward", failing_forward)
+        check_generation(*args)
+
+    monkeypatch.setattr(readiness, "check_generation", check_with_failing_forward)
     line = start(capsys, "--model_path", str(base), "--adapter", f"red={adapter}")
-    assert line.startswith(
-        "slm-serve: 'red' cannot generate: RuntimeError: expected m1 and m2 to have the same dtype; "
-    )
+    assert line.startswith("slm-serve: 'red' cannot generate: RuntimeError: expected m1 and m2 to have the same dtype;")
 
 
 @pytest.mark.parametrize(("pages", "size"), [(1, 1), (1, 2), (2, 1)])
