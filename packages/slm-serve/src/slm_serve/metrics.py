@@ -82,6 +82,7 @@ class _LoadCollector(Collector):
         load = self._get_load() or BackendLoad(0, 0, 0, 0, 0)
         yield GaugeMetricFamily("slm_running", "Texts being generated.", load.running)
         yield GaugeMetricFamily("slm_queue", "Texts waiting to be generated.", load.waiting)
-        yield GaugeMetricFamily("slm_pages_used", "Pages of the pool in use.", load.pages_used)
-        yield GaugeMetricFamily("slm_pages", "Pages of the pool.", load.pages)
-        yield CounterMetricFamily("slm_preemptions", "Texts preempted because no page was free.", load.preemptions)
+        if load.pages:
+            yield GaugeMetricFamily("slm_pages_used", "Pages of the pool in use.", load.pages_used)
+            yield GaugeMetricFamily("slm_pages", "Pages of the pool.", load.pages)
+            yield CounterMetricFamily("slm_preemptions", "Texts preempted because no page was free.", load.preemptions)

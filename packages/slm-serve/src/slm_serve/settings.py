@@ -58,7 +58,11 @@ class Settings(BaseSettings):
         (), description="an adapter folder and the name it is served under, as name=path; may be repeated"
     )
     served_model_name: str | None = Field(None, description="name of the base for clients (default: its own name)")
-    backend: Literal["engine", "vllm"] = Field("engine", description="what generates text: slm-kv's engine or vLLM")
+    backend: Literal["auto", "engine", "transformers", "vllm"] = Field(
+        "auto",
+        description="what generates text: slm-kv's paged engine, transformers' own generation, or vLLM; auto takes the "
+        "engine if the model's attention can use pages, else transformers",
+    )
     merged_path: str | None = Field(
         None,
         description="folder in which --backend vllm keeps merged models (default: $SLM_CACHE/merged, else "

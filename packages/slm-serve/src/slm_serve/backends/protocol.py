@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from slm_serve.backends.answer import Answer
 from slm_serve.backends.served_models import ServedModel
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from slm_kv import SamplingParams
+
+BackendKind = Literal["engine", "transformers", "vllm"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class Backend(Protocol):
     context_length: int  # maximum number of tokens of a prompt and its continuation
     max_sequences: int  # maximum number of jobs that run at the same time
     summary: str  # device, data type and memory, as text for the start-up message
+    kind: BackendKind
+    reason: str | None  # why ``transformers`` was chosen, as one sentence without paths; None if it was not, or was asked
 
     @property
     def failure(self) -> str | None:

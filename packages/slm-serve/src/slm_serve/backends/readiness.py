@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
-from slm_kv import Engine, Handle, KVError, SamplingParams
+from slm_kv import Handle, KVError, SamplingParams, TextEngine
 from slm_serve.errors import StartError
 
 logger = logging.getLogger("slm_serve")
@@ -13,7 +13,7 @@ PROMPT = "Once upon a time"
 NEW_TOKENS = 2  # the second by a decode step, which may compute all models in one batch
 
 
-def check_generation(engine: Engine, adapters: Mapping[str, str]) -> None:
+def check_generation(engine: TextEngine, adapters: Mapping[str, str]) -> None:
     """Generate with all served models at the same time.
 
     Args:
@@ -34,7 +34,7 @@ def check_generation(engine: Engine, adapters: Mapping[str, str]) -> None:
             raise _start_error(name, handle.exception) from handle.exception
 
 
-def _submit(engine: Engine, adapter: str) -> Handle:
+def _submit(engine: TextEngine, adapter: str) -> Handle:
     assert engine.tokenizer
     context = engine.context_limits.tokens
     prompt = list(engine.tokenizer(PROMPT)["input_ids"] or [0])[: max(context - 1, 1)]

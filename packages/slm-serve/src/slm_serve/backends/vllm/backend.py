@@ -26,7 +26,7 @@ from typing import Any, Self
 
 from slm_adapters import hub_error_reason
 from slm_serve.backends.answer import Answer, Timing
-from slm_serve.backends.protocol import BackendLoad, Job
+from slm_serve.backends.protocol import BackendKind, BackendLoad, Job
 from slm_serve.backends.vllm.library import VLLMLibrary, import_vllm, set_cpu_threads, set_environment_defaults
 from slm_serve.backends.vllm.outputs import OutputDecoder, TextPiece
 from slm_serve.backends.vllm.plan import EnginePlan, ServingPlan, engine_arguments, format_summary, plan_serving
@@ -74,6 +74,8 @@ class VLLMBackend:
         self, plan: ServingPlan, settings: Settings, vllm: VLLMLibrary, loop: asyncio.AbstractEventLoop
     ) -> None:
         self.served, self.tokenizer, self.context_length = plan.served, plan.tokenizer, plan.context_length
+        self.kind: BackendKind = "vllm"
+        self.reason: str | None = None
         self.max_sequences = settings.max_sequences
         self.summary = format_summary(plan, settings, vllm.version, vllm.device)
         self._plan, self._settings, self._vllm, self._loop = plan, settings, vllm, loop
