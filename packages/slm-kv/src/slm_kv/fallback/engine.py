@@ -82,7 +82,7 @@ class TransformersEngine:
             each.eval()
         self.cached = cache_is_exact(self._base, self._vocabulary.size)
         self._waiting: deque[Sequence] = deque()
-        self._running: dict[Sequence, TokenSteps] = {}
+        self._running: dict[Sequence, TokenSteps | None] = {}  # None before the first step
         self._next_id = itertools.count()
         self._updates: list[Update] = []
 
@@ -172,8 +172,7 @@ class TransformersEngine:
     def step(self) -> list[Update]:
         """Compute one token for each running request; the first step of a request computes its prompt."""
         while self._waiting and len(self._running) < self.max_sequences:
-            sequence = self._waiting.popleft()
-            self._running[sequence] = self._start(sequence)
+            self._running[self._waiting.popleft()] = None
         for sequence in list(self._running):
             try:
                 self._advance(sequence)
@@ -226,18 +225,19 @@ class TransformersEngine:
         if reason:
             self._remove(sequence, reason)
 
-    def _start(self, sequence: Sequence) -> TokenSteps:
-        handle = sequence.handle
-        model = base_model(self.adapters.model_of(handle.adapter))
-        return start(
-            model, handle.prompt_ids, use_cache=handle.use_cache, all_logits=handle.params.prompt_logprobs is not None
-        )
-
     @torch.inference_mode()
     def _next_logits(self, sequence: Sequence) -> Tensor:
+        """Logits whose last row is for the next token; all rows of the prompt if its logprobs are requested."""
         handle, steps = sequence.handle, self._running[sequence]
         with self.adapters.active(handle.adapter):
-            return steps.send(handle.token_ids[-1]) if handle.token_ids else next(steps)
+            if steps and len(sequence.token_ids) - 1 != self.context_limits.original_positions:
+                return steps.send(sequence.token_ids[-1])
+            if steps:
+                steps.close()
+            model = base_model(self.adapters.model_of(handle.adapter))
+            options = {"use_cache": handle.use_cache, "all_logits": sequence.needs_prompt_logits}
+            steps = self._running[sequence] = start(model, sequence.token_ids, **options)
+            return next(steps)
 
     def _end(self, handle: Handle, reason: FinishReason) -> bool:
         for sequence in [*self._running, *self._waiting]:
@@ -255,7 +255,7 @@ class TransformersEngine:
 
     def _remove(self, sequence: Sequence, reason: FinishReason) -> None:
         sequence.handle.finish_reason = reason
-        if sequence in self._running:
-            self._running.pop(sequence).close()
-        else:
+        if sequence not in self._running:
             self._waiting.remove(sequence)
+        elif steps := self._running.pop(sequence):
+            steps.close()

@@ -4,7 +4,7 @@
 both) and hands them to ``custom_generate``. Given a generator function, it returns before the first forward pass, and
 whoever holds the generator decides when the next token is computed. Closing it frees the cache.
 
-Shapes: V vocabulary, T tokens of the prompt.
+Shapes: V vocabulary, T tokens of the prompt, R rows: T or 1.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TokenSteps = Generator[Tensor, int]
 
 
 def start(model: Any, token_ids: Sequence[int], *, use_cache: bool = True, all_logits: bool = False) -> TokenSteps:
-    """Return a generator that yields the logits [1, V] of the next token and is sent the token that follows.
+    """Return a generator that yields logits, the last row for the next token, and is sent the token that follows.
 
     Nothing is computed before the first ``next``. Each step must run in ``torch.inference_mode``.
 
@@ -30,7 +30,7 @@ def start(model: Any, token_ids: Sequence[int], *, use_cache: bool = True, all_l
         model: A model of transformers, without a PeftModel wrapper.
         token_ids: The prompt.
         use_cache: False computes the whole text for each token.
-        all_logits: Yield those of the whole prompt [T, V] first.
+        all_logits: Start with the logits of the whole prompt [T, V], not of its last token only.
     """
     embedding_weight = model.get_input_embeddings().weight
     options: dict[str, Any] = {}
@@ -59,28 +59,19 @@ def _steps(model: Any, input_ids: Tensor, *, generation_config: GenerationConfig
     """Compute one forward pass for each token, as ``GenerationMixin._sample`` does."""
     for unused in ("logits_processor", "stopping_criteria", "synced_gpus", "streamer"):
         options.pop(unused, None)
-    use_cache, first = options["use_cache"], True
+    logits_to_keep = options.get("logits_to_keep")
+    length: int | None = None  # of the inputs; None is the whole text
     while True:
-        inputs = _prepare(model, input_ids, first, 1 if use_cache and not first else None, options)
+        inputs = model.prepare_inputs_for_generation(
+            input_ids, next_sequence_length=length, is_first_iteration=length is None, **options
+        )
+        if logits_to_keep is not None:
+            inputs["logits_to_keep"] = logits_to_keep  # Falcon-H1 and Zamba 2 put config.num_logits_to_keep there
         outputs = model(**inputs, return_dict=True)
         options = model._update_model_kwargs_for_generation(outputs, options)
-        logits = outputs.logits[0]
-        del outputs  # holds hidden states of the whole prompt
-        token = yield logits if first else logits[-1:]
-        if "logits_to_keep" in options:
-            options["logits_to_keep"] = 1
-        input_ids, first = torch.cat([input_ids, input_ids.new_tensor([[token]])], dim=-1), False
-
-
-def _prepare(model: Any, input_ids: Tensor, first: bool, length: int | None, options: dict[str, Any]) -> dict[str, Any]:
-    """Return the inputs of the next forward pass.
-
-    Phi-3 drops its cache where the text becomes longer than the original context (longrope), but in transformers 5.19
-    it still gets the last token only; it has to get the whole text again.
-    """
-    inputs: dict[str, Any] = model.prepare_inputs_for_generation(
-        input_ids, next_sequence_length=length, is_first_iteration=first, **options
-    )
-    if length and options.get("past_key_values") is not None and inputs.get("past_key_values") is None:
-        return _prepare(model, input_ids, first, None, options)
-    return inputs
+        logits_RV = outputs.logits[0]
+        del outputs  # may hold hidden states of the whole prompt
+        token = yield logits_RV
+        logits_to_keep = None if logits_to_keep is None else 1
+        input_ids = torch.cat([input_ids, input_ids.new_tensor([[token]])], dim=-1)
+        length = 1 if options["use_cache"] else None

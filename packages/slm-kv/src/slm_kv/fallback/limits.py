@@ -20,11 +20,14 @@ class GenerationLimits:
         max_tokens: The largest number of tokens that is allowed.
         positions: Positions that the model knows; ``max_tokens`` for a model whose config has no limit.
         on_full: What happens at the limit, see TransformersEngine.
+        original_positions: Positions of the model before its rotary embeddings were scaled, if the config names them.
+            The scaling may depend on whether a text is longer (longrope), and then a cache is of no use across it.
     """
 
     max_tokens: int
     positions: int
     on_full: OnFull
+    original_positions: int | None = None
 
     @classmethod
     def from_config(cls, config: Any, max_tokens: int, on_full: OnFull) -> GenerationLimits:
@@ -40,7 +43,7 @@ class GenerationLimits:
         text_config = config.get_text_config()
         known = (getattr(text_config, name, None) for name in POSITION_NAMES)
         positions = next((value for value in known if isinstance(value, int) and value > 0), max_tokens)
-        return cls(max_tokens, positions, on_full)
+        return cls(max_tokens, positions, on_full, _original_positions(text_config))
 
     @property
     def tokens(self) -> int:
@@ -69,3 +72,14 @@ class GenerationLimits:
         if self.positions <= self.max_tokens:
             return f"the model has {self.positions} positions"
         return f"a request can have {self.max_tokens}"
+
+
+def _original_positions(config: Any) -> int | None:
+    """``original_max_position_embeddings``, from the config, its rotary embeddings, or those of one kind of layer."""
+    rope_parameters = getattr(config, "rope_parameters", None) or {}
+    nested = [value for value in rope_parameters.values() if isinstance(value, dict)]
+    for settings in (vars(config), rope_parameters, *nested):
+        value = settings.get("original_max_position_embeddings")
+        if isinstance(value, int):
+            return value
+    return None

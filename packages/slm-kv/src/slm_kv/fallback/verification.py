@@ -69,8 +69,8 @@ def _logits(model: Any, token_ids: list[int]) -> Tensor:
 def _stepwise_logits(model: Any, token_ids: list[int], *, use_cache: bool) -> Tensor:
     """Logits [T, V]: those of a prompt, then those of one token at a time."""
     steps = start(model, token_ids[:PROMPT_TOKENS], use_cache=use_cache, all_logits=True)
-    rows = [next(steps)] + [steps.send(token) for token in token_ids[PROMPT_TOKENS:]]
-    return torch.cat(rows).float()
+    later_rows = (steps.send(token)[-1:] for token in token_ids[PROMPT_TOKENS:])
+    return torch.cat([next(steps), *later_rows]).float()
 
 
 def _difference(logits_TV: Tensor, expected_TV: Tensor) -> float:
