@@ -203,9 +203,7 @@ def test_two_adapters_or_two_models_are_refused(tiny: MakeModel, make_base: Make
     ],
     ids=lambda value: getattr(value, "model_type", ""),
 )
-def test_a_model_that_is_not_causal_is_called_so(
-    make_base: MakeBase, config: PreTrainedConfig, message: str
-) -> None:
+def test_a_model_that_is_not_causal_is_called_so(make_base: MakeBase, config: PreTrainedConfig, message: str) -> None:
     base = make_base("gpt2")
     config.save_pretrained(base)
     with pytest.raises(AdapterError, match=f"{config.model_type}.* is not a causal language model: .*{message}"):

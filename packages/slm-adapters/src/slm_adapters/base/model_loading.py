@@ -52,11 +52,15 @@ def _check_causal(base: BaseLocation) -> None:
         config = AutoConfig.from_pretrained(base.location, trust_remote_code=False, **base.from_pretrained_options)
     except Exception:
         return  # loading the model reports the reason, or knows what to do with a repository without config.json
-    if config.is_encoder_decoder or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        kind = "it has an encoder and a decoder" if config.is_encoder_decoder else "transformers knows no causal variant"
-        raise AdapterError(
-            f"{base.name} ({config.model_type}) is not a causal language model: {kind}; give a model that continues text"
-        )
+    if config.is_encoder_decoder:
+        reason = "it has an encoder and a decoder"
+    elif type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        reason = "transformers knows no causal variant"
+    else:
+        return
+    raise AdapterError(
+        f"{base.name} ({config.model_type}) is not a causal language model: {reason}; give a model that continues text"
+    )
 
 
 def _check_complete(base: BaseLocation, model: PreTrainedModel, report: dict[str, Any]) -> None:

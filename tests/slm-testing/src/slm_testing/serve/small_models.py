@@ -16,6 +16,8 @@ from transformers import (
     LlamaForCausalLM,
     MambaConfig,
     MambaForCausalLM,
+    RobertaConfig,
+    RobertaForCausalLM,
 )
 
 from slm_adapters import ButterflyConfig, ButterflySettings, LoraSettings, add_butterfly, add_lora, load
@@ -37,6 +39,8 @@ MODEL_FACTORIES = {
     # Without attention, and with attention that cannot use pages
     "mamba": lambda: MambaForCausalLM(MambaConfig(**SIZES, state_size=8)),
     "bloom": lambda: BloomForCausalLM(BloomConfig(**SIZES)),
+    # Not causal: a token also attends to later ones
+    "roberta": lambda: RobertaForCausalLM(RobertaConfig(**SIZES, max_position_embeddings=130, intermediate_size=48)),
 }
 BUTTERFLY = ButterflyConfig(task_type="CAUSAL_LM", init_weights=False)
 
