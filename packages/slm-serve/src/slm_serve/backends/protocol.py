@@ -58,9 +58,7 @@ class Backend(Protocol):
     max_sequences: int  # maximum number of jobs that run at the same time
     summary: str  # device, data type and memory, as text for the start-up message
     kind: BackendKind
-    reason: (
-        str | None
-    )  # why ``transformers`` was chosen, as one sentence without paths; None if it was not, or was asked
+    reason: str | None  # why transformers' own generation was chosen automatically, as one sentence without paths
 
     @property
     def failure(self) -> str | None:
