@@ -23,7 +23,7 @@ from slm_kv.engine.vocabulary import Prompt, Vocabulary
 from slm_kv.errors import KVError, require_at_least
 from slm_kv.fallback.generation import TokenSteps, start
 from slm_kv.fallback.limits import GenerationLimits
-from slm_kv.fallback.verification import cache_is_exact
+from slm_kv.fallback.verification import find_cache_fault
 from slm_kv.peft_models import base_model
 from slm_kv.sampling.params import SamplingParams
 from slm_kv.sampling.sampler import TokenSampler
@@ -51,8 +51,8 @@ class TransformersEngine:
         reason: Why pages are not used, for ``summary``.
 
     Attributes:
-        cached: Whether the model's cache is used. It is not if it changes the logits, as a short text showed: then the
-            whole text is computed for each token.
+        cache_fault: What is wrong with the model's cache, if a short text showed that it fails or changes the logits:
+            then the whole text is computed for each token.
 
     Raises:
         KVError: a size is invalid, or the model is not a causal language model.
@@ -80,7 +80,7 @@ class TransformersEngine:
         self.adapters = Adapters(self.models)
         for each in self.models:
             each.eval()
-        self.cached = cache_is_exact(self._base, self._vocabulary.size)
+        self.cache_fault = find_cache_fault(self._base, self._vocabulary.size)
         self._waiting: deque[Sequence] = deque()
         self._running: dict[Sequence, TokenSteps | None] = {}  # None before the first step
         self._next_id = itertools.count()
@@ -117,7 +117,7 @@ class TransformersEngine:
             tuple(prompt_ids),
             params,
             self.adapters.resolve(adapter),
-            use_cache and self.cached,
+            use_cache and self.cache_fault is None,
         )
         end_ids = self._vocabulary.end_ids.union(params.stop_token_ids)
         sampler = TokenSampler(params, prompt_ids, self._vocabulary.size, end_ids)
@@ -160,8 +160,8 @@ class TransformersEngine:
         ]
         if self.reason:
             lines.insert(1, f"no pages: {self.reason}")
-        if not self.cached:
-            lines.insert(1, "no cache: it changes the model's logits, so the whole text is computed for each token")
+        if self.cache_fault:
+            lines.insert(1, f"no cache: {self.cache_fault}; the whole text is computed for each token")
         return "\n".join(lines)
 
     @property

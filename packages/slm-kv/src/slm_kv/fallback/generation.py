@@ -1,8 +1,4 @@
-"""transformers' own generation, one token at a time: a generator that yields logits and is sent tokens.
-
-``generate`` prepares the inputs and the cache as the model needs them (keys and values, the states of Mamba or RWKV, or
-both) and hands them to ``custom_generate``. Given a generator function, it returns before the first forward pass, and
-whoever holds the generator decides when the next token is computed. Closing it frees the cache.
+"""One token at a time through transformers: generators that yield logits and are sent tokens.
 
 Shapes: V vocabulary, T tokens of the prompt, R rows: T or 1.
 """
@@ -22,24 +18,31 @@ TokenSteps = Generator[Tensor, int]
 
 
 def start(model: Any, token_ids: Sequence[int], *, use_cache: bool = True, all_logits: bool = False) -> TokenSteps:
-    """Return a generator that yields logits, the last row for the next token, and is sent the token that follows.
+    """Return a generator that yields logits [R, V], the last row for the next token, and is sent the token chosen.
 
-    Nothing is computed before the first ``next``. Each step must run in ``torch.inference_mode``.
+    Nothing is computed before the first ``next``. Each step must run in ``torch.inference_mode``. Closing the generator
+    frees the cache.
 
     Args:
         model: A model of transformers, without a PeftModel wrapper.
         token_ids: The prompt.
-        use_cache: False computes the whole text for each token.
+        use_cache: Generate with the cache of the model's own ``generate``; False computes the whole text for each
+            token, by a plain forward pass.
         all_logits: Start with the logits of the whole prompt [T, V], not of its last token only.
     """
-    embedding_weight = model.get_input_embeddings().weight
-    options: dict[str, Any] = {}
-    if "logits_to_keep" in inspect.signature(model.forward).parameters:
-        options["logits_to_keep"] = 0 if all_logits else 1  # 0 keeps all
+    input_ids = torch.tensor([list(token_ids)], device=model.get_input_embeddings().weight.device)
+    parameters = inspect.signature(model.forward).parameters
+    logits_to_keep = (0 if all_logits else 1) if "logits_to_keep" in parameters else None  # 0 keeps all
+    if not use_cache:
+        plain = {"use_cache": False} if "use_cache" in parameters else {}
+        return _steps_without_cache(model, input_ids, logits_to_keep, plain)
+    # generate prepares the cache that the model needs (keys and values, states of Mamba or RWKV, or both) and calls
+    # custom_generate. As a generator function, that returns before the first forward pass.
+    options = {} if logits_to_keep is None else {"logits_to_keep": logits_to_keep}
     steps: TokenSteps = _with_empty_generation_config(model).generate(
-        torch.tensor([list(token_ids)], device=embedding_weight.device),
-        generation_config=GenerationConfig(max_new_tokens=1, use_cache=use_cache),
-        custom_generate=_steps,
+        input_ids,
+        generation_config=GenerationConfig(max_new_tokens=1, use_cache=True),
+        custom_generate=_steps_with_cache,
         **options,
     )
     return steps
@@ -55,7 +58,20 @@ def _with_empty_generation_config(model: Any) -> Any:
     return view
 
 
-def _steps(model: Any, input_ids: Tensor, *, generation_config: GenerationConfig, **options: Any) -> TokenSteps:
+def _steps_without_cache(
+    model: Any, input_ids: Tensor, logits_to_keep: int | None, options: dict[str, Any]
+) -> TokenSteps:
+    while True:
+        if logits_to_keep is not None:
+            options["logits_to_keep"] = logits_to_keep
+        token = yield model(input_ids, **options).logits[0]
+        logits_to_keep = None if logits_to_keep is None else 1
+        input_ids = _append(input_ids, token)
+
+
+def _steps_with_cache(
+    model: Any, input_ids: Tensor, *, generation_config: GenerationConfig, **options: Any
+) -> TokenSteps:
     """Compute one forward pass for each token, as ``GenerationMixin._sample`` does."""
     for unused in ("logits_processor", "stopping_criteria", "synced_gpus", "streamer"):
         options.pop(unused, None)
@@ -73,5 +89,8 @@ def _steps(model: Any, input_ids: Tensor, *, generation_config: GenerationConfig
         del outputs  # may hold hidden states of the whole prompt
         token = yield logits_RV
         logits_to_keep = None if logits_to_keep is None else 1
-        input_ids = torch.cat([input_ids, input_ids.new_tensor([[token]])], dim=-1)
-        length = 1 if options["use_cache"] else None
+        input_ids, length = _append(input_ids, token), 1
+
+
+def _append(input_ids: Tensor, token: int) -> Tensor:
+    return torch.cat([input_ids, input_ids.new_tensor([[token]])], dim=-1)
