@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, BartConfig, DistilBertConfig, PreTrainedConfig, T5Config
 
 from slm_adapters import AdapterError, load, load_adapters
 from slm_testing.adapters.tiny_adapters import MakeBase, MakeModel, adapted, edit_json, logits, save_run, tokenizer
@@ -191,6 +191,23 @@ def test_two_adapters_or_two_models_are_refused(tiny: MakeModel, make_base: Make
         load(first, second)
     with pytest.raises(AdapterError, match=r"holds a whole model, not an adapter"):
         load(base, base)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        # transformers would load the decoder alone and call the weights incomplete
+        (BartConfig(vocab_size=64, d_model=16, encoder_layers=1, decoder_layers=1), "an encoder and a decoder"),
+        (T5Config(vocab_size=64, d_model=16, num_layers=1), "an encoder and a decoder"),
+        (DistilBertConfig(vocab_size=64, dim=16, n_layers=1), "transformers knows no causal variant"),
+    ],
+    ids=lambda value: getattr(value, "model_type", ""),
+)
+def test_a_model_that_is_not_causal_is_called_so(make_base: MakeBase, config: PreTrainedConfig, message: str) -> None:
+    base = make_base("gpt2")
+    config.save_pretrained(base)
+    with pytest.raises(AdapterError, match=f"{config.model_type}.* is not a causal language model: .*{message}"):
+        load(base, device="cpu")
 
 
 def test_code_in_a_model_folder_is_never_run(make_base: MakeBase, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from contextlib import closing
 from html.parser import HTMLParser
 
 import pytest
@@ -57,6 +58,16 @@ def stub() -> Iterator[StubServer]:
     stub = StubServer(BASE_AND_ADAPTER)
     yield stub
     stub.close()
+
+
+@needs_browser
+def test_models_served_by_transformers_are_marked(browser: Browser) -> None:
+    cards = [card | {"backend": "transformers"} for card in BASE_AND_ADAPTER]
+    with closing(StubServer(cards)) as stub:
+        browser.open(stub.address)
+        browser.wait("document.querySelector('#model').value")
+        labels = ["sample (base, transformers)", "stories-lora (adapter of sample, transformers)"]
+        assert browser.texts("#model option") == labels
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from slm_serve import service
 from slm_serve.backends.loading import load_backend
 from slm_testing.serve.open_streams import LONG_REQUEST, is_idle
 from slm_testing.serve.running_server import RunningServer, delayed, running_server
-from slm_testing.serve.small_models import save_tiny_model
 from slm_testing.serve.waiting import wait_until
 
 
@@ -54,9 +53,10 @@ def test_an_engine_that_fails_ends_all_requests_and_the_server_is_not_ready(tiny
         assert server.get("/health/live").status_code == 200
 
 
-def test_logits_that_are_not_numbers_give_500_and_the_server_is_not_ready(tmp_path: Path) -> None:
-    with running_server(model_path=str(save_tiny_model(tmp_path / "model", scale=3e38))) as server:
+def test_logits_that_are_not_numbers_give_500_and_the_server_is_not_ready(tiny_model: Path) -> None:
+    with running_server(model_path=str(tiny_model)) as server:
         assert server.get("/health/ready").status_code == 200
+        server.engine.model.transformer.ln_f.weight.fill_(3e38)
         response = server.post("/generate", {"prompt": "a b", "max_new_tokens": 3})
         assert response.status_code == 500
         assert "logit" in response.json()["detail"]

@@ -44,6 +44,9 @@ class FakeEngine:
     requests: list[Any] = field(default_factory=list)
     ended: list[str] = field(default_factory=list)  # ids of the requests that have ended
     blocks: bool = False
+    hangs_after: int | None = None  # tokens
+    failing_lora: str | None = None
+    hanging: bool = False
 
     async def add_lora(self, lora: Any) -> None:
         self.loras.append(lora)
@@ -52,10 +55,15 @@ class FakeEngine:
         self, prompt: Any, sampling: Any, request_id: str, lora_request: Any = None
     ) -> AsyncIterator[Any]:
         self.requests.append((prompt, sampling, lora_request))
+        if lora_request and lora_request[0] == self.failing_lora:
+            raise RuntimeError("The shapes differ.")
         generated = 0
         try:
             while generated < sampling["max_tokens"]:
                 if self.blocks and request_id != "warm-up":
+                    await asyncio.sleep(3600)
+                if generated == self.hangs_after:
+                    self.hanging = True
                     await asyncio.sleep(3600)
                 if generated >= len(self.text) and self.ending:
                     break
@@ -120,13 +128,16 @@ def serving_plan() -> ServingPlan:
     return ServingPlan(engines, served, {}, TOKENIZER, CONTEXT_LENGTH, VOCABULARY, frozenset([END]), cache_bytes=1000)
 
 
-def fake_vllm(engines: list[FakeEngine], failing: int | None = None) -> VLLMLibrary:
-    """Return a library that appends the engines it starts to ``engines``; the one numbered ``failing`` fails."""
+def fake_vllm(engines: list[FakeEngine], failing: int | None = None, failing_lora: str | None = None) -> VLLMLibrary:
+    """Return a library that appends the engines it starts to ``engines``.
+
+    The engine numbered ``failing`` does not start, and the LoRA named ``failing_lora`` cannot generate.
+    """
 
     def start(arguments: dict[str, Any]) -> FakeEngine:
         if failing == len(engines):
             raise ValueError("Too little memory. Give more.")
-        engines.append(FakeEngine(arguments))
+        engines.append(FakeEngine(arguments, failing_lora=failing_lora))
         return engines[-1]
 
     return VLLMLibrary(
@@ -175,17 +186,17 @@ def test_a_streamed_text_is_one_delta_for_each_output(setup: FakeSetup) -> None:
 def test_each_request_goes_to_the_engine_with_its_weights(setup: FakeSetup) -> None:
     setup.collect([job("base"), job("red"), job("moth"), job("red")])
     base, moth = setup.engines
-    assert [lora for *_, lora in base.requests[1:]] == [None, ("red", 1, "/red"), ("red", 1, "/red")]
+    assert [lora for *_, lora in base.requests[2:]] == [None, ("red", 1, "/red"), ("red", 1, "/red")]
     assert [lora for *_, lora in moth.requests[1:]] == [None]
     assert base.loras == [("red", 1, "/red")]
-    assert base.requests[1][0] == ("tokens", [5, 6])
+    assert base.requests[2][0] == ("tokens", [5, 6])
 
 
 def test_a_stop_string_ends_the_text_and_the_request(setup: FakeSetup) -> None:
     ((delta,),) = setup.collect([job(max_new_tokens=40, stop=("little",))])
     assert delta.text == " there was a "
     assert delta.finish_reason == "stop"
-    setup.wait_until(lambda: len(setup.engines[0].ended) == 2)  # the warm-up, and this request long before 40 tokens
+    setup.wait_until(lambda: len(setup.engines[0].ended) == 3)  # two warm-ups, and this request long before 40 tokens
 
 
 def test_an_end_token_ends_the_text_unless_it_is_ignored(setup: FakeSetup) -> None:
@@ -198,7 +209,7 @@ def test_an_end_token_ends_the_text_unless_it_is_ignored(setup: FakeSetup) -> No
 
 def test_closing_an_answer_aborts_its_requests(setup: FakeSetup) -> None:
     setup.collect([job(streams=True, max_new_tokens=10**6)] * 3, stop_after=5)
-    setup.wait_until(lambda: len(setup.engines[0].ended) == 4)
+    setup.wait_until(lambda: len(setup.engines[0].ended) == 5)
     assert setup.backend.load() == BackendLoad(0, 0, 0, 0, 0)
 
 
@@ -209,6 +220,54 @@ def test_the_load_counts_running_and_waiting_jobs(setup: FakeSetup) -> None:
     setup.backend.submit([job("base"), job("red"), job("base"), job("moth")], answer)
     setup.wait_until(lambda: setup.backend.load() == BackendLoad(3, 1, 0, 0, 0))
     answer.close()
+    setup.wait_until(lambda: setup.backend.load() == BackendLoad(0, 0, 0, 0, 0))
+
+
+@pytest.mark.parametrize("streams", [True, False])
+def test_texts_finished_early_keep_what_has_arrived_and_their_requests_are_aborted(
+    setup: FakeSetup, streams: bool
+) -> None:
+    engine = setup.engines[0]
+    engine.hangs_after = len(TEXT)
+    # The text ends with "girl", which is held back because it may begin the stop string.
+    jobs = [job(streams=streams, max_new_tokens=10**6, stop=("girlfriend",)), job("moth", max_new_tokens=2)]
+
+    async def finish_early() -> tuple[list[Delta], list[Delta]]:
+        answer = Answer(2)
+        deltas: tuple[list[Delta], list[Delta]] = ([], [])
+        setup.backend.submit(jobs, answer)
+        while not engine.hanging:
+            await asyncio.sleep(0.01)
+        answer.finish(RequestError(504, "late"))
+        async for index, delta in answer:
+            deltas[index].append(delta)
+        return deltas
+
+    deltas, (other,) = setup.loop.run_until_complete(asyncio.wait_for(finish_early(), 20))
+    assert [token for delta in deltas for token in delta.token_ids] == TEXT
+    assert "".join(delta.text for delta in deltas) == TOKENIZER.decode(TEXT)
+    assert [delta.finish_reason for delta in deltas] == [None] * (len(deltas) - 1) + ["length"]
+    assert len(deltas) == (len(TEXT) + 1 if streams else 1)
+    assert other.token_ids == tuple(TEXT[:2])
+    setup.wait_until(lambda: setup.backend.load() == BackendLoad(0, 0, 0, 0, 0))
+    assert len(engine.ended) == len(engine.requests)
+
+
+def test_texts_finished_before_their_first_token_fail(setup: FakeSetup) -> None:
+    setup.engines[0].blocks = True
+
+    async def finish_early() -> None:
+        answer = Answer(2)
+        setup.backend.submit([job(), job()], answer)
+        answer.finish(RequestError(504, "late"))
+        try:
+            async for _ in answer:
+                pass
+        finally:
+            answer.close()
+
+    with pytest.raises(RequestError, match="late"):
+        setup.loop.run_until_complete(asyncio.wait_for(finish_early(), 20))
     setup.wait_until(lambda: setup.backend.load() == BackendLoad(0, 0, 0, 0, 0))
 
 
@@ -264,6 +323,13 @@ def test_an_engine_that_does_not_start_ends_the_others() -> None:
     engines: list[FakeEngine] = []
     with pytest.raises(StartError, match="vLLM cannot serve 'moth': Too little memory; see vLLM's log above"):
         VLLMBackend(serving_plan(), Settings(), fake_vllm(engines, failing=1), asyncio.new_event_loop())
+    assert [engine.shut_down for engine in engines] == [True]
+
+
+def test_a_lora_that_cannot_generate_is_reported_at_start_up() -> None:
+    engines: list[FakeEngine] = []
+    with pytest.raises(StartError, match="vLLM cannot serve 'red': The shapes differ; see vLLM's log above"):
+        VLLMBackend(serving_plan(), Settings(), fake_vllm(engines, failing_lora="red"), asyncio.new_event_loop())
     assert [engine.shut_down for engine in engines] == [True]
 
 

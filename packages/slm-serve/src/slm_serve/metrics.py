@@ -61,8 +61,9 @@ class Metrics:
         assert delta.timing
         assert delta.finish_reason
         self._finished.labels(delta.finish_reason).inc()
-        self._first_token.observe(delta.timing.first_token)
         self._total.observe(delta.timing.total)
+        if tokens:  # a deadline can end a text before its first token
+            self._first_token.observe(delta.timing.first_token)
         if tokens > 1:
             self._per_token.observe((delta.timing.total - delta.timing.first_token) / (tokens - 1))
 
@@ -81,6 +82,7 @@ class _LoadCollector(Collector):
         load = self._get_load() or BackendLoad(0, 0, 0, 0, 0)
         yield GaugeMetricFamily("slm_running", "Texts being generated.", load.running)
         yield GaugeMetricFamily("slm_queue", "Texts waiting to be generated.", load.waiting)
-        yield GaugeMetricFamily("slm_pages_used", "Pages of the pool in use.", load.pages_used)
-        yield GaugeMetricFamily("slm_pages", "Pages of the pool.", load.pages)
-        yield CounterMetricFamily("slm_preemptions", "Texts preempted because no page was free.", load.preemptions)
+        if load.pages:
+            yield GaugeMetricFamily("slm_pages_used", "Pages of the pool in use.", load.pages_used)
+            yield GaugeMetricFamily("slm_pages", "Pages of the pool.", load.pages)
+            yield CounterMetricFamily("slm_preemptions", "Texts preempted because no page was free.", load.preemptions)

@@ -18,6 +18,7 @@ from slm_serve.metrics import Metrics
 from slm_serve.settings import Settings
 
 logger = logging.getLogger("slm_serve")
+FINISH_SECONDS = 3  # that the backend gets to end open-ended texts after their deadline: it finishes its step first
 LONG_TEXT = 20_000  # characters above which a text is tokenized on a thread instead of the event loop
 
 
@@ -136,7 +137,7 @@ class Service:
             self.metrics.count_prompt(len(job.prompt_ids))
             if self.settings.log_prompts:
                 logger.info("prompt: %r", backend.tokenizer.decode(list(job.prompt_ids), skip_special_tokens=True))
-        answer = Answer(len(jobs), self._record)
+        answer = Answer(len(jobs), self._record, open_ended=all(job.open_ended for job in jobs))
         self._answers.add(answer)
         self._set_deadline(answer, self.settings.request_timeout)
         backend.submit(jobs, answer)
@@ -170,7 +171,17 @@ class Service:
             answer.fail(_stopping_error())
 
     def _set_deadline(self, answer: Answer, seconds: float) -> None:
-        timer = asyncio.get_running_loop().call_later(seconds, answer.fail, DeadlineError(seconds))
+        """After ``seconds``, end the texts of an open-ended answer with what they have, and fail another one."""
+        error = DeadlineError(seconds)
+        if answer.open_ended:
+            self._call_later(answer, seconds, answer.finish, error)
+            seconds += FINISH_SECONDS
+        self._call_later(answer, seconds, answer.fail, error)
+
+    def _call_later(
+        self, answer: Answer, seconds: float, action: Callable[[Exception], None], error: Exception
+    ) -> None:
+        timer = asyncio.get_running_loop().call_later(seconds, action, error)
         answer.on_close.append(timer.cancel)
 
 

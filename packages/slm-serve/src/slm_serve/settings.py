@@ -58,7 +58,11 @@ class Settings(BaseSettings):
         (), description="an adapter folder and the name it is served under, as name=path; may be repeated"
     )
     served_model_name: str | None = Field(None, description="name of the base for clients (default: its own name)")
-    backend: Literal["engine", "vllm"] = Field("engine", description="what generates text: slm-kv's engine or vLLM")
+    backend: Literal["auto", "engine", "transformers", "vllm"] = Field(
+        "auto",
+        description="what generates text: slm-kv's paged engine, transformers' own generation, or vLLM; auto takes the "
+        "engine if the model's attention can use pages, else transformers",
+    )
     merged_path: str | None = Field(
         None,
         description="folder in which --backend vllm keeps merged models (default: $SLM_CACHE/merged, else "
@@ -85,9 +89,9 @@ class Settings(BaseSettings):
 
     page_size: PositiveInt = Field(16, description="tokens per page of the KV cache")
     max_pages: PositiveInt = Field(512, description="pages in the pool, which is allocated at start-up and never grows")
-    max_sequences: PositiveInt = Field(16, description="texts generated at the same time")
+    max_sequences: PositiveInt = Field(16, description="texts generated at the same time, in turn with transformers")
     max_step_tokens: PositiveInt = Field(
-        256, description="tokens computed in one step, in prompts and new texts together"
+        256, description="tokens computed in one step of the engine, in prompts and new texts together"
     )
 
     stream_interval: float = Field(
@@ -101,7 +105,9 @@ class Settings(BaseSettings):
     max_new_tokens: PositiveInt | None = Field(
         None, description="maximum number of new tokens per request (default: what fits into the context)"
     )
-    request_timeout: float = Field(120, gt=0, description="seconds after which a request gets 504")
+    request_timeout: float = Field(
+        120, gt=0, description="seconds after which a request gets 504, or, if it has no token limit, its text so far"
+    )
     drain_timeout: float = Field(30, ge=0, description="seconds that running requests get to finish after SIGTERM")
     max_body_bytes: PositiveInt = Field(1_000_000, description="maximum size of a request body; larger ones get 413")
     log_prompts: bool = Field(False, description="log prompts and generated texts")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from slm_adapters.base.base_lookup import BaseLocation
 from slm_adapters.base.hub_errors import as_adapter_error
@@ -19,8 +19,9 @@ from slm_adapters.errors import AdapterError
 def load_base(base: BaseLocation, device: torch.device, dtype: torch.dtype, four_bit: bool) -> PreTrainedModel:
     """Load the model on ``device`` in ``dtype``, or in 4 bits (multiplied in ``dtype``, prepared as for training).
 
-    Raises AdapterError for a model that cannot be found, is damaged, or lacks weights.
+    Raises AdapterError for a model that cannot be found, is damaged, lacks weights, or is not a causal language model.
     """
+    _check_causal(base)
     options: dict[str, Any] = {"dtype": dtype}
     if four_bit:
         quantization = four_bit_config(dtype)
@@ -43,6 +44,23 @@ def load_base(base: BaseLocation, device: torch.device, dtype: torch.dtype, four
     from slm_adapters.base.four_bit import prepare_four_bit  # imports PEFT: seconds that a plain model does not need
 
     return prepare_four_bit(model, gradient_checkpointing=False)
+
+
+def _check_causal(base: BaseLocation) -> None:
+    """Refuse models with an encoder, which transformers loads without it, and models without a causal variant."""
+    try:
+        config = AutoConfig.from_pretrained(base.location, trust_remote_code=False, **base.from_pretrained_options)
+    except Exception:
+        return  # loading the model reports the reason, or knows what to do with a repository without config.json
+    if config.is_encoder_decoder:
+        reason = "it has an encoder and a decoder"
+    elif type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        reason = "transformers knows no causal variant"
+    else:
+        return
+    raise AdapterError(
+        f"{base.name} ({config.model_type}) is not a causal language model: {reason}; give a model that continues text"
+    )
 
 
 def _check_complete(base: BaseLocation, model: PreTrainedModel, report: dict[str, Any]) -> None:

@@ -46,11 +46,19 @@ class Answer:
     Args:
         jobs: number of texts.
         on_delta: called with the index of a text, each delta that is read, and the number of tokens of the text so far.
+        open_ended: whether all jobs are, see Job.
+
+    Attributes:
+        on_close: actions that cancel the jobs, added by the backend.
+        on_finish: action that ends the jobs at once with the text that they have, set by the backend.
     """
 
-    def __init__(self, jobs: int, on_delta: Callable[[int, Delta, int], None] = _ignore_delta) -> None:
-        self.unfinished = jobs
+    def __init__(
+        self, jobs: int, on_delta: Callable[[int, Delta, int], None] = _ignore_delta, *, open_ended: bool = False
+    ) -> None:
+        self.unfinished, self.open_ended = jobs, open_ended
         self.on_close: list[Callable[[], None]] = []
+        self.on_finish: Callable[[Exception], None] = self.fail
         self._on_delta, self._token_counts = on_delta, [0] * jobs
         self._items: asyncio.Queue[tuple[int, Delta] | Exception] = asyncio.Queue()
 
@@ -61,6 +69,13 @@ class Answer:
     def fail(self, error: Exception) -> None:
         """End the iteration with ``error``. Must be called on the event loop."""
         self._items.put_nowait(error)
+
+    def finish(self, error: Exception) -> None:
+        """End the unfinished jobs soon, with finish reason ``length`` and the text that they have.
+
+        Without a token of any job, the iteration ends with ``error``. Must be called on the event loop.
+        """
+        self.on_finish(error)
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, Delta]]:
         while self.unfinished:

@@ -1,4 +1,4 @@
-"""slm-kv's engine as a backend. It runs on its own thread, so that the event loop never waits for it."""
+"""slm-kv's engines as a backend. They run on their own thread, so that the event loop never waits for them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from slm_kv import BASE_ADAPTER, Engine, Handle, InvalidLogits, Update
+from slm_kv import BASE_ADAPTER, Handle, InvalidLogits, TextEngine, Update
 from slm_serve.backends.answer import Answer, Delta, FinishReason, Timing
-from slm_serve.backends.protocol import BackendLoad, Job
+from slm_serve.backends.protocol import BackendKind, BackendLoad, Job
 from slm_serve.backends.served_models import ServedModel
 from slm_serve.errors import BackendStoppedError, ModelFailedError, RequestError
 
@@ -55,7 +55,7 @@ class _RunningJob:
 
 
 class EngineBackend:
-    """A Backend over slm-kv's Engine.
+    """A Backend over one of slm-kv's engines: on pages, or over transformers' own generation.
 
     Only the engine's thread touches the engine, except for ``check`` and reading its load. Other threads put actions
     into an inbox, which the engine's thread runs between two steps.
@@ -68,7 +68,7 @@ class EngineBackend:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: TextEngine,
         served: Mapping[str, ServedModel],
         adapters: Mapping[str, str],
         loop: asyncio.AbstractEventLoop,
@@ -79,7 +79,9 @@ class EngineBackend:
         # A copy: a fast tokenizer must not be used by two threads at once, and the engine decodes on its own.
         self.served, self.tokenizer = served, copy.deepcopy(engine.tokenizer)
         self.context_length = engine.context_limits.tokens
-        self.max_sequences, self.summary = engine.scheduler.max_sequences, summary or engine.summary
+        self.max_sequences, self.summary = engine.max_sequences, summary or engine.summary
+        self.kind: BackendKind = "engine" if engine.kind == "paged" else engine.kind
+        self.reason = engine.reason
         self._engine, self._adapters, self._loop = engine, adapters, loop
         self._stream_interval = stream_interval
         self._inbox: queue.SimpleQueue[Action | None] = queue.SimpleQueue()  # None: stop
@@ -94,11 +96,8 @@ class EngineBackend:
         return self._failure
 
     def load(self) -> BackendLoad:
-        scheduler, pool = self._engine.scheduler, self._engine.pool
-        running = len(scheduler.running)
-        return BackendLoad(
-            running, len(self._running) - running, pool.used_pages, pool.max_pages, scheduler.preemptions
-        )
+        load = self._engine.load()
+        return BackendLoad(load.running, load.waiting, load.pages_used, load.pages, load.preemptions)
 
     def check(self, job: Job) -> None:
         self._engine.check(job.prompt_ids, job.params, adapter=self._engine_adapter(job))
@@ -106,6 +105,7 @@ class EngineBackend:
     def submit(self, jobs: Sequence[Job], answer: Answer) -> None:
         handles: list[Handle] = []
         answer.on_close.append(lambda: self._inbox.put(lambda: self._cancel(handles)))
+        answer.on_finish = lambda error: self._inbox.put(lambda: self._finish(handles, answer, error))
         self._inbox.put(lambda: self._start(jobs, answer, handles))
 
     def close(self) -> None:
@@ -165,6 +165,14 @@ class EngineBackend:
         for handle in handles:
             self._engine.cancel(handle)
             self._running.pop(handle.id, None)
+
+    def _finish(self, handles: list[Handle], answer: Answer, error: Exception) -> None:
+        """End the jobs of ``answer`` with what they have; the updates are sent by the next step."""
+        if not any(handle.token_ids for handle in handles):
+            self._on_loop(partial(answer.fail, error))
+            return
+        for handle in handles:
+            self._engine.finish(handle)
 
     def _send(self, updates: list[Update]) -> None:
         """Send the results of a step, in a single call on the event loop."""

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 from slm_serve.backends.protocol import Backend
 from slm_serve.backends.served_models import served_models
+from slm_serve.errors import StartError
 from slm_serve.settings import Settings
 
 if TYPE_CHECKING:
-    from slm_kv import Engine
+    from slm_adapters import LoadedAdapters
+    from slm_kv import TextEngine
 
 
 def load_backend(settings: Settings, loop: asyncio.AbstractEventLoop) -> Backend:
@@ -18,6 +20,8 @@ def load_backend(settings: Settings, loop: asyncio.AbstractEventLoop) -> Backend
 
     Raises ValueError, one sentence, for anything missing, damaged or unsuitable.
     """
+    if settings.backend == "transformers" and settings.int8 is not None:
+        raise StartError("--int8 needs the paged engine; leave it out with --backend transformers")
     if settings.backend == "vllm":
         from slm_serve.backends.vllm.backend import VLLMBackend
 
@@ -31,8 +35,9 @@ def _load_engine_backend(settings: Settings, loop: asyncio.AbstractEventLoop) ->
     from transformers.utils.logging import disable_progress_bar
 
     from slm_adapters import load_adapters
-    from slm_kv import Engine, read_int8_text, set_threads
+    from slm_kv import BASE_ADAPTER, read_int8_text, set_threads
     from slm_serve.backends.engine_backend import EngineBackend
+    from slm_serve.backends.readiness import check_generation
 
     disable_progress_bar()
     int8_text = None if settings.int8 is None else read_int8_text(settings.int8)
@@ -40,24 +45,38 @@ def _load_engine_backend(settings: Settings, loop: asyncio.AbstractEventLoop) ->
     loaded = load_adapters(settings.model_path, settings.adapters, dtype=dtype, device=settings.device)
     served = served_models(settings, loaded.base, dict.fromkeys(settings.adapters, "unmerged"))
     set_threads(loaded.models[0], settings.threads)
-    engine = Engine(
-        loaded.models,
-        loaded.tokenizer,
-        page_size=settings.page_size,
-        max_pages=settings.max_pages,
-        max_sequences=settings.max_sequences,
-        # A step has at least one token for each running sequence.
-        max_step_tokens=max(settings.max_step_tokens, settings.max_sequences),
-        int8_text=int8_text,
-    )
+    engine = _create_engine(settings, loaded, int8_text)
+    check_generation(engine, {name: loaded.adapters.get(name, BASE_ADAPTER) for name in served})
     interval = settings.stream_interval
     return EngineBackend(engine, served, loaded.adapters, loop, summary=_summary(engine), stream_interval=interval)
 
 
-def _summary(engine: Engine) -> str:
+def _create_engine(settings: Settings, loaded: LoadedAdapters, int8_text: str | None) -> TextEngine:
+    from slm_kv import UnsupportedModel, create_engine
+
+    assert settings.backend != "vllm"
+    try:
+        return create_engine(
+            loaded.models,
+            loaded.tokenizer,
+            backend="paged" if settings.backend == "engine" else settings.backend,
+            page_size=settings.page_size,
+            max_pages=settings.max_pages,
+            max_sequences=settings.max_sequences,
+            # A step has at least one token for each running sequence.
+            max_step_tokens=max(settings.max_step_tokens, settings.max_sequences),
+            int8_text=int8_text,
+        )
+    except UnsupportedModel as error:
+        reason = str(error).rpartition(";")[0]  # its remedy, the model's own generate, is --backend transformers here
+        raise StartError(f"{reason}; serve it with --backend transformers instead of engine") from error
+
+
+def _summary(engine: TextEngine) -> str:
     import torch
 
-    pool = engine.summary.splitlines()[0]
-    dtype = str(engine.storage.dtype).removeprefix("torch.")
+    name = "engine" if engine.kind == "paged" else engine.kind
+    dtype = str(engine.dtype).removeprefix("torch.")
     int8 = f", linear layers in 8 bits ({engine.int8.summary})" if engine.int8 else ""
-    return f"on {engine.storage.device}, {dtype}, threads: {torch.get_num_threads()}{int8}\n{pool}"
+    *lines, _ = engine.summary.splitlines()  # the last one describes the model
+    return "\n".join([f"backend: {name} on {engine.device}, {dtype}, threads: {torch.get_num_threads()}{int8}", *lines])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from slm_serve.backends.answer import Answer
 from slm_serve.backends.served_models import ServedModel
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from slm_kv import SamplingParams
+
+BackendKind = Literal["engine", "transformers", "vllm"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Job:
         model: name of a served model.
         use_cache: False recomputes the whole text for each token.
         streams: send a delta for each step; if False, one delta with the whole text at its end.
+        open_ended: the client asked for no number of tokens, so that a text cut off at a deadline is an answer.
     """
 
     prompt_ids: tuple[int, ...]
@@ -32,6 +35,7 @@ class Job:
     model: str
     use_cache: bool = True
     streams: bool = False
+    open_ended: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,8 @@ class Backend(Protocol):
     context_length: int  # maximum number of tokens of a prompt and its continuation
     max_sequences: int  # maximum number of jobs that run at the same time
     summary: str  # device, data type and memory, as text for the start-up message
+    kind: BackendKind
+    reason: str | None  # why transformers' own generation was chosen automatically, as one sentence without paths
 
     @property
     def failure(self) -> str | None:
@@ -65,7 +71,10 @@ class Backend(Protocol):
         """Validate a job without queuing it; thread-safe. Raises KVError for a job that can never be run."""
 
     def submit(self, jobs: Sequence[Job], answer: Answer) -> None:
-        """Queue ``jobs``; their deltas go to ``answer``. Must be called on the event loop; does not block."""
+        """Queue ``jobs``; their deltas go to ``answer``, whose ``on_close`` and ``on_finish`` are set.
+
+        Must be called on the event loop; does not block.
+        """
 
     def close(self) -> None:
         """Cancel all jobs, free the model and wait until that is done."""

@@ -28,7 +28,7 @@ DESCRIPTIONS = {
     429: "the queue is full; see Retry-After",
     500: "the model failed on this request",
     503: "the model is loading, or the server is stopping",
-    504: "the request timed out",
+    504: "the request timed out before its first token, or before the tokens it asked for",
 }
 
 

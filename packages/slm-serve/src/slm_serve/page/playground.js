@@ -43,7 +43,9 @@ function request() {
 
 const chosenModels = () => (compare.checked ? [model.value, other.value] : [model.value]);
 
-const origin = ({ kind, parent }) => (kind === "adapter" ? `adapter of ${parent}` : kind);
+/** What a model is; models served by transformers' own generation, which is slower, are marked. */
+const origin = ({ kind, parent, backend }) =>
+  (kind === "adapter" ? `adapter of ${parent}` : kind) + (backend === "transformers" ? ", transformers" : "");
 
 function figure([name, value]) {
   const pair = document.createElement("div");

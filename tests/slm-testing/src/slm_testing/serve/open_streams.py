@@ -23,4 +23,4 @@ def open_stream(server: RunningServer, body: Any, path: str = "/generate") -> so
 
 def is_idle(server: RunningServer) -> bool:
     """Whether the server has no pages in use, no sequences and no answers."""
-    return server.engine.pool.used_pages == 0 and not server.engine.busy and not server.service._answers
+    return server.engine.load().pages_used == 0 and not server.engine.busy and not server.service._answers

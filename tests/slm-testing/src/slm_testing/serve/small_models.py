@@ -6,7 +6,19 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoTokenizer,
+    BloomConfig,
+    BloomForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    RobertaConfig,
+    RobertaForCausalLM,
+)
 
 from slm_adapters import ButterflyConfig, ButterflySettings, LoraSettings, add_butterfly, add_lora, load
 from slm_data import sample_base
@@ -24,6 +36,11 @@ MODEL_FACTORIES = {
     "llama": lambda: LlamaForCausalLM(
         LlamaConfig(**SIZES, max_position_embeddings=128, num_key_value_heads=1, intermediate_size=48)
     ),
+    # Without attention, and with attention that cannot use pages
+    "mamba": lambda: MambaForCausalLM(MambaConfig(**SIZES, state_size=8)),
+    "bloom": lambda: BloomForCausalLM(BloomConfig(**SIZES)),
+    # Not causal: a token also attends to later ones
+    "roberta": lambda: RobertaForCausalLM(RobertaConfig(**SIZES, max_position_embeddings=130, intermediate_size=48)),
 }
 BUTTERFLY = ButterflyConfig(task_type="CAUSAL_LM", init_weights=False)
 

@@ -19,7 +19,7 @@ TYPES = {".html": "text/html; charset=utf-8", ".css": "text/css", ".js": "text/j
 
 def model_card(name: str, parent: str | None = None, default: bool = False) -> dict[str, Any]:
     kind = "adapter" if parent else "base"
-    fields = {"object": "model", "created": 1, "owned_by": "slm", "max_model_len": 512}
+    fields = {"object": "model", "created": 1, "owned_by": "slm", "max_model_len": 512, "backend": "engine"}
     return {"id": name, **fields, "kind": kind, "parent": parent, "default": default}
 
 

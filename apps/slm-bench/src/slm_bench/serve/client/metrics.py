@@ -24,7 +24,7 @@ async def wait_until_idle(port: int) -> dict[str, int]:
     in_use: dict[str, int] = {}
 
     def is_idle(metrics: dict[str, float]) -> bool:
-        in_use.update({name: int(metrics[name]) for name in BUSY})
+        in_use.update({name: int(metrics.get(name, 0)) for name in BUSY})
         return not any(in_use.values())
 
     await wait_until(port, is_idle)

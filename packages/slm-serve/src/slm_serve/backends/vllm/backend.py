@@ -26,7 +26,7 @@ from typing import Any, Self
 
 from slm_adapters import hub_error_reason
 from slm_serve.backends.answer import Answer, Timing
-from slm_serve.backends.protocol import BackendLoad, Job
+from slm_serve.backends.protocol import BackendKind, BackendLoad, Job
 from slm_serve.backends.vllm.library import VLLMLibrary, import_vllm, set_cpu_threads, set_environment_defaults
 from slm_serve.backends.vllm.outputs import OutputDecoder, TextPiece
 from slm_serve.backends.vllm.plan import EnginePlan, ServingPlan, engine_arguments, format_summary, plan_serving
@@ -56,9 +56,11 @@ class _RunningJob:
     index: int
     job: Job
     route: _Route
+    decoder: OutputDecoder
     started: float = field(default_factory=time.perf_counter)
     first_token_at: float | None = None
     whole_text: TextPiece = field(default_factory=TextPiece)
+    finished: bool = False
 
 
 class VLLMBackend:
@@ -72,6 +74,8 @@ class VLLMBackend:
         self, plan: ServingPlan, settings: Settings, vllm: VLLMLibrary, loop: asyncio.AbstractEventLoop
     ) -> None:
         self.served, self.tokenizer, self.context_length = plan.served, plan.tokenizer, plan.context_length
+        self.kind: BackendKind = "vllm"
+        self.reason: str | None = None
         self.max_sequences = settings.max_sequences
         self.summary = format_summary(plan, settings, vllm.version, vllm.device)
         self._plan, self._settings, self._vllm, self._loop = plan, settings, vllm, loop
@@ -119,11 +123,28 @@ class VLLMBackend:
     def submit(self, jobs: Sequence[Job], answer: Answer) -> None:
         tasks: list[asyncio.Task[None]] = []
         answer.on_close.append(lambda: self._cancel(tasks))
+        answer.on_finish = lambda error: self._finish_soon(tasks, answer, error)
         if not self._on_thread(lambda: tasks.extend(self._start_jobs(jobs, answer))):
             answer.fail(BackendStoppedError())
 
     def _cancel(self, tasks: list[asyncio.Task[None]]) -> None:
         self._on_thread(lambda: [task.cancel() for task in tasks])
+
+    def _finish_soon(self, tasks: list[asyncio.Task[None]], answer: Answer, error: Exception) -> None:
+        if not self._on_thread(lambda: self._finish(tasks, answer, error)):
+            answer.fail(error)
+
+    def _finish(self, tasks: list[asyncio.Task[None]], answer: Answer, error: Exception) -> None:
+        """Abort the unfinished jobs of ``answer`` in vLLM, and end their texts here."""
+        # Jobs that are no longer in ``_running`` have finished, and have tokens.
+        running = {task: self._running[task] for task in tasks if task in self._running}
+        if len(running) == len(tasks) and all(job.first_token_at is None for job in running.values()):
+            self._on_loop(partial(answer.fail, error))
+            return
+        for task, job in running.items():
+            if not job.finished:
+                task.cancel()
+                self._send(job, job.decoder.finish())
 
     def close(self) -> None:
         self._on_thread(self._stopping.set)
@@ -172,34 +193,41 @@ class VLLMBackend:
     async def _start_engine(self, number: int, engine_plan: EnginePlan) -> None:
         """Start an engine and load its LoRA adapters, so that a broken adapter is reported at start-up."""
         vllm, arguments = self._vllm, engine_arguments(self._plan, engine_plan, self._settings, self._vllm.device)
+        name = engine_plan.model
         try:
             engine = vllm.engine.from_engine_args(vllm.engine_args(**arguments))
-            self._routes[engine_plan.model] = _Route(engine, number)
+            self._routes[name] = _Route(engine, number)
+            await self._warm_up(self._routes[name])
             for lora_id, (name, folder) in enumerate(engine_plan.loras.items(), start=1):
                 self._routes[name] = _Route(engine, number, vllm.lora_request(name, lora_id, folder))
                 await engine.add_lora(self._routes[name].lora)
-            await self._warm_up(engine)
+                await self._warm_up(self._routes[name])
         except Exception as error:
             logger.exception("vLLM did not start")
             reason = hub_error_reason(error)
-            raise StartError(f"vLLM cannot serve {engine_plan.model!r}: {reason}; see vLLM's log above") from error
+            raise StartError(f"vLLM cannot serve {name!r}: {reason}; see vLLM's log above") from error
 
-    async def _warm_up(self, engine: Any) -> None:
-        """Generate one token: the first one takes seconds, and no request should wait for it."""
+    async def _warm_up(self, route: _Route) -> None:
+        """Generate one token: the first one takes seconds, and a model that fails is reported at start-up."""
         params = self._vllm.sampling_params(temperature=0.0, max_tokens=1, detokenize=False)
-        async for _ in engine.generate(self._vllm.tokens_input([0]), params, "warm-up"):
+        prompt = self._vllm.tokens_input([0])
+        async for _ in route.engine.generate(prompt, params, "warm-up", lora_request=route.lora):
             pass
 
     def _start_jobs(self, jobs: Sequence[Job], answer: Answer) -> list[asyncio.Task[None]]:
         if self._stopping.is_set():
             self._on_loop(partial(answer.fail, BackendStoppedError()))
             return []
-        running = [_RunningJob(answer, index, job, self._routes[job.model]) for index, job in enumerate(jobs)]
+        running = [self._running_job(answer, index, job) for index, job in enumerate(jobs)]
         tasks = {self._thread_loop.create_task(self._run_job(job)): job for job in running}
         self._running |= tasks
         for task in tasks:
             task.add_done_callback(self._running.pop)
         return list(tasks)
+
+    def _running_job(self, answer: Answer, index: int, job: Job) -> _RunningJob:
+        decoder = OutputDecoder(job, self._plan.eos_token_ids, self._thread_tokenizer)
+        return _RunningJob(answer, index, job, self._routes[job.model], decoder)
 
     async def _run_job(self, running: _RunningJob) -> None:
         try:
@@ -220,12 +248,11 @@ class VLLMBackend:
         vllm, job = self._vllm, running.job
         arguments = sampling_arguments(job.params, self._plan.eos_token_ids, self._plan.vocabulary_size)
         params = vllm.sampling_params(**arguments, output_kind=vllm.delta_output)
-        decoder = OutputDecoder(job, self._plan.eos_token_ids, self._thread_tokenizer)
         prompt, request_id = vllm.tokens_input(list(job.prompt_ids)), secrets.token_hex(8)
         stream = running.route.engine.generate(prompt, params, request_id, lora_request=running.route.lora)
         async with aclosing(stream) as outputs:
             async for output in outputs:
-                piece = decoder.decode(output)
+                piece = running.decoder.decode(output)
                 self._send(running, piece)
                 if piece.finish_reason:
                     return
@@ -239,6 +266,7 @@ class VLLMBackend:
             running.whole_text.append(piece)
             piece = running.whole_text
         if piece.finish_reason:
+            running.finished = True
             timing = Timing((running.first_token_at or now) - running.started, now - running.started)
             self._on_loop(partial(running.answer.put, running.index, piece.to_delta(timing)))
         elif running.job.streams and (piece.text or piece.token_ids or piece.prompt_logprobs):

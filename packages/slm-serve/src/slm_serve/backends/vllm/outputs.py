@@ -81,6 +81,10 @@ class OutputDecoder:
             piece.text += self._text_stream.finish()
         return piece
 
+    def finish(self) -> TextPiece:
+        """End the text before vLLM does; return the part that was held back, with finish reason ``length``."""
+        return TextPiece(self._text_stream.finish(), finish_reason="length")
+
     def _add_token(self, piece: TextPiece, token: int, logprobs: Mapping[int, Any] | None) -> None:
         params = self._params
         self._tokens += 1

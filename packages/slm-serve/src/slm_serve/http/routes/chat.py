@@ -66,7 +66,7 @@ async def _jobs(body: ChatRequest, service: Service) -> list[Job]:
     for index in range(body.choices):
         params = body.sampling_params(max_new_tokens, top_logprobs, None, **seed_argument(body.seed, index))
         stop = params.stop if from_template else (*params.stop, *PLAIN_STOPS)
-        jobs.append(Job(ids, replace(params, stop=stop), model))
+        jobs.append(Job(ids, replace(params, stop=stop), model, open_ended=body.token_limit is None))
     return jobs
 
 

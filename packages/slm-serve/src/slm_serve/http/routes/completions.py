@@ -81,6 +81,7 @@ def _jobs(body: CompletionRequest, prompt: _Prompt, model: str) -> list[Job]:
             prompt.ids,
             body.sampling_params(max_tokens, body.logprobs, prompt_logprobs, **seed_argument(body.seed, index)),
             model,
+            open_ended=body.max_tokens is None,
         )
         for index in range(body.choices)
     ]

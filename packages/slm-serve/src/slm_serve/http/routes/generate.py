@@ -38,7 +38,10 @@ async def generate(body: GenerateRequest, request: Request, service: ServiceDepe
 
 async def _job(body: GenerateRequest, service: Service) -> Job:
     model = service.served_model(body.adapter).name
-    return Job(await service.tokenize(body.prompt), body.sampling_params(), model, body.use_cache)
+    open_ended = "max_new_tokens" not in body.model_fields_set
+    return Job(
+        await service.tokenize(body.prompt), body.sampling_params(), model, body.use_cache, open_ended=open_ended
+    )
 
 
 def _body(job: Job, text: GeneratedText) -> dict[str, Any]:

@@ -63,4 +63,6 @@ def _model_card(backend: Backend, model: ServedModel) -> ModelCard:
         parent=model.parent,
         weights=model.weights,
         default=next(iter(backend.served)) == model.name,
+        backend=backend.kind,
+        backend_reason=backend.reason,
     )

@@ -11,7 +11,7 @@ class ModelCard(BaseModel):
     """A served model.
 
     ``weights``: how its weights are used, such as ``unmerged``; ``default``: whether it answers requests without a
-    model name.
+    model name; ``backend_reason``: why the model is not served by slm-kv's paged engine, if ``--backend auto`` chose.
     """
 
     id: str
@@ -23,6 +23,8 @@ class ModelCard(BaseModel):
     parent: str | None
     weights: str
     default: bool
+    backend: Literal["engine", "transformers", "vllm"]
+    backend_reason: str | None
 
 
 class ModelList(BaseModel):
