@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 from transformers import PretrainedConfig, PreTrainedModel, TrainingArguments
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from slm_train.arguments import Arguments
 from slm_train.data.rows import PrintLine
@@ -36,12 +37,19 @@ def verify_packing(
     Raises:
         TrainError: For a model that is not causal, or for a packing that the user requires and that is not safe.
     """
-    autocast = _autocast_dtype(arguments.training)
+    is_packed, autocast = arguments.rows.packing == "best_fit", _autocast_dtype(arguments.training)
+    if is_deepspeed_zero3_enabled():  # the model cannot be run before its engine exists
+        fault = "packing cannot be verified on weights sharded by DeepSpeed ZeRO-3" if is_packed else None
+        return _replace_packing(arguments, fault, print_line)
     if fault := _of_any_process(find_causality_fault(model, autocast=autocast)):
         raise TrainError(f"{fault}; {_REMEDY}{_decoder_hint(model)}")
-    if arguments.rows.packing != "best_fit":
+    if not is_packed:
         return arguments, None
     fault = _of_any_process(find_packing_fault(model, block_size, autocast=autocast))
+    return _replace_packing(arguments, fault, print_line)
+
+
+def _replace_packing(arguments: Arguments, fault: str | None, print_line: PrintLine) -> tuple[Arguments, str | None]:
     if fault and "packing" in arguments.explicit_flags:
         raise TrainError(f"--packing best_fit: {fault}; give --packing none")
     if not fault:

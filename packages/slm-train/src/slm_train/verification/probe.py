@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from slm_train.verification.undisturbed import undisturbed
+
 MAX_TOKENS = 16  # of a probe, unless something in the model has a longer reach
 # Rounding may change the choice of experts, which makes a large difference: a fault must show in each attempt.
 ATTEMPTS = 3
@@ -75,24 +77,18 @@ def make_probe(model: Any, autocast: torch.dtype | None, seed: int) -> Probe:
 def probing(model: nn.Module) -> Iterator[None]:
     """Prepare ``model`` for a Probe, and restore it: no dropout, no gradients, no weights of zero.
 
-    Weights of zero, such as output projections of a new model, would hide what a layer does. The state of the random
-    generators is restored as well.
+    Weights of zero, such as output projections of a new model, would hide what a layer does.
     """
-    modes = [(module, module.training) for module in model.modules()]
     zeros = [parameter for parameter in model.parameters() if _is_zero(parameter)]
     generator = torch.Generator().manual_seed(0)
-    devices = {parameter.device for parameter in model.parameters() if parameter.is_cuda}
-    with torch.random.fork_rng(sorted(device.index for device in devices)), torch.no_grad():
+    with undisturbed(model, training=False):
         try:
-            model.eval()
             for parameter in zeros:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * _WEIGHT_SIZE)
             yield
         finally:
             for parameter in zeros:
                 parameter.zero_()
-            for module, was_training in modes:
-                module.training = was_training
 
 
 def relative_difference(logits: Tensor, expected: Tensor) -> float:
