@@ -28,7 +28,7 @@ class AuxiliaryLoss:
     def _loss(self, *inputs: Any, **named: Any) -> Tensor:
         loss: Tensor = self._usual_loss(*inputs, **named)
         self._language_loss = loss
-        return loss
+        return loss.clone()  # models add their auxiliary loss in place
 
     def _weigh(self, _: nn.Module, __: Any, inputs: dict[str, Any], outputs: Any) -> Any:
         """Replace the loss in the outputs of a forward pass that was given the tokens of its step."""

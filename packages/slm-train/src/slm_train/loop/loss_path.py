@@ -15,7 +15,7 @@ from slm_train.verification.undisturbed import undisturbed
 _TOKENS = 8
 _TOKEN_COUNT = 5
 _LOGIT_SIZE = 100.0  # large, so that a cap changes them
-_LOSS = 1024.0  # in place of the loss; exact in each floating-point type
+_LOSS = 2.0**-60  # in place of the loss: exact in float32 and bfloat16, and any auxiliary loss changes it
 
 
 @dataclass(frozen=True)
