@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from slm_train.model.single_kernel_gelu import single_kernel_gelu
     from slm_train.reports.live_tensors import LiveTensors
     from slm_train.reports.text_samples import continue_prompt
+    from slm_train.verification.causality import find_causality_fault
+    from slm_train.verification.packing import find_packing_fault
 
 __version__ = "0.5.0"
 
@@ -48,6 +50,8 @@ __all__ = [
     "device_defaults",
     "evaluate",
     "fastest_threads",
+    "find_causality_fault",
+    "find_packing_fault",
     "main",
     "make_micro_batches",
     "make_plan",
@@ -78,6 +82,8 @@ _EXPORTS = {
     "device_defaults": "hardware.device_defaults:device_defaults",
     "evaluate": "loop.evaluation:evaluate",
     "fastest_threads": "hardware.thread_count:fastest_threads",
+    "find_causality_fault": "verification.causality:find_causality_fault",
+    "find_packing_fault": "verification.packing:find_packing_fault",
     "main": "cli:main",
     "make_micro_batches": "loop.micro_batches:make_micro_batches",
     "make_plan": "data.budget_plan:make_plan",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import copy
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from transformers import TrainingArguments
@@ -58,6 +59,13 @@ class Arguments:
         """Upper bound on the rows of a micro-batch of the token-budget loop; None if the user set none."""
         is_explicit = "per_device_train_batch_size" in self.explicit_flags
         return self.training.per_device_train_batch_size if is_explicit else None
+
+    def without_packing(self) -> Arguments:
+        """Return the options of the same run with ``--packing none``, and the sampling that is its default."""
+        training = copy.copy(self.training)
+        if "train_sampling_strategy" not in self.explicit_flags:
+            training.train_sampling_strategy = "group_by_length"
+        return replace(self, rows=replace(self.rows, packing="none"), training=training)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the value of every flag by name, for run.json. Access tokens are left out."""

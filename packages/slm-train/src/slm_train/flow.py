@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from rich.console import Console
 from transformers import PreTrainedModel, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -19,15 +18,17 @@ from slm_train.checkpoints.resume import Start, choose_start
 from slm_train.checkpoints.run_identity import run_identity
 from slm_train.checkpoints.step_checkpoint import StepCheckpoint
 from slm_train.data.budget_plan import make_plan
-from slm_train.data.rows import Rows, make_rows, optimizer_steps, summarize_rows
+from slm_train.data.rows import Rows, Tokens, lay_out_rows, optimizer_steps, summarize_rows, tokenize_corpus
+from slm_train.data.verified_packing import check_config, packing_of_resumed_run, packing_record, verify_packing
 from slm_train.hardware.memory_usage import MemoryUsage
 from slm_train.hardware.out_of_memory import explain_out_of_memory
-from slm_train.hardware.thread_count import fastest_threads
+from slm_train.hardware.thread_count import set_threads
 from slm_train.loop.budget_trainer import BudgetTrainer
 from slm_train.loop.stop_signals import StopSignals
 from slm_train.loop.time_budget import TimeBudget, read_seconds_spent
 from slm_train.loop.trainer import SlmTrainer
 from slm_train.model.base_model import BaseModel, find_base_model
+from slm_train.model.device_placement import move_to_device
 from slm_train.model.model_building import build_model
 from slm_train.model.parameter_counts import count_parameters, weight_bytes
 from slm_train.reports.dry_run import show_dry_run
@@ -51,6 +52,7 @@ class Run:
     arguments: Arguments
     start: Start
     base: BaseModel
+    tokens: Tokens
     rows: Rows
     memory: MemoryUsage
     record: dict[str, Any]
@@ -77,28 +79,25 @@ def run(arguments: Arguments) -> int:
         console.print(note)
     # Cheap checks come first: nothing has been downloaded, tokenised or written yet.
     start = choose_start(arguments, console.print)
-    _set_threads(arguments, start, console)
+    set_threads(arguments, start.record, console.print)
     corpus = load_corpus(arguments.source)
     for note in corpus.notes:
         console.print(note)
     base = find_base_model(arguments.model, arguments.model_name, corpus.train)
+    check_config(base.config)
     if base.note:
         console.print(base.note)
-    rows = make_rows(arguments, corpus, base, console.print)
-    identity = run_identity(arguments, base, rows)
-    start.check_identity(identity)
-    plan = make_plan(arguments, base, rows, console.print)
-    if plan:
-        start.check_plan(plan)
-    record = {"flow": "dynamic" if plan else "trainer", "identity": identity}
-    memory = MemoryUsage(arguments.training.device)
-    current = Run(arguments, start, base, rows, memory, record, plan, _time_budget(arguments, start))
+    arguments = packing_of_resumed_run(arguments, start.record, console.print)
+    tokens = tokenize_corpus(arguments, corpus, base, console.print)
+    # All checks that do not need the weights come before they are loaded, with the packing that was asked for.
+    current = _lay_out(arguments, start, base, tokens, console)
     if arguments.run.dry_run:
-        show_dry_run(console, arguments, base, rows, current.steps)
+        show_dry_run(console, arguments, base, current.rows, current.steps)
         return 0
-    memory_explained = explain_out_of_memory(arguments, rows.block_size)
+    memory_explained = explain_out_of_memory(arguments, tokens.block_size)
     with explain_disk_errors(start.folder), memory_explained, StopSignals() as signals:
-        trainer = _prepare(current, corpus.name, console, signals)
+        current, model = _load_model(current, console)
+        trainer = _prepare(current, model, corpus.name, console, signals)
         _evaluate_before(current, trainer)
         _train(current, trainer)
         if signals.received:
@@ -109,6 +108,19 @@ def run(arguments: Arguments) -> int:
     return 0
 
 
+def _lay_out(arguments: Arguments, start: Start, base: BaseModel, tokens: Tokens, console: Console) -> Run:
+    """Lay the tokens out in rows and plan the run. Raises an error if it is not the run to be resumed."""
+    rows = lay_out_rows(arguments, tokens, base, console.print)
+    identity = run_identity(arguments, base, rows)
+    start.check_identity(identity)
+    plan = make_plan(arguments, base, rows, console.print)
+    if plan:
+        start.check_plan(plan)
+    record = {"flow": "dynamic" if plan else "trainer", "identity": identity}
+    memory = MemoryUsage(arguments.training.device)
+    return Run(arguments, start, base, tokens, rows, memory, record, plan, _time_budget(arguments, start))
+
+
 def _time_budget(arguments: Arguments, start: Start) -> TimeBudget | None:
     if arguments.run.max_minutes is None:
         return None
@@ -116,26 +128,23 @@ def _time_budget(arguments: Arguments, start: Start) -> TimeBudget | None:
     return TimeBudget(arguments.run.max_minutes, spent)
 
 
-def _set_threads(arguments: Arguments, start: Start, console: Console) -> None:
-    """Set the number of threads: that of the flag, else that of the resumed run, else the fastest in a measurement.
-
-    With another number of threads sums are computed in another order, and a resumed run would differ in the last bits.
-    """
-    if not arguments.training.use_cpu:
-        return
-    recorded = start.record["device"]["threads"] if start.record else None
-    threads = arguments.run.threads or recorded or fastest_threads()
-    torch.set_num_threads(threads)
-    precision = "bfloat16 autocast" if arguments.training.bf16 else "float32"
-    console.print(f"CPU, {threads} {'thread' if threads == 1 else 'threads'} (--threads), {precision} (--bf16)")
-
-
-def _prepare(current: Run, dataset: str, console: Console, signals: StopSignals) -> SlmTrainer:
-    """Create the model, the trainer and the run folder. All checks have been made: this may delete an earlier run."""
+def _load_model(current: Run, console: Console) -> tuple[Run, PreTrainedModel]:
+    """Build the model and verify it. If it does not keep packed documents apart, the run gets other rows."""
     arguments, memory = current.arguments, current.memory
     set_seed(arguments.training.seed)
     before_model = memory.current()
-    model = build_model(arguments, current.base)
+    model = move_to_device(build_model(arguments, current.base), arguments)
+    usage = {"kind": memory.kind, "before_model": before_model, "with_model": memory.current()}
+    verified, reason = verify_packing(arguments, model, current.tokens.block_size, console.print)
+    if reason:
+        current = _lay_out(verified, current.start, current.base, current.tokens, console)
+    packing = packing_record(verified, reason, current.start.record)
+    current.record |= {"packing": packing, "memory": usage}
+    return current, model
+
+
+def _prepare(current: Run, model: PreTrainedModel, dataset: str, console: Console, signals: StopSignals) -> SlmTrainer:
+    """Create the trainer and the run folder. All checks have been made: this may delete an earlier run."""
     trainer = _make_trainer(current, model, signals, console)
     # ProgressBar and MetricsLog below replace them.
     trainer.remove_callback(ProgressCallback)
@@ -146,9 +155,9 @@ def _prepare(current: Run, dataset: str, console: Console, signals: StopSignals)
     # The time budget first: the others read its seconds.
     for callback in (*([current.time_budget] if current.time_budget else []), log, progress):
         trainer.add_callback(callback)
-    current.record |= _opening_record(current, dataset, model, before_model)
+    current.record |= _opening_record(current, dataset, model)
     trainer.accelerator.wait_for_everyone()  # every process has inspected the folder before one writes to it
-    if arguments.training.should_save:
+    if trainer.args.should_save:
         current.start.prepare_folder()
         write_run(current.start.folder, current.record)
     trainer.accelerator.wait_for_everyone()
@@ -180,7 +189,7 @@ def _make_trainer(current: Run, model: PreTrainedModel, signals: StopSignals, co
     )
 
 
-def _opening_record(current: Run, dataset: str, model: PreTrainedModel, before_model: int) -> dict[str, Any]:
+def _opening_record(current: Run, dataset: str, model: PreTrainedModel) -> dict[str, Any]:
     """Return the record of a run before training. That of a resumed run keeps its evaluation before training."""
     arguments, rows = current.arguments, current.rows
     parameters = count_parameters(model)
@@ -192,12 +201,7 @@ def _opening_record(current: Run, dataset: str, model: PreTrainedModel, before_m
         **environment(arguments.training.device, arguments.device_name),
         "data": {"train": summarize_rows(rows.train), "validation": summarize_rows(rows.validation)},
         "parameters": {"trainable": parameters.trainable, "total": parameters.total},
-        "memory": {
-            "kind": current.memory.kind,
-            "before_model": before_model,
-            "with_model": current.memory.current(),
-            "weights": weight_bytes(model),
-        },
+        "memory": current.record["memory"] | {"weights": weight_bytes(model)},
         "evaluation": _recorded_before(current.start, "evaluation"),
         "samples": _recorded_before(current.start, "samples"),
         "arguments": arguments.as_dict(),

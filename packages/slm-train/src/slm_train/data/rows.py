@@ -28,6 +28,15 @@ PrintLine = Callable[[str], None]
 
 
 @dataclass(frozen=True)
+class Tokens:
+    """Both splits before they are laid out in rows. ``train`` is not tokenised in advance if it is streamed."""
+
+    train: TokenStore | Documents
+    validation: TokenStore
+    block_size: int
+
+
+@dataclass(frozen=True)
 class Rows:
     """The rows for training and for evaluation."""
 
@@ -49,7 +58,15 @@ class Rows:
 
 
 def make_rows(arguments: Arguments, corpus: Corpus, base: BaseModel, print_line: PrintLine) -> Rows:
-    """Tokenise both splits and lay them out in rows.
+    """Tokenise both splits and lay them out in rows; arguments and errors are those of ``tokenize_corpus``.
+
+    The packing is that of the options, which is not verified.
+    """
+    return lay_out_rows(arguments, tokenize_corpus(arguments, corpus, base, print_line), base, print_line)
+
+
+def tokenize_corpus(arguments: Arguments, corpus: Corpus, base: BaseModel, print_line: PrintLine) -> Tokens:
+    """Tokenise both splits.
 
     Args:
         arguments: The options of the run.
@@ -60,14 +77,27 @@ def make_rows(arguments: Arguments, corpus: Corpus, base: BaseModel, print_line:
     Raises:
         TrainError: For a block longer than the model's context, or a stream without ``--max_steps``.
     """
-    block_size = _block_size(arguments.rows, base)
+    block_size, options = _block_size(arguments.rows, base), arguments.rows
+    train: TokenStore | Documents = corpus.train
+    if not arguments.source.streaming:
+        train = _tokenize(corpus.train, base, options, print_line)
+    elif arguments.training.max_steps <= 0:
+        raise TrainError("--streaming does not know the length of the corpus; give --max_steps")
+    return Tokens(train, _tokenize(corpus.validation, base, options, print_line), block_size)
+
+
+def lay_out_rows(arguments: Arguments, tokens: Tokens, base: BaseModel, print_line: PrintLine) -> Rows:
+    """Lay out both splits in rows, with the packing of the options."""
+    options, seed = arguments.rows, arguments.training.seed
     train: RowDataset | RowStream
-    if arguments.source.streaming:
-        train = _streamed_rows(arguments, corpus.train, base, block_size)
-        print_line(f"{corpus.train.name}: streamed, packed window by window ({train.packing}, block {block_size})")
+    if isinstance(tokens.train, TokenStore):
+        train = _stored_rows(options, tokens.train, tokens.block_size, seed, print_line)
     else:
-        train = _stored_rows(arguments, corpus.train, base, block_size, print_line)
-    return Rows(train, _stored_rows(arguments, corpus.validation, base, block_size, print_line), block_size)
+        packing = as_packing(options.packing)
+        train = RowStream(tokens.train, base.tokenizer, tokens.block_size, packing, options.packing_fill, seed)
+        print_line(f"{tokens.train.name}: streamed, packed window by window ({packing}, block {tokens.block_size})")
+    validation = _stored_rows(options, tokens.validation, tokens.block_size, seed, print_line)
+    return Rows(train, validation, tokens.block_size)
 
 
 def optimizer_steps(arguments: Arguments, rows: Rows) -> int:
@@ -107,21 +137,10 @@ def describe_rows(rows: RowDataset) -> str:
     )
 
 
-def _streamed_rows(arguments: Arguments, documents: Documents, base: BaseModel, block_size: int) -> RowStream:
-    options, training = arguments.rows, arguments.training
-    if training.max_steps <= 0:
-        raise TrainError("--streaming does not know the length of the corpus; give --max_steps")
-    packing = as_packing(options.packing)
-    return RowStream(documents, base.tokenizer, block_size, packing, options.packing_fill, training.seed)
-
-
 def _stored_rows(
-    arguments: Arguments, documents: Documents, base: BaseModel, block_size: int, print_line: PrintLine
+    options: RowOptions, store: TokenStore, block_size: int, seed: int, print_line: PrintLine
 ) -> RowDataset:
-    options = arguments.rows
-    store = _tokenize(documents, base, options, print_line)
-    packing = as_packing(options.packing)
-    plan = plan_rows(store.lengths, block_size, packing, fill=options.packing_fill, seed=arguments.training.seed)
+    plan = plan_rows(store.lengths, block_size, as_packing(options.packing), fill=options.packing_fill, seed=seed)
     rows = RowDataset(store, plan)
     print_line(describe_rows(rows))
     return rows

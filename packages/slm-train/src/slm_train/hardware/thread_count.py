@@ -1,11 +1,29 @@
-"""Measuring which number of CPU threads is fastest at the moment."""
+"""The number of CPU threads, by default the one that is fastest at the moment."""
 
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
+from typing import Any
 
 import torch
+
+from slm_train.arguments import Arguments
+
+
+def set_threads(arguments: Arguments, record: dict[str, Any] | None, print_line: Callable[[str], None]) -> None:
+    """Set the number of threads: that of the flag, else that of the resumed run, else the fastest in a measurement.
+
+    With another number of threads sums are computed in another order, and a resumed run would differ in the last bits.
+    """
+    if not arguments.training.use_cpu:
+        return
+    recorded = record["device"]["threads"] if record else None
+    threads = arguments.run.threads or recorded or fastest_threads()
+    torch.set_num_threads(threads)
+    precision = "bfloat16 autocast" if arguments.training.bf16 else "float32"
+    print_line(f"CPU, {threads} {'thread' if threads == 1 else 'threads'} (--threads), {precision} (--bf16)")
 
 
 def fastest_threads(limit: int | None = None, seconds: float = 0.15) -> int:

@@ -13,6 +13,7 @@ from transformers import TrainingArguments
 from slm_data import IGNORE_INDEX
 from slm_train.loop.linear_cross_entropy import linear_cross_entropy
 from slm_train.loop.loss_normalization import token_scale
+from slm_train.loop.loss_path import is_cross_entropy, observe_loss_path
 
 _PROBE_TOKENS = 8
 
@@ -33,14 +34,18 @@ class FusedLoss:
     def fitting(cls, model: nn.Module) -> FusedLoss | None:
         """Install the fused loss on ``model``, which may be a PeftModel.
 
-        Returns None if the fused loss would differ, because the output layer is not plain or the logits are scaled or
-        capped (Gemma 2). This is detected by comparing both losses on a few tokens.
+        Returns None if the fused loss would differ, because the output layer is not plain, the logits are scaled or
+        capped (Gemma 2), or something is added to the loss. Random logits in place of those of the model show that
+        whatever its weights are; then both losses are compared on a few tokens.
         """
         any_model: Any = model
         causal = any_model.get_base_model() if hasattr(any_model, "get_base_model") else any_model
         head = causal.get_output_embeddings()
         # An exact type: a subclass (4-bit, LoRA) computes something else than hidden @ weight.T.
         if type(head) is not nn.Linear or head.bias is not None:
+            return None
+        path = observe_loss_path(causal)
+        if not path.keeps_logits or path.adds_to_loss or not is_cross_entropy(causal.loss_function, head.out_features):
             return None
         fused = cls(causal, head)
         if not fused._agrees(causal):

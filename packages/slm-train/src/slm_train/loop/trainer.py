@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Sampler, Subset
 from transformers import PreTrainedTokenizerBase, Trainer
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import EvalLoopOutput
@@ -17,8 +18,10 @@ from slm_data import RowCollator, RowDataset, RowSampler, RowStream
 from slm_train.arguments import SlmTrainingArguments
 from slm_train.checkpoints.atomic_write import atomic_folder, temporary_path
 from slm_train.checkpoints.retention import rotate
+from slm_train.loop.auxiliary_loss import AuxiliaryLoss
 from slm_train.loop.evaluation import evaluate
 from slm_train.loop.fused_loss import loss_context
+from slm_train.loop.loss_path import observe_loss_path
 from slm_train.loop.muon import MuonWithAdamW, muon_groups
 
 
@@ -41,11 +44,23 @@ class SlmTrainer(Trainer):
         super().__init__(train_dataset=rows, eval_dataset=eval_rows, data_collator=collator, **settings)
         self.muon = muon
         model: Any = self.model
+        self._check_loss_path(model)
         self.loss_context = loss_context(model, self.args, fused_loss)
         self.trained_tokens: Any = 0
         self.last_evaluation: tuple[int, dict[str, Any]] | None = (
             None  # step and metrics of the last one during training
         )
+
+    def _check_loss_path(self, model: Any) -> None:
+        """Adapt to a model that adds an auxiliary loss, or whose loss ignores the number of tokens of a step."""
+        if is_deepspeed_zero3_enabled():
+            return  # the weights are sharded, and only the engine that is created later can run the model
+        causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+        path = observe_loss_path(causal, gives_token_count=self.model_accepts_loss_kwargs)
+        # A forward may accept the number and not use it. Its gradients would be too large by the number of batches.
+        self.model_accepts_loss_kwargs = self.model_accepts_loss_kwargs and path.passes_token_count
+        if path.adds_to_loss:
+            AuxiliaryLoss(model, causal)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
         """Return an order of rows that depends on seed and epoch only, so that a resumed run finds its position."""

@@ -56,7 +56,8 @@ class BaseModel:
     @property
     def context_length(self) -> int | None:
         """The number of positions that the model accepts; None if its configuration does not contain it."""
-        return getattr(self.config, "max_position_embeddings", None)
+        # Models that read images too have a configuration of their own for the text.
+        return getattr(self.config.get_text_config(), "max_position_embeddings", None)
 
     def load_weights(self, **settings: Any) -> PreTrainedModel:
         """Load the model with the given settings of ``from_pretrained``. Raises AdapterError if that fails."""

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase
+from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
 from slm_data import Documents, train_tokenizer
 from slm_train.errors import TrainError
@@ -26,4 +27,5 @@ def new_tokenizer(vocab_size: int | None, texts: Documents, config: PretrainedCo
     """Train a byte-level BPE tokenizer of ``vocab_size`` tokens on ``texts``. Raises TrainError without a size."""
     if vocab_size is None:
         raise TrainError("--from_scratch needs a tokenizer: give --vocab_size to train one, or --tokenizer_path")
-    return train_tokenizer(texts, vocab_size, config.max_position_embeddings)
+    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return train_tokenizer(texts, vocab_size, context or VERY_LARGE_INTEGER)

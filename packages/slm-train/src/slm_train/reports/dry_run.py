@@ -42,6 +42,8 @@ def show_dry_run(console: Console, arguments: Arguments, base: BaseModel, rows: 
     console.print(
         "At the peak of a step, activations and the gradients computed so far are in memory. Nothing was trained."
     )
+    if rows.train.packing == "best_fit":
+        console.print("The packing is verified when the model is loaded for training, and may become none.")
 
 
 def _add_size_of_run(table: Table, arguments: Arguments, estimate: MemoryEstimate, steps: int) -> None:
