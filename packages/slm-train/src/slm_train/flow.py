@@ -19,6 +19,7 @@ from slm_train.checkpoints.resume import Start, choose_start
 from slm_train.checkpoints.run_identity import run_identity
 from slm_train.checkpoints.step_checkpoint import StepCheckpoint
 from slm_train.data.budget_plan import make_plan
+from slm_train.data.row_tokens import check_row_tokens
 from slm_train.data.rows import Rows, make_rows, optimizer_steps, summarize_rows
 from slm_train.hardware.memory_usage import MemoryUsage
 from slm_train.hardware.out_of_memory import explain_out_of_memory
@@ -85,6 +86,7 @@ def run(arguments: Arguments) -> int:
     if base.note:
         console.print(base.note)
     rows = make_rows(arguments, corpus, base, console.print)
+    check_row_tokens(arguments, base, rows)
     identity = run_identity(arguments, base, rows)
     start.check_identity(identity)
     plan = make_plan(arguments, base, rows, console.print)

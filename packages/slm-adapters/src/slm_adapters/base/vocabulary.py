@@ -33,11 +33,13 @@ def embedding_rows(model: PreTrainedModel) -> int:
     return int(embeddings.weight.shape[0])
 
 
-def find_token_without_row(tokenizer: PreTrainedTokenizerBase, rows: int) -> TokenWithoutRow | None:
+def find_token_without_row(
+    tokenizer: PreTrainedTokenizerBase, rows: int, *, any_token: bool = False
+) -> TokenWithoutRow | None:
     """Return the first token that has no row among ``rows``, or None.
 
-    A special token without a role and outside of the chat template does not count: it comes only from a text that
-    spells it out. Gemma 3's small models have one, for images, one beyond their last row.
+    Unless ``any_token``, a special token without a role and outside of the chat template does not count: it comes only
+    from a text that spells it out. Gemma 3's small models have one, for images, one beyond their last row.
     """
     tokens = {index: token for token, index in tokenizer.get_vocab().items()}  # ids may have gaps
     beyond = sorted(index for index in tokens if index >= rows)
@@ -46,7 +48,7 @@ def find_token_without_row(tokenizer: PreTrainedTokenizerBase, rows: int) -> Tok
     template = str(getattr(tokenizer, "chat_template", None) or "")
     for index in beyond:
         is_special = index in added and added[index].special
-        if not is_special or index in roles or tokens[index] in template:
+        if any_token or not is_special or index in roles or tokens[index] in template:
             return TokenWithoutRow(tokens[index], index, beyond[-1])
     return None
 
