@@ -24,6 +24,12 @@ if TYPE_CHECKING:
         read_model_folder,
     )
     from slm_adapters.base.quantization import compute_dtype, four_bit_config
+    from slm_adapters.base.vocabulary import (
+        TokenWithoutRow,
+        embedding_rows,
+        find_token_without_row,
+        resize_embeddings,
+    )
     from slm_adapters.butterfly.method.adapter_setup import add_butterfly, butterfly_config
     from slm_adapters.butterfly.method.config import ButterflyConfig
     from slm_adapters.butterfly.method.layer import ButterflyLayer
@@ -72,6 +78,7 @@ __all__ = [
     "LoraSettings",
     "ModelFolder",
     "Rotation",
+    "TokenWithoutRow",
     "add_butterfly",
     "add_lora",
     "as_adapter_error",
@@ -81,8 +88,10 @@ __all__ = [
     "compare_logits",
     "compute_dtype",
     "default_targets",
+    "embedding_rows",
     "export_oft",
     "find_base",
+    "find_token_without_row",
     "four_bit_config",
     "hub_error_reason",
     "load",
@@ -99,6 +108,7 @@ __all__ = [
     "read_json",
     "read_model_folder",
     "reload_model",
+    "resize_embeddings",
     "rotate",
     "rotate_reference",
     "rotation_matrix",
@@ -127,6 +137,7 @@ _EXPORTS = {
     "PROBE_TEXT": "merging.logit_comparison:PROBE_TEXT",
     "Rotation": "butterfly.structure:Rotation",
     "TOKENIZER_FILES": "base.model_folder:TOKENIZER_FILES",
+    "TokenWithoutRow": "base.vocabulary:TokenWithoutRow",
     "add_butterfly": "butterfly.method.adapter_setup:add_butterfly",
     "add_lora": "lora.adapter_setup:add_lora",
     "as_adapter_error": "base.hub_errors:as_adapter_error",
@@ -136,8 +147,10 @@ _EXPORTS = {
     "compare_logits": "merging.logit_comparison:compare_logits",
     "compute_dtype": "base.quantization:compute_dtype",
     "default_targets": "targets:default_targets",
+    "embedding_rows": "base.vocabulary:embedding_rows",
     "export_oft": "butterfly.method.oft_export:export_oft",
     "find_base": "base.base_lookup:find_base",
+    "find_token_without_row": "base.vocabulary:find_token_without_row",
     "four_bit_config": "base.quantization:four_bit_config",
     "hub_error_reason": "base.hub_errors:hub_error_reason",
     "load": "loading.load:load",
@@ -154,6 +167,7 @@ _EXPORTS = {
     "read_json": "base.model_folder:read_json",
     "read_model_folder": "base.model_folder:read_model_folder",
     "reload_model": "merging.merged_folder:reload_model",
+    "resize_embeddings": "base.vocabulary:resize_embeddings",
     "rotate": "butterfly.rotate:rotate",
     "rotate_reference": "butterfly.reference:rotate_reference",
     "rotation_matrix": "butterfly.rotate:rotation_matrix",

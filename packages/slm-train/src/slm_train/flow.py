@@ -18,6 +18,7 @@ from slm_train.checkpoints.resume import Start, choose_start
 from slm_train.checkpoints.run_identity import run_identity
 from slm_train.checkpoints.step_checkpoint import StepCheckpoint
 from slm_train.data.budget_plan import make_plan
+from slm_train.data.row_tokens import check_row_tokens
 from slm_train.data.rows import Rows, Tokens, lay_out_rows, optimizer_steps, summarize_rows, tokenize_corpus
 from slm_train.data.verified_packing import check_config, packing_of_resumed_run, packing_record, verify_packing
 from slm_train.hardware.memory_usage import MemoryUsage
@@ -89,6 +90,7 @@ def run(arguments: Arguments) -> int:
         console.print(base.note)
     arguments = packing_of_resumed_run(arguments, start.record, console.print)
     tokens = tokenize_corpus(arguments, corpus, base, console.print)
+    check_row_tokens(arguments, base, tokens)
     # All checks that do not need the weights come before they are loaded, with the packing that was asked for.
     current = _lay_out(arguments, start, base, tokens, console)
     if arguments.run.dry_run:

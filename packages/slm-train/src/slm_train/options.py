@@ -51,8 +51,22 @@ class ModelOptions:
     target_modules: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "Layers to adapt, by the last part of their name. Default: every linear layer of the transformer "
-            "blocks."
+            "help": "Layers to adapt, by the last part of their name or all of it. Default, or all-linear: every linear "
+            "layer of the transformer blocks. LoRA also adapts embeddings, and an output layer that is not tied."
+        },
+    )
+    modules_to_save: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Other modules that are trained as a whole and saved with the adapter, by the last part of their "
+            "name, such as lm_head or embed_tokens."
+        },
+    )
+    resize_embeddings: bool = field(
+        default=False,
+        metadata={
+            "help": "Add rows to the embeddings if the tokenizer has ids beyond them, such as added tokens; adapters "
+            "train these rows too."
         },
     )
     use_rslora: bool = field(
@@ -117,6 +131,7 @@ class ModelOptions:
             scale=self.butterfly_scale,
             dropout=self.butterfly_dropout,
             target_modules=tuple(self.target_modules),
+            modules_to_save=tuple(self.modules_to_save),
         )
 
     def _check_butterfly(self) -> None:

@@ -29,7 +29,9 @@ class ButterflySettings:
         side: What is rotated (see ``ButterflyConfig``); None for the preset's choice.
         scale: Whether to learn a magnitude for each output feature; None for the preset's choice.
         dropout: Share of the angles set to zero in each training step.
-        target_modules: Names of layers; empty for every linear layer of the blocks.
+        target_modules: Names of layers; empty or ``all-linear`` for every linear layer of the blocks.
+        modules_to_save: Names of other modules that are trained as a whole and saved with the adapter.
+        new_rows: Rows at the end of the embeddings, added by ``resize_embeddings``, that are trained and saved.
 
     Raises:
         AdapterError: For an unknown preset and for values out of range.
@@ -42,6 +44,8 @@ class ButterflySettings:
     scale: bool | None = None
     dropout: float = 0.0
     target_modules: Sequence[str] = ()
+    modules_to_save: Sequence[str] = ()
+    new_rows: int = 0
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:

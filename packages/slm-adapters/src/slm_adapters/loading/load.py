@@ -22,7 +22,9 @@ from slm_adapters.base.hub_errors import as_adapter_error
 from slm_adapters.base.model_folder import ADAPTER_CONFIG, ModelFolder, read_model_folder
 from slm_adapters.base.model_loading import cast_parameters, check_finite, copy_dequantized, load_base
 from slm_adapters.base.quantization import compute_dtype, four_bit_config
+from slm_adapters.base.vocabulary import check_vocabulary
 from slm_adapters.errors import AdapterError
+from slm_adapters.loading.added_rows import add_recorded_rows, write_added_rows
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,8 @@ def load(
         four_bit: Whether to load the base in 4 bits; None if the adapter was trained over 4-bit weights.
 
     Raises:
-        AdapterError: One sentence for anything that is missing, damaged or does not fit. Pickles and remote code are
-            refused.
+        AdapterError: One sentence for anything that is missing, damaged or does not fit, a tokenizer with ids beyond
+            the model's embeddings among it. Pickles and remote code are refused.
     """
     base, adapter = _find_base_and_adapter(model_path, adapter_path)
     base = probe_base(base)
@@ -79,6 +81,7 @@ def load(
         model = _load_unmerged(base, adapter, target_device, four_bit, dtype)
     model.eval().requires_grad_(False)
     check_finite(model, adapter.path if adapter else base.name)
+    check_vocabulary(tokenizer, model, tokenizer_source(base, adapter))
     return Loaded(model, tokenizer, base.name, str(adapter.path) if adapter else None)
 
 
@@ -120,6 +123,11 @@ def check_bitsandbytes_installed(adapter: ModelFolder) -> None:
         ) from error
 
 
+def tokenizer_source(base: BaseLocation, adapter: ModelFolder | None) -> str:
+    """Return where ``load_tokenizer`` finds the tokenizer, for error messages."""
+    return str(adapter.path) if adapter and adapter.has_tokenizer else base.name
+
+
 def load_tokenizer(base: BaseLocation, adapter: ModelFolder | None) -> PreTrainedTokenizerBase:
     """Load the adapter's own tokenizer if it has one, else the base's."""
     if adapter and adapter.has_tokenizer:
@@ -145,7 +153,10 @@ def _load_unmerged(
         return model
     from slm_adapters.loading.attach import attach_adapter  # imports PEFT: seconds that a plain model does not need
 
-    return attach_adapter(model, adapter, base.name)
+    added = add_recorded_rows(model, adapter)
+    adapted = attach_adapter(model, adapter, base.name)
+    write_added_rows(adapted, added)
+    return adapted
 
 
 def _load_merged(
@@ -158,6 +169,7 @@ def _load_merged(
         return model
     from slm_adapters.loading.attach import attach_adapter, merge_adapter  # imports PEFT
 
+    add_recorded_rows(model, adapter)
     return merge_adapter(attach_adapter(model, adapter, base.name), adapter)
 
 

@@ -14,13 +14,16 @@ from slm_adapters.base.base_lookup import BaseLocation, find_base, find_base_for
 from slm_adapters.base.device import usable_device
 from slm_adapters.base.model_folder import ModelFolder
 from slm_adapters.base.model_loading import check_finite, load_base
+from slm_adapters.base.vocabulary import check_vocabulary
 from slm_adapters.errors import AdapterError
+from slm_adapters.loading.added_rows import add_recorded_rows, write_added_rows
 from slm_adapters.loading.load import (
     check_bitsandbytes_installed,
     default_dtype,
     holds_adapter_config,
     load_tokenizer,
     read_adapter_folder,
+    tokenizer_source,
 )
 
 
@@ -60,7 +63,8 @@ def load_adapters(
             check_bitsandbytes_installed(folder)
     base = probe_base(common_base(model_path, list(folders.values())))
     target_device = usable_device(device)
-    tokenizer = load_tokenizer(base, next(iter(folders.values()), None))
+    first = next(iter(folders.values()), None)
+    tokenizer = load_tokenizer(base, first)
     # Generated names: PEFT 0.21 allows no dot in a name, and warns about names that are part of a method's prefix.
     peft_names = {name: f"adapter{number:03}" for number, name in enumerate(folders)}
     models: list[PreTrainedModel] = []
@@ -72,6 +76,7 @@ def load_adapters(
     for model in models:
         model.eval().requires_grad_(False)
         check_finite(model, base.name)
+        check_vocabulary(tokenizer, model, tokenizer_source(base, first))
     return LoadedAdapters(models, tokenizer, base.name, peft_names)
 
 
@@ -101,6 +106,7 @@ def _attach_by_method(
         return [base_model]
     from slm_adapters.loading.attach import attach_adapter  # imports PEFT: seconds that a plain model does not need
 
+    added = _add_rows(base_model, list(adapters.values()))
     by_method: dict[str, dict[str, ModelFolder]] = {}
     for name, folder in adapters.items():
         by_method.setdefault(str(folder.config.get("peft_type")), {})[name] = folder
@@ -108,7 +114,24 @@ def _attach_by_method(
     for index, group in enumerate(by_method.values()):
         for name, folder in group.items():
             models[index] = attach_adapter(models[index], folder, base_name, name)
+    write_added_rows(models[0], added)
     return models
+
+
+def _add_rows(base_model: PreTrainedModel, adapters: Sequence[ModelFolder]) -> int:
+    """Add the rows that an adapter was trained with to the base's embeddings, and return how many were added.
+
+    Raises AdapterError if it is not the only adapter: the others, and the base, have no such tokens.
+    """
+    for adapter in adapters:
+        if added := add_recorded_rows(base_model, adapter):
+            if len(adapters) > 1:
+                raise AdapterError(
+                    f"the adapter in {adapter.path} has {added} tokens of its own, which other adapters of the same "
+                    "base do not have; load it alone, or merge it"
+                )
+            return added
+    return 0
 
 
 def _copy_sharing_weights(model: PreTrainedModel) -> PreTrainedModel:

@@ -17,7 +17,9 @@ class LoraSettings:
         r: Rank.
         alpha: Updates are scaled by ``alpha / r``, or by ``alpha / sqrt(r)`` with ``use_rslora``.
         dropout: Dropout on the input of the LoRA layers.
-        target_modules: Names of layers; empty for every linear layer of the blocks.
+        target_modules: Names of layers; empty or ``all-linear`` for every linear layer of the blocks.
+        modules_to_save: Names of other modules that are trained as a whole and saved with the adapter.
+        new_rows: Rows at the end of the embeddings, added by ``resize_embeddings``, that are trained and saved.
         use_rslora: Rank-stabilised LoRA (Kalajdzievski 2023, arXiv:2312.03732).
         use_dora: DoRA (Liu et al. 2024, arXiv:2402.09353): learn magnitude and direction separately.
 
@@ -29,6 +31,8 @@ class LoraSettings:
     alpha: float = 32
     dropout: float = 0.05
     target_modules: Sequence[str] = ()
+    modules_to_save: Sequence[str] = ()
+    new_rows: int = 0
     use_rslora: bool = False
     use_dora: bool = False
 

@@ -6,9 +6,11 @@ Names are looked up by slm_adapters, which reports what is missing or damaged as
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -21,13 +23,16 @@ from transformers import (
 from slm_adapters import (
     BaseLocation,
     as_adapter_error,
+    embedding_rows,
     find_base,
+    find_token_without_row,
     hub_error_reason,
     load_tokenizer,
     probe_base,
     quiet_bitsandbytes,
 )
 from slm_data import Documents
+from slm_train.errors import TrainError
 from slm_train.model.new_model import new_config, new_tokenizer
 from slm_train.options import ModelOptions
 
@@ -44,6 +49,7 @@ class BaseModel:
         location: Folder or hub name for ``from_pretrained``.
         source: The location with its loading options; None for a model from scratch.
         note: A line to print, if the hub could not be reached and the cached copy is used.
+        tokenizer_name: The name or path that the tokenizer was loaded from.
     """
 
     name: str
@@ -52,6 +58,12 @@ class BaseModel:
     tokenizer: PreTrainedTokenizerBase
     source: BaseLocation | None = None
     note: str = ""
+    tokenizer_name: str = ""
+
+    @cached_property
+    def vocabulary(self) -> int:
+        """The number of rows that the embeddings need: the tokenizer's largest id plus one."""
+        return max(self.tokenizer.get_vocab().values()) + 1
 
     @property
     def context_length(self) -> int | None:
@@ -79,7 +91,8 @@ def find_base_model(options: ModelOptions, name: str, texts: Documents) -> BaseM
 
     Raises:
         AdapterError: For a name that cannot be found, a folder without weights, or damaged files.
-        TrainError: For a broken file of ``--from_scratch``.
+        TrainError: For a broken file of ``--from_scratch``, and for a tokenizer with ids beyond the embeddings unless
+            they are resized.
     """
     if options.from_scratch:
         return _new_base_model(options, texts)
@@ -88,7 +101,10 @@ def find_base_model(options: ModelOptions, name: str, texts: Documents) -> BaseM
         config = AutoConfig.from_pretrained(source.location, **source.from_pretrained_options)
     path = options.tokenizer_path
     tokenizer = _tokenizer_from(path) if path else load_tokenizer(source, None)
-    return BaseModel(source.name, source.location, config, tokenizer, source, _cache_note(source))
+    base = BaseModel(source.name, source.location, config, tokenizer, source, _cache_note(source), path or source.name)
+    if not options.resize_embeddings:
+        check_vocabulary(base, configured_rows(base))
+    return base
 
 
 def _new_base_model(options: ModelOptions, texts: Documents) -> BaseModel:
@@ -97,10 +113,39 @@ def _new_base_model(options: ModelOptions, texts: Documents) -> BaseModel:
         tokenizer = _tokenizer_from(options.tokenizer_path)
     else:
         tokenizer = new_tokenizer(options.vocab_size, texts, config)
-    config.vocab_size = len(tokenizer)
+    config.vocab_size = max(tokenizer.get_vocab().values()) + 1  # ids may have gaps
     for token in ("bos_token_id", "eos_token_id", "pad_token_id"):
         setattr(config, token, getattr(tokenizer, token))
     return BaseModel("", "", config, tokenizer)
+
+
+def check_vocabulary(base: BaseModel, rows: int, *, any_token: bool = False) -> None:
+    """Raise TrainError if a token has no row in embeddings of ``rows`` rows.
+
+    Special tokens that occur only in a text that spells them out count with ``any_token``.
+    """
+    if base.vocabulary <= rows:
+        return
+    missing = find_token_without_row(base.tokenizer, rows, any_token=any_token)
+    if missing:
+        remedy = "" if base.tokenizer_name == base.name else "use the model's own tokenizer, or "
+        raise TrainError(
+            f"the tokenizer in {base.tokenizer_name} has the token {missing.token!r} with id {missing.id:,} (ids up to "
+            f"{missing.largest:,}), but the embeddings of {base.name} have {rows:,} rows; {remedy}give "
+            "--resize_embeddings to add rows and train them"
+        )
+
+
+def configured_rows(base: BaseModel) -> int:
+    """Return the number of rows of the embeddings, without loading weights.
+
+    The configuration's number is not relied on where it is too small: the model is made without memory for weights.
+    """
+    rows = getattr(base.config.get_text_config(), "vocab_size", 0) or 0
+    if base.vocabulary <= rows:
+        return int(rows)
+    with _explain_loading_of(base), torch.device("meta"):
+        return embedding_rows(AutoModelForCausalLM.from_config(base.config))
 
 
 def _tokenizer_from(tokenizer_path: str) -> PreTrainedTokenizerBase:
@@ -111,6 +156,11 @@ def _tokenizer_from(tokenizer_path: str) -> PreTrainedTokenizerBase:
     with as_adapter_error(f"the tokenizer of {folder}", _COPY_AGAIN):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
     return tokenizer
+
+
+def _explain_loading_of(base: BaseModel) -> Any:
+    assert base.source
+    return _explain_loading(base.source)
 
 
 def _explain_loading(source: BaseLocation) -> Any:

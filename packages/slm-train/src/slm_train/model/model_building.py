@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,11 +14,13 @@ from slm_adapters import (
     add_butterfly,
     add_lora,
     compute_dtype,
+    embedding_rows,
     four_bit_config,
     prepare_four_bit,
+    resize_embeddings,
 )
 from slm_train.arguments import Arguments
-from slm_train.model.base_model import BaseModel
+from slm_train.model.base_model import BaseModel, check_vocabulary
 from slm_train.model.single_kernel_gelu import single_kernel_gelu
 from slm_train.options import BUTTERFLY_MODES, ModelOptions
 
@@ -32,37 +35,54 @@ def build_model(arguments: Arguments, base: BaseModel) -> PreTrainedModel:
     if options.from_scratch:
         torch.manual_seed(arguments.training.seed)
         return single_kernel_gelu(AutoModelForCausalLM.from_config(base.config, dtype=torch.float32))
-    model = single_kernel_gelu(_load_weights(arguments, base))
+    model, new_rows = _load_weights(arguments, base)
+    single_kernel_gelu(model)
     if options.mode == "baseline":
         return model
     if options.mode in BUTTERFLY_MODES:
-        adapted = add_butterfly(model, options.butterfly_settings)
+        adapted = add_butterfly(model, replace(options.butterfly_settings, new_rows=new_rows))
     else:
-        adapted = add_lora(model, _lora_settings(options))
+        adapted = add_lora(model, _lora_settings(options, new_rows))
     adapted.peft_config["default"].base_model_name_or_path = base.name
     adapted.peft_config["default"].revision = options.model_revision
-    # Embeddings are never adapted; without this, PEFT asks the hub about the base at every save to find that out.
+    # What is trained of the embeddings (an adapter on them, --modules_to_save, new rows) is saved in any case. Without
+    # this, PEFT asks the hub about the base at every save, to find out whether to save the whole embeddings too.
     adapted.save_pretrained = partial(adapted.save_pretrained, save_embedding_layers=False)
     trainable: Any = adapted  # a PeftModel trains and saves like the model inside it
     return trainable
 
 
-def _load_weights(arguments: Arguments, base: BaseModel) -> PreTrainedModel:
+def _load_weights(arguments: Arguments, base: BaseModel) -> tuple[PreTrainedModel, int]:
+    """Return the base model, and the number of rows that were added to its embeddings.
+
+    Raises TrainError for a token without a row.
+    """
     training, options = arguments.training, arguments.model
     if not options.is_four_bit:
-        return base.load_weights(dtype=torch.float32)
+        model = base.load_weights(dtype=torch.float32)
+        return model, _fit_embeddings(model, base, options)
     # Only here is bitsandbytes needed; slm_adapters imports it behind four_bit_config.
     config = four_bit_config(compute_dtype(training.device, training.bf16))
     model = base.load_weights(dtype=torch.float32, quantization_config=config, device_map={"": training.device})
-    return prepare_four_bit(model, gradient_checkpointing=training.gradient_checkpointing)
+    new_rows = _fit_embeddings(model, base, options)
+    return prepare_four_bit(model, gradient_checkpointing=training.gradient_checkpointing), new_rows
 
 
-def _lora_settings(options: ModelOptions) -> LoraSettings:
+def _fit_embeddings(model: PreTrainedModel, base: BaseModel, options: ModelOptions) -> int:
+    if options.resize_embeddings:
+        return resize_embeddings(model, base.vocabulary)
+    check_vocabulary(base, embedding_rows(model))
+    return 0
+
+
+def _lora_settings(options: ModelOptions, new_rows: int) -> LoraSettings:
     return LoraSettings(
         r=options.lora_r,
         alpha=options.lora_alpha,
         dropout=options.lora_dropout,
         target_modules=tuple(options.target_modules),
+        modules_to_save=tuple(options.modules_to_save),
+        new_rows=new_rows,
         use_rslora=options.use_rslora,
         use_dora=options.use_dora,
     )

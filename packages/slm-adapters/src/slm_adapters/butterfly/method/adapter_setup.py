@@ -5,30 +5,41 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import gcd
 
-from peft import PeftModel, TaskType, get_peft_model
+from peft import PeftModel, TaskType
 from transformers import PreTrainedModel
 
+from slm_adapters.adaptation.extra_modules import extra_modules
+from slm_adapters.adaptation.injection import inject
+from slm_adapters.adaptation.layer_faults import candidate_layers
 from slm_adapters.base.layer_weights import features
 from slm_adapters.butterfly.method.config import ButterflyConfig
 from slm_adapters.butterfly.settings import ButterflySettings
 from slm_adapters.butterfly.structure import divisors
 from slm_adapters.errors import AdapterError
-from slm_adapters.targets import check_targets, default_targets, is_named, linear_layers
+from slm_adapters.targets import ALL_LINEAR, check_targets, default_layers, is_named, shortest_names
 
 MAX_AUTO_BLOCK = 256
 
 
 def butterfly_config(model: PreTrainedModel, settings: ButterflySettings) -> ButterflyConfig:
-    """Return PEFT's configuration for ``model``. Raises AdapterError for a target that does not exist."""
-    targets = check_targets(model, settings.target_modules or default_targets(model))
+    """Return PEFT's configuration for ``model``.
+
+    Default targets too narrow to rotate are left out. Raises AdapterError for a target or a module to save that does
+    not exist or cannot be trained.
+    """
+    names = list(settings.target_modules)
+    targets = _rotatable_targets(model) if names in ([], [ALL_LINEAR]) else check_targets(model, names)
     size = settings.block_size
     block = largest_block(model, targets) if isinstance(size, str) else size
-    return ButterflyConfig(task_type=TaskType.CAUSAL_LM, target_modules=targets, **settings.config_options(block))
+    options = settings.config_options(block) | extra_modules(
+        model, settings.modules_to_save, settings.new_rows, targets
+    )
+    return ButterflyConfig(task_type=TaskType.CAUSAL_LM, target_modules=targets, **options)
 
 
 def add_butterfly(model: PreTrainedModel, settings: ButterflySettings) -> PeftModel:
     """Return ``model``, frozen, with trainable rotations in float32 that do not change its output before training."""
-    return get_peft_model(model, butterfly_config(model, settings))
+    return inject(model, butterfly_config(model, settings))
 
 
 def largest_block(model: PreTrainedModel, targets: Sequence[str]) -> int:
@@ -36,7 +47,7 @@ def largest_block(model: PreTrainedModel, targets: Sequence[str]) -> int:
 
     Raises AdapterError if the widths have no such divisor.
     """
-    layers = linear_layers(model)
+    layers = candidate_layers(model)
     widths = {width for name in layers if is_named(name, targets) for width in features(layers[name]) or ()}
     fitting = [d for d in divisors(gcd(*widths)) if d <= min(MAX_AUTO_BLOCK, min(widths) // 2)]
     if not fitting:
@@ -44,3 +55,13 @@ def largest_block(model: PreTrainedModel, targets: Sequence[str]) -> int:
             f"no block size divides the widths {', '.join(map(str, sorted(widths)))}; rotate the full width instead"
         )
     return fitting[-1]
+
+
+def _rotatable_targets(model: PreTrainedModel) -> list[str]:
+    """Return the default targets without layers of width 1, such as the gate of a shared expert: no plane to rotate."""
+    layers = candidate_layers(model)
+    usable = default_layers(model)
+    rotatable = [name for name in usable if min(features(layers[name]) or (0,)) > 1]
+    if not rotatable:
+        raise AdapterError(f"this {type(model).__name__} has no layer that is wide enough to rotate; use --mode lora")
+    return shortest_names(model, rotatable)

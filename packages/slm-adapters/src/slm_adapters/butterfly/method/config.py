@@ -56,6 +56,12 @@ class ButterflyConfig(PeftConfig):  # type: ignore[misc]  # PEFT is partly typed
     modules_to_save: list[str] | None = field(
         default=None, metadata={"help": "Other modules that are trained and saved with the adapter."}
     )
+    ensure_weight_tying: bool = field(
+        default=False, metadata={"help": "Train tied embeddings in modules_to_save as one weight."}
+    )
+    trainable_token_indices: list[int] | dict[str, list[int]] | None = field(
+        default=None, metadata={"help": "Rows of the embeddings that are trained and saved, by module or for the input."}
+    )
     block_size: int | None = field(default=None, metadata={"help": "Coordinates of a block. None: the full width."})
     stages: int | None = field(default=None, metadata={"help": "Stages of a block. None: as many as mix it fully."})
     side: str = field(default="auto", metadata={"help": f"What is rotated: {', '.join(SIDES)} (the narrower side)."})

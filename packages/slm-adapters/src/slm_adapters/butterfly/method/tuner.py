@@ -18,6 +18,7 @@ from peft.mapping import (
     PEFT_TYPE_TO_PREFIX_MAPPING,
     PEFT_TYPE_TO_TUNER_MAPPING,
 )
+from peft.tuners.lora import LoraModel
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
@@ -28,7 +29,7 @@ from slm_adapters.butterfly.method.checkpoint_checks import check_checkpoint
 from slm_adapters.butterfly.method.config import ButterflyConfig, ButterflyType
 from slm_adapters.butterfly.method.layer import ButterflyLayer
 from slm_adapters.errors import AdapterError
-from slm_adapters.targets import is_named
+from slm_adapters.targets import is_named, shortest_names
 
 NO_ADAPTER = "__base__"  # PEFT's name for a row without an adapter
 
@@ -54,6 +55,9 @@ class ButterflyModel(BaseTuner):  # type: ignore[misc]  # PEFT is partly typed
         for target in sorted(targets) if isinstance(targets, set | list) else ():
             if not any(is_named(name, [target]) for name, _ in model.named_modules()):
                 raise AdapterError(f"target module {target!r} matches no layer of this model")
+
+    # PEFT ties the trained copies of tied embeddings (``ensure_weight_tying``) for LoRA only; nothing in it is LoRA's.
+    _add_modules_to_save_to_tie = LoraModel._add_modules_to_save_to_tie
 
     def _create_and_replace(
         self,
@@ -190,19 +194,20 @@ class ButterflyModel(BaseTuner):  # type: ignore[misc]  # PEFT is partly typed
 
 
 def _linear_layer_names(model: nn.Module) -> set[str]:
-    """Return the last name parts of all linear layers, including adapted ones, except the output embeddings.
+    """Return names of all linear layers, including adapted ones, except the output embeddings: last parts if possible.
 
     With short names, ``layers_to_transform`` can still select blocks, and loading the adapter into a model with another
     number of blocks is noticed.
     """
     any_model: Any = model
     head = any_model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    return {
-        name.rpartition(".")[2]
+    layers = [
+        name
         for name, module in model.named_modules()
         if isinstance(module, ButterflyLayer)
         or (features(module) and module is not head and not name.endswith("base_layer"))
-    }
+    ]
+    return set(shortest_names(model, layers))
 
 
 def _with_adapter_names(
