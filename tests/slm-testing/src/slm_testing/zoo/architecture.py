@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-VOCABULARY = 256
+VOCABULARY = 320
 POSITIONS = 256
 WINDOW = 16  # tokens that a windowed layer sees
 TOKEN_IDS = {"vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}

@@ -1,6 +1,6 @@
 """Mixtures of experts, and decoders with latent attention."""
 
-from slm_testing.zoo.architecture import decoder
+from slm_testing.zoo.architecture import WINDOW, decoder
 
 TWO_OF_FOUR = {"num_experts": 4, "num_experts_per_tok": 2}
 TWO_OF_FOUR_LOCAL = {"num_local_experts": 4, "num_experts_per_tok": 2}
@@ -23,9 +23,15 @@ LATENT = {
 }
 
 MIXTURES = (
-    decoder("dbrx", d_model=64, n_heads=4, n_layers=3, max_seq_len=256, attn_config={"kv_n_heads": 2, "rope_theta": 10000.0}, ffn_config={"ffn_hidden_size": 48, "moe_num_experts": 4, "moe_top_k": 2}),
+    decoder("dbrx", d_model=64, n_heads=4, n_layers=3, max_seq_len=256, attn_config={"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 10000.0}, ffn_config={"ffn_hidden_size": 48, "moe_num_experts": 4, "moe_top_k": 2}),
     decoder("deepseek_v2", **LATENT, **ROUTED),
     decoder("deepseek_v3", **LATENT, **ROUTED),
+    decoder("afmoe", **TWO_OF_FOUR, moe_intermediate_size=48, head_dim=16, sliding_window=WINDOW),
+    decoder("exaone_moe", **TWO_OF_FOUR, moe_intermediate_size=48, head_dim=16, sliding_window=WINDOW),
+    decoder("doge", keep_window_size=64),
+    decoder("glm4_moe_lite", **LATENT, **ROUTED),
+    decoder("longcat_flash", **LATENT, head_dim=8, num_layers=2, ffn_hidden_size=96, expert_ffn_hidden_size=48, n_routed_experts=4, zero_expert_num=2, moe_topk=2),
+    decoder("solar_open", **ROUTED, head_dim=16),
     decoder("dots1", **ROUTED, head_dim=16),
     decoder("ernie4_5_moe", moe_num_experts=4, moe_k=2, moe_intermediate_size=48, moe_layer_start_index=1),
     decoder("flex_olmo", **TWO_OF_FOUR),

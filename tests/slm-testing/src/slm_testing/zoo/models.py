@@ -26,17 +26,21 @@ FAMILIES: dict[str, tuple[Architecture, ...]] = {
 ZOO = {architecture.name: architecture for family in FAMILIES.values() for architecture in family}
 
 
-def build(name: str) -> PreTrainedModel:
-    """Return a new model of an architecture, in evaluation mode and float32, always with the same weights."""
-    return deepcopy(_build(name))
+def build(name: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """Return a new model of an architecture in evaluation mode, always with the same weights."""
+    return deepcopy(shared(name, dtype))
 
 
 @cache
-def _build(name: str) -> PreTrainedModel:
+def shared(name: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """Return the same model at each call: it must not be changed."""
+    if dtype != torch.float32:
+        model = build(name)
+        return model.to(dtype)
     architecture = ZOO[name]
     config = AutoConfig.for_model(architecture.model_type, **architecture.settings)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
         scale_up(model)
     return model.eval()

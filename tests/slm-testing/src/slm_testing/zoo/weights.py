@@ -21,7 +21,7 @@ def scale_up(model: PreTrainedModel) -> None:
     tied = head is not None and head.weight is embeddings.weight
     for module in model.modules():
         if module is embeddings:
-            _normal(module.weight, 0.35)
+            _normal(module.weight, 0.15)
         elif module is head:
             if not tied:
                 _normal(module.weight, 3 / math.sqrt(module.weight.shape[1]))
