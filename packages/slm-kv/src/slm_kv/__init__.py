@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from slm_kv.attention.backends import select_attention
+    from slm_kv.attention.layer_attention import LayerAttention
     from slm_kv.attention.step_batch import StepBatch
     from slm_kv.command_line import DefaultsHelpFormatter, add_model_flags, positive_int, read_int8_text, run_command
     from slm_kv.engine.adapters import BASE_ADAPTER
@@ -33,6 +34,7 @@ __all__ = [
     "Handle",
     "InvalidLogits",
     "KVError",
+    "LayerAttention",
     "LayerShape",
     "PagePool",
     "PagedCache",
@@ -61,6 +63,7 @@ _EXPORTS = {
     "Handle": "engine.requests:Handle",
     "InvalidLogits": "errors:InvalidLogits",
     "KVError": "errors:KVError",
+    "LayerAttention": "attention.layer_attention:LayerAttention",
     "LayerShape": "pages.storage:LayerShape",
     "MAX_LOGPROBS": "sampling.params:MAX_LOGPROBS",
     "PagePool": "pages.pool:PagePool",

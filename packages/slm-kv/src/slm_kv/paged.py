@@ -138,7 +138,7 @@ def _finish_reason(engine: Engine, handle: Handle) -> str:
     if handle.finish_reason == "stop":
         cause = "end of text or a stop string"
     elif len(handle.token_ids) < requested:
-        limit = "the pages are full" if limits.slots <= limits.positions else "the model has no more positions"
+        limit = "the pages are full" if limits.limited_by_pages else "the model has no more positions"
         cause = f"{limit} after {limits.tokens} tokens (--on_full stop)"
     else:
         cause = f"all {requested} requested tokens"
@@ -149,7 +149,7 @@ def _describe_window(engine: Engine, slides: int) -> str:
     if not slides:
         return ""
     limits = engine.context_limits
-    if limits.rotary and limits.max_pages > 2:
+    if limits.drops_pages:
         effect = "each time the oldest page but the first was dropped (approximate)"
     else:
         effect = "each time the last half of the context was computed again, as if the text began there"

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slm_kv.attention import cpu, reference
+from slm_kv.attention.layer_attention import LayerAttention
 from slm_kv.attention.step_batch import Chunk, StepBatch
 from slm_kv.pages.storage import LayerShape, PagedStorage
 
@@ -61,8 +62,8 @@ def test_compiled_attention_equals_the_reference(
     query = torch.randn(heads, rows, dim).to(dtype).transpose(0, 1)  # not contiguous, as in a model
     key, value = (torch.randn(groups, rows, dim).to(dtype).transpose(0, 1) for _ in range(2))
     ours, plain = batch(), batch()
-    result = cpu.attend(query, key, value, 0, ours, 0.3)
-    expected = reference.attend(query, key, value, 0, plain, 0.3)
+    result = cpu.attend(query, key, value, 0, ours, LayerAttention(0.3))
+    expected = reference.attend(query, key, value, 0, plain, LayerAttention(0.3))
     assert torch.equal(ours.storage.keys[0], plain.storage.keys[0])
     assert torch.equal(ours.storage.values[0], plain.storage.values[0])
     assert result.dtype is dtype
@@ -77,11 +78,11 @@ def test_a_row_does_not_depend_on_the_other_rows() -> None:
     pages, lengths = torch.tensor([[0, 1], [2, 3]], dtype=torch.int32), torch.tensor([7, 8], dtype=torch.int32)
     query, key, value = torch.randn(2, 4, 8), torch.randn(2, 2, 8), torch.randn(2, 2, 8)
     slots = torch.tensor([6, 15])
-    both = cpu.attend(query, key, value, 0, StepBatch(storage, slots, pages, lengths, ()), 0.5)
+    both = cpu.attend(query, key, value, 0, StepBatch(storage, slots, pages, lengths, ()), LayerAttention(0.5))
     for row in range(2):
         only = slice(row, row + 1)
         alone = StepBatch(storage, slots[only], pages[only], lengths[only], ())
-        assert torch.equal(cpu.attend(query[only], key[only], value[only], 0, alone, 0.5), both[only])
+        assert torch.equal(cpu.attend(query[only], key[only], value[only], 0, alone, LayerAttention(0.5)), both[only])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -90,6 +91,6 @@ def test_large_scores_do_not_overflow_and_nan_is_kept(dtype: torch.dtype) -> Non
     query, value = torch.full((2, 1, 4), 100.0, dtype=dtype), torch.tensor([[[1.0] * 4], [[3.0] * 4]], dtype=dtype)
     key = torch.tensor([[[100.0] * 4], [[torch.nan] * 4]], dtype=dtype)
     pages, lengths = torch.tensor([[0], [1]], dtype=torch.int32), torch.tensor([1, 1], dtype=torch.int32)
-    out = cpu.attend(query, key, value, 0, StepBatch(storage, torch.tensor([0, 4]), pages, lengths, ()), 1.0)
+    out = cpu.attend(query, key, value, 0, StepBatch(storage, torch.tensor([0, 4]), pages, lengths, ()), LayerAttention(1.0))
     assert out[0].tolist() == [[1.0] * 4]
     assert out[1].isnan().all()

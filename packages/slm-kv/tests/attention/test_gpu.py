@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from slm_kv.attention import reference
+from slm_kv.attention.layer_attention import LayerAttention
 from slm_kv.attention.step_batch import Chunk, StepBatch
 from slm_kv.pages.storage import LayerShape, PagedStorage
 
@@ -72,8 +73,8 @@ def compare(shape: tuple[int, int, int], page_size: int, dtype: torch.dtype, dev
         torch.randn(count, rows, dim).to(device, dtype).transpose(0, 1) for count in (heads, groups, groups)
     )
     ours, plain = (batch(groups, dim, page_size, dtype, device) for _ in range(2))
-    result = gpu.attend(query, key, value, 0, ours, 0.3)
-    expected = reference.attend(query, key, value, 0, plain, 0.3)
+    result = gpu.attend(query, key, value, 0, ours, LayerAttention(0.3))
+    expected = reference.attend(query, key, value, 0, plain, LayerAttention(0.3))
     assert torch.equal(ours.storage.keys[0], plain.storage.keys[0])
     assert torch.equal(ours.storage.values[0], plain.storage.values[0])
     assert result.dtype is dtype
@@ -87,7 +88,7 @@ def check_not_finite(device: torch.device) -> None:
     key = torch.tensor([[[100.0] * 4], [[torch.nan] * 4]], device=device)
     pages, lengths = torch.tensor([[0], [1]], dtype=torch.int32), torch.tensor([2, 3], dtype=torch.int32)
     step = StepBatch(storage, torch.tensor([1, 6], device=device), pages.to(device), lengths.to(device), ())
-    out = gpu.attend(query, key, torch.ones(2, 1, 4, device=device), 0, step, 1.0)
+    out = gpu.attend(query, key, torch.ones(2, 1, 4, device=device), 0, step, LayerAttention(1.0))
     assert out[0].tolist() == [[1.0] * 4]
     assert out[1].isnan().all()
 
@@ -99,11 +100,11 @@ def check_row_independence(device: torch.device) -> None:
     full = batch(2, 16, 3, torch.float32, device)
     rows = [tensor.to(device) for tensor in (query, key, value)]
     step = StepBatch(full.storage, full.slots[:4], full.decode_pages, full.decode_lengths, ())
-    together = gpu.attend(*rows, 0, step, 0.3)
+    together = gpu.attend(*rows, 0, step, LayerAttention(0.3))
     for row in range(4):
         only = slice(row, row + 1)
         alone = StepBatch(full.storage, full.slots[only], full.decode_pages[only], full.decode_lengths[only], ())
-        assert torch.equal(gpu.attend(*(tensor[only] for tensor in rows), 0, alone, 0.3), together[only])
+        assert torch.equal(gpu.attend(*(tensor[only] for tensor in rows), 0, alone, LayerAttention(0.3)), together[only])
 
 
 def test_the_interpreted_kernel_equals_the_reference() -> None:
@@ -150,10 +151,10 @@ def test_on_a_gpu_decode_rows_never_synchronise_with_the_host() -> None:
     full = batch(2, 16, 3, torch.float32, torch.device("cuda"))
     step = StepBatch(full.storage, full.slots[:4], full.decode_pages, full.decode_lengths, ())
     query, key, value = (torch.randn(4, heads, 16, device="cuda") for heads in (6, 2, 2))
-    gpu.attend(query, key, value, 0, step, 0.3)  # compiled
+    gpu.attend(query, key, value, 0, step, LayerAttention(0.3))  # compiled
     torch.cuda.set_sync_debug_mode("error")
     try:
-        gpu.attend(query, key, value, 0, step, 0.3)
+        gpu.attend(query, key, value, 0, step, LayerAttention(0.3))
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

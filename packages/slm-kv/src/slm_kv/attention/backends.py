@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from slm_kv.attention import reference
+from slm_kv.attention.layer_attention import LayerAttention
 from slm_kv.attention.step_batch import StepBatch
 from slm_kv.optional_imports import import_optional
 
-# attend(query_NHD, key_NGD, value_NGD, layer, batch, scale) stores the step's keys and values and returns [N, H, D].
-Attend = Callable[[Tensor, Tensor, Tensor, int, StepBatch, float], Tensor]
+# attend(query_NHD, key_NGD, value_NGD, layer, batch, options) stores the step's keys and values and returns [N, H, D].
+Attend = Callable[[Tensor, Tensor, Tensor, int, StepBatch, LayerAttention], Tensor]
 
 
 def select_attention(device: torch.device, dtype: torch.dtype) -> Attend:

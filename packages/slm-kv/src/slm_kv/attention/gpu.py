@@ -21,23 +21,27 @@ import triton.language as tl
 from torch import Tensor
 from triton import next_power_of_2
 
+from slm_kv.attention.layer_attention import LayerAttention
 from slm_kv.attention.prefill import attend_chunks
 from slm_kv.attention.step_batch import StepBatch
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 TILE_PRODUCTS = 4096  # Q * L * C: 32 registers for each thread of four warps
 MAX_TILE_TOKENS = 128
+UNLIMITED = 2**31 - 1  # the window of a layer without one
 
 
-def attend(query_NHD: Tensor, key_NGD: Tensor, value_NGD: Tensor, layer: int, batch: StepBatch, scale: float) -> Tensor:
+def attend(
+    query_NHD: Tensor, key_NGD: Tensor, value_NGD: Tensor, layer: int, batch: StepBatch, options: LayerAttention
+) -> Tensor:
     """Store the step's keys and values, then attend. Returns [N, H, D]."""
     storage, rows = batch.storage, batch.decode_rows
     write(key_NGD, storage.keys[layer], batch.slots)
     write(value_NGD, storage.values[layer], batch.slots)
     out_NHD = torch.empty_like(query_NHD, memory_format=torch.contiguous_format)
     if rows:
-        decode(query_NHD[:rows], layer, batch, scale, out_NHD[:rows])
-    attend_chunks(query_NHD, key_NGD, value_NGD, layer, batch, scale, out_NHD)
+        decode(query_NHD[:rows], layer, batch, options, out_NHD[:rows])
+    attend_chunks(query_NHD, key_NGD, value_NGD, layer, batch, options, out_NHD)
     return out_NHD
 
 
@@ -46,7 +50,7 @@ def write(rows_NGD: Tensor, pages_PSGD: Tensor, slots: Tensor) -> None:
     pages_PSGD.flatten(0, 1).index_copy_(0, slots, rows_NGD)
 
 
-def decode(query_SHD: Tensor, layer: int, batch: StepBatch, scale: float, out_SHD: Tensor) -> None:
+def decode(query_SHD: Tensor, layer: int, batch: StepBatch, options: LayerAttention, out_SHD: Tensor) -> None:
     """Write the attention of the decode rows, each over its own pages, to the contiguous ``out_SHD``."""
     keys_PSGD, values_PSGD = batch.storage.keys[layer], batch.storage.values[layer]
     (rows, heads, dim), groups = query_SHD.shape, keys_PSGD.shape[2]
@@ -59,13 +63,18 @@ def decode(query_SHD: Tensor, layer: int, batch: StepBatch, scale: float, out_SH
             out_SHD,
             batch.decode_pages,
             batch.decode_lengths,
-            scale,
+            query_SHD if options.sinks is None else options.sinks.contiguous(),
+            options.scale,
+            options.softcap or 0.0,
+            options.window or UNLIMITED,
             *query_SHD.stride(),
             batch.decode_pages.stride(0),
             keys_PSGD.stride(1),
             GROUP_SIZE=heads // groups,
             DIM=dim,
             PAGE_SIZE=batch.storage.page_size,
+            HAS_SOFTCAP=options.softcap is not None,
+            HAS_SINKS=options.sinks is not None,
             Q=padded_group_size,
             C=padded_dim,
             L=min(MAX_TILE_TOKENS, max(1, TILE_PRODUCTS // (padded_group_size * padded_dim))),
@@ -81,7 +90,10 @@ def decode_kernel(
     out,
     tables,
     lengths,
+    sinks,
     scale,
+    softcap,
+    window,
     row_stride,
     head_stride,
     dim_stride,
@@ -90,6 +102,8 @@ def decode_kernel(
     GROUP_SIZE: tl.constexpr,
     DIM: tl.constexpr,
     PAGE_SIZE: tl.constexpr,
+    HAS_SOFTCAP: tl.constexpr,
+    HAS_SINKS: tl.constexpr,
     Q: tl.constexpr,
     C: tl.constexpr,
     L: tl.constexpr,
@@ -97,7 +111,8 @@ def decode_kernel(
     """Attend for one sequence and one head of keys and values.
 
     ``query`` [S, H, D] may have any strides; all other tensors are contiguous. ``tables`` [S, P] int32 are each
-    sequence's pages, ``lengths`` [S] int32 the number of tokens that its query attends to. GROUP_SIZE is H / G.
+    sequence's pages, ``lengths`` [S] int32 the number of its tokens, the query's own included. The query attends to the
+    last ``window`` of them, and no other is read. ``sinks`` [H] is used with HAS_SINKS only. GROUP_SIZE is H / G.
     """
     row, group = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
     dims_C, members_Q = tl.arange(0, C), tl.arange(0, Q)
@@ -108,8 +123,11 @@ def decode_kernel(
 
     length = tl.load(lengths + row)
     max_Q, sum_Q = tl.full((Q,), float("-inf"), tl.float32), tl.zeros((Q,), tl.float32)
+    if HAS_SINKS:  # a sink is a first token without a value
+        max_Q = tl.load(sinks + heads_Q, mask=members_Q < GROUP_SIZE, other=0.0).to(tl.float32)
+        sum_Q += 1.0
     acc_QC = tl.zeros((Q, C), tl.float32)
-    for first in range(0, length, L):
+    for first in range(tl.maximum(length - window, 0), length, L):
         tokens_L = first + tl.arange(0, L)
         seen_L = tokens_L < length
         slots_L = slots_of(tables + row * table_stride, tokens_L, seen_L, PAGE_SIZE)
@@ -117,7 +135,11 @@ def decode_kernel(
         mask_LC = seen_L[:, None] & (dims_C < DIM)[None, :]
         key_LC = tl.load(keys + offsets_LC, mask=mask_LC, other=0.0).to(tl.float32)
         value_LC = tl.load(values + offsets_LC, mask=mask_LC, other=0.0).to(tl.float32)
-        max_Q, sum_Q, acc_QC = accumulate_tile(query_QC, key_LC, value_LC, seen_L, max_Q, sum_Q, acc_QC)
+        score_QL = tl.sum(query_QC[:, None, :] * key_LC[None, :, :], axis=2)
+        if HAS_SOFTCAP:
+            score_QL = softcap * tanh(score_QL / softcap)
+        score_QL = tl.where(seen_L[None, :], score_QL, float("-inf"))
+        max_Q, sum_Q, acc_QC = accumulate_tile(score_QL, value_LC, max_Q, sum_Q, acc_QC)
 
     out_QC = (acc_QC / sum_Q[:, None]).to(out.dtype.element_ty)
     offsets_QC = (row * tl.num_programs(1) * GROUP_SIZE + heads_Q[:, None]) * DIM + dims_C[None, :]
@@ -132,13 +154,20 @@ def slots_of(table, tokens_L, seen_L, PAGE_SIZE: tl.constexpr):
 
 
 @triton.jit
-def accumulate_tile(query_QC, key_LC, value_LC, seen_L, max_Q, sum_Q, acc_QC):
+def tanh(x):
+    """tanh to the precision of float32, which 1 - 2 / (exp(2 x) + 1) lacks near 0 (Cephes, tanhf.c)."""
+    z = x * x
+    polynomial = ((-0.00570498872745 * z + 0.0206390887954) * z - 0.0537397155531) * z + 0.133314422036
+    near_zero = x + x * z * (polynomial * z - 0.333332819422)
+    return tl.where(tl.abs(x) < 0.625, near_zero, 1.0 - 2.0 / (tl.exp(2.0 * x) + 1.0))
+
+
+@triton.jit
+def accumulate_tile(score_QL, value_LC, max_Q, sum_Q, acc_QC):
     """Add a tile to the running softmax: the maximum score, the sum of weights, and the weighted sum of values.
 
-    It uses sums because ``tl.dot`` needs at least 16 query rows and would round float32 to TF32.
+    Products are sums because ``tl.dot`` needs at least 16 query rows and would round float32 to TF32.
     """
-    score_QL = tl.sum(query_QC[:, None, :] * key_LC[None, :, :], axis=2)
-    score_QL = tl.where(seen_L[None, :], score_QL, float("-inf"))
     new_max_Q = tl.maximum(max_Q, tl.max(score_QL, axis=1))
     weight_QL, rescale_Q = tl.exp(score_QL - new_max_Q[:, None]), tl.exp(max_Q - new_max_Q)
     sum_Q = sum_Q * rescale_Q + tl.sum(weight_QL, axis=1)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from slm_kv.attention.backends import Attend
+from slm_kv.attention.layer_attention import LayerAttention
 from slm_kv.attention.step_batch import StepBatch
 from slm_kv.errors import KVError
 from slm_kv.pages.storage import LayerShape
@@ -23,7 +24,7 @@ from slm_kv.peft_models import adapter_names
 
 IMPLEMENTATION = "slm_paged"
 # Options of some models' attention that paged attention does not compute: ignoring them would change the text.
-UNSUPPORTED_OPTIONS = ("softcap", "s_aux", "position_bias")
+UNSUPPORTED_OPTIONS = ("position_bias",)
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,13 @@ class AttentionProbe:
     """Records what each layer requires of attention when it is passed instead of an AttentionStep."""
 
     layers: dict[int, LayerShape] = field(default_factory=dict)
-    window: int | None = None  # the shortest sliding window of all layers
+    windows: dict[int, int | None] = field(default_factory=dict)
+
+    @property
+    def window(self) -> int | None:
+        """The longest sliding window of all layers; None if a layer has none and attends to all tokens."""
+        windows = [window for window in self.windows.values() if window is not None]
+        return max(windows) if windows and len(windows) == len(self.layers) else None
 
 
 def install(models: Sequence[PreTrainedModel]) -> AttentionProbe:
@@ -91,10 +98,15 @@ def _attention(
         raise KVError("this model has paged attention: call it through its Engine, or set another attn_implementation")
     if isinstance(paged, AttentionProbe):
         return _record(paged, module, query_BHTD, key_BGTD, value_BGTD, options), None
-    scale = 1 / math.sqrt(query_BHTD.shape[-1]) if scaling is None else scaling
+    layer_attention = _layer_attention(query_BHTD, scaling, options)
     query, key, value = (_rows(tensor) for tensor in (query_BHTD, key_BGTD, value_BGTD))
-    out_NHD = paged.attend(query, key, value, _layer_index(module), paged.batch, scale)
+    out_NHD = paged.attend(query, key, value, _layer_index(module), paged.batch, layer_attention)
     return out_NHD.view(query_BHTD.shape[0], query_BHTD.shape[2], *out_NHD.shape[1:]), None
+
+
+def _layer_attention(query_BHTD: Tensor, scaling: float | None, options: dict[str, Any]) -> LayerAttention:
+    scale = 1 / math.sqrt(query_BHTD.shape[-1]) if scaling is None else scaling
+    return LayerAttention(scale, options.get("sliding_window") or None, options.get("softcap"), options.get("s_aux"))
 
 
 def _rows(tensor_BHTD: Tensor) -> Tensor:
@@ -126,9 +138,9 @@ def _record(
             f"{type(module).__name__} needs {unsupported[0]}, which paged attention does not support; "
             "use the model's own generate"
         )
-    if window := options.get("sliding_window"):
-        probe.window = min(window, probe.window or window)
-    probe.layers[_layer_index(module)] = LayerShape(key.shape[1], key.shape[3])
+    index = _layer_index(module)
+    probe.layers[index] = LayerShape(key.shape[1], key.shape[3])
+    probe.windows[index] = _layer_attention(query, None, options).window
     return query.transpose(1, 2)
 
 

@@ -3,7 +3,7 @@
 Slow and easy to read. Tests compare the other backends with it, and devices without a compiled backend use it.
 
 Shapes: N rows of the step, T rows of a chunk, L keys, H heads, G heads of keys and values (H is a multiple of G),
-D dimensions of a head, P pages, S slots in a page.
+E = H / G, D dimensions of a head, P pages, S slots in a page.
 """
 
 from __future__ import annotations
@@ -12,18 +12,21 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from slm_kv.attention.layer_attention import LayerAttention
 from slm_kv.attention.step_batch import Chunk, StepBatch
 
 
-def attend(query_NHD: Tensor, key_NGD: Tensor, value_NGD: Tensor, layer: int, batch: StepBatch, scale: float) -> Tensor:
+def attend(
+    query_NHD: Tensor, key_NGD: Tensor, value_NGD: Tensor, layer: int, batch: StepBatch, options: LayerAttention
+) -> Tensor:
     """Store the step's keys and values, then attend. Returns [N, H, D]."""
     write(key_NGD, value_NGD, layer, batch)
     out_NHD = torch.empty_like(query_NHD, memory_format=torch.contiguous_format)
     for row, length in enumerate(batch.decode_lengths.tolist()):
         chunk = Chunk(row, row + 1, length - 1, batch.decode_pages[row].long())
-        out_NHD[row : row + 1] = attend_chunk(query_NHD, chunk, layer, batch, scale)
+        out_NHD[row : row + 1] = attend_chunk(query_NHD, chunk, layer, batch, options)
     for chunk in batch.chunks:
-        out_NHD[chunk.first : chunk.last] = attend_chunk(query_NHD, chunk, layer, batch, scale)
+        out_NHD[chunk.first : chunk.last] = attend_chunk(query_NHD, chunk, layer, batch, options)
     return out_NHD
 
 
@@ -33,35 +36,68 @@ def write(key_NGD: Tensor, value_NGD: Tensor, layer: int, batch: StepBatch) -> N
     batch.storage.values[layer].flatten(0, 1).index_copy_(0, batch.slots, value_NGD)
 
 
-def gather(pages_PSGD: Tensor, pages: Tensor, length: int) -> Tensor:
-    """Gather the first ``length`` tokens of ``pages`` to [G, length, D]: a view if the pages are neighbours."""
-    needed = pages[: -(-length // pages_PSGD.shape[1])]
-    first, last = int(needed[0]), int(needed[-1]) + 1
-    if last - first == len(needed) and bool((needed.diff() == 1).all()):
-        return pages_PSGD[first:last].flatten(0, 1)[:length].transpose(0, 1)
-    return pages_PSGD[needed].flatten(0, 1)[:length].transpose(0, 1)
+def gather(pages_PSGD: Tensor, pages: Tensor, first: int, end: int) -> Tensor:
+    """Gather tokens ``first`` to ``end`` - 1 of ``pages`` to [G, L, D]: a view if the pages are neighbours."""
+    page_size = pages_PSGD.shape[1]
+    needed, skipped = pages[first // page_size : -(-end // page_size)], first // page_size * page_size
+    start, stop = int(needed[0]), int(needed[-1]) + 1
+    if stop - start == len(needed) and bool((needed.diff() == 1).all()):
+        tokens_LGD = pages_PSGD[start:stop].flatten(0, 1)
+    else:
+        tokens_LGD = pages_PSGD[needed].flatten(0, 1)
+    return tokens_LGD[first - skipped : end - skipped].transpose(0, 1)
 
 
-def attend_chunk(query_NHD: Tensor, chunk: Chunk, layer: int, batch: StepBatch, scale: float) -> Tensor:
+def attend_chunk(query_NHD: Tensor, chunk: Chunk, layer: int, batch: StepBatch, options: LayerAttention) -> Tensor:
     """Compute the attention of one chunk's rows, each over the tokens before it and itself. Returns [T, H, D]."""
-    key_GLD = gather(batch.storage.keys[layer], chunk.pages, chunk.length)
-    value_GLD = gather(batch.storage.values[layer], chunk.pages, chunk.length)
-    return causal_attention(query_NHD[chunk.first : chunk.last], key_GLD, value_GLD, chunk.past, scale)
+    first = options.first_key(chunk.past)  # of those that the first row attends to
+    key_GLD = gather(batch.storage.keys[layer], chunk.pages, first, chunk.length)
+    value_GLD = gather(batch.storage.values[layer], chunk.pages, first, chunk.length)
+    return causal_attention(query_NHD[chunk.first : chunk.last], key_GLD, value_GLD, chunk.past - first, options)
 
 
-def causal_attention(query_THD: Tensor, key_GLD: Tensor, value_GLD: Tensor, past: int, scale: float) -> Tensor:
-    """Compute causal attention: row i attends to the first ``past`` + i + 1 of L keys. Returns [T, H, D]."""
+def causal_attention(
+    query_THD: Tensor, key_GLD: Tensor, value_GLD: Tensor, past: int, options: LayerAttention
+) -> Tensor:
+    """Compute causal attention: row i attends to key ``past`` + i and those before it. Returns [T, H, D]."""
+    if options.softcap is not None or options.sinks is not None:
+        return softmax_attention(query_THD, key_GLD, value_GLD, past, options)
     rows, heads = query_THD.shape[:2]
-    mask = None
-    if past and rows > 1:  # is_causal would align the diagonal with the first key
-        mask = torch.ones(rows, key_GLD.shape[1], dtype=torch.bool, device=query_THD.device).tril(past)
+    # is_causal aligns the diagonal with the first key.
+    is_causal = not past and (options.window is None or rows <= options.window)
     out_HTD = scaled_dot_product_attention(
         query_THD.transpose(0, 1)[None],
         key_GLD[None],
         value_GLD[None],
-        attn_mask=mask,
-        is_causal=not past and rows > 1,
-        scale=scale,
+        attn_mask=None if is_causal or rows == 1 else visible_keys(rows, past, options.window, query_THD.device),
+        is_causal=is_causal and rows > 1,
+        scale=options.scale,
         enable_gqa=heads != key_GLD.shape[0],
     )
     return out_HTD[0].transpose(0, 1)
+
+
+def softmax_attention(
+    query_THD: Tensor, key_GLD: Tensor, value_GLD: Tensor, past: int, options: LayerAttention
+) -> Tensor:
+    """Compute causal attention with a soft cap or sinks, which torch's own does not have. Returns [T, H, D]."""
+    (rows, heads, dim), groups = query_THD.shape, len(key_GLD)
+    dtype = torch.promote_types(query_THD.dtype, torch.float32)
+    query_GETD = query_THD.to(dtype).transpose(0, 1).reshape(groups, heads // groups, rows, dim)
+    scores_GETL = query_GETD @ key_GLD.to(dtype)[:, None].transpose(2, 3) * options.scale
+    if options.softcap is not None:
+        scores_GETL = options.softcap * (scores_GETL / options.softcap).tanh()
+    visible_TL = visible_keys(rows, past, options.window, query_THD.device)
+    scores_GETL = scores_GETL.masked_fill(~visible_TL, float("-inf"))
+    if options.sinks is not None:
+        sinks_GET1 = options.sinks.to(dtype).view(groups, -1, 1, 1).expand(-1, -1, rows, 1)
+        scores_GETL = torch.cat([scores_GETL, sinks_GET1], dim=3)
+    weights_GETL = scores_GETL.softmax(3)[..., : past + rows]
+    out_GETD = weights_GETL @ value_GLD.to(dtype)[:, None]
+    return out_GETD.flatten(0, 1).transpose(0, 1).to(query_THD.dtype)
+
+
+def visible_keys(rows: int, past: int, window: int | None, device: torch.device) -> Tensor:
+    """Return [T, L]: whether row i attends to each of the ``past`` + T keys."""
+    causal_TL = torch.ones(rows, past + rows, dtype=torch.bool, device=device).tril(past)
+    return causal_TL if window is None else causal_TL.triu(past + 1 - window)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, types
 
-from slm_kv.compiled.elements import NUMBA_OPTIONS, exp, from_float32, to_float32
+from slm_kv.compiled.elements import NUMBA_OPTIONS, exp, from_float32, tanh, to_float32
 from slm_kv.compiled.prefetching import prefetch_run
 
 # Distance between the token that is read and the one that is prefetched. Pages are scattered, and a CPU's own
@@ -24,6 +24,7 @@ from slm_kv.compiled.prefetching import prefetch_run
 PREFETCH_BYTES = 12288
 # The head dimension of most small models. LLVM unrolls the loops over a constant, which saves 5 to 10 % of the time.
 COMMON_DIM = 64
+NO_SINK = np.float32(-np.inf)
 
 
 def compile_for(*arguments):
@@ -43,12 +44,23 @@ def compile_for(*arguments):
 
 
 @njit(**NUMBA_OPTIONS)
-def softmax_weights(scores, length):
-    """Replace scores by exp(score - maximum) and return their sum; NaN if a score is NaN."""
-    top, total = scores[0], np.float32(0.0)
+def cap_scores(scores, length, softcap):
+    """Replace scores s by softcap * tanh(s / softcap)."""
+    for t in range(length):
+        scores[t] = softcap * tanh(scores[t] / softcap)
+
+
+@njit(**NUMBA_OPTIONS)
+def softmax_weights(scores, length, sink):
+    """Replace scores by exp(score - maximum) and return their sum; NaN if a score is NaN.
+
+    The logit ``sink`` takes part in the maximum and the sum; -infinity for none.
+    """
+    top, total = max(scores[0], sink), np.float32(0.0)
     for t in range(length):
         top = max(top, scores[t])
         total += scores[t] * np.float32(0.0)  # max() and exp() may lose a NaN: this keeps it in the sum
+    total += sink if sink != sink else exp(sink - top)
     for t in range(length):
         scores[t] = exp(scores[t] - top)
     for t in range(length):
@@ -83,71 +95,88 @@ def following_page(pages, first, length, page_size):
 
 
 @njit(inline="always")
-def compute_scores(queries, keys, pages, length, ahead, dim, scores):
-    """Write the products of ``queries`` [H, ``dim``] and the first ``length`` keys to ``scores`` [H, >= length]."""
+def compute_scores(queries, keys, pages, begin, length, ahead, dim, scores):
+    """Write the products of ``queries`` [H, ``dim``] and keys ``begin`` to ``length`` - 1 to ``scores``."""
     heads, page_size, groups = len(queries), keys.shape[1], keys.shape[2]
     group_size, flat = heads // groups, keys.reshape(-1)
-    for first in range(0, length, page_size):
+    for first in range(begin - begin % page_size, length, page_size):
         page, next_page = pages[first // page_size], following_page(pages, first, length, page_size)
-        for slot in range(min(page_size, length - first)):
+        for slot in range(max(0, begin - first), min(page_size, length - first)):
             prefetch_token(flat, page, next_page, slot + ahead, page_size, groups * dim)
             for head in range(heads):
                 dot = np.float32(0.0)
                 for d in range(dim):
                     dot += queries[head, d] * to_float32(keys[page, slot, head // group_size, d])
-                scores[head, first + slot] = dot
+                scores[head, first + slot - begin] = dot
 
 
 @njit(inline="always")
-def sum_values(weights, values, pages, length, ahead, dim, out):
-    """Write the first ``length`` values, summed by ``weights`` [H, >= length], to ``out`` [H, ``dim``]."""
+def sum_values(weights, values, pages, begin, length, ahead, dim, out):
+    """Write values ``begin`` to ``length`` - 1, summed by ``weights``, to ``out`` [H, ``dim``]."""
     heads, page_size, groups = len(out), values.shape[1], values.shape[2]
     group_size, flat = heads // groups, values.reshape(-1)
     out[:] = np.float32(0.0)
-    for first in range(0, length, page_size):
+    for first in range(begin - begin % page_size, length, page_size):
         page, next_page = pages[first // page_size], following_page(pages, first, length, page_size)
-        for slot in range(min(page_size, length - first)):
+        for slot in range(max(0, begin - first), min(page_size, length - first)):
             prefetch_token(flat, page, next_page, slot + ahead, page_size, groups * dim)
             for head in range(heads):
-                weight = weights[head, first + slot]
+                weight = weights[head, first + slot - begin]
                 for d in range(dim):
                     out[head, d] += weight * to_float32(values[page, slot, head // group_size, d])
 
 
 @njit(inline="always")
-def attend(queries, keys, values, pages, length, dim, scores, totals, out):
-    """Attend for one sequence of ``length`` tokens.
+def attend(queries, keys, values, pages, begin, length, softcap, sinks, dim, scores, totals, out):
+    """Attend to tokens ``begin`` to ``length`` - 1 of one sequence.
 
-    ``queries`` [H, ``dim``] and ``pages`` [P] are read, ``scores`` [H, >= length] is scratch memory. ``out``
-    [H, ``dim``] becomes the sum of values by weights that add up to ``totals`` [H].
+    ``queries`` [H, ``dim``] and ``pages`` [P] are read, ``scores`` [H, >= length - begin] is scratch memory. ``out``
+    [H, ``dim``] becomes the sum of values by weights that add up to ``totals`` [H], less the weight of ``sinks``.
     """
     page_size, width = keys.shape[1], keys.shape[2] * dim
     ahead = min(page_size, max(1, PREFETCH_BYTES // (width * keys.itemsize)))
-    compute_scores(queries, keys, pages, length, ahead, dim, scores)
+    compute_scores(queries, keys, pages, begin, length, ahead, dim, scores)
     for head in range(len(queries)):
-        totals[head] = softmax_weights(scores[head], length)
-    sum_values(scores, values, pages, length, ahead, dim, out)
+        if softcap > 0:
+            cap_scores(scores[head], length - begin, softcap)
+        totals[head] = softmax_weights(scores[head], length - begin, sinks[head] if len(sinks) else NO_SINK)
+    sum_values(scores, values, pages, begin, length, ahead, dim, out)
 
 
-@compile_for("rows", "pages", "pages", types.int32[:, ::1], types.int32[::1], types.float32, "out")
-def decode(q, keys, values, pages, lengths, scale, out):
+@compile_for(
+    "rows",
+    "pages",
+    "pages",
+    types.int32[:, ::1],
+    types.int32[::1],
+    types.float32,
+    types.int64,
+    types.float32,
+    types.float32[::1],
+    "out",
+)
+def decode(q, keys, values, pages, lengths, scale, window, softcap, sinks, out):
     """Attend with S queries, each over its own pages. Memory is read in order: token by token, all heads of a token.
 
     ``q`` and ``out`` [S, H, D]; ``keys`` and ``values`` [pages, page_size, G, D]; ``pages`` [S, P] int32;
-    ``lengths`` [S] int32: the tokens that each query attends to, itself included.
+    ``lengths`` [S] int32: the tokens of each sequence, the query's own included. The query attends to the last
+    ``window`` of them, and no other is read; 0: to all. ``softcap`` is 0 for none, ``sinks`` [H] is empty for none.
     """
     heads, dim = q.shape[1], q.shape[2]
-    scores = np.empty((heads, lengths.max()), np.float32)
+    window = window if window > 0 else np.int64(lengths.max())
+    scores = np.empty((heads, min(window, np.int64(lengths.max()))), np.float32)
     queries, sums = np.empty((heads, dim), np.float32), np.empty((heads, dim), np.float32)
     totals = np.empty(heads, np.float32)
     for row in range(q.shape[0]):
         for head in range(heads):
             for d in range(dim):
                 queries[head, d] = to_float32(q[row, head, d]) * scale
+        length, table = np.int64(lengths[row]), pages[row]
+        begin = max(0, length - window)
         if dim == COMMON_DIM:
-            attend(queries, keys, values, pages[row], lengths[row], COMMON_DIM, scores, totals, sums)
+            attend(queries, keys, values, table, begin, length, softcap, sinks, COMMON_DIM, scores, totals, sums)
         else:
-            attend(queries, keys, values, pages[row], lengths[row], dim, scores, totals, sums)
+            attend(queries, keys, values, table, begin, length, softcap, sinks, dim, scores, totals, sums)
         for head in range(heads):
             for d in range(dim):
                 out[row, head, d] = from_float32(sums[head, d] / totals[head], out[row, head, d])

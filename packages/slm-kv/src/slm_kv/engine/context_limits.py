@@ -22,6 +22,7 @@ class ContextLimits:
         positions: Positions that the model knows.
         rotary: Whether positions are relative (rotary embeddings).
         on_full: What happens to a sequence that reaches a limit, see Engine.
+        window: No layer attends to more than the last ``window`` tokens. None: a layer attends to all.
     """
 
     page_size: int
@@ -29,6 +30,7 @@ class ContextLimits:
     positions: int
     rotary: bool
     on_full: OnFull
+    window: int | None = None
 
     @classmethod
     def from_config(
@@ -37,11 +39,10 @@ class ContextLimits:
         """Combine a pool's size with a model's config.
 
         Args:
-            config: The model's config.
+            config: The model's config. If it names no number of positions, the pool's slots are the limit.
             page_size: Tokens in a page.
             max_pages: Pages of the pool.
-            window: The shortest sliding window of the model's layers, if any. It limits the positions, because paged
-                attention sees all tokens of a sequence.
+            window: The longest sliding window of the model's layers; None if a layer has none.
             on_full: See Engine.
 
         Raises:
@@ -49,11 +50,12 @@ class ContextLimits:
         """
         if on_full not in get_args(OnFull):
             raise KVError(f"on_full={on_full!r} is not one of {', '.join(get_args(OnFull))}")
-        positions = min(config.max_position_embeddings, window or config.max_position_embeddings)
+        text_config = config.get_text_config()
+        positions = getattr(text_config, "max_position_embeddings", None) or page_size * max_pages
         if page_size > positions:
             raise KVError(f"page_size={page_size} exceeds the model's context of {positions} tokens; give less")
-        rotary = getattr(config, "rope_parameters", None) is not None
-        return cls(page_size, max_pages, positions, rotary, on_full)
+        rotary = getattr(text_config, "rope_parameters", None) is not None
+        return cls(page_size, max_pages, positions, rotary, on_full, window)
 
     @property
     def slots(self) -> int:
@@ -61,9 +63,18 @@ class ContextLimits:
         return self.page_size * self.max_pages
 
     @property
+    def limited_by_pages(self) -> bool:
+        """Whether the pages are full before the model's positions end.
+
+        They never are if the pool holds all tokens that a layer attends to: the pages before them are released.
+        """
+        releases_pages = self.window is not None and self.window - 1 + self.page_size <= self.slots
+        return self.slots <= self.positions and not releases_pages
+
+    @property
     def tokens(self) -> int:
-        """The largest number of tokens in a prompt and its answer, unless a window drops some."""
-        return min(self.slots, self.positions)
+        """The largest number of tokens in a prompt and its answer, unless ``on_full`` drops some."""
+        return self.slots if self.limited_by_pages else self.positions
 
     def check(self, prompt_tokens: int, new_tokens: int) -> None:
         """Check the size of a request.
@@ -77,16 +88,16 @@ class ContextLimits:
             raise KVError(
                 f"the prompt has {prompt_tokens} tokens and the model has {self.positions} positions; shorten it"
             )
-        if prompt_tokens > self.slots:
+        if prompt_tokens > self.tokens:
             raise KVError(
                 f"the prompt has {prompt_tokens} tokens and max_pages={self.max_pages} pages of {self.page_size} hold "
-                f"{self.slots}; give at least {-(-prompt_tokens // self.page_size)} pages"
+                f"{self.slots}; give at least {self._pages_for_prompt(prompt_tokens)} pages"
             )
         needed = prompt_tokens + new_tokens - 1  # the keys and values of the last token are never read
         if self.on_full == "refuse" and needed > self.tokens:
             limit = (
                 f"the pages hold {self.slots}"
-                if self.slots <= self.positions
+                if self.limited_by_pages
                 else f"the model has {self.positions} positions"
             )
             raise KVError(
@@ -94,17 +105,27 @@ class ContextLimits:
                 f"and {limit}; ask for fewer new tokens"
             )
 
+    def _pages_for_prompt(self, tokens: int) -> int:
+        needed = tokens if self.window is None else min(tokens, self.window - 1 + self.page_size)
+        return -(-needed // self.page_size)
+
     def fits(self, sequence: Sequence) -> bool:
         """Return whether there are slots and positions for the sequence's next tokens."""
         slots = sequence.block_table.length + sequence.pending
-        return slots <= self.slots and sequence.position + sequence.pending <= self.positions
+        enough_slots = slots <= self.slots or not self.limited_by_pages
+        return enough_slots and sequence.position + sequence.pending <= self.positions
+
+    @property
+    def drops_pages(self) -> bool:
+        """Whether the oldest page but the first can be dropped: positions must be relative."""
+        return self.rotary and self.max_pages > 2 and self.limited_by_pages
 
     def can_drop_page(self, sequence: Sequence) -> bool:
-        """Return whether the oldest page but the first can be dropped.
+        """Return whether the oldest page but the first can be dropped, now that the sequence does not fit.
 
-        Positions must be relative, and the next tokens must not exceed those that the model knows.
+        The next tokens must not exceed the positions that the model knows.
         """
-        return self.rotary and self.max_pages > 2 and sequence.position + sequence.pending <= self.positions
+        return self.drops_pages and sequence.position + sequence.pending <= self.positions
 
     def drop_page(self, sequence: Sequence, pool: PagePool) -> None:
         """Drop the oldest page but the first, to which all tokens attend strongly (attention sinks, arXiv 2309.17453).

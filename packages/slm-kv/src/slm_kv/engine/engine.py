@@ -85,7 +85,7 @@ class Engine:
             probe = self._prepared.install_attention()
             limits = (page_size, max_pages, probe.window, on_full)
             self.context_limits = ContextLimits.from_config(self.model.config, *limits)
-            self.pool = PagePool(page_size, max_pages, prefix_caching=prefix_caching)
+            self.pool = PagePool(page_size, max_pages, prefix_caching=prefix_caching, window=probe.window)
             if int8_text is not None:
                 self._prepared.pack_int8(self._vocabulary.encode(int8_text), self.context_limits.positions)
             elif packed:
@@ -263,13 +263,17 @@ class Engine:
 
     def _sample(self, work: Work, logits_RV: Tensor) -> None:
         sequence, handle = work.sequence, work.sequence.handle
-        self.pool.commit(sequence.block_table, sequence.next_ids(work.count), verified=False)
+        # Behind a window, logits do not depend on all tokens of a chunk: its keys are checked instead.
+        checked = self.pool.window is not None and (work.count > 1 or not work.samples)
+        if checked:
+            self._runner.check_keys(work)
+        self.pool.commit(sequence.block_table, sequence.next_ids(work.count), verified=checked and handle.use_cache)
         if sequence.needs_prompt_logits:
             sequence.add_prompt_logprobs(logits_RV)
         if work.samples:
             token = sequence.sampler.sample(logits_RV[-1])
             if handle.use_cache:
-                # A NaN in any key or value would have made these logits NaN, which ``sample`` refuses.
+                # A NaN in any other key or value would have made these logits NaN, which ``sample`` refuses.
                 self.pool.commit(sequence.block_table, (), verified=True)
             else:
                 self.scheduler.discard_pages(sequence)

@@ -20,6 +20,7 @@ from slm_kv.attention.interface import AttentionStep
 from slm_kv.attention.step_batch import Chunk, StepBatch
 from slm_kv.engine.adapters import Adapters, ModelCall
 from slm_kv.engine.scheduler import Work
+from slm_kv.errors import InvalidLogits
 from slm_kv.pages.storage import PagedStorage
 
 
@@ -48,6 +49,18 @@ class ModelRunner:
         with closing(self.adapters.calls(work)) as calls:  # closing the generator restores the adapters after an error
             for call in calls:
                 yield call.work, self._run_call(call)
+
+    def check_keys(self, work: Work) -> None:
+        """Check the keys that ``work`` has computed.
+
+        A NaN in any layer's key or value makes the outputs of this layer NaN, and with them the last layer's keys.
+
+        Raises:
+            InvalidLogits: a key is NaN.
+        """
+        keys_NGD = self.storage.keys[-1].flatten(0, 1)[self._tensor(self._slots(work).tolist())]
+        if bool(keys_NGD.isnan().any()):
+            raise InvalidLogits("the model gave NaN keys for the prompt; check its weights, or try dtype float32")
 
     def _run_call(self, call: ModelCall) -> list[Tensor]:
         work, names = call.work, call.row_adapters

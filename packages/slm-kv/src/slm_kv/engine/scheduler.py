@@ -39,7 +39,7 @@ class Plan:
 class Scheduler:
     """First come, first served; requests that share an unfinished prefix with a running one are deferred.
 
-    Requires that no sequence has more tokens than the whole pool holds, so that any sequence fits when it runs alone.
+    Requires that no sequence needs more pages than the whole pool has, so that any sequence fits when it runs alone.
 
     Args:
         pool: The pool from which pages are reserved.
@@ -99,11 +99,14 @@ class Scheduler:
     def _add_rows(self, sequence: Sequence, work: list[Work], copies: list[PageCopy]) -> None:
         """Plan as many of the sequence's next rows as the step has room for; preempt others if pages are missing."""
         while sequence.running:
-            count = min(sequence.pending, self._remaining_rows(work))
+            table = sequence.block_table
+            self.pool.release_unseen(table)
+            slots = self.pool.max_pages * self.pool.page_size - table.length  # fewer than pending only with a window
+            count = min(sequence.pending, self._remaining_rows(work), slots)
             if count == 0:
                 return
             try:
-                copies += self.pool.reserve(sequence.block_table, count)
+                copies += self.pool.reserve(table, count)
             except PoolFull:
                 if not self._preempt_youngest(sequence, work):
                     return
@@ -115,7 +118,7 @@ class Scheduler:
         """Preempt the youngest sequence without rows in this step; return whether that is not ``sequence`` itself."""
         planned = {id(item.sequence) for item in work}
         youngest = [candidate for candidate in self.running if id(candidate) not in planned][-1]
-        assert len(self.running) > 1, "a sequence has more tokens than the pool holds"
+        assert len(self.running) > 1, "a sequence needs more pages than the pool has"
         self.preempt(youngest)
         return youngest is not sequence
 
@@ -132,10 +135,13 @@ class Scheduler:
             same_weights = running.prefix_root == sequence.prefix_root
             if running.pending > 1 and same_weights and running.block_table.chained:
                 shared = self._shared_tokens(running.context, sequence.context)
-                cached = self.pool.cached_prefix(sequence.context, sequence.prefix_root)
-                if shared and 2 * (shared - cached) >= running.pending:
+                if shared and self._unknown_tokens(sequence, shared) * 2 >= running.pending:
                     return True
         return False
+
+    def _unknown_tokens(self, sequence: Sequence, tokens: int) -> int:
+        """How many of the sequence's first ``tokens`` are in no known pages."""
+        return tokens - self.pool.cached_prefix(sequence.context, sequence.prefix_root)
 
     def _shared_tokens(self, context: list[int], other: list[int]) -> int:
         """The length of the common beginning, in whole pages, that ``other`` can reuse."""
@@ -145,12 +151,12 @@ class Scheduler:
         return shared
 
     def _admit(self, sequence: Sequence) -> bool:
-        """Start a waiting sequence if there are free pages for all its tokens and one more for each running sequence.
+        """Start a waiting sequence if there are free pages for its tokens and one more for each running sequence.
 
         Without these extra pages, the running sequences would soon preempt the one just admitted.
         """
         table = self.pool.open(sequence.context if sequence.reuses_prefix else (), sequence.prefix_root)
-        needed = self.pool.pages_needed(table, len(sequence.context) - table.length)
+        needed = self.pool.largest_need(table, len(sequence.context) - table.tokens, self.max_step_tokens)
         if needed + len(self.running) > self.pool.free_pages:
             self.pool.release(table)
             return False

@@ -18,7 +18,7 @@ class Sequence:
         token_ids: The prompt and the generated tokens.
         prefix_root: The root of the hash chain of its prefixes: a digest of the weights that compute them.
         context_start: The index of the first token in the context.
-        dropped: The number of tokens that a sliding window took out of the middle of the context.
+        dropped: The number of tokens that ``on_full="window"`` took out of the middle of the context.
 
     ``context_start`` and ``dropped`` are 0 as long as everything fits into the pool and the model's positions.
     """
@@ -56,21 +56,21 @@ class Sequence:
         """Let the sequence run with the pages of ``table``, which may already contain a cached prefix."""
         self._block_table = table
         if not self.handle.token_ids:
-            self.handle.reused_tokens = table.length
+            self.handle.reused_tokens = table.tokens
 
     def suspend(self) -> None:
-        """Take the pages away: the sequence waits. Tokens that a window dropped stay out of the context."""
+        """Take the pages away: the sequence waits. Tokens that ``on_full`` dropped stay out of the context."""
         self._block_table = None
         self.context_start, self.dropped = self.context_start + self.dropped, 0
 
     @property
     def position(self) -> int:
         """The position of the next token to compute."""
-        return self.dropped + self.block_table.length
+        return self.dropped + self.block_table.tokens
 
     @property
     def pending(self) -> int:
-        """The number of known tokens whose keys and values are not in pages yet."""
+        """The number of known tokens whose keys and values have not been computed yet."""
         return len(self.token_ids) - self.context_start - self.position
 
     @property

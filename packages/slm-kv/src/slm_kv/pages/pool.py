@@ -13,21 +13,28 @@ from collections.abc import Sequence
 
 from slm_kv.errors import PoolFull, require_at_least
 from slm_kv.pages.block_table import BlockTable, PageCopy
-from slm_kv.pages.prefix_index import PrefixIndex, page_key
+from slm_kv.pages.prefix_index import KnownPrefix, PrefixIndex, page_key, unseen_tokens
 
 
 class PagePool:
     """Allocates ``max_pages`` pages of ``page_size`` tokens to block tables.
 
-    With ``prefix_caching``, full pages stay known by their tokens after their table is released.
+    Args:
+        page_size: Tokens in a page.
+        max_pages: The number of pages.
+        prefix_caching: Whether full pages stay known by their tokens after their table has released them.
+        window: A token attends to the last ``window`` tokens in any layer, its own included. None: to all.
 
     Raises:
         KVError: a size is below 1.
     """
 
-    def __init__(self, page_size: int, max_pages: int, *, prefix_caching: bool = True) -> None:
-        require_at_least(1, page_size=page_size, max_pages=max_pages)
+    def __init__(
+        self, page_size: int, max_pages: int, *, prefix_caching: bool = True, window: int | None = None
+    ) -> None:
+        require_at_least(1, page_size=page_size, max_pages=max_pages, window=window or 1)
         self.page_size, self.max_pages, self.prefix_caching = page_size, max_pages, prefix_caching
+        self.window = window
         self._free = deque(range(max_pages))
         self._reference_counts = [0] * max_pages
         self._index = PrefixIndex()
@@ -70,19 +77,30 @@ class PagePool:
     def open(self, token_ids: Sequence[int] = (), root: bytes = b"") -> BlockTable:
         """Open a table that begins with the longest known prefix of ``token_ids`` under ``root``.
 
-        Only whole pages are reused, and never the last token, whose logits are still needed. The table's ``length``
-        is the number of reused tokens.
+        Only whole pages are reused, and never the last token, whose logits are still needed. The table's ``tokens``
+        is the number of reused tokens. It has no pages of those that no later token attends to.
         """
-        known = self._known_pages(token_ids, root)
-        table = BlockTable(root, known, len(known) * self.page_size)
-        table.keys = [self._index.keys[page] for page in known]
-        self._add_reference(known)
+        known = self._known_prefix(token_ids, root)
+        released = len(known.keys) - len(known.pages)
+        table = BlockTable(root, known.pages, len(known.pages) * self.page_size, released * self.page_size)
+        table.keys = known.keys
+        self._add_reference(known.pages)
         self._tables[id(table)] = table
         return table
 
     def cached_prefix(self, token_ids: Sequence[int], root: bytes = b"") -> int:
         """The number of tokens that ``open`` would reuse."""
-        return len(self._known_pages(token_ids, root)) * self.page_size
+        return len(self._known_prefix(token_ids, root).keys) * self.page_size
+
+    def largest_need(self, table: BlockTable, tokens: int, at_once: int) -> int:
+        """The largest number of pages to allocate while ``tokens`` more are written, at most ``at_once`` in a step.
+
+        It is bounded if pages before the window are released after each step.
+        """
+        if self.window is None:
+            return self.pages_needed(table, tokens)
+        bound = min(self.max_pages, self.pages_for(self.page_size + self.window - 2 + at_once))
+        return min(self.pages_needed(table, tokens), max(0, bound - len(table.pages)))
 
     def pages_needed(self, table: BlockTable, tokens: int) -> int:
         """The number of pages that ``reserve`` would allocate."""
@@ -139,7 +157,9 @@ class PagePool:
         for first in range(0, full, self.page_size):
             page_ids = table.pending_ids[first : first + self.page_size]
             key = page_key(table.keys[-1] if table.keys else table.root, page_ids)
-            self._index.add(key, table.pages[len(table.keys)])
+            index = len(table.keys) - table.released // self.page_size
+            if index >= 0:
+                self._index.add(key, table.pages[index])
             table.keys.append(key)
         del table.pending_ids[:full]
 
@@ -147,14 +167,14 @@ class PagePool:
         """Open another table with the same tokens. Filled pages are shared until one of the two writes to them."""
         self._check_open(table)
         shared = table.pages[: self.pages_for(table.length)]
-        forked = BlockTable(table.root, shared, table.length)
+        forked = BlockTable(table.root, shared, table.length, table.released)
         forked.keys, forked.pending_ids, forked.chained = list(table.keys), list(table.pending_ids), table.chained
         self._add_reference(shared)
         self._tables[id(forked)] = forked
         return forked
 
     def truncate(self, table: BlockTable, length: int) -> None:
-        """Remove the tokens after the first ``length`` and release the pages after theirs."""
+        """Keep the first ``length`` tokens of the table's pages and release the pages after theirs."""
         self._check_open(table)
         assert 0 <= length <= table.length, f"truncate to {length} of {table.length} tokens"
         kept = self.pages_for(length)
@@ -162,7 +182,7 @@ class PagePool:
             self._drop_reference(page)
         del table.pages[kept:]
         if length < table.length:
-            self._cut_chain(table, length)
+            self._cut_chain(table, table.released + length)
         table.length = length
 
     def drop(self, table: BlockTable, first: int, count: int) -> None:
@@ -178,7 +198,18 @@ class PagePool:
             self._drop_reference(page)
         del table.pages[first : first + count]
         table.length -= count * self.page_size
-        table.chained, table.pending_ids, table.keys = False, [], table.keys[:first]
+        table.chained, table.pending_ids = False, []
+        del table.keys[table.released // self.page_size + first :]
+
+    def release_unseen(self, table: BlockTable) -> None:
+        """Release the first pages, those that no later token attends to."""
+        self._check_open(table)
+        count = unseen_tokens(table.length, self.window) // self.page_size
+        for page in table.pages[:count]:
+            self._drop_reference(page)
+        del table.pages[:count]
+        table.length -= count * self.page_size
+        table.released += count * self.page_size
 
     def release(self, table: BlockTable) -> None:
         """Close the table. Its known pages become idle, in such an order that its last page is evicted first."""
@@ -215,13 +246,13 @@ class PagePool:
         assert 0 <= table.length <= len(table.pages) * self.page_size, "a table's tokens exceed its pages"
         if self.prefix_caching and table.chained:
             chained = len(table.keys) * self.page_size + len(table.pending_ids)
-            assert chained == table.length, "a table's hash chain does not cover its tokens"
+            assert chained == table.tokens, "a table's hash chain does not cover its tokens"
 
     def _check_open(self, table: BlockTable) -> None:
         assert self._tables.get(id(table)) is table, "the table is closed or belongs to another pool"
 
-    def _known_pages(self, token_ids: Sequence[int], root: bytes) -> list[int]:
-        return self._index.find(root, token_ids[: max(0, len(token_ids) - 1)], self.page_size)
+    def _known_prefix(self, token_ids: Sequence[int], root: bytes) -> KnownPrefix:
+        return self._index.find(root, token_ids[: max(0, len(token_ids) - 1)], self.page_size, self.window)
 
     def _is_writable(self, page: int) -> bool:
         """Whether a write to ``page`` affects a single table and no known prefix."""

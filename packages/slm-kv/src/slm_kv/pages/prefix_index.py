@@ -6,11 +6,25 @@ import hashlib
 from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 
 def page_key(parent: bytes, token_ids: Sequence[int]) -> bytes:
     """The key of a full page: a digest of its tokens and of the previous page's key (for the first page: the root)."""
     return hashlib.blake2b(parent + array("q", token_ids).tobytes(), digest_size=16).digest()
+
+
+def unseen_tokens(length: int, window: int | None) -> int:
+    """The number of first tokens that no token after ``length`` tokens attends to."""
+    return 0 if window is None else max(0, length + 1 - window)
+
+
+@dataclass(frozen=True)
+class KnownPrefix:
+    """The keys of a prefix's pages, and the last of these pages, those that later tokens attend to."""
+
+    keys: list[bytes]
+    pages: list[int]
 
 
 class PrefixIndex:
@@ -32,13 +46,19 @@ class PrefixIndex:
         if (key := self.keys.pop(page, None)) is not None:
             del self.pages[key]
 
-    def find(self, root: bytes, token_ids: Sequence[int], page_size: int) -> list[int]:
-        """The known pages of the longest prefix of ``token_ids``."""
-        pages: list[int] = []
-        key = root
+    def find(self, root: bytes, token_ids: Sequence[int], page_size: int, window: int | None) -> KnownPrefix:
+        """The longest prefix of ``token_ids`` of which all pages are known that the tokens after it attend to.
+
+        With a ``window`` these are its last pages only.
+        """
+        keys: list[bytes] = []
+        count, run = 0, 0  # pages of the prefix; known pages before this one without a gap
         for first in range(0, len(token_ids) - page_size + 1, page_size):
-            key = page_key(key, token_ids[first : first + page_size])
-            if (page := self.pages.get(key)) is None:
+            keys.append(page_key(keys[-1] if keys else root, token_ids[first : first + page_size]))
+            run = run + 1 if keys[-1] in self.pages else 0
+            if run >= len(keys) - unseen_tokens(first + page_size, window) // page_size:
+                count = len(keys)
+            elif window is None:
                 break
-            pages.append(page)
-        return pages
+        unseen = unseen_tokens(count * page_size, window) // page_size
+        return KnownPrefix(keys[:count], [self.pages[key] for key in keys[unseen:count]])

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from slm_bench.harness.comparison import Comparison, Figure, Row
 from slm_bench.harness.interleaved_timing import Ratio, Times, time_interleaved
 from slm_bench.kv.engine.contenders import PAGE_SIZE
-from slm_kv import LayerShape, PagedStorage, StepBatch, select_attention
+from slm_kv import LayerAttention, LayerShape, PagedStorage, StepBatch, select_attention
 
 Layers = Sequence[tuple[Tensor, Tensor]]  # contiguous keys and values of each layer, [S, G, L, D]
 
@@ -45,11 +45,11 @@ def measure(model: Any, sizes: Sequence[tuple[int, int]]) -> list[AttentionMeasu
 def _measure(query_SHD: Tensor, layers: Layers) -> AttentionMeasurement:
     (heads, dim), (sequences, groups, tokens, _) = query_SHD.shape[1:], layers[0][0].shape
     batch, attend = _scatter(query_SHD, layers), select_attention(query_SHD.device, query_SHD.dtype)
-    passes = -(-MIN_CALLS // len(layers))
+    passes, options = -(-MIN_CALLS // len(layers)), LayerAttention(dim**-0.5)
 
     def paged() -> list[Tensor]:
         return [
-            attend(query_SHD, keys[:, :, -1], values[:, :, -1], layer, batch, dim**-0.5)
+            attend(query_SHD, keys[:, :, -1], values[:, :, -1], layer, batch, options)
             for layer, (keys, values) in enumerate(layers)
         ]
 
