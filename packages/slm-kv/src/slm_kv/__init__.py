@@ -12,9 +12,12 @@ if TYPE_CHECKING:
     from slm_kv.command_line import DefaultsHelpFormatter, add_model_flags, positive_int, read_int8_text, run_command
     from slm_kv.engine.adapters import BASE_ADAPTER
     from slm_kv.engine.engine import Engine
+    from slm_kv.engine.protocol import EngineLoad, TextEngine
     from slm_kv.engine.requests import Handle, Update
     from slm_kv.engine.text_stream import TextStream
-    from slm_kv.errors import InvalidLogits, KVError, PoolFull
+    from slm_kv.engine_choice import create_engine
+    from slm_kv.errors import InvalidLogits, KVError, PoolFull, UnsupportedModel
+    from slm_kv.fallback.engine import TransformersEngine
     from slm_kv.linear.packing import pack
     from slm_kv.loading import load
     from slm_kv.pages.paged_cache import PagedCache
@@ -31,6 +34,7 @@ __all__ = [
     "MAX_LOGPROBS",
     "DefaultsHelpFormatter",
     "Engine",
+    "EngineLoad",
     "Handle",
     "InvalidLogits",
     "KVError",
@@ -43,9 +47,13 @@ __all__ = [
     "SampledToken",
     "SamplingParams",
     "StepBatch",
+    "TextEngine",
     "TextStream",
+    "TransformersEngine",
+    "UnsupportedModel",
     "Update",
     "add_model_flags",
+    "create_engine",
     "load",
     "pack",
     "positive_int",
@@ -60,6 +68,7 @@ _EXPORTS = {
     "DefaultsHelpFormatter": "command_line:DefaultsHelpFormatter",
     "BASE_ADAPTER": "engine.adapters:BASE_ADAPTER",
     "Engine": "engine.engine:Engine",
+    "EngineLoad": "engine.protocol:EngineLoad",
     "Handle": "engine.requests:Handle",
     "InvalidLogits": "errors:InvalidLogits",
     "KVError": "errors:KVError",
@@ -73,9 +82,13 @@ _EXPORTS = {
     "SampledToken": "sampling.logprobs:SampledToken",
     "SamplingParams": "sampling.params:SamplingParams",
     "StepBatch": "attention.step_batch:StepBatch",
+    "TextEngine": "engine.protocol:TextEngine",
     "TextStream": "engine.text_stream:TextStream",
+    "TransformersEngine": "fallback.engine:TransformersEngine",
+    "UnsupportedModel": "errors:UnsupportedModel",
     "Update": "engine.requests:Update",
     "add_model_flags": "command_line:add_model_flags",
+    "create_engine": "engine_choice:create_engine",
     "load": "loading:load",
     "pack": "linear.packing:pack",
     "positive_int": "command_line:positive_int",

@@ -18,7 +18,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from slm_kv.attention.backends import Attend
 from slm_kv.attention.layer_attention import LayerAttention
 from slm_kv.attention.step_batch import StepBatch
-from slm_kv.errors import KVError
+from slm_kv.errors import KVError, UnsupportedModel
 from slm_kv.pages.storage import LayerShape
 from slm_kv.peft_models import adapter_names
 
@@ -53,8 +53,9 @@ def install(models: Sequence[PreTrainedModel]) -> AttentionProbe:
     """Switch ``models`` to paged attention, and return what their layers require of it.
 
     Raises:
-        KVError: a model does not use transformers' attention interface in every layer or needs an option that paged
-            attention lacks; or the models differ, so that they cannot share pages.
+        UnsupportedModel: a model does not use transformers' attention interface in every layer or needs an option that
+            paged attention lacks.
+        KVError: the models differ, so that they cannot share pages.
     """
     _register()
     first, *others = [_install(model) for model in models]
@@ -67,7 +68,7 @@ def _install(model: PreTrainedModel) -> AttentionProbe:
     model.set_attn_implementation(IMPLEMENTATION)
     probe = _probe(model)
     if sorted(probe.layers) != list(range(len(probe.layers))) or not probe.layers:
-        raise KVError(
+        raise UnsupportedModel(
             f"{_class_name(model)} does not use transformers' attention interface in every layer; "
             "use the model's own generate"
         )
@@ -117,7 +118,7 @@ def _rows(tensor_BHTD: Tensor) -> Tensor:
 def _layer_index(module: nn.Module) -> int:
     index = getattr(module, "layer_idx", None)
     if not isinstance(index, int):
-        raise KVError(
+        raise UnsupportedModel(
             f"{type(module).__name__} has no layer_idx, which paged attention needs to find the layer's pages; "
             "use the model's own generate"
         )
@@ -134,7 +135,7 @@ def _record(
     if key.shape != value.shape:
         unsupported.append("keys and values of different shapes")
     if unsupported:
-        raise KVError(
+        raise UnsupportedModel(
             f"{type(module).__name__} needs {unsupported[0]}, which paged attention does not support; "
             "use the model's own generate"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +57,15 @@ class Adapters:
         known = ", ".join(self.names) or "none"
         raise KVError(f"no adapter is called {name!r}; known adapters: {known}")
 
+    def model_of(self, name: str | None) -> PreTrainedModel:
+        """The model that has the adapter; the first one for None."""
+        model: PreTrainedModel = self._model_with(name).model
+        return model
+
+    def active(self, name: str | None) -> AbstractContextManager[Any]:
+        """Return a context in which the adapter is the active one of its model; None disables all of the first."""
+        return only_adapter(self.model_of(name), name)
+
     def prefix_root(self, name: str | None) -> bytes:
         """The root of the hash chain for prefixes computed with an adapter: a digest of its and the base's weights."""
         return self._prefix_roots[name]
@@ -72,7 +82,9 @@ class Adapters:
             yield from model.calls([item for item in work if self._model_for(item) is model])
 
     def _model_for(self, work: Work) -> _AdaptedModel:
-        name = work.sequence.handle.adapter
+        return self._model_with(work.sequence.handle.adapter)
+
+    def _model_with(self, name: str | None) -> _AdaptedModel:
         return self._models[0] if name is None else self._by_name[name]
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence as Ids
 from types import TracebackType
 from typing import Self
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -15,6 +16,7 @@ from slm_kv.engine.adapters import Adapters
 from slm_kv.engine.context_limits import ContextLimits, OnFull
 from slm_kv.engine.model_runner import ModelRunner
 from slm_kv.engine.prepared_models import PreparedModels
+from slm_kv.engine.protocol import EngineKind, EngineLoad
 from slm_kv.engine.requests import FinishReason, Handle, Update
 from slm_kv.engine.scheduler import Scheduler, Work
 from slm_kv.engine.sequence import Sequence
@@ -57,6 +59,9 @@ class Engine:
         KVError: a size is invalid, the model's attention cannot use pages, or 8 bits raise the perplexity by more than
             1 %. The models are left as they were.
     """
+
+    kind: EngineKind = "paged"
+    reason: str | None = None
 
     def __init__(
         self,
@@ -153,6 +158,35 @@ class Engine:
             return False
         self._finish(sequence, "cancelled")
         return True
+
+    def finish(self, handle: Handle) -> bool:
+        """End a request at once with finish_reason ``length`` and its text so far; False if it had already ended."""
+        sequence = self._sequences.get(handle.id)
+        if sequence is None:
+            return False
+        self._finish(sequence, "length")
+        return True
+
+    def load(self) -> EngineLoad:
+        """Return how busy the engine is."""
+        scheduler, pool = self.scheduler, self.pool
+        counts = (len(scheduler.running), len(scheduler.waiting))
+        return EngineLoad(*counts, pool.used_pages, self.context_limits.max_pages, scheduler.preemptions)
+
+    @property
+    def max_sequences(self) -> int:
+        """How many requests run at the same time."""
+        return self.scheduler.max_sequences
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the keys and values."""
+        return self.storage.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the pages and of the model."""
+        return self.storage.device
 
     @property
     def int8(self) -> Int8Model | None:

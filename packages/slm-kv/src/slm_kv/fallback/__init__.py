@@ -1,0 +1,1 @@
+"""Serving models that cannot use pages: requests in turn, each through transformers' own generation."""

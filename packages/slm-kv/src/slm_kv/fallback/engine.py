@@ -1,0 +1,261 @@
+"""The engine for models that cannot use pages: each step computes the next token of every running request."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Iterable, Iterator
+from collections.abc import Sequence as Ids
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from slm_kv.engine.adapters import Adapters
+from slm_kv.engine.context_limits import OnFull
+from slm_kv.engine.protocol import EngineKind, EngineLoad
+from slm_kv.engine.requests import FinishReason, Handle, Update
+from slm_kv.engine.sequence import Sequence
+from slm_kv.engine.text_stream import TextStream
+from slm_kv.engine.vocabulary import Prompt, Vocabulary
+from slm_kv.errors import KVError, require_at_least
+from slm_kv.fallback.generation import TokenSteps, start
+from slm_kv.fallback.limits import GenerationLimits
+from slm_kv.fallback.verification import cache_is_exact
+from slm_kv.peft_models import base_model
+from slm_kv.sampling.params import SamplingParams
+from slm_kv.sampling.sampler import TokenSampler
+
+
+class TransformersEngine:
+    """Generates for many requests through transformers' own generation, with the interface of ``Engine``.
+
+    It serves any causal language model of transformers, whatever it keeps of the text: keys and values, recurrent
+    states, or both. Requests are computed in turn, not in a batch, and prompts in one piece. Sampling is that of
+    ``Engine``; the model's generation config counts for the end-of-text tokens only.
+
+    The models must not be used elsewhere until ``close``. An error in a request ends that request only. Not
+    thread-safe, except for ``check``.
+
+    Args:
+        model: One model, or several that share a base and have adapters of different methods. The first also serves
+            the base.
+        tokenizer: For prompts and answers as text; without it only token ids are possible.
+        max_sequences: Requests that run at the same time, each with a cache of its own; others wait.
+        max_tokens: The largest number of tokens of a request, prompt and answer. It bounds the memory of the caches.
+        on_full: What happens if a prompt and its ``max_new_tokens`` exceed ``max_tokens`` or the model's positions:
+            ``refuse`` the request on submission; ``stop`` at the limit with finish_reason ``length``; or end there
+            with an ``error``.
+        reason: Why pages are not used, for ``summary``.
+
+    Attributes:
+        cached: Whether the model's cache is used. It is not if it changes the logits, as a short text showed: then the
+            whole text is computed for each token.
+
+    Raises:
+        KVError: a size is invalid, or the model is not a causal language model.
+    """
+
+    kind: EngineKind = "transformers"
+    int8: None = None
+
+    def __init__(
+        self,
+        model: PreTrainedModel | Ids[PreTrainedModel],
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        *,
+        max_sequences: int = 4,
+        max_tokens: int = 4096,
+        on_full: OnFull = "refuse",
+        reason: str | None = None,
+    ) -> None:
+        require_at_least(1, max_sequences=max_sequences, max_tokens=max_tokens)
+        self.models = [model] if isinstance(model, nn.Module) else list(model)
+        self.model, self.tokenizer, self.max_sequences, self.reason = self.models[0], tokenizer, max_sequences, reason
+        self._base: Any = base_model(self.model)
+        self.context_limits = GenerationLimits.from_config(self._base.config, max_tokens, on_full)
+        self._vocabulary = Vocabulary(self.model, tokenizer)
+        self.adapters = Adapters(self.models)
+        for each in self.models:
+            each.eval()
+        self.cached = cache_is_exact(self._base, self._vocabulary.size)
+        self._waiting: deque[Sequence] = deque()
+        self._running: dict[Sequence, TokenSteps] = {}
+        self._next_id = itertools.count()
+        self._updates: list[Update] = []
+
+    def check(self, prompt_ids: Ids[int], params: SamplingParams, *, adapter: str | None = None) -> None:
+        """Validate a request without queuing it; thread-safe.
+
+        Raises:
+            KVError: ``submit`` would refuse the request.
+        """
+        self._vocabulary.encode(prompt_ids)
+        self.context_limits.check(len(prompt_ids), params.max_new_tokens)
+        self.adapters.resolve(adapter)
+
+    def submit(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        adapter: str | None = None,
+        use_cache: bool = True,
+    ) -> Handle:
+        """Queue a request; see ``Engine.submit``.
+
+        Raises:
+            KVError: the request can never be answered: its prompt is empty or too long, or the adapter is unknown.
+        """
+        params = params or SamplingParams()
+        prompt_ids = self._vocabulary.encode(prompt)
+        self.check(prompt_ids, params, adapter=adapter)
+        handle = Handle(
+            next(self._next_id),
+            tuple(prompt_ids),
+            params,
+            self.adapters.resolve(adapter),
+            use_cache and self.cached,
+        )
+        end_ids = self._vocabulary.end_ids.union(params.stop_token_ids)
+        sampler = TokenSampler(params, prompt_ids, self._vocabulary.size, end_ids)
+        self._waiting.append(Sequence(handle, sampler, TextStream(self.tokenizer, params.stop, prompt_ids), b""))
+        return handle
+
+    def cancel(self, handle: Handle) -> bool:
+        """End a request and free its cache at once; return False if it had already ended."""
+        return self._end(handle, "cancelled")
+
+    def finish(self, handle: Handle) -> bool:
+        """End a request at once with finish_reason ``length`` and its text so far; False if it had already ended."""
+        return self._end(handle, "length")
+
+    def load(self) -> EngineLoad:
+        """Return how busy the engine is."""
+        return EngineLoad(len(self._running), len(self._waiting))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the embeddings, and so of the activations."""
+        dtype: torch.dtype = self._base.get_input_embeddings().weight.dtype
+        return dtype
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the embeddings."""
+        device: torch.device = self._base.get_input_embeddings().weight.device
+        return device
+
+    @property
+    def summary(self) -> str:
+        """The engine and the model in two or three lines."""
+        adapter = f"adapter {self.adapters.default}" if self.adapters.default else "no adapter"
+        dtype = str(self.dtype).removeprefix("torch.")
+        lines = [
+            f"engine: transformers' own generation, {self.max_sequences} requests in turn, at most "
+            f"{self.context_limits.tokens:,} tokens each",
+            f"model: {type(self._base).__name__} on {self.device.type} ({dtype}), {adapter}",
+        ]
+        if self.reason:
+            lines.insert(1, f"no pages: {self.reason}")
+        if not self.cached:
+            lines.insert(1, "no cache: it changes the model's logits, so the whole text is computed for each token")
+        return "\n".join(lines)
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is anything to compute or an update to return."""
+        return bool(self._running or self._waiting or self._updates)
+
+    def step(self) -> list[Update]:
+        """Compute one token for each running request; the first step of a request computes its prompt."""
+        while self._waiting and len(self._running) < self.max_sequences:
+            sequence = self._waiting.popleft()
+            self._running[sequence] = self._start(sequence)
+        for sequence in list(self._running):
+            try:
+                self._advance(sequence)
+            except Exception as error:  # ends this request only
+                sequence.handle.error, sequence.handle.exception = str(error) or type(error).__name__, error
+                self._finish(sequence, "error")
+        updates, self._updates = self._updates, []
+        return updates
+
+    def stream(self, handle: Handle) -> Iterator[Update]:
+        """Step until ``handle`` is finished, and yield its updates."""
+        while self.busy:
+            yield from (update for update in self.step() if update.handle is handle)
+            if handle.finished:
+                return
+
+    def generate(self, prompts: Iterable[Prompt], params: SamplingParams | None = None) -> list[Handle]:
+        """Answer all ``prompts`` and return their handles in the same order."""
+        handles = [self.submit(prompt, params) for prompt in prompts]
+        while self.busy:
+            self.step()
+        return handles
+
+    def close(self) -> None:
+        """Cancel all requests."""
+        for sequence in [*self._running, *self._waiting]:
+            self._finish(sequence, "cancelled")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _advance(self, sequence: Sequence) -> None:
+        if len(sequence.token_ids) > self.context_limits.tokens:
+            if self.context_limits.on_full == "error":
+                raise KVError(f"the context is full after {len(sequence.token_ids)} tokens (on_full=error)")
+            self._finish(sequence, "length")
+            return
+        logits_RV = self._next_logits(sequence)
+        if sequence.needs_prompt_logits:
+            sequence.add_prompt_logprobs(logits_RV)
+        token = sequence.sampler.sample(logits_RV[-1])
+        text, reason = sequence.append(token, self._vocabulary.end_ids)
+        sequence.handle.text += text
+        self._updates.append(Update(sequence.handle, text, (token.token_id,), reason is not None))
+        if reason:
+            self._remove(sequence, reason)
+
+    def _start(self, sequence: Sequence) -> TokenSteps:
+        handle = sequence.handle
+        model = base_model(self.adapters.model_of(handle.adapter))
+        return start(
+            model, handle.prompt_ids, use_cache=handle.use_cache, all_logits=handle.params.prompt_logprobs is not None
+        )
+
+    @torch.inference_mode()
+    def _next_logits(self, sequence: Sequence) -> Tensor:
+        handle, steps = sequence.handle, self._running[sequence]
+        with self.adapters.active(handle.adapter):
+            return steps.send(handle.token_ids[-1]) if handle.token_ids else next(steps)
+
+    def _end(self, handle: Handle, reason: FinishReason) -> bool:
+        for sequence in [*self._running, *self._waiting]:
+            if sequence.handle is handle:
+                self._finish(sequence, reason)
+                return True
+        return False
+
+    def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
+        """End a request that is cancelled, failed or at a limit, with an update for the text that was held back."""
+        text = sequence.stream.finish()
+        sequence.handle.text += text
+        self._updates.append(Update(sequence.handle, text, (), True))
+        self._remove(sequence, reason)
+
+    def _remove(self, sequence: Sequence, reason: FinishReason) -> None:
+        sequence.handle.finish_reason = reason
+        if sequence in self._running:
+            self._running.pop(sequence).close()
+        else:
+            self._waiting.remove(sequence)
