@@ -6,11 +6,12 @@ from copy import deepcopy
 from functools import cache
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from slm_testing.zoo.architecture import Architecture
 from slm_testing.zoo.decoders import DECODERS
 from slm_testing.zoo.mixtures import MIXTURES
+from slm_testing.zoo.not_causal import ENCODERS
 from slm_testing.zoo.positions import POSITIONAL
 from slm_testing.zoo.recurrent import RECURRENT
 from slm_testing.zoo.weights import scale_up
@@ -24,6 +25,12 @@ FAMILIES: dict[str, tuple[Architecture, ...]] = {
     "Recurrent models and hybrids": RECURRENT,
 }
 ZOO = {architecture.name: architecture for family in FAMILIES.values() for architecture in family}
+_ALL = ZOO | {architecture.name: architecture for architecture in ENCODERS}
+
+
+def config_of(architecture: Architecture) -> PretrainedConfig:
+    """Return the configuration of a tiny model."""
+    return AutoConfig.for_model(architecture.model_type, **architecture.settings)
 
 
 def build(name: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
@@ -35,10 +42,8 @@ def build(name: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
 def shared(name: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """Return the same model at each call: it must not be changed."""
     if dtype != torch.float32:
-        model = build(name)
-        return model.to(dtype)
-    architecture = ZOO[name]
-    config = AutoConfig.for_model(architecture.model_type, **architecture.settings)
+        return build(name).to(dtype)
+    config = config_of(_ALL[name])
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)

@@ -53,6 +53,8 @@ def _scale_up_parameter(name: str, parameter: Tensor) -> None:
     """
     if name == "sinks":
         _normal(parameter, 1.0)
+    elif name == "A":  # of Doge: with its zeros, the choice of keys would be one among equals
+        _normal(parameter, 0.5)
     elif name.startswith("time_mix"):
         parameter.uniform_()
     elif parameter.dim() == 3 or (name == "weight" and parameter.dim() == 2):

@@ -18,6 +18,8 @@ GEMMA3_IMAGE_TOKENS = {
     "image_token_index": VOCABULARY - 2,
 }
 TEXT_CONFIG = TOKEN_IDS | GEMMA3 | {"sliding_window": WINDOW}
+# transformers' sdpa attention ignores the soft cap: eager attention is the model.
+SOFT_CAP = {"attn_logit_softcapping": 4.0, "attn_implementation": "eager"}
 TWO_KINDS = ["sliding_attention", "full_attention"]
 
 
@@ -37,11 +39,16 @@ WINDOWS = (
     windowed("cohere2", head_dim=16, logit_scale=0.25),
     windowed("exaone4", head_dim=16),
     windowed("olmo3"),
-    windowed("gemma2", head_dim=32, query_pre_attn_scalar=48),
-    windowed("vaultgemma", head_dim=32, query_pre_attn_scalar=48),
+    windowed("gemma2", **SOFT_CAP, head_dim=32, query_pre_attn_scalar=48),
+    windowed("vaultgemma", **SOFT_CAP, head_dim=32, query_pre_attn_scalar=48),
     windowed("gemma3", "gemma3_text", **GEMMA3, query_pre_attn_scalar=32),
     bare(
-        "gemma3_multimodal", "gemma3", windowed=True, text_config=TEXT_CONFIG, vision_config=VISION, **GEMMA3_IMAGE_TOKENS
+        "gemma3_multimodal",
+        "gemma3",
+        windowed=True,
+        text_config=TEXT_CONFIG,
+        vision_config=VISION,
+        **GEMMA3_IMAGE_TOKENS,
     ),
     windowed(
         "gemma3n",
@@ -63,7 +70,13 @@ WINDOWS = (
         hidden_size_per_layer_input=16,
         vocab_size_per_layer_input=VOCABULARY,
     ),
-    windowed("gpt_oss", head_dim=16, num_local_experts=4, num_experts_per_tok=2, rope_parameters={"rope_type": "default", "rope_theta": 10000.0}),
+    windowed(
+        "gpt_oss",
+        head_dim=16,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+    ),
     windowed("granite_swa", layer_types=TWO_KINDS * 2),
     windowed("modernbert_decoder", "modernbert-decoder", local_attention=WINDOW, global_attn_every_n_layers=2),
     bare(

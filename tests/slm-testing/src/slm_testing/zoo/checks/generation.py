@@ -11,7 +11,7 @@ import torch
 from slm_kv import Engine, KVError, SamplingParams, create_engine
 from slm_testing.zoo.architecture import WINDOW, Architecture
 from slm_testing.zoo.checks.outcome import NOT_APPLICABLE, YES, Outcome, because
-from slm_testing.zoo.checks.reference import assert_generated, generated, random_ids
+from slm_testing.zoo.checks.reference import assert_generated, generated, positions_of, random_ids
 from slm_testing.zoo.models import build
 
 NEW_TOKENS = 10
@@ -87,8 +87,7 @@ def _assert_same_text(
 
 def _prompt_lengths(model: Any) -> list[int]:
     """Return prompts' lengths in tokens: the longest one exceeds windows, but not the positions of the model."""
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 256
-    return [min(tokens, positions - NEW_TOKENS) for tokens in (3, 25, 40)]
+    return [min(tokens, positions_of(model) - NEW_TOKENS) for tokens in (3, 25, 40)]
 
 
 def _greedy(new_tokens: int) -> SamplingParams:

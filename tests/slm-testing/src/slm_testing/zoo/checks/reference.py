@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from slm_testing.zoo.architecture import VOCABULARY
+from slm_testing.zoo.architecture import POSITIONS, VOCABULARY
 from slm_testing.zoo.models import shared
 
 SPECIAL_IDS = 2  # the ids below are special tokens
@@ -31,6 +31,17 @@ def random_ids(count: int, seed: int = 0) -> tuple[int, ...]:
     """Return ``count`` ordinary tokens."""
     generator = torch.Generator().manual_seed(seed)
     return tuple(torch.randint(SPECIAL_IDS, VOCABULARY, (count,), generator=generator).tolist())
+
+
+def positions_of(model: Any) -> int:
+    """Return the number of tokens that a model can have in a row."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None) or POSITIONS
+
+
+def longrope_switch(model: Any) -> int:
+    """Return the length of a row from which the rotary factors of its whole batch are others, as longrope has it."""
+    rope = getattr(model.config, "rope_parameters", None) or {}
+    return rope["original_max_position_embeddings"] if rope.get("rope_type") == "longrope" else POSITIONS
 
 
 @torch.inference_mode()
