@@ -1,0 +1,94 @@
+"""Text of the engine over pages, and of the engine that ``create_engine`` chooses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import torch
+
+from slm_kv import Engine, KVError, SamplingParams, create_engine
+from slm_testing.zoo.architecture import WINDOW, Architecture
+from slm_testing.zoo.checks.outcome import NOT_APPLICABLE, YES, Outcome, because
+from slm_testing.zoo.checks.reference import assert_generated, generated, positions_of, random_ids
+from slm_testing.zoo.models import build
+
+NEW_TOKENS = 10
+
+
+@dataclass(frozen=True)
+class EngineCase:
+    """Sizes of an engine. Prompts longer than ``max_step_tokens`` are computed in chunks."""
+
+    page_size: int
+    max_step_tokens: int
+    dtype: torch.dtype = torch.float32
+
+
+DEFAULT_CASE = EngineCase(page_size=3, max_step_tokens=16)
+ALL_CASES = tuple(EngineCase(page_size, step) for page_size, step in product((1, 3, 16), (8, 64)))
+
+
+def engine(architecture: Architecture) -> Outcome:
+    """Text of several prompts at once, one of them in chunks and beyond a window, is that of ``generate``."""
+    return engine_case(architecture, DEFAULT_CASE)
+
+
+def engine_case(architecture: Architecture, case: EngineCase) -> Outcome:
+    """The same for an engine with the sizes of ``case``."""
+    model = build(architecture.name, case.dtype)
+    prompts = [random_ids(tokens, seed=tokens) for tokens in _prompt_lengths(model)]
+    try:
+        paged = Engine(model, page_size=case.page_size, max_step_tokens=case.max_step_tokens, max_sequences=4)
+    except KVError as refusal:
+        return because("no", refusal)
+    with paged:
+        _assert_same_text(architecture.name, paged, prompts, case.dtype)
+        paged.pool.check_integrity()
+    return YES
+
+
+def window(architecture: Architecture) -> Outcome:
+    """Text that begins inside a window and ends beyond it is that of ``generate``, alone and after a cached prefix."""
+    if not architecture.windowed:
+        return NOT_APPLICABLE
+    try:
+        paged = Engine(build(architecture.name), page_size=4)
+    except KVError as refusal:
+        return because("no", refusal)
+    prompt = random_ids(WINDOW - 2)
+    expected = generated(architecture.name, prompt, 2 * WINDOW)
+    with paged:
+        for _ in range(2):  # the second time, the prompt's pages are reused
+            (handle,) = paged.generate([prompt], _greedy(2 * WINDOW))
+            assert_generated(handle, expected)
+    return YES
+
+
+def serve(architecture: Architecture) -> Outcome:
+    """The chosen engine gives the text of ``generate``, and says why if it does not use pages."""
+    try:
+        chosen: Any = create_engine(build(architecture.name), None, max_sequences=4)
+    except KVError as refusal:
+        return because("no", refusal)
+    with chosen:
+        prompts = [random_ids(tokens, seed=tokens) for tokens in _prompt_lengths(chosen.model)[1:]]
+        _assert_same_text(architecture.name, chosen, prompts)
+        return Outcome("pages") if chosen.kind == "paged" else because(chosen.kind, chosen.reason)
+
+
+def _assert_same_text(
+    name: str, text_engine: Any, prompts: list[tuple[int, ...]], dtype: torch.dtype = torch.float32
+) -> None:
+    for prompt, handle in zip(prompts, text_engine.generate(prompts, _greedy(NEW_TOKENS)), strict=True):
+        assert_generated(handle, generated(name, prompt, NEW_TOKENS, dtype))
+
+
+def _prompt_lengths(model: Any) -> list[int]:
+    """Return prompts' lengths in tokens: the longest one exceeds windows, but not the positions of the model."""
+    return [min(tokens, positions_of(model) - NEW_TOKENS) for tokens in (3, 25, 40)]
+
+
+def _greedy(new_tokens: int) -> SamplingParams:
+    return SamplingParams(max_new_tokens=new_tokens, temperature=0, ignore_eos=True, logprobs=5)
