@@ -68,8 +68,7 @@ def random_step(
     query = torch.randn(heads, rows_before, dim).to(device, dtype).transpose(0, 1)  # not contiguous, as in a model
     key = torch.cat([keys[-rows:] for rows, keys, _ in sequences])
     value = torch.cat([values[-rows:] for rows, _, values in sequences])
-    contiguous_per_head = (rows.transpose(0, 1).contiguous().transpose(0, 1) for rows in (key, value))
-    return RandomStep(query, *contiguous_per_head, batch, sequences)
+    return RandomStep(query, key, value, batch, sequences)
 
 
 def dense_attention(step: RandomStep, options: LayerAttention) -> Tensor:
