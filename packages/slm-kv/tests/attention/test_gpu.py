@@ -6,6 +6,7 @@ Triton decides on import whether it interprets, so a separate process does so: i
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from slm_kv.attention import reference
 from slm_kv.attention.layer_attention import LayerAttention
 from slm_kv.attention.step_batch import Chunk, StepBatch
 from slm_kv.pages.storage import LayerShape, PagedStorage
+from slm_testing.kv.paged_steps import dense_attention, random_step
 
 pytest.importorskip("triton", reason="triton is not installed")
 import triton
@@ -34,6 +36,15 @@ CASES = [
     ((6, 2, 16), 16, torch.bfloat16),
     ((3, 1, 5), 3, torch.bfloat16),
     ((4, 2, 20), 1, torch.float16),
+]
+# A window of a few tiles, of less than one, and of a single token; with sinks and a soft cap, also together.
+OPTIONS = [
+    LayerAttention(0.3),
+    LayerAttention(0.3, window=1),
+    LayerAttention(0.3, window=7),
+    LayerAttention(0.3, window=20, softcap=0.7),
+    LayerAttention(0.3, softcap=30.0, sinks=torch.linspace(-2, 3, 8)),
+    LayerAttention(0.3, window=7, softcap=0.7, sinks=torch.linspace(3, -2, 8)),
 ]
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -65,6 +76,15 @@ def batch(groups: int, dim: int, page_size: int, dtype: torch.dtype, device: tor
 
 
 def compare(shape: tuple[int, int, int], page_size: int, dtype: torch.dtype, device: torch.device) -> None:
+    """Assert that both compute the same attention for a mixed step: without options, and with all of them."""
+    for options in OPTIONS if shape == CASES[1][0] and dtype is torch.float32 else (OPTIONS[0], OPTIONS[-1]):
+        sinks = None if options.sinks is None else options.sinks[: shape[0]].to(device, dtype)
+        compare_options(shape, page_size, dtype, device, replace(options, sinks=sinks))
+
+
+def compare_options(
+    shape: tuple[int, int, int], page_size: int, dtype: torch.dtype, device: torch.device, options: LayerAttention
+) -> None:
     """Assert that both compute the same attention for a mixed step."""
     heads, groups, dim = shape
     torch.manual_seed(1)
@@ -73,12 +93,17 @@ def compare(shape: tuple[int, int, int], page_size: int, dtype: torch.dtype, dev
         torch.randn(count, rows, dim).to(device, dtype).transpose(0, 1) for count in (heads, groups, groups)
     )
     ours, plain = (batch(groups, dim, page_size, dtype, device) for _ in range(2))
-    result = gpu.attend(query, key, value, 0, ours, LayerAttention(0.3))
-    expected = reference.attend(query, key, value, 0, plain, LayerAttention(0.3))
+    result = gpu.attend(query, key, value, 0, ours, options)
+    expected = reference.attend(query, key, value, 0, plain, options)
     assert torch.equal(ours.storage.keys[0], plain.storage.keys[0])
     assert torch.equal(ours.storage.values[0], plain.storage.values[0])
     assert result.dtype is dtype
-    assert torch.allclose(result.float(), expected.float(), atol=TOLERANCE[dtype], rtol=1e-2), (shape, page_size, dtype)
+    assert torch.allclose(result.float(), expected.float(), atol=TOLERANCE[dtype], rtol=1e-2), (
+        shape,
+        page_size,
+        dtype,
+        options,
+    )
 
 
 def check_not_finite(device: torch.device) -> None:
@@ -91,6 +116,16 @@ def check_not_finite(device: torch.device) -> None:
     out = gpu.attend(query, key, torch.ones(2, 1, 4, device=device), 0, step, LayerAttention(1.0))
     assert out[0].tolist() == [[1.0] * 4]
     assert out[1].isnan().all()
+
+
+def check_unread(device: torch.device) -> None:
+    """Assert that nothing before the window is read, and that both equal dense attention."""
+    torch.manual_seed(3)
+    for window in (1, 7, 20):
+        step = random_step(LENGTHS, CHUNKS, (6, 2, 16), 3, torch.float32, window, device.type)
+        options = LayerAttention(0.3, window)
+        result = gpu.attend(step.query_NHD, step.key_NGD, step.value_NGD, 0, step.batch, options)
+        assert torch.allclose(result.cpu().double(), dense_attention(step, options), atol=4e-6)
 
 
 def check_row_independence(device: torch.device) -> None:
@@ -117,14 +152,17 @@ def test_the_interpreted_kernel_equals_the_reference() -> None:
     assert completed.returncode == 0, completed.stderr
 
 
-def test_the_kernel_compiles_without_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("has_options", [False, True])
+def test_the_kernel_compiles_without_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_options: bool) -> None:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     kernel = gpu.decode_kernel
     constants = {"GROUP_SIZE": 3, "DIM": 20, "PAGE_SIZE": 3, "Q": 4, "C": 32, "L": 32}
-    types = dict.fromkeys(("query", "keys", "values", "out"), "*bf16") | {
+    constants |= {"HAS_SOFTCAP": has_options, "HAS_SINKS": has_options}
+    types = dict.fromkeys(("query", "keys", "values", "out", "sinks"), "*bf16") | {
         "tables": "*i32",
         "lengths": "*i32",
         "scale": "fp32",
+        "softcap": "fp32",
     }
     signature = {name: "constexpr" if name in constants else types.get(name, "i32") for name in kernel.arg_names}
     compiled = triton.compile(ASTSource(kernel, signature, constants), target=GPUTarget("cuda", 80, 32))
@@ -144,6 +182,7 @@ def test_on_a_gpu_the_kernel_equals_the_reference(
 @pytest.mark.gpu
 def test_on_a_gpu_overflow_nan_and_other_rows_are_handled() -> None:
     check_not_finite(torch.device("cuda"))
+    check_unread(torch.device("cuda"))
     check_row_independence(torch.device("cuda"))
 
 
@@ -186,4 +225,5 @@ if __name__ == "__main__":
     for case in CASES:
         compare(*case, cpu)
     check_not_finite(cpu)
+    check_unread(cpu)
     check_row_independence(cpu)

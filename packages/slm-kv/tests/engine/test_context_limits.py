@@ -1,9 +1,10 @@
 """What happens to a sequence at the end of the pages or of the model's positions."""
 
 import pytest
+from transformers import BloomConfig, Gemma3Config, GPT2Config, PretrainedConfig
 
 from slm_kv import Engine, Handle
-from slm_kv.engine.context_limits import OnFull
+from slm_kv.engine.context_limits import ContextLimits, OnFull
 from slm_testing.kv.tiny_models import POSITIONS, greedy_params, greedy_tokens, make_model, run_to_end
 
 PROMPT = [7, 8, 9, 10, 11]
@@ -66,3 +67,19 @@ def test_a_window_continues_past_the_models_positions(name: str) -> None:
     handle = run_into_limit(name, "window", 3 * POSITIONS, pages=8)
     assert (handle.finish_reason, len(handle.token_ids)) == ("length", 3 * POSITIONS)
     assert handle.error is None
+
+
+@pytest.mark.parametrize(
+    ("config", "positions"),
+    [
+        (GPT2Config(n_positions=48), 48),
+        (Gemma3Config(text_config={"max_position_embeddings": 96}), 96),
+        (BloomConfig(), 40),  # no limit of its own
+    ],
+    ids=["plain", "multimodal", "unlimited"],
+)
+def test_positions_are_those_of_the_text_config_or_the_slots_of_the_pool(
+    config: PretrainedConfig, positions: int
+) -> None:
+    limits = ContextLimits.from_config(config, 4, 10, None, "refuse")
+    assert (limits.positions, limits.tokens) == (positions, 40)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from slm_kv import Engine, InvalidLogits, KVError, SamplingParams
+from slm_kv.attention import interface
 from slm_testing.kv.tiny_models import (
     POSITIONS,
     VOCABULARY,
@@ -15,6 +16,7 @@ from slm_testing.kv.tiny_models import (
     random_prompts,
     run_to_end,
 )
+from slm_testing.kv.windowed_models import make_windowed_model
 
 
 @pytest.mark.parametrize(
@@ -174,10 +176,11 @@ def test_a_model_with_its_own_attention_is_refused() -> None:
         Engine(model)
 
 
-def test_a_model_with_unsupported_attention_options_is_refused_and_restored() -> None:
-    model = make_model("gemma2")
+def test_a_model_with_unsupported_attention_options_is_refused_and_restored(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_windowed_model("gemma2")
     before = model.config._attn_implementation
     expected = greedy_tokens(model, [1, 2, 3], 4)
+    monkeypatch.setattr(interface, "UNSUPPORTED_OPTIONS", ("softcap",))
     with pytest.raises(
         KVError, match=r"^Gemma2Attention needs softcap, which paged attention does not support; .* own generate$"
     ):

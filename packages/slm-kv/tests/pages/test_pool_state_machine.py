@@ -26,9 +26,14 @@ class Written:
 class Pages(RuleBasedStateMachine):
     """``memory`` stands for the tensors: only copies and commits write to it, and it is never cleared."""
 
-    @initialize(page_size=st.integers(1, 3), max_pages=st.integers(1, 16), caching=st.integers(0, 4).map(bool))
-    def make(self, page_size: int, max_pages: int, caching: bool) -> None:
-        self.pool = PagePool(page_size, max_pages, prefix_caching=caching)
+    @initialize(
+        page_size=st.integers(1, 3),
+        max_pages=st.integers(1, 16),
+        caching=st.integers(0, 4).map(bool),
+        window=st.sampled_from([None, None, 1, 2, 4, 7]),
+    )
+    def make(self, page_size: int, max_pages: int, caching: bool, window: int | None) -> None:
+        self.pool = PagePool(page_size, max_pages, prefix_caching=caching, window=window)
         self.memory: dict[tuple[int, int], tuple[bytes, tuple[int, ...]]] = {}
         self.open: list[Written] = []
 
@@ -37,13 +42,14 @@ class Pages(RuleBasedStateMachine):
         used, known = self.pool.used_pages, self.pool.cached_prefix(tokens, root)
         assert self.pool.used_pages == used
         table = self.pool.open(tokens, root)
-        assert table.length == known
-        assert table.length % self.pool.page_size == 0
-        assert table.length < len(tokens) or not table.length
-        reused = tuple(tokens[: table.length])
-        slots = [(root, reused[: index + 1]) for index in range(table.length)]
+        assert table.tokens == known
+        assert table.tokens % self.pool.page_size == 0
+        assert table.tokens < len(tokens) or not table.tokens
+        self._check_released(table, table.released + table.length)
+        reused = tuple(tokens[: table.tokens])
+        slots = [(root, reused[: index + 1]) for index in range(table.released, table.tokens)]
         self.open.append(Written(table, slots, reused))
-        self._write(self.open[-1], tokens[table.length :])
+        self._write(self.open[-1], tokens[table.tokens :])
 
     @precondition(lambda self: self.open)
     @rule(data=st.data(), tokens=TOKENS)
@@ -60,6 +66,21 @@ class Pages(RuleBasedStateMachine):
     @rule(data=st.data(), tokens=TOKENS, verified=st.booleans())
     def write(self, data: st.DataObject, tokens: list[int], verified: bool) -> None:
         self._write(data.draw(st.sampled_from(self.open)), tokens, verified)
+
+    @precondition(lambda self: self.open)
+    @rule(data=st.data())
+    def release_unseen(self, data: st.DataObject) -> None:
+        written = data.draw(st.sampled_from(self.open))
+        length, released = written.table.length, written.table.released
+        self.pool.release_unseen(written.table)
+        self._check_released(written.table, length)
+        del written.slots[: written.table.released - released]
+
+    def _check_released(self, table: BlockTable, length: int) -> None:
+        """Assert that of ``length`` tokens all that a later one attends to are in pages, and not a page more."""
+        seen = length if self.pool.window is None else min(length, self.pool.window - 1)
+        assert seen <= table.length
+        assert table.length == length or table.length < seen + self.pool.page_size
 
     def _reserve(self, written: Written, tokens: int) -> bool:
         """Reserve and return whether there were enough pages."""
@@ -105,10 +126,13 @@ class Pages(RuleBasedStateMachine):
     @rule(data=st.data())
     def truncate(self, data: st.DataObject) -> None:
         written = data.draw(st.sampled_from(self.open))
-        length = data.draw(st.integers(0, written.table.length))
+        before = written.table.length
+        least = min(1, written.table.released, before)  # the history of released slots is not recorded
+        length = data.draw(st.integers(least, before))
         self.pool.truncate(written.table, length)
         del written.slots[length:]
-        written.history = written.slots[-1][1] if written.slots else ()
+        if length < before:
+            written.history = written.slots[-1][1] if written.slots else ()
 
     @precondition(lambda self: self.open)
     @rule(data=st.data())

@@ -44,26 +44,26 @@ def compile_for(*arguments):
 
 
 @njit(**NUMBA_OPTIONS)
-def cap_scores(scores, length, softcap):
+def cap_scores(scores, softcap):
     """Replace scores s by softcap * tanh(s / softcap)."""
-    for t in range(length):
+    for t in range(len(scores)):
         scores[t] = softcap * tanh(scores[t] / softcap)
 
 
 @njit(**NUMBA_OPTIONS)
-def softmax_weights(scores, length, sink):
+def softmax_weights(scores, sink):
     """Replace scores by exp(score - maximum) and return their sum; NaN if a score is NaN.
 
     The logit ``sink`` takes part in the maximum and the sum; -infinity for none.
     """
     top, total = max(scores[0], sink), np.float32(0.0)
-    for t in range(length):
+    for t in range(len(scores)):
         top = max(top, scores[t])
         total += scores[t] * np.float32(0.0)  # max() and exp() may lose a NaN: this keeps it in the sum
     total += sink if sink != sink else exp(sink - top)
-    for t in range(length):
+    for t in range(len(scores)):
         scores[t] = exp(scores[t] - top)
-    for t in range(length):
+    for t in range(len(scores)):
         total += scores[t]
     return total
 
@@ -96,50 +96,50 @@ def following_page(pages, first, length, page_size):
 
 @njit(inline="always")
 def compute_scores(queries, keys, pages, begin, length, ahead, dim, scores):
-    """Write the products of ``queries`` [H, ``dim``] and keys ``begin`` to ``length`` - 1 to ``scores``."""
+    """Write the products of ``queries`` [H, ``dim``] and keys ``begin`` to ``length`` - 1 to ``scores`` [H, length]."""
     heads, page_size, groups = len(queries), keys.shape[1], keys.shape[2]
     group_size, flat = heads // groups, keys.reshape(-1)
-    for first in range(begin - begin % page_size, length, page_size):
+    for first in range(0, length, page_size):
         page, next_page = pages[first // page_size], following_page(pages, first, length, page_size)
-        for slot in range(max(0, begin - first), min(page_size, length - first)):
+        for slot in range(0 if first else begin, min(page_size, length - first)):
             prefetch_token(flat, page, next_page, slot + ahead, page_size, groups * dim)
             for head in range(heads):
                 dot = np.float32(0.0)
                 for d in range(dim):
                     dot += queries[head, d] * to_float32(keys[page, slot, head // group_size, d])
-                scores[head, first + slot - begin] = dot
+                scores[head, first + slot] = dot
 
 
 @njit(inline="always")
 def sum_values(weights, values, pages, begin, length, ahead, dim, out):
-    """Write values ``begin`` to ``length`` - 1, summed by ``weights``, to ``out`` [H, ``dim``]."""
+    """Write values ``begin`` to ``length`` - 1, summed by ``weights`` [H, length], to ``out`` [H, ``dim``]."""
     heads, page_size, groups = len(out), values.shape[1], values.shape[2]
     group_size, flat = heads // groups, values.reshape(-1)
     out[:] = np.float32(0.0)
-    for first in range(begin - begin % page_size, length, page_size):
+    for first in range(0, length, page_size):
         page, next_page = pages[first // page_size], following_page(pages, first, length, page_size)
-        for slot in range(max(0, begin - first), min(page_size, length - first)):
+        for slot in range(0 if first else begin, min(page_size, length - first)):
             prefetch_token(flat, page, next_page, slot + ahead, page_size, groups * dim)
             for head in range(heads):
-                weight = weights[head, first + slot - begin]
+                weight = weights[head, first + slot]
                 for d in range(dim):
                     out[head, d] += weight * to_float32(values[page, slot, head // group_size, d])
 
 
 @njit(inline="always")
 def attend(queries, keys, values, pages, begin, length, softcap, sinks, dim, scores, totals, out):
-    """Attend to tokens ``begin`` to ``length`` - 1 of one sequence.
+    """Attend to tokens ``begin`` to ``length`` - 1 of ``pages`` [P]; ``begin`` is in the first page.
 
-    ``queries`` [H, ``dim``] and ``pages`` [P] are read, ``scores`` [H, >= length - begin] is scratch memory. ``out``
-    [H, ``dim``] becomes the sum of values by weights that add up to ``totals`` [H], less the weight of ``sinks``.
+    ``queries`` [H, ``dim``] are read, ``scores`` [H, >= length] is scratch memory. ``out`` [H, ``dim``] becomes the sum
+    of values by weights that add up to ``totals`` [H], together with the weight of the sink.
     """
     page_size, width = keys.shape[1], keys.shape[2] * dim
     ahead = min(page_size, max(1, PREFETCH_BYTES // (width * keys.itemsize)))
     compute_scores(queries, keys, pages, begin, length, ahead, dim, scores)
     for head in range(len(queries)):
         if softcap > 0:
-            cap_scores(scores[head], length - begin, softcap)
-        totals[head] = softmax_weights(scores[head], length - begin, sinks[head] if len(sinks) else NO_SINK)
+            cap_scores(scores[head, begin:length], softcap)
+        totals[head] = softmax_weights(scores[head, begin:length], sinks[head] if len(sinks) else NO_SINK)
     sum_values(scores, values, pages, begin, length, ahead, dim, out)
 
 
@@ -162,17 +162,19 @@ def decode(q, keys, values, pages, lengths, scale, window, softcap, sinks, out):
     ``lengths`` [S] int32: the tokens of each sequence, the query's own included. The query attends to the last
     ``window`` of them, and no other is read; 0: to all. ``softcap`` is 0 for none, ``sinks`` [H] is empty for none.
     """
-    heads, dim = q.shape[1], q.shape[2]
-    window = window if window > 0 else np.int64(lengths.max())
-    scores = np.empty((heads, min(window, np.int64(lengths.max()))), np.float32)
+    heads, dim, page_size = q.shape[1], q.shape[2], keys.shape[1]
+    longest = np.int64(lengths.max())
+    scores = np.empty((heads, min(longest, window + page_size) if window > 0 else longest), np.float32)
     queries, sums = np.empty((heads, dim), np.float32), np.empty((heads, dim), np.float32)
     totals = np.empty(heads, np.float32)
     for row in range(q.shape[0]):
         for head in range(heads):
             for d in range(dim):
                 queries[head, d] = to_float32(q[row, head, d]) * scale
-        length, table = np.int64(lengths[row]), pages[row]
-        begin = max(0, length - window)
+        length = np.int64(lengths[row])
+        begin = max(0, length - window) if window > 0 else 0
+        skipped = begin // page_size  # pages before the window
+        table, begin, length = pages[row, skipped:], begin - skipped * page_size, length - skipped * page_size
         if dim == COMMON_DIM:
             attend(queries, keys, values, table, begin, length, softcap, sinks, COMMON_DIM, scores, totals, sums)
         else:

@@ -6,8 +6,6 @@ from typing import Any
 
 import torch
 from transformers import (
-    Gemma2Config,
-    Gemma2ForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     GPTNeoXConfig,
@@ -48,20 +46,25 @@ MORE_FACTORIES: dict[str, Callable[[], PreTrainedModel]] = {
     "opt": lambda: OPTForCausalLM(OPTConfig(**SIZES, ffn_dim=48, word_embed_proj_dim=32)),
     "tied_llama": lambda: LlamaForCausalLM(LlamaConfig(**SIZES, **GROUPED_HEADS, tie_word_embeddings=True)),
     "mistral": lambda: MistralForCausalLM(MistralConfig(**SIZES, **GROUPED_HEADS)),
-    "gemma2": lambda: Gemma2ForCausalLM(Gemma2Config(**SIZES, **GROUPED_HEADS, head_dim=8)),  # its softcap is refused
 }
 
 
 def make_model(name: str, seed: int = 0) -> PreTrainedModel:
     """Build a model with weights so large that the likeliest token is far ahead of the others."""
     torch.manual_seed(seed)
-    model = (MODEL_FACTORIES | MORE_FACTORIES)[name]().eval()
-    with torch.no_grad():
-        for key, weight in model.named_parameters():
-            if weight.dim() == 2:
-                weight.normal_(std=0.25)
-            elif "bias" in key:
-                weight.normal_(std=0.1)
+    return randomize((MODEL_FACTORIES | MORE_FACTORIES)[name]().eval())
+
+
+@torch.no_grad()
+def randomize(model: PreTrainedModel) -> PreTrainedModel:
+    """Give ``model`` large random weights, and return it."""
+    for key, weight in model.named_parameters():
+        if weight.dim() > 1:
+            weight.normal_(std=0.25)
+        elif "sinks" in key:
+            weight.normal_(std=2)
+        elif "bias" in key:
+            weight.normal_(std=0.1)
     return model
 
 
