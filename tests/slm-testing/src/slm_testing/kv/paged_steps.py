@@ -66,11 +66,9 @@ def random_step(
     decode_lengths = torch.tensor(lengths, dtype=torch.int32, device=device)
     batch = StepBatch(storage, torch.cat(slots), decode_pages.to(device), decode_lengths, tuple(step_chunks))
     query = torch.randn(heads, rows_before, dim).to(device, dtype).transpose(0, 1)  # not contiguous, as in a model
-    key, value = (
-        torch.cat([sequence[kind][-sequence[0] :] for sequence in sequences]).transpose(0, 1).contiguous()
-        for kind in (1, 2)
-    )
-    return RandomStep(query, key.transpose(0, 1), value.transpose(0, 1), batch, sequences)
+    key = torch.cat([keys[-rows:] for rows, keys, _ in sequences])
+    value = torch.cat([values[-rows:] for rows, _, values in sequences])
+    return RandomStep(query, key, value, batch, sequences)
 
 
 def dense_attention(step: RandomStep, options: LayerAttention) -> Tensor:
