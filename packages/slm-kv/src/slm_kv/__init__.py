@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from slm_kv.engine.engine import Engine
     from slm_kv.engine.requests import Handle, Update
     from slm_kv.engine.text_stream import TextStream
-    from slm_kv.errors import InvalidLogits, KVError, PoolFull
+    from slm_kv.errors import InvalidLogits, KVError, PoolFull, UnsupportedModel
     from slm_kv.linear.packing import pack
     from slm_kv.loading import load
     from slm_kv.pages.paged_cache import PagedCache
@@ -44,6 +44,7 @@ __all__ = [
     "SamplingParams",
     "StepBatch",
     "TextStream",
+    "UnsupportedModel",
     "Update",
     "add_model_flags",
     "load",
@@ -74,6 +75,7 @@ _EXPORTS = {
     "SamplingParams": "sampling.params:SamplingParams",
     "StepBatch": "attention.step_batch:StepBatch",
     "TextStream": "engine.text_stream:TextStream",
+    "UnsupportedModel": "errors:UnsupportedModel",
     "Update": "engine.requests:Update",
     "add_model_flags": "command_line:add_model_flags",
     "load": "loading:load",

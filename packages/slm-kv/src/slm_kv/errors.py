@@ -1,8 +1,14 @@
 """The errors of this package. All of them are KVError, so that one ``except`` catches what a user can cause."""
 
+REMEDY = "; use the model's own generate"
+
 
 class KVError(ValueError):
     """A user's mistake. The message is one sentence with the offending value and the remedy."""
+
+
+class UnsupportedModel(KVError):
+    """A property of the model, not of the arguments, rules out paged attention. The message ends with ``REMEDY``."""
 
 
 class PoolFull(KVError):

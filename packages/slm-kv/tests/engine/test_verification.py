@@ -8,7 +8,7 @@ from peft import PromptTuningConfig, TaskType, get_peft_model
 from transformers import masking_utils
 from transformers.models.llama import modeling_llama
 
-from slm_kv import Engine, KVError
+from slm_kv import Engine, KVError, UnsupportedModel
 from slm_testing.kv.lora_model import make_lora_model
 from slm_testing.kv.other_models import ORIGINAL_POSITIONS, make_other_model
 from slm_testing.kv.tiny_models import greedy_params, greedy_tokens, make_model, random_prompts, run_to_end
@@ -34,7 +34,7 @@ def test_a_model_whose_attention_pages_cannot_hold_is_refused_and_left_as_it_was
     model = make_other_model(name).to(dtype).train()
     config: Any = model.config
     before = config._attn_implementation
-    with pytest.raises(KVError, match=rf"{REFUSALS[name]}.*; use the model's own generate$") as refusal:
+    with pytest.raises(UnsupportedModel, match=rf"{REFUSALS[name]}.*; use the model's own generate$") as refusal:
         Engine(model)
     assert "\n" not in str(refusal.value)
     assert config._attn_implementation == before

@@ -23,7 +23,7 @@ from slm_kv.attention.layer_attention import LayerAttention
 from slm_kv.attention.masks import MaskRecorder
 from slm_kv.attention.probe import AttentionProbe, layer_index, refuse
 from slm_kv.attention.step_batch import StepBatch
-from slm_kv.errors import KVError
+from slm_kv.errors import REMEDY, KVError, UnsupportedModel
 from slm_kv.peft_models import base_model
 
 # Without a mask function of the same name, transformers makes no masks: a row attends to its own sequence's pages.
@@ -62,8 +62,9 @@ def install(models: Sequence[PreTrainedModel], positions: int) -> AttentionProbe
         positions: The number of positions that a text can have. A sliding window of that length is none.
 
     Raises:
-        KVError: a model does not use transformers' attention interface in every layer or needs what paged attention
-            lacks; or the models differ, so that they cannot share pages.
+        UnsupportedModel: a model does not use transformers' attention interface in every layer or needs what paged
+            attention lacks.
+        KVError: the models differ, so that they cannot share pages.
     """
     _register()
     first, *others = [_install(model, positions) for model in models]
@@ -168,7 +169,7 @@ def _run_probe(model: PreTrainedModel, name: str, positions: int) -> AttentionPr
         raise
     except Exception as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise KVError(f"{name} cannot be run on pages ({reason}); use the model's own generate") from error
+        raise UnsupportedModel(f"{name} cannot be run on pages ({reason}){REMEDY}") from error
     finally:
         _probe.reset(token)
     return probe

@@ -21,7 +21,7 @@ from slm_kv.engine.comparison import Subject, compare, relative_errors
 from slm_kv.engine.context_limits import ContextLimits
 from slm_kv.engine.model_state import float32_weights, keep_state
 from slm_kv.engine.prepared_models import PreparedModels
-from slm_kv.errors import KVError
+from slm_kv.errors import REMEDY, KVError, UnsupportedModel
 from slm_kv.peft_models import keep_adapter_state, names_of_each_method
 
 # The largest relative error of a row in float32: at most 1.7e-6 in 40 right architectures, 2.8e-2 in a wrong one.
@@ -53,7 +53,7 @@ def verify(
         The number of positions within which a text does not depend on its neighbours in a batch.
 
     Raises:
-        KVError: the logits differ.
+        UnsupportedModel: the logits differ.
     """
     positions = limits.positions
     for model in prepared.models:
@@ -88,9 +88,7 @@ def _check_logits(subject: Subject, dtype: torch.dtype) -> int:
     for limit in scaled:
         if _fault(subject, dtype, limit - 1) is None:
             return limit
-    raise KVError(
-        f"{subject.name} computes a text differently beside a longer one (rotary scaling); use the model's own generate"
-    )
+    raise UnsupportedModel(f"{subject.name} computes a text differently beside a longer one (rotary scaling){REMEDY}")
 
 
 def _fault(subject: Subject, dtype: torch.dtype, neighbour: int) -> str | None:
@@ -143,11 +141,11 @@ def _named_numbers(config: Any, name: str) -> Iterator[int]:
 
 @contextmanager
 def _as_refusals(subject: Subject) -> Generator[None]:
-    """Turn errors of the model into a KVError that names it."""
+    """Turn errors of the model into one that names it."""
     try:
         yield
     except KVError:
         raise
     except Exception as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise KVError(f"{subject.name} cannot be run on pages ({reason}); use the model's own generate") from error
+        raise UnsupportedModel(f"{subject.name} cannot be run on pages ({reason}){REMEDY}") from error
