@@ -1,9 +1,12 @@
 """``generate`` with a PagedCache gives what it gives with transformers' default cache."""
 
+from typing import Any
+
 import pytest
 import torch
 
 from slm_kv import KVError, PagedCache, PoolFull
+from slm_testing.kv.other_models import make_other_model
 from slm_testing.kv.tiny_models import MODEL_FACTORIES, make_model, random_prompts
 
 
@@ -80,3 +83,25 @@ def test_too_few_pages_are_an_error_and_the_pool_does_not_grow() -> None:
         )
     with pytest.raises(KVError, match="max_pages=4 is less than one page for each of 5 rows"):
         model(torch.ones(5, 1, dtype=torch.long), past_key_values=PagedCache(4, 4))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("lfm2", "the model has the state of a convolution or recurrent layer; use transformers' own cache"),
+        ("falcon_h1", "the model has the state of a convolution or recurrent layer; use transformers' own cache"),
+        ("deepseek_v3", "layer 0 has keys of 8 and values of 4 numbers; use transformers' own cache"),
+    ],
+)
+def test_models_whose_state_pages_do_not_hold_are_refused(name: str, message: str) -> None:
+    with pytest.raises(KVError, match=message):
+        make_other_model(name).generate(torch.tensor([[5, 6, 7]]), past_key_values=PagedCache(4, 16), max_new_tokens=2)
+
+
+@pytest.mark.parametrize("name", ["gemma3_multimodal", "mistral"])
+def test_texts_longer_than_a_sliding_window_are_the_same(name: str) -> None:
+    model: Any = make_model(name) if name == "mistral" else make_other_model(name)
+    settings = {"do_sample": False, "pad_token_id": 0, "eos_token_id": None, "max_new_tokens": 10}
+    ids = torch.tensor([list(range(5, 45))])
+    expected = model.generate(ids, **settings)
+    assert torch.equal(model.generate(ids, past_key_values=PagedCache(4, 16), **settings), expected)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from slm_kv.attention.masks import MaskRecorder, UnknownMask
-from slm_kv.errors import REMEDY, KVError, UnsupportedModel
+from slm_kv.errors import REMEDY, UnsupportedModel
 from slm_kv.pages.storage import LayerShape
 
 # Options of some models' attention that paged attention does not compute: ignoring them would change the text.
@@ -64,9 +64,9 @@ class AttentionProbe:
         if index in self.layers:
             refuse(f"{type(module).__name__} calls attention several times in a layer, which pages do not support")
         if self.layers and (key.dtype, key.device) != (self.dtype, self.device):
-            raise KVError(
+            refuse(
                 f"the keys of {type(module).__name__} are {key.dtype} on {key.device} in one layer and {self.dtype} on "
-                f"{self.device} in another, which pages cannot hold; load the model in one dtype on one device"
+                f"{self.device} in another, which pages cannot hold"
             )
         self.dtype, self.device = key.dtype, key.device
         self.softcapped |= options.get("softcap") is not None
@@ -112,5 +112,5 @@ def layer_index(module: nn.Module) -> int:
 
 
 def refuse(reason: str) -> NoReturn:
-    """Raise UnsupportedModel for a model that cannot use pages."""
+    """Raise UnsupportedModel for the reason."""
     raise UnsupportedModel(reason + REMEDY)

@@ -69,45 +69,55 @@ class Subject:
         return [ids[end - length : end] for length, end in zip(lengths, accumulate(lengths), strict=True)]
 
 
-def compare(subject: Subject, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
-    """Run texts on pages of ``dtype``; yield what was compared, and the relative error of each row's logits [R]."""
+def compare(subject: Subject, dtype: torch.dtype, *, neighbour: int = 0) -> Iterator[tuple[str, Tensor]]:
+    """Run texts on pages of ``dtype``; yield what was compared, and the relative error of each row's logits [R].
+
+    Six forward passes, and seven more if there is a window: one text as a whole, the same one in chunks, and another
+    one that joins them together with a token at position ``neighbour``, which must not matter to the others.
+    """
     long = tokens_past_window(subject)
-    lengths = [min(SHORT, subject.positions), min(OTHER_PROMPT + STEPS, subject.positions)] + [long] * bool(long)
+    lengths = [min(SHORT, subject.positions), min(OTHER_PROMPT + STEPS, subject.positions), 1] + [long] * bool(long)
     texts = subject.texts(lengths)
-    text, other, *past_window = own_logits(subject, texts)
     trial = subject.trial(dtype, 2 * sum(lengths), 6)
     whole, chunked, beside = (trial.open(texts[index], subject.adapter) for index in (0, 0, 1))
-    run, prompt, first = trial.run, len(text) - STEPS, (len(text) - STEPS) // 2
-    yield "a prompt in one piece", relative_errors(run((whole, prompt)), [text[:prompt]])
-    run((chunked, first))
-    yield "a prompt in chunks", relative_errors(run((chunked, prompt - first)), [text[first:prompt]])
-    yield "a decode step", relative_errors(run((whole, 1)), [text[prompt : prompt + 1]])
-    rows = run((chunked, 1), (whole, 1), (beside, len(other) - STEPS))
+    far = trial.open(texts[2], subject.adapter, position=neighbour)
+    run, text = trial.run, own_logits(subject, texts[0])
+    prompt, first = len(text) - STEPS, (len(text) - STEPS) // 2
+    rows = run((whole, prompt), (chunked, first))
+    yield "a prompt in one piece", relative_errors(rows[:1], [text[:prompt]])
+    yield "two prompts in one step", relative_errors(rows[1:], [text[:first]])
+    rows = run((chunked, prompt - first), (whole, 1))
+    yield "a prompt in chunks", relative_errors(rows[:1], [text[first:prompt]])
+    yield "a decode step", relative_errors(rows[1:], [text[prompt : prompt + 1]])
+    other = own_logits(subject, texts[1])
+    rows = run((chunked, 1), (whole, 1), (beside, len(other) - STEPS), (far, 1))
     expected = [text[prompt : prompt + 1], text[prompt + 1 :], other[:-STEPS]]
-    yield "several texts in one step", relative_errors(rows, expected)
+    yield "several texts in one step", relative_errors(rows[:-1], expected)
     rows = run((chunked, 1), (beside, 1))
     yield "several decode steps", relative_errors(rows, [text[prompt + 1 :], other[-STEPS:-1]])
     if long:
-        sequence = trial.open(texts[2], subject.adapter, all_logits=False)
-        chunks = [long - LAST_ROWS + 1, 3] + [1] * (LAST_ROWS - 4)  # two pieces of a prompt, and decode steps
-        rows = [trial.run((sequence, count))[0] for count in chunks]
-        kept = [0, *range(3, LAST_ROWS)]  # the last row of each
-        yield "a text longer than a sliding window", relative_errors(rows, [past_window[0][kept]])
+        yield "a text longer than a sliding window", _errors_past_window(subject, trial, texts[3])
 
 
-def own_logits(subject: Subject, texts: list[list[int]]) -> list[Tensor]:
-    """The logits of the model's own forward pass: [T, V], of a long text the last LAST_ROWS only."""
-    # transformers' sdpa attention leaves the soft cap out, with which the model was trained.
-    eager = "eager" if subject.probe.softcapped else None
-    with subject.prepared.original_attention(eager), only_adapter(subject.model, subject.adapter):
-        return [_own_logits(subject.model, ids, subject.probe.device) for ids in texts]
+def _errors_past_window(subject: Subject, trial: Trial, token_ids: list[int]) -> Tensor:
+    """The relative errors of the last rows of two pieces of a prompt, and of decode steps."""
+    sequence = trial.open(token_ids, subject.adapter, all_logits=False)
+    counts = [len(token_ids) - LAST_ROWS + 1, 3] + [1] * (LAST_ROWS - 4)
+    rows = [trial.run((sequence, count))[0] for count in counts]
+    return relative_errors(rows, [own_logits(subject, token_ids)[[0, *range(3, LAST_ROWS)]]])
 
 
 @torch.inference_mode()
-def _own_logits(model: Any, token_ids: list[int], device: torch.device) -> Tensor:
+def own_logits(subject: Subject, token_ids: list[int]) -> Tensor:
+    """The logits of the model's own forward pass: [T, V], of a long text the last LAST_ROWS only."""
+    model: Any = subject.model
     takes_rows = "logits_to_keep" in inspect.signature(base_model(model).forward).parameters
     options = {"logits_to_keep": LAST_ROWS} if len(token_ids) > SHORT and takes_rows else {}
-    logits: Tensor = model(torch.tensor([token_ids], device=device), use_cache=False, **options).logits[0]
+    ids = torch.tensor([token_ids], device=subject.probe.device)
+    # transformers' sdpa attention leaves out the soft cap with which the model was trained.
+    eager = "eager" if subject.probe.softcapped else None
+    with subject.prepared.original_attention(eager), only_adapter(model, subject.adapter):
+        logits: Tensor = model(ids, use_cache=False, **options).logits[0]
     return logits[-LAST_ROWS:] if len(token_ids) > SHORT else logits
 
 

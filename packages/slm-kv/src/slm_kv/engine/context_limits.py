@@ -59,18 +59,18 @@ class ContextLimits:
         rotary = getattr(text_config, "rope_parameters", None) is not None
         return cls(page_size, max_pages, positions, rotary, on_full, window)
 
-    def limited(self, positions: int) -> ContextLimits:
-        """These limits with at most ``positions``: beyond them, neighbours in a batch would change a text.
+    def narrowed(self, positions: int, window: int | None) -> ContextLimits:
+        """These limits with a window, and at most ``positions``: beyond, neighbours in a batch would change a text.
 
         Raises:
             KVError: a page is larger.
         """
         if positions >= self.positions:
-            return self
+            return replace(self, window=window)
         if self.page_size > positions:
             raise KVError(f"page_size={self.page_size} exceeds the context of {positions} tokens; give less")
         why = f"\ncontext: {positions} of {self.positions} positions, as rotary scaling beyond depends on the batch"
-        return replace(self, positions=positions, limitation=why)
+        return replace(self, positions=positions, window=window, limitation=why)
 
     @property
     def slots(self) -> int:

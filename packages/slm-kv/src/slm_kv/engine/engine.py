@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Ids
-from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -58,8 +57,8 @@ class Engine:
             adapter and with none. The plain weights are kept for ``close``.
 
     Raises:
-        KVError: a size is invalid, the model's attention cannot use pages, or 8 bits raise the perplexity by more than
-            1 %. The models are left as they were.
+        UnsupportedModel: the model's logits on pages are not those of its own forward pass.
+        KVError: a size is invalid, or 8 bits raise the perplexity by more than 1 %. Models are left as they were.
     """
 
     kind: EngineKind = "paged"
@@ -92,7 +91,7 @@ class Engine:
             limits = ContextLimits.from_config(self.model.config, page_size, max_pages, None, on_full)
             probe = self._prepared.install_attention(limits.positions)
             positions = verify(self._prepared, self.adapters, probe, self._vocabulary.ordinary_ids(), limits)
-            self.context_limits = replace(limits, window=probe.window).limited(positions)
+            self.context_limits = limits.narrowed(positions, probe.window)
             self.pool = PagePool(page_size, max_pages, prefix_caching=prefix_caching, window=probe.window)
             if int8_text is not None:
                 self._prepared.pack_int8(self._vocabulary.encode(int8_text), self.context_limits.positions)

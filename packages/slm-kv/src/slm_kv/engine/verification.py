@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from collections.abc import Sequence as Ids
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ TOLERANCE = 1e-4
 # In lower precision, that of the median row, because a router that is rounded to another expert changes single rows. Of
 # right architectures in bfloat16 the largest median was 2.1e-2 and the largest error 0.13.
 LOW_PRECISION_TOLERANCE = 0.1
+LOW_PRECISION_STEPS = 4  # of the comparison; the rest was compared in float32
 NEIGHBOUR_TOKENS = 6  # of the text whose independence of its neighbours is tried
 
 
@@ -61,24 +63,43 @@ def verify(
                     prepared, model, adapters, adapter, probe, token_ids, limits.page_size, limits.positions
                 )
                 with _as_refusals(subject):
-                    _check_logits(subject)
-                    positions = min(positions, _independent_positions(subject))
+                    positions = min(positions, _check(subject))
     return positions
 
 
-def _check_logits(subject: Subject) -> None:
-    dtype = subject.probe.dtype
-    if dtype is not torch.float32:
-        with float32_weights(subject.model) as exact:
-            if exact:
-                _refuse_errors(subject, torch.float32)
-    _refuse_errors(subject, dtype)
+def _check(subject: Subject) -> int:
+    """Refuse the model if its logits differ; return the number of positions in which texts are independent."""
+    with float32_weights(subject.model) as exact:
+        dtype = torch.float32 if exact else subject.probe.dtype
+        positions = _check_logits(subject, dtype)
+    if dtype is not subject.probe.dtype:  # that the model runs on pages of its own dtype, too
+        for what, errors_R in islice(compare(subject, subject.probe.dtype), LOW_PRECISION_STEPS):
+            _refuse_if(not tolerable(errors_R, subject.probe.dtype), subject, what)
+    return positions
 
 
-def _refuse_errors(subject: Subject, dtype: torch.dtype) -> None:
-    for what, errors_R in compare(subject, dtype):
-        if not tolerable(errors_R, dtype):
-            refuse(f"{subject.name} gives other logits on pages ({what})")
+def _check_logits(subject: Subject, dtype: torch.dtype) -> int:
+    neighbour, scaled = subject.positions - 1, _original_positions(subject)
+    fault = _fault(subject, dtype, neighbour)
+    if fault is not None:
+        _refuse_if(not scaled or _fault(subject, dtype, 0) is not None, subject, fault)
+    elif all(_is_independent(subject, dtype, number, subject.positions) for number in scaled):
+        return subject.positions
+    for limit in scaled:
+        if _fault(subject, dtype, limit - 1) is None:
+            return limit
+    raise UnsupportedModel(f"{subject.name} computes a text differently beside a longer one (rotary scaling){REMEDY}")
+
+
+def _fault(subject: Subject, dtype: torch.dtype, neighbour: int) -> str | None:
+    """What differs first between the model on pages and its own forward pass, beside a token at ``neighbour``."""
+    errors = compare(subject, dtype, neighbour=neighbour)
+    return next((what for what, errors_R in errors if not tolerable(errors_R, dtype)), None)
+
+
+def _refuse_if(differs: bool, subject: Subject, what: str) -> None:
+    if differs:
+        refuse(f"{subject.name} gives other logits on pages ({what})")
 
 
 def tolerable(errors_R: Tensor, dtype: torch.dtype) -> bool:
@@ -90,49 +111,37 @@ def tolerable(errors_R: Tensor, dtype: torch.dtype) -> bool:
     return float(errors_R.median()) <= LOW_PRECISION_TOLERANCE
 
 
-def _independent_positions(subject: Subject) -> int:
-    """The largest context in which no text's logits depend on the positions of the others in its step."""
-    scaled = sorted(set(_original_positions(subject.model.config.get_text_config().to_dict())))
-    for limit in [subject.positions, *(number for number in reversed(scaled) if number < subject.positions)]:
-        with float32_weights(subject.model) as exact:
-            dtype = torch.float32 if exact else subject.probe.dtype
-            starts = {0, *(max(0, number - NEIGHBOUR_TOKENS) for number in scaled if number <= limit)}
-            if all(_is_independent(subject, dtype, start, limit) for start in starts):
-                return limit
-    refuse(f"{subject.name} computes a text differently beside a longer one (rotary scaling)")
+def _is_independent(subject: Subject, dtype: torch.dtype, end: int, limit: int) -> bool:
+    """Whether a text that ends at position ``end`` has the same logits beside a token at the last position.
 
-
-def _is_independent(subject: Subject, dtype: torch.dtype, start: int, limit: int) -> bool:
-    """Whether a text from position ``start`` on has the same logits beside a token at the last position, and after it.
-
-    Only the position matters, not the text before it, so that it can be made up.
+    Only the positions matter, not the text before them, so that it can be left out.
     """
-    if limit <= start:
-        return True
-    text, (token,) = subject.texts([min(NEIGHBOUR_TOKENS, limit - start), 1])
+    text, (token,) = subject.texts([min(NEIGHBOUR_TOKENS, end), 1])
     logits = []
-    for neighbour in (0, limit - 1, 0):
+    for neighbour in (0, limit - 1):
         trial = subject.trial(dtype, len(text) + 1, 2)
-        rows = (
-            trial.open(text, subject.adapter, position=start),
-            trial.open([token], subject.adapter, position=neighbour),
-        )
-        logits.append(trial.run((rows[0], len(text)), (rows[1], 1))[0])
-    return all(tolerable(relative_errors([other], logits[:1]), dtype) for other in logits[1:])
+        sequence = trial.open(text, subject.adapter, position=end - len(text))
+        logits += trial.run((sequence, len(text)), (trial.open([token], subject.adapter, position=neighbour), 1))[:1]
+    return tolerable(relative_errors(logits[1:], logits[:1]), dtype)
 
 
-def _original_positions(config: Any) -> Iterator[int]:
-    """The context lengths before rotary scaling, wherever the config has them."""
+def _original_positions(subject: Subject) -> list[int]:
+    """The context lengths before rotary scaling, wherever the config has them, the longest first."""
+    numbers = set(_named_numbers(subject.model.config.get_text_config().to_dict(), "original_max_position_embeddings"))
+    return sorted((number for number in numbers if 1 < number < subject.positions), reverse=True)
+
+
+def _named_numbers(config: Any, name: str) -> Iterator[int]:
     if isinstance(config, dict):
         for key, value in config.items():
-            if key == "original_max_position_embeddings" and isinstance(value, int):
-                yield value
-            yield from _original_positions(value)
+            if key == name and isinstance(value, int | float):
+                yield int(value)
+            yield from _named_numbers(value, name)
 
 
 @contextmanager
 def _as_refusals(subject: Subject) -> Generator[None]:
-    """Turn errors of the model into an UnsupportedModel that names it."""
+    """Turn errors of the model into one that names it."""
     try:
         yield
     except KVError:

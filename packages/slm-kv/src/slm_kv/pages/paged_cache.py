@@ -7,7 +7,7 @@ P pages, S slots in a page.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import NoReturn, cast
 
 import torch
 from torch import Tensor
@@ -41,10 +41,35 @@ class PagedCache(Cache):
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        """Store a layer's new keys and values [B, G, T, D]; return all of the layer's [B, G, L + T, D]."""
+        """Store a layer's new keys and values [B, G, T, D]; return all of the layer's [B, G, L + T, D].
+
+        Raises:
+            KVError: keys and values differ in shape (multi-head latent attention).
+        """
+        if key_states.shape != value_states.shape:
+            raise KVError(
+                f"PagedCache needs keys and values of one shape and layer {layer_idx} has keys of "
+                f"{key_states.shape[-1]} and values of {value_states.shape[-1]} numbers; use transformers' own cache"
+            )
         while len(self.layers) <= layer_idx:
             self.layers.append(_PagedLayer(self.rows, len(self.layers)))
         return cast(_PagedLayer, self.layers[layer_idx]).update(key_states, value_states)
+
+    def update_conv_state(self, *args: object, **kwargs: object) -> NoReturn:
+        """Refuse the state of a convolution, which a hybrid model would store."""
+        raise _no_state("a convolution")
+
+    def update_recurrent_state(self, *args: object, **kwargs: object) -> NoReturn:
+        """Refuse the state of a recurrent layer, which a hybrid model would store."""
+        raise _no_state("a recurrent layer")
+
+    def has_previous_state(self, *args: object, **kwargs: object) -> NoReturn:
+        """Refuse to look for such a state."""
+        raise _no_state("a convolution or recurrent layer")
+
+    def update_indexer(self, *args: object, **kwargs: object) -> NoReturn:
+        """Refuse the keys of an indexer (sparse attention)."""
+        raise _no_state("an indexer")
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Continue row b from row ``beam_idx[b]``, sharing its pages."""
@@ -66,6 +91,12 @@ class PagedCache(Cache):
     def reset(self) -> None:
         """Remove all tokens; the memory stays allocated."""
         self.rows.release()
+
+
+def _no_state(owner: str) -> KVError:
+    return KVError(
+        f"PagedCache holds keys and values only and the model has the state of {owner}; use transformers' own cache"
+    )
 
 
 class _BatchRows:
