@@ -1,5 +1,7 @@
 """``slm-paged``: stream a completion from a paged KV cache and report page usage.
 
+A model whose attention cannot use pages is served by transformers' own generation; then the report has no pages.
+
 torch and transformers are imported after the arguments are parsed, so that ``--help`` and errors in flags are instant.
 """
 
@@ -20,6 +22,7 @@ from slm_kv.sampling.params import SamplingParams
 if TYPE_CHECKING:
     from slm_kv.engine.engine import Engine
     from slm_kv.engine.requests import Handle
+    from slm_kv.fallback.engine import TransformersEngine
 
 DEFAULTS = SamplingParams()
 SAMPLING_FLAGS = {
@@ -57,16 +60,17 @@ def run(args: argparse.Namespace) -> int:
     import torch
     from transformers.utils.logging import disable_progress_bar
 
-    from slm_kv.engine.engine import Engine
+    from slm_kv.engine_choice import create_engine
     from slm_kv.loading import load
     from slm_kv.threads import set_threads
 
     disable_progress_bar()
     loaded = load(args.model_path, args.adapter_path, dtype=getattr(torch, args.dtype), device=args.device)
     threads = set_threads(loaded.model, args.threads)
-    with Engine(
+    with create_engine(
         loaded.model,
         loaded.tokenizer,
+        backend=args.backend,
         page_size=args.page_size,
         max_pages=args.max_pages,
         max_sequences=1,
@@ -94,18 +98,17 @@ class StreamStatistics:
     pages: int = 0
     filled_slots: int = 0
 
-    def print_stream(self, engine: Engine, handle: Handle) -> None:
+    def print_stream(self, engine: Engine | TransformersEngine, handle: Handle) -> None:
         """Print the text as it arrives; record the time of each token and the page usage."""
         for update in engine.stream(handle):
             if update.token_ids:
                 self.times.append(time.perf_counter() - self.start)
             print(update.text, end="", flush=True)
-            if engine.pool.filled_slots > self.filled_slots:
+            if engine.kind == "paged" and engine.pool.filled_slots > self.filled_slots:
                 self.pages, self.filled_slots = engine.pool.used_pages, engine.pool.filled_slots
 
-    def report(self, engine: Engine, handle: Handle) -> list[str]:
+    def report(self, engine: Engine | TransformersEngine, handle: Handle) -> list[str]:
         """Lines on why the text ended, on speed, and on page usage."""
-        limits = engine.context_limits
         lines = [f"finished: {_finish_reason(engine, handle)}"]
         if self.times:
             tokens = len(self.times)
@@ -113,7 +116,8 @@ class StreamStatistics:
                 f"speed: {tokens} token{'' if tokens == 1 else 's'} in {self.times[-1]:.2f} s "
                 f"({_tokens_per_second(self.times):.1f} tokens/s), the first after {self.times[0] * 1000:.0f} ms"
             )
-        if self.pages:
+        if engine.kind == "paged" and self.pages:
+            limits = engine.context_limits
             slots = self.pages * limits.page_size
             unused = slots - self.filled_slots
             lines.append(
@@ -130,23 +134,30 @@ def _tokens_per_second(times: list[float]) -> float:
     return (len(times) - 1) / (times[-1] - times[0])
 
 
-def _finish_reason(engine: Engine, handle: Handle) -> str:
+def _finish_reason(engine: Engine | TransformersEngine, handle: Handle) -> str:
     """Why the text ended, and what happened at the limit of its context."""
-    limits, requested = engine.context_limits, handle.params.max_new_tokens
+    requested = handle.params.max_new_tokens
     if handle.error:
         return f"error, {handle.error}"
     if handle.finish_reason == "stop":
         cause = "end of text or a stop string"
     elif len(handle.token_ids) < requested:
-        limit = "the pages are full" if limits.limited_by_pages else "the model has no more positions"
-        cause = f"{limit} after {limits.tokens} tokens (--on_full stop)"
+        cause = f"{_limit(engine)} after {engine.context_limits.tokens} tokens (--on_full stop)"
     else:
         cause = f"all {requested} requested tokens"
     return f"{handle.finish_reason}, {cause}{_describe_window(engine, handle.slides)}"
 
 
-def _describe_window(engine: Engine, slides: int) -> str:
-    if not slides:
+def _limit(engine: Engine | TransformersEngine) -> str:
+    if engine.kind == "paged":
+        limits = engine.context_limits
+        return "the pages are full" if limits.limited_by_pages else "the model has no more positions"
+    by_pages = engine.context_limits.max_tokens <= engine.context_limits.positions
+    return "the tokens of --max_pages are used up" if by_pages else "the model has no more positions"
+
+
+def _describe_window(engine: Engine | TransformersEngine, slides: int) -> str:
+    if engine.kind == "transformers" or not slides:
         return ""
     limits = engine.context_limits
     if limits.drops_pages:
@@ -167,15 +178,28 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--prompt", default="Once upon a time", help="the text to continue")
     add("--max_new_tokens", type=int, default=80, help="the number of tokens to generate at most")
+    add(
+        "--backend",
+        choices=("auto", "paged", "transformers"),
+        default="auto",
+        help="paged: slm-kv's engine; transformers: transformers' own generation, which serves models without paged "
+        "attention; auto: the first of them that can serve the model",
+    )
     add("--page_size", type=int, default=64, help="tokens in a page")
-    add("--max_pages", type=int, default=6, help="pages of the pool, which is allocated at the start and never grows")
+    add(
+        "--max_pages",
+        type=int,
+        default=6,
+        help="pages of the pool, which is allocated at the start and never grows; without pages, their tokens in total "
+        "are the limit of a text",
+    )
     add(
         "--on_full",
         choices=("stop", "window", "error"),
         default="stop",
         help="at the end of the pages or of the model's positions: stop; continue in a window (models with rotary "
-        "positions drop the oldest page but the first, which is approximate; others compute the last half again); "
-        "or fail with an error",
+        "positions drop the oldest page but the first, which is approximate; others compute the last half again; needs "
+        "pages); or fail with an error",
     )
     types = {parameter.name: parameter.type for parameter in fields(SamplingParams)}
     for name, help_text in SAMPLING_FLAGS.items():

@@ -15,7 +15,7 @@ from slm_bench.harness.interleaved_timing import Ratio, Times, time_interleaved
 from slm_bench.harness.provenance import new_result
 from slm_bench.harness.result_file import Findings, ResultFile
 from slm_bench.kv.arguments import check_flags
-from slm_bench.kv.bandwidth import memory_bandwidth, weight_bytes
+from slm_bench.kv.bandwidth import memory_bandwidth, tensor_bytes, weight_bytes
 from slm_kv import load, pack, set_threads
 
 ROUNDS = 5
@@ -67,7 +67,8 @@ def measure(arguments: argparse.Namespace) -> ResultFile:
 
 
 def _check_positions(model: Any, input_ids: Tensor, new: int) -> None:
-    positions, prompt = getattr(model.config, "max_position_embeddings", None), input_ids.shape[1]
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    prompt = input_ids.shape[1]
     if prompt == 0:
         raise BenchError("the prompt is empty: give at least one token")
     if positions and prompt + new > positions:
@@ -85,7 +86,7 @@ def _measure(model: Any, input_ids: Tensor, new: int, rounds: int, weights: int,
         outputs[name] = _generate(model, input_ids, *contenders[name])
 
     times = time_interleaved({name: partial(generate, name) for name in contenders}, rounds)
-    cache_bytes = sum(layer.keys.nbytes + layer.values.nbytes for layer in outputs["on"].past_key_values.layers)
+    cache_bytes = tensor_bytes(outputs["on"].past_key_values)
     # The cache grows from almost nothing to its full size, so an average step reads half of it.
     bytes_per_token = weights + cache_bytes / 2
     tokens, seconds = new * input_ids.shape[0], times["on"].median

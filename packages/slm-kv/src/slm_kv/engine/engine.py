@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Ids
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from slm_kv.engine.adapters import Adapters
 from slm_kv.engine.context_limits import ContextLimits, OnFull
 from slm_kv.engine.model_runner import ModelRunner
 from slm_kv.engine.prepared_models import PreparedModels
-from slm_kv.engine.protocol import EngineKind, EngineLoad
+from slm_kv.engine.protocol import EngineLoad
 from slm_kv.engine.requests import FinishReason, Handle, Update
 from slm_kv.engine.scheduler import Scheduler, Work
 from slm_kv.engine.sequence import Sequence
@@ -61,8 +61,8 @@ class Engine:
         KVError: a size is invalid, or 8 bits raise the perplexity by more than 1 %. Models are left as they were.
     """
 
-    kind: EngineKind = "paged"
-    reason: str | None = None
+    kind: Literal["paged"] = "paged"
+    reason: None = None
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Ids
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from slm_kv.engine.adapters import Adapters
 from slm_kv.engine.context_limits import OnFull
-from slm_kv.engine.protocol import EngineKind, EngineLoad
+from slm_kv.engine.protocol import EngineLoad
 from slm_kv.engine.requests import FinishReason, Handle, Update
 from slm_kv.engine.sequence import Sequence
 from slm_kv.engine.text_stream import TextStream
@@ -58,7 +58,7 @@ class TransformersEngine:
         KVError: a size is invalid, or the model is not a causal language model.
     """
 
-    kind: EngineKind = "transformers"
+    kind: Literal["transformers"] = "transformers"
     int8: None = None
 
     def __init__(
@@ -152,9 +152,9 @@ class TransformersEngine:
     def summary(self) -> str:
         """The engine and the model in two or three lines."""
         adapter = f"adapter {self.adapters.default}" if self.adapters.default else "no adapter"
-        dtype = str(self.dtype).removeprefix("torch.")
+        dtype, plural = str(self.dtype).removeprefix("torch."), "" if self.max_sequences == 1 else "s"
         lines = [
-            f"engine: transformers' own generation, {self.max_sequences} requests in turn, at most "
+            f"engine: transformers' own generation, at most {self.max_sequences} request{plural} in turn and "
             f"{self.context_limits.tokens:,} tokens each",
             f"model: {type(self._base).__name__} on {self.device.type} ({dtype}), {adapter}",
         ]

@@ -69,7 +69,7 @@ class GenerationLimits:
 
     @property
     def _limit(self) -> str:
-        if self.positions <= self.max_tokens:
+        if self.positions < self.max_tokens:
             return f"the model has {self.positions} positions"
         return f"a request can have {self.max_tokens}"
 

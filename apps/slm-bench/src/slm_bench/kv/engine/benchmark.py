@@ -21,7 +21,14 @@ from slm_bench.harness.provenance import new_result
 from slm_bench.harness.result_file import Findings, ResultFile
 from slm_bench.kv.arguments import check_flags
 from slm_bench.kv.engine import attention, prefix
-from slm_bench.kv.engine.contenders import PAGE_SIZE, Contender, ContinuousBatching, Generate, SlmEngine
+from slm_bench.kv.engine.contenders import (
+    PAGE_SIZE,
+    PAGED_ENGINE,
+    Contender,
+    ContinuousBatching,
+    Generate,
+    SlmEngine,
+)
 from slm_bench.kv.engine.vllm_process import Vllm
 from slm_bench.kv.engine.workload import Sizes, Tokens, Workload, mixed_workload, uniform_workload
 from slm_kv import load, pack, set_threads
@@ -81,44 +88,61 @@ def measure(arguments: argparse.Namespace, sizes: Sizes | None = None) -> Result
     with ExitStack() as stack:
         one_by_one = Generate(model, 1)
         vllm = [_start_vllm(python, model, settings, largest, stack)] if python else []
-        lineups = _lineups(model, one_by_one, sizes.batch, largest, vllm, stack)
+        continuous = _continuous_batching(model, largest, works[0], stack, left_out)
+        lineups = _lineups(model, one_by_one, sizes.batch, largest, continuous, vllm, stack, left_out)
         measured = [
             _measure(work, contenders, one_by_one, settings["rounds"])
             for work, contenders in zip(works, lineups, strict=True)
         ]
-    known = prefix.measure(model, tokenize, settings["rounds"])
-    findings = collect(measured, known, attention.measure(model, sizes.attention), left_out)
+    if PAGED_ENGINE in left_out:
+        findings = collect(measured, None, (), left_out)
+    else:
+        known = prefix.measure(model, tokenize, settings["rounds"])
+        findings = collect(measured, known, attention.measure(model, sizes.attention), left_out)
     return new_result("kv --engine", settings, findings, model.device)
 
 
 def collect(
     workloads: Sequence[WorkloadMeasurement],
-    known: prefix.PrefixMeasurement,
+    known: prefix.PrefixMeasurement | None,
     pages: Sequence[attention.AttentionMeasurement],
     left_out: dict[str, str],
 ) -> Findings:
-    """Combine the three measurements."""
-    samples = {"workloads": workloads, "prefix": known, "attention": pages}
-    comparisons = [*map(_compare, workloads), prefix.compare(known), attention.compare(pages)]
-    return Findings(samples, comparisons, left_out=left_out)
+    """Combine the three measurements; the last two need pages."""
+    findings = Findings({"workloads": workloads}, [_compare(work) for work in workloads], left_out=left_out)
+    if known:
+        findings.add("prefix", known, prefix.compare(known))
+    if pages:
+        findings.add("attention", pages, attention.compare(pages))
+    return findings
 
 
 def _largest(model: Any, works: Sequence[Workload]) -> tuple[int, int]:
     """Return the tokens of the longest request and the most requests of a workload. Raises BenchError."""
-    longest, positions = max(work.longest for work in works), model.config.max_position_embeddings
-    if longest > positions:
+    longest = max(work.longest for work in works)
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if positions and longest > positions:
         raise BenchError(f"--engine needs {longest} positions and the model has {positions}; use another --model_path")
     return longest, max(len(work.new) for work in works)
 
 
 def _lineups(
-    model: Any, one_by_one: Contender, batch: int, largest: tuple[int, int], vllm: list[Vllm], stack: ExitStack
+    model: Any,
+    one_by_one: Contender,
+    batch: int,
+    largest: tuple[int, int],
+    continuous: list[Contender],
+    vllm: list[Vllm],
+    stack: ExitStack,
+    left_out: dict[str, str],
 ) -> tuple[list[Contender], ...]:
-    """Return the contenders for the mixed requests, for a single one, and for a uniform batch; the engine first."""
-    longest, sequences = largest
-    slots = sequences * -(-longest // PAGE_SIZE) * PAGE_SIZE
-    engine = stack.enter_context(closing(SlmEngine(model, sequences, slots // PAGE_SIZE)))
-    continuous = stack.enter_context(closing(ContinuousBatching(model, slots)))
+    """Return the contenders for the mixed requests, for a single one, and for a uniform batch; the engine first.
+
+    If the model cannot use pages, ``left_out`` gets the reason.
+    """
+    engine = stack.enter_context(closing(SlmEngine(model, largest[1], _slots(largest) // PAGE_SIZE)))
+    if engine.reason:
+        left_out[PAGED_ENGINE] = engine.reason
     batches = Generate(model, batch)
     packed: list[Contender] = []
     if model.device.type == "cpu":  # pack() has kernels for the CPU only
@@ -126,10 +150,31 @@ def _lineups(
         pack(packed_model)
         packed = [Generate(packed_model, rows, PACKED) for rows in (1, batch)]
     return (
-        [engine, one_by_one, batches, continuous, *vllm],
+        [engine, one_by_one, batches, *continuous, *vllm],
         [engine, one_by_one, *packed[:1], *vllm],
-        [engine, batches, *packed[1:], continuous, *vllm],
+        [engine, batches, *packed[1:], *continuous, *vllm],
     )
+
+
+def _slots(largest: tuple[int, int]) -> int:
+    """Slots in whole pages for the most requests of the longest kind."""
+    longest, sequences = largest
+    return sequences * -(-longest // PAGE_SIZE) * PAGE_SIZE
+
+
+def _continuous_batching(
+    model: Any, largest: tuple[int, int], trial: Workload, stack: ExitStack, left_out: dict[str, str]
+) -> list[Contender]:
+    """Return transformers' continuous batching if it answers ``trial``; it fails on models without paged attention."""
+    try:
+        with ExitStack() as attempt:
+            contender = attempt.enter_context(closing(ContinuousBatching(model, _slots(largest))))
+            contender.answer(trial)
+            stack.push(attempt.pop_all())
+    except Exception as error:  # whatever transformers raises
+        left_out[ContinuousBatching.name] = f"it fails on the model: {str(error).strip().splitlines()[0]}"
+        return []
+    return [contender]
 
 
 def _start_vllm(python: str, model: Any, settings: dict[str, Any], largest: tuple[int, int], stack: ExitStack) -> Vllm:

@@ -10,8 +10,9 @@ from transformers import ContinuousBatchingConfig, GenerationConfig
 
 from slm_bench.errors import BenchError
 from slm_bench.kv.engine.workload import Tokens, Workload
-from slm_kv import Engine, SamplingParams
+from slm_kv import SamplingParams, create_engine
 
+PAGED_ENGINE = "slm-kv engine"
 PAGE_SIZE = 16
 NO_TOKEN = -1  # as the end-of-sequence token: no text ends early
 STEP_TOKENS = 256  # maximum rows of a step, for the engine and for transformers' continuous batching
@@ -30,12 +31,14 @@ class Contender(Protocol):
 
 
 class SlmEngine:
-    """slm-kv's engine. Prefix caching is off, since each round repeats the same requests."""
+    """slm-kv's engine for the model, with pages or without. Prefix caching is off: rounds repeat the same requests.
 
-    name = "slm-kv engine"
+    Attributes:
+        reason: Why the engine has no pages; None if it has.
+    """
 
     def __init__(self, model: Any, max_sequences: int, pages: int) -> None:
-        self._engine = Engine(
+        self._engine = create_engine(
             copy.deepcopy(model),  # the engine packs its linear layers
             page_size=PAGE_SIZE,
             max_pages=pages,
@@ -43,6 +46,8 @@ class SlmEngine:
             max_step_tokens=STEP_TOKENS,
             prefix_caching=False,
         )
+        self.reason = self._engine.reason
+        self.name = PAGED_ENGINE if self._engine.kind == "paged" else "slm-kv, TransformersEngine"
 
     def answer(self, work: Workload) -> list[Tokens]:
         engine = self._engine
