@@ -70,6 +70,15 @@ def test_an_adapter_whose_layers_fail_is_named(
     assert line.startswith("slm-serve: 'red' cannot generate: RuntimeError: expected m1 and m2 to have the same dtype;")
 
 
+def test_a_bfloat16_model_with_tied_embeddings_and_a_float32_lora_can_start(tmp_path: Path) -> None:
+    base = save_base(tmp_path / "base", "tied")
+    adapter = save_adapter(tmp_path / "adapter", base, lora_config())
+    with running_server(model_path=str(base), adapter=(f"red={adapter}",), dtype="bfloat16") as server:
+        assert server.get("/health/ready").status_code == 200
+        for model in ("base", "red"):
+            assert server.post("/v1/completions", {"prompt": "a", "model": model, "max_tokens": 3}).status_code == 200
+
+
 @pytest.mark.parametrize(("pages", "size"), [(1, 1), (1, 2), (2, 1)])
 def test_the_smallest_context_is_enough(base: Path, pages: int, size: int) -> None:
     with running_server(model_path=str(base), max_pages=pages, page_size=size) as server:

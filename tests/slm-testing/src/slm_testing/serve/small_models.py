@@ -36,6 +36,9 @@ MODEL_FACTORIES = {
     "llama": lambda: LlamaForCausalLM(
         LlamaConfig(**SIZES, max_position_embeddings=128, num_key_value_heads=1, intermediate_size=48)
     ),
+    "tied": lambda: LlamaForCausalLM(
+        LlamaConfig(**SIZES, max_position_embeddings=128, intermediate_size=48, tie_word_embeddings=True)
+    ),
     # Without attention, and with attention that cannot use pages
     "mamba": lambda: MambaForCausalLM(MambaConfig(**SIZES, state_size=8)),
     "bloom": lambda: BloomForCausalLM(BloomConfig(**SIZES)),
