@@ -6,7 +6,7 @@ of a batch. So a difference counts only if it is far above those between computa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from slm_train.verification.probe import Probe, relative_difference
 
@@ -33,20 +33,26 @@ class Rounding:
     is_exact: bool
     is_autocast: bool
 
-    @property
-    def largest_move(self) -> float:
-        """The largest difference that rounding explains if tokens change that must have no effect."""
-        # Under autocast rounding shows rarely, but then it may change the choice of experts.
-        return self.largest_difference if self.is_autocast else self._tolerance(self.moved)
+    def explains(self, moved: float, difference: float = 0.0) -> bool:
+        """Return whether rounding explains differences, relative to the size of the logits.
 
-    @property
-    def largest_difference(self) -> float:
-        """The largest difference that rounding explains between computations of other shapes."""
-        return self._tolerance(max(self.moved, self.reshaped, 0.0 if self.is_exact else _LOW_PRECISION))
+        Args:
+            moved: If tokens change that must have no effect, at equal shapes.
+            difference: Between computations of other shapes.
+        """
+        largest = self._tolerance(max(self.moved, self.reshaped, 0.0 if self.is_exact else _LOW_PRECISION))
+        # Under autocast rounding shows rarely, but then it may change the choice of experts.
+        largest_move = largest if self.is_autocast else self._tolerance(self.moved)
+        return moved <= largest_move and difference <= largest
 
     def _tolerance(self, noise: float) -> float:
         tolerance = max(_SMALLEST, _MARGIN * noise)
         return min(_LARGEST, tolerance) if self.is_exact else tolerance
+
+
+def least_rounding(probe: Probe) -> Rounding:
+    """Return the rounding to expect in any case. It is enough for most models, and costs nothing."""
+    return Rounding(0.0, 0.0, probe.is_exact, probe.autocast is not None)
 
 
 def measure_rounding(probe: Probe, tokens: int) -> Rounding:
@@ -56,4 +62,4 @@ def measure_rounding(probe: Probe, tokens: int) -> Rounding:
         probe.logits(*rows)[0] for rows in ((document,), (document, other), (document, another))
     )
     moved, reshaped = relative_difference(with_another, in_batch), relative_difference(in_batch, alone)
-    return Rounding(moved, reshaped, probe.is_exact, probe.autocast is not None)
+    return replace(least_rounding(probe), moved=moved, reshaped=reshaped)
