@@ -160,7 +160,8 @@ class RowOptions:
         default="best_fit",
         metadata={
             "help": "How rows are filled. best_fit: several documents in a row, without attention between them; "
-            "concat: one stream, cut into blocks; none: one document per row."
+            "concat: one stream, cut into blocks; none: one document per row. Default: best_fit, or none if the model "
+            "does not keep packed documents apart, which is verified."
         },
     )
     packing_fill: float = field(

@@ -64,7 +64,7 @@ def observe_loss_path(causal: Any, *, gives_token_count: bool = False) -> LossPa
     """
     head = causal.get_output_embeddings()
     recorder = _Recorder(getattr(head, "out_features", None))
-    ids = torch.arange(_TOKENS, device=causal.get_input_embeddings().weight.device)[None]
+    ids = torch.arange(_TOKENS, device=next(causal.parameters()).device)[None]
     count = {"num_items_in_batch": torch.tensor(_TOKEN_COUNT)} if gives_token_count else {}
     head_replaced = _replaced(head, "forward", recorder.head) if recorder.vocabulary else nullcontext()
     with undisturbed(causal, training=True), head_replaced, _replaced(causal, "loss_function", recorder.loss):

@@ -16,7 +16,7 @@ from slm_train.verification.probe import (
     probing,
     relative_difference,
 )
-from slm_train.verification.rounding import measure_rounding
+from slm_train.verification.rounding import least_rounding, measure_rounding
 
 
 def find_causality_fault(model: PreTrainedModel, *, autocast: torch.dtype | None = None) -> str | None:
@@ -70,4 +70,5 @@ def _excess(probe: Probe) -> float | None:
     earlier, later, other = (probe.document(MAX_TOKENS // 2) for _ in range(3))
     logits, changed = (probe.logits(torch.cat([earlier, end]))[0][: len(earlier)] for end in (later, other))
     moved = relative_difference(changed, logits)
-    return None if moved <= measure_rounding(probe, MAX_TOKENS).largest_move else moved
+    is_explained = least_rounding(probe).explains(moved) or measure_rounding(probe, MAX_TOKENS).explains(moved)
+    return None if is_explained else moved

@@ -24,7 +24,7 @@ from slm_train.verification.probe import (
     probing,
     relative_difference,
 )
-from slm_train.verification.rounding import measure_rounding
+from slm_train.verification.rounding import least_rounding, measure_rounding
 
 _REACH_NAMES = ("window", "chunk")  # in the names of settings: tokens that a layer looks back, or processes together
 _ENDS = (5, 4)  # tokens of the first and the last of three documents
@@ -75,11 +75,12 @@ def _excess(probe: Probe, lengths: Sequence[int]) -> float | None:
     moved = max(map(relative_difference, changed[1:], packed[1:]))
     alone = [probe.logits(document)[0] for document in documents]
     differences = [*map(relative_difference, packed, alone)]
+    if least_rounding(probe).explains(moved, max(differences)):
+        return None
     rounding = measure_rounding(probe, min(MAX_TOKENS, max(lengths)))
     # Nothing precedes the first document: if the model is causal, packing changes it by rounding only.
     rounding = replace(rounding, reshaped=max(rounding.reshaped, differences[0]))
-    has_fault = not (moved <= rounding.largest_move and max(differences) <= rounding.largest_difference)
-    return max(moved, *differences) if has_fault else None
+    return None if rounding.explains(moved, max(differences)) else max(moved, *differences)
 
 
 def _layouts(model: PreTrainedModel, block_size: int) -> list[list[int]]:

@@ -58,7 +58,7 @@ class Probe:
         return [_last(document) for document in logits[0].split(lengths)]
 
     def _forward(self, input_ids: Tensor, **inputs: Tensor) -> Tensor:
-        device = self.model.get_input_embeddings().weight.device
+        device = next(self.model.parameters()).device
         on_device = {name: value.to(device) for name, value in inputs.items()}
         with torch.autocast(device.type, self.autocast, enabled=self.autocast is not None):
             logits: Tensor = self.model(input_ids=input_ids.to(device), **on_device, use_cache=False).logits
@@ -67,7 +67,7 @@ class Probe:
 
 def make_probe(model: Any, autocast: torch.dtype | None, seed: int) -> Probe:
     """Return a Probe of ``model`` that draws its documents with ``seed``."""
-    vocabulary = min(model.get_input_embeddings().num_embeddings, model.config.get_text_config().vocab_size)
+    vocabulary = model.config.get_text_config().vocab_size
     special = {value for name, value in integers(model.config.to_dict()) if "token" in name}
     ordinary = [token for token in range(vocabulary) if token not in special]
     return Probe(model, torch.tensor(ordinary or [0]), autocast, torch.Generator().manual_seed(seed))
@@ -120,7 +120,8 @@ def first_line(error: Exception) -> str:
 
 
 def _last(logits: Tensor) -> Tensor:
-    return logits[-_LAST_TOKENS:].float().clone()
+    """Return the last logits of a document. Overflows in float16 are no difference between documents."""
+    return logits[-_LAST_TOKENS:].float().nan_to_num(0.0, 0.0, 0.0)
 
 
 @torch.no_grad()
