@@ -55,7 +55,7 @@ def is_tied(model: PreTrainedModel) -> bool:
     """Whether the output embeddings have the weight of the input embeddings."""
     source: Any = model.get_input_embeddings()
     head: Any = model.get_output_embeddings()
-    return head is not None and head.weight is source.weight
+    return getattr(head, "weight", None) is source.weight
 
 
 def _modules_to_save(model: PreTrainedModel, names: Sequence[str]) -> dict[str, None]:
