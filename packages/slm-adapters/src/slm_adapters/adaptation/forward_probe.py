@@ -84,7 +84,8 @@ def _inputs(model: PreTrainedModel) -> dict[str, Any]:
     # The last token too: it is the one that a failed resize leaves out.
     ids = torch.tensor([[*(token % rows for token in range(PROBE_TOKENS - 1)), rows - 1]])
     inputs: dict[str, Any] = {"input_ids": ids.to(embeddings.weight.device)}
-    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    any_model: Any = model
+    base = any_model.get_base_model() if hasattr(model, "get_base_model") else any_model
     if "use_cache" in inspect.signature(base.forward).parameters:
         inputs["use_cache"] = False
     return inputs
