@@ -64,7 +64,7 @@ def restore_tied_head(adapted: PeftModel, adapter_name: str = "default") -> None
 
 def _trained_copy(layer: Any, adapter_name: str) -> Any:
     copies = getattr(layer, "modules_to_save", {})
-    return copies.get(adapter_name, None)
+    return copies[adapter_name] if adapter_name in copies else None  # noqa: SIM401  # a ModuleDict has no get
 
 
 def _check_extra(adapted: PeftModel, expected: set[str], before: Any) -> None:
