@@ -110,10 +110,12 @@ class _Gate(nn.Module):
         self.router = _Router(width, width)
         self.proj = nn.Sequential(nn.Linear(width, 8), nn.Linear(8, width))
         self.unused = nn.Linear(width, width)
+        self.clipped = nn.Linear(width, width)  # as in Gemma 3n
 
     def forward(self, x: Tensor) -> Tensor:
         gate: Tensor = self.router(x)[0].sigmoid()
         mixed: Tensor = self.proj(x)
+        mixed = mixed + (x @ self.clipped.weight.clamp(-1, 1).T if self.training else self.clipped(x))
         return gate * mixed
 
 
@@ -140,7 +142,8 @@ def test_routers_and_unused_layers_are_left_out_and_ambiguous_names_are_full() -
     ("target", "reason"),
     [
         ("router", r"router is a _Router, which computes more than a product"),
-        ("unused", r"unused is never called by the model"),
+        ("clipped", r"clipped is not called by the model"),
+        ("unused", r"unused is not called by the model"),
         ("layers.0", r"'layers.0' matches no linear layer"),
     ],
 )

@@ -49,10 +49,10 @@ class Observation:
         return _pattern(name) in {_pattern(special) for special in self.special}
 
 
-def observe(model: PreTrainedModel, modules: Mapping[str, nn.Module]) -> Observation:
-    """Run ``model`` on a few tokens, in eval mode and without gradients, and observe ``modules``.
+def observe(model: PreTrainedModel, modules: Mapping[str, nn.Module], *, training: bool = False) -> Observation:
+    """Run ``model`` on a few tokens without gradients, in eval mode or as in ``training``, and observe ``modules``.
 
-    Neither the model nor the state of torch's random numbers changes.
+    The model's modes and the state of torch's random numbers are restored.
 
     Raises:
         AdapterError: The forward pass fails.
@@ -64,7 +64,8 @@ def observe(model: PreTrainedModel, modules: Mapping[str, nn.Module]) -> Observa
         keep_layout(module)
     hooks = [module.register_forward_hook(partial(_record, observation, name)) for name, module in modules.items()]
     try:
-        with _undisturbed(model), torch.no_grad():
+        with _restored(model), torch.no_grad():
+            model.train(training)
             observation.logits = model(**_inputs(model)).logits
     except Exception as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
@@ -92,16 +93,15 @@ def _inputs(model: PreTrainedModel) -> dict[str, Any]:
 
 
 @contextmanager
-def _undisturbed(model: nn.Module) -> Iterator[None]:
-    """Put every module into eval mode; restore the modes and the random numbers of the CPU afterwards."""
-    training = [module for module in model.modules() if module.training]
+def _restored(model: nn.Module) -> Iterator[None]:
+    """Restore the mode of every module, and the random numbers of the CPU, afterwards."""
+    modes = {module: module.training for module in model.modules()}
     try:
         with torch.random.fork_rng(devices=[]):
-            model.eval()
             yield
     finally:
-        for module in training:
-            module.training = True
+        for module, training in modes.items():
+            module.training = training
 
 
 def _record(observation: Observation, name: str, module: nn.Module, args: Any, output: Any) -> None:
