@@ -39,8 +39,8 @@ class Vocabulary:
             # verbose=False: transformers warns about texts longer than the model's context, which the engine refuses.
             ids = list(self.tokenizer(prompt, verbose=False)["input_ids"])
             if ids and max(ids) >= self.size:
-                token = self.tokenizer.convert_ids_to_tokens(max(ids))
-                raise KVError(f"the prompt has the token {token!r}, which is outside the vocabulary of {self.size}")
+                text = self.tokenizer.convert_ids_to_tokens(max(ids))
+                raise KVError(f"the prompt has the token {text!r}, which is outside the vocabulary of {self.size}")
             return ids
         for token in prompt:
             if not isinstance(token, int) or not 0 <= token < self.size:
