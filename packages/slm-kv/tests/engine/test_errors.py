@@ -4,6 +4,10 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import PreTrainedTokenizerFast
 
 from slm_kv import Engine, InvalidLogits, KVError, SamplingParams
 from slm_kv.attention import interface
@@ -55,6 +59,20 @@ def test_a_request_that_can_never_be_answered_is_refused_and_the_engine_goes_on(
         fits = engine.submit([1] * 10, greedy_params(11))
         run_to_end(engine)
     assert fits.token_ids == greedy_tokens(make_model("gpt2"), [1] * 10, 11)
+
+
+def test_a_text_with_a_token_beyond_the_embeddings_is_refused() -> None:
+    larger: Any = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(WordLevel({"a": 1, "b": VOCABULARY}, unk_token="a"))
+    )
+    larger.backend_tokenizer.pre_tokenizer = Whitespace()
+    with Engine(make_model("gpt2"), larger) as engine:
+        with pytest.raises(
+            KVError, match=f"the prompt has the token 'b', which is outside the vocabulary of {VOCABULARY}"
+        ):
+            engine.submit("a b", greedy_params(1))
+        engine.submit("a", greedy_params(1))
+        run_to_end(engine)
 
 
 def test_nan_logits_end_only_the_request_that_has_them() -> None:

@@ -51,8 +51,8 @@ class ModelOptions:
     target_modules: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "Layers to adapt, by the last part of their name or all of it. Default, or all-linear: every linear "
-            "layer of the transformer blocks. LoRA also adapts embeddings, and an output layer that is not tied."
+            "help": "Layers to adapt, by the last part of their name or all of it. Default, or all-linear: every "
+            "linear layer of the transformer blocks. LoRA also adapts embeddings, and an output layer that is not tied."
         },
     )
     modules_to_save: list[str] = field(

@@ -42,12 +42,12 @@ def extra_modules(
             rows = _new_row_indices(model, new_rows, embeddings)
         else:
             saved |= dict.fromkeys(embeddings)
-    elif new_rows:
-        saved |= dict.fromkeys(embeddings)  # the head's new rows as well as those of the input
+    ties = is_tied(model) and bool(set(embeddings) & set(saved))
+    if ties or (new_rows and not rows):
+        saved |= dict.fromkeys(embeddings)  # the output's weight, or its new rows, as well as the input's
     options: dict[str, Any] = {}
     if saved:
-        options["modules_to_save"] = list(saved)
-        options["ensure_weight_tying"] = is_tied(model) and bool(set(embeddings) & set(saved))
+        options |= {"modules_to_save": list(saved), "ensure_weight_tying": ties}
     return options | ({"trainable_token_indices": rows} if rows else {})
 
 
@@ -55,7 +55,7 @@ def is_tied(model: PreTrainedModel) -> bool:
     """Whether the output embeddings have the weight of the input embeddings."""
     source: Any = model.get_input_embeddings()
     head: Any = model.get_output_embeddings()
-    return head is not None and head.weight is source.weight
+    return getattr(head, "weight", None) is source.weight
 
 
 def _modules_to_save(model: PreTrainedModel, names: Sequence[str]) -> dict[str, None]:

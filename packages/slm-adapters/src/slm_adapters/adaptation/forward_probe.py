@@ -49,10 +49,10 @@ class Observation:
         return _pattern(name) in {_pattern(special) for special in self.special}
 
 
-def observe(model: PreTrainedModel, modules: Mapping[str, nn.Module]) -> Observation:
-    """Run ``model`` on a few tokens, in eval mode and without gradients, and observe ``modules``.
+def observe(model: PreTrainedModel, modules: Mapping[str, nn.Module], *, training: bool = False) -> Observation:
+    """Run ``model`` on a few tokens without gradients, in eval mode or as in ``training``, and observe ``modules``.
 
-    Neither the model nor the state of torch's random numbers changes.
+    The model's modes and the state of torch's random numbers are restored.
 
     Raises:
         AdapterError: The forward pass fails.
@@ -64,7 +64,8 @@ def observe(model: PreTrainedModel, modules: Mapping[str, nn.Module]) -> Observa
         keep_layout(module)
     hooks = [module.register_forward_hook(partial(_record, observation, name)) for name, module in modules.items()]
     try:
-        with _undisturbed(model), torch.no_grad():
+        with _restored(model), torch.no_grad():
+            model.train(training)
             observation.logits = model(**_inputs(model)).logits
     except Exception as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
@@ -84,23 +85,23 @@ def _inputs(model: PreTrainedModel) -> dict[str, Any]:
     # The last token too: it is the one that a failed resize leaves out.
     ids = torch.tensor([[*(token % rows for token in range(PROBE_TOKENS - 1)), rows - 1]])
     inputs: dict[str, Any] = {"input_ids": ids.to(embeddings.weight.device)}
-    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    any_model: Any = model
+    base = any_model.get_base_model() if hasattr(model, "get_base_model") else any_model
     if "use_cache" in inspect.signature(base.forward).parameters:
         inputs["use_cache"] = False
     return inputs
 
 
 @contextmanager
-def _undisturbed(model: nn.Module) -> Iterator[None]:
-    """Put every module into eval mode; restore the modes and the random numbers of the CPU afterwards."""
-    training = [module for module in model.modules() if module.training]
+def _restored(model: nn.Module) -> Iterator[None]:
+    """Restore the mode of every module, and the random numbers of the CPU, afterwards."""
+    modes = {module: module.training for module in model.modules()}
     try:
         with torch.random.fork_rng(devices=[]):
-            model.eval()
             yield
     finally:
-        for module in training:
-            module.training = True
+        for module, training in modes.items():
+            module.training = training
 
 
 def _record(observation: Observation, name: str, module: nn.Module, args: Any, output: Any) -> None:

@@ -34,7 +34,37 @@ def inject(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
         raise AdapterError(f"PEFT cannot place this adapter on a {type(model).__name__}: {reason}") from error
     if has_extra:
         _check_extra(adapted, expected, before)
+        restore_tied_head(adapted)
     return adapted
+
+
+def restore_tied_head(adapted: PeftModel, adapter_name: str = "default") -> None:
+    """Correct what PEFT 0.21 leaves behind where it trains tied embeddings as one weight (``ensure_weight_tying``).
+
+    It removes the head from ``modules_to_save``, by whose name it recognises tied embeddings when the adapter is loaded
+    (GPT-2's input embeddings are called ``wte``, which it does not know), and swaps the head's numbers of features.
+
+    Raises AdapterError if the embeddings are not one weight.
+    """
+    config: Any = adapted.peft_config[adapter_name]
+    if not getattr(config, "ensure_weight_tying", False):
+        return
+    base: Any = adapted.get_base_model()
+    layers = (base.get_input_embeddings(), base.get_output_embeddings())
+    source, head = (_trained_copy(layer, adapter_name) for layer in layers)
+    if source is None or head is None or source.weight is not head.weight:
+        raise AdapterError(
+            f"PEFT does not train the tied embeddings of a {type(base).__name__} as one weight; leave them out of "
+            "--modules_to_save, or use --mode baseline"
+        )
+    head.out_features, head.in_features = head.weight.shape
+    names = {name for name, module in base.named_modules() if any(module is layer for layer in layers)}
+    config.modules_to_save = sorted({*(config.modules_to_save or ()), *names})
+
+
+def _trained_copy(layer: Any, adapter_name: str) -> Any:
+    copies = getattr(layer, "modules_to_save", {})
+    return copies[adapter_name] if adapter_name in copies else None  # noqa: SIM401  # a ModuleDict has no get
 
 
 def _check_extra(adapted: PeftModel, expected: set[str], before: Any) -> None:

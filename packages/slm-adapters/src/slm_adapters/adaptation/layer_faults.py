@@ -19,7 +19,7 @@ _TIED = (
     "shares its weight with {other}: an adapter would change one of the two, and a merge both; --modules_to_save {own} "
     "trains the shared weight"
 )
-_UNUSED = "is never called by the model, which uses its weight directly or not at all"
+_UNUSED = "is not called by the model, which uses its weight directly or not at all"
 
 
 def candidate_layers(model: PreTrainedModel, *, embeddings: bool = False) -> dict[str, nn.Module]:
@@ -30,19 +30,20 @@ def candidate_layers(model: PreTrainedModel, *, embeddings: bool = False) -> dic
 
 def layer_faults(model: PreTrainedModel, layers: Mapping[str, nn.Module]) -> dict[str, str]:
     """Return why an adapter would not work on a layer, by the layer's name; layers without a fault are left out."""
-    observation = observe(model, layers)
+    # Both modes: Gemma 3n calls a layer in inference only, and reads its weight in training.
+    observations = [observe(model, layers, training=training) for training in (True, False)]
     owners, places = _weight_owners(model), _places(model)
     faults: dict[str, str] = {}
     for name, layer in layers.items():
         weight: Any = getattr(layer, "weight", None)
         others = sorted(owners[id(weight)] - {name})
-        if observation.is_special(name):
+        if any(observation.is_special(name) for observation in observations):
             faults[name] = f"is a {type(layer).__name__}, which computes more than a product with its weight"
         elif others:
             faults[name] = _TIED.format(other=others[0], own=name.rpartition(".")[2])
         elif places[id(layer)] > 1:
             faults[name] = "is used in several places of the model, of which an adapter would change one"
-        elif not observation.uses(name):
+        elif not all(observation.uses(name) for observation in observations):
             faults[name] = _UNUSED
     return faults
 

@@ -103,10 +103,10 @@ def _check_resized(model: PreTrainedModel, rows: int) -> None:
     """Run the model on the last id: some models have further tables with a row for each token."""
     if any(parameter.is_meta for parameter in model.parameters()):
         return
-    device = model.get_input_embeddings().weight.device  # type: ignore[union-attr]
+    embeddings: Any = model.get_input_embeddings()
     was_training = model.training
     with torch.random.fork_rng(devices=[]):
-        logits = model.eval()(input_ids=torch.tensor([[0, rows - 1]], device=device)).logits
+        logits = model.eval()(input_ids=torch.tensor([[0, rows - 1]], device=embeddings.weight.device)).logits
     model.train(was_training)
     if logits.shape[-1] < rows:
         raise ValueError(f"its output layer has {logits.shape[-1]} rows")

@@ -14,6 +14,7 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPIN
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from slm_adapters.adaptation.injection import restore_tied_head
 from slm_adapters.base.base_lookup import recorded_base
 from slm_adapters.base.hub_errors import hub_error_reason
 from slm_adapters.base.model_folder import ADAPTER_CONFIG, ModelFolder
@@ -46,6 +47,7 @@ def attach_adapter(
     except Exception as error:
         raise _misfit(adapter, base_name, hub_error_reason(error)) from error
     _check_complete(adapted, adapter, base_name, adapter_name)
+    restore_tied_head(adapted, adapter_name)
     return adapted
 
 

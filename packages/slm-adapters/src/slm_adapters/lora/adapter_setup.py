@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 from peft import LoraConfig, PeftModel, TaskType
@@ -22,13 +23,15 @@ def lora_config(model: PreTrainedModel, settings: LoraSettings) -> LoraConfig:
     Default targets that PEFT cannot adapt are left out. Raises AdapterError for a target or a module to save that does
     not exist or cannot be trained.
     """
-    config = partial(_config, model, settings)
+    # DoRA computes with the weights, which the trial does not have; it matches names in the same way.
+    trial_config = partial(_config, model, replace(settings, use_dora=False))
     names = list(settings.target_modules)
     if names in ([], [ALL_LINEAR]):
-        return config(accepted_targets(model, default_targets(model), config), extra=True)
-    targets = check_targets(model, names, embeddings=True)
-    check_accepted(model, targets, config)
-    return config(targets, extra=True)
+        targets = accepted_targets(model, default_targets(model), trial_config)
+    else:
+        targets = check_targets(model, names, embeddings=True)
+        check_accepted(model, targets, trial_config)
+    return _config(model, settings, targets, extra=True)
 
 
 def add_lora(model: PreTrainedModel, settings: LoraSettings) -> PeftModel:

@@ -65,4 +65,3 @@ def _fault(model: PreTrainedModel, names: Sequence[str], make_config: MakeConfig
 def _copy_sharing_weights(model: PreTrainedModel) -> PreTrainedModel:
     """Return a copy of the modules with the same tensors: in ``deepcopy``'s memo they are already copied."""
     return copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
-

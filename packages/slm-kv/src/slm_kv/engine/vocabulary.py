@@ -24,7 +24,8 @@ class Vocabulary:
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> None:
         self.tokenizer = tokenizer
-        self.size: int = cast(nn.Embedding, model.get_input_embeddings()).num_embeddings
+        # The weight's rows: PEFT's wrappers around embeddings have no num_embeddings.
+        self.size: int = cast(nn.Embedding, model.get_input_embeddings()).weight.shape[0]
         self.end_ids = _end_ids(model, tokenizer)
         self._special_ids = self.end_ids | _special_ids(model, tokenizer)
 
@@ -46,7 +47,11 @@ class Vocabulary:
             if self.tokenizer is None:
                 raise KVError("the prompt is text and the engine has no tokenizer; give token ids, or a tokenizer")
             # verbose=False: transformers warns about texts longer than the model's context, which the engine refuses.
-            return list(self.tokenizer(prompt, verbose=False)["input_ids"])
+            ids = list(self.tokenizer(prompt, verbose=False)["input_ids"])
+            if ids and max(ids) >= self.size:
+                text = self.tokenizer.convert_ids_to_tokens(max(ids))
+                raise KVError(f"the prompt has the token {text!r}, which is outside the vocabulary of {self.size}")
+            return ids
         for token in prompt:
             if not isinstance(token, int) or not 0 <= token < self.size:
                 raise KVError(f"token id {token!r} is outside the vocabulary of {self.size}")

@@ -59,7 +59,7 @@ def _adapter_identity(model: ModelOptions) -> list[Any]:
     else:
         values = [model.lora_r, model.lora_alpha, model.use_rslora, model.use_dora]
     # Settings that were added later are left out where they are not set: earlier runs have to stay resumable.
-    later = [*(["4bit"] if model.load_in_4bit else []), *(["resized"] if model.resize_embeddings else [])]
+    later: list[Any] = [*(["4bit"] if model.load_in_4bit else []), *(["resized"] if model.resize_embeddings else [])]
     if model.modules_to_save:
         later.append(sorted(model.modules_to_save))
     return [*values, sorted(model.target_modules), *later]

@@ -28,8 +28,10 @@ def butterfly_config(model: PreTrainedModel, settings: ButterflySettings) -> But
     not exist or cannot be trained.
     """
     names = list(settings.target_modules)
-    targets = _rotatable_targets(model) if names in ([], [ALL_LINEAR]) else check_targets(model, names)
     size = settings.block_size
+    # A block is smaller than the layer, and has two coordinates or more.
+    narrowest = 4 if size == "auto" else 2
+    targets = _rotatable_targets(model, narrowest) if names in ([], [ALL_LINEAR]) else check_targets(model, names)
     block = largest_block(model, targets) if isinstance(size, str) else size
     options = settings.config_options(block) | extra_modules(
         model, settings.modules_to_save, settings.new_rows, targets
@@ -57,11 +59,11 @@ def largest_block(model: PreTrainedModel, targets: Sequence[str]) -> int:
     return fitting[-1]
 
 
-def _rotatable_targets(model: PreTrainedModel) -> list[str]:
-    """Return the default targets without layers of width 1, such as the gate of a shared expert: no plane to rotate."""
+def _rotatable_targets(model: PreTrainedModel, narrowest: int) -> list[str]:
+    """Return the default targets without layers of a smaller width, such as the gate of a shared expert, of width 1."""
     layers = candidate_layers(model)
     usable = default_layers(model)
-    rotatable = [name for name in usable if min(features(layers[name]) or (0,)) > 1]
+    rotatable = [name for name in usable if min(features(layers[name]) or (0,)) >= narrowest]
     if not rotatable:
         raise AdapterError(f"this {type(model).__name__} has no layer that is wide enough to rotate; use --mode lora")
     return shortest_names(model, rotatable)

@@ -60,7 +60,8 @@ class ButterflyConfig(PeftConfig):  # type: ignore[misc]  # PEFT is partly typed
         default=False, metadata={"help": "Train tied embeddings in modules_to_save as one weight."}
     )
     trainable_token_indices: list[int] | dict[str, list[int]] | None = field(
-        default=None, metadata={"help": "Rows of the embeddings that are trained and saved, by module or for the input."}
+        default=None,
+        metadata={"help": "Rows of the embeddings that are trained and saved, by module."},
     )
     block_size: int | None = field(default=None, metadata={"help": "Coordinates of a block. None: the full width."})
     stages: int | None = field(default=None, metadata={"help": "Stages of a block. None: as many as mix it fully."})

@@ -80,6 +80,13 @@ class ButterflyModel(BaseTuner):  # type: ignore[misc]  # PEFT is partly typed
             layer.requires_grad_(False)
         self._replace_module(parent, target_name, layer, target)
 
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        """Replace a module. PEFT 0.21 would set the weight of one that was trained in part to a plain tensor."""
+        if isinstance(child, AuxiliaryTrainingWrapper):
+            setattr(parent, child_name, new_module)
+            return
+        super()._replace_module(parent, child_name, new_module, child)
+
     def layers(self) -> Iterator[tuple[str, ButterflyLayer]]:
         """Yield each adapted layer with its name in the base model."""
         for name, module in self.model.named_modules():
