@@ -3,7 +3,7 @@
     uv run python scripts/model_table.py [--check]
 
 With ``--check`` nothing is written. The exit code is 1 if a result is wrong (neither right nor refused in one
-sentence), or if docs/models.md is not what this would write.
+sentence), which the page then says, or if docs/models.md is not what this would write.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ def check(architecture: Architecture, wrong: list[str]) -> dict[str, Outcome]:
             outcomes[column] = run(architecture)
         except Exception as error:  # a traceback is as wrong as a wrong result
             wrong.append(f"{architecture.name}, {column}: {type(error).__name__}: {error}")
+            outcomes[column] = Outcome("**wrong**")
     print(architecture.name, flush=True)
     return outcomes
 
@@ -44,18 +45,15 @@ def main() -> int:
     transformers.logging.set_verbosity_error()
     wrong: list[str] = []
     results = {name: check(architecture, wrong) for name, architecture in ZOO.items()}
-    if wrong:
-        print("\n".join(wrong), file=sys.stderr)
-        return 1
     page = render(results, transformers.__version__)
-    if options.check:
-        if not PAGE.is_file() or PAGE.read_text() != page:
-            print("model_table.py: docs/models.md is out of date: run scripts/model_table.py", file=sys.stderr)
-            return 1
-        return 0
-    PAGE.write_text(page)
-    print(f"{PAGE}: {len(results)} architectures")
-    return 0
+    if not options.check:
+        PAGE.write_text(page)
+        print(f"{PAGE}: {len(results)} architectures")
+    elif not PAGE.is_file() or PAGE.read_text() != page:
+        wrong.append("docs/models.md is out of date: run scripts/model_table.py")
+    for line in wrong:
+        print(f"model_table.py: {line}", file=sys.stderr)
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+Settings = dict[str, Any]
 
 VOCABULARY = 320
 POSITIONS = 256
 WINDOW = 16  # tokens that a windowed layer sees
-TOKEN_IDS = {"vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
-SIZES = {
+TOKEN_IDS: Settings = {"vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+SIZES: Settings = {
     "hidden_size": 64,
     "intermediate_size": 96,
     "num_hidden_layers": 3,
@@ -19,7 +20,7 @@ SIZES = {
     "max_position_embeddings": POSITIONS,
 }
 # Names of the sizes in configurations that follow GPT-2's.
-GPT2_SIZES = {"n_embd": 64, "n_layer": 3, "n_head": 4, "n_positions": POSITIONS}
+GPT2_SIZES: Settings = {"n_embd": 64, "n_layer": 3, "n_head": 4, "n_positions": POSITIONS}
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Architecture:
 
     name: str
     model_type: str
-    settings: Mapping[str, Any]
+    settings: Settings
     windowed: bool = False
 
 

@@ -1,8 +1,8 @@
 """Decoders with rotary positions in which each layer sees all earlier tokens."""
 
-from slm_testing.zoo.architecture import GPT2_SIZES, bare, decoder
+from slm_testing.zoo.architecture import GPT2_SIZES, Settings, bare, decoder
 
-LLAMA3_ROPE = {
+LLAMA3_ROPE: Settings = {
     "rope_type": "llama3",
     "rope_theta": 10000.0,
     "factor": 4.0,
@@ -10,14 +10,14 @@ LLAMA3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
-YARN_ROPE = {
+YARN_ROPE: Settings = {
     "rope_type": "yarn",
     "rope_theta": 10000.0,
     "factor": 4.0,
     "original_max_position_embeddings": 32,
 }
-DYNAMIC_ROPE = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}
-LONG_ROPE = {
+DYNAMIC_ROPE: Settings = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}
+LONG_ROPE: Settings = {
     "rope_type": "longrope",
     "rope_theta": 10000.0,
     "short_factor": [1.0] * 8,
@@ -25,7 +25,7 @@ LONG_ROPE = {
     "original_max_position_embeddings": 32,
     "factor": 8.0,
 }
-LLAMA4_SCALING = {
+LLAMA4_SCALING: Settings = {
     "llama_4_scaling_beta": 0.1,
     "mscale": 1.0,
     "mscale_all_dim": 1.0,

@@ -1,10 +1,10 @@
 """Mixtures of experts, and decoders with latent attention."""
 
-from slm_testing.zoo.architecture import WINDOW, decoder
+from slm_testing.zoo.architecture import WINDOW, Settings, decoder
 
-TWO_OF_FOUR = {"num_experts": 4, "num_experts_per_tok": 2}
-TWO_OF_FOUR_LOCAL = {"num_local_experts": 4, "num_experts_per_tok": 2}
-ROUTED = {
+TWO_OF_FOUR: Settings = {"num_experts": 4, "num_experts_per_tok": 2}
+TWO_OF_FOUR_LOCAL: Settings = {"num_local_experts": 4, "num_experts_per_tok": 2}
+ROUTED: Settings = {
     "n_routed_experts": 4,
     "n_shared_experts": 1,
     "num_experts_per_tok": 2,
@@ -13,7 +13,7 @@ ROUTED = {
     "moe_intermediate_size": 48,
     "first_k_dense_replace": 1,
 }
-LATENT = {
+LATENT: Settings = {
     "num_key_value_heads": 4,
     "q_lora_rank": 24,
     "kv_lora_rank": 16,

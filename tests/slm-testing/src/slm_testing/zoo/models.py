@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from functools import cache
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
@@ -42,7 +43,8 @@ def build(name: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
 def shared(name: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """Return the same model at each call: it must not be changed."""
     if dtype != torch.float32:
-        return build(name).to(dtype)
+        model: Any = build(name)
+        return model.to(dtype)
     config = config_of(_ALL[name])
     with torch.random.fork_rng():
         torch.manual_seed(0)

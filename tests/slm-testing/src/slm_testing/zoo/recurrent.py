@@ -1,8 +1,8 @@
 """Recurrent models, state space models, convolutions, and hybrids of them with attention."""
 
-from slm_testing.zoo.architecture import WINDOW, bare, decoder
+from slm_testing.zoo.architecture import WINDOW, Settings, bare, decoder
 
-MAMBA2 = {
+MAMBA2: Settings = {
     "mamba_n_heads": 4,
     "mamba_d_head": 32,
     "mamba_d_state": 16,
@@ -10,14 +10,14 @@ MAMBA2 = {
     "mamba_chunk_size": 16,
     "mamba_expand": 2,
 }
-EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2}
-LINEAR_ATTENTION = {
+EXPERTS: Settings = {"num_experts": 4, "num_experts_per_tok": 2}
+LINEAR_ATTENTION: Settings = {
     "linear_num_key_heads": 2,
     "linear_num_value_heads": 4,
     "linear_key_head_dim": 16,
     "linear_value_head_dim": 16,
 }
-JAMBA = {
+JAMBA: Settings = {
     "attn_layer_period": 2,
     "attn_layer_offset": 1,
     "expert_layer_period": 2,

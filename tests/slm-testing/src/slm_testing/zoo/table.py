@@ -17,8 +17,8 @@ _INTRODUCTION = """\
 
 Any causal language model of transformers can be trained and served; what can be done with it depends on how it is
 built. Nothing is looked up in a list of names: each property is verified on the loaded model. This table shows the
-result for {count} tiny models with random weights. Every *yes* was compared with transformers' own computation, and every
-*no* is a refusal in one sentence, or a slower correct way that is taken instead.
+result for {count} tiny models with random weights. Every *yes* was compared with transformers' own computation, and
+every *no* is a refusal in one sentence, or a slower correct way that is taken instead.
 
 | column | *yes* means |
 |---|---|

@@ -7,6 +7,7 @@ its logits by less than rounding does.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,19 +18,20 @@ from transformers.pytorch_utils import Conv1D
 @torch.no_grad()
 def scale_up(model: PreTrainedModel) -> None:
     """Replace the weights of ``model``, in place, with values from torch's random generator."""
-    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
+    head: Any = model.get_output_embeddings()
+    embeddings: Any = model.get_input_embeddings()
     tied = head is not None and head.weight is embeddings.weight
     for module in model.modules():
         if module is embeddings:
-            _normal(module.weight, 0.15)
+            _normal(embeddings.weight, 0.15)
         elif module is head:
             if not tied:
-                _normal(module.weight, 3 / math.sqrt(module.weight.shape[1]))
+                _normal(head.weight, 3 / math.sqrt(head.weight.shape[1]))
         else:
             _scale_up_module(module)
 
 
-def _scale_up_module(module: nn.Module) -> None:
+def _scale_up_module(module: Any) -> None:
     kind = type(module).__name__
     if isinstance(module, nn.Linear):
         _normal(module.weight, 1.2 / math.sqrt(module.in_features))

@@ -1,9 +1,11 @@
 """Decoders in which some layers see only the last ``WINDOW`` tokens, or chunks of as many."""
 
-from slm_testing.zoo.architecture import SIZES, TOKEN_IDS, VOCABULARY, WINDOW, Architecture, bare, decoder
+from typing import Any
 
-GEMMA3 = SIZES | {"num_hidden_layers": 6, "head_dim": 32, "num_key_value_heads": 1}
-VISION = {
+from slm_testing.zoo.architecture import SIZES, TOKEN_IDS, VOCABULARY, WINDOW, Architecture, Settings, bare, decoder
+
+GEMMA3: Settings = SIZES | {"num_hidden_layers": 6, "head_dim": 32, "num_key_value_heads": 1}
+VISION: Settings = {
     "hidden_size": 32,
     "intermediate_size": 32,
     "num_hidden_layers": 1,
@@ -11,19 +13,19 @@ VISION = {
     "image_size": 28,
     "patch_size": 14,
 }
-GEMMA3_IMAGE_TOKENS = {
+GEMMA3_IMAGE_TOKENS: Settings = {
     "mm_tokens_per_image": 4,
     "boi_token_index": VOCABULARY - 4,
     "eoi_token_index": VOCABULARY - 3,
     "image_token_index": VOCABULARY - 2,
 }
-TEXT_CONFIG = TOKEN_IDS | GEMMA3 | {"sliding_window": WINDOW}
+TEXT_CONFIG: Settings = TOKEN_IDS | GEMMA3 | {"sliding_window": WINDOW}
 # transformers' sdpa attention ignores the soft cap: eager attention is the model.
-SOFT_CAP = {"attn_logit_softcapping": 4.0, "attn_implementation": "eager"}
+SOFT_CAP: Settings = {"attn_logit_softcapping": 4.0, "attn_implementation": "eager"}
 TWO_KINDS = ["sliding_attention", "full_attention"]
 
 
-def windowed(name: str, model_type: str = "", **settings: object) -> Architecture:
+def windowed(name: str, model_type: str = "", **settings: Any) -> Architecture:
     """Return an architecture of four layers with the usual name of the window."""
     return decoder(name, model_type, windowed=True, **{"num_hidden_layers": 4, "sliding_window": WINDOW} | settings)
 

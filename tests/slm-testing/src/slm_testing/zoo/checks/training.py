@@ -98,4 +98,4 @@ def _gradients(model: Any, seed: int, tokens: int) -> tuple[float, dict[str, Ten
     loss = model(input_ids=ids, labels=labels, use_cache=False).loss
     loss.backward()
     gradients = {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
-    return float(loss), gradients
+    return float(loss.detach()), gradients
