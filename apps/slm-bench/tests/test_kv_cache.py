@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, MambaConfig, MambaForCausalLM
 
 from slm_bench.cli import main
-from slm_bench.kv.bandwidth import weight_bytes
+from slm_bench.kv.bandwidth import tensor_bytes, weight_bytes
 from slm_testing.bench.command_runs import CommandRun
 
 QUICK = ["kv", "--rounds", "1", "--threads", "1", "--prompt", "Once upon a time"]
@@ -61,3 +61,11 @@ def test_a_tied_head_is_read_once_and_the_embeddings_are_not_counted() -> None:
     model = GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=50, n_positions=16))
     assert weight_bytes(model) == 4 * (8 * 24 + 8 * 8 + 8 * 32 + 32 * 8 + 50 * 8)
     assert weight_bytes(model.to(torch.bfloat16)) == 2 * (12 * 64 + 50 * 8)
+
+
+def test_states_of_a_recurrent_model_count_as_its_cache() -> None:
+    config = MambaConfig(vocab_size=97, hidden_size=32, num_hidden_layers=2, state_size=8, conv_kernel=4, expand=2)
+    with torch.inference_mode():
+        cache = MambaForCausalLM(config)(torch.tensor([[5, 6, 7]]), use_cache=True).cache_params
+    assert tensor_bytes(cache) == 2 * 64 * (8 + 4) * 4  # layers, inner width, state and convolution, float32
+    assert tensor_bytes([torch.zeros(3), [torch.zeros(2)]]) == 20

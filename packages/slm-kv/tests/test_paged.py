@@ -73,6 +73,7 @@ def test_the_report_says_what_happened_at_the_limit(
         (("--temperature", "-0.5"), "temperature=-0.5 is out of range"),
         (("--top_p", "1.5"), "top_p=1.5 is out of range"),
         (("--model_path", "./no/such/folder"), "no/such/folder"),
+        (("--backend", "transformers", "--on_full", "window"), "on_full='window' needs pages"),
         (("--device", "gpu"), "device 'gpu' cannot be used on this machine; use cpu"),
     ],
 )
@@ -84,6 +85,19 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(
     assert len(lines) == 1
     assert lines[0].startswith("slm-paged: ")
     assert message in lines[0]
+
+
+def test_without_pages_the_report_has_none_and_the_text_is_the_same(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reports = {}
+    for backend in ("paged", "transformers"):
+        assert main(flags(folder, "--max_new_tokens", "20", "--seed", "3", "--backend", backend)) == 0
+        reports[backend] = capsys.readouterr().out.split("\n\n")
+    assert reports["transformers"][1] == reports["paged"][1]
+    assert "engine: transformers' own generation, at most 1 request in turn" in reports["transformers"][0]
+    assert "pages" in reports["paged"][2]
+    assert "pages" not in reports["transformers"][2]
 
 
 def test_the_module_runs_as_a_command_in_a_fresh_process(folder: Path) -> None:

@@ -10,7 +10,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast
 
 from slm_kv import Engine, InvalidLogits, KVError, SamplingParams
-from slm_kv.attention import interface
+from slm_kv.attention import probe
 from slm_testing.kv.tiny_models import (
     POSITIONS,
     VOCABULARY,
@@ -198,7 +198,7 @@ def test_a_model_with_unsupported_attention_options_is_refused_and_restored(monk
     model = make_windowed_model("gemma2")
     before = model.config._attn_implementation
     expected = greedy_tokens(model, [1, 2, 3], 4)
-    monkeypatch.setattr(interface, "UNSUPPORTED_OPTIONS", ("softcap",))
+    monkeypatch.setattr(probe, "UNSUPPORTED_OPTIONS", ("softcap",))
     with pytest.raises(
         KVError, match=r"^Gemma2Attention needs softcap, which paged attention does not support; .* own generate$"
     ):

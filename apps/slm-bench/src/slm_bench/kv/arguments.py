@@ -30,7 +30,8 @@ def add_kv(commands: Any) -> None:
         "engine",
         action="store_true",
         help="measure the engine instead: 32 mixed requests, a single one, and a batch of eight, next to transformers "
-        "(one by one, in padded batches, generate_batch) and vLLM; prefix caching; attention over pages",
+        "(one by one, in padded batches, generate_batch) and vLLM; prefix caching; attention over pages; contenders "
+        "that cannot serve the model are left out",
     )
     flag("vllm_python")
     flag("rounds", help="timed rounds of each contender, after one to warm up; default: 5, with --engine 3")

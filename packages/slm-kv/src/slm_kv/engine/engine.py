@@ -90,8 +90,8 @@ class Engine:
         try:
             limits = ContextLimits.from_config(self.model.config, page_size, max_pages, None, on_full)
             probe = self._prepared.install_attention(limits.positions)
-            positions = verify(self._prepared, self.adapters, probe, self._vocabulary.ordinary_ids(), limits)
-            self.context_limits = limits.narrowed(positions, probe.window)
+            known = verify(self._prepared, self.adapters, probe, self._vocabulary.ordinary_ids(), limits)
+            self.context_limits = limits.narrowed(known, probe.window)
             self.pool = PagePool(page_size, max_pages, prefix_caching=prefix_caching, window=probe.window)
             if int8_text is not None:
                 self._prepared.pack_int8(self._vocabulary.encode(int8_text), self.context_limits.positions)
@@ -197,16 +197,15 @@ class Engine:
     @property
     def summary(self) -> str:
         """The pool and the model in two lines, and a third if the context is shorter than the model's."""
-        limits, storage = self.context_limits, self.storage
+        limits, storage, layers = self.context_limits, self.storage, self._prepared.packed_layers
         dtype = str(storage.dtype).removeprefix("torch.")
-        layers = self._prepared.packed_layers
         adapter = f"adapter {self.adapters.default}" if self.adapters.default else "no adapter"
         return (
             f"pool: {limits.max_pages} pages of {limits.page_size} tokens, {limits.slots:,} tokens in total, "
             f"{storage.nbytes / 1e6:.1f} MB ({dtype}, {len(storage.keys)} layers)\n"
             f"model: {type(base_model(self.model)).__name__} on {storage.device.type}, {adapter}, "
             f"{layers} linear layer{'' if layers == 1 else 's'} prepacked{' in 8 bits' if self.int8 else ''}"
-            f"{self.context_limits.limitation}"
+            f"{limits.limitation}"
         )
 
     @property

@@ -88,7 +88,7 @@ def measure(arguments: argparse.Namespace, sizes: Sizes | None = None) -> Result
     with ExitStack() as stack:
         one_by_one = Generate(model, 1)
         vllm = [_start_vllm(python, model, settings, largest, stack)] if python else []
-        continuous = _continuous_batching(model, largest, works[0], stack, left_out)
+        continuous = _continuous_batching(model, largest, [works[0], works[-1]], stack, left_out)
         lineups = _lineups(model, one_by_one, sizes.batch, largest, continuous, vllm, stack, left_out)
         measured = [
             _measure(work, contenders, one_by_one, settings["rounds"])
@@ -163,13 +163,14 @@ def _slots(largest: tuple[int, int]) -> int:
 
 
 def _continuous_batching(
-    model: Any, largest: tuple[int, int], trial: Workload, stack: ExitStack, left_out: dict[str, str]
+    model: Any, largest: tuple[int, int], trials: Sequence[Workload], stack: ExitStack, left_out: dict[str, str]
 ) -> list[Contender]:
-    """Return transformers' continuous batching if it answers ``trial``; it fails on models without paged attention."""
+    """Return transformers' continuous batching if it answers ``trials``; on some models without pages it fails."""
     try:
         with ExitStack() as attempt:
             contender = attempt.enter_context(closing(ContinuousBatching(model, _slots(largest))))
-            contender.answer(trial)
+            for trial in trials:
+                contender.answer(trial)
             stack.push(attempt.pop_all())
     except Exception as error:  # whatever transformers raises
         left_out[ContinuousBatching.name] = f"it fails on the model: {str(error).strip().splitlines()[0]}"
