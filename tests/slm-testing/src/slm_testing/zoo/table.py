@@ -34,7 +34,8 @@ chunks, pages of any size. |
 Written by `uv run python scripts/model_table.py` with transformers {version}.
 """
 # What differs between models that are refused for the same reason: class names and measured numbers.
-_CLASS_NAME = re.compile(r"\b\w*[a-z0-9](?:ForCausalLM|LMHeadModel|ForConditionalGeneration)\b")
+_CLASS_NAME = re.compile(r"\b\w+(?:ForCausalLM|LMHeadModel|ForConditionalGeneration)\b")
+_REMEDY = "; use the model's own generate"  # which the engine of the column "serve" does
 _MEASURED = re.compile(r" \([^()]*\d[^()]*\)")
 
 
@@ -85,6 +86,6 @@ def _row(*cells: str) -> str:
 def _cell(outcome: Outcome, footnotes: dict[str, int]) -> str:
     if not outcome.reason:
         return outcome.answer
-    sentence = _MEASURED.sub("", _CLASS_NAME.sub("the model", outcome.reason)).rstrip(".")
+    sentence = _MEASURED.sub("", _CLASS_NAME.sub("the model", outcome.reason)).removesuffix(_REMEDY)
     number = footnotes.setdefault(sentence[0].upper() + sentence[1:], len(footnotes) + 1)
     return f"{outcome.answer} [^{number}]"

@@ -7,6 +7,7 @@ its logits by less than rounding does.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -21,7 +22,8 @@ def scale_up(model: PreTrainedModel) -> None:
     head: Any = model.get_output_embeddings()
     embeddings: Any = model.get_input_embeddings()
     tied = head is not None and head.weight is embeddings.weight
-    for module in model.modules():
+    modules: Iterable[Any] = model.modules()
+    for module in modules:
         if module is embeddings:
             _normal(embeddings.weight, 0.15)
         elif module is head:
