@@ -10,6 +10,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from slm_train import find_causality_fault, find_packing_fault
+from slm_train.verification.batches import find_batch_fault
 from slm_train.verification.causality import find_config_fault
 
 TOKENS = {"vocab_size": 128, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
@@ -21,6 +22,18 @@ CHUNKED = EXPERTS | {
     "attention_chunk_size": 24,
     "intermediate_size_mlp": 48,
     "attn_temperature_tuning": False,
+}
+
+LONGROPE = LLAMA | {
+    "rope_parameters": {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "short_factor": [1.0] * 8,
+        "long_factor": [1.0 + 0.7 * index for index in range(8)],
+        "original_max_position_embeddings": 24,
+        "factor": 8.0,
+    },
+    "original_max_position_embeddings": 24,
 }
 
 KEEPS_APART: dict[str, tuple[str, dict[str, Any]]] = {
@@ -67,6 +80,26 @@ def test_models_in_which_packed_documents_influence_each_other_are_found_with_ne
 def test_chunks_of_attention_count_only_in_rows_that_are_longer(block_size: int, has_fault: bool) -> None:
     model = new_model("llama4_text", CHUNKED)
     assert (find_packing_fault(model, block_size) is not None) is has_fault
+
+
+@pytest.mark.parametrize(("block_size", "has_fault"), [(24, False), (48, True)])
+def test_rows_beyond_the_context_before_rotary_scaling_change_the_others_of_their_batch(
+    block_size: int, has_fault: bool
+) -> None:
+    model = new_model("phi3", LONGROPE | {"sliding_window": None})
+    with torch.no_grad():  # scaling shows where scores differ
+        for name, weight in model.named_parameters():
+            if weight.dim() == 2:
+                weight.mul_(4 if "embed" not in name else 20)
+    fault = find_batch_fault(model, block_size)
+    assert (fault is not None) is has_fault
+    assert fault is None or "give a --block_size of at most 24" in fault
+    assert (find_packing_fault(model, block_size) is not None) is has_fault
+
+
+@pytest.mark.parametrize("name", KEEPS_APART | MIXES_UP)
+def test_rows_of_a_batch_do_not_depend_on_each_other_in_other_models(name: str) -> None:
+    assert find_batch_fault(new_model(*(KEEPS_APART | MIXES_UP)[name]), 48) is None
 
 
 def test_output_projections_of_zero_do_not_hide_a_leak() -> None:

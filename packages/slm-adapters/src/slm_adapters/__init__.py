@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         read_model_folder,
     )
     from slm_adapters.base.quantization import compute_dtype, four_bit_config
+    from slm_adapters.base.soft_cap import apply_soft_cap
     from slm_adapters.base.vocabulary import (
         TokenWithoutRow,
         embedding_rows,
@@ -81,6 +82,7 @@ __all__ = [
     "TokenWithoutRow",
     "add_butterfly",
     "add_lora",
+    "apply_soft_cap",
     "as_adapter_error",
     "butterfly_config",
     "check_targets",
@@ -140,6 +142,7 @@ _EXPORTS = {
     "TokenWithoutRow": "base.vocabulary:TokenWithoutRow",
     "add_butterfly": "butterfly.method.adapter_setup:add_butterfly",
     "add_lora": "lora.adapter_setup:add_lora",
+    "apply_soft_cap": "base.soft_cap:apply_soft_cap",
     "as_adapter_error": "base.hub_errors:as_adapter_error",
     "butterfly_config": "butterfly.method.adapter_setup:butterfly_config",
     "check_targets": "targets:check_targets",

@@ -68,6 +68,8 @@ def _load_with_transformers(
     model_path: str, adapter_path: str | None, *, dtype: torch.dtype, device: str | None
 ) -> Loaded:
     model: Any = AutoModelForCausalLM.from_pretrained(model_path, dtype=dtype, trust_remote_code=False)
+    if getattr(model.config.get_text_config(), "attn_logit_softcapping", None):
+        model.set_attn_implementation("eager")  # transformers' default ignores the soft cap
     model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     tokenizer = AutoTokenizer.from_pretrained(model_path, trust_remote_code=False)
     if adapter_path is not None:

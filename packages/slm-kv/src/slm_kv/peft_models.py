@@ -44,6 +44,11 @@ def active_adapter(model: Any) -> str | None:
     raise KVError(f"several adapters are active at once ({', '.join(active)}): activate one, or merge them")
 
 
+def learns_prompt(model: Any, name: str) -> bool:
+    """Return whether an adapter adds learned tokens or keys before the text, instead of changing layers."""
+    return bool(getattr(model.peft_config[name], "is_prompt_learning", False))
+
+
 def base_model(model: Any) -> Any:
     """``model`` without its PeftModel wrapper."""
     return model.get_base_model() if adapter_names(model) else model

@@ -112,7 +112,7 @@ def test_without_a_cache_the_tokens_are_the_same_in_a_batch_and_with_few_pages()
         ]
         run_to_end(engine)
         assert [handle.token_ids for handle in handles] == expected
-        assert engine.preemptions > 0
+        assert engine.load().preemptions > 0
         assert engine.pool.used_pages == 0
 
 

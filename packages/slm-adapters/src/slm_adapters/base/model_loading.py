@@ -13,6 +13,7 @@ from slm_adapters.base.hub_errors import as_adapter_error
 from slm_adapters.base.layer_weights import read_weight, write_weight
 from slm_adapters.base.log_filters import quiet_bitsandbytes, quiet_loading_report
 from slm_adapters.base.quantization import four_bit_config, is_quantized
+from slm_adapters.base.soft_cap import apply_soft_cap
 from slm_adapters.errors import AdapterError
 
 
@@ -39,6 +40,7 @@ def load_base(base: BaseLocation, device: torch.device, dtype: torch.dtype, four
         )
     model, report = loaded
     _check_complete(base, model, report)
+    apply_soft_cap(model)
     if not four_bit:
         return model.to(device)
     from slm_adapters.base.four_bit import prepare_four_bit  # imports PEFT: seconds that a plain model does not need

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from slm_adapters.base.model_folder import MODEL_CONFIG, RUN_RECORD
+from slm_adapters.base.soft_cap import apply_soft_cap
 from slm_adapters.errors import AdapterError
 from slm_adapters.loading.load import Loaded
 
@@ -64,7 +65,7 @@ def reload_model(out: Path, like: PreTrainedModel) -> PreTrainedModel:
     """Load ``out`` with plain transformers, in float32, on the device of ``like``."""
     loaded: Any = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
     model: PreTrainedModel = loaded.to(like.device).eval()
-    return model
+    return apply_soft_cap(model)
 
 
 def _is_model_file(entry: Path) -> bool:

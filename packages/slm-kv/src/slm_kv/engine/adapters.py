@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from slm_kv.engine.scheduler import Work
 from slm_kv.errors import KVError
 from slm_kv.pages.weight_digests import weight_digest
-from slm_kv.peft_models import active_adapter, adapter_names, only_adapter, supports_mixed_batches
+from slm_kv.peft_models import active_adapter, adapter_names, learns_prompt, only_adapter, supports_mixed_batches
 
 BASE_ADAPTER = "__base__"  # peft's name for no adapter in a batch with several
 
@@ -30,7 +30,8 @@ class Adapters:
     """The adapters of several PeftModels over one base, by name. The first of ``models`` also serves the base.
 
     Raises:
-        KVError: two models have an adapter of the same name, or several adapters of one model are active.
+        KVError: two models have an adapter of the same name, several adapters of one model are active, or one learns
+            a prompt, which only PEFT's own ``forward`` adds.
     """
 
     def __init__(self, models: Sequence[PreTrainedModel]) -> None:
@@ -39,6 +40,11 @@ class Adapters:
         self.names: tuple[str, ...] = tuple(name for model in self._models for name in model.names)
         if len(self._by_name) < len(self.names):
             raise KVError(f"two models have an adapter of the same name ({', '.join(self.names)}); rename one")
+        for name, model in self._by_name.items():
+            if learns_prompt(model.model, name):
+                raise KVError(
+                    f"adapter {name!r} learns a prompt, which engines do not add; use the model's own generate"
+                )
         self.default = self._models[0].default
         self.refresh()
 

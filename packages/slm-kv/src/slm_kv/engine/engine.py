@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Ids
-from types import TracebackType
-from typing import Literal, Self
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from slm_kv.engine.adapters import Adapters
+from slm_kv.engine.base_engine import BaseEngine
 from slm_kv.engine.context_limits import ContextLimits, OnFull
 from slm_kv.engine.model_runner import ModelRunner
 from slm_kv.engine.prepared_models import PreparedModels
@@ -32,7 +31,7 @@ from slm_kv.sampling.params import SamplingParams
 from slm_kv.sampling.sampler import TokenSampler
 
 
-class Engine:
+class Engine(BaseEngine):
     """Generates for many requests at the same time.
 
     The models must not be used elsewhere until ``close``, which restores them. An error in a request ends that request
@@ -108,16 +107,6 @@ class Engine:
         self._next_id = itertools.count()
         self._updates: list[Update] = []
 
-    def check(self, prompt_ids: Ids[int], params: SamplingParams, *, adapter: str | None = None) -> None:
-        """Validate a request without queuing it; thread-safe.
-
-        Raises:
-            KVError: ``submit`` would refuse the request.
-        """
-        self._vocabulary.encode(prompt_ids)
-        self.context_limits.check(len(prompt_ids), params.max_new_tokens)
-        self.adapters.resolve(adapter)
-
     def submit(
         self,
         prompt: Prompt,
@@ -154,19 +143,11 @@ class Engine:
 
     def cancel(self, handle: Handle) -> bool:
         """End a request and release its pages at once; return False if it had already ended."""
-        sequence = self._sequences.get(handle.id)
-        if sequence is None:
-            return False
-        self._finish(sequence, "cancelled")
-        return True
+        return self._end(handle, "cancelled")
 
     def finish(self, handle: Handle) -> bool:
         """End a request at once with finish_reason ``length`` and its text so far; False if it had already ended."""
-        sequence = self._sequences.get(handle.id)
-        if sequence is None:
-            return False
-        self._finish(sequence, "length")
-        return True
+        return self._end(handle, "length")
 
     def load(self) -> EngineLoad:
         """Return how busy the engine is."""
@@ -178,6 +159,10 @@ class Engine:
     def max_sequences(self) -> int:
         """How many requests run at the same time."""
         return self.scheduler.max_sequences
+
+    @property
+    def _request_limits(self) -> ContextLimits:
+        return self.context_limits
 
     @property
     def dtype(self) -> torch.dtype:
@@ -209,11 +194,6 @@ class Engine:
         )
 
     @property
-    def preemptions(self) -> int:
-        """How often a sequence lost its pages to another one and had to be computed again."""
-        return self.scheduler.preemptions
-
-    @property
     def busy(self) -> bool:
         """Whether there is anything to compute or an update to return."""
         return bool(self._sequences or self._updates)
@@ -237,33 +217,11 @@ class Engine:
         self.adapters.refresh()
         self.pool.clear_cache()
 
-    def stream(self, handle: Handle) -> Iterator[Update]:
-        """Step until ``handle`` is finished, and yield its updates."""
-        while self.busy:
-            yield from (update for update in self.step() if update.handle is handle)
-            if handle.finished:
-                return
-
-    def generate(self, prompts: Iterable[Prompt], params: SamplingParams | None = None) -> list[Handle]:
-        """Answer all ``prompts`` and return their handles in the same order."""
-        handles = [self.submit(prompt, params) for prompt in prompts]
-        while self.busy:
-            self.step()
-        return handles
-
     def close(self) -> None:
         """Cancel all requests and restore the models."""
         for sequence in list(self._sequences.values()):
             self._finish(sequence, "cancelled")
         self._prepared.restore()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _enforce_limits(self) -> None:
         """Apply ``on_full`` to the sequences that have reached a limit."""
@@ -321,6 +279,12 @@ class Engine:
     def _fail(self, sequence: Sequence, error: Exception) -> None:
         sequence.handle.error, sequence.handle.exception = str(error) or type(error).__name__, error
         self._finish(sequence, "error")
+
+    def _end(self, handle: Handle, reason: FinishReason) -> bool:
+        if handle.id not in self._sequences:
+            return False
+        self._finish(self._sequences[handle.id], reason)
+        return True
 
     def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
         """End a sequence that is cancelled, failed or at a limit, with an update for the text that was held back."""

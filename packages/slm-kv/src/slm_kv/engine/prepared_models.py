@@ -14,6 +14,7 @@ from slm_kv.attention.probe import AttentionProbe
 from slm_kv.errors import KVError
 from slm_kv.linear.int8_gate import Int8Model, pack_int8, split_rows
 from slm_kv.linear.packing import PackedModel, pack
+from slm_kv.linear.weight_reads import recording_weight_reads
 
 
 class PreparedModels:
@@ -25,6 +26,7 @@ class PreparedModels:
         self._training = [module for model in models for module in model.modules() if module.training]
         self._packed: PackedModel | Int8Model | None = None
         self.int8: Int8Model | None = None
+        self._plain: set[nn.Module] = set()  # layers whose weight the models read
 
     @property
     def packed_layers(self) -> int:
@@ -33,7 +35,8 @@ class PreparedModels:
 
     def install_attention(self, positions: int) -> AttentionProbe:
         """Switch to paged attention, in eval mode, and return what the layers require of it for ``positions``."""
-        return install([model.eval() for model in self.models], positions)
+        with recording_weight_reads(self.models) as self._plain:
+            return install([model.eval() for model in self.models], positions)
 
     @contextmanager
     def original_attention(self, implementation: str | None = None) -> Generator[None]:
@@ -51,7 +54,8 @@ class PreparedModels:
 
     def pack(self) -> None:
         """Pack the linear layers; layers that the models share are packed once."""
-        self._packed = pack(self.models[0] if len(self.models) == 1 else nn.ModuleList(self.models))
+        model = self.models[0] if len(self.models) == 1 else nn.ModuleList(self.models)
+        self._packed = pack(model, plain=self._plain)
 
     def pack_int8(self, token_ids: Sequence[int], positions: int) -> None:
         """Pack the linear layers in 8 bits, if that raises the perplexity on ``token_ids`` by at most MAX_RISE.
@@ -63,7 +67,7 @@ class PreparedModels:
             raise KVError(f"int8_text measures one model and {len(self.models)} were given; leave it out")
         # Perplexity is measured with the model's own attention: pages are allocated only after packing.
         with self.original_attention():
-            self.int8 = self._packed = pack_int8(self.models[0], split_rows(token_ids, positions))
+            self.int8 = self._packed = pack_int8(self.models[0], split_rows(token_ids, positions), plain=self._plain)
 
     def restore(self) -> None:
         """Put the original layers, attention and training mode back."""

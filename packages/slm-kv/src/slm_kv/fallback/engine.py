@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Ids
-from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from slm_kv.engine.adapters import Adapters
+from slm_kv.engine.base_engine import BaseEngine
 from slm_kv.engine.context_limits import OnFull
 from slm_kv.engine.protocol import EngineLoad
 from slm_kv.engine.requests import FinishReason, Handle, Update
@@ -29,7 +28,7 @@ from slm_kv.sampling.params import SamplingParams
 from slm_kv.sampling.sampler import TokenSampler
 
 
-class TransformersEngine:
+class TransformersEngine(BaseEngine):
     """Generates for many requests through transformers' own generation, with the interface of ``Engine``.
 
     It serves any causal language model of transformers, whatever it keeps of the text: keys and values, recurrent
@@ -86,16 +85,6 @@ class TransformersEngine:
         self._next_id = itertools.count()
         self._updates: list[Update] = []
 
-    def check(self, prompt_ids: Ids[int], params: SamplingParams, *, adapter: str | None = None) -> None:
-        """Validate a request without queuing it; thread-safe.
-
-        Raises:
-            KVError: ``submit`` would refuse the request.
-        """
-        self._vocabulary.encode(prompt_ids)
-        self.context_limits.check(len(prompt_ids), params.max_new_tokens)
-        self.adapters.resolve(adapter)
-
     def submit(
         self,
         prompt: Prompt,
@@ -135,6 +124,10 @@ class TransformersEngine:
     def load(self) -> EngineLoad:
         """Return how busy the engine is."""
         return EngineLoad(len(self._running), len(self._waiting))
+
+    @property
+    def _request_limits(self) -> GenerationLimits:
+        return self.context_limits
 
     @property
     def dtype(self) -> torch.dtype:
@@ -182,32 +175,10 @@ class TransformersEngine:
         updates, self._updates = self._updates, []
         return updates
 
-    def stream(self, handle: Handle) -> Iterator[Update]:
-        """Step until ``handle`` is finished, and yield its updates."""
-        while self.busy:
-            yield from (update for update in self.step() if update.handle is handle)
-            if handle.finished:
-                return
-
-    def generate(self, prompts: Iterable[Prompt], params: SamplingParams | None = None) -> list[Handle]:
-        """Answer all ``prompts`` and return their handles in the same order."""
-        handles = [self.submit(prompt, params) for prompt in prompts]
-        while self.busy:
-            self.step()
-        return handles
-
     def close(self) -> None:
         """Cancel all requests."""
         for sequence in [*self._running, *self._waiting]:
             self._finish(sequence, "cancelled")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _advance(self, sequence: Sequence) -> None:
         if len(sequence.token_ids) > self.context_limits.tokens:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -59,7 +59,13 @@ class Int8Model:
         _restore(self.packed, self.plain_weights)
 
 
-def pack_int8(model: nn.Module, token_rows: Sequence[Sequence[int]], max_rise: float = MAX_RISE) -> Int8Model:
+def pack_int8(
+    model: nn.Module,
+    token_rows: Sequence[Sequence[int]],
+    max_rise: float = MAX_RISE,
+    *,
+    plain: Container[nn.Module] = (),
+) -> Int8Model:
     """Pack the linear layers of ``model`` in 8 bits, if its perplexity rises by at most ``max_rise``.
 
     The rise is measured without adapters and, for a PeftModel, with each of them. The plain weights are kept for
@@ -70,6 +76,7 @@ def pack_int8(model: nn.Module, token_rows: Sequence[Sequence[int]], max_rise: f
         model: In eval mode and with its own attention implementation.
         token_rows: Token ids, each row of at most as many as the model has positions.
         max_rise: A relative rise, 0.01 for 1 %.
+        plain: Layers that stay plain, see ``pack``.
 
     Raises:
         KVError: perplexity rises further or becomes NaN, there are fewer than MIN_TOKENS tokens, or no layer can be
@@ -82,7 +89,7 @@ def pack_int8(model: nn.Module, token_rows: Sequence[Sequence[int]], max_rise: f
         )
     before = _nats_by_adapter(model, token_rows)
     plain_weights = {module: module.weight for module in model.modules() if type(module) in (nn.Linear, Conv1D)}
-    packed = pack(model, int8=True)
+    packed = pack(model, int8=True, plain=plain)
     try:
         if not packed.layers:
             raise KVError(

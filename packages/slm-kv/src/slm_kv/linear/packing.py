@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,7 +91,9 @@ class PackedModel:
                 model.tie_weights()
 
 
-def pack(model: nn.Module, dtype: torch.dtype | None = None, *, int8: bool = False) -> PackedModel:
+def pack(
+    model: nn.Module, dtype: torch.dtype | None = None, *, int8: bool = False, plain: Container[nn.Module] = ()
+) -> PackedModel:
     """Replace the linear layers of a model on a CPU by prepacked ones, for inference.
 
     GELU by tanh is replaced by a compiled kernel. An embedding that is tied to the head reads its rows there, except
@@ -107,6 +109,7 @@ def pack(model: nn.Module, dtype: torch.dtype | None = None, *, int8: bool = Fal
         dtype: Cast the model to this dtype first.
         int8: Use 8-bit weights and inputs: a quarter of float32's memory. The original weights are lost. ``pack_int8``
             measures the error on the model and keeps them.
+        plain: Layers that stay plain, because something reads their weight.
 
     Raises:
         KVError: ``int8`` was requested on a CPU or a torch that cannot sum 8-bit products exactly.
@@ -118,7 +121,7 @@ def pack(model: nn.Module, dtype: torch.dtype | None = None, *, int8: bool = Fal
         model.to(dtype)
     packed_model = PackedModel(model, int8=int8)
     tiles: dict[int, Any] = {}
-    layers = dict(linear_layers(model)) if has_onednn else {}
+    layers = {name: layer for name, layer in linear_layers(model) if has_onednn and layer not in plain}
     if not int8:
         layers = {name: layer for name, layer in layers.items() if onednn_supports(layer) or _tile_for(layer, tiles)}
         packed_model.padded_rows = _fastest_padding([layer for layer in layers.values() if onednn_supports(layer)])

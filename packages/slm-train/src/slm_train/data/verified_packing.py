@@ -12,6 +12,7 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from slm_train.arguments import Arguments
 from slm_train.data.rows import PrintLine
 from slm_train.errors import TrainError
+from slm_train.verification.batches import find_batch_fault
 from slm_train.verification.causality import find_causality_fault, find_config_fault
 from slm_train.verification.packing import find_packing_fault
 
@@ -35,7 +36,8 @@ def verify_packing(
         The options of the run, with ``--packing none`` if packing is not safe, and the reason for that or None.
 
     Raises:
-        TrainError: For a model that is not causal, or for a packing that the user requires and that is not safe.
+        TrainError: For a model that is not causal, for rows that depend on others of their batch, or for a packing that
+            the user requires and that is not safe.
     """
     is_packed, autocast = arguments.rows.packing == "best_fit", _autocast_dtype(arguments.training)
     if is_deepspeed_zero3_enabled():  # the model cannot be run before its engine exists
@@ -43,6 +45,8 @@ def verify_packing(
         return _replace_packing(arguments, fault, print_line)
     if fault := _of_any_process(find_causality_fault(model, autocast=autocast)):
         raise TrainError(f"{fault}; {_REMEDY}{_decoder_hint(model)}")
+    if fault := _of_any_process(find_batch_fault(model, block_size)):
+        raise TrainError(fault)
     if not is_packed:
         return arguments, None
     fault = _of_any_process(find_packing_fault(model, block_size, autocast=autocast))

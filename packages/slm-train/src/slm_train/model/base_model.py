@@ -22,6 +22,7 @@ from transformers import (
 
 from slm_adapters import (
     BaseLocation,
+    apply_soft_cap,
     as_adapter_error,
     embedding_rows,
     find_base,
@@ -78,7 +79,7 @@ class BaseModel:
             model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
                 self.location, **self.source.from_pretrained_options, **settings
             )
-        return model
+        return apply_soft_cap(model)
 
 
 def find_base_model(options: ModelOptions, name: str, texts: Documents) -> BaseModel:

@@ -13,6 +13,7 @@ from slm_adapters import (
     LoraSettings,
     add_butterfly,
     add_lora,
+    apply_soft_cap,
     compute_dtype,
     embedding_rows,
     four_bit_config,
@@ -34,7 +35,8 @@ def build_model(arguments: Arguments, base: BaseModel) -> PreTrainedModel:
     options = arguments.model
     if options.from_scratch:
         torch.manual_seed(arguments.training.seed)
-        return single_kernel_gelu(AutoModelForCausalLM.from_config(base.config, dtype=torch.float32))
+        new_model = AutoModelForCausalLM.from_config(base.config, dtype=torch.float32)
+        return apply_soft_cap(single_kernel_gelu(new_model))
     model, new_rows = _load_weights(arguments, base)
     single_kernel_gelu(model)
     if options.mode == "baseline":

@@ -26,7 +26,9 @@ from slm_train.verification.probe import (
 )
 from slm_train.verification.rounding import least_rounding, measure_rounding
 
-_REACH_NAMES = ("window", "chunk")  # in the names of settings: tokens that a layer looks back, or processes together
+# In the names of settings: tokens that a layer looks back or processes together, or the positions before rotary scaling
+# (longrope scales a whole row by its longest document).
+_REACH_NAMES = ("window", "chunk", "original")
 _ENDS = (5, 4)  # tokens of the first and the last of three documents
 
 

@@ -50,6 +50,10 @@ class Probe:
         """Return the logits of rows of equal length, each one document: for each ``[tokens, vocabulary]``."""
         return [_last(row) for row in self._forward(torch.stack(rows))]
 
+    def row_beside(self, row: Tensor, other: Tensor) -> Tensor:
+        """Return all logits of ``row``, ``[tokens, vocabulary]``, computed in a batch with ``other``, as long."""
+        return self._forward(torch.stack([row, other]))[0].float()
+
     def packed_logits(self, documents: Sequence[Tensor]) -> list[Tensor]:
         """Return the logits of each document, ``[tokens, vocabulary]``, where all are packed into one row."""
         lengths = [len(document) for document in documents]
