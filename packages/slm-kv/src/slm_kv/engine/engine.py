@@ -183,11 +183,10 @@ class Engine(BaseEngine):
     def summary(self) -> str:
         """The pool and the model in two lines, and a third if the context is shorter than the model's."""
         limits, storage, layers = self.context_limits, self.storage, self._prepared.packed_layers
-        dtype = str(storage.dtype).removeprefix("torch.")
         adapter = f"adapter {self.adapters.default}" if self.adapters.default else "no adapter"
         return (
             f"pool: {limits.max_pages} pages of {limits.page_size} tokens, {limits.slots:,} tokens in total, "
-            f"{storage.nbytes / 1e6:.1f} MB ({dtype}, {len(storage.keys)} layers)\n"
+            f"{storage.nbytes / 1e6:.1f} MB ({str(storage.dtype)[6:]}, {len(storage.keys)} layers)\n"
             f"model: {type(base_model(self.model)).__name__} on {storage.device.type}, {adapter}, "
             f"{layers} linear layer{'' if layers == 1 else 's'} prepacked{' in 8 bits' if self.int8 else ''}"
             f"{limits.limitation}"
