@@ -9,9 +9,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from slm_adapters import find_config_fault
 from slm_train import find_causality_fault, find_packing_fault
 from slm_train.verification.batches import find_batch_fault
-from slm_train.verification.causality import find_config_fault
 
 TOKENS = {"vocab_size": 128, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 128} | TOKENS

@@ -12,6 +12,7 @@ from slm_adapters.peft_registration import register_with_peft
 
 if TYPE_CHECKING:
     from slm_adapters.base.base_lookup import FULL_NAMES, BaseLocation, find_base, probe_base
+    from slm_adapters.base.causality import find_config_fault
     from slm_adapters.base.four_bit import prepare_four_bit
     from slm_adapters.base.hub_errors import HUB_REASONS, as_adapter_error, hub_error_reason, probe_hub
     from slm_adapters.base.log_filters import quiet_bitsandbytes
@@ -93,6 +94,7 @@ __all__ = [
     "embedding_rows",
     "export_oft",
     "find_base",
+    "find_config_fault",
     "find_token_without_row",
     "four_bit_config",
     "hub_error_reason",
@@ -152,6 +154,7 @@ _EXPORTS = {
     "default_targets": "targets:default_targets",
     "embedding_rows": "base.vocabulary:embedding_rows",
     "export_oft": "butterfly.method.oft_export:export_oft",
+    "find_config_fault": "base.causality:find_config_fault",
     "find_base": "base.base_lookup:find_base",
     "find_token_without_row": "base.vocabulary:find_token_without_row",
     "four_bit_config": "base.quantization:four_bit_config",

@@ -4,12 +4,13 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PromptTuningConfig, get_peft_model
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast
 
-from slm_kv import Engine, InvalidLogits, KVError, SamplingParams
+from slm_kv import Engine, InvalidLogits, KVError, SamplingParams, create_engine
 from slm_kv.attention import probe
 from slm_testing.kv.tiny_models import (
     POSITIONS,
@@ -252,3 +253,11 @@ def test_min_new_tokens_delays_the_end_as_in_generate() -> None:
     assert early.token_ids == stopped.token_ids
     assert early.token_ids[-1] == end
     assert len(early.token_ids) <= 3
+
+
+@pytest.mark.parametrize("backend", ["auto", "paged", "transformers"])
+def test_an_adapter_that_learns_a_prompt_is_refused_because_engines_do_not_add_it(backend: Any) -> None:
+    config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    model: Any = get_peft_model(make_model("gpt2"), config)
+    with pytest.raises(KVError, match=r"adapter 'default' learns a prompt, which engines do not add"):
+        create_engine(model, backend=backend)

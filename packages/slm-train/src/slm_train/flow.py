@@ -20,7 +20,7 @@ from slm_train.checkpoints.step_checkpoint import StepCheckpoint
 from slm_train.data.budget_plan import make_plan
 from slm_train.data.row_tokens import check_row_tokens
 from slm_train.data.rows import Rows, Tokens, lay_out_rows, optimizer_steps, summarize_rows, tokenize_corpus
-from slm_train.data.verified_packing import check_config, packing_of_resumed_run, packing_record, verify_packing
+from slm_train.data.verified_packing import packing_of_resumed_run, packing_record, verify_packing
 from slm_train.hardware.memory_usage import MemoryUsage
 from slm_train.hardware.out_of_memory import explain_out_of_memory
 from slm_train.hardware.thread_count import set_threads
@@ -85,7 +85,6 @@ def run(arguments: Arguments) -> int:
     for note in corpus.notes:
         console.print(note)
     base = find_base_model(arguments.model, arguments.model_name, corpus.train)
-    check_config(base.config)
     if base.note:
         console.print(base.note)
     arguments = packing_of_resumed_run(arguments, start.record, console.print)

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from slm_adapters.base.base_lookup import BaseLocation
+from slm_adapters.base.causality import find_config_fault
 from slm_adapters.base.hub_errors import as_adapter_error
 from slm_adapters.base.layer_weights import read_weight, write_weight
 from slm_adapters.base.log_filters import quiet_bitsandbytes, quiet_loading_report
@@ -54,15 +55,8 @@ def _check_causal(base: BaseLocation) -> None:
         config = AutoConfig.from_pretrained(base.location, trust_remote_code=False, **base.from_pretrained_options)
     except Exception:
         return  # loading the model reports the reason, or knows what to do with a repository without config.json
-    if config.is_encoder_decoder:
-        reason = "it has an encoder and a decoder"
-    elif type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        reason = "transformers knows no causal variant"
-    else:
-        return
-    raise AdapterError(
-        f"{base.name} ({config.model_type}) is not a causal language model: {reason}; give a model that continues text"
-    )
+    if fault := find_config_fault(config):
+        raise AdapterError(f"{base.name}: {fault}; give a model that continues text")
 
 
 def _check_complete(base: BaseLocation, model: PreTrainedModel, report: dict[str, Any]) -> None:

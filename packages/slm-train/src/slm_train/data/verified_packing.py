@@ -6,23 +6,16 @@ from typing import Any
 
 import torch
 from accelerate.utils import gather_object
-from transformers import PretrainedConfig, PreTrainedModel, TrainingArguments
+from transformers import PreTrainedModel, TrainingArguments
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from slm_train.arguments import Arguments
 from slm_train.data.rows import PrintLine
 from slm_train.errors import TrainError
+from slm_train.model.base_model import CAUSAL_REMEDY
 from slm_train.verification.batches import find_batch_fault
-from slm_train.verification.causality import find_causality_fault, find_config_fault
+from slm_train.verification.causality import find_causality_fault
 from slm_train.verification.packing import find_packing_fault
-
-_REMEDY = "give a model that predicts each token from those before it"
-
-
-def check_config(config: PretrainedConfig) -> None:
-    """Raise TrainError for a configuration of which no causal language model can be made."""
-    if fault := find_config_fault(config):
-        raise TrainError(f"{fault}; {_REMEDY}")
 
 
 def verify_packing(
@@ -44,7 +37,7 @@ def verify_packing(
         fault = "packing cannot be verified on weights sharded by DeepSpeed ZeRO-3" if is_packed else None
         return _replace_packing(arguments, fault, print_line)
     if fault := _of_any_process(find_causality_fault(model, autocast=autocast)):
-        raise TrainError(f"{fault}; {_REMEDY}{_decoder_hint(model)}")
+        raise TrainError(f"{fault}; {CAUSAL_REMEDY}{_decoder_hint(model)}")
     if fault := _of_any_process(find_batch_fault(model, block_size)):
         raise TrainError(fault)
     if not is_packed:

@@ -26,6 +26,7 @@ from slm_adapters import (
     as_adapter_error,
     embedding_rows,
     find_base,
+    find_config_fault,
     find_token_without_row,
     hub_error_reason,
     load_tokenizer,
@@ -37,6 +38,7 @@ from slm_train.errors import TrainError
 from slm_train.model.new_model import new_config, new_tokenizer
 from slm_train.options import ModelOptions
 
+CAUSAL_REMEDY = "give a model that predicts each token from those before it"
 _COPY_AGAIN = "its files are damaged or not those of a tokenizer; copy it again or give another"
 
 
@@ -92,14 +94,15 @@ def find_base_model(options: ModelOptions, name: str, texts: Documents) -> BaseM
 
     Raises:
         AdapterError: For a name that cannot be found, a folder without weights, or damaged files.
-        TrainError: For a broken file of ``--from_scratch``, and for a tokenizer with ids beyond the embeddings unless
-            they are resized.
+        TrainError: For a broken file of ``--from_scratch``, for a model that is not causal, and for a tokenizer with
+            ids beyond the embeddings unless they are resized.
     """
     if options.from_scratch:
         return _new_base_model(options, texts)
     source = probe_base(replace(find_base(name), revision=options.model_revision))
     with _explain_loading(source):
         config = AutoConfig.from_pretrained(source.location, **source.from_pretrained_options)
+    _check_causal(config)
     path = options.tokenizer_path
     tokenizer = _tokenizer_from(path) if path else load_tokenizer(source, None)
     base = BaseModel(source.name, source.location, config, tokenizer, source, _cache_note(source), path or source.name)
@@ -110,6 +113,7 @@ def find_base_model(options: ModelOptions, name: str, texts: Documents) -> BaseM
 
 def _new_base_model(options: ModelOptions, texts: Documents) -> BaseModel:
     config = new_config(Path(str(options.from_scratch)))
+    _check_causal(config)
     if options.tokenizer_path and options.vocab_size is None:
         tokenizer = _tokenizer_from(options.tokenizer_path)
     else:
@@ -118,6 +122,11 @@ def _new_base_model(options: ModelOptions, texts: Documents) -> BaseModel:
     for token in ("bos_token_id", "eos_token_id", "pad_token_id"):
         setattr(config, token, getattr(tokenizer, token))
     return BaseModel("", "", config, tokenizer)
+
+
+def _check_causal(config: PretrainedConfig) -> None:
+    if fault := find_config_fault(config):
+        raise TrainError(f"{fault}; {CAUSAL_REMEDY}")
 
 
 def check_vocabulary(base: BaseModel, rows: int, *, any_token: bool = False) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from slm_train.hardware.out_of_memory import is_out_of_memory
 from slm_train.verification.probe import (
@@ -35,16 +35,6 @@ def find_causality_fault(model: PreTrainedModel, *, autocast: torch.dtype | None
         for dtype in dict.fromkeys((None, autocast)):
             if fault := _repeated_fault(model, dtype):
                 return fault
-    return None
-
-
-def find_config_fault(config: PretrainedConfig) -> str | None:
-    """Return why no causal language model can be made of ``config``, as ``find_causality_fault`` does, or None."""
-    kind = getattr(config, "model_type", type(config).__name__)
-    if getattr(config, "is_encoder_decoder", False):
-        return f"{kind} is not a causal language model: it has an encoder besides its decoder"
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        return f"{kind} is not a causal language model: transformers has no such class for it"
     return None
 
 
