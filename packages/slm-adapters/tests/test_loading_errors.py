@@ -197,9 +197,9 @@ def test_two_adapters_or_two_models_are_refused(tiny: MakeModel, make_base: Make
     ("config", "message"),
     [
         # transformers would load the decoder alone and call the weights incomplete
-        (BartConfig(vocab_size=64, d_model=16, encoder_layers=1, decoder_layers=1), "an encoder and a decoder"),
-        (T5Config(vocab_size=64, d_model=16, num_layers=1), "an encoder and a decoder"),
-        (DistilBertConfig(vocab_size=64, dim=16, n_layers=1), "transformers knows no causal variant"),
+        (BartConfig(vocab_size=64, d_model=16, encoder_layers=1, decoder_layers=1), "an encoder besides its decoder"),
+        (T5Config(vocab_size=64, d_model=16, num_layers=1), "an encoder besides its decoder"),
+        (DistilBertConfig(vocab_size=64, dim=16, n_layers=1), "transformers has no such class for it"),
     ],
     ids=lambda value: getattr(value, "model_type", ""),
 )

@@ -27,6 +27,7 @@ from transformers import (
 from slm_kv import Engine, InvalidLogits, KVError, SamplingParams, TransformersEngine, create_engine
 from slm_testing.kv.lora_model import greedy_tokens_alone, make_lora_model
 from slm_testing.kv.tiny_models import GROUPED_HEADS, SIZES, greedy_params, greedy_tokens, make_model, random_prompts
+from slm_testing.kv.windowed_models import make_windowed_model
 
 NEW = 9
 
@@ -58,6 +59,8 @@ def make(name: str) -> PreTrainedModel:
         "longrope": lambda: LlamaForCausalLM(LlamaConfig(**SIZES, **GROUPED_HEADS, rope_parameters=longrope)),
         "roberta": lambda: RobertaForCausalLM(RobertaConfig(**SIZES, intermediate_size=48)),
     }
+    if name == "gemma2":
+        return make_windowed_model(name)
     return randomize(factories[name]()) if name in factories else make_model(name)
 
 
@@ -249,7 +252,7 @@ def test_a_model_is_served_from_pages_if_possible() -> None:
     with create_engine(make("llama")) as paged, create_engine(make("mamba"), max_pages=3, page_size=4) as fallback:
         assert (paged.kind, paged.reason) == ("paged", None)
         assert fallback.kind == "transformers"
-        assert fallback.reason == "MambaForCausalLM does not use transformers' attention interface in every layer"
+        assert fallback.reason == "no layer of MambaForCausalLM uses transformers' attention interface"
         assert fallback.context_limits.tokens == 12
     with create_engine(make("llama"), backend="transformers") as forced:
         assert (forced.kind, forced.reason) == ("transformers", None)
@@ -258,7 +261,7 @@ def test_a_model_is_served_from_pages_if_possible() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("mamba", {"backend": "paged"}, "does not use transformers' attention interface"),
+        ("mamba", {"backend": "paged"}, "uses transformers' attention interface"),
         ("mamba", {"int8_text": [1, 2, 3]}, "8 bits need the paged engine"),
         ("llama", {"page_size": 0}, "page_size=0"),
         ("llama", {"page_size": 65}, "page_size=65 exceeds"),

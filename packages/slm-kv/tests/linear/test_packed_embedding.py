@@ -8,11 +8,11 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from slm_kv import pack
 from slm_kv.linear.packed_embedding import PackedEmbedding
-from slm_testing.kv.cpu_features import PACKED_DTYPES
+from slm_testing.kv.cpu_features import READABLE_DTYPES
 from slm_testing.kv.tiny_models import make_model
 
 
-@pytest.mark.parametrize("dtype", PACKED_DTYPES)
+@pytest.mark.parametrize("dtype", READABLE_DTYPES)
 def test_plain_weights_are_freed_and_a_tied_embedding_reads_the_head(dtype: torch.dtype) -> None:
     model = make_model("gpt2").to(dtype)
     embedding, weight = model.transformer.wte, model.transformer.wte.weight.detach().clone()
@@ -33,7 +33,7 @@ def test_plain_weights_are_freed_and_a_tied_embedding_reads_the_head(dtype: torc
     assert torch.equal(embedding.weight, weight)
 
 
-@pytest.mark.parametrize("dtype", PACKED_DTYPES)
+@pytest.mark.parametrize("dtype", READABLE_DTYPES)
 def test_a_tied_weight_is_stored_once(dtype: torch.dtype) -> None:
     config = GPT2Config(vocab_size=6400, n_embd=64, n_layer=1, n_head=1, n_positions=64)
     model = GPT2LMHeadModel(config).to(dtype).eval()
