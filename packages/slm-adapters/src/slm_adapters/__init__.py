@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from slm_adapters.merging.merged_folder import MODEL_FILE_SUFFIXES, reload_model, write_model
     from slm_adapters.targets import check_targets, default_targets
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"
 
 __all__ = [
     "ADAPTER_CONFIG",
