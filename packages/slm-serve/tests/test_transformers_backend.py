@@ -221,7 +221,9 @@ def test_what_needs_pages_is_refused_in_one_sentence(
     assert message in last
 
 
-@pytest.mark.parametrize(("model_type", "message"), [("t5", "an encoder besides its decoder"), ("roberta", "later tokens")])
+@pytest.mark.parametrize(
+    ("model_type", "message"), [("t5", "an encoder besides its decoder"), ("roberta", "later tokens")]
+)
 def test_a_model_that_is_not_causal_is_refused_in_one_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], model_type: str, message: str
 ) -> None:

@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from slm_kv.errors import KVError
+
 MaskFunction = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # of the indices of batch, head, query and key
 
 
-class UnknownMask(Exception):
+class UnknownMask(KVError):
     """A mask that is neither causal nor a sliding window. Its text names the kind."""
 
 
