@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from slm_kv.command_line import DefaultsHelpFormatter, add_model_flags, positive_int, read_int8_text, run_command
     from slm_kv.engine.adapters import BASE_ADAPTER
     from slm_kv.engine.engine import Engine
-    from slm_kv.engine.protocol import EngineLoad, TextEngine
     from slm_kv.engine.requests import Handle, Update
+    from slm_kv.engine.text_engine import EngineLoad, TextEngine
     from slm_kv.engine.text_stream import TextStream
     from slm_kv.engine_choice import create_engine
     from slm_kv.errors import InvalidLogits, KVError, PoolFull, UnsupportedModel
@@ -68,7 +68,7 @@ _EXPORTS = {
     "DefaultsHelpFormatter": "command_line:DefaultsHelpFormatter",
     "BASE_ADAPTER": "engine.adapters:BASE_ADAPTER",
     "Engine": "engine.engine:Engine",
-    "EngineLoad": "engine.protocol:EngineLoad",
+    "EngineLoad": "engine.text_engine:EngineLoad",
     "Handle": "engine.requests:Handle",
     "InvalidLogits": "errors:InvalidLogits",
     "KVError": "errors:KVError",
@@ -82,7 +82,7 @@ _EXPORTS = {
     "SampledToken": "sampling.logprobs:SampledToken",
     "SamplingParams": "sampling.params:SamplingParams",
     "StepBatch": "attention.step_batch:StepBatch",
-    "TextEngine": "engine.protocol:TextEngine",
+    "TextEngine": "engine.text_engine:TextEngine",
     "TextStream": "engine.text_stream:TextStream",
     "TransformersEngine": "fallback.engine:TransformersEngine",
     "UnsupportedModel": "errors:UnsupportedModel",

@@ -2,36 +2,30 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence as Ids
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from slm_kv.engine.adapters import Adapters
-from slm_kv.engine.base_engine import BaseEngine
 from slm_kv.engine.context_limits import ContextLimits, OnFull
 from slm_kv.engine.model_runner import ModelRunner
 from slm_kv.engine.prepared_models import PreparedModels
-from slm_kv.engine.protocol import EngineLoad
 from slm_kv.engine.requests import FinishReason, Handle, Update
 from slm_kv.engine.scheduler import Scheduler, Work
 from slm_kv.engine.sequence import Sequence
-from slm_kv.engine.text_stream import TextStream
-from slm_kv.engine.verification import verify
-from slm_kv.engine.vocabulary import Prompt, Vocabulary
+from slm_kv.engine.text_engine import EngineLoad, TextEngine
+from slm_kv.engine.verification.verify import verify
+from slm_kv.engine.vocabulary import Prompt
 from slm_kv.errors import KVError, require_at_least
 from slm_kv.linear.int8_gate import Int8Model
 from slm_kv.pages.pool import PagePool
 from slm_kv.pages.storage import PagedStorage
 from slm_kv.peft_models import base_model
-from slm_kv.sampling.params import SamplingParams
-from slm_kv.sampling.sampler import TokenSampler
 
 
-class Engine(BaseEngine):
+class Engine(TextEngine):
     """Generates for many requests at the same time.
 
     The models must not be used elsewhere until ``close``, which restores them. An error in a request ends that request
@@ -81,10 +75,8 @@ class Engine(BaseEngine):
         require_at_least(max_sequences, max_step_tokens=max_step_tokens)
         if int8_text is not None and not packed:
             raise KVError("int8_text packs the linear layers and packed=False does not; leave one of them out")
-        self.models = [model] if isinstance(model, nn.Module) else list(model)
-        self.model, self.tokenizer = self.models[0], tokenizer
-        self._vocabulary = Vocabulary(self.model, tokenizer)
-        self.adapters = Adapters(self.models)
+        super().__init__(model, tokenizer)
+        self.max_sequences = max_sequences
         self._prepared = PreparedModels(self.models)
         try:
             limits = ContextLimits.from_config(self.model.config, page_size, max_pages, None, on_full)
@@ -104,65 +96,12 @@ class Engine(BaseEngine):
         self._runner = ModelRunner(base_model(self.model), self.adapters, self.storage)
         self.scheduler = Scheduler(self.pool, max_sequences, max_step_tokens)
         self._sequences: dict[int, Sequence] = {}
-        self._next_id = itertools.count()
-        self._updates: list[Update] = []
-
-    def submit(
-        self,
-        prompt: Prompt,
-        params: SamplingParams | None = None,
-        *,
-        adapter: str | None = None,
-        use_cache: bool = True,
-    ) -> Handle:
-        """Queue a request.
-
-        Args:
-            prompt: Text or token ids.
-            params: How to continue it.
-            adapter: An adapter by name; None is the one that was active when the engine was created, ``__base__``
-                the model without adapters.
-            use_cache: False recomputes the whole text for each token, which is slow: no keys and values are reused from
-                one token to the next.
-
-        Raises:
-            KVError: the request can never be answered: its prompt is empty or too long, or the adapter is unknown.
-        """
-        params = params or SamplingParams()
-        prompt_ids = self._vocabulary.encode(prompt)
-        self.check(prompt_ids, params, adapter=adapter)
-        name = self.adapters.resolve(adapter)
-        handle = Handle(next(self._next_id), tuple(prompt_ids), params, name, use_cache)
-        end_ids = self._vocabulary.end_ids.union(params.stop_token_ids)
-        sampler = TokenSampler(params, prompt_ids, self._vocabulary.size, end_ids)
-        stream = TextStream(self.tokenizer, params.stop, prompt_ids)
-        sequence = Sequence(handle, sampler, stream, self.adapters.prefix_root(name))
-        self._sequences[handle.id] = sequence
-        self.scheduler.add(sequence)
-        return handle
-
-    def cancel(self, handle: Handle) -> bool:
-        """End a request and release its pages at once; return False if it had already ended."""
-        return self._end(handle, "cancelled")
-
-    def finish(self, handle: Handle) -> bool:
-        """End a request at once with finish_reason ``length`` and its text so far; False if it had already ended."""
-        return self._end(handle, "length")
 
     def load(self) -> EngineLoad:
         """Return how busy the engine is."""
         scheduler, pool = self.scheduler, self.pool
         counts = (len(scheduler.running), len(scheduler.waiting))
         return EngineLoad(*counts, pool.used_pages, self.context_limits.max_pages, scheduler.preemptions)
-
-    @property
-    def max_sequences(self) -> int:
-        """How many requests run at the same time."""
-        return self.scheduler.max_sequences
-
-    @property
-    def _request_limits(self) -> ContextLimits:
-        return self.context_limits
 
     @property
     def dtype(self) -> torch.dtype:
@@ -278,6 +217,10 @@ class Engine(BaseEngine):
     def _fail(self, sequence: Sequence, error: Exception) -> None:
         sequence.handle.error, sequence.handle.exception = str(error) or type(error).__name__, error
         self._finish(sequence, "error")
+
+    def _queue(self, sequence: Sequence) -> None:
+        self._sequences[sequence.handle.id] = sequence
+        self.scheduler.add(sequence)
 
     def _end(self, handle: Handle, reason: FinishReason) -> bool:
         if handle.id not in self._sequences:

@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import deque
 from collections.abc import Sequence as Ids
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from slm_kv.engine.adapters import Adapters
-from slm_kv.engine.base_engine import BaseEngine
 from slm_kv.engine.context_limits import OnFull
-from slm_kv.engine.protocol import EngineLoad
 from slm_kv.engine.requests import FinishReason, Handle, Update
 from slm_kv.engine.sequence import Sequence
-from slm_kv.engine.text_stream import TextStream
-from slm_kv.engine.vocabulary import Prompt, Vocabulary
+from slm_kv.engine.text_engine import EngineLoad, TextEngine
 from slm_kv.errors import KVError, require_at_least
 from slm_kv.fallback.generation import TokenSteps, start
 from slm_kv.fallback.limits import GenerationLimits
 from slm_kv.fallback.verification import find_cache_fault
 from slm_kv.peft_models import base_model
-from slm_kv.sampling.params import SamplingParams
-from slm_kv.sampling.sampler import TokenSampler
 
 
-class TransformersEngine(BaseEngine):
+class TransformersEngine(TextEngine):
     """Generates for many requests through transformers' own generation, with the interface of ``Engine``.
 
     It serves any causal language model of transformers, whatever it keeps of the text: keys and values, recurrent
@@ -71,63 +64,19 @@ class TransformersEngine(BaseEngine):
         reason: str | None = None,
     ) -> None:
         require_at_least(1, max_sequences=max_sequences, max_tokens=max_tokens)
-        self.models = [model] if isinstance(model, nn.Module) else list(model)
-        self.model, self.tokenizer, self.max_sequences, self.reason = self.models[0], tokenizer, max_sequences, reason
+        super().__init__(model, tokenizer)
+        self.max_sequences, self.reason = max_sequences, reason
         self._base: Any = base_model(self.model)
         self.context_limits = GenerationLimits.from_config(self._base.config, max_tokens, on_full)
-        self._vocabulary = Vocabulary(self.model, tokenizer)
-        self.adapters = Adapters(self.models)
         for each in self.models:
             each.eval()
         self.cache_fault = find_cache_fault(self._base, self._vocabulary.size)
         self._waiting: deque[Sequence] = deque()
         self._running: dict[Sequence, TokenSteps | None] = {}  # None before the first step
-        self._next_id = itertools.count()
-        self._updates: list[Update] = []
-
-    def submit(
-        self,
-        prompt: Prompt,
-        params: SamplingParams | None = None,
-        *,
-        adapter: str | None = None,
-        use_cache: bool = True,
-    ) -> Handle:
-        """Queue a request; see ``Engine.submit``.
-
-        Raises:
-            KVError: the request can never be answered: its prompt is empty or too long, or the adapter is unknown.
-        """
-        params = params or SamplingParams()
-        prompt_ids = self._vocabulary.encode(prompt)
-        self.check(prompt_ids, params, adapter=adapter)
-        handle = Handle(
-            next(self._next_id),
-            tuple(prompt_ids),
-            params,
-            self.adapters.resolve(adapter),
-            use_cache and self.cache_fault is None,
-        )
-        end_ids = self._vocabulary.end_ids.union(params.stop_token_ids)
-        sampler = TokenSampler(params, prompt_ids, self._vocabulary.size, end_ids)
-        self._waiting.append(Sequence(handle, sampler, TextStream(self.tokenizer, params.stop, prompt_ids), b""))
-        return handle
-
-    def cancel(self, handle: Handle) -> bool:
-        """End a request and free its cache at once; return False if it had already ended."""
-        return self._end(handle, "cancelled")
-
-    def finish(self, handle: Handle) -> bool:
-        """End a request at once with finish_reason ``length`` and its text so far; False if it had already ended."""
-        return self._end(handle, "length")
 
     def load(self) -> EngineLoad:
         """Return how busy the engine is."""
         return EngineLoad(len(self._running), len(self._waiting))
-
-    @property
-    def _request_limits(self) -> GenerationLimits:
-        return self.context_limits
 
     @property
     def dtype(self) -> torch.dtype:
@@ -209,6 +158,10 @@ class TransformersEngine(BaseEngine):
             options = {"use_cache": handle.use_cache, "all_logits": sequence.needs_prompt_logits}
             steps = self._running[sequence] = start(model, sequence.token_ids, **options)
             return next(steps)
+
+    def _queue(self, sequence: Sequence) -> None:
+        sequence.handle.use_cache &= self.cache_fault is None
+        self._waiting.append(sequence)
 
     def _end(self, handle: Handle, reason: FinishReason) -> bool:
         for sequence in [*self._running, *self._waiting]:

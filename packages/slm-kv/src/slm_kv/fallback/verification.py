@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from slm_kv.engine.model_state import float32_weights
+from slm_kv.engine.verification.model_state import float32_weights
 from slm_kv.errors import KVError
 from slm_kv.fallback.generation import start
 from slm_kv.sampling.scores import check_finite

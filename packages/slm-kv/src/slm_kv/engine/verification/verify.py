@@ -17,10 +17,10 @@ from torch import Tensor
 
 from slm_kv.attention.probe import AttentionProbe, refuse
 from slm_kv.engine.adapters import Adapters
-from slm_kv.engine.comparison import Subject, compare, relative_errors
 from slm_kv.engine.context_limits import ContextLimits
-from slm_kv.engine.model_state import float32_weights, keep_state
 from slm_kv.engine.prepared_models import PreparedModels
+from slm_kv.engine.verification.comparison import Subject, compare, relative_errors
+from slm_kv.engine.verification.model_state import float32_weights, keep_state
 from slm_kv.errors import REMEDY, KVError, UnsupportedModel
 from slm_kv.peft_models import keep_adapter_state, names_of_each_method
 

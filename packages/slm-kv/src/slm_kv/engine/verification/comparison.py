@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from slm_kv.attention.probe import AttentionProbe
 from slm_kv.engine.adapters import Adapters
 from slm_kv.engine.prepared_models import PreparedModels
-from slm_kv.engine.trial import Trial
+from slm_kv.engine.verification.trial import Trial
 from slm_kv.peft_models import base_model, only_adapter
 
 PROMPT, OTHER_PROMPT, STEPS = 11, 6, 2  # tokens of two prompts, and how many follow each
