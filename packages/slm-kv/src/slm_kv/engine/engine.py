@@ -56,6 +56,7 @@ class Engine(TextEngine):
 
     kind: Literal["paged"] = "paged"
     reason: None = None
+    context_limits: ContextLimits
 
     def __init__(
         self,

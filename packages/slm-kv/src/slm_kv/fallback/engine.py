@@ -52,6 +52,7 @@ class TransformersEngine(TextEngine):
 
     kind: Literal["transformers"] = "transformers"
     int8: None = None
+    context_limits: GenerationLimits
 
     def __init__(
         self,
