@@ -92,9 +92,8 @@ def test_the_gradient_of_a_step_has_each_auxiliary_loss_weighted_by_its_tokens(
     flags = ("--mode", "baseline", "--model_path", str(mixture), "--max_tokens_per_micro_batch", "64")
     trainer = trainer_of(tiny, tmp_path / "run", *flags)
     batches: list[dict[str, Tensor]] = []
-    trainer.model.register_forward_pre_hook(  # type: ignore[union-attr]
-        lambda _, __, inputs: batches.append(dict(inputs)), with_kwargs=True
-    )
+    assert trainer.model is not None
+    trainer.model.register_forward_pre_hook(lambda _, __, inputs: batches.append(dict(inputs)), with_kwargs=True)
     gradients = trained(trainer)[0]
     assert len(batches) > 1
     predicted = [int((batch["labels"][:, 1:] != IGNORE_INDEX).sum()) for batch in batches]

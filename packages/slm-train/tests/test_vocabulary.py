@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -59,9 +58,10 @@ def test_resized_embeddings_are_trained_saved_and_resumed(hero: Tiny, tmp_path: 
     interval = ["--checkpoint_interval", "1"] if flow == "dynamic" else ["--save_steps", "1"]
     more = ["--mode", mode, "--resize_embeddings", "--learning_rate", "0.01", "--lr_scheduler_type", "constant"]
     words = ["dynamic"] if flow == "dynamic" else []
-    train: Any = lambda folder, steps, *extra: main(  # noqa: E731
-        [*words, *hero.flags(folder, *more, *interval, "--max_steps", steps, *extra)]
-    )
+
+    def train(folder: Path, steps: str, *extra: str) -> int:
+        return main([*words, *hero.flags(folder, *more, *interval, "--max_steps", steps, *extra)])
+
     assert train(whole, "2") == 0
     assert train(first, "1") == 0
     assert train(first, "2", "--resume_from_checkpoint") == 0

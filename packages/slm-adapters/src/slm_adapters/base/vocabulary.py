@@ -83,6 +83,7 @@ def resize_embeddings(model: PreTrainedModel, rows: int) -> int:
         for layer in layers:
             _fill_with_mean(layer, old, rows)
         _check_resized(model, rows)
+    # What transformers' resizing raises for embeddings of a kind that it does not know depends on the model's code.
     except (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise AdapterError(
