@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
@@ -10,7 +9,7 @@ from transformers import PreTrainedModel, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.utils.logging import disable_progress_bar
 
-from slm_data import BudgetPlan, load_corpus
+from slm_data import load_corpus
 from slm_train.arguments import Arguments
 from slm_train.checkpoints.disk_errors import explain_disk_errors
 from slm_train.checkpoints.final_weights import move_files
@@ -19,7 +18,7 @@ from slm_train.checkpoints.run_identity import run_identity
 from slm_train.checkpoints.step_checkpoint import StepCheckpoint
 from slm_train.data.budget_plan import make_plan
 from slm_train.data.row_tokens import check_row_tokens
-from slm_train.data.rows import Rows, Tokens, lay_out_rows, optimizer_steps, summarize_rows, tokenize_corpus
+from slm_train.data.rows import Tokens, lay_out_rows, tokenize_corpus
 from slm_train.data.verified_packing import packing_of_resumed_run, packing_record, verify_packing
 from slm_train.hardware.memory_usage import MemoryUsage
 from slm_train.hardware.out_of_memory import explain_out_of_memory
@@ -31,45 +30,15 @@ from slm_train.loop.trainer import SlmTrainer
 from slm_train.model.base_model import BaseModel, find_base_model
 from slm_train.model.device_placement import move_to_device
 from slm_train.model.model_building import build_model
-from slm_train.model.parameter_counts import count_parameters, weight_bytes
 from slm_train.reports.dry_run import show_dry_run
 from slm_train.reports.final_report import next_command, show_report
 from slm_train.reports.metrics_log import MetricsLog
 from slm_train.reports.progress_bar import ProgressBar
-from slm_train.reports.text_samples import continue_prompt
 from slm_train.reports.training_costs import TrainingCosts
-from slm_train.run_folder.environment import environment
 from slm_train.run_folder.metrics_file import cut_last_evaluation
 from slm_train.run_folder.run_record import write_run
-
-# Metrics that the Trainer adds to an evaluation and that run.json leaves out.
-_UNRECORDED = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
-
-
-@dataclass
-class Run:
-    """A run in progress: options, start, model, rows, plan, and the record that is written to run.json."""
-
-    arguments: Arguments
-    start: Start
-    base: BaseModel
-    tokens: Tokens
-    rows: Rows
-    memory: MemoryUsage
-    record: dict[str, Any]
-    plan: BudgetPlan | None  # None in the Trainer flow
-    time_budget: TimeBudget | None  # None without --max_minutes
-
-    @property
-    def steps(self) -> int:
-        """The number of optimizer steps of the whole run."""
-        return len(self.plan) if self.plan else optimizer_steps(self.arguments, self.rows)
-
-    @property
-    def has_finished_training(self) -> bool:
-        """Whether the checkpoint to continue from is the last one of the run."""
-        is_out_of_time = self.time_budget is not None and self.time_budget.fraction >= 1
-        return self.start.step >= self.steps or is_out_of_time
+from slm_train.run_recording import opening_record, record_costs, record_evaluation
+from slm_train.training_run import Run
 
 
 def run(arguments: Arguments) -> int:
@@ -156,7 +125,7 @@ def _prepare(current: Run, model: PreTrainedModel, dataset: str, console: Consol
     # The time budget first: the others read its seconds.
     for callback in (*([current.time_budget] if current.time_budget else []), log, progress):
         trainer.add_callback(callback)
-    current.record |= _opening_record(current, dataset, model)
+    current.record |= opening_record(current, dataset, model)
     trainer.accelerator.wait_for_everyone()  # every process has inspected the folder before one writes to it
     if trainer.args.should_save:
         current.start.prepare_folder()
@@ -190,47 +159,10 @@ def _make_trainer(current: Run, model: PreTrainedModel, signals: StopSignals, co
     )
 
 
-def _opening_record(current: Run, dataset: str, model: PreTrainedModel) -> dict[str, Any]:
-    """Return the record of a run before training. That of a resumed run keeps its evaluation before training."""
-    arguments, rows = current.arguments, current.rows
-    parameters = count_parameters(model)
-    return {
-        "status": "running",
-        "mode": arguments.model.mode,
-        "base": current.base.name,
-        "dataset": dataset,
-        **environment(arguments.training.device, arguments.device_name),
-        "data": {"train": summarize_rows(rows.train), "validation": summarize_rows(rows.validation)},
-        "parameters": {"trainable": parameters.trainable, "total": parameters.total},
-        "memory": current.record["memory"] | {"weights": weight_bytes(model)},
-        "evaluation": _recorded_before(current.start, "evaluation"),
-        "samples": _recorded_before(current.start, "samples"),
-        "arguments": arguments.as_dict(),
-    }
-
-
-def _recorded_before(start: Start, part: str) -> dict[str, Any]:
-    """Return the part ``before`` training of what the resumed run recorded; empty for a new run."""
-    recorded = start.record[part] if start.record else {}
-    return {when: value for when, value in recorded.items() if when == "before"}
-
-
 def _evaluate_before(current: Run, trainer: SlmTrainer) -> None:
     """Evaluate the base model, unless the resumed run has recorded that."""
     if "before" not in current.record["evaluation"]:
-        _record_evaluation(current, trainer, "before", trainer.evaluate())
-
-
-def _record_evaluation(current: Run, trainer: SlmTrainer, when: str, metrics: dict[str, Any]) -> None:
-    """Record metrics and a text sample."""
-    values = {name.removeprefix("eval_"): value for name, value in metrics.items()}
-    current.record["evaluation"][when] = {name: v for name, v in values.items() if name not in _UNRECORDED}
-    prompt = current.arguments.run.prompt
-    if prompt:
-        model: Any = trainer.model
-        current.record["samples"][when] = continue_prompt(model, current.base.tokenizer, prompt)
-    if current.arguments.training.should_save:
-        write_run(current.start.folder, current.record)
+        record_evaluation(current, trainer, "before", trainer.evaluate())
 
 
 def _train(current: Run, trainer: SlmTrainer) -> None:
@@ -249,25 +181,7 @@ def _train(current: Run, trainer: SlmTrainer) -> None:
         current.record["checkpoints"] = trainer.checkpoint.summary()
     else:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    _record_costs(current, costs, int(trainer.trained_tokens))
-
-
-def _record_costs(current: Run, costs: TrainingCosts, tokens: int) -> None:
-    before = current.start.record
-    if not costs.steps and before and "speed" in before:  # the resumed run had already finished training
-        current.record |= {part: before[part] for part in ("memory", "speed")}
-        return
-    current.record["memory"] |= {
-        "gradients": costs.gradients,
-        "optimizer": costs.optimizer,
-        "peak": current.memory.peak(),
-    }
-    current.record["speed"] = {
-        "steps": costs.steps,
-        "tokens": tokens,
-        "train_seconds": costs.seconds,
-        "tokens_per_second": tokens / max(costs.seconds, 1e-9),
-    }
+    record_costs(current, costs, int(trainer.trained_tokens))
 
 
 def _stop(current: Run, console: Console, signals: StopSignals) -> int:
@@ -283,7 +197,7 @@ def _stop(current: Run, console: Console, signals: StopSignals) -> int:
 
 def _evaluate_and_save(current: Run, trainer: SlmTrainer) -> None:
     """Write weights and tokenizer, then the finished record: where run.json says finished, the weights exist."""
-    _record_evaluation(current, trainer, "after", trainer.evaluate_trained())
+    record_evaluation(current, trainer, "after", trainer.evaluate_trained())
     current.record["status"] = "finished"
     if trainer.args.should_save:
         temporary = current.start.folder / ".weights.writing"

@@ -1,0 +1,75 @@
+"""What run.json records: before training, at each evaluation, and of the costs of training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from slm_train.checkpoints.resume import Start
+from slm_train.data.rows import summarize_rows
+from slm_train.loop.trainer import SlmTrainer
+from slm_train.model.parameter_counts import count_parameters, weight_bytes
+from slm_train.reports.text_samples import continue_prompt
+from slm_train.reports.training_costs import TrainingCosts
+from slm_train.run_folder.environment import environment
+from slm_train.run_folder.run_record import write_run
+from slm_train.training_run import Run
+
+# Metrics that the Trainer adds to an evaluation and that run.json leaves out.
+_UNRECORDED = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
+
+
+def opening_record(current: Run, dataset: str, model: PreTrainedModel) -> dict[str, Any]:
+    """Return the record of a run before training. That of a resumed run keeps its evaluation before training."""
+    arguments, rows = current.arguments, current.rows
+    parameters = count_parameters(model)
+    return {
+        "status": "running",
+        "mode": arguments.model.mode,
+        "base": current.base.name,
+        "dataset": dataset,
+        **environment(arguments.training.device, arguments.device_name),
+        "data": {"train": summarize_rows(rows.train), "validation": summarize_rows(rows.validation)},
+        "parameters": {"trainable": parameters.trainable, "total": parameters.total},
+        "memory": current.record["memory"] | {"weights": weight_bytes(model)},
+        "evaluation": _recorded_before(current.start, "evaluation"),
+        "samples": _recorded_before(current.start, "samples"),
+        "arguments": arguments.as_dict(),
+    }
+
+
+def _recorded_before(start: Start, part: str) -> dict[str, Any]:
+    """Return the part ``before`` training of what the resumed run recorded; empty for a new run."""
+    recorded = start.record[part] if start.record else {}
+    return {when: value for when, value in recorded.items() if when == "before"}
+
+
+def record_evaluation(current: Run, trainer: SlmTrainer, when: str, metrics: dict[str, Any]) -> None:
+    """Record metrics and a text sample."""
+    values = {name.removeprefix("eval_"): value for name, value in metrics.items()}
+    current.record["evaluation"][when] = {name: v for name, v in values.items() if name not in _UNRECORDED}
+    prompt = current.arguments.run.prompt
+    if prompt:
+        model: Any = trainer.model
+        current.record["samples"][when] = continue_prompt(model, current.base.tokenizer, prompt)
+    if current.arguments.training.should_save:
+        write_run(current.start.folder, current.record)
+
+
+def record_costs(current: Run, costs: TrainingCosts, tokens: int) -> None:
+    before = current.start.record
+    if not costs.steps and before and "speed" in before:  # the resumed run had already finished training
+        current.record |= {part: before[part] for part in ("memory", "speed")}
+        return
+    current.record["memory"] |= {
+        "gradients": costs.gradients,
+        "optimizer": costs.optimizer,
+        "peak": current.memory.peak(),
+    }
+    current.record["speed"] = {
+        "steps": costs.steps,
+        "tokens": tokens,
+        "train_seconds": costs.seconds,
+        "tokens_per_second": tokens / max(costs.seconds, 1e-9),
+    }
