@@ -1,4 +1,4 @@
-"""A small tokenizer, a corpus in memory, and the stories of the built-in corpus."""
+"""A small tokenizer, a corpus in memory, and the stories of the corpus `harbour`."""
 
 from collections.abc import Callable, Iterable, Iterator
 
@@ -7,7 +7,9 @@ import torch
 from hypothesis import settings
 from transformers import PreTrainedTokenizerBase
 
-from slm_data.sample.corpus import SAMPLE_TRAIN_SEED, TRAIN_STORIES, Tale, tell
+from slm_data.sample.built_in import TRAIN_SEED
+from slm_data.sample.harbour.corpus import HARBOUR
+from slm_data.sample.story_grammar import Tale
 from slm_data.sources.documents import Documents
 from slm_data.tokens.bpe import train_tokenizer
 
@@ -52,5 +54,5 @@ def in_memory() -> Callable[..., Documents]:
 
 
 @pytest.fixture(scope="session")
-def tales() -> list[Tale]:
-    return [tell(SAMPLE_TRAIN_SEED, index) for index in range(TRAIN_STORIES)]
+def harbour_tales() -> list[Tale]:
+    return [HARBOUR.tell(TRAIN_SEED, index) for index in range(HARBOUR.train_stories)]

@@ -16,7 +16,13 @@ if TYPE_CHECKING:
     from slm_data.rows.packing_names import PACKINGS, Packing, as_packing
     from slm_data.rows.sampler import RowSampler
     from slm_data.rows.streaming import RowStream
-    from slm_data.sample.corpus import SAMPLE_TRAIN_SEED, sample_stories, sample_story
+    from slm_data.sample.built_in import (
+        SAMPLE_TRAIN_SEED,
+        harbour_stories,
+        harbour_story,
+        sample_stories,
+        sample_story,
+    )
     from slm_data.sample.pretrained import sample_base
     from slm_data.sources.corpus import load_corpus
     from slm_data.sources.documents import Corpus, Documents
@@ -49,6 +55,8 @@ __all__ = [
     "TokenCounts",
     "TokenStore",
     "as_packing",
+    "harbour_stories",
+    "harbour_story",
     "load_corpus",
     "plan_budget",
     "plan_rows",
@@ -77,18 +85,20 @@ _EXPORTS = {
     "RowPlan": "rows.packing:RowPlan",
     "RowSampler": "rows.sampler:RowSampler",
     "RowStream": "rows.streaming:RowStream",
-    "SAMPLE_TRAIN_SEED": "sample.corpus:SAMPLE_TRAIN_SEED",
+    "SAMPLE_TRAIN_SEED": "sample.built_in:SAMPLE_TRAIN_SEED",
     "SourceOptions": "sources.options:SourceOptions",
     "TokenBudget": "rows.budget:TokenBudget",
     "TokenCounts": "tokens.store:TokenCounts",
     "TokenStore": "tokens.store:TokenStore",
     "as_packing": "rows.packing_names:as_packing",
+    "harbour_stories": "sample.built_in:harbour_stories",
+    "harbour_story": "sample.built_in:harbour_story",
     "load_corpus": "sources.corpus:load_corpus",
     "plan_budget": "rows.budget_planning:plan_budget",
     "plan_rows": "rows.packing:plan_rows",
     "sample_base": "sample.pretrained:sample_base",
-    "sample_stories": "sample.corpus:sample_stories",
-    "sample_story": "sample.corpus:sample_story",
+    "sample_stories": "sample.built_in:sample_stories",
+    "sample_story": "sample.built_in:sample_story",
     "token_cache_dir": "tokens.store:token_cache_dir",
     "tokenize": "tokens.store:tokenize",
     "train_tokenizer": "tokens.bpe:train_tokenizer",

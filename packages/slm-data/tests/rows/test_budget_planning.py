@@ -11,7 +11,7 @@ from slm_data.rows.budget import TokenBudget
 from slm_data.rows.budget_planning import LOOKAHEAD, SORT_WINDOW, plan_budget
 from slm_data.rows.packing import plan_rows
 from slm_data.rows.packing_names import PACKINGS, Packing
-from slm_data.sample.corpus import sample_stories
+from slm_data.sample.built_in import harbour_stories
 from slm_testing.data.budget_cases import (
     SEVERAL_WINDOWS,
     SINGLE_ROW_BATCHES,
@@ -178,11 +178,11 @@ def test_the_first_step_of_an_epoch_has_its_largest_micro_batch_if_the_budget_al
 
 @pytest.fixture(scope="module")
 def story_lengths() -> list[int]:
-    return [len(text.split()) * 4 // 3 for text in sample_stories(1500, seed=1)]
+    return [len(text.split()) * 4 // 3 for text in harbour_stories(1500, seed=1)]
 
 
 @pytest.mark.parametrize("packing", PACKINGS)
-def test_steps_over_the_sample_stories_are_of_similar_size_with_little_padding(
+def test_steps_over_the_harbour_stories_are_of_similar_size_with_little_padding(
     packing: Packing, story_lengths: list[int]
 ) -> None:
     plan = plan_budget(plan_rows(story_lengths, 256, packing), TokenBudget(4096, 2048))

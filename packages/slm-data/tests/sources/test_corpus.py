@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from slm_data.errors import DataError
-from slm_data.sample.corpus import SAMPLE_TRAIN_SEED, TRAIN_STORIES, VALIDATION_STORIES, sample_stories
+from slm_data.sample.built_in import BUILT_IN, TRAIN_SEED
 from slm_data.sources.corpus import load_corpus
 from slm_data.sources.documents import Corpus
 from slm_data.sources.options import SourceOptions
@@ -109,6 +109,7 @@ def test_the_identity_changes_with_whatever_changes_the_texts(tmp_path: Path, fi
         {"train_file": [file], "validation_fraction": 0.1},
         {"train_file": [file], "document_separator": "\\n"},
         {"dataset": "sample"},
+        {"dataset": "harbour"},
         {"dataset": "sample", "max_train_samples": 5},
     ]
     identities = {load(**options).train.identity for options in variants}
@@ -145,21 +146,23 @@ def test_the_same_file_cannot_train_and_validate(file: str) -> None:
 def test_without_options_the_source_is_the_sample() -> None:
     corpus = load()
     assert corpus.name == "sample"
-    assert len(list(corpus.train)) == TRAIN_STORIES
-    assert len(list(corpus.validation)) == VALIDATION_STORIES
+    assert len(list(corpus.train)) == BUILT_IN["sample"].train_stories
+    assert len(list(corpus.validation)) == BUILT_IN["sample"].validation_stories
 
 
-def test_the_sample_is_as_long_as_requested() -> None:
-    corpus = load(dataset="sample", max_train_samples=TRAIN_STORIES + 5, max_eval_samples=3)
-    expected = list(sample_stories(TRAIN_STORIES + 5, SAMPLE_TRAIN_SEED))
-    assert list(corpus.train) == expected
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_a_built_in_corpus_is_as_long_as_requested(name: str) -> None:
+    count = BUILT_IN[name].train_stories + 5
+    corpus = load(dataset=name.upper(), max_train_samples=count, max_eval_samples=3)
+    assert corpus.name == name
+    assert list(corpus.train) == list(BUILT_IN[name].stories(count, TRAIN_SEED))
     assert len(list(corpus.validation)) == 3
 
 
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("tinystorys", "did you mean tinystories? Choose from tinystories, wikitext2, sample, or use owner/name"),
+        ("tinystorys", "did you mean tinystories? Choose from tinystories, wikitext2, sample, harbour, or use owner/name"),
         ("smaple", "did you mean sample?"),
         ("zzz", "Choose from tinystories"),
         ("owner/name:config:more", "unknown dataset"),

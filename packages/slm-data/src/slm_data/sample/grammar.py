@@ -10,17 +10,20 @@ definitions stands for one wording per definition:
 
     -- <name>
     macro: its definition, itself a line
+
+A slash between two spaces, or at the start of a line before a space, starts a new paragraph.
 """
 
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from slm_data.sample.characters import Draw, pick
+from slm_data.sample.slots import Draw, pick
 
 Line = tuple[tuple[str, ...], ...]  # parts, each a choice of texts; a single text is fixed
 Macros = Mapping[str, list[str]]
 
+_PARAGRAPH = " / "  # after joining lines with a space
 _MACRO = re.compile(r"<(\w+)>")
 _CHOICE = re.compile(r"\[([^\]]*)\]")
 
@@ -49,7 +52,8 @@ class Plot:
     def tell(self, draw: Draw, feature: str) -> str:
         """Generate a text of the plot, with its slots still to be filled in."""
         beats = pick(draw, self.versions)
-        return " ".join(say(pick(draw, beat.lines), draw) for beat in beats if beat.is_told(draw, feature))
+        text = " ".join(say(pick(draw, beat.lines), draw) for beat in beats if beat.is_told(draw, feature))
+        return text.replace(_PARAGRAPH, "\n")
 
 
 @dataclass

@@ -10,14 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from slm_data.errors import DataError
-from slm_data.sample.corpus import (
-    CORPUS_VERSION,
-    SAMPLE_TRAIN_SEED,
-    SAMPLE_VALIDATION_SEED,
-    TRAIN_STORIES,
-    VALIDATION_STORIES,
-    sample_stories,
-)
+from slm_data.sample.built_in import BUILT_IN, TRAIN_SEED, VALIDATION_SEED
 from slm_data.sources import holdout
 from slm_data.sources.dataset_names import WIKITEXT, resolve_hub_name
 from slm_data.sources.documents import Corpus, Documents
@@ -68,10 +61,10 @@ def load_corpus(options: SourceOptions) -> Corpus:
 
 
 def _ignored_settings(options: SourceOptions) -> Iterator[str]:
-    is_hub = options.dataset is not None and options.dataset.lower() != "sample"
+    is_hub = options.dataset is not None and options.dataset.lower() not in BUILT_IN
     files = (*options.train_file, *options.validation_file)
     if options.streaming and not is_hub:
-        yield "--streaming is ignored: files and the sample are always streamed"
+        yield "--streaming is ignored: files and built-in texts are always streamed"
     if options.text_column and not is_hub and all(file.lower().endswith(".txt") for file in files):
         yield f"--text_column {options.text_column} is ignored: these texts have no columns"
 
@@ -84,19 +77,21 @@ def _check_disjoint(train_paths: Sequence[Path], validation_paths: Sequence[Path
 
 def _named_source(options: SourceOptions) -> _Source:
     name = options.dataset or "sample"
-    if name.lower() == "sample":
-        return _sample_source(options)
+    if name.lower() in BUILT_IN:
+        return _built_in_source(name.lower(), options)
     return _hub_source(name, resolve_hub_name(name), options)
 
 
-def _sample_source(options: SourceOptions) -> _Source:
-    def documents(split: str, count: int, seed: int) -> Documents:
-        identity = json.dumps(["sample", CORPUS_VERSION, seed, count])
-        return Documents(f"sample {split}", identity, partial(sample_stories, count, seed))
+def _built_in_source(name: str, options: SourceOptions) -> _Source:
+    grammar = BUILT_IN[name]
 
-    train = documents("train", options.max_train_samples or TRAIN_STORIES, SAMPLE_TRAIN_SEED)
-    validation_count = options.max_eval_samples or VALIDATION_STORIES
-    return _Source("sample", train, documents("validation", validation_count, SAMPLE_VALIDATION_SEED))
+    def documents(split: str, count: int, seed: int) -> Documents:
+        identity = json.dumps([name, grammar.version, seed, count])
+        return Documents(f"{name} {split}", identity, partial(grammar.stories, count, seed))
+
+    train = documents("train", options.max_train_samples or grammar.train_stories, TRAIN_SEED)
+    validation_count = options.max_eval_samples or grammar.validation_stories
+    return _Source(name, train, documents("validation", validation_count, VALIDATION_SEED))
 
 
 def _file_source(paths: Sequence[Path], options: SourceOptions) -> _Source:

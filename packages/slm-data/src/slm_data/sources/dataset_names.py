@@ -17,7 +17,7 @@ HUB_NAMES = {
     "wikitext": f"{WIKITEXT}:wikitext-2-raw-v1",
     **{config: f"{WIKITEXT}:{config}" for config in WIKITEXT_CONFIGS},
 }
-SUGGESTED_NAMES = ("tinystories", "wikitext2", "sample")  # listed in error messages
+SUGGESTED_NAMES = ("tinystories", "wikitext2", "sample", "harbour")  # listed in error messages
 
 
 def resolve_hub_name(name: str) -> str:

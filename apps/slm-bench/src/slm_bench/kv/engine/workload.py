@@ -1,11 +1,11 @@
-"""Workloads: requests of fixed lengths for all contenders, with prompts from the stories of the built-in sample."""
+"""Workloads: requests of fixed lengths for all contenders, with prompts from the stories of the corpus `harbour`."""
 
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 
-from slm_data import SAMPLE_TRAIN_SEED, sample_story
+from slm_data import SAMPLE_TRAIN_SEED, harbour_story
 
 Tokens = list[int]
 STORIES = 8  # joined to one text; each has 60 to 200 words, so the text is longer than any prompt
@@ -65,7 +65,7 @@ def uniform_workload(tokenize: Callable[[str], Tokens], requests: int, sizes: Si
 def endless_texts(tokenize: Callable[[str], Tokens]) -> Iterator[Tokens]:
     """Yield tokenized texts without end, each longer than any prompt here and different from all others."""
     for first in count(step=STORIES):
-        yield tokenize(" ".join(sample_story(SAMPLE_TRAIN_SEED, first + index) for index in range(STORIES)))
+        yield tokenize(" ".join(harbour_story(SAMPLE_TRAIN_SEED, first + index) for index in range(STORIES)))
 
 
 def _range(numbers: Sequence[int]) -> str:

@@ -4,57 +4,21 @@ The hero's pronouns are {he} {him} {his} {himself}; those of the friend end in 2
 stranger in 4. Slots that start with `a_` include the article; slots that start with a capital start a sentence.
 """
 
-from collections.abc import Callable, Iterable, Sequence
 from itertools import product
-from typing import TypeVar
 
-from slm_data.sample import words
-
-Draw = Callable[[], float]
-Slots = dict[str, str]
-T = TypeVar("T")
-
-PRONOUNS = {"she": ("she", "her", "her", "herself"), "he": ("he", "him", "his", "himself")}
-
-
-def pick(draw: Draw, rows: Sequence[T]) -> T:
-    """Return one of the rows, drawn with `random()` alone: the only method whose sequence Python guarantees to keep."""
-    return rows[int(draw() * len(rows))]
-
-
-def distinct(draw: Draw, count: int, size: int) -> list[int]:
-    """Return `count` different indices below `size`."""
-    chosen: list[int] = []
-    for _ in range(count):
-        index = int(draw() * size)
-        while index in chosen:
-            index = (index + 1) % size
-        chosen.append(index)
-    return chosen
-
-
-def with_article(phrase: str) -> str:
-    sounds_like_a_vowel = phrase[0].lower() in "aeiou" and not phrase.lower().startswith(("one", "uni", "use"))
-    return f"{'an' if sounds_like_a_vowel else 'a'} {phrase}"
-
-
-def capital(text: str) -> str:
-    return text[0].upper() + text[1:]
-
-
-def named(key: str, phrase: str, rank: str = "") -> Slots:
-    """Return the slots of a phrase: bare, with its article, and both with a capital letter."""
-    forms = {key: phrase, f"a_{key}": with_article(phrase)}
-    return {name + rank: text for name, text in (forms | _capitals(forms)).items()}
-
-
-def _capitals(forms: Slots) -> Slots:
-    return {capital(name): capital(text) for name, text in forms.items()}
-
-
-def pronouns(gender: str, rank: str) -> Slots:
-    forms = dict(zip(("he", "him", "his", "himself"), PRONOUNS[gender], strict=True))
-    return {name + rank: text for name, text in (forms | _capitals(forms)).items()}
+from slm_data.sample.harbour import words
+from slm_data.sample.slots import (
+    PRONOUNS,
+    Draw,
+    Slots,
+    capital,
+    distinct,
+    named,
+    pick,
+    pronouns,
+    single,
+    with_capitals,
+)
 
 
 def _hero(name: str, gender: str) -> Slots:
@@ -102,15 +66,11 @@ def _purse(have: int, short: int) -> Slots:
 
 def _hours(now: int, gap: int) -> Slots:
     slots = {"hour": number_word(now), "gap": number_word(gap), "hour2": number_word(now + gap)}
-    return slots | _capitals(slots)
+    return with_capitals(slots)
 
 
 def _sky(sky: str, weather: str, clears: str) -> Slots:
     return {"sky": sky, "Sky": capital(sky), "weather": weather, "clears": clears}
-
-
-def _single(key: str, phrases: Iterable[str]) -> list[Slots]:
-    return [named(key, phrase) for phrase in phrases]
 
 
 _PEOPLE = [(name, "she") for name in words.GIRLS] + [(name, "he") for name in words.BOYS]
@@ -155,8 +115,8 @@ _SINGLES: tuple[list[Slots], ...] = (
     [{"age": age} for age in words.AGES],
     [{"trade": trade} for trade in words.TRADES],
     [{"shop": shop} for shop in words.SHOPS],
-    _single("trait", words.TRAITS),
-    _single("garment", words.GARMENTS),
+    single("trait", words.TRAITS),
+    single("garment", words.GARMENTS),
 )
 # Tables from which a story takes several different rows, one for each rank.
 _RANKED = ([_HEROES, _FRIENDS], _PLACES, _COLOURS, _SHIPS)

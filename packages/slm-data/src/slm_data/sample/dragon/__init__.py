@@ -1,0 +1,1 @@
+"""The corpus `sample`: stories about a little blue dragon, in the English that the built-in base writes."""

@@ -1,0 +1,36 @@
+"""The corpus `sample`: short stories about Zip, a little blue dragon who blows bubbles, generated from a seed.
+
+Base model and corpus make a demonstration: the built-in base writes the same simple English, but knows no Zip.
+"""
+
+from slm_data.sample.dragon.characters import cast
+from slm_data.sample.story_grammar import StoryGrammar
+
+DRAGON = StoryGrammar(
+    version="2",
+    package="slm_data.sample.dragon",
+    plot_names=(
+        "stuck",
+        "lost",
+        "mud",
+        "dark",
+        "birthday",
+        "river",
+        "boat",
+        "hurt",
+        "bird",
+        "flowers",
+        "share",
+        "hide",
+        "angry",
+        "wind",
+        "sleep",
+        "rain",
+        "fire",
+    ),
+    cast=cast,
+    features=("",),
+    max_words=150,
+    train_stories=4000,
+    validation_stories=400,
+)
