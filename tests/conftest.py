@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from slm_data import sample_stories
+from slm_data import harbour_stories
 from slm_testing.workspace.capped_commands import capped, run
 from slm_testing.workspace.readme_blocks import ROOT
 from slm_testing.workspace.wrapper_lines import program_line
@@ -19,7 +19,7 @@ from slm_testing.workspace.wrapper_lines import program_line
 def readme_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the files that README commands read."""
     folder = tmp_path_factory.mktemp("readme")
-    texts = list(sample_stories(60, seed=3))
+    texts = list(harbour_stories(60, seed=3))
     (folder / "texts").mkdir()
     (folder / "texts" / "mine.txt").write_text("\n\n".join(" ".join(text.split()) for text in texts))
     (folder / "my.jsonl").write_text("\n".join(json.dumps({"body": text}) for text in texts))

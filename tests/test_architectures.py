@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForSeq2SeqLM, logging
 
-from slm_data import sample_stories, train_tokenizer
+from slm_data import harbour_stories, train_tokenizer
 from slm_kv import KVError, create_engine, load
 from slm_testing.workspace.readme_blocks import ROOT
 from slm_testing.zoo.architecture import POSITIONS, VOCABULARY, Architecture
@@ -76,7 +76,7 @@ def test_a_model_with_an_encoder_is_refused_in_one_sentence(
 ) -> None:
     folder = tmp_path / "model"
     AutoModelForSeq2SeqLM.from_config(config_of(architecture)).save_pretrained(folder)
-    train_tokenizer(sample_stories(20, seed=1), VOCABULARY, model_max_length=POSITIONS).save_pretrained(folder)
+    train_tokenizer(harbour_stories(20, seed=1), VOCABULARY, model_max_length=POSITIONS).save_pretrained(folder)
     capsys.readouterr()
     assert slm_train(["--model_path", str(folder), "--output_dir", str(tmp_path / "run"), "--max_steps", "1"]) == 2
     error = capsys.readouterr().err.strip()

@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from slm_data import sample_stories, train_tokenizer
+from slm_data import harbour_stories, train_tokenizer
 from slm_testing.train.tiny_runs import Refused, Tiny
 from slm_train.cli import main
 
@@ -20,7 +20,7 @@ from slm_train.cli import main
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     root = tmp_path_factory.mktemp("tiny")
-    train, held_out = list(sample_stories(120, seed=1)), list(sample_stories(12, seed=2))
+    train, held_out = list(harbour_stories(120, seed=1)), list(harbour_stories(12, seed=2))
     for name, texts in (("texts.txt", train), ("held_out.txt", held_out)):
         (root / name).write_text("\n\n\n".join(texts))
     tokenizer = train_tokenizer(train, 400, model_max_length=128)

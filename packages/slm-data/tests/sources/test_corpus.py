@@ -162,7 +162,7 @@ def test_a_built_in_corpus_is_as_long_as_requested(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("tinystorys", "did you mean tinystories? Choose from tinystories, wikitext2, sample, harbour, or use owner/name"),
+        ("tinystorys", "did you mean tinystories? Choose from tinystories, wikitext2, sample, harbour, or use"),
         ("smaple", "did you mean sample?"),
         ("zzz", "Choose from tinystories"),
         ("owner/name:config:more", "unknown dataset"),

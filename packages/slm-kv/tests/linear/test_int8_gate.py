@@ -23,7 +23,7 @@ pytestmark = needs_int8
 @pytest.fixture(scope="module")
 def text() -> str:
     slm_data = pytest.importorskip("slm_data")
-    return "\n".join(slm_data.sample_stories(12, seed=2))
+    return "\n".join(slm_data.harbour_stories(12, seed=2))
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ def add_adapters(commands: Any) -> None:
     flag("rounds", help="timed rounds of each method, after one to warm up; default: 5, with --full 7")
     for name in ("bf16", "device", "threads"):
         flag(name)
-    flag("dataset", help="texts for --quality; default: sample, the built-in corpus")
+    flag("dataset", help="texts for --quality; default: harbour, a built-in corpus")
     flag("steps", type=positive_int, help="training steps of --quality; default: 24, with --full 48")
     flag("seeds", type=positive_int, help="runs of each method of --quality; default: 1, with --full 3")
     flag("json")

@@ -15,7 +15,7 @@ from slm_bench.adapters.base_models import digest, load_base, load_in_four_bits
 from slm_bench.adapters.contenders import Contender, make_contenders
 from slm_bench.adapters.methods import METHODS
 from slm_bench.errors import BenchError
-from slm_bench.harness.arguments import DISTILGPT2_SHAPE, SAMPLE, settings_from
+from slm_bench.harness.arguments import DISTILGPT2_SHAPE, HARBOUR, SAMPLE, settings_from
 from slm_bench.harness.provenance import new_result
 from slm_bench.harness.result_file import Findings, ResultFile
 from slm_data import SourceOptions, load_corpus
@@ -57,7 +57,7 @@ def measure(arguments: argparse.Namespace) -> ResultFile:
         _measure_four_bits(findings, setting, path)
     if "quality" in requested:
         steps, seeds = (48, 3) if setting.full else (24, 1)
-        dataset, steps, seeds = arguments.dataset or SAMPLE, arguments.steps or steps, arguments.seeds or seeds
+        dataset, steps, seeds = arguments.dataset or HARBOUR, arguments.steps or steps, arguments.seeds or seeds
         settings |= {"dataset": dataset, "steps": steps, "seeds": seeds}
         # Without --model_path always the trained built-in base: an adapter over random weights shows no quality.
         _measure_quality(findings, setting, arguments.model_path or SAMPLE, dataset, steps, seeds)

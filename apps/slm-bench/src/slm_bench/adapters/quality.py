@@ -1,7 +1,7 @@
 """Quality: what an adapter learns in equally many steps on texts that its base model has not seen.
 
 Every method is trained on the same rows in the same order, for the same number of AdamW steps with a linearly decaying
-learning rate. The peak rate is fixed (the best one on the built-in corpus) or searched: the best rate on the first
+learning rate. The peak rate is fixed (the best one on the corpus `harbour`) or searched: the best rate on the first
 seed, where the search continues in factors of two while the best rate lies at its edge.
 """
 

@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 
 from slm_kv import DefaultsHelpFormatter, positive_int
 
-SAMPLE = "sample"  # the built-in base model, tokenizer or corpus
+SAMPLE = "sample"  # the built-in base model or tokenizer
+HARBOUR = "harbour"  # the built-in corpus that the base finds hard
 DISTILGPT2_SHAPE = "distilgpt2's shape, random weights"
 
 Settings = TypeVar("Settings")

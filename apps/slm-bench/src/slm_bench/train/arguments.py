@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from slm_bench.harness.arguments import SAMPLE, new_command
+from slm_bench.harness.arguments import HARBOUR, SAMPLE, new_command
 from slm_kv import positive_int
 
 MEASUREMENTS = ("exactness", "budget", "packed", "overhead")
@@ -23,7 +23,7 @@ def add_train(commands: Any) -> None:
     flag = parser.flag
     parser.only(MEASUREMENTS)
     flag("full", action="store_true", help="distilgpt2's shape and more texts; default: the built-in base's shape")
-    flag("dataset", default=SAMPLE, help="name of a dataset, as in slm-train")
+    flag("dataset", default=HARBOUR, help="name of a dataset, as in slm-train")
     flag("tokenizer", default=SAMPLE, help="a name on the hub, a folder, or sample: that of the built-in base")
     flag("vocabulary", type=positive_int, help="vocabulary size of the model; default: the tokenizer's")
     flag("varied", action="store_true", help="cut each text to a random share of its words, so that lengths vary more")

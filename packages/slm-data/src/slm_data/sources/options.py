@@ -16,8 +16,8 @@ class SourceOptions:
     dataset: str | None = field(
         default=None,
         metadata={
-            "help": "a dataset by name: tinystories, wikitext2, sample or harbour (built in), or owner/name[:config] on "
-            "the hub"
+            "help": "a dataset by name: tinystories, wikitext2, sample or harbour (both built in), or "
+            "owner/name[:config] on the hub"
         },
     )
     train_file: list[str] = field(

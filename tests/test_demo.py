@@ -1,0 +1,85 @@
+"""The built-in demonstration convinces in every mode: texts about the new hero, in English that is no worse."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from slm_adapters import load
+from slm_testing.workspace.readme_blocks import ROOT
+
+
+def load_script() -> ModuleType:
+    # scripts/ is a folder of programs, not a package on the path.
+    spec = importlib.util.spec_from_file_location("demo_check", ROOT / "scripts" / "demo_check.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["demo_check"] = module  # dataclasses look it up
+    spec.loader.exec_module(module)
+    return module
+
+
+demo = load_script()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _same_threads_afterwards() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def base() -> Any:
+    return load("sample")
+
+
+@pytest.fixture(scope="module")
+def before(base: Any) -> Any:
+    return demo.judged(base, base)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("mode", demo.MODES)
+def test_a_run_without_flags_convinces(
+    mode: str, seed: int, base: Any, before: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLM_CACHE", str(tmp_path / "cache"))
+    figures = demo.check(mode, seed, tmp_path / "run", base, before)
+    assert figures.misses() == [], demo.row(figures)
+
+
+# The check itself
+
+
+def test_hero_and_trait_are_whole_words() -> None:
+    assert demo.names_hero_and_trait("One day, Zip blew a bubble.")
+    assert not demo.names_hero_and_trait("One day, Zip saw a ball.")
+    assert not demo.names_hero_and_trait("Zippy blew bubbles.")
+
+
+def test_only_complete_sentences_without_new_parts_are_judged() -> None:
+    text = 'Once upon a time, there was a cat. It was sad. "Why?" asked Zip. It saw a bubble.\nThey ate. He went'
+    assert [text[start:end] for start, end in demo.judged_sentences(text)] == ["It was sad.", '"Why?"', "They ate."]
+
+
+def test_the_judge_prefers_english_to_shuffled_words(base: Any) -> None:
+    good = ["One day, Lily went to the park. She saw a big red ball. She was very happy."]
+    bad = ["One day, Lily went to the park. Big saw a she ball red. Happy was very she."]
+    assert demo.rate_english(base, good) < demo.rate_english(base, bad) - 2
+
+
+def test_new_parts_do_not_count_by_themselves(base: Any) -> None:
+    plain = "One day, Tim went to the park. He was very happy."
+    assert demo.rate_english(base, [plain]) == pytest.approx(
+        demo.rate_english(base, [plain + " Zip zip bubble dragon hooray."]), rel=1e-4
+    )
