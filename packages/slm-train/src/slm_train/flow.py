@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.utils.logging import disable_progress_bar
 
-from slm_data import load_corpus
+from slm_data import RowDataset, load_corpus
 from slm_train.arguments import Arguments
 from slm_train.checkpoints.disk_errors import explain_disk_errors
 from slm_train.checkpoints.final_weights import move_files
@@ -19,25 +19,29 @@ from slm_train.checkpoints.step_checkpoint import StepCheckpoint
 from slm_train.data.budget_plan import make_plan
 from slm_train.data.row_tokens import check_row_tokens
 from slm_train.data.rows import Tokens, lay_out_rows, tokenize_corpus
+from slm_train.data.run_length import choose_run_length
 from slm_train.data.verified_packing import packing_of_resumed_run, packing_record, verify_packing
 from slm_train.hardware.memory_usage import MemoryUsage
 from slm_train.hardware.out_of_memory import explain_out_of_memory
 from slm_train.hardware.thread_count import set_threads
 from slm_train.loop.budget_trainer import BudgetTrainer
+from slm_train.loop.learning_rate_search import search_learning_rate
 from slm_train.loop.stop_signals import StopSignals
 from slm_train.loop.time_budget import TimeBudget, read_seconds_spent
 from slm_train.loop.trainer import SlmTrainer
 from slm_train.model.base_model import BaseModel, find_base_model
 from slm_train.model.device_placement import move_to_device
+from slm_train.model.learning_rates import with_learning_rate
 from slm_train.model.model_building import build_model
 from slm_train.reports.dry_run import show_dry_run
 from slm_train.reports.final_report import next_command, show_report
+from slm_train.reports.hints import find_hints
 from slm_train.reports.metrics_log import MetricsLog
 from slm_train.reports.progress_bar import ProgressBar
 from slm_train.reports.training_costs import TrainingCosts
 from slm_train.run_folder.metrics_file import cut_last_evaluation
 from slm_train.run_folder.run_record import write_run
-from slm_train.run_recording import opening_record, record_costs, record_evaluation
+from slm_train.run_recording import opening_record, record_costs, record_evaluation, record_search
 from slm_train.training_run import Run
 
 
@@ -56,6 +60,7 @@ def run(arguments: Arguments) -> int:
     base = find_base_model(arguments.model, arguments.model_name, corpus.train)
     if base.note:
         console.print(base.note)
+    arguments = with_learning_rate(arguments, base, start.record)
     arguments = packing_of_resumed_run(arguments, start.record, console.print)
     tokens = tokenize_corpus(arguments, corpus, base, console.print)
     check_row_tokens(arguments, base, tokens)
@@ -68,12 +73,15 @@ def run(arguments: Arguments) -> int:
     with explain_disk_errors(start.folder), memory_explained, StopSignals() as signals:
         current, model = _load_model(current, console)
         trainer = _prepare(current, model, corpus.name, console, signals)
+        _find_learning_rate(current, trainer, console)
         _evaluate_before(current, trainer)
         _train(current, trainer)
         if signals.received:
             return _stop(current, console, signals)
         _evaluate_and_save(current, trainer)
     show_report(console, current.record)
+    for hint in find_hints(current.record):
+        console.print(hint)
     console.print(f"\nrun folder: {start.folder}\nnext: {next_command(current.record)}")
     return 0
 
@@ -81,6 +89,7 @@ def run(arguments: Arguments) -> int:
 def _lay_out(arguments: Arguments, start: Start, base: BaseModel, tokens: Tokens, console: Console) -> Run:
     """Lay the tokens out in rows and plan the run. Raises an error if it is not the run to be resumed."""
     rows = lay_out_rows(arguments, tokens, base, console.print)
+    arguments = choose_run_length(arguments, rows, start.record, console.print)
     identity = run_identity(arguments, base, rows)
     start.check_identity(identity)
     plan = make_plan(arguments, base, rows, console.print)
@@ -157,6 +166,16 @@ def _make_trainer(current: Run, model: PreTrainedModel, signals: StopSignals, co
         print_line=console.print,
         **settings,
     )
+
+
+def _find_learning_rate(current: Run, trainer: SlmTrainer, console: Console) -> None:
+    """Search for the learning rate if ``--find_learning_rate`` is given; a resumed run has its rate already."""
+    train, resumed = current.rows.train, current.start.record
+    if resumed:
+        current.record |= {name: resumed[name] for name in ("learning_rate_search",) if name in resumed}
+    elif current.arguments.run.find_learning_rate:
+        assert isinstance(train, RowDataset)
+        record_search(current, search_learning_rate(trainer, current.arguments, train, console.print))
 
 
 def _evaluate_before(current: Run, trainer: SlmTrainer) -> None:

@@ -221,6 +221,13 @@ class RunOptions:
             "and time (default), or by the model's own function (false)."
         },
     )
+    find_learning_rate: bool = field(
+        default=False,
+        metadata={
+            "help": "Try three to five learning rates around the default, or around --learning_rate, for a few steps "
+            "each on the run's own rows, and train with the best."
+        },
+    )
     prompt: str = field(
         default="Once upon a time",
         metadata={"help": "Text to continue before and after training; empty for none."},

@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from slm_train.checkpoints.resume import Start
 from slm_train.data.rows import summarize_rows
+from slm_train.loop.learning_rate_search import LearningRateSearch
 from slm_train.loop.trainer import SlmTrainer
 from slm_train.model.parameter_counts import count_parameters, weight_bytes
 from slm_train.reports.text_samples import continue_prompt
@@ -53,6 +54,17 @@ def record_evaluation(current: Run, trainer: SlmTrainer, when: str, metrics: dic
     if prompt:
         model: Any = trainer.model
         current.record["samples"][when] = continue_prompt(model, current.base.tokenizer, prompt)
+    if current.arguments.training.should_save:
+        write_run(current.start.folder, current.record)
+
+
+def record_search(current: Run, search: LearningRateSearch) -> None:
+    """Record a learning-rate search; its rate becomes that of the run wherever the record has one."""
+    identity = current.record["identity"]
+    if "learning_rate" in identity:
+        identity["learning_rate"] = search.chosen
+    current.record["arguments"]["learning_rate"] = search.chosen
+    current.record["learning_rate_search"] = search.as_dict()
     if current.arguments.training.should_save:
         write_run(current.start.folder, current.record)
 

@@ -30,8 +30,10 @@ large batch.
 # Flags of TrainingArguments that most runs set. Their own help texts do not mention our defaults.
 TRAINING_TEXTS = {
     "output_dir": "The run folder. Default: outputs/<dataset>-<mode>.",
-    "learning_rate": "Peak learning rate. Default: 5e-5 baseline, 2e-4 LoRA, 1e-2 butterflies; higher on the sample.",
-    "num_train_epochs": "Passes over the training rows. Default: 1.",
+    "learning_rate": "Peak learning rate. Default: by mode and width of the base model, and printed; "
+    "--find_learning_rate measures one.",
+    "num_train_epochs": "Passes over the training rows. Default: as many as make about 100 optimizer steps, at most "
+    "10.",
     "max_steps": "Optimizer steps; replaces epochs.",
     "per_device_train_batch_size": "Rows in a micro-batch. Default: 8.",
     "gradient_accumulation_steps": "Micro-batches in an optimizer step. Default: 1.",

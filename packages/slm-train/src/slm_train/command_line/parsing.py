@@ -17,7 +17,12 @@ from slm_train.arguments import Arguments, SlmTrainingArguments
 from slm_train.command_line.flag_reader import CommandLine
 from slm_train.command_line.flag_types import FALSE_WORDS
 from slm_train.command_line.known_flags import OPTION_GROUPS, read_flags
-from slm_train.command_line.run_defaults import complete_training, default_words, limit_by_time
+from slm_train.command_line.run_defaults import (
+    check_learning_rate_search,
+    complete_training,
+    default_words,
+    limit_by_time,
+)
 from slm_train.errors import TrainError, UsageError, did_you_mean
 from slm_train.hardware.device_defaults import device_defaults
 from slm_train.options import BudgetOptions
@@ -59,6 +64,7 @@ def make_arguments(line: CommandLine) -> Arguments:
         raise TrainError(f"--muon is for training every weight; give --mode baseline instead of {model.mode}")
     if run.max_minutes is not None:
         limit_by_time(training, line.explicit_flags)
+    notes = [*notes, *check_learning_rate_search(run, source, training)]
     _check_loggers(training.report_to)
     all_notes = (*line.notes, *notes)
     return Arguments(source, model, rows, run, training, device.name, all_notes, line.explicit_flags, *budget)

@@ -10,12 +10,9 @@ from slm_data import SourceOptions
 from slm_train.arguments import UNLIMITED_STEPS, SlmTrainingArguments
 from slm_train.errors import TrainError
 from slm_train.hardware.device_defaults import DeviceDefaults
-from slm_train.options import ModelOptions, RowOptions
+from slm_train.options import ModelOptions, RowOptions, RunOptions
 from slm_train.run_folder.run_record import RUN_FILE
 
-# Measured in docs/log.md. A run on the built-in sample is short and needs higher rates.
-LEARNING_RATES = {"baseline": 5e-5, "lora": 2e-4, "qlora": 2e-4, "butterfly": 1e-2, "butterfly_block": 1e-2}
-SAMPLE_LEARNING_RATES = {"baseline": 1e-3, "lora": 8e-3, "qlora": 8e-3, "butterfly": 3e-2, "butterfly_block": 3e-2}
 DATASET_FLAGS = {"dataset", "train_file"}
 SAMPLE_RUN = {
     "dataset": "sample",
@@ -26,6 +23,9 @@ SAMPLE_RUN = {
 SAMPLE_RUN_DYNAMIC = SAMPLE_RUN | {"target_tokens_per_step": "1024"}
 # Schedules whose shape depends on the number of steps rather than on the fraction of the run.
 _STEP_SCHEDULES = {"inverse_sqrt", "reduce_lr_on_plateau", "warmup_stable_decay", "greedy"}
+
+# Optimizers that take their steps within the backward pass, or that replace the weights in evaluations.
+_STEPS_IN_BACKWARD = re.compile("lomo|layerwise|schedule_free")
 
 
 def default_words(
@@ -56,10 +56,11 @@ def complete_training(
     *,
     dynamic: bool,
 ) -> None:
-    """Set those training arguments whose default depends on other options."""
-    if "learning_rate" not in explicit_flags:
-        has_dataset = DATASET_FLAGS & set(explicit_flags)
-        training.learning_rate = (LEARNING_RATES if has_dataset else SAMPLE_LEARNING_RATES)[model.mode]
+    """Set those training arguments whose default depends on other options.
+
+    Those that depend on the base model or on the data are set later: the learning rate
+    (``model.learning_rates``) and the number of epochs (``data.run_length``).
+    """
     if "train_sampling_strategy" not in explicit_flags and rows.packing == "none":
         training.train_sampling_strategy = "group_by_length"
     if "output_dir" not in explicit_flags:
@@ -94,6 +95,26 @@ def limit_by_time(training: SlmTrainingArguments, explicit_flags: Collection[str
             "give linear, cosine or constant"
         )
     training.max_steps = UNLIMITED_STEPS
+
+
+def check_learning_rate_search(run: RunOptions, source: SourceOptions, training: SlmTrainingArguments) -> list[str]:
+    """Return lines to print about ``--find_learning_rate``. Raises TrainError where it cannot work."""
+    if not run.find_learning_rate:
+        return []
+    optimizer = str(getattr(training.optim, "value", training.optim))
+    obstacles = {
+        "streaming": source.streaming,
+        "fsdp": training.fsdp,
+        "deepspeed": training.deepspeed,
+        f"optim {optimizer}": _STEPS_IN_BACKWARD.search(optimizer),
+    }
+    for flag in (name for name, is_given in obstacles.items() if is_given):
+        raise TrainError(f"--find_learning_rate does not work with --{flag}; give --learning_rate instead")
+    if training.learning_rate <= 0:
+        raise TrainError(
+            f"--find_learning_rate searches around --learning_rate {training.learning_rate:g}; give a positive one"
+        )
+    return ["--find_learning_rate is not run in a dry run"] if run.dry_run else []
 
 
 def free_output_dir(preferred: str, resume: str | None) -> str:
