@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from slm_data.sample.pretrained import sample_base
     from slm_data.sources.corpus import load_corpus
     from slm_data.sources.documents import Corpus, Documents
+    from slm_data.sources.hub_cache import find_missing_dataset
     from slm_data.sources.hub_errors import HUB_ERROR_REASONS
     from slm_data.sources.options import SourceOptions
     from slm_data.tokens.bpe import train_tokenizer
@@ -55,6 +56,7 @@ __all__ = [
     "TokenCounts",
     "TokenStore",
     "as_packing",
+    "find_missing_dataset",
     "harbour_stories",
     "harbour_story",
     "load_corpus",
@@ -93,6 +95,7 @@ _EXPORTS = {
     "as_packing": "rows.packing_names:as_packing",
     "harbour_stories": "sample.built_in:harbour_stories",
     "harbour_story": "sample.built_in:harbour_story",
+    "find_missing_dataset": "sources.hub_cache:find_missing_dataset",
     "load_corpus": "sources.corpus:load_corpus",
     "plan_budget": "rows.budget_planning:plan_budget",
     "plan_rows": "rows.packing:plan_rows",

@@ -86,6 +86,8 @@ def _silence_libraries() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_HUB_VERBOSITY", "critical")
+    for bars in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
+        os.environ.setdefault(bars, "1")  # they would disturb our own; a line says what is downloaded
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     # bitsandbytes 0.50 logs an error on import when its optional CPU kernel is missing. PEFT 0.21 imports bitsandbytes
     # wherever it is installed, to look up its layer classes, so that cannot be limited to 4-bit runs from here.

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
+from rich.progress import Progress
 from transformers import PreTrainedModel, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.utils.logging import disable_progress_bar
 
-from slm_data import RowDataset, load_corpus
+from slm_data import RowDataset, find_missing_dataset, load_corpus
 from slm_train.arguments import Arguments
 from slm_train.checkpoints.disk_errors import explain_disk_errors
 from slm_train.checkpoints.final_weights import move_files
@@ -17,6 +18,7 @@ from slm_train.checkpoints.resume import Start, choose_start
 from slm_train.checkpoints.run_identity import run_identity
 from slm_train.checkpoints.step_checkpoint import StepCheckpoint
 from slm_train.data.budget_plan import make_plan
+from slm_train.data.evaluated_rows import evaluated_rows_of_resumed_run
 from slm_train.data.row_tokens import check_row_tokens
 from slm_train.data.rows import Tokens, lay_out_rows, tokenize_corpus
 from slm_train.data.run_length import choose_run_length
@@ -31,13 +33,15 @@ from slm_train.loop.time_budget import TimeBudget, read_seconds_spent
 from slm_train.loop.trainer import SlmTrainer
 from slm_train.model.base_model import BaseModel, find_base_model
 from slm_train.model.device_placement import move_to_device
+from slm_train.model.download import will_be_downloaded
 from slm_train.model.learning_rates import with_learning_rate
 from slm_train.model.model_building import build_model
 from slm_train.reports.dry_run import show_dry_run
 from slm_train.reports.final_report import next_command, show_report
 from slm_train.reports.hints import find_hints
 from slm_train.reports.metrics_log import MetricsLog
-from slm_train.reports.progress_bar import ProgressBar
+from slm_train.reports.progress_bar import ProgressBar, progress_display
+from slm_train.reports.run_summary import show_run_summary
 from slm_train.reports.training_costs import TrainingCosts
 from slm_train.run_folder.metrics_file import cut_last_evaluation
 from slm_train.run_folder.run_record import write_run
@@ -54,6 +58,8 @@ def run(arguments: Arguments) -> int:
     # Cheap checks come first: nothing has been downloaded, tokenised or written yet.
     start = choose_start(arguments, console.print)
     set_threads(arguments, start.record, console.print)
+    if dataset := find_missing_dataset(arguments.source):
+        console.print(f"downloading the dataset {dataset} ...")
     corpus = load_corpus(arguments.source)
     for note in corpus.notes:
         console.print(note)
@@ -62,18 +68,24 @@ def run(arguments: Arguments) -> int:
         console.print(base.note)
     arguments = with_learning_rate(arguments, base, start.record)
     arguments = packing_of_resumed_run(arguments, start.record, console.print)
+    arguments = evaluated_rows_of_resumed_run(arguments, start.record, console.print)
     tokens = tokenize_corpus(arguments, corpus, base, console.print)
     check_row_tokens(arguments, base, tokens)
     # All checks that do not need the weights come before they are loaded, with the packing that was asked for.
     current = _lay_out(arguments, start, base, tokens, console)
-    if arguments.run.dry_run:
-        show_dry_run(console, arguments, base, current.rows, current.steps)
-        return 0
+    if will_be_downloaded(base):
+        console.print(f"downloading the weights of {base.name} ...")
     memory_explained = explain_out_of_memory(arguments, tokens.block_size)
-    with explain_disk_errors(start.folder), memory_explained, StopSignals() as signals:
+    if arguments.run.dry_run:
+        with memory_explained:
+            show_dry_run(console, current)
+        return 0
+    display = progress_display(console)
+    with explain_disk_errors(start.folder), memory_explained, StopSignals() as signals, display as bars:
         current, model = _load_model(current, console)
-        trainer = _prepare(current, model, corpus.name, console, signals)
+        trainer = _prepare(current, model, corpus.name, bars, signals)
         _find_learning_rate(current, trainer, console)
+        show_run_summary(console, current, trainer)
         _evaluate_before(current, trainer)
         _train(current, trainer)
         if signals.received:
@@ -122,15 +134,15 @@ def _load_model(current: Run, console: Console) -> tuple[Run, PreTrainedModel]:
     return current, model
 
 
-def _prepare(current: Run, model: PreTrainedModel, dataset: str, console: Console, signals: StopSignals) -> SlmTrainer:
+def _prepare(current: Run, model: PreTrainedModel, dataset: str, bars: Progress, signals: StopSignals) -> SlmTrainer:
     """Create the trainer and the run folder. All checks have been made: this may delete an earlier run."""
-    trainer = _make_trainer(current, model, signals, console)
+    trainer = _make_trainer(current, model, signals, bars.console)
     # ProgressBar and MetricsLog below replace them.
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
     tokens = int(current.plan.tokens.sum()) if current.plan else None
     log = MetricsLog(current.start.folder, current.time_budget)
-    progress = ProgressBar(console, tokens, current.time_budget)
+    progress = ProgressBar(bars, tokens, current.time_budget)
     # The time budget first: the others read its seconds.
     for callback in (*([current.time_budget] if current.time_budget else []), log, progress):
         trainer.add_callback(callback)
@@ -149,7 +161,7 @@ def _make_trainer(current: Run, model: PreTrainedModel, signals: StopSignals, co
         "model": model,
         "args": arguments.training,
         "rows": current.rows.train,
-        "eval_rows": current.rows.validation,
+        "eval_rows": current.rows.evaluated,
         "processing_class": current.base.tokenizer,
         "muon": arguments.run.muon,
         "fused_loss": arguments.run.fused_loss,

@@ -171,6 +171,10 @@ class RowOptions:
             "is longer than a row."
         },
     )
+    max_eval_tokens: int = field(
+        default=200_000,
+        metadata={"help": "Evaluate on about this many tokens of the validation rows, evenly spaced; 0 for all."},
+    )
     token_cache: str | None = field(
         default=None, metadata={"help": "Folder for tokenised corpora. Default: $SLM_CACHE or ~/.cache/slm."}
     )
@@ -184,6 +188,8 @@ class RowOptions:
             raise TrainError(f"--block_size {self.block_size} leaves nothing to predict; use 2 or more")
         if not 0 <= self.packing_fill <= 1:
             raise TrainError(f"--packing_fill {self.packing_fill} must be from 0 to 1")
+        if self.max_eval_tokens < 0:
+            raise TrainError(f"--max_eval_tokens {self.max_eval_tokens} must not be below 0; use 0 for all")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from slm_train.checkpoints.resume import Start
-from slm_train.data.rows import summarize_rows
+from slm_train.data.rows import summarize_rows, summarize_validation
 from slm_train.loop.learning_rate_search import LearningRateSearch
 from slm_train.loop.trainer import SlmTrainer
 from slm_train.model.parameter_counts import count_parameters, weight_bytes
@@ -31,7 +31,7 @@ def opening_record(current: Run, dataset: str, model: PreTrainedModel) -> dict[s
         "base": current.base.name,
         "dataset": dataset,
         **environment(arguments.training.device, arguments.device_name),
-        "data": {"train": summarize_rows(rows.train), "validation": summarize_rows(rows.validation)},
+        "data": {"train": summarize_rows(rows.train), "validation": summarize_validation(rows)},
         "parameters": {"trainable": parameters.trainable, "total": parameters.total},
         "memory": current.record["memory"] | {"weights": weight_bytes(model)},
         "evaluation": _recorded_before(current.start, "evaluation"),

@@ -37,7 +37,7 @@ TRAINING_TEXTS = {
     "max_steps": "Optimizer steps; replaces epochs.",
     "per_device_train_batch_size": "Rows in a micro-batch. Default: 8.",
     "gradient_accumulation_steps": "Micro-batches in an optimizer step. Default: 1.",
-    "per_device_eval_batch_size": "Rows in an evaluation batch. Default: 8.",
+    "per_device_eval_batch_size": "Rows in an evaluation batch. Default: as in training, at most 8.",
     "gradient_checkpointing": "Recompute activations in the backward pass: less memory, slower.",
     "warmup_steps": "Steps during which the learning rate rises; below 1, a fraction of the run.",
     "lr_scheduler_type": "linear (default), cosine, constant, warmup_stable_decay ...",

@@ -14,6 +14,7 @@ from transformers.integrations.integration_utils import (
 
 from slm_data import DataError
 from slm_train.arguments import Arguments, SlmTrainingArguments
+from slm_train.command_line.evaluation_batch import limit_evaluation_batch
 from slm_train.command_line.flag_reader import CommandLine
 from slm_train.command_line.flag_types import FALSE_WORDS
 from slm_train.command_line.known_flags import OPTION_GROUPS, read_flags
@@ -60,6 +61,7 @@ def make_arguments(line: CommandLine) -> Arguments:
     if line.is_dynamic and "packing" not in line.explicit_flags:
         rows = replace(rows, packing="none")
     complete_training(training, source, model, rows, line.explicit_flags, dynamic=line.is_dynamic)
+    limit_evaluation_batch(training, rows, budget[0] if budget else None, line.explicit_flags)
     if run.muon and model.mode != "baseline":
         raise TrainError(f"--muon is for training every weight; give --mode baseline instead of {model.mode}")
     if run.max_minutes is not None:

@@ -20,6 +20,7 @@ from slm_data import (
     tokenize,
 )
 from slm_train.arguments import Arguments
+from slm_train.data.evaluated_rows import choose_evaluated
 from slm_train.errors import TrainError
 from slm_train.model.base_model import BaseModel
 from slm_train.options import DEFAULT_BLOCK_SIZE, RowOptions
@@ -38,10 +39,11 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows for training and for evaluation."""
+    """The rows for training, those of the validation split, and the part of them that is evaluated."""
 
     train: RowDataset | RowStream
     validation: RowDataset
+    evaluated: RowDataset
     block_size: int
 
     @property
@@ -97,7 +99,8 @@ def lay_out_rows(arguments: Arguments, tokens: Tokens, base: BaseModel, print_li
         train = RowStream(tokens.train, base.tokenizer, tokens.block_size, packing, options.packing_fill, seed)
         print_line(f"{tokens.train.name}: streamed, packed window by window ({packing}, block {tokens.block_size})")
     validation = _stored_rows(options, tokens.validation, tokens.block_size, seed, print_line)
-    return Rows(train, validation, tokens.block_size)
+    evaluated = choose_evaluated(validation, options.max_eval_tokens, print_line)
+    return Rows(train, validation, evaluated, tokens.block_size)
 
 
 def optimizer_steps(arguments: Arguments, rows: Rows) -> int:
@@ -124,6 +127,12 @@ def summarize_rows(rows: RowDataset | RowStream) -> dict[str, Any]:
         "split_documents": plan.split_documents,
         "fingerprint": store.fingerprint,
     }
+
+
+def summarize_validation(rows: Rows) -> dict[str, Any]:
+    """Return the figures of the validation rows for run.json, with those of the part that is evaluated."""
+    evaluated = rows.evaluated.plan
+    return summarize_rows(rows.validation) | {"evaluated_rows": len(evaluated), "evaluated_tokens": evaluated.tokens}
 
 
 def describe_rows(rows: RowDataset) -> str:

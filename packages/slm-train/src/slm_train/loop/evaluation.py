@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from slm_data import IGNORE_INDEX
+from slm_train.loop.evaluation_loss import EvaluationLoss
 
 _LARGEST_EXPONENT = 700  # exp of more overflows a float
 
@@ -53,6 +53,8 @@ def evaluate(
     *,
     tokens_per_byte: float,
     block_size: int,
+    loss: EvaluationLoss | None = None,
+    on_batch: Callable[[], object] | None = None,
 ) -> Evaluation:
     """Evaluate ``model`` on this process's share of ``batches``, and combine the sums of all processes.
 
@@ -62,7 +64,10 @@ def evaluate(
         accelerator: For device, autocast and communication with the other processes.
         tokens_per_byte: Predicted tokens per byte of the evaluated text, for bits per byte.
         block_size: Tokens in a row, for the record.
+        loss: Computes the loss of a batch; by default the one that fits the model.
+        on_batch: Called after each batch.
     """
+    loss = loss or EvaluationLoss.fitting(model)
     start, was_training = time.perf_counter(), model.training
     model.eval()
     totals = torch.zeros(2, dtype=torch.float64)
@@ -70,24 +75,13 @@ def evaluate(
         inputs = {name: value.to(accelerator.device) for name, value in batch.items()}
         labels = inputs.pop("labels")
         with accelerator.autocast():
-            # With the default cache, packed documents attend to each other (transformers 5: logits differ by up to
-            # 0.19).
-            logits = model(**inputs, use_cache=False).logits
-        totals += torch.stack(summed_nll(logits, labels)).double().cpu()
+            nll, predicted = loss(model, inputs, labels)
+        totals += torch.stack([nll, torch.tensor(predicted)])
+        if on_batch:
+            on_batch()
     model.train(was_training)
-    nll, tokens = accelerator.reduce(totals.float() if accelerator.num_processes > 1 else totals).tolist()
-    loss = nll / max(tokens, 1)
-    bits = loss / math.log(2) * tokens_per_byte
-    perplexity = math.exp(loss) if loss < _LARGEST_EXPONENT else math.inf
-    return Evaluation(loss, perplexity, bits, int(tokens), block_size, time.perf_counter() - start)
-
-
-def summed_nll(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the summed negative log likelihood in nats, and the number of tokens in the sum.
-
-    ``logits`` is ``[batch, tokens, vocabulary]``, ``labels`` ``[batch, tokens]``; position t predicts token t + 1.
-    """
-    targets = labels[:, 1:]
-    is_predicted = targets != IGNORE_INDEX
-    predicting = logits[:, :-1][is_predicted].float()  # selected before the cast: padding costs no memory
-    return nn.functional.cross_entropy(predicting, targets[is_predicted], reduction="sum"), is_predicted.sum()
+    total, tokens = accelerator.reduce(totals.float() if accelerator.num_processes > 1 else totals).tolist()
+    mean = total / max(tokens, 1)
+    bits = mean / math.log(2) * tokens_per_byte
+    perplexity = math.exp(mean) if mean < _LARGEST_EXPONENT else math.inf
+    return Evaluation(mean, perplexity, bits, int(tokens), block_size, time.perf_counter() - start)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Sampler, Subset
 from transformers import PreTrainedTokenizerBase, Trainer
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
@@ -14,15 +15,17 @@ from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import EvalLoopOutput
 
-from slm_data import RowCollator, RowDataset, RowSampler, RowStream
+from slm_data import RowCollator, RowDataset, RowStream
 from slm_train.arguments import SlmTrainingArguments
 from slm_train.checkpoints.atomic_write import atomic_folder, temporary_path
 from slm_train.checkpoints.retention import rotate
 from slm_train.loop.auxiliary_loss import AuxiliaryLoss
 from slm_train.loop.evaluation import evaluate
+from slm_train.loop.evaluation_loss import EvaluationLoss
 from slm_train.loop.fused_loss import loss_context
 from slm_train.loop.loss_path import observe_loss_path
 from slm_train.loop.muon import MuonWithAdamW, muon_groups
+from slm_train.loop.row_order import row_order
 
 
 class SlmTrainer(Trainer):
@@ -39,13 +42,14 @@ class SlmTrainer(Trainer):
         fused_loss: bool = True,
         **settings: Any,
     ):
-        collator = RowCollator(_padding_id(settings["processing_class"]), rows.packing == "best_fit")
+        collator = RowCollator(padding_id(settings["processing_class"]), rows.packing == "best_fit")
         self._checkpoint_parent: Path | None = None
         super().__init__(train_dataset=rows, eval_dataset=eval_rows, data_collator=collator, **settings)
         self.muon = muon
         model: Any = self.model
         self._check_loss_path(model)
         self.loss_context = loss_context(model, self.args, fused_loss)
+        self.evaluation_loss = EvaluationLoss.fitting(model, self.args)
         self.trained_tokens: Any = 0
         self.last_evaluation: tuple[int, dict[str, Any]] | None = (
             None  # step and metrics of the last one during training
@@ -63,16 +67,10 @@ class SlmTrainer(Trainer):
             AuxiliaryLoss(model, causal)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
-        """Return an order of rows that depends on seed and epoch only, so that a resumed run finds its position."""
         rows: Any = self.train_dataset if train_dataset is None else train_dataset
         if isinstance(rows, RowStream):
             return None
-        if self.args.train_sampling_strategy == "sequential":
-            return torch.utils.data.SequentialSampler(rows)
-        group = self.args.train_batch_size * self.args.world_size
-        is_grouped = self.args.train_sampling_strategy != "random"
-        seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
-        return RowSampler(rows.plan.row_lengths, seed=seed, group=group if is_grouped else 0)
+        return row_order(rows, self.args)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
         """Also add up predicted tokens, on the device: reading the count would make the CPU wait for the GPU."""
@@ -112,20 +110,33 @@ class SlmTrainer(Trainer):
         **__: Any,
     ) -> EvalLoopOutput:
         """Evaluate by tokens. transformers' own loop averages the means of batches."""
-        model: Any = self.model_wrapped if self.is_in_train else self.model
         rows: Any = self.eval_dataset
+        self.callback_handler.eval_dataloader = dataloader
         evaluation = evaluate(
-            model,
+            self._evaluated_model(),
             dataloader,
             self.accelerator,
             tokens_per_byte=rows.store.tokens_per_byte,
             block_size=rows.plan.block_size,
+            loss=self.evaluation_loss,
+            on_batch=self._report_batch,
         )
         metrics = evaluation.metrics(metric_key_prefix)
         if self.is_in_train:
             self.last_evaluation = self.state.global_step, dict(metrics)
         no_predictions: Any = None
         return EvalLoopOutput(no_predictions, None, metrics, len(rows))
+
+    def _evaluated_model(self) -> Any:
+        """Return the model to evaluate: not DDP, whose processes wait for each other in every forward pass.
+
+        It broadcasts buffers there, also in evaluation, and the shares of the processes may differ by a batch.
+        """
+        is_wrapped = self.is_in_train and not isinstance(self.model_wrapped, DistributedDataParallel)
+        return self.model_wrapped if is_wrapped else self.model
+
+    def _report_batch(self) -> None:
+        self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
 
     def evaluate_trained(self) -> dict[str, Any]:
         """Return the metrics of the trained weights, under the names that ``evaluate`` uses.
@@ -192,7 +203,7 @@ class SlmTrainer(Trainer):
         return str(self._checkpoint_parent or super()._get_output_dir(trial))
 
 
-def _padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
+def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """Return a token id for padding. Any id works: padding has no loss, and no token attends to it."""
     token = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     return int(token or 0)

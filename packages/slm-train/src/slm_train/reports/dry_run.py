@@ -6,11 +6,11 @@ from rich.console import Console
 from rich.table import Table
 
 from slm_train.arguments import Arguments
-from slm_train.data.rows import Rows
 from slm_train.hardware.memory_usage import MemoryUsage
-from slm_train.model.base_model import BaseModel
 from slm_train.reports.final_report import megabytes
 from slm_train.reports.memory_estimate import MemoryEstimate, estimate_memory
+from slm_train.reports.run_summary import print_summary, time_model
+from slm_train.training_run import Run
 
 _LABELS = {
     "process": "process, before the model",
@@ -18,13 +18,16 @@ _LABELS = {
     "gradients": "gradients",
     "optimizer": "optimizer state",
     "activations": "activations and gradients, at the peak of a step",
+    "evaluation": "the same for a batch of the evaluation",
     "fragmentation": "held by the allocator, unused",
 }
 
 
-def show_dry_run(console: Console, arguments: Arguments, base: BaseModel, rows: Rows, steps: int) -> None:
-    """Print steps, parameters, memory and disk use of a run. Trains nothing; writes only the token cache."""
-    estimate = estimate_memory(arguments, base, rows)
+def show_dry_run(console: Console, current: Run) -> None:
+    """Print size, duration, memory and disk use of a run. Trains nothing; writes only the token cache."""
+    arguments, base, rows, steps = current.arguments, current.base, current.rows, current.steps
+    estimate, model = estimate_memory(arguments, base, rows)
+    print_summary(console, current, time_model(current, model))
     table = Table(title=f"dry run: {arguments.model.mode} on {base.name or 'a new model'}", title_justify="left")
     table.add_column("")
     table.add_column("estimate", justify="right")

@@ -37,11 +37,18 @@ def show_report(console: Console, record: dict[str, Any]) -> None:
     console.print(table)
     tokens, block = after["tokens"], after["block_size"]
     console.print(
-        f"Evaluated on {tokens:,} tokens in rows of at most {block}. Memory is shown before and after loading the "
-        "model.",
+        f"Evaluated on {tokens:,} tokens{_share_of_validation(record)} in rows of at most {block}. Memory is shown "
+        "before and after loading the model.",
         style="dim",
     )
     _show_samples(console, record["samples"])
+
+
+def _share_of_validation(record: dict[str, Any]) -> str:
+    """Return how many tokens the validation split has, if only a part of them is evaluated."""
+    validation = record["data"]["validation"]
+    total, evaluated = validation["tokens"], validation.get("evaluated_tokens", validation["tokens"])
+    return f" (--max_eval_tokens; the validation texts have {total:,})" if evaluated < total else ""
 
 
 def _figures(record: dict[str, Any]) -> list[tuple[str, str]]:

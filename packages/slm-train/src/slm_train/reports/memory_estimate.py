@@ -18,6 +18,7 @@ from slm_data import RowDataset
 from slm_train.arguments import Arguments
 from slm_train.data.rows import Rows
 from slm_train.hardware.memory_usage import MemoryUsage
+from slm_train.loop.evaluation_loss import EvaluationLoss
 from slm_train.loop.fused_loss import loss_context
 from slm_train.loop.muon import muon_groups
 from slm_train.model.base_model import BaseModel
@@ -32,25 +33,32 @@ _FRAGMENTATION, _FRAGMENTATION_CHECKPOINTING = 0.3, 0.7
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes by purpose. ``peak`` is what ``MemoryUsage.peak()`` should be during training."""
+    """Bytes by purpose. ``peak`` is what ``MemoryUsage.peak()`` should be at the end of a run."""
 
     process: int
     weights: int
     gradients: int
     optimizer: int
     activations: int  # at the peak of a step, with the gradients computed so far
+    evaluation: int  # at the peak of an evaluation batch
     fragmentation: int  # resident but unused
     checkpoint: int
     parameters: ParameterCounts
 
     @property
     def peak(self) -> int:
-        """Bytes at the peak of a step."""
-        return self.process + self.weights + self.optimizer + self.activations + self.fragmentation
+        """Bytes at the peak of a step, or of an evaluation during training."""
+        # Gradients do not exist during an evaluation.
+        batch = max(self.activations, self.evaluation)
+        return self.process + self.weights + self.optimizer + batch + self.fragmentation
 
 
-def estimate_memory(arguments: Arguments, base: BaseModel, rows: Rows) -> MemoryEstimate:
-    """Build the model as the run would, and estimate the memory of a step."""
+def estimate_memory(arguments: Arguments, base: BaseModel, rows: Rows) -> tuple[MemoryEstimate, Any]:
+    """Build the model as the run would, and estimate the memory of a step and of an evaluation.
+
+    Returns:
+        The estimate, and the model on its device.
+    """
     training = arguments.training
     memory = MemoryUsage(training.device)
     process = memory.current()
@@ -65,18 +73,21 @@ def estimate_memory(arguments: Arguments, base: BaseModel, rows: Rows) -> Memory
     gradients = sum(p.nbytes for p in trained)
     with loss_context(model, training, arguments.run.fused_loss)():
         activations = _activation_bytes(model, arguments, rows)
+    evaluation = _evaluation_bytes(model, arguments, rows)
     on_gpu = training.device.type == "cuda"  # there MemoryUsage counts allocated bytes, without fragmentation
     share = _FRAGMENTATION_CHECKPOINTING if training.gradient_checkpointing else _FRAGMENTATION
-    return MemoryEstimate(
+    estimate = MemoryEstimate(
         process=process,
         weights=weight_bytes(model),
         gradients=gradients,
         optimizer=optimizer,
         activations=activations,
-        fragmentation=0 if on_gpu else left_by_loading + int(share * activations),
+        evaluation=evaluation,
+        fragmentation=0 if on_gpu else left_by_loading + int(share * max(activations, evaluation)),
         checkpoint=gradients + optimizer,  # the trained weights have the size of their gradients
         parameters=count_parameters(model),
     )
+    return estimate, model
 
 
 def _optimizer_bytes(arguments: Arguments, model: Any, trained: list[torch.nn.Parameter]) -> int:
@@ -107,14 +118,35 @@ def _activation_bytes(model: Any, arguments: Arguments, rows: Rows) -> int:
     return live.highest
 
 
+@torch.no_grad()
+def _evaluation_bytes(model: Any, arguments: Arguments, rows: Rows) -> int:
+    """Return the peak of live bytes, beyond the weights, in the largest batch of an evaluation.
+
+    Real tensors without contents of their own, because which tokens are predicted decides the shapes: one batch is
+    evaluated.
+    """
+    training, plan = arguments.training, rows.evaluated.plan
+    shape = min(training.per_device_eval_batch_size, len(plan)), int(plan.row_lengths.max())
+    loss = EvaluationLoss.fitting(model, training)
+    model.eval()
+    with LiveTensors() as live, _autocast(training):
+        live.ignore(model)
+        batch = _batch(shape, training.device, is_packed=plan.packing == "best_fit")
+        loss(model, batch, batch.pop("labels"))
+    return live.highest
+
+
 def _largest_batch(arguments: Arguments, rows: Rows) -> dict[str, torch.Tensor]:
     """Return the largest batch of a run, ``[rows, tokens]``."""
-    training = arguments.training
     shape = _largest_shape(arguments, rows)
-    ids = torch.zeros(shape, dtype=torch.long, device=training.device)
+    return _batch(shape, arguments.training.device, is_packed=rows.train.packing == "best_fit")
+
+
+def _batch(shape: tuple[int, int], device: torch.device, *, is_packed: bool) -> dict[str, torch.Tensor]:
+    ids = torch.zeros(shape, dtype=torch.long, device=device)
     batch = {"input_ids": ids, "labels": ids.clone()}
-    if rows.train.packing == "best_fit":
-        batch["position_ids"] = torch.arange(shape[1], device=training.device).repeat(shape[0], 1)
+    if is_packed:
+        batch["position_ids"] = torch.arange(shape[1], device=device).repeat(shape[0], 1)
     return batch
 
 

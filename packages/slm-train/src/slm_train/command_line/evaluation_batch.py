@@ -1,0 +1,20 @@
+"""The default size of an evaluation batch."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from slm_train.arguments import SlmTrainingArguments
+from slm_train.options import DEFAULT_BLOCK_SIZE, BudgetOptions, RowOptions
+
+
+def limit_evaluation_batch(
+    training: SlmTrainingArguments, rows: RowOptions, budget: BudgetOptions | None, explicit_flags: Collection[str]
+) -> None:
+    """Make evaluation batches no larger than those of training by default, so that what trains can be evaluated."""
+    if "per_device_eval_batch_size" in explicit_flags:
+        return
+    size = training.per_device_train_batch_size
+    if budget and "per_device_train_batch_size" not in explicit_flags:
+        size = budget.max_tokens_per_micro_batch // (rows.block_size or DEFAULT_BLOCK_SIZE)
+    training.per_device_eval_batch_size = max(1, min(training.per_device_eval_batch_size, size))
