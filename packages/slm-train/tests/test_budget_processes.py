@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 import slm_testing.forked as forked
 from slm_testing.train.budget_runs import dynamic
 from slm_testing.train.killing import start
-from slm_testing.train.tiny_runs import Tiny
+from slm_testing.train.tiny_runs import Tiny, read_record
 from slm_train.cli import main
 
 
@@ -86,6 +86,19 @@ def test_one_process_and_two_give_the_same_weights_and_the_run_continues(
     for line, expected in zip(lines, expected_lines, strict=True):
         for name in {"loss", "eval_loss", "grad_norm", "tokens"} & expected.keys():
             assert line[name] == pytest.approx(expected[name], rel=1e-5)
+
+
+def test_two_processes_find_the_learning_rate_that_one_finds(tiny: Tiny, undropped: Path, tmp_path: Path) -> None:
+    more = ("--lora_dropout", "0", "--model_path", str(undropped), "--max_steps", "2", "--find_learning_rate")
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert main(dynamic(tiny, one, *more)) == 0
+    assert by_forks(dynamic(tiny, two, *more)) == 0
+    found, expected = (read_record(folder)["learning_rate_search"] for folder in (two, one))
+    assert found["chosen"] == expected["chosen"]
+    assert found["loss_before"] == pytest.approx(expected["loss_before"], rel=1e-5)
+    for trial, expected_trial in zip(found["trials"], expected["trials"], strict=True):
+        assert trial == pytest.approx(expected_trial, rel=1e-3)
+    assert largest_difference(weights(one), weights(two)) <= 1e-6
 
 
 @pytest.mark.parametrize("flags", [dynamic, Tiny.flags], ids=["dynamic", "trainer"])

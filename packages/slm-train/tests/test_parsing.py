@@ -10,7 +10,6 @@ from slm_testing.train.tiny_runs import Refused, Tiny
 from slm_train.command_line import parsing
 from slm_train.command_line.parsing import parse_arguments
 from slm_train.hardware.device_defaults import DeviceDefaults
-from slm_train.options import MODES
 
 
 @pytest.mark.parametrize(
@@ -45,14 +44,6 @@ def test_bf16_is_on_if_the_device_has_it_and_fp16_is_not_set(monkeypatch: pytest
     monkeypatch.setattr(parsing, "device_defaults", lambda cpu_wanted: DeviceDefaults(True, True, "CPU"))
     assert parse_arguments(["--fp16"] if fp16 else []).training.bf16 is not fp16
     assert parse_arguments(["--bf16", "false"]).training.bf16 is False
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_each_mode_has_its_own_default_learning_rate(mode: str) -> None:
-    on_sample = parse_arguments(["--mode", mode]).training.learning_rate
-    named = parse_arguments(["--mode", mode, "--dataset", "sample"]).training.learning_rate
-    assert 0 < named < on_sample  # a named dataset means a longer run
-    assert parse_arguments(["--mode", mode, "--learning_rate", "7e-4"]).training.learning_rate == 7e-4
 
 
 def test_logs_can_go_to_several_places(monkeypatch: pytest.MonkeyPatch) -> None:

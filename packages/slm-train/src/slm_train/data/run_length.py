@@ -7,13 +7,12 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from slm_data import RowDataset, RowStream
+from slm_data import RowDataset
 from slm_train.arguments import Arguments
 from slm_train.data.rows import PrintLine, Rows, optimizer_steps
 
 TARGET_STEPS = 100
 MAX_EPOCHS = 10
-_LENGTH_FLAGS = {"num_train_epochs", "max_steps"}
 
 
 def choose_run_length(
@@ -27,10 +26,10 @@ def choose_run_length(
         recorded: The run.json of the run that is resumed, which keeps its epochs.
         print_line: Prints a line, with the reason for the number.
     """
-    if _LENGTH_FLAGS & arguments.explicit_flags or arguments.run.max_minutes is not None:
+    # --max_minutes and --streaming come with a positive max_steps.
+    if "num_train_epochs" in arguments.explicit_flags or arguments.training.max_steps > 0:
         return arguments
-    if isinstance(rows.train, RowStream):  # needs --max_steps, which is checked where the texts are tokenised
-        return arguments
+    assert isinstance(rows.train, RowDataset)
     epochs = _recorded_epochs(recorded)
     if epochs is None:
         steps = _steps_per_epoch(arguments, rows, rows.train)

@@ -16,7 +16,7 @@ from slm_train.options import BUTTERFLY_MODES, ModelOptions
 _MEASURED_WIDTH = 576
 _SMALL_WIDTH = 512  # bases narrower than this take the rates of the built-in base
 _SMALL = {"baseline": 1e-3, "lora": 4e-3, "oft": 4e-3, "butterfly": 3e-2}
-_LARGE = {"baseline": 5e-5, "lora": 4e-4, "oft": 4e-4, "butterfly": 4e-3}
+_LARGE = {"baseline": 5e-5, "lora": 5e-4, "oft": 5e-4, "butterfly": 4e-3}
 _FROM_SCRATCH, _FROM_SCRATCH_WIDTH = 1e-3, 256
 
 
