@@ -65,7 +65,7 @@ class ProgressBar(TrainerCallback):
         self.rate = ProgressRate(total, self._completed(state))
         self._last_line = time.perf_counter()
         if state.is_world_process_zero:
-            self.training = self._add_task("training", self.rate)
+            self.training = self._add_task("training", self.rate, self.unit)
             self.display.start()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -93,10 +93,8 @@ class ProgressBar(TrainerCallback):
         self.evaluated = None
         self.rate.skip()
         if self.evaluating is not None:
-            self.display.remove_task(self.evaluating)
+            self._remove(self.evaluating, is_last=self.training is None)
             self.evaluating = None
-        if self.training is None:
-            self.display.stop()
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **named: Any) -> None:
         logs = named.get("logs") or {}
@@ -108,9 +106,8 @@ class ProgressBar(TrainerCallback):
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self.training is None:
             return
-        self.display.remove_task(self.training)
+        self._remove(self.training, is_last=True)
         self.training = None
-        self.display.stop()
         self._print(f"step {self._position(state)}  trained in {clock_time(self.rate.seconds)}")
 
     def _begin_evaluation(self, loader: DataLoader[Any], state: TrainerState) -> None:
@@ -118,12 +115,17 @@ class ProgressBar(TrainerCallback):
         if self.training is None:
             self._last_line = time.perf_counter()
         if state.is_world_process_zero:
-            self.evaluating = self._add_task("evaluating", self.evaluated)
+            self.evaluating = self._add_task("evaluating", self.evaluated, "tokens")
             self.display.start()
 
-    def _add_task(self, description: str, rate: ProgressRate) -> TaskID:
-        texts = {"position": "", "loss": "", "speed": "", "left": ""}
+    def _add_task(self, description: str, rate: ProgressRate, unit: str) -> TaskID:
+        texts = {"position": _counted(rate, unit), "loss": "", "speed": "", "left": ""}
         return self.display.add_task(description, total=rate.total, completed=rate.completed, **texts)
+
+    def _remove(self, task: TaskID, *, is_last: bool) -> None:
+        if is_last:  # before its bar is removed: an empty display would leave a blank line
+            self.display.stop()
+        self.display.remove_task(task)
 
     def _update(self, task: TaskID | None, rate: ProgressRate) -> None:
         if task is None:
