@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from slm_data.sample.corpus import SAMPLE_TRAIN_SEED, sample_stories, sample_story
     from slm_data.sample.pretrained import sample_base
     from slm_data.sources.corpus import load_corpus
+    from slm_data.sources.dataset_names import dataset_hub_id
     from slm_data.sources.documents import Corpus, Documents
     from slm_data.sources.hub_errors import HUB_ERROR_REASONS
     from slm_data.sources.options import SourceOptions
@@ -49,6 +50,7 @@ __all__ = [
     "TokenCounts",
     "TokenStore",
     "as_packing",
+    "dataset_hub_id",
     "load_corpus",
     "plan_budget",
     "plan_rows",
@@ -83,6 +85,7 @@ _EXPORTS = {
     "TokenCounts": "tokens.store:TokenCounts",
     "TokenStore": "tokens.store:TokenStore",
     "as_packing": "rows.packing_names:as_packing",
+    "dataset_hub_id": "sources.dataset_names:dataset_hub_id",
     "load_corpus": "sources.corpus:load_corpus",
     "plan_budget": "rows.budget_planning:plan_budget",
     "plan_rows": "rows.packing:plan_rows",

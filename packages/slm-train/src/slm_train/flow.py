@@ -12,11 +12,12 @@ from transformers.utils.logging import disable_progress_bar
 from slm_data import load_corpus
 from slm_train.arguments import Arguments
 from slm_train.checkpoints.disk_errors import explain_disk_errors
-from slm_train.checkpoints.final_weights import move_files
+from slm_train.checkpoints.final_weights import add_model_card, move_files
 from slm_train.checkpoints.resume import Start, choose_start
 from slm_train.checkpoints.run_identity import run_identity
 from slm_train.checkpoints.step_checkpoint import StepCheckpoint
 from slm_train.data.budget_plan import make_plan
+from slm_train.data.prompts import choose_prompts
 from slm_train.data.row_tokens import check_row_tokens
 from slm_train.data.rows import Tokens, lay_out_rows, tokenize_corpus
 from slm_train.data.verified_packing import packing_of_resumed_run, packing_record, verify_packing
@@ -31,7 +32,7 @@ from slm_train.model.base_model import BaseModel, find_base_model
 from slm_train.model.device_placement import move_to_device
 from slm_train.model.model_building import build_model
 from slm_train.reports.dry_run import show_dry_run
-from slm_train.reports.final_report import next_command, show_report
+from slm_train.reports.final_report import show_next_commands, show_report
 from slm_train.reports.metrics_log import MetricsLog
 from slm_train.reports.progress_bar import ProgressBar
 from slm_train.reports.training_costs import TrainingCosts
@@ -59,6 +60,7 @@ def run(arguments: Arguments) -> int:
     arguments = packing_of_resumed_run(arguments, start.record, console.print)
     tokens = tokenize_corpus(arguments, corpus, base, console.print)
     check_row_tokens(arguments, base, tokens)
+    arguments = choose_prompts(arguments, base, tokens, start.record, console.print)
     # All checks that do not need the weights come before they are loaded, with the packing that was asked for.
     current = _lay_out(arguments, start, base, tokens, console)
     if arguments.run.dry_run:
@@ -74,7 +76,7 @@ def run(arguments: Arguments) -> int:
             return _stop(current, console, signals)
         _evaluate_and_save(current, trainer)
     show_report(console, current.record)
-    console.print(f"\nrun folder: {start.folder}\nnext: {next_command(current.record)}")
+    show_next_commands(console, arguments, current.record, start.folder)
     return 0
 
 
@@ -202,5 +204,6 @@ def _evaluate_and_save(current: Run, trainer: SlmTrainer) -> None:
     if trainer.args.should_save:
         temporary = current.start.folder / ".weights.writing"
         trainer.save_model(str(temporary))
+        add_model_card(temporary, current.start.folder, current.record)
         move_files(temporary, current.start.folder)
         write_run(current.start.folder, current.record)

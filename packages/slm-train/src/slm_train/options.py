@@ -221,9 +221,12 @@ class RunOptions:
             "and time (default), or by the model's own function (false)."
         },
     )
-    prompt: str = field(
-        default="Once upon a time",
-        metadata={"help": "Text to continue before and after training; empty for none."},
+    prompt: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Texts to continue before and after training, each in quotes; empty for none. Default: the first "
+            "words of two held-out documents; two openings of a story for the built-in corpus."
+        },
     )
 
     def __post_init__(self) -> None:
