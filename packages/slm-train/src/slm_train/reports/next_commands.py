@@ -53,13 +53,8 @@ def next_commands(
     if record["mode"] != "baseline":
         commands.append(("merge into the base", "slm-adapters", ["merge", str(folder), f"{folder}-merged"]))
     if not arguments.model.from_scratch:
-        commands.append(
-            (
-                "compare modes",
-                "slm-lab",
-                ["compare", *_comparison(arguments, record), "--output_dir", f"{folder}-compare"],
-            )
-        )
+        words = ["compare", *_comparison(arguments, record), "--output_dir", f"{folder}-compare"]
+        commands.append(("compare modes", "slm-lab", words))
     if record["dataset"] == "sample":
         own = ["--train_file", "your.txt", "--model_path", str(record["base"] or "sample")]
         commands.append(("train on your own text", "slm-train", own))
