@@ -56,7 +56,7 @@ def test_the_code_of_a_card_works_in_its_folder(
 ) -> None:
     folder = trained(name)
     monkeypatch.chdir(folder)
-    assert read_card(folder).data.pipeline_tag == "text-generation"
+    assert read_card(folder).data.get("pipeline_tag") == "text-generation"
     assert len(run_python_blocks(folder)) == (1 if name == "baseline" else 2)
     (command,) = [block for block in code_blocks(folder, "bash") if block.startswith("slm-serve")]
     run_capped(command)

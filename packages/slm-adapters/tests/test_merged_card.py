@@ -64,17 +64,17 @@ def test_the_method_of_an_adapter_without_a_record_is_in_its_card(tiny: MakeMode
 
 
 @pytest.mark.parametrize(
-    ("base", "expected"),
+    ("name", "expected"),
     [("distilbert/distilgpt2", "distilbert/distilgpt2"), ("OWNER/NAME", "OWNER/NAME"), ("sample", None)],
 )
 @pytest.mark.parametrize("record", [None, {}, RECORD, RECORD | {"base": "distilbert/distilgpt2", "hub": None}])
 def test_a_base_that_was_loaded_from_the_hub_is_named_by_its_id(
-    run: Path, merged: Loaded, base: str, expected: str | None, record: dict[str, Any] | None
+    run: Path, merged: Loaded, name: str, expected: str | None, record: dict[str, Any] | None
 ) -> None:
     (run / "run.json").unlink()
     if record is not None:
-        (run / "run.json").write_text(json.dumps(record | {"base": base}))
-    card = merged_card(replace(merged, base=base))
+        (run / "run.json").write_text(json.dumps(record | {"base": name}))
+    card = merged_card(replace(merged, base=name))
     assert card is not None
     assert (card.metadata().base_model, card.metadata().to_dict().get("base_model_relation")) == (
         expected,
