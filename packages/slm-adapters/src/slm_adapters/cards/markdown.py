@@ -26,9 +26,9 @@ def quote(text: str) -> str:
     return "\n".join(f"> {line}{end}".rstrip() for line, end in zip(lines, breaks, strict=True))
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table of cells that are Markdown; columns after the first are aligned right."""
-    lines = [header, ["---", *("---:" for _ in header[1:])], *rows]
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: bool = False) -> str:
+    """Return a table of cells that are Markdown; with ``numbers``, columns after the first are aligned right."""
+    lines = [header, ["---", *("---:" if numbers else "---" for _ in header[1:])], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

@@ -114,7 +114,7 @@ class ModelCard:
         if not self.metrics:
             return []
         rows = [(escape(m.name), "" if m.before is None else _number(m.before), _number(m.after)) for m in self.metrics]
-        return ["## Evaluation", table(("", "before training", "after"), rows), escape(self.evaluation)]
+        return ["## Evaluation", table(("", "before training", "after"), rows, numbers=True), escape(self.evaluation)]
 
     def _sample_sections(self) -> list[str]:
         texts = [

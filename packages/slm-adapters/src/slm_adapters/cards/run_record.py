@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
-from slm_adapters.base.base_lookup import FULL_NAMES, PROVIDERS
+from slm_adapters.cards.base_names import base_of, base_words, hub_id
 from slm_adapters.cards.markdown import escape
 from slm_adapters.cards.model_card import Metric, ModelCard, TextSample
+from slm_adapters.cards.record_values import Record, entry, flag, number, text
 from slm_adapters.cards.usage import Base, Usage
 
 METHODS = {
@@ -21,9 +22,6 @@ METHODS = {
 }
 METRICS = {"perplexity": "perplexity", "bits_per_byte": "bits per byte"}
 VERSIONS = ("slm-train", "slm-adapters", "torch", "transformers", "peft")
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-
-Record = Mapping[str, Any]
 
 
 def run_card(record: Record) -> ModelCard:
@@ -32,28 +30,17 @@ def run_card(record: Record) -> ModelCard:
     Names of folders appear without the folders above them, so that a published card says nothing about a machine.
     """
     mode, base, dataset = text(record, "mode") or "unknown", base_of(record), text(record, "dataset") or "own texts"
-    is_adapter = mode != "baseline"
     method = METHODS.get(mode, mode) + (" with DoRA" if flag(record, "arguments", "use_dora") else "")
-    samples = tuple(_samples(record))
-    base_id = base.name if base and base.kind == "hub" else None
-    dataset_id = hub_id(text(record, "hub", "dataset"))
-    own_evaluation = isinstance(entry(record, "arguments", "validation_file"), list) and bool(
-        entry(record, "arguments", "validation_file")
-    )
+    samples, dataset_id = tuple(_samples(record)), hub_id(text(record, "hub", "dataset"))
+    is_adapter, has_own_evaluation = mode != "baseline", bool(entry(record, "arguments", "validation_file"))
     return ModelCard(
         title=f"{dataset}: {method} on {base_words(base, linked=False)}",
         summary=_summary(is_adapter, method, base, dataset, dataset_id),
-        usage=Usage(
-            base=base if is_adapter else None,
-            is_butterfly=mode.startswith("butterfly"),
-            is_four_bit=mode == "qlora" or flag(record, "arguments", "load_in_4bit"),
-            resizes_embeddings=flag(record, "arguments", "resize_embeddings"),
-            **({"prompt": samples[0].prompt} if samples else {}),
-        ),
-        base_id=base_id,
+        usage=_usage(record, mode, base if is_adapter else None, samples),
+        base_id=base.name if base and base.kind == "hub" else None,
         relation="adapter" if is_adapter else "finetune",
         datasets=(dataset_id,) if dataset_id else (),
-        evaluated_on=None if own_evaluation else dataset_id,
+        evaluated_on=None if has_own_evaluation else dataset_id,
         tags=tuple(dict.fromkeys(("slm", *_tags(record, mode)))),
         metrics=tuple(_metrics(record)),
         evaluation=_evaluation(record),
@@ -62,65 +49,15 @@ def run_card(record: Record) -> ModelCard:
     )
 
 
-def base_of(record: Record) -> Base | None:
-    """Return the base of a run; None for a model that was trained from random weights."""
-    name = text(record, "base")
-    if not name:
-        return None
-    if name in PROVIDERS:
-        return Base(name, "built-in")
-    revision = text(record, "arguments", "model_revision")
-    # Without the entry, as up to slm-train 0.6, a name such as models/mine may be a folder or an id.
-    known = name if name in FULL_NAMES.values() else None
-    if identifier := hub_id(text(record, "hub", "base")) or known:
-        return Base(identifier, "hub", revision)
-    return Base(last_part(name), "local")
-
-
-def base_words(base: Base | None, *, linked: bool = True) -> str:
-    """Return the base in words; as Markdown with a link to the hub, or plain."""
-    if base is None:
-        return "a new model"
-    if base.kind == "built-in":
-        return f"the built-in base model {base.name}" if not linked else f"`{base.name}`, the built-in base of slm-data"
-    if base.kind == "local":
-        return f"the local model {escape(base.name) if linked else base.name}"
-    return f"[{escape(base.name)}](https://huggingface.co/{base.name})" if linked else base.name
-
-
-def hub_id(name: str | None) -> str | None:
-    """Return ``name`` if it can be an id on the hub, else None."""
-    return name if name and _HUB_ID.fullmatch(name) else None
-
-
-def last_part(path: str) -> str:
-    """Return the last part of a path of any system."""
-    return re.split(r"[\\/]", path.rstrip("\\/"))[-1] or "model"
-
-
-def entry(record: Record, *names: str) -> Any:
-    """Return a nested value, or None."""
-    value: Any = record
-    for name in names:
-        value = value.get(name) if isinstance(value, Mapping) else None
-    return value
-
-
-def text(record: Record, *names: str) -> str | None:
-    """Return a nested text that is not empty, or None."""
-    value = entry(record, *names)
-    return value if isinstance(value, str) and value else None
-
-
-def flag(record: Record, *names: str) -> bool:
-    """Return whether a nested switch is on."""
-    return entry(record, *names) is True
-
-
-def number(record: Record, *names: str) -> float | None:
-    """Return a nested number, or None."""
-    value = entry(record, *names)
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+def _usage(record: Record, mode: str, base: Base | None, samples: Sequence[TextSample]) -> Usage:
+    usage = Usage(
+        base=base,
+        is_butterfly=mode.startswith("butterfly"),
+        loads_with_peft=mode != "oft",  # PEFT 0.21 cannot, over the Conv1D layers of GPT-2
+        is_four_bit=mode == "qlora" or flag(record, "arguments", "load_in_4bit"),
+        resizes_embeddings=flag(record, "arguments", "resize_embeddings"),
+    )
+    return replace(usage, prompt=samples[0].prompt) if samples else usage
 
 
 def _summary(is_adapter: bool, method: str, base: Base | None, dataset: str, dataset_id: str | None) -> str:

@@ -39,6 +39,7 @@ class Usage:
     Attributes:
         base: The base of an adapter; None for a whole model.
         is_butterfly: Whether PEFT knows the method only with slm_adapters.
+        loads_with_peft: Whether PEFT can load the adapter over any base that slm_adapters can.
         is_four_bit: Whether the adapter was trained over 4-bit weights.
         resizes_embeddings: Whether the adapter may have been trained with more rows of embeddings than its base has.
         prompt: The text that the examples continue.
@@ -46,6 +47,7 @@ class Usage:
 
     base: Base | None = None
     is_butterfly: bool = False
+    loads_with_peft: bool = True
     is_four_bit: bool = False
     resizes_embeddings: bool = False
     prompt: str = "Once upon a time"
@@ -66,7 +68,7 @@ def usage_sections(usage: Usage) -> list[str]:
         opening,
         *_notes(usage),
         *_with_slm(usage, usage.base),
-        *_with_peft(usage, usage.base),
+        *(_with_peft(usage, usage.base) if usage.loads_with_peft else []),
         "With transformers alone, after merging:",
         _shell(f"slm-adapters merge {HERE} ../merged{_base_flag(usage.base)}"),
         *_served(_serve_command(usage.base)),

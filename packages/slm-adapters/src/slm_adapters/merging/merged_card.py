@@ -8,9 +8,10 @@ from typing import Any
 
 from slm_adapters.base.base_lookup import PROVIDERS, find_base
 from slm_adapters.base.model_folder import ModelFolder, read_model_folder
+from slm_adapters.cards.base_names import base_words, last_part
 from slm_adapters.cards.markdown import escape
 from slm_adapters.cards.model_card import ModelCard
-from slm_adapters.cards.run_record import METHODS, base_words, last_part, run_card
+from slm_adapters.cards.run_record import METHODS, run_card
 from slm_adapters.cards.usage import Base, Usage
 from slm_adapters.loading.load import Loaded
 

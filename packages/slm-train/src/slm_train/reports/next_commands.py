@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections.abc import Iterator
 from dataclasses import MISSING, Field, fields
 from importlib.util import find_spec
 from pathlib import Path
@@ -44,25 +45,26 @@ def next_commands(
         installed: The commands of other packages that may be named.
         prefix: What each command begins with, such as ``uv run ``.
     """
-    prompts = arguments.run.prompt or []
-    continued = ["--prompt", *prompts[:1]] if prompts else []
-    commands: list[tuple[str, str, list[str]]] = [
-        ("generate text", "slm-paged", ["--model_path", str(folder), *continued]),
-        ("serve it", "slm-serve", ["--model_path", str(folder)]),
-    ]
-    if record["mode"] != "baseline":
-        commands.append(("merge into the base", "slm-adapters", ["merge", str(folder), f"{folder}-merged"]))
-    if not arguments.model.from_scratch:
-        words = ["compare", *_comparison(arguments, record), "--output_dir", f"{folder}-compare"]
-        commands.append(("compare modes", "slm-lab", words))
-    if record["dataset"] == "sample":
-        own = ["--train_file", "your.txt", "--model_path", str(record["base"] or "sample")]
-        commands.append(("train on your own text", "slm-train", own))
     return [
         (purpose, f"{prefix}{shlex.join([command, *words])}")
-        for purpose, command, words in commands
+        for purpose, command, words in _commands(arguments, record, str(folder))
         if command in installed or command not in _PACKAGES
     ]
+
+
+def _commands(arguments: Arguments, record: dict[str, Any], folder: str) -> Iterator[tuple[str, str, list[str]]]:
+    """Yield what to do next, the command for it, and the words after the command."""
+    prompt = [word for text in (arguments.run.prompt or [])[:1] for word in ("--prompt", text)]
+    yield "generate text", "slm-paged", ["--model_path", folder, *prompt]
+    yield "serve it", "slm-serve", ["--model_path", folder]
+    if record["mode"] != "baseline":
+        yield "merge into the base", "slm-adapters", ["merge", folder, f"{folder}-merged"]
+    if not arguments.model.from_scratch:
+        flags = [*_comparison(arguments, record), "--output_dir", f"{folder}-compare"]
+        yield "compare modes", "slm-lab", ["compare", *flags]
+    if record["dataset"] == "sample":
+        own = ["--train_file", "your.txt", "--model_path", str(record["base"] or "sample")]
+        yield "train on your own text", "slm-train", own
 
 
 def _comparison(arguments: Arguments, record: dict[str, Any]) -> list[str]:
