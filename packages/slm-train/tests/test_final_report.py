@@ -90,6 +90,14 @@ def test_the_commands_are_for_this_run() -> None:
     assert "slm-train" not in found
 
 
+@pytest.mark.parametrize(
+    ("prompts", "words"),
+    [((), []), (("--prompt", ""), []), (("--prompt=-z",), ["--prompt=-z"]), (("--prompt", "- no"), ["--prompt=- no"])],
+)
+def test_the_first_prompt_is_continued(prompts: tuple[str, ...], words: list[str]) -> None:
+    assert commands(*prompts)["slm-paged"] == ["slm-paged", "--model_path", "my runs/x", *words]
+
+
 def test_a_whole_model_is_not_merged_and_a_demo_leads_to_own_text() -> None:
     found = commands(mode="baseline", dataset="sample")
     assert "slm-adapters" not in found

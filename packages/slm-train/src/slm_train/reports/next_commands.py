@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, Field, fields
 from importlib.util import find_spec
 from pathlib import Path
@@ -54,8 +54,7 @@ def next_commands(
 
 def _commands(arguments: Arguments, record: dict[str, Any], folder: str) -> Iterator[tuple[str, str, list[str]]]:
     """Yield what to do next, the command for it, and the words after the command."""
-    prompt = [word for text in (arguments.run.prompt or [])[:1] for word in ("--prompt", text)]
-    yield "generate text", "slm-paged", ["--model_path", folder, *prompt]
+    yield "generate text", "slm-paged", ["--model_path", folder, *_prompt_flag(arguments.run.prompt or [])]
     yield "serve it", "slm-serve", ["--model_path", folder]
     if record["mode"] != "baseline":
         yield "merge into the base", "slm-adapters", ["merge", folder, f"{folder}-merged"]
@@ -65,6 +64,13 @@ def _commands(arguments: Arguments, record: dict[str, Any], folder: str) -> Iter
     if record["dataset"] == "sample":
         own = ["--train_file", "your.txt", "--model_path", str(record["base"] or "sample")]
         yield "train on your own text", "slm-train", own
+
+
+def _prompt_flag(prompts: Sequence[str]) -> list[str]:
+    if not prompts or not prompts[0]:
+        return []
+    # argparse takes a text that begins with a dash only after an equals sign.
+    return [f"--prompt={prompts[0]}"] if prompts[0].startswith("-") else ["--prompt", prompts[0]]
 
 
 def _comparison(arguments: Arguments, record: dict[str, Any]) -> list[str]:
