@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     from slm_adapters.butterfly.rotate import rotate, rotation_matrix
     from slm_adapters.butterfly.settings import ButterflySettings
     from slm_adapters.butterfly.structure import Rotation
+    from slm_adapters.cards.model_card import ModelCard
+    from slm_adapters.cards.readme_file import has_own_readme, remove_model_card, write_model_card
+    from slm_adapters.cards.run_record import run_card
     from slm_adapters.errors import AdapterError
     from slm_adapters.loading.load import Loaded, load, load_tokenizer, read_adapter_folder
     from slm_adapters.loading.multi_adapter import LoadedAdapters, common_base, load_adapters
@@ -78,6 +81,7 @@ __all__ = [
     "LoadedAdapters",
     "LogitDifference",
     "LoraSettings",
+    "ModelCard",
     "ModelFolder",
     "Rotation",
     "TokenWithoutRow",
@@ -97,6 +101,7 @@ __all__ = [
     "find_config_fault",
     "find_token_without_row",
     "four_bit_config",
+    "has_own_readme",
     "hub_error_reason",
     "load",
     "load_adapters",
@@ -112,11 +117,14 @@ __all__ = [
     "read_json",
     "read_model_folder",
     "reload_model",
+    "remove_model_card",
     "resize_embeddings",
     "rotate",
     "rotate_reference",
     "rotation_matrix",
+    "run_card",
     "write_model",
+    "write_model_card",
 ]
 
 # "Name": "module:attribute". Imported on first use.
@@ -137,6 +145,7 @@ _EXPORTS = {
     "LoraSettings": "lora.settings:LoraSettings",
     "MODEL_CONFIG": "base.model_folder:MODEL_CONFIG",
     "MODEL_FILE_SUFFIXES": "merging.merged_folder:MODEL_FILE_SUFFIXES",
+    "ModelCard": "cards.model_card:ModelCard",
     "ModelFolder": "base.model_folder:ModelFolder",
     "PROBE_TEXT": "merging.logit_comparison:PROBE_TEXT",
     "Rotation": "butterfly.structure:Rotation",
@@ -158,6 +167,7 @@ _EXPORTS = {
     "find_base": "base.base_lookup:find_base",
     "find_token_without_row": "base.vocabulary:find_token_without_row",
     "four_bit_config": "base.quantization:four_bit_config",
+    "has_own_readme": "cards.readme_file:has_own_readme",
     "hub_error_reason": "base.hub_errors:hub_error_reason",
     "load": "loading.load:load",
     "load_adapters": "loading.multi_adapter:load_adapters",
@@ -173,11 +183,14 @@ _EXPORTS = {
     "read_json": "base.model_folder:read_json",
     "read_model_folder": "base.model_folder:read_model_folder",
     "reload_model": "merging.merged_folder:reload_model",
+    "remove_model_card": "cards.readme_file:remove_model_card",
     "resize_embeddings": "base.vocabulary:resize_embeddings",
     "rotate": "butterfly.rotate:rotate",
     "rotate_reference": "butterfly.reference:rotate_reference",
     "rotation_matrix": "butterfly.rotate:rotation_matrix",
+    "run_card": "cards.run_record:run_card",
     "write_model": "merging.merged_folder:write_model",
+    "write_model_card": "cards.readme_file:write_model_card",
 }
 
 

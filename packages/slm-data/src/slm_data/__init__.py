@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     )
     from slm_data.sample.pretrained import sample_base
     from slm_data.sources.corpus import load_corpus
+    from slm_data.sources.dataset_names import dataset_hub_id
     from slm_data.sources.documents import Corpus, Documents
     from slm_data.sources.hub_cache import find_missing_dataset
     from slm_data.sources.hub_errors import HUB_ERROR_REASONS
@@ -56,6 +57,7 @@ __all__ = [
     "TokenCounts",
     "TokenStore",
     "as_packing",
+    "dataset_hub_id",
     "find_missing_dataset",
     "harbour_stories",
     "harbour_story",
@@ -96,6 +98,7 @@ _EXPORTS = {
     "harbour_stories": "sample.built_in:harbour_stories",
     "harbour_story": "sample.built_in:harbour_story",
     "find_missing_dataset": "sources.hub_cache:find_missing_dataset",
+    "dataset_hub_id": "sources.dataset_names:dataset_hub_id",
     "load_corpus": "sources.corpus:load_corpus",
     "plan_budget": "rows.budget_planning:plan_budget",
     "plan_rows": "rows.packing:plan_rows",

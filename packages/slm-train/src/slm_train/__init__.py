@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from slm_train.model.parameter_counts import count_parameters
     from slm_train.model.single_kernel_gelu import single_kernel_gelu
     from slm_train.reports.live_tensors import LiveTensors
-    from slm_train.reports.text_samples import continue_prompt
+    from slm_train.reports.text_samples import continue_prompts
     from slm_train.verification.causality import find_causality_fault
     from slm_train.verification.packing import find_packing_fault
 
@@ -44,7 +44,7 @@ __all__ = [
     "StepCheckpoint",
     "TrainError",
     "UsageError",
-    "continue_prompt",
+    "continue_prompts",
     "count_parameters",
     "count_predicted",
     "device_defaults",
@@ -76,7 +76,7 @@ _EXPORTS = {
     "StepCheckpoint": "checkpoints.step_checkpoint:StepCheckpoint",
     "TrainError": "errors:TrainError",
     "UsageError": "errors:UsageError",
-    "continue_prompt": "reports.text_samples:continue_prompt",
+    "continue_prompts": "reports.text_samples:continue_prompts",
     "count_parameters": "model.parameter_counts:count_parameters",
     "count_predicted": "loop.micro_batches:count_predicted",
     "device_defaults": "hardware.device_defaults:device_defaults",

@@ -13,12 +13,13 @@ from transformers.utils.logging import disable_progress_bar
 from slm_data import RowDataset, find_missing_dataset, load_corpus
 from slm_train.arguments import Arguments
 from slm_train.checkpoints.disk_errors import explain_disk_errors
-from slm_train.checkpoints.final_weights import move_files
+from slm_train.checkpoints.final_weights import add_model_card, move_files
 from slm_train.checkpoints.resume import Start, choose_start
 from slm_train.checkpoints.run_identity import run_identity
 from slm_train.checkpoints.step_checkpoint import StepCheckpoint
 from slm_train.data.budget_plan import make_plan
 from slm_train.data.evaluated_rows import evaluated_rows_of_resumed_run
+from slm_train.data.prompts import choose_prompts
 from slm_train.data.row_tokens import check_row_tokens
 from slm_train.data.rows import Tokens, lay_out_rows, tokenize_corpus
 from slm_train.data.run_length import choose_run_length
@@ -37,7 +38,7 @@ from slm_train.model.download import will_be_downloaded
 from slm_train.model.learning_rates import with_learning_rate
 from slm_train.model.model_building import build_model
 from slm_train.reports.dry_run import show_dry_run
-from slm_train.reports.final_report import next_command, show_report
+from slm_train.reports.final_report import show_next_commands, show_report
 from slm_train.reports.hints import find_hints
 from slm_train.reports.metrics_log import MetricsLog
 from slm_train.reports.progress_bar import ProgressBar, progress_display
@@ -71,6 +72,7 @@ def run(arguments: Arguments) -> int:
     arguments = evaluated_rows_of_resumed_run(arguments, start.record, console.print)
     tokens = tokenize_corpus(arguments, corpus, base, console.print)
     check_row_tokens(arguments, base, tokens)
+    arguments = choose_prompts(arguments, base, tokens, start.record, console.print)
     # All checks that do not need the weights come before they are loaded, with the packing that was asked for.
     current = _lay_out(arguments, start, base, tokens, console)
     if will_be_downloaded(base):
@@ -94,7 +96,7 @@ def run(arguments: Arguments) -> int:
     show_report(console, current.record)
     for hint in find_hints(current.record):
         console.print(hint)
-    console.print(f"\nrun folder: {start.folder}\nnext: {next_command(current.record)}")
+    show_next_commands(console, arguments, current.record, start.folder)
     return 0
 
 
@@ -233,5 +235,6 @@ def _evaluate_and_save(current: Run, trainer: SlmTrainer) -> None:
     if trainer.args.should_save:
         temporary = current.start.folder / ".weights.writing"
         trainer.save_model(str(temporary))
+        add_model_card(temporary, current.start.folder, current.record)
         move_files(temporary, current.start.folder)
         write_run(current.start.folder, current.record)

@@ -234,9 +234,12 @@ class RunOptions:
             "each on the run's own rows, and train with the best."
         },
     )
-    prompt: str = field(
-        default="Once upon a time",
-        metadata={"help": "Text to continue before and after training; empty for none."},
+    prompt: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Texts to continue before and after training, each in quotes; empty for none. Default: the first "
+            "words of two held-out documents; two openings of a story for the built-in corpus."
+        },
     )
 
     def __post_init__(self) -> None:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 from transformers import PreTrainedModel
 
-from slm_train.checkpoints.resume import Start
+from slm_data import dataset_hub_id
 from slm_train.data.rows import summarize_rows, summarize_validation
 from slm_train.loop.learning_rate_search import LearningRateSearch
 from slm_train.loop.trainer import SlmTrainer
 from slm_train.model.parameter_counts import count_parameters, weight_bytes
-from slm_train.reports.text_samples import continue_prompt
+from slm_train.reports.text_samples import continue_prompts
 from slm_train.reports.training_costs import TrainingCosts
 from slm_train.run_folder.environment import environment
 from slm_train.run_folder.run_record import write_run
+from slm_train.run_folder.samples import recorded_samples
 from slm_train.training_run import Run
 
 # Metrics that the Trainer adds to an evaluation and that run.json leaves out.
@@ -30,30 +32,39 @@ def opening_record(current: Run, dataset: str, model: PreTrainedModel) -> dict[s
         "mode": arguments.model.mode,
         "base": current.base.name,
         "dataset": dataset,
+        "hub": _hub_ids(current),
+        "date": datetime.now(UTC).date().isoformat(),
         **environment(arguments.training.device, arguments.device_name),
         "data": {"train": summarize_rows(rows.train), "validation": summarize_validation(rows)},
         "parameters": {"trainable": parameters.trainable, "total": parameters.total},
         "memory": current.record["memory"] | {"weights": weight_bytes(model)},
-        "evaluation": _recorded_before(current.start, "evaluation"),
-        "samples": _recorded_before(current.start, "samples"),
+        "evaluation": _before((current.start.record or {}).get("evaluation", {})),
+        "samples": _before(recorded_samples(current.start.record or {})),
         "arguments": arguments.as_dict(),
     }
 
 
-def _recorded_before(start: Start, part: str) -> dict[str, Any]:
+def _hub_ids(current: Run) -> dict[str, str | None]:
+    """Return the ids of base and dataset on the hub: other names may be folders, or mean something here only."""
+    location, source = current.base.source, current.arguments.source
+    return {
+        "base": location.name if location and location.folder is None else None,
+        "dataset": None if source.train_file else dataset_hub_id(source.dataset),
+    }
+
+
+def _before(values: dict[str, Any]) -> dict[str, Any]:
     """Return the part ``before`` training of what the resumed run recorded; empty for a new run."""
-    recorded = start.record[part] if start.record else {}
-    return {when: value for when, value in recorded.items() if when == "before"}
+    return {when: value for when, value in values.items() if when == "before"}
 
 
 def record_evaluation(current: Run, trainer: SlmTrainer, when: str, metrics: dict[str, Any]) -> None:
-    """Record metrics and a text sample."""
+    """Record metrics and text samples."""
     values = {name.removeprefix("eval_"): value for name, value in metrics.items()}
     current.record["evaluation"][when] = {name: v for name, v in values.items() if name not in _UNRECORDED}
-    prompt = current.arguments.run.prompt
-    if prompt:
+    if prompts := current.arguments.run.prompt:
         model: Any = trainer.model
-        current.record["samples"][when] = continue_prompt(model, current.base.tokenizer, prompt)
+        current.record["samples"][when] = continue_prompts(model, current.base.tokenizer, prompts)
     if current.arguments.training.should_save:
         write_run(current.start.folder, current.record)
 

@@ -11,6 +11,7 @@ import torch
 from slm_adapters.base.base_lookup import recorded_base
 from slm_adapters.base.log_filters import quiet_transformers
 from slm_adapters.base.model_folder import ModelFolder, read_model_folder
+from slm_adapters.cards.readme_file import README, has_own_readme
 from slm_adapters.errors import AdapterError
 from slm_adapters.inspection.description import method_name
 from slm_adapters.loading.load import load
@@ -60,6 +61,8 @@ def _print_result(adapter: ModelFolder, base: str, options: argparse.Namespace, 
         f"difference {difference.largest:.2g}, largest logit {difference.logit:.3g}"
     )
     print(f"greedy next token: the same at {difference.agreeing} of {difference.tokens} positions")
+    if has_own_readme(options.out):
+        print(f"{options.out / README} is your own and was left as it is: no model card was written")
 
 
 def _exit_code(options: argparse.Namespace, difference: LogitDifference) -> int:

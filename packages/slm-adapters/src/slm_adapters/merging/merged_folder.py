@@ -13,8 +13,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from slm_adapters.base.model_folder import MODEL_CONFIG, RUN_RECORD
 from slm_adapters.base.soft_cap import apply_soft_cap
+from slm_adapters.cards.readme_file import README, has_own_readme, write_model_card
 from slm_adapters.errors import AdapterError
 from slm_adapters.loading.load import Loaded
+from slm_adapters.merging.merged_card import merged_card
 
 MODEL_FILE_SUFFIXES = {".json", ".safetensors", ".jinja", ".txt", ".model", ".md"}
 
@@ -44,6 +46,8 @@ def check_output_folder(out: Path, inputs: list[Path], overwrite: bool) -> None:
 def write_model(loaded: Loaded, out: Path) -> None:
     """Write model and tokenizer to ``out`` in transformers' format. After an error ``out`` is unchanged.
 
+    A merged adapter also gets a model card, unless ``out`` has a README.md that the user wrote, which stays.
+
     Raises AdapterError if the disk is full or not writable.
     """
     out = out.resolve()
@@ -53,6 +57,7 @@ def write_model(loaded: Loaded, out: Path) -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
         loaded.model.save_pretrained(staging)
         loaded.tokenizer.save_pretrained(staging)
+        _add_readme(loaded, staging, out)
         _sync_to_disk(staging)
         _replace(out, staging)
     except (OSError, SafetensorError) as error:
@@ -71,6 +76,13 @@ def reload_model(out: Path, like: PreTrainedModel) -> PreTrainedModel:
 def _is_model_file(entry: Path) -> bool:
     # A run record marks the folder of a training run, which must not be replaced.
     return entry.is_file() and entry.suffix in MODEL_FILE_SUFFIXES and entry.name != RUN_RECORD
+
+
+def _add_readme(loaded: Loaded, staging: Path, out: Path) -> None:
+    if has_own_readme(out):
+        shutil.copy2(out / README, staging / README)
+    elif card := merged_card(loaded):
+        write_model_card(staging, card)
 
 
 def _sync_to_disk(folder: Path) -> None:

@@ -38,3 +38,10 @@ def resolve_hub_name(name: str) -> str:
         f"unknown dataset {name!r}: {hint}Choose from {', '.join(SUGGESTED_NAMES)}, or use owner/name[:config] "
         "of a hub dataset"
     )
+
+
+def dataset_hub_id(name: str | None) -> str | None:
+    """Return the id of a dataset on the hub, ``owner/name``; None for a built-in corpus and for no name."""
+    full_name = HUB_NAMES.get((name or "").lower(), name or "")
+    identifier = full_name.partition(":")[0]
+    return identifier if re.fullmatch(r"[\w.-]+/[\w.-]+", identifier) else None

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from slm_adapters import remove_model_card
 from slm_data import BudgetPlan
 from slm_train.arguments import Arguments
 from slm_train.checkpoints.atomic_write import delete_folder, remove_leftovers
@@ -177,6 +178,7 @@ def _remove_run(folder: Path) -> None:
     """Remove the files of an earlier run; all other files in the folder stay."""
     for name in (RUN_FILE, METRICS_FILE):
         (folder / name).unlink(missing_ok=True)
+    remove_model_card(folder)
     for checkpoint in folder.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
     for name in (STEP_CHECKPOINT_FILE, BEST_WEIGHTS_FILE, *_MODEL_FILES):

@@ -198,6 +198,9 @@ class SlmTrainer(Trainer):
         if output_dir and not _internal_call:
             (Path(output_dir) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        """Write nothing: a finished run has a card of its own (transformers would write one for ``--push_to_hub``)."""
+
     def _get_output_dir(self, trial: Any) -> str:
         """Return the folder in which transformers creates ``checkpoint-N``: the temporary one while it writes one."""
         return str(self._checkpoint_parent or super()._get_output_dir(trial))

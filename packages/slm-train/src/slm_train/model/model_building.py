@@ -50,8 +50,14 @@ def build_model(arguments: Arguments, base: BaseModel) -> PreTrainedModel:
     # What is trained of the embeddings (an adapter on them, --modules_to_save, new rows) is saved in any case. Without
     # this, PEFT asks the hub about the base at every save, to find out whether to save the whole embeddings too.
     adapted.save_pretrained = partial(adapted.save_pretrained, save_embedding_layers=False)
+    # PEFT writes a README.md beside every adapter that names the path of the base. A run writes its own card.
+    adapted.create_or_update_model_card = _write_no_card
     trainable: Any = adapted  # a PeftModel trains and saves like the model inside it
     return trainable
+
+
+def _write_no_card(*_: Any, **__: Any) -> None:
+    pass
 
 
 def _load_weights(arguments: Arguments, base: BaseModel) -> tuple[PreTrainedModel, int]:

@@ -1,11 +1,25 @@
-"""The report at the end of a run: a table, two text samples, and a command to try next."""
+"""The report at the end of a run: a table, the texts before and after training, and commands to try next."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from slm_adapters import has_own_readme
+from slm_train.arguments import Arguments
+from slm_train.reports.next_commands import command_prefix, installed_commands, next_commands
+from slm_train.run_folder.samples import Samples, recorded_samples
+
+_SIDE_BY_SIDE = 90  # columns of a terminal from which two columns of text are readable
+_LONGEST_LINE = 160
+_INDENT = "  "
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def megabytes(size: float) -> str:
@@ -41,7 +55,7 @@ def show_report(console: Console, record: dict[str, Any]) -> None:
         "before and after loading the model.",
         style="dim",
     )
-    _show_samples(console, record["samples"])
+    show_samples(console, recorded_samples(record))
 
 
 def _share_of_validation(record: dict[str, Any]) -> str:
@@ -66,15 +80,58 @@ def _figures(record: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _show_samples(console: Console, samples: dict[str, str]) -> None:
-    for when, text in samples.items():
-        console.print(f"\n[bold]{when} training[/]")
-        console.print(text, highlight=False, markup=False)
+def show_samples(console: Console, samples: dict[str, Samples]) -> None:
+    """Print the texts before and after training: side by side in a wide terminal, else one below the other."""
+    before, after = samples.get("before", []), samples.get("after", [])
+    if console.is_terminal and console.width >= _SIDE_BY_SIDE and len(before) == len(after) > 0:
+        console.print()
+        console.print(_side_by_side(before, after, min(console.width, _LONGEST_LINE)), soft_wrap=False)
+        return
+    width = min(console.width, _LONGEST_LINE)
+    for index in range(max(len(before), len(after))):
+        for when, texts in (("before", before), ("after", after)):
+            if index < len(texts):
+                console.print(f"\n[bold]{when} training[/]")
+                for line in _styled(texts[index]).wrap(console, width - len(_INDENT)):
+                    line.rstrip()
+                    console.print(Text(_INDENT) + line)
 
 
-def next_command(record: dict[str, Any]) -> str:
-    """Return a command to try next."""
-    if record["dataset"] == "sample":
-        return f"uv run slm-train --train_file your.txt --model_path {record['base'] or 'sample'}   (your own text)"
-    other = "baseline" if record["mode"] != "baseline" else "lora"
-    return f"run the same command with --mode {other} and another --output_dir, and compare the tables"
+def _side_by_side(before: Samples, after: Samples, width: int) -> Table:
+    table = Table(width=width, show_lines=True)
+    table.add_column("before training", ratio=1)
+    table.add_column("after training", ratio=1)
+    for old, new in zip(before, after, strict=True):
+        table.add_row(_styled(old), _styled(new))
+    return table
+
+
+def _styled(sample: dict[str, str]) -> Text:
+    """Return a sample with its prompt dimmed. Control characters cannot reach the terminal."""
+    prompt, text = sample["prompt"], sample["text"]
+    start = prompt if text.startswith(prompt) else ""
+    parts = (_printable(start).lstrip(), _printable(text[len(start) :]).rstrip())
+    return Text.assemble((parts[0], "dim"), parts[1])
+
+
+def _printable(text: str) -> str:
+    """Return ``text`` without control characters, and with at most one empty line in a row."""
+    return re.sub(r"\n\s*\n\s*\n+", "\n\n", _CONTROL.sub("\ufffd", text.replace("\r\n", "\n")))
+
+
+def show_next_commands(console: Console, arguments: Arguments, record: dict[str, Any], folder: Path) -> None:
+    """Print the run folder, and a command for each of the things to do with it."""
+    card = "README.md is your own and was left as it is" if has_own_readme(folder) else "README.md is its model card"
+    console.print(f"\nrun folder: {folder}   ({card})", markup=False)
+    commands = next_commands(arguments, record, folder, installed_commands(), command_prefix())
+    _show_commands(console, commands)
+
+
+def _show_commands(console: Console, commands: Sequence[tuple[str, str]]) -> None:
+    if not commands:
+        return
+    console.print("next:")
+    width = max(len(purpose) for purpose, _ in commands)
+    for purpose, command in commands:
+        # Not wrapped: a command is copied as a whole.
+        console.print(f"  {purpose:{width}}  {command}", markup=False, soft_wrap=True)

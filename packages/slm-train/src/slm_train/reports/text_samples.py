@@ -1,39 +1,66 @@
-"""Text samples of a model, before and after training."""
+"""Text samples of a model, before, during and after training."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+from zlib import crc32
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-@torch.no_grad()
-def continue_prompt(
+def continue_prompts(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompt: str,
+    prompts: Sequence[str],
     *,
     max_new_tokens: int = 60,
-    seed: int = 0,
-) -> str:
-    """Return ``prompt`` with a sampled continuation. The random state of training is not affected."""
+) -> list[dict[str, str]]:
+    """Return a sampled continuation of each prompt. The random state of training is not affected.
+
+    Each prompt has a random seed of its own, so its text does not depend on the other prompts.
+
+    Args:
+        model: Its training mode is restored afterwards.
+        tokenizer: The tokenizer of the model.
+        prompts: Texts of one token or more, shorter than the model's context.
+        max_new_tokens: Upper bound on new tokens; the model's context is another.
+
+    Returns:
+        For each prompt a dict of ``prompt`` and ``text``; the text begins with the prompt.
+    """
     was_training = model.training
     model.eval()
-    inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
-    inputs.pop("token_type_ids", None)  # some tokenizers return them, but causal models do not take them
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        generate: Any = model.generate
-        ids = generate(
-            **inputs,
-            max_new_tokens=max_new_tokens,
-            do_sample=True,
-            temperature=0.7,
-            top_k=50,
-            use_cache=True,
-            pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
-        )
+        samples = [
+            {"prompt": prompt, "text": prompt + _continuation(model, tokenizer, prompt, max_new_tokens)}
+            for prompt in prompts
+        ]
     model.train(was_training)
-    return str(tokenizer.decode(ids[0], skip_special_tokens=True))
+    return samples
+
+
+@torch.no_grad()
+def _continuation(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, max_new_tokens: int) -> str:
+    inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
+    inputs.pop("token_type_ids", None)  # some tokenizers return them, but causal models do not take them
+    length = inputs["input_ids"].shape[1]
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or length + max_new_tokens
+    torch.manual_seed(crc32(prompt.encode()))
+    generate: Any = model.generate
+    ids = generate(
+        **inputs,
+        max_new_tokens=max(1, min(max_new_tokens, context - length)),
+        do_sample=True,
+        temperature=0.7,
+        top_k=50,
+        use_cache=True,
+        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
+    )[0]
+    # Decoded together, because the text of a token can depend on the one before it, such as the space between them.
+    whole, start, end = (
+        str(tokenizer.decode(part, skip_special_tokens=True)) for part in (ids, ids[:length], ids[length:])
+    )
+    return whole[len(start) :] if whole.startswith(start) else end

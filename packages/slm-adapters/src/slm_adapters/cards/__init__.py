@@ -1,0 +1,1 @@
+"""Model cards: the README.md of a run folder or a merged model, with metadata for the hub."""

@@ -1,0 +1,65 @@
+"""The model card of a merged model: that of its adapter's run, as far as it is recorded."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from slm_adapters.base.base_lookup import PROVIDERS, find_base
+from slm_adapters.base.model_folder import ModelFolder, read_model_folder
+from slm_adapters.cards.base_names import base_words, last_part
+from slm_adapters.cards.markdown import escape
+from slm_adapters.cards.model_card import ModelCard
+from slm_adapters.cards.run_record import METHODS, run_card
+from slm_adapters.cards.usage import Base, Usage
+from slm_adapters.loading.load import Loaded
+
+BEFORE_MERGING = "Figures and samples are those of the adapter before it was merged."
+
+
+def merged_card(merged: Loaded) -> ModelCard | None:
+    """Return the card of a merged model, or None if it is a base without an adapter."""
+    if merged.adapter is None:
+        return None
+    adapter = read_model_folder(Path(merged.adapter))
+    base = _loaded_base(merged, adapter)
+    recorded = _recorded_card(adapter, base)
+    evaluation = f"{recorded.evaluation} {BEFORE_MERGING}".strip() if recorded.metrics or recorded.samples else ""
+    return replace(
+        recorded,
+        title=f"{recorded.title}, merged",
+        summary=f"{recorded.summary} It is merged into its base: a plain transformers model.",
+        usage=Usage(prompt=recorded.usage.prompt),
+        base_id=base.name if base.kind == "hub" else None,
+        relation="finetune",
+        tags=(*recorded.tags, "merged"),
+        evaluation=evaluation,
+    )
+
+
+def _loaded_base(merged: Loaded, adapter: ModelFolder) -> Base:
+    """Return the base that was loaded, by a name without the folders above it."""
+    if merged.base in PROVIDERS:
+        return Base(merged.base, "built-in")
+    location = find_base(merged.base)
+    if location.folder is None:
+        return Base(location.name, "hub", adapter.config.get("revision"))
+    return Base(last_part(merged.base), "local")
+
+
+def _recorded_card(adapter: ModelFolder, base: Base) -> ModelCard:
+    if adapter.run:
+        hub: dict[str, Any] = {"base": base.name} if base.kind == "hub" else {}
+        dataset = adapter.run.get("hub")
+        record = {"base": base.name, "mode": "adapter"} | adapter.run
+        record["hub"] = (dataset if isinstance(dataset, dict) else {}) | hub
+        return run_card(record)
+    peft_type = str(adapter.config.get("peft_type", "adapter")).lower()
+    method = METHODS.get(peft_type, peft_type)
+    return ModelCard(
+        title=f"{method} on {base_words(base, linked=False)}",
+        summary=f"An adapter ({escape(method)}) for {base_words(base)}.",
+        usage=Usage(base=base),
+        tags=("slm", peft_type),
+    )
