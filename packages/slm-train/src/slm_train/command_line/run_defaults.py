@@ -14,8 +14,22 @@ from slm_train.options import ModelOptions, RowOptions
 from slm_train.run_folder.run_record import RUN_FILE
 
 # Measured in docs/log.md. A run on the built-in sample is short and needs higher rates.
-LEARNING_RATES = {"baseline": 5e-5, "lora": 2e-4, "qlora": 2e-4, "butterfly": 1e-2, "butterfly_block": 1e-2}
-SAMPLE_LEARNING_RATES = {"baseline": 1e-3, "lora": 8e-3, "qlora": 8e-3, "butterfly": 3e-2, "butterfly_block": 3e-2}
+LEARNING_RATES = {
+    "baseline": 5e-5,
+    "lora": 2e-4,
+    "qlora": 2e-4,
+    "butterfly": 1e-2,
+    "butterfly_block": 1e-2,
+    "oft": 1e-3,
+}
+SAMPLE_LEARNING_RATES = {
+    "baseline": 1e-3,
+    "lora": 8e-3,
+    "qlora": 8e-3,
+    "butterfly": 3e-2,
+    "butterfly_block": 3e-2,
+    "oft": 1e-2,
+}
 DATASET_FLAGS = {"dataset", "train_file"}
 SAMPLE_RUN = {
     "dataset": "sample",
