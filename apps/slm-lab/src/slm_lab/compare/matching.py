@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from slm_lab.compare.command_lines import split_flags
-from slm_lab.compare.plan import plan_run
 from slm_lab.compare.preflight import explain_train_errors
 from slm_lab.compare.settings import ComparisonSettings
+from slm_lab.compare.trainable_counter import TrainableCounter
 from slm_lab.errors import LabError
 from slm_lab.modes import BUTTERFLY_MODES
 from slm_lab.variants import OPTIONS, Variant
@@ -20,8 +19,6 @@ CHOSEN_OPTION = {"lora": "r", "qlora": "r", "dora": "r", "oft": "block_size"} | 
 # Widths of layers are multiples of 64 or 96 in most models, so most of these divide them.
 BLOCK_SIZES = sorted(factor * 2**power for factor in (1, 3) for power in range(10) if factor * 2**power > 1)
 MAX_STAGES = 64
-
-Count = Callable[[Variant], int | None]  # the trainable parameters of a variant; None if the base does not take it
 
 
 @dataclass(frozen=True)
@@ -51,10 +48,8 @@ def match_parameters(settings: ComparisonSettings, reference: Variant | None) ->
     chosen = [variant for variant in settings.variants if _is_chosen(variant, reference)]
     _refuse_contradicting_flags(settings, chosen)
     with explain_train_errors():
-        counter = _counter(settings)
-        target = counter(reference)
-        if target is None:
-            raise LabError(f"{reference.label} does not fit this base; choose another --match_to")
+        counter = TrainableCounter(settings)
+        target = counter.require(reference)
         return [_match(variant, reference, target, counter) for variant in settings.variants]
 
 
@@ -82,49 +77,25 @@ def _refuse_contradicting_flags(settings: ComparisonSettings, variants: Sequence
             raise LabError(f"--{flag} sets what --match parameters chooses for {variant.label}; remove one of them")
 
 
-def _counter(settings: ComparisonSettings) -> Count:
-    """Return a function that counts what a variant trains, from the shapes of the base, without loading weights."""
-    from slm_adapters import AdapterError
-    from slm_train import parse_arguments, trainable_parameter_counter
-
-    def arguments_of(variant: Variant) -> Any:
-        return parse_arguments(plan_run(settings, variant, settings.seeds[0]).argv)
-
-    count_options = trainable_parameter_counter(arguments_of(settings.variants[0]))
-    counts: dict[Variant, int | None] = {}
-
-    def count_parameters(variant: Variant) -> int | None:
-        if variant not in counts:
-            try:
-                counts[variant] = count_options(arguments_of(variant).model)
-            except AdapterError:
-                counts[variant] = None
-        return counts[variant]
-
-    return count_parameters
-
-
-def _match(variant: Variant, reference: Variant, target: int, counter: Count) -> Match:
+def _match(variant: Variant, reference: Variant, target: int, counter: TrainableCounter) -> Match:
     if not _is_chosen(variant, reference):
-        parameters = counter(variant)
-        if parameters is None:
-            raise LabError(f"{variant.label} does not fit this base; leave it out of --modes")
+        parameters = counter.require(variant)
         return Match(variant, parameters, _note_as_given(variant, reference, parameters / target - 1))
     matches = [_nearest(candidates, target, counter) for candidates in _candidates(variant, target, counter)]
     found = [match for match in matches if match]
     if not found:
-        raise LabError(f"{variant.label} does not fit this base; leave it out of --modes")
+        return Match(variant, counter.require(variant))  # raises the reason
     # The first candidates are nearest to what the user asked for.
     return next((match for match in found if not match.note), min(found, key=lambda match: match.distance(target)))
 
 
-def _nearest(candidates: Iterable[Variant], target: int, counter: Count) -> Match | None:
+def _nearest(candidates: Iterable[Variant], target: int, counter: TrainableCounter) -> Match | None:
     counted = [(candidate, counter(candidate)) for candidate in candidates]
     matches = [Match(candidate, count, _note_chosen(count / target - 1)) for candidate, count in counted if count]
     return min(matches, key=lambda match: match.distance(target), default=None)
 
 
-def _candidates(variant: Variant, target: int, counter: Count) -> Iterator[Iterable[Variant]]:
+def _candidates(variant: Variant, target: int, counter: TrainableCounter) -> Iterator[Iterable[Variant]]:
     """Yield variants with values of the chosen option around the target; those of other presets after the default."""
     if variant.name == "oft":
         yield _up_to(target, counter, _with_values(variant, "block_size", BLOCK_SIZES))
@@ -138,7 +109,7 @@ def _candidates(variant: Variant, target: int, counter: Count) -> Iterator[Itera
         yield _ranks(variant, target, counter)
 
 
-def _ranks(variant: Variant, target: int, counter: Count) -> Iterable[Variant]:
+def _ranks(variant: Variant, target: int, counter: TrainableCounter) -> Iterable[Variant]:
     """Return the two ranks around the target. The number of parameters grows by the same amount with each rank."""
     one, two = (counter(candidate) for candidate in _with_values(variant, "r", (1, 2)))
     if one is None or two is None:
@@ -151,7 +122,7 @@ def _with_values(variant: Variant, option: str, values: Iterable[int]) -> Iterat
     return (variant.with_options({option: str(value)}) for value in values)
 
 
-def _up_to(target: int, counter: Count, ascending: Iterable[Variant]) -> Iterator[Variant]:
+def _up_to(target: int, counter: TrainableCounter, ascending: Iterable[Variant]) -> Iterator[Variant]:
     """Yield variants until one trains as many parameters as ``target``."""
     for variant in ascending:
         yield variant
