@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from slm_lab import __version__
 from slm_lab.errors import LabError
 from slm_lab.modes import MODES
+from slm_lab.variants import Variant, parse_variants
 
 DESCRIPTION = "Compare the training modes of slm-train, and check what works on this machine."
 COMPARE = """\
@@ -23,6 +24,14 @@ examples:
   slm-lab compare --modes baseline,lora,butterfly --max_steps 200
   slm-lab compare --train_file "texts/*.txt" --model_path distilgpt2 --max_minutes 10 --seeds 3
   slm-lab compare --max_tokens 100000 --target_tokens_per_step 2048
+  slm-lab compare --modes butterfly,butterfly:quality,lora:r=4,dora,oft --max_steps 200 --seeds 3
+  slm-lab compare --modes butterfly,lora,dora,oft --match parameters --max_steps 200 --seeds 3
+
+variants, MODE:OPTION:OPTION, with the flags of slm-train that they set:
+  lora, qlora, dora           r=N (--lora_r), alpha=X (--lora_alpha); dora is lora with --use_dora
+  butterfly, butterfly_block  quality or speed (--butterfly_preset), side=SIDE, stages=N, block_size=N
+  oft                         block_size=N (--oft_block_size); PEFT's OFT
+  all                         lr=X (--learning_rate)
 
 exit code: 0 all modes trained; 1 a mode failed, the others are reported; 2 refused, nothing trained; 130 interrupted"""
 PAGE = """\
@@ -89,7 +98,13 @@ def _add_compare(commands: Any, options: Any) -> None:
     )
     add = parser.add_argument
     modes = ",".join(MODES)
-    add("--modes", type=parse_modes, default=MODES, metavar="A,B", help=f"comma-separated modes. Default: {modes}")
+    add(
+        "--modes",
+        type=parse_modes,
+        default=tuple(Variant(mode) for mode in MODES),
+        metavar="A,B",
+        help=f"comma-separated modes or variants, such as lora:r=4. Default: {modes}",
+    )
     _add_budget(parser)
     one_or_more, zero_or_more = integer_from(1), integer_from(0)
     add("--seeds", type=one_or_more, default=1, metavar="N", help="runs per mode, with --seed and the following seeds")
@@ -102,6 +117,12 @@ def _add_compare(commands: Any, options: Any) -> None:
         metavar="FOLDER",
         help="folder for the run folders and the page. Default: %(default)s",
     )
+    add(
+        "--match",
+        choices=("parameters",),
+        help="choose rank, block size or stages so that all methods train about as many parameters as --match_to",
+    )
+    add("--match_to", type=parse_modes, metavar="MODE", help="one of --modes. Default: the first butterfly")
     add("--again", action="store_true", help="train again, replacing existing runs")
 
 
@@ -122,14 +143,12 @@ def _add_runs(commands: Any, options: Any) -> None:
     add("--csv", metavar="FILE", help="write all columns to FILE; - writes to the terminal instead of the table")
 
 
-def parse_modes(text: str) -> tuple[str, ...]:
-    """Parse comma-separated mode names. Repeated names count once."""
-    names = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
-    unknown = [name for name in names if name not in MODES]
-    if unknown or not names:
-        rejected = unknown[0] if unknown else text
-        raise argparse.ArgumentTypeError(f"{rejected!r} is not a mode; choose from {', '.join(MODES)}")
-    return names
+def parse_modes(text: str) -> tuple[Variant, ...]:
+    """Parse comma-separated modes and variants. Repeated ones count once."""
+    try:
+        return parse_variants(text)
+    except LabError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None  # argparse would replace the message of a ValueError
 
 
 def integer_from(minimum: int) -> Callable[[str], int]:

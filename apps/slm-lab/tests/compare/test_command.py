@@ -21,6 +21,7 @@ from slm_lab.compare.command_lines import command_json
 from slm_lab.compare.plan import plan_runs
 from slm_lab.compare.settings import Budget, ComparisonSettings
 from slm_lab.flags import parse_command_line
+from slm_lab.variants import parse_variants
 from slm_testing.lab.made_runs import make_record, write_run
 from slm_train import main as slm_train_main
 
@@ -180,6 +181,17 @@ def _send_signal(log: Path, number: signal.Signals) -> None:
         ((), "one of the arguments --max_steps --max_tokens --max_minutes is required"),
         (("--max_steps", "4", "--max_tokens", "9"), "not allowed with argument --max_steps"),
         (("--max_steps", "4", "--modes", "lora,lorra"), "'lorra' is not a mode; choose from baseline, lora"),
+        (("--max_steps", "4", "--modes", "lora:rank=4"), "lora has no option 'rank=4'; it has r=, alpha=, lr="),
+        (("--max_steps", "4", "--match_to", "lora"), "needs --match parameters"),
+        (("--max_steps", "4", "--modes", "lora,oft", "--match", "parameters"), "add butterfly to --modes"),
+        (
+            ("--max_steps", "4", "--modes", "baseline,butterfly", "--match", "parameters", "--match_to", "baseline"),
+            "--match_to baseline must be one of --modes, and an adapter: butterfly",
+        ),
+        (
+            ("--max_steps", "4", "--modes", "butterfly,lora", "--match", "parameters", "--lora_r", "2"),
+            "--lora_r sets what --match parameters chooses for lora",
+        ),
         (("--max_steps", "4", "--mode", "lora"), "--mode is set by the comparison: use --modes"),
         (("--max_steps", "4", "--seeds", "none"), "'none' is not an integer"),
         (("--max_steps", "4", "--lora_rnk", "8"), "did you mean --lora_r?"),
@@ -197,8 +209,18 @@ def test_a_mistake_is_reported_in_one_sentence_before_anything_is_trained(
 
 def test_every_budget_makes_command_lines_that_slm_train_accepts(tmp_path: Path) -> None:
     for budget in (Budget("steps", 200), Budget("tokens", 10_000), Budget("minutes", 1.5)):
-        settings = ComparisonSettings(tuple(MODES.split(",")), budget, (42, 43), tmp_path)
+        settings = ComparisonSettings(parse_variants(f"{MODES},lora:r=4,dora,oft"), budget, (42, 43), tmp_path)
         preflight.check_command_lines(plan_runs(settings))
+
+
+def test_variants_are_trained_in_folders_of_their_own_and_named_in_reports(lab: Lab) -> None:
+    code, output = lab(modes="lora,lora:r=4,butterfly:quality")
+    assert code == 0
+    assert {"lora", "lora-r4", "butterfly-quality"} <= {path.name for path in lab.out.iterdir()}
+    assert lab.argv("lora-r4")[lab.argv("lora-r4").index("--lora_r") + 1] == "4"
+    named = {mode["name"]: mode["label"] for mode in lab.figures()["modes"]}
+    assert named == {"lora": "lora", "lora-r4": "lora r=4", "butterfly-quality": "butterfly quality"}
+    assert "lora r=4" in output
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +235,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     argv = [*modes, "--output_dir", str(out), *small.split(), "--prompt", "Once <b>"]
     first, _ = plan_runs(ComparisonSettings.from_arguments(parse_command_line(argv)))
     first.folder.mkdir(parents=True)
-    (first.folder / "lab.json").write_text(command_json(first.argv))
+    (first.folder / "lab.json").write_text(command_json(first.argv, first.variant.label))
     assert slm_train_main(first.argv) == 0
     assert main(argv) == 0
     assert not (first.folder / "train.log").exists()
@@ -231,7 +253,7 @@ def test_two_modes_of_slm_train_are_compared_on_the_same_rows(compared: Path) ->
     for mode in figures["modes"]:
         (run,) = mode["runs"]
         assert [point["step"] for point in run["curve"]] == [0, 1, 2, 3, 4]
-        assert run["samples"]["after"].startswith("Once <b>")
+        assert run["samples"]["after"][0]["text"].startswith("Once <b>")
     text = (compared / "compare.html").read_text()
     assert "slm-train --max_steps 4" in text
     assert "Once &lt;b&gt;" in text

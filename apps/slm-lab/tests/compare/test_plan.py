@@ -11,11 +11,12 @@ from slm_lab.compare.command_lines import split_flags
 from slm_lab.compare.plan import plan_runs
 from slm_lab.compare.settings import EVALUATIONS, Budget, ComparisonSettings
 from slm_lab.errors import LabError
+from slm_lab.variants import Variant
 
 
 def make_settings(**changes: Any) -> ComparisonSettings:
     defaults: dict[str, Any] = {
-        "modes": ("baseline", "lora", "butterfly_block"),
+        "variants": tuple(map(Variant.parse, ("baseline", "lora", "butterfly_block"))),
         "budget": Budget("steps", 200),
         "seeds": (42, 43),
         "output_dir": Path("out"),
@@ -30,9 +31,13 @@ def read_flags(argv: tuple[str, ...]) -> dict[str, str]:
 def test_all_modes_are_trained_with_a_seed_before_the_next_seed() -> None:
     runs = plan_runs(make_settings())
     assert [run.seed for run in runs] == [42, 42, 42, 43, 43, 43]
-    assert [run.mode for run in runs[:3]] == [run.mode for run in runs[3:]] == ["baseline", "lora", "butterfly_block"]
+    assert (
+        [run.variant.mode for run in runs[:3]]
+        == [run.variant.mode for run in runs[3:]]
+        == ["baseline", "lora", "butterfly_block"]
+    )
     assert [(read_flags(run.argv)["mode"], read_flags(run.argv)["seed"]) for run in runs] == [
-        (r.mode, str(r.seed)) for r in runs
+        (r.variant.mode, str(r.seed)) for r in runs
     ]
 
 
@@ -86,7 +91,7 @@ def test_the_built_in_sample_is_requested_by_naming_no_dataset() -> None:
 def test_flags_that_some_modes_refuse_go_to_the_other_modes_alone() -> None:
     passed_on = ("--muon", "--butterfly_block_size", "64", "--load-in-4bit", "--block_size", "64")
     names_by_mode = {
-        run.mode: set(read_flags(run.argv)) for run in plan_runs(make_settings(seeds=(1,), passed_on=passed_on))
+        run.variant.mode: set(read_flags(run.argv)) for run in plan_runs(make_settings(seeds=(1,), passed_on=passed_on))
     }
     shared = {"muon", "butterfly_block_size", "load_in_4bit", "block_size"}
     assert {mode: names & shared for mode, names in names_by_mode.items()} == {
@@ -106,3 +111,23 @@ def test_flags_for_checkpoints_are_passed_on_unchanged() -> None:
     argv = read_flags(plan_runs(make_settings(passed_on=("--save_strategy", "no")))[0].argv)
     assert "save_steps" not in argv
     assert read_flags(plan_runs(make_settings(passed_on=("--save_steps", "3")))[0].argv)["save_steps"] == "3"
+
+
+def test_a_variant_has_a_folder_of_its_own_and_the_flags_of_its_options() -> None:
+    variants = tuple(map(Variant.parse, ("lora:r=4", "dora", "butterfly:quality:stages=2", "oft:block_size=16")))
+    runs = plan_runs(make_settings(variants=variants, seeds=(1, 2)))
+    assert [run.name for run in runs[:4]] == ["lora-r4", "dora", "butterfly-quality-stages2", "oft-block_size16"]
+    assert [run.name for run in runs[4:6]] == ["lora-r4-seed2", "dora-seed2"]
+    flags = [read_flags(run.argv) for run in runs[:4]]
+    assert [(flag["mode"], flag.get("lora_r"), flag.get("use_dora")) for flag in flags[:2]] == [
+        ("lora", "4", None),
+        ("lora", None, "true"),
+    ]
+    assert (flags[2]["butterfly_preset"], flags[2]["butterfly_stages"]) == ("quality", "2")
+    assert (flags[3]["mode"], flags[3]["oft_block_size"]) == ("oft", "16")
+
+
+@pytest.mark.parametrize(("variant", "flag"), [("lora:r=4", "--lora-r"), ("dora", "--use_dora=false")])
+def test_a_flag_that_a_variant_sets_too_is_refused(variant: str, flag: str) -> None:
+    with pytest.raises(LabError, match=r"is set by the variant (lora r=4|dora); remove one of them"):
+        make_settings(variants=(Variant.parse("lora"), Variant.parse(variant)), passed_on=(flag, "8"))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from slm_lab.report.axes import bytes_label, decimal_labels, fit_scale, short_label
 from slm_lab.report.charts import HEIGHT, WIDTH, Frame, Line, Point, line_chart, scatter_chart
-from slm_lab.report.label_placement import LETTER_WIDTH, LINE_HEIGHT, spread_out
+from slm_lab.report.label_placement import DETAIL_HEIGHT, LETTER_WIDTH, LINE_HEIGHT, Name, spread_out
 
 SVG = "{http://www.w3.org/2000/svg}"
 FRAME = Frame("Curves <of> all", "lora & others", "steps", "bits", "curves")
@@ -79,50 +79,65 @@ def test_tick_labels_have_just_enough_decimals_to_differ(ticks: list[float]) -> 
 
 
 def test_two_seeds_of_a_mode_have_one_name_beside_their_ends() -> None:
-    lines = [Line(f"mode {color}", color, ((0, 2.0), (8, 1 + color / 100))) for color in (0, 1, 2, 2)]
+    lines = [
+        Line(Name(f"mode {color}", "r=1 · 24k"), color, ((0, 2.0), (8, 1 + color / 100))) for color in (0, 1, 2, 2)
+    ]
     names = find_texts(line_chart(FRAME, lines), "name")
     assert [name.text for name in names] == ["mode 0", "mode 1", "mode 2"]
     heights = sorted(float(str(name.get("y"))) for name in names)
-    assert all(b - a >= LINE_HEIGHT - 0.2 for a, b in pairwise(heights))
+    assert all(b - a >= LINE_HEIGHT + DETAIL_HEIGHT - 0.2 for a, b in pairwise(heights))
     assert all(float(str(name.get("x"))) + LETTER_WIDTH * len(str(name.text)) <= WIDTH for name in names)
 
 
 @given(st.lists(st.tuples(sizes, st.floats(0.5, 3)), min_size=1, max_size=5), st.booleans())
 def test_points_lie_within_the_chart_and_each_has_its_name(positions: list[tuple[float, float]], log: bool) -> None:
     points = [
-        Point(f"mode-{index}", index, x, y, y - 0.1, y + 0.1, "description") for index, (x, y) in enumerate(positions)
+        Point(Name(f"mode-{index}"), index, x, y, y - 0.1, y + 0.1, "description")
+        for index, (x, y) in enumerate(positions)
     ]
     svg = scatter_chart(FRAME, points, log=log, x_text=short_label)
     dots = list(parse(svg).iter(f"{SVG}circle"))
     assert len(dots) == len(points)
     assert all(0 <= float(str(dot.get("cx"))) <= WIDTH and 0 <= float(str(dot.get("cy"))) <= HEIGHT for dot in dots)
-    assert sorted(str(name.text) for name in find_texts(svg, "name")) == sorted(point.name for point in points)
+    assert sorted(str(name.text) for name in find_texts(svg, "name")) == sorted(point.name.text for point in points)
 
 
+@pytest.mark.parametrize("detail", ["", "r=1 · 24.6k"])
 @pytest.mark.parametrize(
     "positions",
     [
         {"lora": (1000, 1.2), "qlora": (1001, 1.2), "other": (1002, 1.2)},
+        {"butterfly": (24_576, 1.90), "lora": (24_576, 1.901), "dora": (38_400, 1.905), "oft": (16_128, 2.0)},
         {"butterfly_block": (21_504, 1.96), "butterfly": (24_576, 1.94), "lora": (4e5, 1.64), "baseline": (5e6, 1.49)},
     ],
 )
-def test_neighbouring_points_have_names_that_do_not_overlap(positions: dict[str, tuple[float, float]]) -> None:
-    points = [Point(name, index, x, y, y, y, "") for index, (name, (x, y)) in enumerate(positions.items())]
-    names = find_texts(scatter_chart(FRAME, points, log=True, x_text=short_label), "name")
-    boxes = [_box(name) for name in names]
+def test_neighbouring_points_have_names_that_do_not_overlap(
+    positions: dict[str, tuple[float, float]], detail: str
+) -> None:
+    names = [Name(name, detail) for name in positions]
+    points = [Point(name, 0, x, y, y, y, "") for name, (x, y) in zip(names, positions.values(), strict=True)]
+    texts = find_texts(scatter_chart(FRAME, points, log=True, x_text=short_label), "name")
+    boxes = [_box(text, name) for text, name in zip(texts, names, strict=True)]
     assert not any(_overlap(box, other) for index, box in enumerate(boxes) for other in boxes[index + 1 :])
 
 
+def test_a_name_that_is_too_long_keeps_the_number_of_parameters() -> None:
+    name = Name("butterfly_block", "quality stages=12 block_size=256 · 24.6k").shorten(150)
+    assert name.width <= 150
+    assert name.detail.startswith("quality")
+    assert name.detail.endswith("… · 24.6k")
+
+
 def test_a_chart_has_a_title_and_description_for_screen_readers_and_escapes_names() -> None:
-    root = parse(line_chart(FRAME, [Line("<b>&", 0, ((0, 1.0), (1, 0.5)))]))
+    root = parse(line_chart(FRAME, [Line(Name("<b>&"), 0, ((0, 1.0), (1, 0.5)))]))
     texts = {child.get("id"): child.text for child in root}
     assert [texts[key] for key in str(root.get("aria-labelledby")).split()] == ["Curves <of> all", "lora & others"]
     assert root.get("role") == "img"
 
 
-def _box(name: xml.Element) -> tuple[float, float, float, float]:
-    x, y = float(str(name.get("x"))), float(str(name.get("y")))
-    return x, y - LINE_HEIGHT + 4, x + LETTER_WIDTH * len(str(name.text)), y + 4
+def _box(text: xml.Element, name: Name) -> tuple[float, float, float, float]:
+    x, top = float(str(text.get("x"))), float(str(text.get("y"))) - LINE_HEIGHT + 4
+    return x, top, x + name.width, top + name.height
 
 
 def _overlap(first: Sequence[float], second: Sequence[float]) -> bool:

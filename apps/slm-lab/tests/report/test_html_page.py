@@ -63,7 +63,7 @@ def test_the_page_has_each_mode_each_figure_and_each_text(all_modes: Comparison)
         assert part in parsed.visible_text, part
     assert len(parsed.attributes("svg")) == 3
     assert [parsed.visible_text.count(f"Once upon a {mode.name}.") for mode in all_modes.modes] == [1] * 5
-    assert "Best quality: baseline" in parsed.visible_text
+    assert "Best quality: baseline (5,000,000 parameters)" in parsed.visible_text
 
 
 def test_the_best_value_of_a_row_is_marked_in_words_and_not_by_colour_alone(all_modes: Comparison) -> None:
@@ -93,6 +93,43 @@ def test_texts_from_run_folders_are_escaped(make_mode: MakeMode) -> None:
     parsed = ParsedPage(render_page(Comparison((renamed,), {HOSTILE: HOSTILE})))
     assert not parsed.attributes("script")
     assert parsed.visible_text.count(HOSTILE) >= 8
+
+
+def test_texts_during_training_are_a_strip_for_each_mode_and_prompts_are_grouped(tmp_path: Path) -> None:
+    prompts = ["<Zog> said", "One day"]
+    texts = {when: [{"prompt": p, "text": f"{p} {when}"} for p in prompts] for when in ("before", "after", "during")}
+    for name in ("lora", "butterfly"):
+        folder = write_run(tmp_path / name, name, samples={when: texts[when] for when in ("before", "after")})
+        with (folder / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps({"step": 1200, "samples": texts["during"]}) + "\n")
+    assert main(["page", str(tmp_path)]) == 0
+    parsed = ParsedPage((tmp_path / "compare.html").read_text())
+    strips = [attributes for attributes in parsed.attributes("ol") if attributes.get("class") == "strip"]
+    assert [strip["tabindex"] for strip in strips] == ["0", "0"]
+    assert [parsed.visible_text.count(f"{prompt} during") for prompt in prompts] == [2, 2]
+    assert parsed.visible_text.count("step 1,200") == 2
+    assert len(parsed.attributes("article")) == 2 * 3  # the base and two modes for each prompt
+    (first, _) = json.loads((tmp_path / "compare.json").read_text())["modes"]
+    assert first["runs"][0]["samples_during_training"] == [{"step": 1200, "samples": texts["during"]}]
+
+
+def test_a_variant_is_named_with_its_options_and_parameters(tmp_path: Path) -> None:
+    for folder, label in (("lora-r4", "lora r=4"), ("lora-r4-seed43", "lora r=4"), ("old", "")):
+        write_run(tmp_path / "here" / folder)
+        (tmp_path / "here" / folder / "lab.json").write_text(json.dumps({"argv": [], "label": label}))
+    assert main(["page", str(tmp_path)]) == 0
+    named = {mode["name"]: mode["label"] for mode in json.loads((tmp_path / "compare.json").read_text())["modes"]}
+    assert named == {"here/lora-r4": "here/lora r=4", "here/old": "here/old"}
+    text = ParsedPage((tmp_path / "compare.html").read_text()).visible_text
+    assert "r=4 · 400k" in text
+    assert "here/lora r=4 (400,000 parameters)" in text
+
+
+def test_axes_say_which_direction_is_better(all_modes: Comparison) -> None:
+    text = ParsedPage(render_page(all_modes)).visible_text
+    assert text.count("held-out bits per byte (lower is better)") == 3
+    assert "trainable parameters (fewer are better)" in text
+    assert "peak memory (less is better)" in text
 
 
 def test_a_page_without_finished_runs_says_so(tmp_path: Path) -> None:

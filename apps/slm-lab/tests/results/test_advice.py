@@ -35,8 +35,10 @@ def advice_text(*modes: ModeResults) -> str:
 
 def test_the_mode_with_the_fewest_bits_has_the_best_quality() -> None:
     first, *_ = advise([make_results("lora", 1.2), make_results("baseline", 1.1), make_results("butterfly", 1.3)])
-    assert first.startswith("Best quality: baseline, 1.1000 bits per byte, 0.9000 less than the base")
-    assert "next is lora with 1.2000" in first
+    assert first.startswith(
+        "Best quality: baseline (1,000 parameters), 1.1000 bits per byte, 0.9000 less than the base"
+    )
+    assert "next is lora (1,000 parameters) with 1.2000" in first
 
 
 @given(st.lists(bits_per_byte, min_size=2, max_size=5, unique=True), st.randoms())
@@ -57,7 +59,7 @@ def test_a_mode_that_did_not_improve_on_the_base_is_never_recommended_for_qualit
         assert len(sentences) == 1
         assert "No mode improved on the base" in sentences[0]
     else:
-        assert f"Best quality: m{bits_after.index(min(bits_after))}," in sentences[0]
+        assert f"Best quality: m{bits_after.index(min(bits_after))} (1,000 parameters)," in sentences[0]
         not_improved = {f"m{index}" for index, bits in enumerate(bits_after) if bits >= 2.0}
         assert bool(not_improved) == ("did not improve on the base" in sentences[-1])
         assert all(name in sentences[-1] for name in not_improved)
@@ -86,6 +88,13 @@ def test_the_smallest_mode_that_keeps_nine_tenths_of_the_improvement_is_named() 
     )
     sentence = "Smallest with little loss: lora keeps 95% of the improvement of baseline, with 400,000 trainable"
     assert sentence in advice_text(*modes)
+
+
+def test_a_mode_of_about_the_same_size_is_not_recommended_as_the_smaller() -> None:
+    modes = (make_results("butterfly", 1.0, trainable=26_112), make_results("lora", 1.01, trainable=24_576))
+    text = advice_text(*modes)
+    assert "Smallest" not in text
+    assert "fewer trainable parameters" not in text
 
 
 def test_without_a_smaller_mode_that_keeps_enough_the_advice_says_so() -> None:
@@ -123,7 +132,8 @@ def test_modes_whose_speeds_overlap_over_the_seeds_are_not_distinguished() -> No
 
 def test_a_single_mode_is_compared_with_the_base_alone() -> None:
     assert advise([make_results("lora", 1.2)]) == [
-        "lora improved on the base by 0.8000 bits per byte; there is no other mode to compare it with."
+        "lora (1,000 parameters) improved on the base by 0.8000 bits per byte; there is no other mode to compare it "
+        "with."
     ]
 
 

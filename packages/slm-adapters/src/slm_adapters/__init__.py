@@ -58,6 +58,8 @@ if TYPE_CHECKING:
         probe_logits,
     )
     from slm_adapters.merging.merged_folder import MODEL_FILE_SUFFIXES, reload_model, write_model
+    from slm_adapters.oft.adapter_setup import add_oft, oft_config
+    from slm_adapters.oft.settings import OftSettings
     from slm_adapters.targets import check_targets, default_targets
 
 __version__ = "0.5.0"
@@ -83,10 +85,12 @@ __all__ = [
     "LoraSettings",
     "ModelCard",
     "ModelFolder",
+    "OftSettings",
     "Rotation",
     "TokenWithoutRow",
     "add_butterfly",
     "add_lora",
+    "add_oft",
     "apply_soft_cap",
     "as_adapter_error",
     "butterfly_config",
@@ -107,6 +111,7 @@ __all__ = [
     "load_adapters",
     "load_tokenizer",
     "lora_config",
+    "oft_config",
     "prepare_four_bit",
     "probe_base",
     "probe_hub",
@@ -147,12 +152,14 @@ _EXPORTS = {
     "MODEL_FILE_SUFFIXES": "merging.merged_folder:MODEL_FILE_SUFFIXES",
     "ModelCard": "cards.model_card:ModelCard",
     "ModelFolder": "base.model_folder:ModelFolder",
+    "OftSettings": "oft.settings:OftSettings",
     "PROBE_TEXT": "merging.logit_comparison:PROBE_TEXT",
     "Rotation": "butterfly.structure:Rotation",
     "TOKENIZER_FILES": "base.model_folder:TOKENIZER_FILES",
     "TokenWithoutRow": "base.vocabulary:TokenWithoutRow",
     "add_butterfly": "butterfly.method.adapter_setup:add_butterfly",
     "add_lora": "lora.adapter_setup:add_lora",
+    "add_oft": "oft.adapter_setup:add_oft",
     "apply_soft_cap": "base.soft_cap:apply_soft_cap",
     "as_adapter_error": "base.hub_errors:as_adapter_error",
     "butterfly_config": "butterfly.method.adapter_setup:butterfly_config",
@@ -173,6 +180,7 @@ _EXPORTS = {
     "load_adapters": "loading.multi_adapter:load_adapters",
     "load_tokenizer": "loading.load:load_tokenizer",
     "lora_config": "lora.adapter_setup:lora_config",
+    "oft_config": "oft.adapter_setup:oft_config",
     "prepare_four_bit": "base.four_bit:prepare_four_bit",
     "probe_base": "base.base_lookup:probe_base",
     "probe_hub": "base.hub_errors:probe_hub",

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from slm_train.model.base_model import BaseModel
     from slm_train.model.parameter_counts import count_parameters
     from slm_train.model.single_kernel_gelu import single_kernel_gelu
+    from slm_train.model.trainable_count import trainable_parameter_counter
     from slm_train.reports.live_tensors import LiveTensors
     from slm_train.reports.text_samples import continue_prompts
     from slm_train.verification.causality import find_causality_fault
@@ -60,6 +61,7 @@ __all__ = [
     "parse_arguments",
     "read_flags",
     "single_kernel_gelu",
+    "trainable_parameter_counter",
 ]
 
 # Imported on first use.
@@ -92,6 +94,7 @@ _EXPORTS = {
     "parse_arguments": "command_line.parsing:parse_arguments",
     "read_flags": "command_line.known_flags:read_flags",
     "single_kernel_gelu": "model.single_kernel_gelu:single_kernel_gelu",
+    "trainable_parameter_counter": "model.trainable_count:trainable_parameter_counter",
 }
 
 

@@ -10,10 +10,11 @@ import math
 from dataclasses import dataclass, field
 
 import slm_data
-from slm_adapters import ButterflySettings
+from slm_adapters import ButterflySettings, OftSettings
 from slm_train.errors import TrainError, did_you_mean
 
-MODES = ("baseline", "lora", "qlora", "butterfly", "butterfly_block")
+PEER_MODES = ("oft",)  # methods of PEFT to compare with
+MODES = ("baseline", "lora", "qlora", "butterfly", "butterfly_block", *PEER_MODES)
 BUTTERFLY_MODES = ("butterfly", "butterfly_block")
 DEFAULT_BLOCK_SIZE = 256
 COMPILED_LENGTH_MULTIPLE = 64  # with --torch_compile: torch compiles again for each new length of a micro-batch
@@ -23,7 +24,10 @@ COMPILED_LENGTH_MULTIPLE = 64  # with --torch_compile: torch compiles again for 
 class ModelOptions:
     """Options of the base model and its adapter. Raises TrainError for options that contradict each other."""
 
-    mode: str = field(default="lora", metadata={"help": f"Training method: {', '.join(MODES)}."})
+    mode: str = field(
+        default="lora",
+        metadata={"help": f"Training method: {', '.join(MODES)}. The last is PEFT's OFT, for comparisons."},
+    )
     model_path: str | None = field(
         default=None,
         metadata={
@@ -96,6 +100,10 @@ class ModelOptions:
         default=None, metadata={"help": "Learn a magnitude for each output feature. Default: set by the preset."}
     )
     butterfly_dropout: float = field(default=0.0, metadata={"help": "Fraction of angles set to zero in a step."})
+    oft_block_size: int | None = field(
+        default=None,
+        metadata={"help": "Block size of oft. Default: the largest that divides the widths of the layers, up to 32."},
+    )
     load_in_4bit: bool = field(
         default=False,
         metadata={"help": "Hold the base model in 4 bits under any adapter; qlora is lora with this flag."},
@@ -107,6 +115,7 @@ class ModelOptions:
                 f"unknown mode {self.mode!r}; {did_you_mean(self.mode, MODES)}choose from {', '.join(MODES)}"
             )
         self._check_butterfly()
+        self._check_oft()
         if self.from_scratch and self.mode != "baseline":
             raise TrainError(f"--from_scratch trains every weight; give --mode baseline instead of {self.mode}")
         if self.vocab_size is not None and not self.from_scratch:
@@ -133,6 +142,21 @@ class ModelOptions:
             target_modules=tuple(self.target_modules),
             modules_to_save=tuple(self.modules_to_save),
         )
+
+    @property
+    def oft_settings(self) -> OftSettings:
+        """The OFT flags as settings. Raises AdapterError for values out of range."""
+        return OftSettings(
+            block_size=self.oft_block_size,
+            target_modules=tuple(self.target_modules),
+            modules_to_save=tuple(self.modules_to_save),
+        )
+
+    def _check_oft(self) -> None:
+        if self.mode == "oft":
+            _ = self.oft_settings  # raises AdapterError for values out of range
+        elif self.oft_block_size is not None:
+            raise TrainError(f"--oft_block_size {self.oft_block_size} is for --mode oft, not for {self.mode}")
 
     def _check_butterfly(self) -> None:
         if self.mode == "butterfly" and self.butterfly_block_size is not None:

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from slm_lab.compare.child_process import forward_signals
+from slm_lab.compare.matches_table import print_matches
+from slm_lab.compare.matching import match_parameters, with_matches
 from slm_lab.compare.plan import PlannedRun, plan_runs
 from slm_lab.compare.preflight import check_command_lines, unavailable_reason
 from slm_lab.compare.run_state import RunState, read_state
@@ -32,8 +34,10 @@ def compare(arguments: argparse.Namespace) -> int:
         LabError: If nothing can be trained, a flag is refused, or a folder contains another run.
     """
     console, settings = new_console(), ComparisonSettings.from_arguments(arguments)
-    left_out = {mode: reason for mode in settings.modes if (reason := unavailable_reason(mode, settings.passed_on))}
-    planned = [run for run in plan_runs(settings) if run.mode not in left_out]
+    settings = _match(settings, arguments, console)
+    unavailable = {variant: unavailable_reason(variant.mode, settings.passed_on) for variant in settings.variants}
+    left_out = {variant.folder: reason for variant, reason in unavailable.items() if reason}
+    planned = [run for run in plan_runs(settings) if not unavailable[run.variant]]
     if not planned:
         raise LabError(f"none of the modes can run here: {next(iter(left_out.values()))}")
     states: dict[str, RunState] = {run.name: "new" if arguments.again else read_state(run) for run in planned}
@@ -64,6 +68,18 @@ def rebuild_page(arguments: argparse.Namespace) -> int:
         raise LabError(f"there is no run folder (with a {RECORD_FILE}) under {folder}; choose another folder")
     _report(run_folders, folder, read_left_out(folder), new_console())
     return 0
+
+
+def _match(settings: ComparisonSettings, arguments: argparse.Namespace, console: Console) -> ComparisonSettings:
+    """Choose settings with as many parameters, and print them, with ``--match``."""
+    references = arguments.match_to or (None,)
+    if len(references) > 1 or (arguments.match_to and not arguments.match):
+        raise LabError("--match_to takes one mode, and needs --match parameters")
+    if not arguments.match:
+        return settings
+    matches = match_parameters(settings, references[0])
+    print_matches(matches, console)
+    return with_matches(settings, matches)
 
 
 def _print_finished(runs: Sequence[PlannedRun], console: Console) -> None:

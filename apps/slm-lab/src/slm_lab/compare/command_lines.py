@@ -54,6 +54,6 @@ def _flag_text(name: str, values: Mapping[str, str]) -> str:
     return f"{flag} {values[name]}".rstrip() if name in values else f"no {flag}"
 
 
-def command_json(argv: Sequence[str]) -> str:
-    """Return the content of lab.json, which records the command line of a run."""
-    return json.dumps({"argv": list(argv)}, indent=1) + "\n"
+def command_json(argv: Sequence[str], label: str) -> str:
+    """Return the content of lab.json, which records the command line of a run and the name of its variant."""
+    return json.dumps({"label": label, "argv": list(argv)}, indent=1) + "\n"

@@ -10,6 +10,7 @@ from pathlib import Path
 from slm_lab.compare.command_lines import flag_values, split_flags
 from slm_lab.compare.settings import EVALUATIONS, Budget, ComparisonSettings
 from slm_lab.modes import MODES_WITH_FLAG
+from slm_lab.variants import Variant
 
 TOKENS_PER_STEP = 2048  # with a budget of tokens, unless --target_tokens_per_step is passed on
 SAMPLE = "sample"
@@ -19,7 +20,7 @@ SAMPLE = "sample"
 class PlannedRun:
     """A run of slm-train. ``argv`` holds the words after the program's name."""
 
-    mode: str
+    variant: Variant
     seed: int
     folder: Path
     argv: tuple[str, ...]
@@ -31,21 +32,25 @@ class PlannedRun:
 
 
 def plan_runs(settings: ComparisonSettings) -> list[PlannedRun]:
-    """Plan all modes with the first seed, then with the next, so that an interrupted comparison has all modes early."""
-    return [_plan_run(settings, mode, seed) for seed in settings.seeds for mode in settings.modes]
+    """Plan all variants with the first seed, then with the next: an interrupted comparison has all variants early."""
+    return [plan_run(settings, variant, seed) for seed in settings.seeds for variant in settings.variants]
 
 
-def _plan_run(settings: ComparisonSettings, mode: str, seed: int) -> PlannedRun:
+def plan_run(settings: ComparisonSettings, variant: Variant, seed: int) -> PlannedRun:
+    """Plan one run."""
     # The first seed has no suffix, so that runs of one seed are reused when more seeds are asked for later.
-    folder = settings.output_dir / (mode if seed == settings.seeds[0] else f"{mode}-seed{seed}")
+    suffix = "" if seed == settings.seeds[0] else f"-seed{seed}"
+    folder = settings.output_dir / f"{variant.folder}{suffix}"
     flags = split_flags(settings.passed_on)
+    mode = variant.mode
     accepted = [word for name, words in flags if mode in MODES_WITH_FLAG.get(name, {mode}) for word in words]
-    identity = ["--mode", mode, "--seed", str(seed), "--output_dir", str(folder)]
+    options = [word for name, value in variant.flags.items() for word in (f"--{name}", value)]
+    identity = ["--mode", mode, *options, "--seed", str(seed), "--output_dir", str(folder)]
     # Without --dataset, slm-train uses the built-in sample with limits and learning rates for a short run. With
     # --dataset sample it would use those for a long one.
     source = ["--dataset", settings.dataset] if settings.dataset not in (None, SAMPLE) else []
     budget = _budget_words(settings.budget, flag_values(flags))
-    return PlannedRun(mode, seed, folder, (*budget, *source, *identity, *accepted))
+    return PlannedRun(variant, seed, folder, (*budget, *source, *identity, *accepted))
 
 
 def _budget_words(budget: Budget, passed_on: Mapping[str, str]) -> list[str]:

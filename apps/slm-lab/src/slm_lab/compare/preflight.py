@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 
 from slm_lab.compare.command_lines import split_flags
@@ -19,22 +20,32 @@ def unavailable_reason(mode: str, passed_on: Sequence[str]) -> str | None:
 
 
 def check_command_lines(runs: Sequence[PlannedRun]) -> None:
-    """Let slm-train parse the command line of each mode.
+    """Let slm-train parse the command line of each variant.
 
     Raises:
         LabError: For a command line that slm-train would refuse.
     """
-    from slm_adapters import AdapterError
-    from slm_data import DataError
-    from slm_train import TrainError, read_flags
+    from slm_train import read_flags
 
-    one_per_mode = {run.mode: run.argv for run in runs}  # seeds differ in nothing that could be refused
-    try:
-        for argv in one_per_mode.values():
+    # Seeds differ in nothing that could be refused.
+    one_per_variant = {run.variant: run.argv for run in runs}
+    with explain_train_errors():
+        for argv in one_per_variant.values():
             read_flags(argv)  # names only, without torch: a typo is reported at once
         from slm_train import parse_arguments
 
-        for argv in one_per_mode.values():
+        for argv in one_per_variant.values():
             parse_arguments(argv)
+
+
+@contextmanager
+def explain_train_errors() -> Iterator[None]:
+    """Turn what slm-train refuses into a LabError."""
+    from slm_adapters import AdapterError
+    from slm_data import DataError
+    from slm_train import TrainError
+
+    try:
+        yield
     except (AdapterError, DataError, TrainError) as error:
         raise LabError(str(error)) from error

@@ -9,6 +9,7 @@ from typing import Literal
 
 from slm_lab.compare.command_lines import split_flags
 from slm_lab.errors import LabError
+from slm_lab.variants import Variant
 
 EVALUATIONS = 8  # during training: the points of a learning curve
 
@@ -44,10 +45,10 @@ class ComparisonSettings:
     """Settings of a comparison. ``passed_on`` holds the words of the command line that go to slm-train.
 
     Raises:
-        LabError: If they contain a flag that the comparison sets itself.
+        LabError: If they contain a flag that the comparison or one of its variants sets.
     """
 
-    modes: tuple[str, ...]
+    variants: tuple[Variant, ...]
     budget: Budget
     seeds: tuple[int, ...]
     output_dir: Path
@@ -58,6 +59,8 @@ class ComparisonSettings:
         for name, _ in split_flags(self.passed_on):
             if name in RESERVED_FLAGS:
                 raise LabError(f"--{name} is set by the comparison: {RESERVED_FLAGS[name]}")
+            if setting := next((variant for variant in self.variants if name in variant.flags), None):
+                raise LabError(f"--{name} is set by the variant {setting.label}; remove one of them")
 
     @classmethod
     def from_arguments(cls, arguments: argparse.Namespace) -> ComparisonSettings:
@@ -65,7 +68,7 @@ class ComparisonSettings:
         amounts = {kind: getattr(arguments, f"max_{kind}") for kind in BUDGET_KINDS}
         kind = next(kind for kind in BUDGET_KINDS if amounts[kind] is not None)
         return cls(
-            modes=arguments.modes,
+            variants=arguments.modes,
             budget=Budget(kind, amounts[kind]),
             seeds=tuple(range(arguments.seed, arguments.seed + arguments.seeds)),
             output_dir=arguments.output_dir,

@@ -53,7 +53,7 @@ def _prepare_folder(run: PlannedRun, *, resumed: bool) -> None:
         # Otherwise the record of an earlier run would count as this one's until slm-train writes its own.
         (run.folder / RECORD_FILE).unlink(missing_ok=True)
     # The next `slm-lab compare` reads this to detect other settings.
-    (run.folder / COMMAND_FILE).write_text(command_json(run.argv), encoding="utf-8")
+    (run.folder / COMMAND_FILE).write_text(command_json(run.argv, run.variant.label), encoding="utf-8")
 
 
 def _thread_words(runs: Sequence[PlannedRun]) -> list[str]:

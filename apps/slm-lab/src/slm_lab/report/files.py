@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ from slm_lab.report.html_page import render_page
 from slm_lab.results.advice import advise
 from slm_lab.results.comparison import Comparison
 from slm_lab.results.mode_results import ModeResults
+from slm_lab.runs.record import TextSample
 
 PAGE_FILE, FIGURES_FILE = "compare.html", "compare.json"
-FORMAT = 1  # of compare.json
+FORMAT = 2  # of compare.json
 
 
 def write_report(comparison: Comparison, folder: Path) -> Path:
@@ -63,11 +64,18 @@ def _mode_figures(mode: ModeResults) -> dict[str, Any]:
             "name": result.run.name,
             "seed": result.run.seed,
             "curve": [asdict(point) for point in result.curve],
-            "samples": dict(result.run.samples),
+            "samples": {when: _texts(samples) for when, samples in result.run.samples.items()},
+            "samples_during_training": [
+                {"step": sampled.step, "samples": _texts(sampled.samples)} for sampled in result.sampled
+            ],
         }
         for result in mode.results
     ]
-    return {"name": mode.name, "figures": figures, "runs": runs}
+    return {"name": mode.name, "label": mode.label, "figures": figures, "runs": runs}
+
+
+def _texts(samples: Sequence[TextSample]) -> list[dict[str, str]]:
+    return [{"prompt": sample.prompt, "text": sample.prompt + sample.continuation} for sample in samples]
 
 
 def read_left_out(folder: Path) -> Mapping[str, str]:

@@ -13,9 +13,10 @@ from markupsafe import Markup
 
 from slm_lab.report.page_charts import make_charts
 from slm_lab.report.page_facts import list_commands, list_facts, list_machines
+from slm_lab.report.page_texts import group_by_prompt, list_strips
 from slm_lab.results.advice import advise
 from slm_lab.results.comparison import Comparison
-from slm_lab.results.metrics import METRICS, Metric
+from slm_lab.results.metrics import METRIC_BY_KEY, METRICS, Metric
 from slm_lab.results.mode_results import ModeResults, best_modes
 
 
@@ -39,7 +40,10 @@ def render_page(comparison: Comparison) -> str:
         advice=advise(modes),
         groups=[(name, [*rows]) for name, rows in groupby(_table_rows(modes), key=lambda row: row["group"])],
         charts=charts,
-        samples=[*_samples(modes)],
+        legend=[*_legend(modes)],
+        varying=", ".join(metric.label for metric in METRICS if metric.varies and metric.better),
+        samples=group_by_prompt(modes),
+        strips=[*list_strips(modes)],
         machines=[*list_machines(comparison)],
         commands=[*list_commands(modes)],
         created=date.today().isoformat(),
@@ -60,20 +64,14 @@ def _cell(mode: ModeResults, metric: Metric) -> dict[str, Any]:
     return {"text": text, "range": mode.range_text(metric, " to ")}
 
 
-def _samples(modes: Sequence[ModeResults]) -> Iterator[dict[str, Any]]:
-    """Yield the base's continuation of the prompt, then that of the first run of each mode."""
-    first_runs = [mode.results[0].run for mode in modes]
-    with_base_text = [run for run in first_runs if "before" in run.samples]
-    if with_base_text:
-        run = with_base_text[0]
-        yield _split_prompt("base model", None, run.samples["before"], run.arguments)
-    for color, (mode, run) in enumerate(zip(modes, first_runs, strict=True)):
-        if "after" in run.samples:
-            yield _split_prompt(mode.name, color, run.samples["after"], run.arguments)
-
-
-def _split_prompt(name: str, color: int | None, text: str, arguments: Any) -> dict[str, Any]:
-    prompt = str(arguments.get("prompt", ""))
-    if not (prompt and text.startswith(prompt)):  # decoding can change spaces and special characters of a prompt
-        prompt = ""
-    return {"name": name, "color": color, "prompt": prompt, "text": text.removeprefix(prompt)}
+def _legend(modes: Sequence[ModeResults]) -> Iterator[dict[str, str]]:
+    """Yield what the legend says of each mode: its parameters, and how its quality changed."""
+    bits = METRIC_BY_KEY["bits_after"].format
+    for mode in modes:
+        count = mode.median("trainable")
+        change = f"{abs(mode.improvement):.4f} {'less' if mode.improvement >= 0 else 'more'} than the base"
+        yield {
+            "label": mode.label,
+            "parameters": "" if count is None else f"{METRIC_BY_KEY['trainable'].format(count)} parameters",
+            "quality": f"{bits(mode.spreads['bits_after'].median)} bits per byte, {change}",
+        }

@@ -32,14 +32,14 @@ def _table(comparison: Comparison) -> Table:
     table = Table(
         title=escape(", ".join(filter(None, [comparison.budget, *(f"base {base}" for base in bases)]))),
         title_justify="left",
-        caption="bold: best of a row; " + (f"medians of {seeds} seeds (minimum–maximum)" if seeds > 1 else "one seed"),
+        caption=_caption(seeds),
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
     table.add_column("", no_wrap=True)
     for mode in comparison.modes:
-        table.add_column(escape(mode.name), justify="right")
+        table.add_column(escape(mode.label), justify="right")
     for index, metric in enumerate(METRICS):
         best = best_modes(comparison.modes, metric)
         cells = [_cell(mode, metric, mode.name in best) for mode in comparison.modes]
@@ -49,10 +49,16 @@ def _table(comparison: Comparison) -> Table:
     return table
 
 
+def _caption(seeds: int) -> str:
+    if seeds > 1:
+        return f"medians of {seeds} seeds (minimum–maximum); bold: best of a row, by more than the seeds vary"
+    return "bold: best of a row; one seed cannot show which quality, peak memory or speed is best"
+
+
 def _cell(mode: ModeResults, metric: Metric, is_best: bool) -> str:
     median = mode.median(metric.key)
     if median is None:
         return ""
     text = f"[bold]{metric.format(median)}[/]" if is_best else metric.format(median)
-    values = mode.range_text(metric, "–")
+    values = mode.range_text(metric, " – ")  # wrapped at the spaces where columns are narrow
     return f"{text}\n[dim]{values}[/]" if values else text

@@ -9,6 +9,7 @@ from slm_lab.results.metrics import METRIC_BY_KEY
 from slm_lab.results.mode_results import ModeResults
 
 TOLERATED_LOSS = 0.10  # share of the best improvement that a smaller adapter may lose
+SIMILAR_SIZE = 0.25  # relative difference in trainable parameters below which neither adapter counts as the smaller
 NEGLIGIBLE = 0.05  # relative difference in memory or speed below which no mode is recommended
 
 
@@ -38,12 +39,11 @@ def _bits_after(mode: ModeResults) -> float:
 def _quality(ranked: Sequence[ModeResults]) -> str:
     best = ranked[0]
     if len(ranked) == 1:
-        improvement = f"{best.name} improved on the base by {best.improvement:.4f} bits per byte"
+        improvement = f"{best.label_with_parameters} improved on the base by {best.improvement:.4f} bits per byte"
         return f"{improvement}; there is no other mode to compare it with."
-    text = (
-        f"Best quality: {best.name}, {_bits_after(best):.4f} bits per byte, {best.improvement:.4f} less than the base"
-    )
-    return f"{text}; next is {ranked[1].name} with {_bits_after(ranked[1]):.4f}."
+    figures = f"{_bits_after(best):.4f} bits per byte, {best.improvement:.4f} less than the base"
+    text = f"Best quality: {best.label_with_parameters}, {figures}"
+    return f"{text}; next is {ranked[1].label_with_parameters} with {_bits_after(ranked[1]):.4f}."
 
 
 def _certainty(ranked: Sequence[ModeResults]) -> list[str]:
@@ -52,14 +52,15 @@ def _certainty(ranked: Sequence[ModeResults]) -> list[str]:
     seeds = min(len(mode.results) for mode in ranked)
     if seeds < 2:
         return [
-            "Only one seed was run, so small differences in quality may be chance; --seeds 3 shows how much they vary."
+            "Only one seed was run, so small differences in quality, memory and speed may be chance; --seeds 3 shows "
+            "how much they vary."
         ]
     best = ranked[0]
     overlapping = _overlapping(ranked, "bits_after", best)
     if overlapping:
         names = _join(overlapping)
-        return [f"With {seeds} seeds, {best.name} cannot be distinguished from {names}: their ranges overlap."]
-    return [f"With {seeds} seeds, every run of {best.name} is better than every run of the other modes."]
+        return [f"With {seeds} seeds, {best.label} cannot be distinguished from {names}: their ranges overlap."]
+    return [f"With {seeds} seeds, every run of {best.label} is better than every run of the other modes."]
 
 
 def _smallest(improved: Sequence[ModeResults]) -> list[str]:
@@ -72,11 +73,13 @@ def _smallest(improved: Sequence[ModeResults]) -> list[str]:
     smallest = min(sufficient, key=lambda mode: mode.spreads["trainable"].median)
     if smallest is best:
         return [f"No mode with fewer trainable parameters keeps {1 - TOLERATED_LOSS:.0%} of that improvement."]
-    kept = f"{smallest.improvement / best.improvement:.0%} of the improvement of {best.name}"
+    if smallest.spreads["trainable"].median > (1 - SIMILAR_SIZE) * best.spreads["trainable"].median:
+        return []  # as with --match parameters
+    kept = f"{smallest.improvement / best.improvement:.0%} of the improvement of {best.label}"
     trainable = METRIC_BY_KEY["trainable"].format(smallest.spreads["trainable"].median)
     weight_files = smallest.median("shipped")
     files = f" and {format_bytes(weight_files)} of weight files" if weight_files else ""
-    return [f"Smallest with little loss: {smallest.name} keeps {kept}, with {trainable} trainable parameters{files}."]
+    return [f"Smallest with little loss: {smallest.label} keeps {kept}, with {trainable} trainable parameters{files}."]
 
 
 def _memory(modes: Sequence[ModeResults]) -> list[str]:
@@ -100,7 +103,7 @@ def _best_mode(
         opposite: An adjective for the mode with the worst value.
         quantity: What the metric measures.
     """
-    medians = {mode.name: mode.spreads[key].median for mode in modes if key in mode.spreads}
+    medians = {mode.label: mode.spreads[key].median for mode in modes if key in mode.spreads}
     if len(medians) < 2:
         return []
     text, unit = METRIC_BY_KEY[key].format, " tokens per second" if key == "tokens_per_second" else ""
@@ -109,7 +112,7 @@ def _best_mode(
         values = f"between {text(low)} and {text(high)}" if text(low) != text(high) else f"at {text(low)}"
         return [f"{quantity} is no reason to choose: all modes are {values}{unit}."]
     best = choose(medians, key=lambda name: medians[name])
-    overlapping = sorted(_overlapping(modes, key, next(mode for mode in modes if mode.name == best)))
+    overlapping = sorted(_overlapping(modes, key, next(mode for mode in modes if mode.label == best)))
     if len(overlapping) == len(medians) - 1:
         return [f"{quantity} is no reason to choose: the range of {best} overlaps those of all other modes."]
     worst = next(name for name, value in medians.items() if value == (low if medians[best] == high else high))
@@ -121,11 +124,11 @@ def _best_mode(
 
 def _overlapping(modes: Sequence[ModeResults], key: str, best: ModeResults) -> list[str]:
     others = (mode for mode in modes if mode is not best and key in mode.spreads)
-    return [mode.name for mode in others if mode.spreads[key].overlaps(best.spreads[key])]
+    return [mode.label for mode in others if mode.spreads[key].overlaps(best.spreads[key])]
 
 
 def _not_improved(modes: Sequence[ModeResults]) -> list[str]:
-    names = [mode.name for mode in modes if mode.improvement <= 0]
+    names = [mode.label for mode in modes if mode.improvement <= 0]
     if not names:
         return []
     return [f"{_join(names)} did not improve on the base: try a lower learning rate or a larger budget."]

@@ -12,7 +12,11 @@ from slm_lab.results.run_result import RunResult
 
 @dataclass(frozen=True)
 class Metric:
-    """A row of the table, below the heading ``group``. ``better`` is None where no value is better than another."""
+    """A row of the table, below the heading ``group``.
+
+    ``better`` is None where no value is better than another. ``varies`` says whether a run with another seed, or on a
+    busy machine, gives another value.
+    """
 
     key: str
     label: str
@@ -20,6 +24,7 @@ class Metric:
     format: Callable[[float], str]
     value: Callable[[RunResult], float | None]
     better: Literal["lower", "higher"] | None = "lower"
+    varies: bool = False
 
 
 def _trainable_percent(result: RunResult) -> float | None:
@@ -28,24 +33,25 @@ def _trainable_percent(result: RunResult) -> float | None:
 
 
 METRICS = (
-    Metric("bits_before", "bits per byte before", "quality", "{:.4f}".format,
-           lambda result: result.run.bits_per_byte("before"), None),
-    Metric("bits_after", "bits per byte after", "quality", "{:.4f}".format,
-           lambda result: result.run.bits_per_byte("after")),
-    Metric("perplexity_before", "perplexity before", "quality", "{:,.2f}".format,
-           lambda result: result.run.perplexity("before"), None),
-    Metric("perplexity_after", "perplexity after", "quality", "{:,.2f}".format,
-           lambda result: result.run.perplexity("after")),
+    # First, because no figure of quality can be judged without it.
     Metric("trainable", "trainable parameters", "parameters", "{:,.0f}".format,
            lambda result: result.run.trainable_parameters),
     Metric("share", "share of parameters", "parameters", format_percent, _trainable_percent),
+    Metric("bits_before", "bits per byte before", "quality", "{:.4f}".format,
+           lambda result: result.run.bits_per_byte("before"), None),
+    Metric("bits_after", "bits per byte after", "quality", "{:.4f}".format,
+           lambda result: result.run.bits_per_byte("after"), varies=True),
+    Metric("perplexity_before", "perplexity before", "quality", "{:,.2f}".format,
+           lambda result: result.run.perplexity("before"), None),
+    Metric("perplexity_after", "perplexity after", "quality", "{:,.2f}".format,
+           lambda result: result.run.perplexity("after"), varies=True),
     Metric("weights", "weights", "memory", format_bytes, lambda result: result.run.weight_bytes),
     Metric("gradients", "gradients", "memory", format_bytes, lambda result: result.run.gradient_bytes),
     Metric("optimizer", "optimizer state", "memory", format_bytes, lambda result: result.run.optimizer_bytes),
-    Metric("peak", "peak memory", "memory", format_bytes, lambda result: result.run.peak_bytes),
+    Metric("peak", "peak memory", "memory", format_bytes, lambda result: result.run.peak_bytes, varies=True),
     Metric("tokens_per_second", "tokens per second", "speed", "{:,.0f}".format,
-           lambda result: result.run.tokens_per_second, "higher"),
-    Metric("seconds", "training time", "speed", format_duration, lambda result: result.train_seconds),
+           lambda result: result.run.tokens_per_second, "higher", varies=True),
+    Metric("seconds", "training time", "speed", format_duration, lambda result: result.train_seconds, varies=True),
     Metric("shipped", "weight files", "disk", format_bytes, lambda result: result.weight_files),
     Metric("checkpoint", "checkpoint", "disk", format_bytes, lambda result: result.checkpoint),
 )  # fmt: skip

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from slm_lab.errors import DamagedRecordError
-from slm_lab.modes import MODES
+from slm_lab.modes import MODES, PEER_MODES
 from slm_lab.results.comparison import Comparison
 from slm_lab.results.run_result import RunResult
 from slm_lab.runs.reading import read_run
@@ -40,4 +40,5 @@ def read_comparison(folders: Sequence[Path], root: Path, left_out: Mapping[str, 
 
 def _mode_order(result: RunResult) -> int:
     mode = result.run.mode
-    return MODES.index(mode) if mode in MODES else len(MODES)
+    known = (*MODES, *PEER_MODES)
+    return known.index(mode) if mode in known else len(known)

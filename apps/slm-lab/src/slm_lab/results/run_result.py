@@ -7,22 +7,31 @@ from pathlib import Path
 
 from slm_lab.runs.disk_sizes import checkpoint_bytes, weight_file_bytes
 from slm_lab.runs.learning_curve import CurvePoint, read_curve
+from slm_lab.runs.reading import read_label
 from slm_lab.runs.record import Run
+from slm_lab.runs.sampled_texts import SampledStep, read_sampled_steps
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """A finished run, its learning curve, and the sizes of its files in bytes."""
+    """A finished run, its learning curve, texts sampled during training, and the sizes of its files in bytes.
+
+    ``variant`` is the name of the variant that slm-lab trained, such as ``lora r=4``; None if it did not record one.
+    """
 
     run: Run
     curve: tuple[CurvePoint, ...] = ()
+    sampled: tuple[SampledStep, ...] = ()
+    variant: str | None = None
     weight_files: float | None = None
     checkpoint: float | None = None
 
     @classmethod
     def read(cls, run: Run, folder: Path) -> RunResult:
         """Read what the run's ``folder`` contains besides its record."""
-        return cls(run, read_curve(folder), weight_file_bytes(folder), checkpoint_bytes(folder))
+        sampled = read_sampled_steps(folder)
+        sizes = weight_file_bytes(folder), checkpoint_bytes(folder)
+        return cls(run, read_curve(folder), sampled, read_label(folder), *sizes)
 
     @property
     def train_seconds(self) -> float | None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slm_lab.runs.reading import read_number
+from slm_lab.runs.metrics_lines import read_metrics_lines
+from slm_lab.runs.numbers import read_number
 from slm_lab.runs.record import METRICS_FILE
 
 
@@ -26,7 +25,7 @@ def read_curve(folder: Path) -> tuple[CurvePoint, ...]:
     """Read the evaluations of a run, one per step; empty if the folder was copied without its log."""
     # Losses and evaluations of a step are logged on separate lines; the token count is in the former only.
     steps: dict[int, dict[str, Any]] = {}
-    for line in _read_lines(folder / METRICS_FILE):
+    for line in read_metrics_lines(folder / METRICS_FILE):
         step = read_number(line, "step")
         if step is not None:
             steps.setdefault(int(step), {}).update(line)
@@ -37,17 +36,3 @@ def read_curve(folder: Path) -> tuple[CurvePoint, ...]:
             tokens = 0.0 if step == 0 else read_number(values, "tokens")
             points.append(CurvePoint(step, bits, tokens, read_number(values, "seconds")))
     return tuple(points)
-
-
-def _read_lines(path: Path) -> Iterator[Mapping[str, Any]]:
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return
-    for line in text.splitlines():
-        try:
-            values = json.loads(line)
-        except ValueError:  # a crash can cut the last line short
-            continue
-        if isinstance(values, dict):
-            yield values

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from slm_lab.errors import DamagedRecordError
+from slm_lab.runs.numbers import read_number
 from slm_lab.runs.record import COMMAND_FILE, RECORD_FILE, Evaluation, Run, When
+from slm_lab.runs.sampled_texts import parse_samples
 
 
 def read_run(folder: Path, name: str | None = None) -> Run:
@@ -37,7 +38,7 @@ def _parse_record(record: Mapping[str, Any], folder: Path, name: str) -> Run:
     arguments, device = record.get("arguments", {}), record.get("device", {})
     parameters, memory, speed = (record.get(part, {}) for part in ("parameters", "memory", "speed"))
     validation = record.get("data", {}).get("validation", {})
-    evaluation = record.get("evaluation", {})
+    evaluation, prompt = record.get("evaluation", {}), arguments.get("prompt")
     return Run(
         name=name,
         folder=folder,
@@ -64,7 +65,7 @@ def _parse_record(record: Mapping[str, Any], folder: Path, name: str) -> Run:
         threads=_integer(device, "threads"),
         validation_fingerprint=str(validation.get("fingerprint", "")),
         block_size=read_number(validation, "block_size"),
-        samples={str(when): str(text) for when, text in record.get("samples", {}).items()},
+        samples={str(when): parse_samples(texts, prompt) for when, texts in record.get("samples", {}).items()},
         versions={str(library): str(version) for library, version in record.get("versions", {}).items()},
         machine=dict(record.get("machine", {})),
         arguments=dict(arguments),
@@ -78,12 +79,6 @@ def _evaluation(evaluations: Mapping[str, Any], when: When) -> Evaluation | None
     return Evaluation(float(values["perplexity"]), float(values["bits_per_byte"]))
 
 
-def read_number(values: Mapping[str, Any], name: str) -> float | None:
-    """Return the number ``name`` in ``values``; None for anything that is not a finite number."""
-    value = values.get(name)
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
-
-
 def _integer(values: Mapping[str, Any], name: str) -> int | None:
     number = read_number(values, name)
     return None if number is None else int(number)
@@ -91,7 +86,19 @@ def _integer(values: Mapping[str, Any], name: str) -> int | None:
 
 def read_command(folder: Path) -> tuple[str, ...] | None:
     """Read the words after ``slm-train`` with which slm-lab started the run; None if slm-lab did not start it."""
+    words = _read_lab_file(folder).get("argv")
+    return tuple(map(str, words)) if isinstance(words, list) else None
+
+
+def read_label(folder: Path) -> str | None:
+    """Read the name of the variant of slm-lab, such as ``lora r=4``; None if slm-lab did not record one."""
+    label = _read_lab_file(folder).get("label")
+    return label if isinstance(label, str) and label else None
+
+
+def _read_lab_file(folder: Path) -> Mapping[str, Any]:
     try:
-        return tuple(str(word) for word in json.loads((folder / COMMAND_FILE).read_text(encoding="utf-8"))["argv"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        content = json.loads((folder / COMMAND_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -22,6 +22,14 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class TextSample:
+    """A prompt and its continuation by a model. ``prompt`` is empty if decoding has changed it."""
+
+    prompt: str
+    continuation: str
+
+
+@dataclass(frozen=True)
 class Run:
     """A run of slm-train. None means that run.json does not contain the value, or not yet."""
 
@@ -50,7 +58,7 @@ class Run:
     threads: int | None = None
     validation_fingerprint: str = ""
     block_size: float | None = None
-    samples: Mapping[str, str] = field(default_factory=dict)
+    samples: Mapping[str, tuple[TextSample, ...]] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     machine: Mapping[str, Any] = field(default_factory=dict)
     arguments: Mapping[str, Any] = field(default_factory=dict)

@@ -31,6 +31,8 @@ def method_name(folder: ModelFolder) -> str:
     peft_type, config = str(folder.config.get("peft_type")), folder.config
     if peft_type == "LORA":
         return ("QLoRA" if folder.four_bit else "LoRA") + (" with DoRA" if config.get("use_dora") else "")
+    if peft_type == "OFT":
+        return "OFT" + (" over 4-bit weights" if folder.four_bit else "")
     if peft_type != "BUTTERFLY":
         return f"{peft_type} of PEFT"
     block = config.get("block_size")
@@ -58,6 +60,10 @@ def _describe_adapter(folder: ModelFolder) -> dict[str, Any]:
     if config["peft_type"] == "LORA":
         description |= {name: config.get(name) for name in ("r", "lora_alpha", "use_rslora", "use_dora")}
         description["layers"] = len({name.split(".lora_")[0] for name in folder.tensors if ".lora_" in name})
+    if config["peft_type"] == "OFT":
+        # Exported butterflies of the full width have one block (r) in each layer instead of a size.
+        description |= {name: config.get(name) or None for name in ("oft_block_size", "r")}
+        description["layers"] = len({name.split(".oft_")[0] for name in folder.tensors if ".oft_" in name})
     if config["peft_type"] == "BUTTERFLY":
         description |= {name: config.get(name) for name in ("side", "scale", "strength")}
         description["layers"] = _rotation_rows(folder)

@@ -7,6 +7,7 @@ from typing import Any
 
 LABELS = {
     "lora_alpha": "alpha",
+    "oft_block_size": "block size",
     "use_rslora": "rsLoRA",
     "use_dora": "DoRA",
     "trained_from": "trained from",

@@ -19,6 +19,7 @@ from slm_adapters.base.base_lookup import recorded_base
 from slm_adapters.base.hub_errors import hub_error_reason
 from slm_adapters.base.model_folder import ADAPTER_CONFIG, ModelFolder
 from slm_adapters.errors import AdapterError
+from slm_adapters.oft.conv1d_layers import restore_conv1d, use_linear_layers
 from slm_adapters.targets import linear_layers
 
 
@@ -38,6 +39,8 @@ def attach_adapter(
     """
     config = read_adapter_config(adapter)
     _check_finite(adapter)
+    if config.peft_type == "OFT":
+        use_linear_layers(model)
     if hasattr(config, "fan_in_fan_out"):  # PEFT 0.21 corrects a wrong value too, but warns on each load
         config.fan_in_fan_out = any(isinstance(layer, Conv1D) for layer in linear_layers(model).values())
     try:
@@ -85,7 +88,7 @@ def merge_adapter(adapted: PreTrainedModel, adapter: ModelFolder) -> PreTrainedM
     if merge is None:
         raise AdapterError(f"an adapter of the method {adapter.config['peft_type']} cannot be merged: {adapter.path}")
     merged: PreTrainedModel = merge()
-    return merged
+    return restore_conv1d(merged)
 
 
 def _check_finite(adapter: ModelFolder) -> None:

@@ -12,8 +12,8 @@ from transformers.pytorch_utils import Conv1D
 
 from slm_adapters.adaptation.extra_modules import extra_modules
 from slm_adapters.adaptation.injection import inject
-from slm_adapters.lora.peft_trial import accepted_targets, check_accepted
 from slm_adapters.lora.settings import LoraSettings
+from slm_adapters.peft_trial import accepted_targets, check_accepted
 from slm_adapters.targets import ALL_LINEAR, check_targets, default_targets, is_named, linear_layers
 
 

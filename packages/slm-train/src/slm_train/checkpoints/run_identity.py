@@ -56,6 +56,8 @@ def _adapter_identity(model: ModelOptions) -> list[Any]:
     if model.mode in BUTTERFLY_MODES:
         settings = model.butterfly_settings
         values: list[Any] = [settings.block_size, settings.stages, settings.preset, settings.side, settings.scale]
+    elif model.mode == "oft":
+        values = [model.oft_block_size]
     else:
         values = [model.lora_r, model.lora_alpha, model.use_rslora, model.use_dora]
     # Settings that were added later are left out where they are not set: earlier runs have to stay resumable.

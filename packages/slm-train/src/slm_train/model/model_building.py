@@ -7,12 +7,14 @@ from functools import partial
 from typing import Any
 
 import torch
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from slm_adapters import (
     LoraSettings,
     add_butterfly,
     add_lora,
+    add_oft,
     apply_soft_cap,
     compute_dtype,
     embedding_rows,
@@ -41,10 +43,7 @@ def build_model(arguments: Arguments, base: BaseModel) -> PreTrainedModel:
     single_kernel_gelu(model)
     if options.mode == "baseline":
         return model
-    if options.mode in BUTTERFLY_MODES:
-        adapted = add_butterfly(model, replace(options.butterfly_settings, new_rows=new_rows))
-    else:
-        adapted = add_lora(model, _lora_settings(options, new_rows))
+    adapted = add_adapter(model, options, new_rows)
     adapted.peft_config["default"].base_model_name_or_path = base.name
     adapted.peft_config["default"].revision = options.model_revision
     # What is trained of the embeddings (an adapter on them, --modules_to_save, new rows) is saved in any case. Without
@@ -60,6 +59,15 @@ def _write_no_card(*_: Any, **__: Any) -> None:
     pass
 
 
+def add_adapter(model: PreTrainedModel, options: ModelOptions, new_rows: int) -> PeftModel:
+    """Return ``model`` with the adapter of the mode; ``new_rows`` of its embeddings are trained too."""
+    if options.mode in BUTTERFLY_MODES:
+        return add_butterfly(model, replace(options.butterfly_settings, new_rows=new_rows))
+    if options.mode == "oft":
+        return add_oft(model, replace(options.oft_settings, new_rows=new_rows))
+    return add_lora(model, _lora_settings(options, new_rows))
+
+
 def _load_weights(arguments: Arguments, base: BaseModel) -> tuple[PreTrainedModel, int]:
     """Return the base model, and the number of rows that were added to its embeddings.
 
@@ -68,15 +76,16 @@ def _load_weights(arguments: Arguments, base: BaseModel) -> tuple[PreTrainedMode
     training, options = arguments.training, arguments.model
     if not options.is_four_bit:
         model = base.load_weights(dtype=torch.float32)
-        return model, _fit_embeddings(model, base, options)
+        return model, fit_embeddings(model, base, options)
     # Only here is bitsandbytes needed; slm_adapters imports it behind four_bit_config.
     config = four_bit_config(compute_dtype(training.device, training.bf16))
     model = base.load_weights(dtype=torch.float32, quantization_config=config, device_map={"": training.device})
-    new_rows = _fit_embeddings(model, base, options)
+    new_rows = fit_embeddings(model, base, options)
     return prepare_four_bit(model, gradient_checkpointing=training.gradient_checkpointing), new_rows
 
 
-def _fit_embeddings(model: PreTrainedModel, base: BaseModel, options: ModelOptions) -> int:
+def fit_embeddings(model: PreTrainedModel, base: BaseModel, options: ModelOptions) -> int:
+    """Return the number of rows that were added to the embeddings. Raises TrainError for a token without a row."""
     if options.resize_embeddings:
         return resize_embeddings(model, base.vocabulary)
     check_vocabulary(base, embedding_rows(model))

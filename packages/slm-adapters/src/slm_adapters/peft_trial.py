@@ -11,14 +11,14 @@ import warnings
 from collections.abc import Callable, Sequence
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
+from peft import PeftConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PreTrainedModel
 
 from slm_adapters.errors import AdapterError
 from slm_adapters.targets import is_named
 
-MakeConfig = Callable[[Sequence[str]], LoraConfig]
+MakeConfig = Callable[[Sequence[str]], PeftConfig]
 
 
 def accepted_targets(model: PreTrainedModel, names: Sequence[str], make_config: MakeConfig) -> list[str]:

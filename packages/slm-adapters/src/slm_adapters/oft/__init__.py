@@ -1,0 +1,1 @@
+"""OFT adapters of PEFT, as a peer of the butterfly in comparisons: settings, and creating them for a model."""
