@@ -11,6 +11,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from slm_data import load_corpus
 from slm_train.arguments import Arguments
+from slm_train.checkpoints.best_weights import BestWeights
 from slm_train.checkpoints.disk_errors import explain_disk_errors
 from slm_train.checkpoints.final_weights import move_files
 from slm_train.checkpoints.resume import Start, choose_start
@@ -24,6 +25,7 @@ from slm_train.hardware.memory_usage import MemoryUsage
 from slm_train.hardware.out_of_memory import explain_out_of_memory
 from slm_train.hardware.thread_count import set_threads
 from slm_train.loop.budget_trainer import BudgetTrainer
+from slm_train.loop.evaluation_schedule import schedule_evaluations
 from slm_train.loop.stop_signals import StopSignals
 from slm_train.loop.time_budget import TimeBudget, read_seconds_spent
 from slm_train.loop.trainer import SlmTrainer
@@ -34,10 +36,12 @@ from slm_train.reports.dry_run import show_dry_run
 from slm_train.reports.final_report import next_command, show_report
 from slm_train.reports.metrics_log import MetricsLog
 from slm_train.reports.progress_bar import ProgressBar
+from slm_train.reports.sampling import Sampling
+from slm_train.reports.tensorboard import log_into_run_folder
 from slm_train.reports.training_costs import TrainingCosts
 from slm_train.run_folder.metrics_file import cut_last_evaluation
 from slm_train.run_folder.run_record import write_run
-from slm_train.run_recording import opening_record, record_costs, record_evaluation
+from slm_train.run_recording import opening_record, record_best, record_costs, record_evaluation
 from slm_train.training_run import Run
 
 
@@ -72,6 +76,7 @@ def run(arguments: Arguments) -> int:
         _train(current, trainer)
         if signals.received:
             return _stop(current, console, signals)
+        record_best(current, trainer, console.print)
         _evaluate_and_save(current, trainer)
     show_report(console, current.record)
     console.print(f"\nrun folder: {start.folder}\nnext: {next_command(current.record)}")
@@ -88,7 +93,10 @@ def _lay_out(arguments: Arguments, start: Start, base: BaseModel, tokens: Tokens
         start.check_plan(plan)
     record = {"flow": "dynamic" if plan else "trainer", "identity": identity}
     memory = MemoryUsage(arguments.training.device)
-    return Run(arguments, start, base, tokens, rows, memory, record, plan, _time_budget(arguments, start))
+    best = _best_weights(arguments, start, console)
+    current = Run(arguments, start, base, tokens, rows, memory, record, plan, _time_budget(arguments, start), best)
+    current.arguments = schedule_evaluations(arguments, current.steps, console.print)
+    return current
 
 
 def _time_budget(arguments: Arguments, start: Start) -> TimeBudget | None:
@@ -96,6 +104,13 @@ def _time_budget(arguments: Arguments, start: Start) -> TimeBudget | None:
         return None
     spent = read_seconds_spent(start.checkpoint) if start.checkpoint else 0.0
     return TimeBudget(arguments.run.max_minutes, spent)
+
+
+def _best_weights(arguments: Arguments, start: Start, console: Console) -> BestWeights:
+    best = BestWeights(start.folder, arguments.run.patience, arguments.run.keep_best)
+    if start.best:
+        best.restore(start.best, console.print)
+    return best
 
 
 def _load_model(current: Run, console: Console) -> tuple[Run, PreTrainedModel]:
@@ -125,11 +140,14 @@ def _prepare(current: Run, model: PreTrainedModel, dataset: str, console: Consol
     # The time budget first: the others read its seconds.
     for callback in (*([current.time_budget] if current.time_budget else []), log, progress):
         trainer.add_callback(callback)
+    if every := current.arguments.run.sample_every:
+        trainer.add_callback(Sampling(trainer, console, current.start.folder, every, [current.arguments.run.prompt]))
     current.record |= opening_record(current, dataset, model)
     trainer.accelerator.wait_for_everyone()  # every process has inspected the folder before one writes to it
     if trainer.args.should_save:
         current.start.prepare_folder()
         write_run(current.start.folder, current.record)
+    log_into_run_folder(trainer, current.start.folder, current.start.step)
     trainer.accelerator.wait_for_everyone()
     return trainer
 
@@ -144,6 +162,7 @@ def _make_trainer(current: Run, model: PreTrainedModel, signals: StopSignals, co
         "processing_class": current.base.tokenizer,
         "muon": arguments.run.muon,
         "fused_loss": arguments.run.fused_loss,
+        "best": current.best,
         "callbacks": [signals],
     }
     if not current.plan:
@@ -174,7 +193,7 @@ def _train(current: Run, trainer: SlmTrainer) -> None:
     set_seed(current.arguments.training.seed)
     if checkpoint and current.has_finished_training:
         trainer.load_weights(checkpoint)  # transformers' loop would take one more step
-        if current.arguments.training.should_save:
+        if current.arguments.training.should_save and not trainer.last_evaluation:
             cut_last_evaluation(current.start.folder, current.start.step)
     elif isinstance(trainer, BudgetTrainer):
         trainer.train()

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def continue_prompts(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]
+) -> list[dict[str, str]]:
+    """Return each prompt and its continuation, which includes the prompt."""
+    return [{"prompt": prompt, "text": continue_prompt(model, tokenizer, prompt)} for prompt in prompts]
 
 
 @torch.no_grad()
