@@ -34,10 +34,10 @@ from slm_train.model.device_placement import move_to_device
 from slm_train.model.model_building import build_model
 from slm_train.reports.dry_run import show_dry_run
 from slm_train.reports.final_report import next_command, show_report
+from slm_train.reports.loggers import prepare_loggers
 from slm_train.reports.metrics_log import MetricsLog
 from slm_train.reports.progress_bar import ProgressBar
 from slm_train.reports.sampling import Sampling
-from slm_train.reports.tensorboard import log_into_run_folder
 from slm_train.reports.training_costs import TrainingCosts
 from slm_train.run_folder.metrics_file import cut_last_evaluation
 from slm_train.run_folder.run_record import write_run
@@ -147,7 +147,7 @@ def _prepare(current: Run, model: PreTrainedModel, dataset: str, console: Consol
     if trainer.args.should_save:
         current.start.prepare_folder()
         write_run(current.start.folder, current.record)
-    log_into_run_folder(trainer, current.start.folder, current.start.step)
+    prepare_loggers(trainer, current.start.folder, current.start.step)
     trainer.accelerator.wait_for_everyone()
     return trainer
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 from transformers.integrations.integration_utils import (
@@ -34,7 +33,7 @@ def check_loggers(names: Sequence[str]) -> None:
 def _remedy(name: str) -> str:
     if name in EXTRAS:
         return f'pip install "slm-train[{name}]", or uv sync --all-packages --extra {name} in the workspace'
-    installed = [extra for extra in EXTRAS if find_spec(extra)]
+    installed = [extra for extra in EXTRAS if extra in get_available_reporting_integrations()]
     return f"install it, or use {' or '.join(installed or EXTRAS)}"
 
 
@@ -42,7 +41,7 @@ def _check_wandb_account() -> None:
     """Raise TrainError if wandb would ask for an account, which it does after the model was loaded."""
     wandb: Any = import_module("wandb")
     mode = os.environ.get("WANDB_MODE", "online")
-    if mode not in _WANDB_WITHOUT_ACCOUNT and not wandb.api.api_key:
+    if mode not in _WANDB_WITHOUT_ACCOUNT and not wandb.login(prompt=False, verify=False):
         raise TrainError(
             "--report_to wandb: you are not logged in; run wandb login, or set WANDB_MODE=offline to log to files"
         )
