@@ -57,7 +57,7 @@ def test_a_flag_of_the_trainer_is_translated_to_its_name_in_the_loop(old: str, n
         parse_arguments(["dynamic", f"--{old}", "7", f"--{new}", "7"])
 
 
-@pytest.mark.parametrize("word", ["--target_tokens_per_step=5", "--keep-best", "--patience"])
+@pytest.mark.parametrize("word", ["--target_tokens_per_step=5", "--log-interval", "--schedule_in"])
 def test_a_flag_of_the_loop_is_refused_by_the_trainer_with_the_command_to_use(word: str) -> None:
     with pytest.raises(UsageError, match="slm-train dynamic"):
         parse_arguments([word])
@@ -69,7 +69,6 @@ def test_a_flag_of_the_loop_is_refused_by_the_trainer_with_the_command_to_use(wo
         (("--target_tokens_per_step", "0"), "--target_tokens_per_step 0 must be at least 1"),
         (("--log_interval", "0"), "--log_interval 0 must be at least 1"),
         (("--eval_interval", "-1"), "--eval_interval -1 must not be below 0"),
-        (("--patience", "2"), "give --eval_interval with it"),
         (("--schedule_in", "centuries"), "choose from steps, tokens"),
         (("--max_tokens_per_micro_batch", "9"), "does not hold the longest row of 64 tokens"),
         (("--pad_to_multiple_of", "200"), "makes rows of 200 tokens"),

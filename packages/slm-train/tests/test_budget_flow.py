@@ -70,27 +70,6 @@ def test_an_epoch_is_every_token_once(tiny: Tiny, tmp_path: Path) -> None:
     assert record["speed"]["tokens"] == record["data"]["train"]["tokens"] - rows
 
 
-def test_without_patience_left_a_run_stops_and_keeps_its_best(tiny: Tiny, tmp_path: Path) -> None:
-    more = ("--mode", "baseline", "--learning_rate", "0.3", "--lr_scheduler_type", "constant", "--max_steps", "60")
-    more = (*more, "--eval_interval", "2", "--patience", "3", "--keep_best", "--warmup_steps", "0")
-    assert main(dynamic(tiny, tmp_path, *more)) == 0
-    evaluations = {line["step"]: line["eval_loss"] for line in log(tmp_path) if "eval_loss" in line}
-    during_training = {step: loss for step, loss in evaluations.items() if step}
-    best = min(during_training, key=lambda step: during_training[step])
-    stopped = max(during_training)
-    assert stopped < 60
-    assert len([step for step in during_training if step > best]) >= 3
-    record = read_record(tmp_path)
-    assert record["status"] == "finished"
-    best_weights = torch.load(tmp_path / "dynamic_best.pt", weights_only=True)
-    assert best_weights["step"] == best
-    assert record["evaluation"]["after"]["loss"] == pytest.approx(during_training[best], rel=1e-6)
-    weights = load_file(tmp_path / "model.safetensors")
-    assert all(
-        torch.equal(values, weights[name]) for name, values in best_weights["weights"].items() if name in weights
-    )
-
-
 def test_a_dry_run_counts_the_steps_that_a_run_takes(
     tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -33,7 +33,10 @@ def test_the_version_needs_no_torch() -> None:
     [
         (("--lerning_rate", "1"), "unknown flag --lerning_rate; did you mean --learning_rate?"),
         (("dynamic", "--patence", "1"), "unknown flag --patence; did you mean --patience?"),
-        (("--patience", "1"), "--patience is a flag of the token-budget loop: slm-train dynamic --patience ..."),
+        (
+            ("--log_interval", "1"),
+            "--log_interval is a flag of the token-budget loop: slm-train dynamic --log_interval",
+        ),
         (("dynamic", "--streaming"), "--streaming has no effect in slm-train dynamic: the plan of a run needs"),
         (("--config", "missing.yaml"), "--config missing.yaml: No such file or directory"),
     ],

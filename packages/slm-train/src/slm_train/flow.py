@@ -12,6 +12,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from slm_data import RowDataset, find_missing_dataset, load_corpus
 from slm_train.arguments import Arguments
+from slm_train.checkpoints.best_weights import BestWeights
 from slm_train.checkpoints.disk_errors import explain_disk_errors
 from slm_train.checkpoints.final_weights import add_model_card, move_files
 from slm_train.checkpoints.resume import Start, choose_start
@@ -28,6 +29,7 @@ from slm_train.hardware.memory_usage import MemoryUsage
 from slm_train.hardware.out_of_memory import explain_out_of_memory
 from slm_train.hardware.thread_count import set_threads
 from slm_train.loop.budget_trainer import BudgetTrainer
+from slm_train.loop.evaluation_schedule import schedule_evaluations
 from slm_train.loop.learning_rate_search import search_learning_rate
 from slm_train.loop.stop_signals import StopSignals
 from slm_train.loop.time_budget import TimeBudget, read_seconds_spent
@@ -40,13 +42,15 @@ from slm_train.model.model_building import build_model
 from slm_train.reports.dry_run import show_dry_run
 from slm_train.reports.final_report import show_next_commands, show_report
 from slm_train.reports.hints import find_hints
+from slm_train.reports.loggers import prepare_loggers
 from slm_train.reports.metrics_log import MetricsLog
 from slm_train.reports.progress_bar import ProgressBar, progress_display
 from slm_train.reports.run_summary import show_run_summary
+from slm_train.reports.sampling import Sampling
 from slm_train.reports.training_costs import TrainingCosts
 from slm_train.run_folder.metrics_file import cut_last_evaluation
 from slm_train.run_folder.run_record import write_run
-from slm_train.run_recording import opening_record, record_costs, record_evaluation, record_search
+from slm_train.run_recording import opening_record, record_best, record_costs, record_evaluation, record_search
 from slm_train.training_run import Run
 
 
@@ -92,11 +96,12 @@ def run(arguments: Arguments) -> int:
         _train(current, trainer)
         if signals.received:
             return _stop(current, console, signals)
+        record_best(current, trainer, console.print)
         _evaluate_and_save(current, trainer)
     show_report(console, current.record)
     for hint in find_hints(current.record):
         console.print(hint)
-    show_next_commands(console, arguments, current.record, start.folder)
+    show_next_commands(console, current.arguments, current.record, start.folder)
     return 0
 
 
@@ -111,7 +116,10 @@ def _lay_out(arguments: Arguments, start: Start, base: BaseModel, tokens: Tokens
         start.check_plan(plan)
     record = {"flow": "dynamic" if plan else "trainer", "identity": identity}
     memory = MemoryUsage(arguments.training.device)
-    return Run(arguments, start, base, tokens, rows, memory, record, plan, _time_budget(arguments, start))
+    best = _best_weights(arguments, start, console)
+    current = Run(arguments, start, base, tokens, rows, memory, record, plan, _time_budget(arguments, start), best)
+    current.arguments = schedule_evaluations(arguments, current.steps, console.print)
+    return current
 
 
 def _time_budget(arguments: Arguments, start: Start) -> TimeBudget | None:
@@ -119,6 +127,13 @@ def _time_budget(arguments: Arguments, start: Start) -> TimeBudget | None:
         return None
     spent = read_seconds_spent(start.checkpoint) if start.checkpoint else 0.0
     return TimeBudget(arguments.run.max_minutes, spent)
+
+
+def _best_weights(arguments: Arguments, start: Start, console: Console) -> BestWeights:
+    best = BestWeights(start.folder, arguments.run.patience, arguments.run.keep_best)
+    if start.best:
+        best.restore(start.best, console.print)
+    return best
 
 
 def _load_model(current: Run, console: Console) -> tuple[Run, PreTrainedModel]:
@@ -148,11 +163,16 @@ def _prepare(current: Run, model: PreTrainedModel, dataset: str, bars: Progress,
     # The time budget first: the others read its seconds.
     for callback in (*([current.time_budget] if current.time_budget else []), log, progress):
         trainer.add_callback(callback)
+    options = current.arguments.run
+    if options.sample_every and options.prompt:
+        sampling = Sampling(trainer, bars.console, current.start.folder, options.sample_every, options.prompt)
+        trainer.add_callback(sampling)
     current.record |= opening_record(current, dataset, model)
     trainer.accelerator.wait_for_everyone()  # every process has inspected the folder before one writes to it
     if trainer.args.should_save:
         current.start.prepare_folder()
         write_run(current.start.folder, current.record)
+    prepare_loggers(trainer, current.start.folder, current.start.step)
     trainer.accelerator.wait_for_everyone()
     return trainer
 
@@ -167,6 +187,7 @@ def _make_trainer(current: Run, model: PreTrainedModel, signals: StopSignals, co
         "processing_class": current.base.tokenizer,
         "muon": arguments.run.muon,
         "fused_loss": arguments.run.fused_loss,
+        "best": current.best,
         "callbacks": [signals],
     }
     if not current.plan:
@@ -207,7 +228,7 @@ def _train(current: Run, trainer: SlmTrainer) -> None:
     set_seed(current.arguments.training.seed)
     if checkpoint and current.has_finished_training:
         trainer.load_weights(checkpoint)  # transformers' loop would take one more step
-        if current.arguments.training.should_save:
+        if current.arguments.training.should_save and not trainer.last_evaluation:
             cut_last_evaluation(current.start.folder, current.start.step)
     elif isinstance(trainer, BudgetTrainer):
         trainer.train()

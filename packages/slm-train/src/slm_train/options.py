@@ -265,8 +265,33 @@ class RunOptions:
             "words of two held-out documents; two openings of a story for the built-in corpus."
         },
     )
+    sample_every: int = field(
+        default=0, metadata={"help": "Also continue the texts of --prompt every N optimizer steps; 0 for never."}
+    )
+    patience: int | None = field(
+        default=None,
+        metadata={
+            "help": "Stop after this many evaluations without a better loss. Evaluates ten times during training "
+            "unless an interval is given."
+        },
+    )
+    keep_best: bool = field(
+        default=False,
+        metadata={
+            "help": "End with the weights of the best evaluation during training. Evaluates ten times unless an "
+            "interval is given."
+        },
+    )
 
     def __post_init__(self) -> None:
+        if self.patience is not None and self.patience < 1:
+            raise TrainError(f"--patience {self.patience} must be at least 1")
+        if self.sample_every < 0:
+            raise TrainError(f"--sample_every {self.sample_every} must not be below 0; use 0 for no samples")
+        if self.sample_every and not self.prompt:
+            raise TrainError(
+                f"--sample_every {self.sample_every} continues the texts of --prompt; give one that is not empty"
+            )
         if self.max_minutes is not None and not 0 < self.max_minutes < math.inf:
             raise TrainError(f"--max_minutes {self.max_minutes:g} must be above 0 and finite")
         if self.threads is not None and self.threads < 1:
@@ -284,12 +309,14 @@ class BudgetOptions:
         default=2048, metadata={"help": "Upper bound on the tokens of a micro-batch, padding included; bounds memory."}
     )
     log_interval: int = field(default=10, metadata={"help": "Steps between log lines."})
-    eval_interval: int = field(default=0, metadata={"help": "Steps between evaluations during training; 0 for none."})
-    checkpoint_interval: int = field(default=1, metadata={"help": "Steps between checkpoints."})
-    patience: int | None = field(
-        default=None, metadata={"help": "Stop after this many evaluations without a better loss."}
+    eval_interval: int = field(
+        default=0,
+        metadata={
+            "help": "Steps between evaluations during training; 0 for none. Default: 0, or a tenth of the run with "
+            "--patience or --keep_best."
+        },
     )
-    keep_best: bool = field(default=False, metadata={"help": "End with the weights of the best evaluation."})
+    checkpoint_interval: int = field(default=1, metadata={"help": "Steps between checkpoints."})
     schedule_in: str = field(default="steps", metadata={"help": "Unit of the learning-rate schedule: steps or tokens."})
     pad_to_multiple_of: int | None = field(
         default=None,
@@ -300,7 +327,7 @@ class BudgetOptions:
     )
 
     def __post_init__(self) -> None:
-        for name in ("log_interval", "checkpoint_interval", "patience", "pad_to_multiple_of"):
+        for name in ("log_interval", "checkpoint_interval", "pad_to_multiple_of"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise TrainError(f"--{name} {value} must be at least 1")
@@ -308,9 +335,6 @@ class BudgetOptions:
             raise TrainError(f"--eval_interval {self.eval_interval} must not be below 0; use 0 for no evaluations")
         if self.schedule_in not in ("steps", "tokens"):
             raise TrainError(f"--schedule_in {self.schedule_in!r}: choose from steps, tokens")
-        for name in ("patience", "keep_best"):
-            if getattr(self, name) and not self.eval_interval:
-                raise TrainError(f"--{name} needs evaluations during training; give --eval_interval with it")
 
     def length_multiple(self, compiled: bool) -> int:
         """Return what the lengths of micro-batches are rounded up to."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -78,6 +79,32 @@ def record_search(current: Run, search: LearningRateSearch) -> None:
     current.record["learning_rate_search"] = search.as_dict()
     if current.arguments.training.should_save:
         write_run(current.start.folder, current.record)
+
+
+def record_best(current: Run, trainer: SlmTrainer, print_line: Callable[[str], None]) -> None:
+    """Record and print the best evaluation of a run that depends on it."""
+    best, step = current.best, trainer.state.global_step
+    if not best.is_used:
+        return
+    is_early = best.is_exhausted and step < current.steps
+    current.record["best"] = {
+        "step": best.step,
+        "loss": best.loss if best.step else None,
+        "stopped_early": is_early,
+        "kept": best.keep and best.step > 0,
+    }
+    if is_early:
+        print_line(
+            f"stopped after step {step:,}: {best.evaluations_since} evaluations without a better loss (--patience)"
+        )
+    if best.keep and best.step:
+        print_line(f"kept the weights of step {best.step:,}, loss {best.loss:.4f} (--keep_best)")
+    before = current.record["evaluation"]["before"]["loss"]
+    if not best.loss < before:
+        print_line(
+            f"no evaluation during training was better than the base model, loss {before:.4f}: try a lower "
+            "--learning_rate"
+        )
 
 
 def record_costs(current: Run, costs: TrainingCosts, tokens: int) -> None:

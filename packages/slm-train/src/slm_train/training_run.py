@@ -7,6 +7,7 @@ from typing import Any
 
 from slm_data import BudgetPlan
 from slm_train.arguments import Arguments
+from slm_train.checkpoints.best_weights import BestWeights
 from slm_train.checkpoints.resume import Start
 from slm_train.data.rows import Rows, Tokens, optimizer_steps
 from slm_train.hardware.memory_usage import MemoryUsage
@@ -27,6 +28,7 @@ class Run:
     record: dict[str, Any]
     plan: BudgetPlan | None  # None in the Trainer flow
     time_budget: TimeBudget | None  # None without --max_minutes
+    best: BestWeights
 
     @property
     def steps(self) -> int:
@@ -37,4 +39,4 @@ class Run:
     def has_finished_training(self) -> bool:
         """Whether the checkpoint to continue from is the last one of the run."""
         is_out_of_time = self.time_budget is not None and self.time_budget.fraction >= 1
-        return self.start.step >= self.steps or is_out_of_time
+        return self.start.step >= self.steps or is_out_of_time or self.best.is_exhausted

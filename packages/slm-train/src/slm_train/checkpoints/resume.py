@@ -13,15 +13,17 @@ from slm_adapters import remove_model_card
 from slm_data import BudgetPlan
 from slm_train.arguments import Arguments
 from slm_train.checkpoints.atomic_write import delete_folder, remove_leftovers
-from slm_train.checkpoints.best_weights import BEST_WEIGHTS_FILE
+from slm_train.checkpoints.best_weights import read_best_state, stored_weights
 from slm_train.checkpoints.manifest import find_fault
 from slm_train.checkpoints.retention import latest_complete, list_checkpoints
 from slm_train.checkpoints.step_checkpoint_file import STEP_CHECKPOINT_FILE, read_step_checkpoint
 from slm_train.errors import TrainError
 from slm_train.run_folder.metrics_file import METRICS_FILE, cut_metrics_after, cut_metrics_to
 from slm_train.run_folder.run_record import RUN_FILE, read_run
+from slm_train.run_folder.tensorboard_folder import TENSORBOARD_FOLDER
 
 PrintLine = Callable[[str], None]
+_EARLIER_BEST_WEIGHTS = "dynamic_best.pt"  # its name until slm-train 0.6
 _MODEL_FILES = ("model.safetensors", "adapter_model.safetensors", "adapter_config.json", "config.json")
 
 
@@ -47,6 +49,13 @@ class Start:
         if self.state:
             return int(self.state["step"])
         return step_of(self.checkpoint) if self.checkpoint else 0
+
+    @property
+    def best(self) -> dict[str, Any] | None:
+        """The state of the best evaluation in the checkpoint to continue from; None without one."""
+        if self.state:
+            return dict(self.state["best"])
+        return read_best_state(self.checkpoint) if self.checkpoint else None
 
     @property
     def later_checkpoints(self) -> list[Path]:
@@ -181,5 +190,8 @@ def _remove_run(folder: Path) -> None:
     remove_model_card(folder)
     for checkpoint in folder.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
-    for name in (STEP_CHECKPOINT_FILE, BEST_WEIGHTS_FILE, *_MODEL_FILES):
+    for name in (STEP_CHECKPOINT_FILE, _EARLIER_BEST_WEIGHTS, *_MODEL_FILES):
         (folder / name).unlink(missing_ok=True)
+    for path in stored_weights(folder).values():
+        path.unlink()
+    shutil.rmtree(folder / TENSORBOARD_FOLDER, ignore_errors=True)

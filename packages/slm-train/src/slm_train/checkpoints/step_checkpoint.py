@@ -19,19 +19,16 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, gather_object
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
     get_optimizer_state_dict,
-    set_model_state_dict,
     set_optimizer_state_dict,
 )
 from torch.utils._pytree import tree_leaves, tree_map
 
 from slm_train.checkpoints.atomic_write import atomic_file
-from slm_train.checkpoints.step_checkpoint_file import FORMAT, STEP_CHECKPOINT_FILE, load_weights
+from slm_train.checkpoints.step_checkpoint_file import FORMAT, STEP_CHECKPOINT_FILE
+from slm_train.checkpoints.whole_weights import WHOLE, load_whole_weights, whole_trained_weights
 
 MAX_BACKGROUND_BYTES = 256 * 2**20  # larger checkpoints are written in the foreground, without a second copy in memory
-_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 class StepCheckpoint:
@@ -72,10 +69,10 @@ class StepCheckpoint:
             CheckpointError: If this checkpoint, or the previous one in the background, could not be written.
         """
         start = time.perf_counter()
-        weights = self.trained_weights(accelerator, model)
+        weights = whole_trained_weights(accelerator, model)
         wrapper: Any = optimizer
         if accelerator.distributed_type == DistributedType.FSDP:
-            optimizer_state: Any = get_optimizer_state_dict(model, wrapper.optimizer, options=_WHOLE)
+            optimizer_state: Any = get_optimizer_state_dict(model, wrapper.optimizer, options=WHOLE)
         else:
             optimizer_state = wrapper.optimizer.state_dict()
         ranks = gather_object([rank]) if accelerator.num_processes > 1 else [rank]
@@ -84,25 +81,15 @@ class StepCheckpoint:
             self._write(header | state | {"ranks": ranks, "weights": weights, "optimizer": optimizer_state})
         self.seconds += time.perf_counter() - start
 
-    def trained_weights(self, accelerator: Accelerator, model: nn.Module) -> dict[str, Tensor]:
-        """Return the trained weights by name, on the first process. Every process must call this."""
-        if accelerator.distributed_type == DistributedType.FSDP:
-            gathered: dict[str, Any] = get_model_state_dict(model, options=_WHOLE)
-            return gathered
-        if not accelerator.is_main_process:
-            return {}
-        return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
-
     def restore(
         self, accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]
     ) -> None:
         """Load weights and optimizer state from the content of a checkpoint."""
         wrapper: Any = optimizer
+        load_whole_weights(accelerator, model, state["weights"])
         if accelerator.distributed_type == DistributedType.FSDP:
-            set_model_state_dict(model, state["weights"], options=_WHOLE)
-            set_optimizer_state_dict(model, wrapper.optimizer, state["optimizer"], options=_WHOLE)
+            set_optimizer_state_dict(model, wrapper.optimizer, state["optimizer"], options=WHOLE)
             return
-        load_weights(model, state["weights"])
         wrapper.optimizer.load_state_dict(state["optimizer"])
 
     def wait(self) -> None:

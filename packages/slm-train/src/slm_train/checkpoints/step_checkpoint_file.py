@@ -30,21 +30,32 @@ def read_step_checkpoint(folder: Path) -> dict[str, Any] | None:
     path = folder / STEP_CHECKPOINT_FILE
     if not path.exists():
         return None
-    try:
-        damaged_part = _damaged_part(path)
-        content: Any = None if damaged_part else torch.load(path, map_location="cpu", weights_only=True)
-    except _DAMAGE as error:
-        raise CheckpointError(f"{path} is cut short or not a checkpoint; {_REMEDY}") from error
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}; {_REMEDY}") from error
-    if damaged_part:
-        raise CheckpointError(f"{path} is damaged at {damaged_part}; {_REMEDY}")
-    if not isinstance(content, dict) or "format" not in content:
+    content = read_verified(path, "a checkpoint")
+    if "format" not in content:
         raise CheckpointError(f"{path} is not a checkpoint of slm-train dynamic; {_REMEDY}")
     if content["format"] != FORMAT:
         raise CheckpointError(
             f"{path} has the format {content['format']}, but this slm-train reads {FORMAT}; update slm-train"
         )
+    return content
+
+
+def read_verified(path: Path, kind: str) -> dict[str, Any]:
+    """Return the dict that ``torch.save`` wrote to ``path``. Every byte is checked, and no code from the file runs.
+
+    Raises CheckpointError, which calls the file ``kind``, for one that is damaged or unreadable.
+    """
+    try:
+        damaged_part = _damaged_part(path)
+        content: Any = None if damaged_part else torch.load(path, map_location="cpu", weights_only=True)
+    except _DAMAGE as error:
+        raise CheckpointError(f"{path} is cut short or not {kind}; {_REMEDY}") from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}; {_REMEDY}") from error
+    if damaged_part:
+        raise CheckpointError(f"{path} is damaged at {damaged_part}; {_REMEDY}")
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} is not {kind}; {_REMEDY}")
     return content
 
 

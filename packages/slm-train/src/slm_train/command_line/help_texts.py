@@ -52,7 +52,7 @@ TRAINING_TEXTS = {
     "save_steps": "Steps between checkpoints. Default: 500.",
     "save_total_limit": "Number of checkpoints to keep. Default: 2.",
     "logging_steps": "Steps between log lines. Default: 10.",
-    "report_to": "Where to log in addition to metrics.jsonl: tensorboard, wandb ...",
+    "report_to": "Where to log in addition to metrics.jsonl: tensorboard, trackio, wandb ...",
     "resume_from_checkpoint": "Continue from the newest complete checkpoint, or from the given one.",
     "seed": "Determines the order of rows and every random number. Default: 42.",
 }

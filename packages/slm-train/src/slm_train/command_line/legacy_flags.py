@@ -26,7 +26,7 @@ from slm_train.errors import UsageError
 
 _ONE_BACKEND = "mixed precision now has a single backend, torch.autocast"
 _SAFETENSORS = "weights are always saved as safetensors, never as pickle"
-_TENSORBOARD = "TensorBoard writes to $TENSORBOARD_LOGGING_DIR, or to runs/ in --output_dir if that is not set"
+_TENSORBOARD = "TensorBoard writes to $TENSORBOARD_LOGGING_DIR, or to tensorboard/ in --output_dir if that is not set"
 OWNER = "push_to_hub_organization"
 REPOSITORY = "push_to_hub_model_id"
 

@@ -7,24 +7,22 @@ from dataclasses import replace
 from typing import Any, NoReturn
 
 from transformers import HfArgumentParser
-from transformers.integrations.integration_utils import (
-    INTEGRATION_TO_CALLBACK,
-    get_available_reporting_integrations,
-)
 
 from slm_data import DataError
 from slm_train.arguments import Arguments, SlmTrainingArguments
 from slm_train.command_line.evaluation_batch import limit_evaluation_batch
+from slm_train.command_line.evaluation_flags import check_evaluation_flags
 from slm_train.command_line.flag_reader import CommandLine
 from slm_train.command_line.flag_types import FALSE_WORDS
 from slm_train.command_line.known_flags import OPTION_GROUPS, read_flags
+from slm_train.command_line.loggers import check_loggers
 from slm_train.command_line.run_defaults import (
     check_learning_rate_search,
     complete_training,
     default_words,
     limit_by_time,
 )
-from slm_train.errors import TrainError, UsageError, did_you_mean
+from slm_train.errors import TrainError, UsageError
 from slm_train.hardware.device_defaults import device_defaults
 from slm_train.options import BudgetOptions
 
@@ -67,7 +65,8 @@ def make_arguments(line: CommandLine) -> Arguments:
     if run.max_minutes is not None:
         limit_by_time(training, line.explicit_flags)
     notes = [*notes, *check_learning_rate_search(run, source, training)]
-    _check_loggers(training.report_to)
+    check_evaluation_flags(run, training, budget[0] if budget else None, line.explicit_flags)
+    check_loggers(training.report_to)
     all_notes = (*line.notes, *notes)
     return Arguments(source, model, rows, run, training, device.name, all_notes, line.explicit_flags, *budget)
 
@@ -105,16 +104,3 @@ def _with_values(argv: Iterable[str]) -> list[str]:
         if words[position] in _VALUE_OPTIONAL and following.startswith("--"):
             words.insert(position + 1, "true")
     return words
-
-
-def _check_loggers(names: Sequence[str]) -> None:
-    """Raise TrainError for a logger that is unknown or not installed."""
-    for name in names:
-        if name not in INTEGRATION_TO_CALLBACK:
-            known = sorted(INTEGRATION_TO_CALLBACK)
-            raise TrainError(f"--report_to {name}: {did_you_mean(name, known)}choose from {', '.join(known)}")
-        if name not in (installed := get_available_reporting_integrations()):
-            raise TrainError(
-                f"--report_to {name}: its package is not installed; install it, or use "
-                f"{' or '.join(installed) or 'none'}"
-            )

@@ -22,7 +22,6 @@ from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import TrainOutput
 
 from slm_data import BudgetPlan, RowCollator, RowDataset
-from slm_train.checkpoints.best_weights import BestWeights
 from slm_train.checkpoints.random_state import random_state, set_random_state
 from slm_train.checkpoints.step_checkpoint import StepCheckpoint
 from slm_train.checkpoints.step_checkpoint_file import load_weights
@@ -65,7 +64,7 @@ class BudgetTrainer(SlmTrainer):
         super().__init__(**settings)
         self.plan, self.budget, self.checkpoint, self.resume_state = plan, budget, checkpoint, state
         self.rank, self.ranks = self.accelerator.process_index, self.accelerator.num_processes
-        self.best = BestWeights(Path(str(self.args.output_dir)), budget.patience, budget.keep_best)
+        self._best_step_saved: int = state["best"]["step"] if state else 0
         self.accumulation = GradientAccumulation(self.accelerator, self._loss, print_line)
 
     def _inner_training_loop(self, *_: Any, **__: Any) -> TrainOutput:
@@ -77,8 +76,9 @@ class BudgetTrainer(SlmTrainer):
             is_last = step + 1 == len(self.plan)
             if self._is_due(self.budget.log_interval) or is_last:
                 self.log(self.metrics.log_line(self.accelerator, self.memory))
-            if self._is_due(self.budget.eval_interval):
-                self.best.update(self.state.global_step, self.evaluate()["eval_loss"], self._trained_weights)
+            if self._is_due(self.budget.eval_interval) or (is_last and self.best.is_used):
+                self.evaluate()
+                self._track_best()
             must_stop = not is_last and self._must_stop()
             if self._is_due(self.budget.checkpoint_interval) or is_last or must_stop:
                 self._write_step_checkpoint()
@@ -169,10 +169,6 @@ class BudgetTrainer(SlmTrainer):
     def _end(self) -> TrainOutput:
         self.checkpoint.wait()
         self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
-        # The last evaluation was of the weights that are replaced here.
-        if weights := self.best.read_weights():
-            load_weights(self._unwrapped, weights)
-            self.last_evaluation = None
         self.is_in_train = False
         return TrainOutput(self.state.global_step, float("nan"), {})
 
@@ -189,6 +185,7 @@ class BudgetTrainer(SlmTrainer):
             "log_bytes": metrics_size(self.checkpoint.path.parent),
         }
         self.checkpoint.save(self.accelerator, self._unwrapped, self.optimizer, state, rank)
+        self._best_step_saved = self.best.step
 
     def _restore(self, state: dict[str, Any]) -> None:
         """Continue from the content of a checkpoint."""
@@ -199,24 +196,19 @@ class BudgetTrainer(SlmTrainer):
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.state.global_step, self.state.num_input_tokens_seen = state["step"], state["tokens"]
         self.accumulation.max_slots = state["most_slots"]
-        self.best.restore(state["best"])
         if self.rank < len(state["ranks"]):  # the number of processes may have changed
             set_random_state(state["ranks"][self.rank]["random"])
             self.metrics.restore(state["ranks"][self.rank]["tally"])
         self.resume_state = None
 
-    def _trained_weights(self) -> dict[str, Tensor]:
-        return self.checkpoint.trained_weights(self.accelerator, self._unwrapped)
+    def _best_steps_in_checkpoints(self) -> set[int]:
+        self.checkpoint.wait()  # the earlier one is replaced only now
+        return {self._best_step_saved}
 
     def load_weights(self, checkpoint: Path) -> None:
         """Load the trained weights of a run that had finished training."""
         assert self.resume_state
         self.state.global_step = self.resume_state["step"]
         self.state.epoch = self.plan.progress(min(self.resume_state["step"], len(self.plan)) - 1)
-        self.best.restore(self.resume_state["best"])
-        load_weights(self._unwrapped, self.best.read_weights() or self.resume_state["weights"])
-
-    @property
-    def _unwrapped(self) -> Any:
-        """The model without DDP and torch.compile, which put prefixes before the names of its parameters."""
-        return self.model
+        load_weights(self._unwrapped, self.resume_state["weights"])
+        self._end_with_best()

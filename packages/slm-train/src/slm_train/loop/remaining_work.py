@@ -109,9 +109,8 @@ def _in_batches(rows: Ints, size: int) -> list[Ints]:
 
 def _count_evaluations(arguments: Arguments, first_step: int, steps: int, *, is_evaluated: bool) -> int | None:
     """Return the number of evaluations before, during and after training, if nothing stops it early."""
-    training, budget = arguments.training, arguments.budget
     before = 0 if is_evaluated else 1
-    ends_with_best: Any = budget.keep_best if budget else training.load_best_model_at_end
+    ends_with_best: Any = arguments.training.load_best_model_at_end
     interval = _evaluation_interval(arguments, steps)
     if interval is None:
         return None

@@ -17,7 +17,7 @@ from slm_train.loop.learning_rate import follow_fraction, update_learning_rate
 
 
 class TrainingTime(TrainerCallback):
-    """Counts the seconds spent on training, excluding evaluations and checkpoints."""
+    """Counts the seconds spent on training, excluding evaluations, checkpoints and text samples."""
 
     def __init__(self, seconds: float = 0.0) -> None:
         self.seconds = seconds
@@ -30,6 +30,11 @@ class TrainingTime(TrainerCallback):
         self._measured_from = time.perf_counter()
 
     on_save = on_evaluate
+
+    def exclude(self, seconds: float) -> None:
+        """Do not count the last ``seconds``, which were spent on something else during ``on_step_end``."""
+        # Holds in both orders of callbacks: if this one's on_step_end comes later, it measures from a later moment.
+        self._measured_from += seconds
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         now = time.perf_counter()

@@ -6,19 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Sampler, Subset
 from transformers import PreTrainedTokenizerBase, Trainer
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_callback import TrainerState
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from slm_data import RowCollator, RowDataset, RowStream
 from slm_train.arguments import SlmTrainingArguments
 from slm_train.checkpoints.atomic_write import atomic_folder, temporary_path
-from slm_train.checkpoints.retention import rotate
+from slm_train.checkpoints.best_weights import STATE_NAME, BestWeights, read_best_state
+from slm_train.checkpoints.retention import list_checkpoints, rotate
+from slm_train.checkpoints.whole_weights import load_whole_weights, whole_trained_weights
 from slm_train.loop.auxiliary_loss import AuxiliaryLoss
 from slm_train.loop.evaluation import evaluate
 from slm_train.loop.evaluation_loss import EvaluationLoss
@@ -40,12 +42,13 @@ class SlmTrainer(Trainer):
         eval_rows: RowDataset,
         muon: bool = False,
         fused_loss: bool = True,
+        best: BestWeights | None = None,
         **settings: Any,
     ):
         collator = RowCollator(padding_id(settings["processing_class"]), rows.packing == "best_fit")
         self._checkpoint_parent: Path | None = None
         super().__init__(train_dataset=rows, eval_dataset=eval_rows, data_collator=collator, **settings)
-        self.muon = muon
+        self.muon, self.best = muon, best or BestWeights(Path(str(self.args.output_dir)))
         model: Any = self.model
         self._check_loss_path(model)
         self.loss_context = loss_context(model, self.args, fused_loss)
@@ -138,10 +141,55 @@ class SlmTrainer(Trainer):
     def _report_batch(self) -> None:
         self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
 
+    def train(self, *arguments: Any, **named: Any) -> TrainOutput:
+        """Train as any Trainer does, and end with the best weights if the run keeps them."""
+        output: TrainOutput = super().train(*arguments, **named)
+        self._end_with_best()
+        return output
+
+    def _evaluate(self, *arguments: Any, **named: Any) -> dict[str, float]:
+        """Evaluate during training. transformers 5.19 calls this before it saves a checkpoint of the same step."""
+        metrics: dict[str, float] = super()._evaluate(*arguments, **named)
+        self._track_best()
+        if self.best.is_exhausted:
+            self.control.should_training_stop = True
+            # As at the end of a complete run: a run that is resumed from here is finished.
+            self.control.should_save |= self.args.save_strategy in ("steps", "epoch")
+        return metrics
+
+    def _track_best(self) -> None:
+        """Record the evaluation that was just made."""
+        assert self.last_evaluation
+        is_best = self.best.update(*self.last_evaluation, self._trained_weights)
+        if is_best and self.args.should_save:
+            self.best.remove_except(self._best_steps_in_checkpoints())
+
+    def _best_steps_in_checkpoints(self) -> set[int]:
+        """Return the steps whose weights the existing checkpoints resume with."""
+        states = [read_best_state(checkpoint) for checkpoint in list_checkpoints(Path(str(self.args.output_dir)))]
+        return {int(state["step"]) for state in states if state}
+
+    def _trained_weights(self) -> dict[str, Tensor]:
+        return whole_trained_weights(self.accelerator, self._unwrapped)
+
+    def _end_with_best(self) -> None:
+        """Load the weights of the best evaluation, if the run keeps them; its figures are then those of the run."""
+        self.accelerator.wait_for_everyone()  # the first process has written them
+        if self.args.should_save and self.best.keep:
+            self.best.remove_except(self._best_steps_in_checkpoints())
+        if weights := self.best.read_weights():
+            load_whole_weights(self.accelerator, self._unwrapped, weights)
+            self.last_evaluation = self.state.global_step, self.best.metrics
+
+    @property
+    def _unwrapped(self) -> Any:
+        """The model without DDP and torch.compile, which put prefixes before the names of its parameters."""
+        return self.model
+
     def evaluate_trained(self) -> dict[str, Any]:
         """Return the metrics of the trained weights, under the names that ``evaluate`` uses.
 
-        If training ended with an evaluation of these weights, its metrics are returned.
+        If they were evaluated during training, at its end or as the best ones that are kept, those are returned.
         """
         if self.last_evaluation and not self.args.load_best_model_at_end:
             step, metrics = self.last_evaluation
@@ -171,6 +219,8 @@ class SlmTrainer(Trainer):
     def _write_checkpoint(self, temporary: Path, target: Path, model: nn.Module, trial: Any) -> None:
         """Let transformers write ``temporary/checkpoint-N``, and move its files up to ``temporary``."""
         self._checkpoint_parent = temporary
+        callback_states: Any = self.state.stateful_callbacks
+        callback_states[STATE_NAME] = {"args": {}, "attributes": self.best.state()}
         try:
             super()._save_checkpoint(model, trial)
         finally:
@@ -192,6 +242,7 @@ class SlmTrainer(Trainer):
         """Load the weights and the progress of ``checkpoint``, without training."""
         self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
         self._load_from_checkpoint(str(checkpoint))
+        self._end_with_best()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         super().save_model(output_dir, _internal_call)
