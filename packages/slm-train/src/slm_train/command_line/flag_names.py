@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from slm_train.errors import UsageError
 
 _PLAIN_NEGATIVE = re.compile(r"-\d+|-\d*\.\d+")  # argparse reads these as values, but -1e-3 as a flag
-_LOWEST_SIMILARITY = 0.8  # difflib's ratio; names less similar are suggested only if nothing else matches
+_LOWEST_SIMILARITY = 0.81  # difflib's ratio; names less similar are suggested only if nothing else matches
 
 
 def plain_name(name: str) -> str:
