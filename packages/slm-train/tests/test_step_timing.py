@@ -23,6 +23,7 @@ from slm_train.loop.step_timing import RunTimes, estimate_times
 from slm_train.loop.timed_model import TimedModel
 
 Flags = Callable[..., list[str]]
+pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
 flows = pytest.mark.parametrize("flags", [Tiny.flags, dynamic], ids=["trainer", "dynamic"])
 PER_SLOT, PER_EVALUATED_SLOT, OPTIMIZER = 1e-3, 2e-4, 0.5  # seconds
 
