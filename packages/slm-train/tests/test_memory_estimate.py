@@ -20,7 +20,7 @@ def estimated(tiny: Tiny, folder: Path, *more: str) -> tuple[MemoryEstimate, int
     corpus = load_corpus(arguments.source)
     base = find_base_model(arguments.model, arguments.model_name, corpus.train)
     rows = make_rows(arguments, corpus, base, lambda _: None)
-    return estimate_memory(arguments, base, rows), optimizer_steps(arguments, rows)
+    return estimate_memory(arguments, base, rows)[0], optimizer_steps(arguments, rows)
 
 
 @pytest.mark.parametrize("mode", ["baseline", "lora", "qlora", "butterfly", "butterfly_block"])
@@ -66,3 +66,14 @@ def test_the_peak_of_a_dry_run_is_that_of_the_run(tiny: Tiny, tmp_path: Path) ->
     assert run_command(flags).returncode == 0
     measured = read_record(tmp_path / "run")["memory"]["peak"]
     assert float(estimated_peak[1].replace(",", "")) * 1e6 == pytest.approx(measured, rel=0.15)
+
+
+@pytest.mark.parametrize("more", [(), ("--fused_loss", "false")])
+def test_a_default_evaluation_takes_no_more_memory_than_a_step_and_a_large_batch_does(
+    tiny: Tiny, tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    estimate = estimated(tiny, tmp_path / "run", *more)[0]
+    assert 0 < estimate.evaluation <= estimate.activations
+    large = estimated(tiny, tmp_path / "run", *more, "--per_device_eval_batch_size", "256", "--packing", "none")[0]
+    assert large.evaluation > estimate.activations
+    assert large.peak - large.process - large.weights - large.optimizer - large.fragmentation == large.evaluation

@@ -64,7 +64,7 @@ def estimate_times(
     evaluations = work.evaluations
     if evaluations is None:
         evaluations = _evaluations_within(arguments, (time_left or step * work.steps) / step)
-    return RunTimes(step * work.steps if time_left is None else time_left, evaluation, evaluations)
+    return RunTimes(float(step * work.steps) if time_left is None else time_left, float(evaluation), evaluations)
 
 
 def _rows_share(work: RemainingWork) -> float | None:
