@@ -30,7 +30,7 @@ def run_capped(command: str) -> None:
         assert run(words) == 0
         return
     with serving(words) as url:
-        assert httpx.get(f"{url}/health", timeout=TIMEOUT).status_code == 200
+        assert httpx.get(f"{url}/v1/models", timeout=TIMEOUT).status_code == 200
 
 
 @pytest.mark.parametrize("mode", ["baseline", "butterfly"])
