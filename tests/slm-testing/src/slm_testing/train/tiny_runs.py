@@ -41,8 +41,8 @@ class Tiny:
             "logging_steps": 1,
             "threads": 1,
             "use_cpu": "true",
-            "bf16": "false",
             "prompt": "",
+            "bf16": "false",
         }
         overridden = {word.removeprefix("--").partition("=")[0] for word in more if word.startswith("--")}
         words = [word for name, value in fixed.items() if name not in overridden for word in (f"--{name}", str(value))]
