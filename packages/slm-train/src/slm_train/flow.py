@@ -34,7 +34,7 @@ from slm_train.model.device_placement import move_to_device
 from slm_train.model.model_building import build_model
 from slm_train.reports.dry_run import show_dry_run
 from slm_train.reports.final_report import next_command, show_report
-from slm_train.reports.loggers import prepare_loggers
+from slm_train.reports.loggers import explain_logger_errors, prepare_loggers
 from slm_train.reports.metrics_log import MetricsLog
 from slm_train.reports.progress_bar import ProgressBar
 from slm_train.reports.sampling import Sampling
@@ -69,7 +69,7 @@ def run(arguments: Arguments) -> int:
         show_dry_run(console, arguments, base, current.rows, current.steps)
         return 0
     memory_explained = explain_out_of_memory(arguments, tokens.block_size)
-    with explain_disk_errors(start.folder), memory_explained, StopSignals() as signals:
+    with explain_disk_errors(start.folder), memory_explained, explain_logger_errors(), StopSignals() as signals:
         current, model = _load_model(current, console)
         trainer = _prepare(current, model, corpus.name, console, signals)
         _evaluate_before(current, trainer)
