@@ -34,7 +34,7 @@ def samples(folder: Path) -> dict[int, Any]:
 
 
 @FLOWS
-@pytest.mark.parametrize("mode", ["baseline", "lora"])
+@pytest.mark.parametrize("mode", ["baseline", "qlora"])
 def test_samples_are_logged_and_training_is_the_same_to_the_bit(
     tiny: Tiny, tmp_path: Path, flow: str, mode: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
