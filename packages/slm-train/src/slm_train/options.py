@@ -246,7 +246,7 @@ class RunOptions:
             raise TrainError(f"--patience {self.patience} must be at least 1")
         if self.sample_every < 0:
             raise TrainError(f"--sample_every {self.sample_every} must not be below 0; use 0 for no samples")
-        if self.sample_every and not self.prompt:
+        if self.sample_every and self.prompt is not None and not any(self.prompt):
             raise TrainError(
                 f"--sample_every {self.sample_every} continues the texts of --prompt; give one that is not empty"
             )
