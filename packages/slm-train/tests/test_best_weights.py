@@ -24,6 +24,7 @@ TOO_FAST = ("--learning_rate", "0.3", "--lr_scheduler_type", "constant", "--mode
 
 def command(flow: str, tiny: Tiny, folder: Path, interval: int | None, *more: str) -> list[str]:
     """Return a command line with an evaluation every ``interval`` steps; None for no such flag."""
+    words: tuple[str, ...]
     if flow == "dynamic":
         words = ("--eval_interval", str(interval)) if interval else ()
         return dynamic(tiny, folder, "--max_eval_samples", "3", *words, *more)
@@ -70,7 +71,7 @@ def test_without_patience_left_a_run_stops_and_keeps_its_best(
 @FLOWS
 def test_a_run_killed_at_random_moments_ends_with_the_same_best_weights(tiny: Tiny, tmp_path: Path, flow: str) -> None:
     more = ("--max_steps", "90", "--max_train_samples", "20", "--mode", "lora", "--learning_rate", "0.1")
-    more = (*more, "--keep_best", "--patience", "4", *(("--save_steps", "1") if flow == "trainer" else ()))
+    more = (*more, "--keep_best", "--patience", "4", *(("--save_steps", "2") if flow == "trainer" else ()))
     alone, killed = tmp_path / "alone", tmp_path / "killed"
     assert finish(command(flow, tiny, alone, 4, *more)) == 0
     kills = kill_and_resume(command(flow, tiny, killed, 4, *more), killed, kills=3, seed=7, longest=0.15)

@@ -57,6 +57,32 @@ def two_ranks() -> list[dict[str, str]]:
     return [environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
 
 
+@pytest.mark.parametrize("flow", ["trainer", "dynamic"])
+def test_two_processes_sample_once_and_end_with_the_best_weights(tiny: Tiny, tmp_path: Path, flow: str) -> None:
+    more: tuple[str, ...] = (
+        "--sample_every",
+        "2",
+        "--prompt",
+        "One day",
+        "--keep_best",
+        "--patience",
+        "2",
+        "--mode",
+        "baseline",
+    )
+    more = (*more, "--learning_rate", "0.3", "--lr_scheduler_type", "constant", "--max_eval_samples", "3")
+    interval = ("--eval_interval", "1") if flow == "dynamic" else ("--eval_strategy", "steps", "--eval_steps", "1")
+    flags = dynamic if flow == "dynamic" else Tiny.flags
+    assert by_forks(flags(tiny, tmp_path, *more, *interval, "--max_steps", "20")) == 0
+    best = read_record(tmp_path)["best"]
+    assert best["stopped_early"]
+    sampled = [line["step"] for line in log(tmp_path) if "samples" in line]
+    assert sampled == list(range(2, best["step"] + 3, 2))
+    stored = torch.load(tmp_path / f"best-{best['step']}.pt", weights_only=True)["weights"]
+    final = load_file(tmp_path / "model.safetensors")
+    assert all(torch.equal(final[name], stored[name]) for name in final)
+
+
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(next(folder.glob("*.safetensors")))
 

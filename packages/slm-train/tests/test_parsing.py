@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from slm_testing.train.tiny_runs import Refused, Tiny
-from slm_train.command_line import parsing
+from slm_train.command_line import loggers, parsing
 from slm_train.command_line.parsing import parse_arguments
 from slm_train.hardware.device_defaults import DeviceDefaults
 
@@ -47,8 +47,8 @@ def test_bf16_is_on_if_the_device_has_it_and_fp16_is_not_set(monkeypatch: pytest
 
 
 def test_logs_can_go_to_several_places(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parsing, "get_available_reporting_integrations", lambda: ["tensorboard", "wandb"])
-    assert parse_arguments(["--report_to", "tensorboard", "wandb"]).training.report_to == ["tensorboard", "wandb"]
+    monkeypatch.setattr(loggers, "get_available_reporting_integrations", lambda: ["tensorboard", "trackio"])
+    assert parse_arguments(["--report_to", "tensorboard", "trackio"]).training.report_to == ["tensorboard", "trackio"]
     assert parse_arguments(["--report_to", "none"]).training.report_to == []
     assert parse_arguments([]).training.report_to == []
 

@@ -34,7 +34,7 @@ def samples(folder: Path) -> dict[int, Any]:
 
 
 @FLOWS
-@pytest.mark.parametrize("mode", ["baseline", "lora"])
+@pytest.mark.parametrize("mode", ["baseline", "qlora"])
 def test_samples_are_logged_and_training_is_the_same_to_the_bit(
     tiny: Tiny, tmp_path: Path, flow: str, mode: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -121,7 +121,7 @@ class Library:
 
 @pytest.mark.parametrize(("kind", "attribute"), [(WandbCallback, "_wandb"), (TrackioCallback, "_trackio")])
 def test_samples_reach_loggers_as_a_table(kind: type[Any], attribute: str) -> None:
-    callback: Any = kind.__new__(kind)  # without its package, the class cannot be constructed
+    callback = object.__new__(kind)  # without its package, the class cannot be constructed
     library = Library()
     setattr(callback, attribute, library)
     report_samples([callback], 4, [{"prompt": "One", "text": "One day"}])
@@ -130,7 +130,7 @@ def test_samples_reach_loggers_as_a_table(kind: type[Any], attribute: str) -> No
 
 def test_samples_reach_tensorboard_as_text() -> None:
     texts: list[tuple[str, str, int]] = []
-    callback: Any = TensorBoardCallback.__new__(TensorBoardCallback)
+    callback: Any = object.__new__(TensorBoardCallback)
     callback.tb_writer = SimpleNamespace(add_text=lambda *values: texts.append(values), flush=lambda: None)
     report_samples([callback], 4, [{"prompt": "One", "text": "One day\nhe"}, {"prompt": "A", "text": "A b"}])
     assert texts == [("samples/1", "One day  \nhe", 4), ("samples/2", "A b", 4)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from rich.console import Console
@@ -42,7 +43,7 @@ from slm_train.model.model_building import build_model
 from slm_train.reports.dry_run import show_dry_run
 from slm_train.reports.final_report import show_next_commands, show_report
 from slm_train.reports.hints import find_hints
-from slm_train.reports.loggers import prepare_loggers
+from slm_train.reports.loggers import explain_logger_errors, prepare_loggers
 from slm_train.reports.metrics_log import MetricsLog
 from slm_train.reports.progress_bar import ProgressBar, progress_display
 from slm_train.reports.run_summary import show_run_summary
@@ -58,51 +59,51 @@ def run(arguments: Arguments) -> int:
     """Train with ``arguments`` and leave a run folder. Returns the exit code: 0, or 128 + a signal."""
     console = Console(soft_wrap=True, highlight=False, quiet=not arguments.training.should_log)
     disable_progress_bar()
-    for note in arguments.notes:
-        console.print(note)
-    # Cheap checks come first: nothing has been downloaded, tokenised or written yet.
-    start = choose_start(arguments, console.print)
-    set_threads(arguments, start.record, console.print)
-    if dataset := find_missing_dataset(arguments.source):
-        console.print(f"downloading the dataset {dataset} ...")
-    corpus = load_corpus(arguments.source)
-    for note in corpus.notes:
-        console.print(note)
-    base = find_base_model(arguments.model, arguments.model_name, corpus.train)
-    if base.note:
-        console.print(base.note)
-    arguments = with_learning_rate(arguments, base, start.record)
-    arguments = packing_of_resumed_run(arguments, start.record, console.print)
-    arguments = evaluated_rows_of_resumed_run(arguments, start.record, console.print)
-    tokens = tokenize_corpus(arguments, corpus, base, console.print)
-    check_row_tokens(arguments, base, tokens)
-    arguments = choose_prompts(arguments, base, tokens, start.record, console.print)
-    # All checks that do not need the weights come before they are loaded, with the packing that was asked for.
-    current = _lay_out(arguments, start, base, tokens, console)
-    if will_be_downloaded(base):
-        console.print(f"downloading the weights of {base.name} ...")
-    memory_explained = explain_out_of_memory(arguments, tokens.block_size)
+    current, dataset = _plan_run(arguments, console)
+    memory_explained = explain_out_of_memory(current.arguments, current.tokens.block_size)
     if arguments.run.dry_run:
         with memory_explained:
             show_dry_run(console, current)
         return 0
-    display = progress_display(console)
-    with explain_disk_errors(start.folder), memory_explained, StopSignals() as signals, display as bars:
-        current, model = _load_model(current, console)
-        trainer = _prepare(current, model, corpus.name, bars, signals)
-        _find_learning_rate(current, trainer, console)
-        show_run_summary(console, current, trainer)
-        _evaluate_before(current, trainer)
-        _train(current, trainer)
-        if signals.received:
-            return _stop(current, console, signals)
-        record_best(current, trainer, console.print)
-        _evaluate_and_save(current, trainer)
-    show_report(console, current.record)
-    for hint in find_hints(current.record):
-        console.print(hint)
-    show_next_commands(console, current.arguments, current.record, start.folder)
+    with explain_disk_errors(current.start.folder), memory_explained, explain_logger_errors():
+        with StopSignals() as signals, progress_display(console) as bars:
+            current, model = _load_model(current, console)
+            trainer = _prepare(current, model, dataset, bars, signals)
+            _find_learning_rate(current, trainer, console)
+            show_run_summary(console, current, trainer)
+            _evaluate_before(current, trainer)
+            _train(current, trainer)
+            if signals.received:
+                return _stop(current, console, signals)
+            record_best(current, trainer, console.print)
+            _evaluate_and_save(current, trainer)
+    _report(current, console)
     return 0
+
+
+def _plan_run(arguments: Arguments, console: Console) -> tuple[Run, str]:
+    """Make all checks that do not need the weights. Returns the run and the name of its dataset."""
+    print_line = console.print
+    _print_lines(arguments.notes, console)
+    # Cheap checks come first: nothing has been downloaded, tokenised or written yet.
+    start = choose_start(arguments, print_line)
+    set_threads(arguments, start.record, print_line)
+    if dataset := find_missing_dataset(arguments.source):
+        print_line(f"downloading the dataset {dataset} ...")
+    corpus = load_corpus(arguments.source)
+    base = find_base_model(arguments.model, arguments.model_name, corpus.train)
+    _print_lines([*corpus.notes, *([base.note] if base.note else [])], console)
+    arguments = with_learning_rate(arguments, base, start.record)
+    arguments = packing_of_resumed_run(arguments, start.record, print_line)
+    arguments = evaluated_rows_of_resumed_run(arguments, start.record, print_line)
+    tokens = tokenize_corpus(arguments, corpus, base, print_line)
+    check_row_tokens(arguments, base, tokens)
+    arguments = choose_prompts(arguments, base, tokens, start.record, print_line)
+    # With the packing that was asked for, before it is verified.
+    current = _lay_out(arguments, start, base, tokens, console)
+    if will_be_downloaded(base):
+        print_line(f"downloading the weights of {base.name} ...")
+    return current, corpus.name
 
 
 def _lay_out(arguments: Arguments, start: Start, base: BaseModel, tokens: Tokens, console: Console) -> Run:
@@ -259,3 +260,14 @@ def _evaluate_and_save(current: Run, trainer: SlmTrainer) -> None:
         add_model_card(temporary, current.start.folder, current.record)
         move_files(temporary, current.start.folder)
         write_run(current.start.folder, current.record)
+
+
+def _report(current: Run, console: Console) -> None:
+    show_report(console, current.record)
+    _print_lines(find_hints(current.record), console)
+    show_next_commands(console, current.arguments, current.record, current.start.folder)
+
+
+def _print_lines(lines: Iterable[str], console: Console) -> None:
+    for line in lines:
+        console.print(line)

@@ -271,15 +271,13 @@ class RunOptions:
     patience: int | None = field(
         default=None,
         metadata={
-            "help": "Stop after this many evaluations without a better loss. Evaluates ten times during training "
-            "unless an interval is given."
+            "help": "Stop after N evaluations without a better loss; without an interval of evaluations, there are ten."
         },
     )
     keep_best: bool = field(
         default=False,
         metadata={
-            "help": "End with the weights of the best evaluation during training. Evaluates ten times unless an "
-            "interval is given."
+            "help": "End with the weights of the best evaluation; without an interval of evaluations, there are ten."
         },
     )
 
@@ -288,7 +286,7 @@ class RunOptions:
             raise TrainError(f"--patience {self.patience} must be at least 1")
         if self.sample_every < 0:
             raise TrainError(f"--sample_every {self.sample_every} must not be below 0; use 0 for no samples")
-        if self.sample_every and not self.prompt:
+        if self.sample_every and self.prompt is not None and not any(self.prompt):
             raise TrainError(
                 f"--sample_every {self.sample_every} continues the texts of --prompt; give one that is not empty"
             )
@@ -309,13 +307,7 @@ class BudgetOptions:
         default=2048, metadata={"help": "Upper bound on the tokens of a micro-batch, padding included; bounds memory."}
     )
     log_interval: int = field(default=10, metadata={"help": "Steps between log lines."})
-    eval_interval: int = field(
-        default=0,
-        metadata={
-            "help": "Steps between evaluations during training; 0 for none. Default: 0, or a tenth of the run with "
-            "--patience or --keep_best."
-        },
-    )
+    eval_interval: int = field(default=0, metadata={"help": "Steps between evaluations during training; 0 for none."})
     checkpoint_interval: int = field(default=1, metadata={"help": "Steps between checkpoints."})
     schedule_in: str = field(default="steps", metadata={"help": "Unit of the learning-rate schedule: steps or tokens."})
     pad_to_multiple_of: int | None = field(

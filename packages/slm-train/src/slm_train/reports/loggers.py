@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from transformers.integrations.integration_utils import TensorBoardCallback, TrackioCallback, WandbCallback
 
+from slm_train.errors import TrainError
 from slm_train.loop.trainer import SlmTrainer
 from slm_train.run_folder.tensorboard_folder import TENSORBOARD_FOLDER
 
@@ -27,6 +30,18 @@ def prepare_loggers(trainer: SlmTrainer, folder: Path, step: int) -> None:
         # under the same name, that is the same run.
         if isinstance(callback, TrackioCallback | WandbCallback) and trainer.args.run_name is None:
             trainer.args.run_name = f"{folder.name} {time.strftime('%Y-%m-%d %H:%M:%S')}"
+
+
+@contextmanager
+def explain_logger_errors() -> Iterator[None]:
+    """Turn errors of wandb, such as a server that cannot be reached, into a TrainError; other errors pass."""
+    try:
+        yield
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] != "wandb":
+            raise
+        reason = str(error).splitlines()[0]
+        raise TrainError(f"--report_to wandb: {reason}; set WANDB_MODE=offline to log to files") from error
 
 
 def _write_into(callback: Any, folder: Path, step: int) -> None:
