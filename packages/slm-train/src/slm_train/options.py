@@ -13,8 +13,7 @@ import slm_data
 from slm_adapters import ButterflySettings, OftSettings
 from slm_train.errors import TrainError, did_you_mean
 
-PEER_MODES = ("oft",)  # methods of PEFT to compare with
-MODES = ("baseline", "lora", "qlora", "butterfly", "butterfly_block", *PEER_MODES)
+MODES = ("baseline", "lora", "qlora", "butterfly", "butterfly_block", "oft")  # the last to compare with
 BUTTERFLY_MODES = ("butterfly", "butterfly_block")
 DEFAULT_BLOCK_SIZE = 256
 COMPILED_LENGTH_MULTIPLE = 64  # with --torch_compile: torch compiles again for each new length of a micro-batch
@@ -24,10 +23,7 @@ COMPILED_LENGTH_MULTIPLE = 64  # with --torch_compile: torch compiles again for 
 class ModelOptions:
     """Options of the base model and its adapter. Raises TrainError for options that contradict each other."""
 
-    mode: str = field(
-        default="lora",
-        metadata={"help": f"Training method: {', '.join(MODES)}. The last is PEFT's OFT, for comparisons."},
-    )
+    mode: str = field(default="lora", metadata={"help": f"Training method: {', '.join(MODES)} (PEFT's, to compare)."})
     model_path: str | None = field(
         default=None,
         metadata={
