@@ -19,7 +19,7 @@ SAMPLE_LEARNING_RATES = {"baseline": 1e-3, "lora": 8e-3, "qlora": 8e-3, "butterf
 DATASET_FLAGS = {"dataset", "train_file"}
 SAMPLE_RUN = {
     "dataset": "sample",
-    "max_train_samples": "480",
+    "max_train_samples": "600",
     "max_eval_samples": "40",
     "per_device_train_batch_size": "4",
 }
