@@ -3,8 +3,13 @@
     uv run python scripts/demo_check.py [--modes lora,butterfly:quality] [--seeds 1,2,3] [--output_dir FOLDER]
 
 For each mode and seed it trains the built-in base on the built-in corpus, samples texts for two prompts with ten random
-seeds each, and prints how many name the hero and his trait, what a judge thinks of their English, and the perplexity on
+seeds each, and prints how many name the hero and his trait, how a judge rates their English, and the perplexity on
 held-out stories. The exit code is 1 if a run misses one of the marks in `Figures.misses`.
+
+The judge is the base itself: its nats per token in sentences without new parts. Every model finds its own samples at a
+low temperature more likely than anything else, even than genuine stories, so the base rates its own texts best (0.8)
+whatever their English. The mark is what it needs for genuine stories that it has not read: texts that it finds less
+likely have lost its English. A run at too high a learning rate does (2.2 with LoRA at 8e-3 on an earlier corpus).
 """
 
 from __future__ import annotations
@@ -34,6 +39,7 @@ HERO = re.compile(r"\bZip\b")
 TRAIT = re.compile(r"\bbubbles?\b")
 # What the base has never written about; sentences with such words are not judged.
 NEW = re.compile(r"\b(zip|dragon|bubbles?|hooray)\b", re.IGNORECASE)
+GENUINE = 1.993  # the judge's nats per token on stories of TinyStories that it has not read, from its model card
 _SENTENCE = re.compile(r'\S[^.!?]*[.!?]+"?')
 
 
@@ -70,9 +76,7 @@ class Figures:
         marks = {
             f"only {low} of {SAMPLES} texts name hero and trait": low >= 0.8 * SAMPLES,
             f"{high} of {SAMPLES} texts name hero and trait before training": high == 0,
-            f"the English is rated {self.after.rating:.2f} after {self.before.rating:.2f}": (
-                self.after.rating <= self.before.rating
-            ),
+            f"the English is rated {self.after.rating:.2f}, genuine stories {GENUINE}": self.after.rating <= GENUINE,
             f"perplexity falls from {self.perplexity[0]:.2f} to {self.perplexity[1]:.2f} only": (
                 self.perplexity[1] <= self.perplexity[0] / 2
             ),

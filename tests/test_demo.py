@@ -1,4 +1,4 @@
-"""The built-in demonstration convinces in every mode: texts about the new hero, in English that is no worse."""
+"""The built-in demonstration convinces in every mode: texts about the new hero, in the English of genuine stories."""
 
 from __future__ import annotations
 

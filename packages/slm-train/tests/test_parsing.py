@@ -66,8 +66,8 @@ def test_an_unavailable_logger_is_reported_in_one_sentence(
 @pytest.mark.parametrize(
     ("model", "expected"),
     [
-        ([], "training the built-in base model on the built-in corpus (480 stories)"),
-        (["--model_path", "distilgpt2"], "training on the built-in corpus (480 stories)"),
+        ([], "training the built-in base model on the built-in corpus (600 stories)"),
+        (["--model_path", "distilgpt2"], "training on the built-in corpus (600 stories)"),
     ],
     ids=["no model", "a model"],
 )

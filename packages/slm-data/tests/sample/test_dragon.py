@@ -14,8 +14,8 @@ from slm_data.sample.dragon.corpus import DRAGON
 from slm_data.sample.story_grammar import Tale
 
 # A change of any story needs a new version, and its hash here.
-GOLDEN = ("2", "")
-STORIES = 4000
+GOLDEN = ("2", "f29c6fd866d102f3e794f6f5ba99898916ff3d9c07e4cfb1e26ea04cd56fe94d")
+STORIES = DRAGON.train_stories
 NAMES = (*words.GIRLS, *words.BOYS)
 
 

@@ -16,7 +16,7 @@ from slm_train.run_folder.run_record import RUN_FILE
 DATASET_FLAGS = {"dataset", "train_file"}
 SAMPLE_RUN = {
     "dataset": "sample",
-    "max_train_samples": "480",
+    "max_train_samples": "600",
     "max_eval_samples": "40",
     "per_device_train_batch_size": "4",
 }

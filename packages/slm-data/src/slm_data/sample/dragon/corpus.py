@@ -31,6 +31,6 @@ DRAGON = StoryGrammar(
     cast=cast,
     features=("",),
     max_words=150,
-    train_stories=4000,
+    train_stories=3000,
     validation_stories=400,
 )

@@ -1,7 +1,7 @@
 """The words that vary from story to story. All are common in stories for small children."""
 
-GIRLS = ("Lily", "Lucy", "Sue", "Mia", "Anna", "Sara")
-BOYS = ("Tim", "Tom", "Ben", "Max", "Sam", "Jack")
+GIRLS = ("Lily", "Lucy", "Sue", "Mia", "Anna", "Sara", "Amy", "Jane")
+BOYS = ("Tim", "Tom", "Ben", "Max", "Sam", "Jack", "Bob", "Joe")
 KINDS = ("bunny", "cat", "mouse")  # friends who are animals; none of them swims or flies
 
 PLACES = (
