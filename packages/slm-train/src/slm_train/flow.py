@@ -1,4 +1,4 @@
-"""A training run, from options to a run folder, in either flow. ``run`` is the outline; its steps follow in order."""
+"""A training run, from options to a run folder, in either flow. ``run`` and ``_carry_out`` are the outline."""
 
 from __future__ import annotations
 
@@ -66,17 +66,22 @@ def run(arguments: Arguments) -> int:
             show_dry_run(console, current)
         return 0
     with explain_disk_errors(current.start.folder), memory_explained, explain_logger_errors():
-        with StopSignals() as signals, progress_display(console) as bars:
-            current, model = _load_model(current, console)
-            trainer = _prepare(current, model, dataset, bars, signals)
-            _find_learning_rate(current, trainer, console)
-            show_run_summary(console, current, trainer)
-            _evaluate_before(current, trainer)
-            _train(current, trainer)
-            if signals.received:
-                return _stop(current, console, signals)
-            record_best(current, trainer, console.print)
-            _evaluate_and_save(current, trainer)
+        return _carry_out(current, dataset, console)
+
+
+def _carry_out(current: Run, dataset: str, console: Console) -> int:
+    """Load the model, train, evaluate, save and report. Returns the exit code."""
+    with StopSignals() as signals, progress_display(console) as bars:
+        current, model = _load_model(current, console)
+        trainer = _prepare(current, model, dataset, bars, signals)
+        _find_learning_rate(current, trainer, console)
+        show_run_summary(console, current, trainer)
+        _evaluate_before(current, trainer)
+        _train(current, trainer)
+        if signals.received:
+            return _stop(current, console, signals)
+        record_best(current, trainer, console.print)
+        _evaluate_and_save(current, trainer)
     _report(current, console)
     return 0
 
