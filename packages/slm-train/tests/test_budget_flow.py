@@ -64,7 +64,8 @@ def test_a_checkpoint_of_an_adapter_contains_no_base_weights(tiny: Tiny, tmp_pat
 
 
 def test_an_epoch_is_every_token_once(tiny: Tiny, tmp_path: Path) -> None:
-    assert main(dynamic(tiny, tmp_path, "--max_steps", "-1", "--max_train_samples", "12")) == 0
+    length = ("--max_steps", "-1", "--num_train_epochs", "1")
+    assert main(dynamic(tiny, tmp_path, *length, "--max_train_samples", "12")) == 0
     record = read_record(tmp_path)
     rows = record["data"]["train"]["rows"]  # the first token of each has nothing before it
     assert record["speed"]["tokens"] == record["data"]["train"]["tokens"] - rows
