@@ -25,6 +25,7 @@ from slm_train.loop.timed_model import TimedModel
 Flags = Callable[..., list[str]]
 pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
 flows = pytest.mark.parametrize("flags", [Tiny.flags, dynamic], ids=["trainer", "dynamic"])
+FEW = ("--max_eval_tokens", "400")  # evaluations take no longer than needed
 PER_SLOT, PER_EVALUATED_SLOT, OPTIMIZER = 1e-3, 2e-4, 0.5  # seconds
 
 
@@ -32,7 +33,7 @@ PER_SLOT, PER_EVALUATED_SLOT, OPTIMIZER = 1e-3, 2e-4, 0.5  # seconds
 def test_a_run_that_is_timed_ends_with_the_same_bits(
     tiny: Tiny, tmp_path: Path, flags: Flags, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    more = ("--max_steps", "24", "--lora_dropout", "0.5", "--learning_rate", "1e-2", "--max_eval_samples", "4")
+    more = ("--max_steps", "24", "--lora_dropout", "0.5", "--learning_rate", "1e-2", *FEW)
     assert main(flags(tiny, tmp_path / "timed", *more)) == 0
     assert "\ntime " in capsys.readouterr().out
     monkeypatch.setattr(flow, "show_run_summary", lambda *_: None)
@@ -98,9 +99,12 @@ def estimates(monkeypatch: pytest.MonkeyPatch) -> list[RunTimes | None]:
 
 
 @flows
-@pytest.mark.parametrize("packing", ["none", "best_fit"])
 @pytest.mark.parametrize(
-    "length", [("--max_steps", "30"), ("--num_train_epochs", "2", "--max_steps", "-1", "--max_train_samples", "30")]
+    ("packing", "length"),
+    [
+        ("none", ("--num_train_epochs", "2", "--max_steps", "-1", "--max_train_samples", "30")),
+        ("best_fit", ("--max_steps", "24")),
+    ],
 )
 def test_the_estimate_is_that_of_all_batches_of_the_run(
     tiny: Tiny,
@@ -119,10 +123,9 @@ def test_the_estimate_is_that_of_all_batches_of_the_run(
             slots[model.training] += named["input_ids"].numel()
         return forward(model, *inputs, **named)
 
-    evaluating = ("--max_eval_samples", "6", "--gradient_accumulation_steps", "2")
-    argv = flags(tiny, tmp_path / "run", "--mode", "baseline", "--packing", packing, *length)
+    argv = flags(tiny, tmp_path / "run", "--mode", "baseline", "--packing", packing, *length, *FEW)
     if flags is Tiny.flags:
-        argv += evaluating
+        argv += ("--gradient_accumulation_steps", "2")
     prepare = flow.show_run_summary
 
     def count_from_here(*inputs: Any) -> None:
@@ -157,7 +160,9 @@ def test_the_estimate_is_that_of_all_batches_of_the_run(
 def test_the_number_of_evaluations_is_that_of_the_run(
     tiny: Tiny, tmp_path: Path, flags: Flags, more: tuple[str, ...], estimates: list[RunTimes | None]
 ) -> None:
-    assert main(flags(tiny, tmp_path / "run", *(() if "--max_steps" in more else ("--max_steps", "20")), *more)) == 0
+    assert (
+        main(flags(tiny, tmp_path / "run", *(() if "--max_steps" in more else ("--max_steps", "20")), *FEW, *more)) == 0
+    )
     (estimate,) = estimates
     assert estimate
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -168,9 +173,9 @@ def test_the_number_of_evaluations_is_that_of_the_run(
 def test_what_has_been_done_before_a_run_is_resumed_is_not_estimated_again(
     tiny: Tiny, tmp_path: Path, flags: Flags, estimates: list[RunTimes | None]
 ) -> None:
-    more = ("--max_steps", "40", "--max_eval_samples", "4")
+    more = ("--max_steps", "40", *FEW)
     saving = ("--save_steps", "20") if flags is Tiny.flags else ()
-    assert main(flags(tiny, tmp_path / "run", "--max_steps", "20", "--max_eval_samples", "4", *saving)) == 0
+    assert main(flags(tiny, tmp_path / "run", "--max_steps", "20", *FEW, *saving)) == 0
     assert main([*flags(tiny, tmp_path / "run", *more), "--resume_from_checkpoint"]) == 0
     first, resumed = estimates
     assert first
