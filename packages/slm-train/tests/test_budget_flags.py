@@ -13,7 +13,7 @@ from slm_train.cli import main
 from slm_train.command_line.budget_flags import RENAMED, WITHOUT_EFFECT
 from slm_train.command_line.parsing import parse_arguments
 from slm_train.errors import UsageError
-from slm_train.options import BudgetOptions
+from slm_train.options.budget import BudgetOptions
 
 COMMAND = (
     "dynamic --dataset tinystories --mode lora --output_dir outputs/lora_dynamic --per_device_train_batch_size 4 "

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from slm_testing.train.budget_runs import dynamic, trainer_of
 from slm_testing.train.tiny_runs import Tiny, read_record
 from slm_train.cli import main
-from slm_train.options import MODES
+from slm_train.options.model import MODES
 
 
 def log(folder: Path) -> list[dict[str, Any]]:

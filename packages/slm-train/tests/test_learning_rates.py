@@ -11,7 +11,7 @@ from transformers import GPT2Config, LlamaConfig
 from slm_train.command_line.parsing import parse_arguments
 from slm_train.model.base_model import BaseModel
 from slm_train.model.learning_rates import default_learning_rate, with_learning_rate
-from slm_train.options import MODES, ModelOptions
+from slm_train.options.model import MODES, ModelOptions
 
 
 def base_of(config: Any) -> BaseModel:

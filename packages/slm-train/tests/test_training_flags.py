@@ -13,7 +13,7 @@ from slm_train.arguments import SlmTrainingArguments
 from slm_train.command_line.known_flags import known_flag_names
 from slm_train.command_line.parsing import PARSED_GROUPS
 from slm_train.command_line.training_flags import read_flags_of_class, training_flags
-from slm_train.options import BudgetOptions
+from slm_train.options.budget import BudgetOptions
 
 WITH_COMPUTED_DEFAULT = {"optim"}  # transformers chooses it by the version of torch
 

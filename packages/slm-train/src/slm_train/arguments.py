@@ -9,7 +9,10 @@ from typing import Any
 from transformers import TrainingArguments
 
 from slm_data import SourceOptions
-from slm_train.options import BudgetOptions, ModelOptions, RowOptions, RunOptions
+from slm_train.options.budget import BudgetOptions
+from slm_train.options.model import ModelOptions
+from slm_train.options.rows import RowOptions
+from slm_train.options.run import RunOptions
 
 UNLIMITED_STEPS = 10**9  # max_steps of a run that is limited by --max_minutes: never reached
 

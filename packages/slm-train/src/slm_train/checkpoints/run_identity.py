@@ -7,7 +7,7 @@ from typing import Any
 from slm_train.arguments import Arguments
 from slm_train.data.rows import Rows
 from slm_train.model.base_model import BaseModel
-from slm_train.options import BUTTERFLY_MODES, ModelOptions
+from slm_train.options.model import BUTTERFLY_MODES, ModelOptions
 
 
 def run_identity(arguments: Arguments, base: BaseModel, rows: Rows) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from itertools import pairwise
 from slm_train.command_line.flag_names import plain_name
 from slm_train.command_line.flag_reader import CommandLine
 from slm_train.errors import UsageError
-from slm_train.options import BudgetOptions
+from slm_train.options.budget import BudgetOptions
 
 DYNAMIC = "dynamic"
 RENAMED = {"logging_steps": "log_interval", "eval_steps": "eval_interval", "save_steps": "checkpoint_interval"}

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from slm_train.arguments import SlmTrainingArguments
-from slm_train.options import DEFAULT_BLOCK_SIZE, BudgetOptions, RowOptions
+from slm_train.options.budget import BudgetOptions
+from slm_train.options.rows import DEFAULT_BLOCK_SIZE, RowOptions
 
 
 def limit_evaluation_batch(

@@ -6,7 +6,8 @@ from collections.abc import Collection
 
 from slm_train.arguments import SlmTrainingArguments
 from slm_train.errors import TrainError
-from slm_train.options import BudgetOptions, RunOptions
+from slm_train.options.budget import BudgetOptions
+from slm_train.options.run import RunOptions
 
 _LOSS_NAMES = {"loss", "eval_loss"}
 

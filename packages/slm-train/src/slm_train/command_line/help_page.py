@@ -18,7 +18,10 @@ from slm_train.command_line.help_texts import (
     TRAINING_TEXTS,
 )
 from slm_train.command_line.training_flags import TrainingFlag, training_flags
-from slm_train.options import BudgetOptions, ModelOptions, RowOptions, RunOptions
+from slm_train.options.budget import BudgetOptions
+from slm_train.options.model import ModelOptions
+from slm_train.options.rows import RowOptions
+from slm_train.options.run import RunOptions
 
 GROUPS: dict[str, type[Any]] = {
     "texts": SourceOptions,

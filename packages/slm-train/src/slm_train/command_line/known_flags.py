@@ -10,7 +10,10 @@ from slm_data import SourceOptions
 from slm_train.command_line.budget_flags import is_dynamic, refuse_budget_flags, translate_for_budget
 from slm_train.command_line.flag_reader import CommandLine, read_command_line
 from slm_train.command_line.training_flags import training_flags
-from slm_train.options import BudgetOptions, ModelOptions, RowOptions, RunOptions
+from slm_train.options.budget import BudgetOptions
+from slm_train.options.model import ModelOptions
+from slm_train.options.rows import RowOptions
+from slm_train.options.run import RunOptions
 
 OPTION_GROUPS: tuple[type[Any], ...] = (SourceOptions, ModelOptions, RowOptions, RunOptions)
 

@@ -24,7 +24,7 @@ from slm_train.command_line.run_defaults import (
 )
 from slm_train.errors import TrainError, UsageError
 from slm_train.hardware.device_defaults import device_defaults
-from slm_train.options import BudgetOptions
+from slm_train.options.budget import BudgetOptions
 
 PARSED_GROUPS = (*OPTION_GROUPS, SlmTrainingArguments)
 # Flags that HfArgumentParser requires a value for, although they make sense without one.

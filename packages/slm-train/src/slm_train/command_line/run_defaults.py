@@ -10,7 +10,9 @@ from slm_data import SourceOptions
 from slm_train.arguments import UNLIMITED_STEPS, SlmTrainingArguments
 from slm_train.errors import TrainError
 from slm_train.hardware.device_defaults import DeviceDefaults
-from slm_train.options import ModelOptions, RowOptions, RunOptions
+from slm_train.options.model import ModelOptions
+from slm_train.options.rows import RowOptions
+from slm_train.options.run import RunOptions
 from slm_train.run_folder.run_record import RUN_FILE
 
 DATASET_FLAGS = {"dataset", "train_file"}

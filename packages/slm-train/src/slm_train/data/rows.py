@@ -23,7 +23,7 @@ from slm_train.arguments import Arguments
 from slm_train.data.evaluated_rows import choose_evaluated
 from slm_train.errors import TrainError
 from slm_train.model.base_model import BaseModel
-from slm_train.options import DEFAULT_BLOCK_SIZE, RowOptions
+from slm_train.options.rows import DEFAULT_BLOCK_SIZE, RowOptions
 
 PrintLine = Callable[[str], None]
 

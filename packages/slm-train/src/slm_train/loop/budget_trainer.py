@@ -32,7 +32,7 @@ from slm_train.loop.loss_normalization import step_mean
 from slm_train.loop.micro_batches import MicroBatch, Shares, make_micro_batches
 from slm_train.loop.step_metrics import StepMetrics, StepSums
 from slm_train.loop.trainer import SlmTrainer
-from slm_train.options import BudgetOptions
+from slm_train.options.budget import BudgetOptions
 from slm_train.run_folder.metrics_file import metrics_size
 
 

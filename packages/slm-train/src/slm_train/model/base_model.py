@@ -36,7 +36,7 @@ from slm_adapters import (
 from slm_data import Documents
 from slm_train.errors import TrainError
 from slm_train.model.new_model import new_config, new_tokenizer
-from slm_train.options import ModelOptions
+from slm_train.options.model import ModelOptions
 
 CAUSAL_REMEDY = "give a model that predicts each token from those before it"
 _COPY_AGAIN = "its files are damaged or not those of a tokenizer; copy it again or give another"

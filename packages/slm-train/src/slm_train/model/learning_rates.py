@@ -9,7 +9,7 @@ from typing import Any
 
 from slm_train.arguments import Arguments
 from slm_train.model.base_model import BaseModel
-from slm_train.options import BUTTERFLY_MODES, ModelOptions
+from slm_train.options.model import BUTTERFLY_MODES, ModelOptions
 
 # Measured in docs/log.md on the built-in base (width 256) and on SmolLM2-135M (width 576), at about half the rate that
 # was best in short runs.

@@ -25,7 +25,7 @@ from slm_adapters import (
 from slm_train.arguments import Arguments
 from slm_train.model.base_model import BaseModel, check_vocabulary
 from slm_train.model.single_kernel_gelu import single_kernel_gelu
-from slm_train.options import BUTTERFLY_MODES, ModelOptions
+from slm_train.options.model import BUTTERFLY_MODES, ModelOptions
 
 
 def build_model(arguments: Arguments, base: BaseModel) -> PreTrainedModel:

@@ -13,7 +13,7 @@ from slm_train.errors import TrainError
 from slm_train.model.base_model import BaseModel, find_base_model
 from slm_train.model.model_building import add_adapter, fit_embeddings
 from slm_train.model.parameter_counts import count_parameters
-from slm_train.options import ModelOptions
+from slm_train.options.model import ModelOptions
 
 
 def trainable_parameter_counter(arguments: Arguments) -> Callable[[ModelOptions], int]:

@@ -1,0 +1,46 @@
+"""Options of the token-budget loop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from slm_train.errors import TrainError
+
+COMPILED_LENGTH_MULTIPLE = 64  # with --torch_compile: torch compiles again for each new length of a micro-batch
+
+
+@dataclass(frozen=True)
+class BudgetOptions:
+    """Options of the token-budget loop, ``slm-train dynamic``."""
+
+    target_tokens_per_step: int = field(
+        default=4096, metadata={"help": "Predicted tokens of an optimizer step, over all processes."}
+    )
+    max_tokens_per_micro_batch: int = field(
+        default=2048, metadata={"help": "Upper bound on the tokens of a micro-batch, padding included; bounds memory."}
+    )
+    log_interval: int = field(default=10, metadata={"help": "Steps between log lines."})
+    eval_interval: int = field(default=0, metadata={"help": "Steps between evaluations during training; 0 for none."})
+    checkpoint_interval: int = field(default=1, metadata={"help": "Steps between checkpoints."})
+    schedule_in: str = field(default="steps", metadata={"help": "Unit of the learning-rate schedule: steps or tokens."})
+    pad_to_multiple_of: int | None = field(
+        default=None,
+        metadata={
+            "help": "Pad micro-batches to a multiple of this length, so that few lengths occur. Default: "
+            f"{COMPILED_LENGTH_MULTIPLE} with --torch_compile, else 1."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("log_interval", "checkpoint_interval", "pad_to_multiple_of"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise TrainError(f"--{name} {value} must be at least 1")
+        if self.eval_interval < 0:
+            raise TrainError(f"--eval_interval {self.eval_interval} must not be below 0; use 0 for no evaluations")
+        if self.schedule_in not in ("steps", "tokens"):
+            raise TrainError(f"--schedule_in {self.schedule_in!r}: choose from steps, tokens")
+
+    def length_multiple(self, compiled: bool) -> int:
+        """Return what the lengths of micro-batches are rounded up to."""
+        return self.pad_to_multiple_of or (COMPILED_LENGTH_MULTIPLE if compiled else 1)

@@ -1,0 +1,56 @@
+"""Options of how documents become rows of tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import slm_data
+from slm_train.errors import TrainError
+
+DEFAULT_BLOCK_SIZE = 256
+
+
+@dataclass(frozen=True)
+class RowOptions:
+    """How documents become rows of tokens. Raises TrainError or DataError for values out of range."""
+
+    block_size: int | None = field(
+        default=None,
+        metadata={
+            "help": f"Tokens in a row. Default: {DEFAULT_BLOCK_SIZE}, or the model's context length if that is shorter."
+        },
+    )
+    packing: str = field(
+        default="best_fit",
+        metadata={
+            "help": "How rows are filled. best_fit: several documents in a row, without attention between them; "
+            "concat: one stream, cut into blocks; none: one document per row. Default: best_fit, or none if the model "
+            "does not keep packed documents apart, which is verified."
+        },
+    )
+    packing_fill: float = field(
+        default=0.95,
+        metadata={
+            "help": "Target fill of a best_fit row, reached by cutting documents to fit the gaps; 0 cuts only what "
+            "is longer than a row."
+        },
+    )
+    max_eval_tokens: int = field(
+        default=200_000,
+        metadata={"help": "Evaluate on about this many tokens of the validation rows, evenly spaced; 0 for all."},
+    )
+    token_cache: str | None = field(
+        default=None, metadata={"help": "Folder for tokenised corpora. Default: $SLM_CACHE or ~/.cache/slm."}
+    )
+    preprocessing_num_workers: int | None = field(
+        default=None, metadata={"help": "Tokenisation processes. Default: chosen by the size of the corpus."}
+    )
+
+    def __post_init__(self) -> None:
+        slm_data.as_packing(self.packing)  # by attribute: importing the name would import numpy for --help
+        if self.block_size is not None and self.block_size < 2:
+            raise TrainError(f"--block_size {self.block_size} leaves nothing to predict; use 2 or more")
+        if not 0 <= self.packing_fill <= 1:
+            raise TrainError(f"--packing_fill {self.packing_fill} must be from 0 to 1")
+        if self.max_eval_tokens < 0:
+            raise TrainError(f"--max_eval_tokens {self.max_eval_tokens} must not be below 0; use 0 for all")
