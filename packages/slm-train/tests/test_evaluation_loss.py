@@ -11,11 +11,11 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-import slm_train.loop.evaluation_loss as evaluation_loss
+import slm_train.losses.evaluation_loss as evaluation_loss
 from slm_data import IGNORE_INDEX
 from slm_testing.zoo.models import build
-from slm_train.loop.evaluation_loss import EvaluationLoss
-from slm_train.loop.fused_loss import FusedLoss
+from slm_train.losses.evaluation_loss import EvaluationLoss
+from slm_train.losses.fused_loss import FusedLoss
 from slm_train.reports.live_tensors import LiveTensors
 
 CHANGED_LOGITS = ("gemma2", "granite", "cohere")  # capped, divided, multiplied
@@ -94,8 +94,8 @@ def test_with_a_large_vocabulary_evaluation_takes_no_more_memory_than_training(
     """llama is trained with the fused loss; gemma2, whose logits are capped, is not."""
     for module in ("evaluation_loss", "linear_cross_entropy"):
         monkeypatch.setattr(f"slm_train.loop.{module}.CACHE_BYTES", 8 * VOCABULARY * 4)
-    monkeypatch.setattr("slm_train.loop.linear_cross_entropy.MAX_GRADIENT_BYTES", TOKENS * VOCABULARY * 4)
-    monkeypatch.setattr("slm_train.loop.evaluation_loss.MAX_LOGIT_BYTES", TOKENS * VOCABULARY * 2)
+    monkeypatch.setattr("slm_train.losses.linear_cross_entropy.MAX_GRADIENT_BYTES", TOKENS * VOCABULARY * 4)
+    monkeypatch.setattr("slm_train.losses.evaluation_loss.MAX_LOGIT_BYTES", TOKENS * VOCABULARY * 2)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **LARGE))
     ids = torch.arange(ROWS * TOKENS).reshape(ROWS, TOKENS)
     evaluation, training = evaluation_peak(model, ids), training_peak(model, ids)

@@ -14,8 +14,8 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHead
 from transformers.activations import NewGELUActivation
 
 from slm_data import IGNORE_INDEX
-from slm_train.loop.fused_loss import FusedLoss
-from slm_train.loop.linear_cross_entropy import linear_cross_entropy
+from slm_train.losses.fused_loss import FusedLoss
+from slm_train.losses.linear_cross_entropy import linear_cross_entropy
 from slm_train.model.single_kernel_gelu import single_kernel_gelu
 
 TOKENS = {"vocab_size": 64, "bos_token_id": 0, "eos_token_id": 1}
@@ -54,8 +54,8 @@ def test_loss_and_gradients_equal_those_of_a_separate_output_layer_and_loss(
     tokens: int, width: int, vocabulary: int, gradient_bytes: int, cache_bytes: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("slm_train.loop.linear_cross_entropy.MAX_GRADIENT_BYTES", gradient_bytes)
-        patch.setattr("slm_train.loop.linear_cross_entropy.CACHE_BYTES", cache_bytes)
+        patch.setattr("slm_train.losses.linear_cross_entropy.MAX_GRADIENT_BYTES", gradient_bytes)
+        patch.setattr("slm_train.losses.linear_cross_entropy.CACHE_BYTES", cache_bytes)
         inputs = problem(tokens, width, vocabulary, torch.float64)
         for ours, theirs in zip(fused(*inputs, 0.25), usual(*inputs, 0.25), strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)

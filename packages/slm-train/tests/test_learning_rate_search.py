@@ -16,7 +16,7 @@ from slm_train.cli import main
 from slm_train.command_line.parsing import parse_arguments
 from slm_train.data.rows import make_rows
 from slm_train.data.trial_rows import choose_trial_rows, micro_batches
-from slm_train.loop.learning_rate_search import best_of, explore
+from slm_train.learning_rate_search.search import best_of, explore
 from slm_train.model.base_model import find_base_model
 
 Flags = Callable[..., list[str]]

@@ -15,8 +15,8 @@ from slm_data import IGNORE_INDEX
 from slm_testing.train.budget_runs import gradients_of, trained, trainer_of
 from slm_testing.train.tiny_runs import Tiny
 from slm_train.cli import main
-from slm_train.loop.auxiliary_loss import AuxiliaryLoss
-from slm_train.loop.fused_loss import FusedLoss
+from slm_train.losses.auxiliary_loss import AuxiliaryLoss
+from slm_train.losses.fused_loss import FusedLoss
 
 TOKENS = {"vocab_size": 64, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
 SHAPE = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2} | TOKENS

@@ -19,8 +19,8 @@ from slm_data import RowDataset
 from slm_testing.train.budget_runs import dynamic, trainer_of
 from slm_testing.train.tiny_runs import Tiny
 from slm_train.cli import main
-from slm_train.loop.step_timing import RunTimes, estimate_times
-from slm_train.loop.timed_model import TimedModel
+from slm_train.time_estimate.step_timing import RunTimes, estimate_times
+from slm_train.time_estimate.timed_model import TimedModel
 
 Flags = Callable[..., list[str]]
 pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from slm_train.hardware.thread_count import fastest_threads
     from slm_train.loop.budget_trainer import BudgetTrainer
     from slm_train.loop.evaluation import evaluate
-    from slm_train.loop.fused_loss import FusedLoss
     from slm_train.loop.micro_batches import MicroBatch, Shares, count_predicted, make_micro_batches
     from slm_train.loop.trainer import SlmTrainer
+    from slm_train.losses.fused_loss import FusedLoss
     from slm_train.model.base_model import BaseModel
     from slm_train.model.parameter_counts import count_parameters
     from slm_train.model.single_kernel_gelu import single_kernel_gelu
@@ -69,7 +69,7 @@ _EXPORTS = {
     "Arguments": "arguments:Arguments",
     "BaseModel": "model.base_model:BaseModel",
     "BudgetTrainer": "loop.budget_trainer:BudgetTrainer",
-    "FusedLoss": "loop.fused_loss:FusedLoss",
+    "FusedLoss": "losses.fused_loss:FusedLoss",
     "LiveTensors": "reports.live_tensors:LiveTensors",
     "MicroBatch": "loop.micro_batches:MicroBatch",
     "Rows": "data.rows:Rows",

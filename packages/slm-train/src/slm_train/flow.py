@@ -29,9 +29,9 @@ from slm_train.data.verified_packing import packing_of_resumed_run, packing_reco
 from slm_train.hardware.memory_usage import MemoryUsage
 from slm_train.hardware.out_of_memory import explain_out_of_memory
 from slm_train.hardware.thread_count import set_threads
+from slm_train.learning_rate_search.search import search_learning_rate
 from slm_train.loop.budget_trainer import BudgetTrainer
 from slm_train.loop.evaluation_schedule import schedule_evaluations
-from slm_train.loop.learning_rate_search import search_learning_rate
 from slm_train.loop.stop_signals import StopSignals
 from slm_train.loop.time_budget import TimeBudget, read_seconds_spent
 from slm_train.loop.trainer import SlmTrainer

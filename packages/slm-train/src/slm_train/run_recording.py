@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from slm_data import dataset_hub_id
 from slm_train.data.rows import summarize_rows, summarize_validation
-from slm_train.loop.learning_rate_search import LearningRateSearch
+from slm_train.learning_rate_search.search import LearningRateSearch
 from slm_train.loop.trainer import SlmTrainer
 from slm_train.model.parameter_counts import count_parameters, weight_bytes
 from slm_train.reports.text_samples import continue_prompts

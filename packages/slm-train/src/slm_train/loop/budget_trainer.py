@@ -28,10 +28,10 @@ from slm_train.checkpoints.step_checkpoint_file import load_weights
 from slm_train.hardware.memory_usage import MemoryUsage
 from slm_train.loop.gradient_accumulation import GradientAccumulation
 from slm_train.loop.learning_rate import follow_tokens, update_learning_rate, warmup_in_tokens
-from slm_train.loop.loss_normalization import step_mean
 from slm_train.loop.micro_batches import MicroBatch, Shares, make_micro_batches
 from slm_train.loop.step_metrics import StepMetrics, StepSums
 from slm_train.loop.trainer import SlmTrainer
+from slm_train.losses.loss_normalization import step_mean
 from slm_train.options.budget import BudgetOptions
 from slm_train.run_folder.metrics_file import metrics_size
 

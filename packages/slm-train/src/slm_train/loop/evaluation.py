@@ -15,7 +15,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from slm_train.loop.evaluation_loss import EvaluationLoss
+from slm_train.losses.evaluation_loss import EvaluationLoss
 
 _LARGEST_EXPONENT = 700  # exp of more overflows a float
 

@@ -11,8 +11,8 @@ from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
 from slm_train.hardware.out_of_memory import is_out_of_memory
-from slm_train.loop.loss_normalization import summed_loss
 from slm_train.loop.micro_batches import MicroBatch, count_predicted, split_micro_batch, without_loss
+from slm_train.losses.loss_normalization import summed_loss
 
 # Takes the model, a micro-batch on the device, and the predicted tokens of the micro-batch and of the step; see
 # ``loss_normalization.step_mean``.

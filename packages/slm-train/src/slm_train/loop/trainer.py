@@ -21,13 +21,13 @@ from slm_train.checkpoints.atomic_write import atomic_folder, temporary_path
 from slm_train.checkpoints.best_weights import STATE_NAME, BestWeights, read_best_state
 from slm_train.checkpoints.retention import list_checkpoints, rotate
 from slm_train.checkpoints.whole_weights import load_whole_weights, whole_trained_weights
-from slm_train.loop.auxiliary_loss import AuxiliaryLoss
 from slm_train.loop.evaluation import evaluate
-from slm_train.loop.evaluation_loss import EvaluationLoss
-from slm_train.loop.fused_loss import loss_context
-from slm_train.loop.loss_path import observe_loss_path
 from slm_train.loop.muon import MuonWithAdamW, muon_groups
 from slm_train.loop.row_order import row_order
+from slm_train.losses.auxiliary_loss import AuxiliaryLoss
+from slm_train.losses.evaluation_loss import EvaluationLoss
+from slm_train.losses.fused_loss import loss_context
+from slm_train.losses.loss_path import observe_loss_path
 
 
 class SlmTrainer(Trainer):

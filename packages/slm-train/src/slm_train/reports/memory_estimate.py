@@ -18,9 +18,9 @@ from slm_data import RowDataset
 from slm_train.arguments import Arguments
 from slm_train.data.rows import Rows
 from slm_train.hardware.memory_usage import MemoryUsage
-from slm_train.loop.evaluation_loss import EvaluationLoss
-from slm_train.loop.fused_loss import loss_context
 from slm_train.loop.muon import muon_groups
+from slm_train.losses.evaluation_loss import EvaluationLoss
+from slm_train.losses.fused_loss import loss_context
 from slm_train.model.base_model import BaseModel
 from slm_train.model.model_building import build_model
 from slm_train.model.parameter_counts import ParameterCounts, count_parameters, weight_bytes

@@ -9,13 +9,13 @@ from rich.console import Console
 
 from slm_data import RowCollator, RowDataset
 from slm_train.hardware.out_of_memory import is_out_of_memory
-from slm_train.loop.evaluation_loss import EvaluationLoss
-from slm_train.loop.fused_loss import loss_context
-from slm_train.loop.remaining_work import remaining_work
-from slm_train.loop.step_timing import RunTimes, estimate_times
-from slm_train.loop.timed_model import TimedModel
 from slm_train.loop.trainer import SlmTrainer, padding_id
+from slm_train.losses.evaluation_loss import EvaluationLoss
+from slm_train.losses.fused_loss import loss_context
 from slm_train.reports.durations import rough_time
+from slm_train.time_estimate.remaining_work import remaining_work
+from slm_train.time_estimate.step_timing import RunTimes, estimate_times
+from slm_train.time_estimate.timed_model import TimedModel
 from slm_train.training_run import Run
 
 _NAME_COLUMN = 16  # characters

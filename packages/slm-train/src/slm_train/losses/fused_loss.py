@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from transformers import TrainingArguments
 
 from slm_data import IGNORE_INDEX
-from slm_train.loop.linear_cross_entropy import linear_cross_entropy
-from slm_train.loop.loss_normalization import token_scale
-from slm_train.loop.loss_path import is_cross_entropy, observe_loss_path
+from slm_train.losses.linear_cross_entropy import linear_cross_entropy
+from slm_train.losses.loss_normalization import token_scale
+from slm_train.losses.loss_path import is_cross_entropy, observe_loss_path
 
 _PROBE_TOKENS = 8
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from slm_data import RowCollator, RowDataset
 from slm_train.arguments import SlmTrainingArguments
-from slm_train.loop.evaluation_loss import EvaluationLoss
-from slm_train.loop.remaining_work import Ints
+from slm_train.losses.evaluation_loss import EvaluationLoss
+from slm_train.time_estimate.remaining_work import Ints
 from slm_train.verification.undisturbed import undisturbed
 
 _OPTIMIZER_WEIGHTS = 2**20  # weights for which a step of Adam is timed

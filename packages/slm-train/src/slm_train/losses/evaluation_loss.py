@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import TrainingArguments
 
 from slm_data import IGNORE_INDEX
-from slm_train.loop.linear_cross_entropy import CACHE_BYTES, MAX_GRADIENT_BYTES
+from slm_train.losses.linear_cross_entropy import CACHE_BYTES, MAX_GRADIENT_BYTES
 from slm_train.verification.undisturbed import undisturbed
 
 # Logits that the output layer computes at a time. Under autocast its weight is converted at each call, which takes as

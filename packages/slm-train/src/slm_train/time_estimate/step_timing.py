@@ -13,8 +13,8 @@ import numpy as np
 
 from slm_data import RowDataset
 from slm_train.arguments import Arguments
-from slm_train.loop.remaining_work import Ints, RemainingWork, slots_of
-from slm_train.loop.timed_model import TimedModel
+from slm_train.time_estimate.remaining_work import Ints, RemainingWork, slots_of
+from slm_train.time_estimate.timed_model import TimedModel
 
 _SHARE_OF_RUN = 0.1  # of the duration of the run, which timing may take
 _COST = 3.0  # of timing, in micro-batches of training

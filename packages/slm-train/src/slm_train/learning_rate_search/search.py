@@ -19,9 +19,9 @@ from slm_data import RowDataset
 from slm_train.arguments import Arguments
 from slm_train.data.trial_rows import TrialRows, choose_trial_rows, micro_batches
 from slm_train.errors import TrainError
+from slm_train.learning_rate_search.model_snapshot import ModelSnapshot
 from slm_train.loop.evaluation import evaluate
 from slm_train.loop.micro_batches import count_predicted
-from slm_train.loop.model_snapshot import ModelSnapshot
 from slm_train.loop.trainer import SlmTrainer
 
 TRIAL_STEPS = 10

@@ -1,0 +1,1 @@
+"""``--find_learning_rate``: trials of several rates from the same start."""
