@@ -51,7 +51,7 @@ def test_rates_that_diverge_lead_to_lower_ones() -> None:
         (Tiny.flags, ("--mode", "baseline", "--muon", "--gradient_accumulation_steps", "2")),
         (Tiny.flags, ("--mode", "butterfly", "--packing", "none")),
         (Tiny.flags, ("--mode", "qlora", "--bf16", "true")),
-        (dynamic, ("--mode", "baseline", "--bf16", "true")),
+        (dynamic, ("--mode", "baseline", "--bf16", "true", "--gradient_checkpointing")),
         (dynamic, ("--mode", "butterfly_block", "--butterfly_preset", "quality")),
     ],
 )

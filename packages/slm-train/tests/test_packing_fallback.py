@@ -49,6 +49,15 @@ def test_by_default_such_a_model_is_trained_as_with_packing_none(
         assert default["evaluation"][when]["loss"] == none["evaluation"][when]["loss"]
 
 
+def test_the_length_of_the_run_is_that_of_the_new_rows(tiny: Tiny, opt: Path, tmp_path: Path) -> None:
+    more = ("--model_path", str(opt), "--max_steps", "-1", "--max_train_samples", "14", "--block_size", "128")
+    for name, flags in (("default", PACKED), ("none", UNPACKED)):
+        assert main(tiny.flags(tmp_path / name, *flags, *more)) == 0
+    default, none = read_record(tmp_path / "default"), read_record(tmp_path / "none")
+    assert default["arguments"]["num_train_epochs"] == none["arguments"]["num_train_epochs"]
+    assert default["speed"]["steps"] == none["speed"]["steps"]
+
+
 @pytest.mark.parametrize("flow", [[], ["dynamic"]])
 def test_packing_that_the_user_requires_is_refused(
     tiny: Tiny, opt: Path, tmp_path: Path, refused: Refused, flow: list[str]

@@ -117,6 +117,8 @@ class _Trials:
         self.trainer, self.arguments, self.train, self.rows = trainer, arguments, train, rows
         model: Any = trainer.model
         self.model: nn.Module = model
+        if trainer.args.gradient_checkpointing:  # as the run itself will do; otherwise memory may not suffice
+            model.gradient_checkpointing_enable(trainer.args.gradient_checkpointing_kwargs)
         self.device, self.ranks = trainer.args.device, trainer.accelerator.num_processes
         self.start = ModelSnapshot(model)
 
