@@ -13,7 +13,6 @@ from rich.console import Console
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 import slm_train.reports.progress_bar as progress_bar
-import slm_train.reports.progress_rate as progress_rate
 from slm_testing.train.budget_runs import dynamic, trainer_of
 from slm_testing.train.tiny_runs import Tiny
 from slm_train.cli import main
@@ -29,7 +28,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(progress_rate.time, "perf_counter", lambda: clock.now)
+    monkeypatch.setattr("time.perf_counter", lambda: clock.now)
     return clock
 
 

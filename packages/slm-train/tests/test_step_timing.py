@@ -126,7 +126,7 @@ def test_the_estimate_is_that_of_all_batches_of_the_run(
     argv = flags(tiny, tmp_path / "run", "--mode", "baseline", "--packing", packing, *length, *FEW)
     if flags is Tiny.flags:
         argv += ("--gradient_accumulation_steps", "2")
-    prepare = flow.show_run_summary
+    prepare = run_summary.show_run_summary
 
     def count_from_here(*inputs: Any) -> None:
         prepare(*inputs)

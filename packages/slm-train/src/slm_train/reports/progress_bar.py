@@ -119,7 +119,8 @@ class ProgressBar(TrainerCallback):
             self.display.start()
 
     def _add_task(self, description: str, rate: ProgressRate, unit: str) -> TaskID:
-        texts: Any = {"position": _counted(rate, unit), "loss": "", "speed": "", "left": ""}
+        position = _counted(rate, unit)
+        texts: dict[str, Any] = {"position": position, "loss": "", "speed": "", "left": ""}
         return self.display.add_task(description, total=rate.total, completed=rate.completed, **texts)
 
     def _remove(self, task: TaskID, *, is_last: bool) -> None:
