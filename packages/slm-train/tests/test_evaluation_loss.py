@@ -93,7 +93,7 @@ def test_with_a_large_vocabulary_evaluation_takes_no_more_memory_than_training(
 ) -> None:
     """llama is trained with the fused loss; gemma2, whose logits are capped, is not."""
     for module in ("evaluation_loss", "linear_cross_entropy"):
-        monkeypatch.setattr(f"slm_train.loop.{module}.CACHE_BYTES", 8 * VOCABULARY * 4)
+        monkeypatch.setattr(f"slm_train.losses.{module}.CACHE_BYTES", 8 * VOCABULARY * 4)
     monkeypatch.setattr("slm_train.losses.linear_cross_entropy.MAX_GRADIENT_BYTES", TOKENS * VOCABULARY * 4)
     monkeypatch.setattr("slm_train.losses.evaluation_loss.MAX_LOGIT_BYTES", TOKENS * VOCABULARY * 2)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **LARGE))

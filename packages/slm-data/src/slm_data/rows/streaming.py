@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -41,6 +42,9 @@ class RowStream(IterableDataset[Row]):
 
     def __iter__(self) -> Iterator[Row]:
         worker = get_worker_info()
+        if worker:
+            # The tokenizer's threads do not survive the fork of a worker: with them, encoding would wait forever.
+            os.environ["TOKENIZERS_PARALLELISM"] = "false"
         for window, batch in enumerate(encode_in_batches(self.documents, self.tokenizer, WINDOW_DOCUMENTS)):
             if worker and window % worker.num_workers != worker.id:
                 continue

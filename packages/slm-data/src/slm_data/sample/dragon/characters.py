@@ -15,7 +15,6 @@ _TABLES = (
     [{"sunny": word} for word in words.SUNNY],
     [{"animal": word} for word in words.ANIMALS],
 )
-_ANIMAL_FRIENDS = 0.25  # the share of friends who are animals
 
 
 def cast(draw: Draw) -> Slots:
@@ -25,8 +24,6 @@ def cast(draw: Draw) -> Slots:
         slots.update(pick(draw, table))
     friend, other = distinct(draw, 2, len(_PEOPLE))
     name, gender, kind = _PEOPLE[friend]
-    if draw() < _ANIMAL_FRIENDS:
-        kind = pick(draw, words.KINDS)
     described = f"a little {kind} named {name}"
     slots |= {"friend": name, "kind": kind, "a_friend": described, "A_friend": capital(described)}
     return slots | {"other": _PEOPLE[other][0]} | pronouns(gender, "2")

@@ -1,8 +1,11 @@
-"""The words that vary from story to story. All are common in stories for small children."""
+"""The words that vary from story to story. All are common in stories for small children.
 
-GIRLS = ("Lily", "Lucy", "Sue", "Mia", "Anna", "Sara", "Amy", "Jane")
-BOYS = ("Tim", "Tom", "Ben", "Max", "Sam", "Jack", "Bob", "Joe")
-KINDS = ("bunny", "cat", "mouse")  # friends who are animals; none of them swims or flies
+There are few names, and each is always a girl's or always a boy's: with sixteen names, some of them of animals, the
+built-in base confused who is who after the demonstration's 85 steps.
+"""
+
+GIRLS = ("Lily", "Sue", "Mia", "Lucy")
+BOYS = ("Tim", "Tom", "Ben", "Max")
 
 PLACES = (
     ("the park", "in the park"),
