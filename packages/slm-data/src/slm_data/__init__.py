@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from slm_data.tokens.bpe import train_tokenizer
     from slm_data.tokens.store import TokenCounts, TokenStore, token_cache_dir, tokenize
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
 
 __all__ = [
     "HUB_ERROR_REASONS",
