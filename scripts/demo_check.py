@@ -8,8 +8,8 @@ held-out stories. The exit code is 1 if a run misses one of the marks in `Figure
 
 The judge is the base itself: its nats per token in sentences without new parts. Every model finds its own samples at a
 low temperature more likely than anything else, even than genuine stories, so the base rates its own texts best (0.8)
-whatever their English. The mark is what it needs for genuine stories that it has not read: texts that it finds less
-likely have lost its English. A run at too high a learning rate does (2.2 with LoRA at 8e-3 on an earlier corpus).
+whatever their English. The mark is what it needs for genuine stories that it has not read (1.99): texts that it finds
+less likely have lost its English. That is a floor against damage, not a proof that the English is as good as before.
 """
 
 from __future__ import annotations
