@@ -100,7 +100,7 @@ def sample_texts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pro
             ids = generate(
                 input_ids=inputs["input_ids"],
                 attention_mask=inputs["attention_mask"],
-                max_new_tokens=60,
+                max_new_tokens=80,
                 do_sample=True,
                 temperature=0.7,
                 top_k=50,

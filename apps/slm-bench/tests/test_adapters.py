@@ -47,7 +47,7 @@ def test_decoding_is_timed_for_adapted_layers_and_for_the_base_layers(adapters_r
 
 
 def test_quality_starts_at_the_base_and_is_compared_with_lora(adapters_run: CommandRun) -> None:
-    rows = {row["name"]: row for row in comparison(adapters_run, "quality on sample from sample, 1 steps")["rows"]}
+    rows = {row["name"]: row for row in comparison(adapters_run, "quality on harbour from sample, 1 steps")["rows"]}
     assert "perplexity / LoRA's" in rows["butterfly"]["ratios"]
     assert rows["LoRA, r=1"]["ratios"] == {}
     before, after = (rows[name]["figures"]["bits/byte"] for name in ("before training", "butterfly"))

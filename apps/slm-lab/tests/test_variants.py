@@ -62,6 +62,6 @@ def test_the_same_variant_in_two_spellings_counts_once() -> None:
 
 
 def test_every_mode_of_slm_train_can_be_compared() -> None:
-    from slm_train.options.model import MODES  # the names are repeated in slm_lab, whose flags import nothing heavy
+    from slm_train import MODES  # the names are repeated in slm_lab, whose flags import nothing heavy
 
     assert set(MODES) | {"dora"} == set(NAMES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -11,13 +12,15 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from slm_adapters import load
-from slm_adapters.cli import main as adapters_main
 from slm_testing.model_cards import PEFT_HEADING, code_blocks, read_card, run_python_blocks
 from slm_testing.train.budget_runs import dynamic
 from slm_testing.train.tiny_runs import Tiny, read_record
 from slm_train.cli import main
 
 LIBRARIES = {"baseline": "transformers"}  # peft for the others
+
+(_PROGRAM,) = entry_points(group="console_scripts", name="slm-adapters")
+adapters_main = _PROGRAM.load()
 
 
 @pytest.mark.parametrize("mode", ["baseline", "lora", "qlora", "butterfly", "butterfly_block"])

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from slm_train.model.parameter_counts import count_parameters
     from slm_train.model.single_kernel_gelu import single_kernel_gelu
     from slm_train.model.trainable_count import trainable_parameter_counter
+    from slm_train.options.model import MODES
     from slm_train.reports.live_tensors import LiveTensors
     from slm_train.reports.text_samples import continue_prompts
     from slm_train.verification.causality import find_causality_fault
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __version__ = "0.7.0"
 
 __all__ = [
+    "MODES",
     "Arguments",
     "BaseModel",
     "BudgetTrainer",
@@ -66,6 +68,7 @@ __all__ = [
 
 # Imported on first use.
 _EXPORTS = {
+    "MODES": "options.model:MODES",
     "Arguments": "arguments:Arguments",
     "BaseModel": "model.base_model:BaseModel",
     "BudgetTrainer": "loop.budget_trainer:BudgetTrainer",

@@ -15,7 +15,7 @@ def continue_prompts(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     *,
-    max_new_tokens: int = 60,
+    max_new_tokens: int = 80,
 ) -> list[dict[str, str]]:
     """Return a sampled continuation of each prompt. The random state of training is not affected.
 
