@@ -63,7 +63,7 @@ def test_the_printed_commands_work_for_a_run_on_own_texts(
     assert len(compared) == (2 if "slm-lab" in programs_to_run else 0)
 
 
-@pytest.mark.parametrize("name", ["lora", "baseline"])
+@pytest.mark.parametrize("name", [pytest.param("lora", marks=pytest.mark.slow), "baseline"])
 def test_the_code_of_a_card_works_in_its_folder(
     trained: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

@@ -68,7 +68,8 @@ def test_without_patience_left_a_run_stops_and_keeps_its_best(
     assert read_record(tmp_path / "again")["evaluation"]["before"]["loss"] == pytest.approx(losses[best], rel=1e-6)
 
 
-@FLOWS
+# Slow: twenty seconds more. Other runs of that flow are killed in faster tests.
+@pytest.mark.parametrize("flow", ["dynamic", pytest.param("trainer", marks=pytest.mark.slow)])
 def test_a_run_killed_at_random_moments_ends_with_the_same_best_weights(tiny: Tiny, tmp_path: Path, flow: str) -> None:
     more = ("--max_steps", "90", "--max_train_samples", "20", "--mode", "lora", "--learning_rate", "0.1")
     more = (*more, "--keep_best", "--patience", "4", *(("--save_steps", "2") if flow == "trainer" else ()))
