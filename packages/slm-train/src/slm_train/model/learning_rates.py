@@ -11,8 +11,8 @@ from slm_train.arguments import Arguments
 from slm_train.model.base_model import BaseModel
 from slm_train.options.model import BUTTERFLY_MODES, ModelOptions
 
-# Measured in docs/log.md on the built-in base (width 256) and on SmolLM2-135M (width 576), OFT on the former only. Higher
-# rates learn a few documents by heart: butterflies at 4e-3 made SmolLM2 worse on held-out stories.
+# Measured in docs/log.md on the built-in base (width 256) and on SmolLM2-135M (width 576), OFT on the former only.
+# Higher rates learn a few documents by heart: butterflies at 4e-3 made SmolLM2 worse on held-out stories.
 _MEASURED_WIDTH = 576
 _SMALL_WIDTH = 512  # bases narrower than this take the rates of the built-in base
 _SMALL = {"baseline": 1e-3, "lora": 4e-3, "oft": 4e-3, "butterfly": 3e-2}
