@@ -16,7 +16,7 @@ from slm_train.cli import main
 from slm_train.command_line import loggers
 from slm_train.command_line.loggers import check_loggers
 from slm_train.errors import TrainError
-from slm_train.reports.loggers import explain_logger_errors, prepare_loggers
+from slm_train.reports.loggers.settings import explain_logger_errors, prepare_loggers
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "trackio", "wandb"])

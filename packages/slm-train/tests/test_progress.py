@@ -114,14 +114,14 @@ def displayed(raw: str) -> list[str]:
     return [line.rstrip() for line in lines if line.strip()]
 
 
-def test_after_an_error_no_bar_is_left(tiny: Tiny, tmp_path: Path) -> None:
+def test_after_an_error_no_bar_is_left(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     console = Console(file=io.StringIO(), force_terminal=True)
     trainer = trainer_of(tiny, tmp_path / "run")
 
     def fail(*_: Any) -> None:
         raise RuntimeError("broken")
 
-    trainer.create_optimizer = fail  # type: ignore[assignment, method-assign]
+    monkeypatch.setattr(trainer, "create_optimizer", fail)
     displays = []
 
     def train() -> None:

@@ -16,7 +16,7 @@ from slm_testing.train.killing import finish, kill_and_resume, outcome
 from slm_testing.train.tiny_runs import Refused, Tiny
 from slm_train.cli import main
 from slm_train.loop.time_budget import TrainingTime
-from slm_train.reports.logger_samples import report_samples
+from slm_train.reports.loggers.samples import report_samples
 from slm_train.reports.sampling import describe_sample
 
 FLOWS = pytest.mark.parametrize("flow", ["trainer", "dynamic"])

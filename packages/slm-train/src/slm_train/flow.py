@@ -43,7 +43,7 @@ from slm_train.model.model_building import build_model
 from slm_train.reports.dry_run import show_dry_run
 from slm_train.reports.final_report import show_next_commands, show_report
 from slm_train.reports.hints import find_hints
-from slm_train.reports.loggers import explain_logger_errors, prepare_loggers
+from slm_train.reports.loggers.settings import explain_logger_errors, prepare_loggers
 from slm_train.reports.metrics_log import MetricsLog
 from slm_train.reports.progress_bar import ProgressBar, progress_display
 from slm_train.reports.run_summary import show_run_summary

@@ -13,7 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from slm_train.loop.time_budget import TrainingTime
 from slm_train.loop.trainer import SlmTrainer
-from slm_train.reports.logger_samples import report_samples
+from slm_train.reports.loggers.samples import report_samples
 from slm_train.reports.text_samples import continue_prompts
 from slm_train.run_folder.metrics_file import append_metrics
 

@@ -1,0 +1,1 @@
+"""TensorBoard, trackio and wandb: where they write, and text samples in them."""
