@@ -49,10 +49,10 @@ def test_rates_that_diverge_lead_to_lower_ones() -> None:
     [
         (Tiny.flags, ("--mode", "lora")),
         (Tiny.flags, ("--mode", "baseline", "--muon", "--gradient_accumulation_steps", "2")),
-        (Tiny.flags, ("--mode", "butterfly", "--packing", "none")),
+        pytest.param(Tiny.flags, ("--mode", "butterfly", "--packing", "none"), marks=pytest.mark.slow),
         (Tiny.flags, ("--mode", "qlora", "--bf16", "true")),
         (dynamic, ("--mode", "baseline", "--bf16", "true", "--gradient_checkpointing")),
-        (dynamic, ("--mode", "butterfly_block", "--butterfly_preset", "quality")),
+        pytest.param(dynamic, ("--mode", "butterfly_block", "--butterfly_preset", "quality"), marks=pytest.mark.slow),
     ],
 )
 def test_the_run_is_bit_for_bit_that_of_the_chosen_rate(

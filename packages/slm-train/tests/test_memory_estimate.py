@@ -51,6 +51,7 @@ def test_activations_grow_with_the_batch_and_shrink_with_checkpointing(tiny: Tin
     assert sizes[8.5] < sizes[8]
 
 
+@pytest.mark.slow  # two processes of its own, 25 seconds; the parts of the estimate are tested above
 def test_the_peak_of_a_dry_run_is_that_of_the_run(tiny: Tiny, tmp_path: Path) -> None:
     """Dry run and run are processes of their own, because resident memory is measured per process.
 

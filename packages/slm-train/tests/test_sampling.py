@@ -34,7 +34,7 @@ def samples(folder: Path) -> dict[int, Any]:
 
 
 @FLOWS
-@pytest.mark.parametrize("mode", ["baseline", "qlora"])
+@pytest.mark.parametrize("mode", ["baseline", pytest.param("qlora", marks=pytest.mark.slow)])
 def test_samples_are_logged_and_training_is_the_same_to_the_bit(
     tiny: Tiny, tmp_path: Path, flow: str, mode: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -56,8 +56,8 @@ def test_samples_are_logged_and_training_is_the_same_to_the_bit(
     assert not samples(tmp_path / "without")
 
 
-# Slow: twenty seconds more. Other runs of that flow are killed in faster tests.
-@pytest.mark.parametrize("flow", ["trainer", pytest.param("dynamic", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@FLOWS
 def test_a_run_killed_at_random_moments_has_each_sample_once(tiny: Tiny, tmp_path: Path, flow: str) -> None:
     more = ("--max_steps", "60", "--max_train_samples", "20", "--sample_every", "7", "--num_train_epochs", "99")
     more = (*more, *(("--save_steps", "3", "--per_device_train_batch_size", "2") if flow == "trainer" else ()))
