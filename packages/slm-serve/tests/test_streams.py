@@ -13,11 +13,12 @@ from slm_testing.serve.waiting import wait_until
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("path", ["/generate", "/v1/completions", "/v1/chat/completions"])
 def test_a_client_that_disconnects_frees_its_pages(slow_server: RunningServer, stream: bool, path: str) -> None:
+    limits = {"max_tokens": 480, "ignore_eos": True}
     body = {
-        "/generate": LONG_REQUEST | {"stream": stream},
-        "/v1/completions": {"prompt": "a b c", "max_tokens": 500, "stream": stream},
-        "/v1/chat/completions": {"messages": [{"role": "user", "content": "a"}], "max_tokens": 480, "stream": stream},
-    }[path]
+        "/generate": LONG_REQUEST,
+        "/v1/completions": {"prompt": "a b c"} | limits,
+        "/v1/chat/completions": {"messages": [{"role": "user", "content": "a"}]} | limits,
+    }[path] | {"stream": stream}
     connection = open_stream(slow_server, body, path)
     wait_until(lambda: slow_server.engine.pool.used_pages > 0)
     (sequence,) = slow_server.engine.scheduler.running
