@@ -1,0 +1,39 @@
+"""What a source yields: a text, a conversation, or a prompt with its completion."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Message:
+    """A message of a conversation.
+
+    Attributes:
+        role: ``system``, ``user`` or ``assistant``.
+        content: Its text.
+        is_completion: Whether the model learns to write it; only messages of the assistant can be.
+    """
+
+    role: str
+    content: str
+    is_completion: bool = False
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Messages in order, and where they come from, for error messages."""
+
+    messages: tuple[Message, ...]
+    where: str = ""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A prompt and the completion that follows it directly, without a chat template."""
+
+    prompt: str
+    completion: str
+
+
+Example = str | Conversation | Pair
