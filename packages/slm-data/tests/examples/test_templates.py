@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 from jinja2.exceptions import TemplateError
-from slm_testing.data.chat_templates import FAMILIES, Family
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from slm_data import DataError
@@ -19,6 +18,7 @@ from slm_data.examples.templates import (
     missing_tokens,
     saved_template,
 )
+from slm_testing.data.chat_templates import FAMILIES, Family
 
 SPEAKERS = {"system": "System", "developer": "System", "user": "User", "assistant": "Assistant"}
 CHATS: list[list[tuple[str, str]]] = [
@@ -80,7 +80,7 @@ def test_of_several_templates_the_default_is_used(own: PreTrainedTokenizerBase) 
     del templates["default"]
     assert choose_template(None, own).source == "{{ messages }}"
     templates["rag"] = "{{ messages }}"
-    with pytest.raises(DataError, match="2 chat templates .tool_use, rag. and none is the default"):
+    with pytest.raises(DataError, match=r"2 chat templates \(tool_use, rag\) and none is the default"):
         choose_template(None, own)
 
 

@@ -146,8 +146,8 @@ def _own_template(tokenizer: PreTrainedTokenizerBase) -> ChatTemplate:
     if isinstance(own, dict):
         if "default" not in own and len(own) != 1:
             raise DataError(
-                f"the tokenizer has {len(own)} chat templates ({', '.join(own)}) and none is the default; give one with "
-                "--chat_template"
+                f"the tokenizer has {len(own)} chat templates ({', '.join(own)}) and none is the default; give one "
+                "with --chat_template"
             )
         own = own["default"] if "default" in own else next(iter(own.values()))
     return ChatTemplate("the tokenizer's own", own) if own else ChatTemplate("plain", PLAIN_TEMPLATE)

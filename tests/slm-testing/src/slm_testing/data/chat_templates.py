@@ -44,7 +44,8 @@ _LLAMA_2 = """\
 _LLAMA_3 = """\
 {{- bos_token -}}
 {%- for message in messages -%}
-    {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' + message['content'] | trim + '<|eot_id|>' -}}
+    {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' -}}
+    {{- message['content'] | trim + '<|eot_id|>' -}}
 {%- endfor -%}
 {%- if add_generation_prompt -%}
     {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' -}}
@@ -110,7 +111,8 @@ _MARKED = """\
 
 _INSTRUCTION = """\
 {% for message in messages -%}
-{{ '### ' + ('Response' if message['role'] == 'assistant' else 'Instruction') + ':\\n' + message['content'] + '\\n\\n' }}
+{{- '### ' + ('Response' if message['role'] == 'assistant' else 'Instruction') -}}
+{{- ':\\n' + message['content'] + '\\n\\n' }}
 {%- endfor %}
 {%- if add_generation_prompt %}{{ '### Response:\\n' }}{% endif %}"""
 
