@@ -7,6 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from slm_data.errors import DataError
+    from slm_data.examples.templates import (
+        PLAIN_TEMPLATE,
+        ChatTemplate,
+        choose_template,
+        end_of_turn,
+        is_plain_template,
+        missing_tokens,
+        saved_template,
+    )
     from slm_data.rows.array_types import Ints
     from slm_data.rows.budget import BudgetPlan, TokenBudget
     from slm_data.rows.budget_planning import plan_budget
@@ -39,8 +48,10 @@ __all__ = [
     "HUB_ERROR_REASONS",
     "IGNORE_INDEX",
     "PACKINGS",
+    "PLAIN_TEMPLATE",
     "SAMPLE_TRAIN_SEED",
     "BudgetPlan",
+    "ChatTemplate",
     "Corpus",
     "DataError",
     "Documents",
@@ -57,16 +68,21 @@ __all__ = [
     "TokenCounts",
     "TokenStore",
     "as_packing",
+    "choose_template",
     "dataset_hub_id",
+    "end_of_turn",
     "find_missing_dataset",
     "harbour_stories",
     "harbour_story",
+    "is_plain_template",
     "load_corpus",
+    "missing_tokens",
     "plan_budget",
     "plan_rows",
     "sample_base",
     "sample_stories",
     "sample_story",
+    "saved_template",
     "token_cache_dir",
     "tokenize",
     "train_tokenizer",
@@ -75,6 +91,7 @@ __all__ = [
 # Imported on first use: `slm-train --help` reads SourceOptions and must not wait for torch or pyarrow.
 _EXPORTS = {
     "BudgetPlan": "rows.budget:BudgetPlan",
+    "ChatTemplate": "examples.templates:ChatTemplate",
     "Corpus": "sources.documents:Corpus",
     "DataError": "errors:DataError",
     "Documents": "sources.documents:Documents",
@@ -82,6 +99,7 @@ _EXPORTS = {
     "IGNORE_INDEX": "rows.collation:IGNORE_INDEX",
     "Ints": "rows.array_types:Ints",
     "PACKINGS": "rows.packing_names:PACKINGS",
+    "PLAIN_TEMPLATE": "examples.templates:PLAIN_TEMPLATE",
     "Packing": "rows.packing_names:Packing",
     "Row": "rows.dataset:Row",
     "RowCollator": "rows.collation:RowCollator",
@@ -95,6 +113,11 @@ _EXPORTS = {
     "TokenCounts": "tokens.store:TokenCounts",
     "TokenStore": "tokens.store:TokenStore",
     "as_packing": "rows.packing_names:as_packing",
+    "choose_template": "examples.templates:choose_template",
+    "end_of_turn": "examples.templates:end_of_turn",
+    "is_plain_template": "examples.templates:is_plain_template",
+    "missing_tokens": "examples.templates:missing_tokens",
+    "saved_template": "examples.templates:saved_template",
     "harbour_stories": "sample.built_in:harbour_stories",
     "harbour_story": "sample.built_in:harbour_story",
     "find_missing_dataset": "sources.hub_cache:find_missing_dataset",
