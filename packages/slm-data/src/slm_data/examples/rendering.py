@@ -20,6 +20,8 @@ from slm_data.examples.common_text import common_prefix, common_suffix
 from slm_data.examples.templates import ChatTemplate
 from slm_data.examples.types import Conversation, Pair
 
+_render_template: Any = render_jinja_template  # its annotations do not fit what it returns (transformers 5.19)
+
 # Stand in for a content: of private use, so that no text begins or ends with them by chance.
 _PROBES = ("\ue000\ue001", "\ue002\ue003")
 # Templates that insert today's date would render other texts tomorrow.
@@ -100,7 +102,7 @@ class ChatRenderer:
 
     def _render(self, turns: Sequence[Mapping[str, str]], where: str, *, opens_answer: bool = False) -> str:
         try:
-            (text,), _ = render_jinja_template(
+            texts, _ = _render_template(
                 conversations=[[dict(turn) for turn in turns]],
                 chat_template=self.template.source,
                 add_generation_prompt=opens_answer,
@@ -112,7 +114,7 @@ class ChatRenderer:
                 f"{where}: the chat template {self.template.name} rejects the messages ({error}); change them, or give "
                 "another --chat_template"
             ) from error
-        return str(text)
+        return str(texts[0])
 
     def _completion(self, conversation: Conversation, turns: list[dict[str, str]], index: int, text: str) -> Range:
         """Return the range of what the model writes as message ``index``: content and end of turn."""

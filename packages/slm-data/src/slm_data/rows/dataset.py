@@ -45,9 +45,7 @@ class RowDataset(Dataset[Row]):
         return self.plan.packing
 
 
-def cut_row(
-    tokens: npt.NDArray[np.unsignedinteger[Any]], plan: RowPlan, row: int, scored: Mask | None = None
-) -> Row:
+def cut_row(tokens: npt.NDArray[np.unsignedinteger[Any]], plan: RowPlan, row: int, scored: Mask | None = None) -> Row:
     """Return row number ``row`` of ``plan`` from ``tokens``, the concatenated documents, and their mask."""
     segments = slice(plan.first[row], plan.first[row + 1])
     starts, lengths = plan.start[segments], plan.length[segments]

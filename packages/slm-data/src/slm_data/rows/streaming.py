@@ -17,8 +17,8 @@ from slm_data.rows.packing_names import Packing
 from slm_data.sources.documents import Documents
 from slm_data.tokens.encoder import EncodedBatch
 from slm_data.tokens.encoding import encode_in_batches
-from slm_data.tokens.settings import EncodingOptions, EncodingSettings, encoding_settings
-from slm_data.tokens.store import fingerprint
+from slm_data.tokens.settings import EncodingOptions, encoding_settings
+from slm_data.tokens.store import corpus_fingerprint
 
 WINDOW_DOCUMENTS = 1024  # documents that are in memory, packed and shuffled together
 
@@ -37,24 +37,22 @@ class RowStream(IterableDataset[Row]):
     packing: Packing
     fill: float = 0.95
     seed: int = 0
-    encoding: EncodingOptions = EncodingOptions()
+    encoding: EncodingOptions | None = None
     long_rows: LongRows = "split"
 
     @property
     def fingerprint(self) -> str:
         """A hash of texts and encoding, equal to that of a TokenStore of both."""
-        return fingerprint(self.documents.identity, self._settings)
-
-    @property
-    def _settings(self) -> EncodingSettings:
-        return encoding_settings(self.tokenizer, self.encoding, data_format=self.documents.data_format)
+        return corpus_fingerprint(self.documents, self.tokenizer, self.encoding)
 
     def __iter__(self) -> Iterator[Row]:
         worker = get_worker_info()
         if worker:
             # The tokenizer's threads do not survive the fork of a worker: with them, encoding would wait forever.
             os.environ["TOKENIZERS_PARALLELISM"] = "false"
-        for window, batch in enumerate(encode_in_batches(self.documents, self._settings, WINDOW_DOCUMENTS)):
+        options = self.encoding or EncodingOptions()
+        settings = encoding_settings(self.tokenizer, options, data_format=self.documents.data_format)
+        for window, batch in enumerate(encode_in_batches(self.documents, settings, WINDOW_DOCUMENTS)):
             if worker and window % worker.num_workers != worker.id:
                 continue
             plan = self._plan(batch)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from slm_data.examples.data_formats import DataFormat
-from slm_data.examples.types import Example
+from slm_data.examples.types import Example, text_of_example
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,10 @@ class Documents:
         return (
             example for example in self.read() if not isinstance(example, str) or (example and not example.isspace())
         )
+
+    def texts(self) -> Iterator[str]:
+        """Yield all that is written in each example, without a chat template."""
+        return map(text_of_example, self)
 
 
 @dataclass(frozen=True)

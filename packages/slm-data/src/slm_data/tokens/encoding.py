@@ -19,9 +19,7 @@ BATCHES_BEFORE_WORKERS = 40  # starting processes pays off only for a longer cor
 MAX_DEFAULT_WORKERS = 8
 
 
-def encode_in_batches(
-    documents: Documents, settings: EncodingSettings, batch_size: int
-) -> Iterator[EncodedBatch]:
+def encode_in_batches(documents: Documents, settings: EncodingSettings, batch_size: int) -> Iterator[EncodedBatch]:
     """Encode ``batch_size`` documents at a time, in this process."""
     encode = Encoder(settings)
     for batch in _batched(iter(documents), batch_size):

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from slm_data.errors import DataError
 from slm_data.examples.loss_on import LossOn
 from slm_data.examples.rendering import ChatRenderer
-from slm_data.examples.templates import ChatTemplate, choose_template, end_of_turn
+from slm_data.examples.templates import PLAIN_TEMPLATE, ChatTemplate, choose_template, end_of_turn
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,9 @@ def _chat_renderer(
     tokenizer: PreTrainedTokenizerBase, options: EncodingOptions, special: Mapping[str, int]
 ) -> ChatRenderer:
     template = options.template or choose_template(None, tokenizer)
+    if template.is_plain:
+        # Without a start token of its own: the tokenizer adds it, as to any text.
+        template = ChatTemplate(template.name, PLAIN_TEMPLATE)
     marker = end_of_turn(template, tokenizer)
     texts = {name: token for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
     return ChatRenderer(template, marker, marker in special, texts)

@@ -2,8 +2,8 @@
 
 A text is ``tokenizer(text)`` followed by the end-of-text token; conversations and pairs are rendered first. The ids of
 all documents are concatenated in ``tokens.bin``; ``lengths.npy`` contains the length of each, and ``scored.bin`` the
-mask of the tokens that have a loss, if not all have. The folder is named by a fingerprint of the texts' identity and the
-encoding, so a later run finds it.
+mask of the tokens that have a loss, if not all have. The folder is named by a fingerprint of the texts' identity and
+the encoding, so a later run finds it.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def tokenize(
             written.
     """
     settings = encoding_settings(tokenizer, options or EncodingOptions(), data_format=documents.data_format)
-    name = fingerprint(documents.identity, settings)
+    name = _fingerprint(documents.identity, settings)
     folder = (cache_dir or token_cache_dir()) / "tokens" / name
     reused = folder.is_dir()
     if not reused:
@@ -112,8 +112,15 @@ def tokenize(
     return _open(folder, documents.name, name, reused)
 
 
-def fingerprint(identity: str, settings: EncodingSettings) -> str:
+def corpus_fingerprint(
+    documents: Documents, tokenizer: PreTrainedTokenizerBase, options: EncodingOptions | None = None
+) -> str:
     """Return a hash of the texts' identity and the encoding; the name of their store."""
+    settings = encoding_settings(tokenizer, options or EncodingOptions(), data_format=documents.data_format)
+    return _fingerprint(documents.identity, settings)
+
+
+def _fingerprint(identity: str, settings: EncodingSettings) -> str:
     parts = json.dumps([STORE_FORMAT, identity, *settings.fingerprint_parts()])
     return hashlib.blake2b(parts.encode(), digest_size=16).hexdigest()
 
@@ -185,9 +192,7 @@ def _write(
     np.save(folder / "lengths.npy", all_lengths)
     (folder / "dtype").write_text(np.dtype(dtype).name)
     scored = scored_tokens if settings.masks else None
-    return TokenCounts(
-        len(lengths), int(all_lengths.sum()), text_bytes, start_tokens, scored, unscored, special_texts
-    )
+    return TokenCounts(len(lengths), int(all_lengths.sum()), text_bytes, start_tokens, scored, unscored, special_texts)
 
 
 def _open(folder: Path, name: str, fingerprint: str, reused: bool) -> TokenStore:
