@@ -101,9 +101,7 @@ def plan_rows(
     documents = np.asarray(lengths, dtype=np.int64)
     if packing == "concat":
         if long_rows != "split":
-            raise DataError(
-                f"--long_rows {long_rows} needs documents in rows of their own; use --packing best_fit or none"
-            )
+            raise DataError(f"--long_rows {long_rows} does not work with --packing concat; use best_fit or none")
         return _concatenate(documents, block_size, scored)
     start, length, long_documents = _fit_long_documents(documents, block_size, long_rows)
     kept = predicted_tokens(start, length, scored) > 0 if scored is not None else np.ones(len(start), np.bool_)
