@@ -58,7 +58,8 @@ def test_a_document_with_parsed_special_tokens_is_the_tokenizers_ids_and_an_end_
             with pytest.raises(DataError, match="texts contains no text"):
                 tokenize(in_memory(texts), tokenizer, cache_dir=Path(cache), workers=1)
             return
-        store = tokenize(in_memory(texts), tokenizer, cache_dir=Path(cache), workers=1)
+        options = EncodingOptions(parse_special_tokens=True)
+        store = tokenize(in_memory(texts), tokenizer, options, cache_dir=Path(cache), workers=1)
         ids = [tokenizer(text)["input_ids"] for text in not_blank]
         closed = [document if document[-1] == EOS else [*document, EOS] for document in ids]
         assert documents_of(store) == closed
