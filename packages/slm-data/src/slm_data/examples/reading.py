@@ -101,7 +101,7 @@ def _read_instruction(row: Row, columns: Columns, where: str) -> Example:
     instruction, context, output = (find_value(row, columns[part]) for part in ("instruction", "input", "output"))
     request = "\n\n".join(text_content(part, where) for part in (instruction, context) if part)
     answer = text_content(output if output is not None else "", where)
-    messages = (Message("user", request), Message("assistant", answer, bool(answer)))
+    messages = (Message("user", request), Message("assistant", answer, is_completion=True))
     return Conversation(_with_system(messages, row, columns, where), where)
 
 
