@@ -13,6 +13,7 @@ HEAVY = ("torch", "transformers", "datasets", "pyarrow", "numpy", "tokenizers", 
 LIGHT_IMPORTS = [
     "import slm_data",
     "from slm_data import DataError, SourceOptions",
+    "from slm_data import PLAIN_TEMPLATE, ChatTemplate, is_plain_template",
     "from slm_data import PACKINGS, Packing, as_packing",
     "from slm_data import SAMPLE_TRAIN_SEED, sample_base, sample_story; sample_story(SAMPLE_TRAIN_SEED, 0)",
 ]

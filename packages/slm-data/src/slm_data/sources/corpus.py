@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from slm_data.errors import DataError
+from slm_data.examples.types import Example
 from slm_data.sample.built_in import BUILT_IN, TRAIN_SEED, VALIDATION_SEED
 from slm_data.sources import holdout
 from slm_data.sources.content import SourceFile, check_unchanged
@@ -18,7 +19,7 @@ from slm_data.sources.documents import Corpus, Documents
 from slm_data.sources.file_documents import READER_VERSION, file_documents, open_files
 from slm_data.sources.file_formats import KINDS_WITHOUT_COLUMNS
 from slm_data.sources.options import DEFAULT_SEPARATOR, SourceOptions
-from slm_data.sources.record_texts import needed_columns, read_texts
+from slm_data.sources.record_examples import choose_format, examples_of, needed_columns
 from slm_data.sources.wikitext import articles
 
 
@@ -94,12 +95,15 @@ def _hub_source(name: str, repo: str, options: SourceOptions) -> _Source:
     dataset = open_dataset(repo, streaming=options.streaming)
 
     def documents(split: str) -> Documents:
-        column = dataset.text_column(split, options.text_column)
-        read = partial(read_texts, partial(dataset.records, split, needed_columns(options)), options)
+        data_format = choose_format(dataset.columns(split), options)
+        if data_format == "text":
+            dataset.check_text_column(split, options.text_column)
+        needed = needed_columns(data_format, options)
+        read = partial(examples_of, partial(dataset.records, split, needed), data_format, options)
         if repo.startswith(WIKITEXT + ":"):
             read = partial(_read_articles, read)
-        identity = json.dumps(["hub", READER_VERSION, dataset.identity, split, column])
-        return Documents(f"{name} {split}", identity, read)
+        identity = json.dumps(["hub", READER_VERSION, dataset.identity, split, data_format, needed])
+        return Documents(f"{name} {split}", identity, read, data_format)
 
     if "train" not in dataset.splits:
         raise DataError(
@@ -110,8 +114,8 @@ def _hub_source(name: str, repo: str, options: SourceOptions) -> _Source:
     return _Source(name, documents("train"), documents(validation) if validation else None, dataset.notes)
 
 
-def _read_articles(read_rows: Callable[[], Iterator[str]]) -> Iterator[str]:
-    return articles(read_rows())
+def _read_articles(read_rows: Callable[[], Iterator[Example]]) -> Iterator[Example]:
+    return articles(str(row) for row in read_rows())
 
 
 def _with_validation(source: _Source, options: SourceOptions) -> Corpus:
@@ -141,10 +145,11 @@ def _too_small_message(name: str, count: int, options: SourceOptions) -> str:
 
 
 def _split_part(
-    whole: Documents, part: str, select: Callable[[Documents, int, int], Iterator[str]], window: int, seed: int
+    whole: Documents, part: str, select: Callable[[Documents, int, int], Iterator[Example]], window: int, seed: int
 ) -> Documents:
     identity = json.dumps([whole.identity, part, window, seed])
-    return Documents(f"{whole.name} ({part} part)", identity, partial(select, whole, window, seed))
+    read = partial(select, whole, window, seed)
+    return replace(whole, name=f"{whole.name} ({part} part)", identity=identity, read=read)
 
 
 def _truncated(documents: Documents, count: int | None, files: Sequence[SourceFile]) -> Documents:
@@ -154,7 +159,7 @@ def _truncated(documents: Documents, count: int | None, files: Sequence[SourceFi
     return replace(documents, identity=identity, read=partial(_first, documents, count, files))
 
 
-def _first(documents: Documents, count: int, files: Sequence[SourceFile]) -> Iterator[str]:
+def _first(documents: Documents, count: int, files: Sequence[SourceFile]) -> Iterator[Example]:
     yield from islice(documents, count)
     for file in files:  # a file that is not read to its end has not been verified by its reader
         check_unchanged(file)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from slm_data.errors import DataError
+from slm_data.examples.data_formats import DataFormat
 from slm_data.sources.content import SourceFile, identify
 from slm_data.sources.documents import Documents
 from slm_data.sources.file_formats import KINDS_WITHOUT_COLUMNS
@@ -15,7 +16,7 @@ from slm_data.sources.files import find_files
 from slm_data.sources.options import SourceOptions
 from slm_data.sources.readers.settings import ReaderSettings
 from slm_data.sources.reading import read_records
-from slm_data.sources.record_texts import needed_columns, read_texts
+from slm_data.sources.record_examples import choose_format, examples_of, needed_columns
 
 # Part of every identity. Increase it when a change of a reader changes the texts of a source, so that older token
 # stores are not reused.
@@ -53,22 +54,24 @@ def open_files(options: SourceOptions) -> OwnFiles:
 
 def file_documents(files: Sequence[SourceFile], options: SourceOptions) -> Documents:
     """Return the documents of files. Raises DataError for a fault in the first document of any of them."""
-    settings = ReaderSettings(options.separator, needed_columns(options))
+    first = next(read_records(files, ReaderSettings(options.separator)), None)
+    data_format = choose_format(first.value if first else "", options)
+    settings = ReaderSettings(options.separator, needed_columns(data_format, options))
     for file in files:
         # Read one document of every file, so that a wrong column or encoding is reported before training starts.
-        next(read_texts(partial(read_records, [file], settings), options), None)
+        next(examples_of(partial(read_records, [file], settings), data_format, options), None)
     names = ", ".join(file.path.name for file in files[:MAX_NAMES])
     more = f" and {len(files) - MAX_NAMES} more" if len(files) > MAX_NAMES else ""
-    read = partial(read_texts, partial(read_records, files, settings), options)
-    return Documents(names + more, _identity(files, settings), read)
+    read = partial(examples_of, partial(read_records, files, settings), data_format, options)
+    return Documents(names + more, _identity(files, settings, data_format), read, data_format)
 
 
-def _identity(files: Sequence[SourceFile], settings: ReaderSettings) -> str:
+def _identity(files: Sequence[SourceFile], settings: ReaderSettings, data_format: DataFormat) -> str:
     """Return the hashes of the files, and those settings that change what is read from them."""
     kinds = {file.kind for file in files}
     columns = None if kinds <= set(KINDS_WITHOUT_COLUMNS) else settings.columns
     separator = settings.separator if "txt" in kinds else None
-    return json.dumps(["files", READER_VERSION, [file.identity for file in files], columns, separator])
+    return json.dumps(["files", READER_VERSION, [file.identity for file in files], data_format, columns, separator])
 
 
 def _check_disjoint(files: OwnFiles) -> None:

@@ -41,10 +41,10 @@ class HubDataset:
     def splits(self) -> tuple[str, ...]:
         return tuple(map(str, self._splits))
 
-    def text_column(self, split: str, requested: str | None) -> str:
-        """Return ``requested``, or ``text``. Raises DataError if it is missing or contains no text."""
+    def check_text_column(self, split: str, requested: str | None) -> None:
+        """Raise DataError if the column ``requested``, or ``text``, is missing or contains no text."""
         where = f"the dataset {self.name}, split {split},"
-        columns = self._columns(split)
+        columns = self.columns(split)
         column = requested or DEFAULT_COLUMN
         dtype = getattr(value_of(Record(columns, where), column), "dtype", "string")
         if dtype not in ("string", "large_string"):
@@ -52,18 +52,18 @@ class HubDataset:
                 f"{where} contains {dtype} in column {column!r}, not text; "
                 f"choose another with --text_column (columns: {', '.join(columns)})"
             )
-        return column
 
     def records(self, split: str, columns: Sequence[str]) -> Iterator[Record]:
         """Yield every row of a split, in the dataset's order, with the columns that contain ``columns``.
 
         Args:
             split: One of ``splits``.
-            columns: Names of existing columns, or dotted names of values within them.
+            columns: Names of columns, or dotted names of values within them. Those that do not exist are ignored.
         """
-        available = self._columns(split)
-        roots = dict.fromkeys(name if name in available else name.partition(".")[0] for name in columns)
-        rows = self._splits[split].select_columns(list(roots)).with_format("arrow")
+        available = self.columns(split)
+        needed = {name if name in available else name.partition(".")[0] for name in columns}
+        existing = [name for name in available if name in needed]
+        rows = self._splits[split].select_columns(existing).with_format("arrow")
         number = 0
         with as_data_error(self.name):
             for batch in rows.iter(batch_size=ROWS_PER_BATCH):
@@ -71,8 +71,8 @@ class HubDataset:
                     number += 1
                     yield Record(row, f"the dataset {self.name}, split {split}, row {number}")
 
-    def _columns(self, split: str) -> Mapping[str, Any]:
-        """Return the features by column, or the values of the first row of a stream that does not know them."""
+    def columns(self, split: str) -> Mapping[str, Any]:
+        """Return the features by column, or the first row of a stream that does not know them."""
         with as_data_error(self.name):
             columns: Mapping[str, Any] = self._splits[split].features or next(iter(self._splits[split]), {})
             return columns

@@ -21,7 +21,7 @@ def text_of(record: Record, column: str | None) -> str:
     if isinstance(record.value, str):
         return _encodable(record.value, "the text", record.where)
     name = column or DEFAULT_COLUMN
-    return as_text(value_of(record, name), name, record.where)
+    return _as_text(value_of(record, name), name, record.where)
 
 
 def value_of(record: Record, dotted_name: str) -> Any:
@@ -41,12 +41,7 @@ def value_of(record: Record, dotted_name: str) -> Any:
     return value
 
 
-def has_column(record: Record, dotted_name: str) -> bool:
-    """Return whether ``value_of`` finds the column."""
-    return _look_up(record.value, dotted_name) is not _MISSING
-
-
-def as_text(value: object, column: str, where: str) -> str:
+def _as_text(value: object, column: str, where: str) -> str:
     """Return a value of a column as text; a null is an empty one. Raises DataError for any other value."""
     if value is None:
         return ""

@@ -56,12 +56,12 @@ def _records(batches: Iterable[pa.RecordBatch], columns: list[str], file: Source
 
 
 def _needed(schema: pa.Schema, settings: ReaderSettings, file: SourceFile) -> list[str]:
-    """Return the columns to read: the needed ones, or all if one of them is missing, which the caller reports."""
+    """Return the columns to read: those of the needed ones that the file has, or all if it has none of them."""
     repeated = [name for name, count in Counter(schema.names).items() if count > 1]
     if repeated:
         raise DataError(f"{file.path} has two columns {repeated[0]!r}; rename one of them")
-    roots = [name if name in schema.names else name.partition(".")[0] for name in settings.columns or schema.names]
-    return roots if set(roots) <= set(schema.names) else list(schema.names)
+    needed = {name if name in schema.names else name.partition(".")[0] for name in settings.columns or schema.names}
+    return [name for name in schema.names if name in needed] or list(schema.names)
 
 
 @contextmanager

@@ -11,8 +11,8 @@ class ReaderSettings:
 
     Attributes:
         separator: What separates the documents of a .txt file, with LF newlines.
-        columns: The columns that are needed, dotted names included; None for all. Formats that store columns
-            separately read only these.
+        columns: The columns that are needed, as far as a file has them, dotted names included; None for all. Formats
+            that store columns separately read only these.
     """
 
     separator: str
