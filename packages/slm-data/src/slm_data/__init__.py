@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from slm_data.sources.options import SourceOptions
     from slm_data.tokens.bpe import train_tokenizer
     from slm_data.tokens.settings import EncodingOptions
+    from slm_data.tokens.split_stores import tokenize_splits
     from slm_data.tokens.store import TokenCounts, TokenStore, token_cache_dir, tokenize
 
 __version__ = "0.4.0"
@@ -104,6 +105,7 @@ __all__ = [
     "select_rows",
     "token_cache_dir",
     "tokenize",
+    "tokenize_splits",
     "train_tokenizer",
 ]
 
@@ -162,6 +164,7 @@ _EXPORTS = {
     "sample_story": "sample.built_in:sample_story",
     "token_cache_dir": "tokens.store:token_cache_dir",
     "tokenize": "tokens.store:tokenize",
+    "tokenize_splits": "tokens.split_stores:tokenize_splits",
     "train_tokenizer": "tokens.bpe:train_tokenizer",
 }
 

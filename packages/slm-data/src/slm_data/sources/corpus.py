@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -45,7 +46,7 @@ def load_corpus(options: SourceOptions) -> Corpus:
     source = _file_source(files.train, options) if files.train else _named_source(options)
     if files.validation:
         source = replace(source, validation=file_documents(files.validation, options))
-    corpus = _with_validation(source, options)
+    corpus = _with_validation(source, options, files.train)
     return replace(
         corpus,
         train=_truncated(corpus.train, options.max_train_samples, files.train),
@@ -118,7 +119,7 @@ def _read_articles(read_rows: Callable[[], Iterator[Example]]) -> Iterator[Examp
     return articles(str(row) for row in read_rows())
 
 
-def _with_validation(source: _Source, options: SourceOptions) -> Corpus:
+def _with_validation(source: _Source, options: SourceOptions, files: Sequence[SourceFile]) -> Corpus:
     """Return the texts of ``source``; without validation texts, a part of the training texts is held out."""
     if source.validation is not None:
         return Corpus(source.name, source.train, source.validation, source.notes)
@@ -130,7 +131,23 @@ def _with_validation(source: _Source, options: SourceOptions) -> Corpus:
     note = f"no validation split in {source.name}: one document in {window} (seed {seed}) is held out"
     train = _split_part(source.train, "train", holdout.training_texts, window, seed)
     validation = _split_part(source.train, "validation", holdout.validation_texts, window, seed)
-    return Corpus(source.name, train, validation, (*source.notes, note))
+    limits = (options.max_train_samples, options.max_eval_samples)
+    read_both = partial(_read_both, source.train, window, seed, limits, files)
+    return Corpus(source.name, train, validation, (*source.notes, note), read_both)
+
+
+def _read_both(
+    whole: Documents, window: int, seed: int, limits: tuple[int | None, int | None], files: Sequence[SourceFile]
+) -> Iterator[tuple[Example, bool]]:
+    """Yield the examples of both parts up to their limits, and whether each is held out."""
+    left = [sys.maxsize if limit is None else limit for limit in limits]
+    for example, is_held_out in holdout.marked(whole, window, seed):
+        if left[is_held_out]:
+            left[is_held_out] -= 1
+            yield example, is_held_out
+        elif not any(left):
+            break
+    _check_unchanged(files)
 
 
 def _too_small_message(name: str, count: int, options: SourceOptions) -> str:
@@ -161,5 +178,9 @@ def _truncated(documents: Documents, count: int | None, files: Sequence[SourceFi
 
 def _first(documents: Documents, count: int, files: Sequence[SourceFile]) -> Iterator[Example]:
     yield from islice(documents, count)
+    _check_unchanged(files)
+
+
+def _check_unchanged(files: Sequence[SourceFile]) -> None:
     for file in files:  # a file that is not read to its end has not been verified by its reader
         check_unchanged(file)

@@ -39,9 +39,19 @@ class Documents:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Training and validation texts; ``notes`` are one-line messages for the user."""
+    """Training and validation texts.
+
+    Attributes:
+        name: For messages.
+        train: What to train on.
+        validation: What to evaluate on.
+        notes: One-line messages for the user.
+        read_both: Returns a new iterator over all examples of both, and whether each is one of ``validation``; None if
+            they do not come from one source.
+    """
 
     name: str
     train: Documents
     validation: Documents
     notes: tuple[str, ...] = ()
+    read_both: Callable[[], Iterator[tuple[Example, bool]]] | None = None

@@ -28,7 +28,13 @@ def encode_in_batches(documents: Documents, settings: EncodingSettings, batch_si
 
 def encode_all(examples: Iterable[Example], settings: EncodingSettings, workers: int) -> Iterator[EncodedBatch]:
     """Encode examples in order. With more than one worker, the later part of a long corpus is encoded in processes."""
-    batches = _batched(iter(examples), DOCUMENTS_PER_BATCH)
+    return encode_batches(_batched(iter(examples), DOCUMENTS_PER_BATCH), settings, workers)
+
+
+def encode_batches(
+    batches: Iterator[list[Example]], settings: EncodingSettings, workers: int
+) -> Iterator[EncodedBatch]:
+    """Encode batches of examples in order, as ``encode_all`` does."""
     encode = Encoder(settings)
     for batch in islice(batches, BATCHES_BEFORE_WORKERS if workers > 1 else None):
         yield encode(batch)

@@ -15,7 +15,7 @@ import os
 import shutil
 import tempfile
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -107,8 +107,12 @@ def tokenize(
     folder = (cache_dir or token_cache_dir()) / "tokens" / name
     reused = folder.is_dir()
     if not reused:
-        with _explain_write_errors(folder.parent):
-            _build(folder, documents, settings, tokenizer.bos_token_id, worker_count(workers))
+        with (
+            explain_write_errors(folder.parent),
+            new_store(folder, documents.name, settings, tokenizer.bos_token_id) as store,
+        ):
+            for batch in encode_all(documents, settings, worker_count(workers)):
+                store.add(batch)
     return _open(folder, documents.name, name, reused)
 
 
@@ -126,7 +130,7 @@ def _fingerprint(identity: str, settings: EncodingSettings) -> str:
 
 
 @contextmanager
-def _explain_write_errors(folder: Path) -> Iterator[None]:
+def explain_write_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -138,13 +142,23 @@ def _explain_write_errors(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _build(folder: Path, documents: Documents, settings: EncodingSettings, bos_id: int | None, workers: int) -> None:
-    """Write to a temporary folder, then rename it: a store is complete or absent."""
+@contextmanager
+def new_store(folder: Path, name: str, settings: EncodingSettings, bos_id: int | None) -> Iterator[StoreWriter]:
+    """Write to a temporary folder, then rename it: a store is complete or absent.
+
+    Args:
+        folder: Where the store will be.
+        name: The name of the corpus, for error messages.
+        settings: The encoding.
+        bos_id: The token that a tokenizer may add at the start of a document.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
     try:
-        counts = _write(temporary, encode_all(documents, settings, workers), settings, bos_id)
-        _check_counts(counts, documents.name)
+        with StoreWriter(temporary, settings, bos_id) as writer:
+            yield writer
+        counts = writer.finish()
+        _check_counts(counts, name)
         (temporary / "counts.json").write_text(json.dumps(asdict(counts)))
         _publish(temporary, folder)
     finally:
@@ -169,30 +183,55 @@ def _publish(temporary: Path, folder: Path) -> None:
             raise
 
 
-def _write(
-    folder: Path, batches: Iterable[EncodedBatch], settings: EncodingSettings, bos_id: int | None
-) -> TokenCounts:
-    # Ids may have gaps, so the highest id can exceed the size of the vocabulary.
-    dtype = np.uint16 if max(Tokenizer.from_str(settings.tokenizer).get_vocab().values()) < 1 << 16 else np.uint32
-    lengths, text_bytes, start_tokens, scored_tokens, unscored, special_texts = array("q"), 0, 0, 0, 0, 0
-    with ExitStack() as files:
-        tokens = files.enter_context((folder / "tokens.bin").open("wb"))
-        masks = files.enter_context((folder / MASK_FILE).open("wb")) if settings.masks else None
-        for batch in batches:
-            tokens.write(batch.ids.astype(dtype).data)
-            if masks and batch.scored is not None:
-                masks.write(batch.scored.data)
-                scored_tokens += int(batch.scored.sum())
-            first = np.cumsum(batch.lengths) - batch.lengths
-            start_tokens += int((batch.ids[first] == bos_id).sum()) if bos_id is not None else 0
-            lengths.extend(batch.lengths.tolist())
-            text_bytes, unscored = text_bytes + batch.text_bytes, unscored + batch.unscored
-            special_texts += batch.special_texts
-    all_lengths = np.frombuffer(lengths, dtype=np.int64) if lengths else np.zeros(0, np.int64)
-    np.save(folder / "lengths.npy", all_lengths)
-    (folder / "dtype").write_text(np.dtype(dtype).name)
-    scored = scored_tokens if settings.masks else None
-    return TokenCounts(len(lengths), int(all_lengths.sum()), text_bytes, start_tokens, scored, unscored, special_texts)
+class StoreWriter:
+    """Writes the files of a store, batch by batch."""
+
+    def __init__(self, folder: Path, settings: EncodingSettings, bos_id: int | None) -> None:
+        self._folder, self._bos_id, self._masks = folder, bos_id, settings.masks
+        # Ids may have gaps, so the highest id can exceed the size of the vocabulary.
+        highest = max(Tokenizer.from_str(settings.tokenizer).get_vocab().values())
+        self._dtype = np.dtype(np.uint16 if highest < 1 << 16 else np.uint32)
+        self._lengths = array("q")
+        self._text_bytes = self._start_tokens = self._scored_tokens = self._unscored = self._special_texts = 0
+
+    def __enter__(self) -> StoreWriter:
+        with ExitStack() as files:
+            self._tokens = files.enter_context((self._folder / "tokens.bin").open("wb"))
+            self._scored = files.enter_context((self._folder / MASK_FILE).open("wb")) if self._masks else None
+            self._files = files.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._files.close()
+
+    def add(self, batch: EncodedBatch) -> None:
+        """Append the documents of a batch."""
+        self._tokens.write(batch.ids.astype(self._dtype).data)
+        if self._scored and batch.scored is not None:
+            self._scored.write(batch.scored.data)
+            self._scored_tokens += int(batch.scored.sum())
+        first = np.cumsum(batch.lengths) - batch.lengths
+        self._start_tokens += int((batch.ids[first] == self._bos_id).sum()) if self._bos_id is not None else 0
+        self._lengths.extend(batch.lengths.tolist())
+        self._text_bytes += batch.text_bytes
+        self._unscored += batch.unscored
+        self._special_texts += batch.special_texts
+
+    def finish(self) -> TokenCounts:
+        """Write the lengths of the documents, and return the size of the corpus."""
+        lengths = np.frombuffer(self._lengths, dtype=np.int64) if self._lengths else np.zeros(0, np.int64)
+        np.save(self._folder / "lengths.npy", lengths)
+        (self._folder / "dtype").write_text(self._dtype.name)
+        scored = self._scored_tokens if self._masks else None
+        return TokenCounts(
+            len(lengths),
+            int(lengths.sum()),
+            self._text_bytes,
+            self._start_tokens,
+            scored,
+            self._unscored,
+            self._special_texts,
+        )
 
 
 def _open(folder: Path, name: str, fingerprint: str, reused: bool) -> TokenStore:

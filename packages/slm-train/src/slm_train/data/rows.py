@@ -24,6 +24,7 @@ from slm_data import (
     choose_template,
     plan_rows,
     tokenize,
+    tokenize_splits,
 )
 from slm_train.arguments import Arguments
 from slm_train.data.evaluated_rows import choose_evaluated
@@ -96,14 +97,13 @@ def tokenize_corpus(arguments: Arguments, corpus: Corpus, base: BaseModel, print
         TrainError: For a block longer than the model's context, or a stream without ``--max_steps``.
     """
     block_size = _block_size(arguments.rows, base)
-    train: TokenStore | Documents = corpus.train
     if not arguments.source.streaming:
-        train = _tokenize(corpus.train, arguments, base, print_line)
-    elif arguments.training.max_steps <= 0:
+        train, validation = _tokenize_splits(corpus, arguments, base, print_line)
+        return Tokens(train, validation, block_size, corpus.train.data_format)
+    if arguments.training.max_steps <= 0:
         raise TrainError("--streaming does not know the length of the corpus; give --max_steps")
-    return Tokens(
-        train, _tokenize(corpus.validation, arguments, base, print_line), block_size, corpus.train.data_format
-    )
+    stored = _tokenize(corpus.validation, arguments, base, print_line)
+    return Tokens(corpus.train, stored, block_size, corpus.train.data_format)
 
 
 def lay_out_rows(arguments: Arguments, tokens: Tokens, base: BaseModel, print_line: PrintLine) -> Rows:
@@ -217,14 +217,32 @@ def _check_rows(plan: RowPlan, name: str) -> None:
     raise TrainError(f"{name}: {reason}; use a larger --block_size, or --long_rows split")
 
 
+def _tokenize_splits(
+    corpus: Corpus, arguments: Arguments, base: BaseModel, print_line: PrintLine
+) -> tuple[TokenStore, TokenStore]:
+    encoding = encoding_options(arguments, base)
+    stores = tokenize_splits(corpus, base.tokenizer, encoding, **_cache_and_workers(arguments))
+    for store, documents in zip(stores, (corpus.train, corpus.validation), strict=True):
+        _print_store(store, documents, print_line)
+    return stores
+
+
 def _tokenize(documents: Documents, arguments: Arguments, base: BaseModel, print_line: PrintLine) -> TokenStore:
+    encoding = encoding_options(arguments, base)
+    store = tokenize(documents, base.tokenizer, encoding, **_cache_and_workers(arguments))
+    _print_store(store, documents, print_line)
+    return store
+
+
+def _cache_and_workers(arguments: Arguments) -> dict[str, Any]:
     options = arguments.rows
     cache = Path(options.token_cache).expanduser() if options.token_cache else None
-    encoding = encoding_options(arguments, base)
-    store = tokenize(documents, base.tokenizer, encoding, cache_dir=cache, workers=options.preprocessing_num_workers)
+    return {"cache_dir": cache, "workers": options.preprocessing_num_workers}
+
+
+def _print_store(store: TokenStore, documents: Documents, print_line: PrintLine) -> None:
     for line in describe_store(store, documents.data_format):
         print_line(line)
-    return store
 
 
 def _block_size(options: RowOptions, base: BaseModel) -> int:

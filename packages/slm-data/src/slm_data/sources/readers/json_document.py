@@ -15,7 +15,7 @@ from slm_data.sources.record import Record
 from slm_data.sources.text_decoding import decode_chunks, decode_lines
 
 # An object with one of these is a row itself, even if it contains a list.
-LIST_COLUMNS = ("messages", "conversations")
+LIST_COLUMNS = ("messages", "conversations", "conversation")
 ROW_COLUMNS = ("text", "prompt", "completion", "instruction", "output", "response")
 
 
