@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from slm_data.errors import DataError
+    from slm_data.examples.data_formats import DATA_FORMATS
+    from slm_data.examples.loss_on import LOSS_ON, as_loss_on
     from slm_data.examples.templates import (
         PLAIN_TEMPLATE,
         ChatTemplate,
@@ -16,13 +18,16 @@ if TYPE_CHECKING:
         missing_tokens,
         saved_template,
     )
+    from slm_data.examples.types import Conversation, Example, Message, Pair
     from slm_data.rows.array_types import Ints
     from slm_data.rows.budget import BudgetPlan, TokenBudget
     from slm_data.rows.budget_planning import plan_budget
     from slm_data.rows.collation import IGNORE_INDEX, RowCollator
     from slm_data.rows.dataset import Row, RowDataset
-    from slm_data.rows.packing import RowPlan, plan_rows
+    from slm_data.rows.long_rows import LONG_ROWS, LongRows, as_long_rows
+    from slm_data.rows.packing import RowPlan, plan_rows, select_rows
     from slm_data.rows.packing_names import PACKINGS, Packing, as_packing
+    from slm_data.rows.predicted_tokens import Mask
     from slm_data.rows.sampler import RowSampler
     from slm_data.rows.streaming import RowStream
     from slm_data.sample.built_in import (
@@ -40,23 +45,34 @@ if TYPE_CHECKING:
     from slm_data.sources.hub_errors import HUB_ERROR_REASONS
     from slm_data.sources.options import SourceOptions
     from slm_data.tokens.bpe import train_tokenizer
+    from slm_data.tokens.settings import EncodingOptions
     from slm_data.tokens.store import TokenCounts, TokenStore, token_cache_dir, tokenize
 
 __version__ = "0.4.0"
 
 __all__ = [
+    "DATA_FORMATS",
     "HUB_ERROR_REASONS",
     "IGNORE_INDEX",
+    "LONG_ROWS",
+    "LOSS_ON",
     "PACKINGS",
     "PLAIN_TEMPLATE",
     "SAMPLE_TRAIN_SEED",
     "BudgetPlan",
     "ChatTemplate",
+    "Conversation",
     "Corpus",
     "DataError",
     "Documents",
+    "EncodingOptions",
+    "Example",
     "Ints",
+    "LongRows",
+    "Mask",
+    "Message",
     "Packing",
+    "Pair",
     "Row",
     "RowCollator",
     "RowDataset",
@@ -67,6 +83,8 @@ __all__ = [
     "TokenBudget",
     "TokenCounts",
     "TokenStore",
+    "as_long_rows",
+    "as_loss_on",
     "as_packing",
     "choose_template",
     "dataset_hub_id",
@@ -83,6 +101,7 @@ __all__ = [
     "sample_stories",
     "sample_story",
     "saved_template",
+    "select_rows",
     "token_cache_dir",
     "tokenize",
     "train_tokenizer",
@@ -90,6 +109,19 @@ __all__ = [
 
 # Imported on first use: `slm-train --help` reads SourceOptions and must not wait for torch or pyarrow.
 _EXPORTS = {
+    "Mask": "rows.predicted_tokens:Mask",
+    "select_rows": "rows.packing:select_rows",
+    "EncodingOptions": "tokens.settings:EncodingOptions",
+    "Example": "examples.types:Example",
+    "Pair": "examples.types:Pair",
+    "Message": "examples.types:Message",
+    "Conversation": "examples.types:Conversation",
+    "as_long_rows": "rows.long_rows:as_long_rows",
+    "LongRows": "rows.long_rows:LongRows",
+    "LONG_ROWS": "rows.long_rows:LONG_ROWS",
+    "as_loss_on": "examples.loss_on:as_loss_on",
+    "LOSS_ON": "examples.loss_on:LOSS_ON",
+    "DATA_FORMATS": "examples.data_formats:DATA_FORMATS",
     "BudgetPlan": "rows.budget:BudgetPlan",
     "ChatTemplate": "examples.templates:ChatTemplate",
     "Corpus": "sources.documents:Corpus",

@@ -64,7 +64,7 @@ def model(request: pytest.FixtureRequest) -> PreTrainedModel:
 
 def dataset(packing: Any) -> RowDataset:
     tokens = np.random.default_rng(0).integers(0, VOCABULARY, sum(DOCUMENTS)).astype(np.uint16)
-    store: Any = SimpleNamespace(tokens=tokens)
+    store: Any = SimpleNamespace(tokens=tokens, scored=None)
     return RowDataset(store, plan_rows(DOCUMENTS, BLOCK, packing, fill=0))
 
 

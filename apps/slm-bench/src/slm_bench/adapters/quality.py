@@ -75,8 +75,8 @@ class Learnt:
 
 def read_texts(corpus: Corpus, tokenizer: Any, steps: int, eval_rows: int, device: Any) -> Texts:
     """Tokenise training rows for ``steps`` steps, and ``eval_rows`` held-out rows."""
-    train, _ = _rows(corpus.train, tokenizer, steps * BATCH_ROWS)
-    held_out, tokens_per_byte = _rows(corpus.validation, tokenizer, eval_rows)
+    train, _ = _rows(corpus.train.texts(), tokenizer, steps * BATCH_ROWS)
+    held_out, tokens_per_byte = _rows(corpus.validation.texts(), tokenizer, eval_rows)
     return Texts(train.to(device), held_out.to(device), tokens_per_byte)
 
 

@@ -109,7 +109,7 @@ def cut_randomly(texts: Documents) -> Documents:
 
     def cut() -> Iterator[str]:
         generator = random.Random(0)
-        for text in texts:
+        for text in texts.texts():
             words = text.split(" ")
             yield " ".join(words[: max(1, round(generator.uniform(0.05, 1) * len(words)))])
 

@@ -37,3 +37,12 @@ class Pair:
 
 
 Example = str | Conversation | Pair
+
+
+def text_of_example(example: Example) -> str:
+    """Return all that is written in an example, without a chat template."""
+    if isinstance(example, Pair):
+        return example.prompt + example.completion
+    if isinstance(example, Conversation):
+        return "\n".join(message.content for message in example.messages)
+    return example

@@ -46,8 +46,7 @@ def plan_budget(
     Raises:
         DataError: A micro-batch is smaller than the longest row, or there are too few rows.
     """
-    lengths = rows.row_lengths
-    predicted = lengths - np.diff(rows.first)
+    lengths, predicted = rows.row_lengths, rows.predicted
     usable = np.flatnonzero(predicted > 0)
     _check(lengths, len(usable), budget, ranks)
     steps: list[list[MicroBatch]] = []

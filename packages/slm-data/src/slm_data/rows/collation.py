@@ -23,7 +23,8 @@ IGNORE_INDEX = -100  # the label of a token without a loss, as in torch and tran
 class RowCollator:
     """Collates rows to ``input_ids``, ``labels`` and, if ``packed``, ``position_ids``, each ``[batch, tokens]``, int64.
 
-    The first token of each segment has no label, because nothing in its own document precedes it.
+    The first token of each segment has no label, because nothing in its own document precedes it; neither have tokens
+    that are not scored, such as those of a prompt.
 
     Attributes:
         pad_token_id: Fills the rows after their tokens.
@@ -45,6 +46,8 @@ class RowCollator:
         for index, row in enumerate(rows):
             tokens = len(row.input_ids)
             input_ids[index, :tokens] = labels[index, :tokens] = row.input_ids
+            if row.scored is not None:
+                labels[index, :tokens][~row.scored] = IGNORE_INDEX
             first = np.cumsum(row.segments) - row.segments
             labels[index, first] = IGNORE_INDEX
             position_ids[index, :tokens] = np.arange(tokens) - np.repeat(first, row.segments)

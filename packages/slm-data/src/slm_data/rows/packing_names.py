@@ -7,10 +7,10 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from typing import Literal
 
 from slm_data.errors import DataError
+from slm_data.suggestions import did_you_mean
 
 Packing = Literal["concat", "best_fit", "none"]
 PACKINGS: tuple[Packing, ...] = ("concat", "best_fit", "none")
@@ -19,7 +19,5 @@ PACKINGS: tuple[Packing, ...] = ("concat", "best_fit", "none")
 def as_packing(name: str) -> Packing:
     """Return ``name`` as a Packing. Raises DataError with a suggestion if it is unknown."""
     if name not in PACKINGS:
-        close = get_close_matches(name, PACKINGS, n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        raise DataError(f"unknown packing {name!r}; {hint}choose from {', '.join(PACKINGS)}")
+        raise DataError(f"unknown packing {name!r}; {did_you_mean(name, PACKINGS)}choose from {', '.join(PACKINGS)}")
     return name

@@ -11,10 +11,13 @@ from torch.utils.data import IterableDataset, get_worker_info
 from transformers import PreTrainedTokenizerBase
 
 from slm_data.rows.dataset import Row, cut_row
-from slm_data.rows.packing import plan_rows
+from slm_data.rows.long_rows import LongRows
+from slm_data.rows.packing import RowPlan, plan_rows
 from slm_data.rows.packing_names import Packing
 from slm_data.sources.documents import Documents
+from slm_data.tokens.encoder import EncodedBatch
 from slm_data.tokens.encoding import encode_in_batches
+from slm_data.tokens.settings import EncodingOptions, encoding_settings
 from slm_data.tokens.store import corpus_fingerprint
 
 WINDOW_DOCUMENTS = 1024  # documents that are in memory, packed and shuffled together
@@ -34,20 +37,35 @@ class RowStream(IterableDataset[Row]):
     packing: Packing
     fill: float = 0.95
     seed: int = 0
+    encoding: EncodingOptions | None = None
+    long_rows: LongRows = "split"
 
     @property
     def fingerprint(self) -> str:
-        """A hash of texts and tokenizer, equal to that of a TokenStore of both."""
-        return corpus_fingerprint(self.documents, self.tokenizer)
+        """A hash of texts and encoding, equal to that of a TokenStore of both."""
+        return corpus_fingerprint(self.documents, self.tokenizer, self.encoding)
 
     def __iter__(self) -> Iterator[Row]:
         worker = get_worker_info()
         if worker:
             # The tokenizer's threads do not survive the fork of a worker: with them, encoding would wait forever.
             os.environ["TOKENIZERS_PARALLELISM"] = "false"
-        for window, batch in enumerate(encode_in_batches(self.documents, self.tokenizer, WINDOW_DOCUMENTS)):
+        options = self.encoding or EncodingOptions()
+        settings = encoding_settings(self.tokenizer, options, data_format=self.documents.data_format)
+        for window, batch in enumerate(encode_in_batches(self.documents, settings, WINDOW_DOCUMENTS)):
             if worker and window % worker.num_workers != worker.id:
                 continue
-            plan = plan_rows(batch.lengths, self.block_size, self.packing, fill=self.fill, seed=self.seed)
+            plan = self._plan(batch)
             for row in np.random.default_rng((self.seed, window)).permutation(len(plan)).tolist():
-                yield cut_row(batch.ids, plan, row)
+                yield cut_row(batch.ids, plan, row, batch.scored)
+
+    def _plan(self, batch: EncodedBatch) -> RowPlan:
+        return plan_rows(
+            batch.lengths,
+            self.block_size,
+            self.packing,
+            fill=self.fill,
+            seed=self.seed,
+            scored=batch.scored,
+            long_rows=self.long_rows,
+        )

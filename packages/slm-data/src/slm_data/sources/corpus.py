@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from slm_data.errors import DataError
+from slm_data.examples.types import Example
 from slm_data.sample.built_in import BUILT_IN, TRAIN_SEED, VALIDATION_SEED
 from slm_data.sources import holdout
 from slm_data.sources.dataset_names import WIKITEXT, resolve_hub_name
@@ -160,7 +161,7 @@ def _too_small_message(name: str, count: int, window: int, options: SourceOption
 
 
 def _split_part(
-    whole: Documents, part: str, select: Callable[[Documents, int, int], Iterator[str]], window: int, seed: int
+    whole: Documents, part: str, select: Callable[[Documents, int, int], Iterator[Example]], window: int, seed: int
 ) -> Documents:
     identity = json.dumps([whole.identity, part, window, seed])
     return Documents(f"{whole.name} ({part} part)", identity, partial(select, whole, window, seed))

@@ -1,29 +1,40 @@
-"""``Documents``: texts that can be read repeatedly. ``Corpus``: those for training and for validation."""
+"""``Documents``: examples that can be read repeatedly. ``Corpus``: those for training and for validation."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from slm_data.examples.data_formats import DataFormat
+from slm_data.examples.types import Example, text_of_example
+
 
 @dataclass(frozen=True)
 class Documents:
-    """Texts that can be read any number of times, always the same ones in the same order.
+    """Texts, conversations or pairs that can be read any number of times, always the same ones in the same order.
 
-    Iterating skips documents that contain only white space, and raises DataError for a fault in the source.
+    Iterating skips texts that contain only white space, and raises DataError for a fault in the source.
 
     Attributes:
         name: For messages.
         identity: Changes whenever the texts change; part of the token store's fingerprint.
-        read: Returns a new iterator over all texts.
+        read: Returns a new iterator over all examples.
+        data_format: What they are.
     """
 
     name: str
     identity: str
-    read: Callable[[], Iterator[str]]
+    read: Callable[[], Iterator[Example]]
+    data_format: DataFormat = "text"
 
-    def __iter__(self) -> Iterator[str]:
-        return (text for text in self.read() if text and not text.isspace())
+    def __iter__(self) -> Iterator[Example]:
+        return (
+            example for example in self.read() if not isinstance(example, str) or (example and not example.isspace())
+        )
+
+    def texts(self) -> Iterator[str]:
+        """Yield all that is written in each example, without a chat template."""
+        return map(text_of_example, self)
 
 
 @dataclass(frozen=True)

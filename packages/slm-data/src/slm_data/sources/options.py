@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from slm_data.errors import DataError
+from slm_data.examples.columns import read_columns
+from slm_data.examples.data_formats import as_data_format
 
 MAX_VALIDATION_FRACTION = 0.5  # above one half there would be more validation than training texts
 
@@ -27,6 +29,20 @@ class SourceOptions:
     validation_file: list[str] = field(
         default_factory=list,
         metadata={"help": "own files to evaluate on, instead of any other validation texts"},
+    )
+    data_format: str = field(
+        default="auto",
+        metadata={
+            "help": "what the rows are: text, messages (conversations), prompt_completion or instruction (default: "
+            "auto, decided by the columns of the first row)"
+        },
+    )
+    columns: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "names of the columns that contain messages, prompt, completion, instruction, input, output or "
+            "system, for example prompt=question completion=answer"
+        },
     )
     text_column: str | None = field(
         default=None,
@@ -60,6 +76,8 @@ class SourceOptions:
     def __post_init__(self) -> None:
         self._check_sources()
         self._check_counts()
+        as_data_format(self.data_format)
+        read_columns(self.columns)
 
     @property
     def separator(self) -> str:

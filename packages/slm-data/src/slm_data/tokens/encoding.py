@@ -6,75 +6,32 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass
 from itertools import chain, islice
 from multiprocessing import get_context
-from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-from tokenizers import Tokenizer
-from transformers import PreTrainedTokenizerBase
-
-from slm_data.errors import DataError
+from slm_data.examples.types import Example
 from slm_data.sources.documents import Documents
+from slm_data.tokens.encoder import EncodedBatch, Encoder
+from slm_data.tokens.settings import EncodingSettings
 
 DOCUMENTS_PER_BATCH = 512
 BATCHES_BEFORE_WORKERS = 40  # starting processes pays off only for a longer corpus
 MAX_DEFAULT_WORKERS = 8
 
 
-class EncodedBatch(NamedTuple):
-    """Token ids of several documents, concatenated; the length of each; the UTF-8 bytes of all texts."""
-
-    ids: npt.NDArray[np.uint32]  # [tokens]
-    lengths: npt.NDArray[np.int64]  # [documents]
-    text_bytes: int
-
-
-@dataclass(frozen=True)
-class TokenizerSettings:
-    """A tokenizer as JSON, which can be hashed and sent to worker processes, and its end-of-text id."""
-
-    json: str
-    eos_id: int
-
-    def load(self) -> Tokenizer:
-        return Tokenizer.from_str(self.json)
-
-
-def tokenizer_settings(tokenizer: PreTrainedTokenizerBase) -> TokenizerSettings:
-    """Return the settings of a tokenizer. Raises DataError if it has no fast version or no end-of-text token."""
-    if not tokenizer.is_fast:
-        raise DataError(f"the tokenizer {tokenizer.name_or_path!r} has no fast version; choose a model that has one")
-    if tokenizer.eos_token_id is None:
-        raise DataError(
-            f"the tokenizer {tokenizer.name_or_path!r} has no end-of-text token to separate documents with; "
-            "set eos_token in its tokenizer_config.json"
-        )
-    # A copy: a tokenizer stores the truncation and padding of earlier calls, which must not apply here.
-    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    backend.no_truncation()
-    backend.no_padding()
-    return TokenizerSettings(backend.to_str(), int(tokenizer.eos_token_id))
-
-
-def encode_in_batches(
-    documents: Documents, tokenizer: PreTrainedTokenizerBase, batch_size: int
-) -> Iterator[EncodedBatch]:
+def encode_in_batches(documents: Documents, settings: EncodingSettings, batch_size: int) -> Iterator[EncodedBatch]:
     """Encode ``batch_size`` documents at a time, in this process."""
-    settings = tokenizer_settings(tokenizer)
-    backend = settings.load()
+    encode = Encoder(settings)
     for batch in _batched(iter(documents), batch_size):
-        yield _encode(backend, batch, settings.eos_id)
+        yield encode(batch)
 
 
-def encode_all(texts: Iterable[str], settings: TokenizerSettings, workers: int) -> Iterator[EncodedBatch]:
-    """Encode texts in order. With more than one worker, the later part of a long corpus is encoded in processes."""
-    batches = _batched(iter(texts), DOCUMENTS_PER_BATCH)
-    backend = settings.load()
+def encode_all(examples: Iterable[Example], settings: EncodingSettings, workers: int) -> Iterator[EncodedBatch]:
+    """Encode examples in order. With more than one worker, the later part of a long corpus is encoded in processes."""
+    batches = _batched(iter(examples), DOCUMENTS_PER_BATCH)
+    encode = Encoder(settings)
     for batch in islice(batches, BATCHES_BEFORE_WORKERS if workers > 1 else None):
-        yield _encode(backend, batch, settings.eos_id)
+        yield encode(batch)
     if workers > 1 and (first := next(batches, None)) is not None:
         yield from _encode_in_processes(chain([first], batches), settings, workers)
 
@@ -87,18 +44,8 @@ def worker_count(requested: int | None) -> int:
     return max(1, min(MAX_DEFAULT_WORKERS, (os.cpu_count() or 1) // 2))
 
 
-def _encode(backend: Tokenizer, texts: list[str], eos_id: int) -> EncodedBatch:
-    ids = [encoding.ids for encoding in backend.encode_batch_fast(texts)]
-    for document in ids:
-        if not document or document[-1] != eos_id:
-            document.append(eos_id)
-    lengths = np.fromiter((len(document) for document in ids), np.int64, len(ids))
-    flat = np.fromiter((token for document in ids for token in document), np.uint32, int(lengths.sum()))
-    return EncodedBatch(flat, lengths, sum(len(text.encode()) for text in texts))
-
-
 def _encode_in_processes(
-    batches: Iterable[list[str]], settings: TokenizerSettings, workers: int
+    batches: Iterable[list[Example]], settings: EncodingSettings, workers: int
 ) -> Iterator[EncodedBatch]:
     """Yield batches in order. At most two per worker are in flight, which bounds memory."""
     pending: deque[Future[EncodedBatch]] = deque()
@@ -112,20 +59,19 @@ def _encode_in_processes(
             yield pending.popleft().result()
 
 
-_worker_tokenizer: tuple[Tokenizer, int]
+_worker_encoder: Encoder
 
 
-def _start_worker(settings: TokenizerSettings) -> None:
-    global _worker_tokenizer
+def _start_worker(settings: EncodingSettings) -> None:
+    global _worker_encoder
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one thread per process: the processes already use all cores
-    _worker_tokenizer = (settings.load(), settings.eos_id)
+    _worker_encoder = Encoder(settings)
 
 
-def _encode_in_worker(texts: list[str]) -> EncodedBatch:
-    backend, eos_id = _worker_tokenizer
-    return _encode(backend, texts, eos_id)
+def _encode_in_worker(examples: list[Example]) -> EncodedBatch:
+    return _worker_encoder(examples)
 
 
-def _batched(texts: Iterator[str], size: int) -> Iterator[list[str]]:
-    while batch := list(islice(texts, size)):
+def _batched(examples: Iterator[Example], size: int) -> Iterator[list[Example]]:
+    while batch := list(islice(examples, size)):
         yield batch

@@ -1,8 +1,9 @@
 """``tokenize``: a corpus as one memory-mapped file of token ids, written once and reused.
 
-A document is ``tokenizer(text)`` followed by the end-of-text token. The ids of all documents are concatenated in
-``tokens.bin``; ``lengths.npy`` contains the length of each. The folder is named by a fingerprint of the texts'
-identity and the tokenizer, so a later run finds it.
+A text is ``tokenizer(text)`` followed by the end-of-text token; conversations and pairs are rendered first. The ids of
+all documents are concatenated in ``tokens.bin``; ``lengths.npy`` contains the length of each, and ``scored.bin`` the
+mask of the tokens that have a loss, if not all have. The folder is named by a fingerprint of the texts' identity and
+the encoding, so a later run finds it.
 """
 
 from __future__ import annotations
@@ -15,20 +16,25 @@ import shutil
 import tempfile
 from array import array
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from slm_data.errors import DataError
 from slm_data.sources.documents import Documents
-from slm_data.tokens.encoding import EncodedBatch, TokenizerSettings, encode_all, tokenizer_settings, worker_count
+from slm_data.tokens.encoder import EncodedBatch
+from slm_data.tokens.encoding import encode_all, worker_count
+from slm_data.tokens.settings import EncodingOptions, EncodingSettings, encoding_settings
 
-STORE_FORMAT = 1  # part of the fingerprint: increase it when the files of a store change
+STORE_FORMAT = 2  # part of the fingerprint: increase it when the files of a store change
+
+MASK_FILE = "scored.bin"  # one byte per token
 
 # Errors that the user can resolve with another folder. numpy's own write errors have no errno, hence None.
 UNWRITABLE = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, None}
@@ -41,8 +47,11 @@ class TokenCounts:
 
     documents: int
     tokens: int
-    text_bytes: int  # of all texts, in UTF-8
+    text_bytes: int  # of the texts that have a loss, in UTF-8
     start_tokens: int  # BOS tokens that the tokenizer adds itself; they are never predicted
+    scored_tokens: int | None = None  # tokens that have a loss; None if all have
+    unscored_documents: int = 0  # left out, because nothing in them has a loss
+    special_texts: int = 0  # special tokens written in the texts, which were read as plain text
 
 
 @dataclass(frozen=True)
@@ -55,11 +64,14 @@ class TokenStore:
     counts: TokenCounts
     fingerprint: str
     reused: bool
+    scored: npt.NDArray[np.bool_] | None = None  # [tokens], whether a token has a loss; None if all have
 
     @property
     def tokens_per_byte(self) -> float:
         """Predicted tokens per byte of text; converts nats per token to nats per byte."""
-        return (self.counts.tokens - self.counts.start_tokens) / max(self.counts.text_bytes, 1)
+        counts = self.counts
+        predicted = counts.tokens - counts.start_tokens if counts.scored_tokens is None else counts.scored_tokens
+        return predicted / max(counts.text_bytes, 1)
 
 
 def token_cache_dir() -> Path:
@@ -72,22 +84,25 @@ def token_cache_dir() -> Path:
 def tokenize(
     documents: Documents,
     tokenizer: PreTrainedTokenizerBase,
+    options: EncodingOptions | None = None,
     *,
     cache_dir: Path | None = None,
     workers: int | None = None,
 ) -> TokenStore:
-    """Tokenise ``documents``, or open the store that an earlier call with the same texts and tokenizer wrote.
+    """Tokenise ``documents``, or open the store that an earlier call with the same texts and encoding wrote.
 
     Args:
-        documents: The texts.
+        documents: The texts, conversations or pairs.
         tokenizer: A fast tokenizer with an end-of-text token.
+        options: The chat template, and what has a loss.
         cache_dir: Replaces ``token_cache_dir()``.
         workers: Number of processes for a long corpus. Default: half the cores, at most 8.
 
     Raises:
-        DataError: The tokenizer is unsuitable, the corpus contains no text, or the cache cannot be written.
+        DataError: The tokenizer is unsuitable, the corpus contains no text or none with a loss, or the cache cannot be
+            written.
     """
-    settings = tokenizer_settings(tokenizer)
+    settings = encoding_settings(tokenizer, options or EncodingOptions(), data_format=documents.data_format)
     name = _fingerprint(documents.identity, settings)
     folder = (cache_dir or token_cache_dir()) / "tokens" / name
     reused = folder.is_dir()
@@ -97,13 +112,16 @@ def tokenize(
     return _open(folder, documents.name, name, reused)
 
 
-def corpus_fingerprint(documents: Documents, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return a hash of the texts' identity and the tokenizer; the name of their store."""
-    return _fingerprint(documents.identity, tokenizer_settings(tokenizer))
+def corpus_fingerprint(
+    documents: Documents, tokenizer: PreTrainedTokenizerBase, options: EncodingOptions | None = None
+) -> str:
+    """Return a hash of the texts' identity and the encoding; the name of their store."""
+    settings = encoding_settings(tokenizer, options or EncodingOptions(), data_format=documents.data_format)
+    return _fingerprint(documents.identity, settings)
 
 
-def _fingerprint(identity: str, settings: TokenizerSettings) -> str:
-    parts = json.dumps([STORE_FORMAT, identity, settings.json, settings.eos_id])
+def _fingerprint(identity: str, settings: EncodingSettings) -> str:
+    parts = json.dumps([STORE_FORMAT, identity, *settings.fingerprint_parts()])
     return hashlib.blake2b(parts.encode(), digest_size=16).hexdigest()
 
 
@@ -120,20 +138,27 @@ def _explain_write_errors(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _build(folder: Path, documents: Documents, settings: TokenizerSettings, bos_id: int | None, workers: int) -> None:
+def _build(folder: Path, documents: Documents, settings: EncodingSettings, bos_id: int | None, workers: int) -> None:
     """Write to a temporary folder, then rename it: a store is complete or absent."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
     try:
-        # Ids may have gaps, so the highest id can exceed the size of the vocabulary.
-        dtype = np.uint16 if max(settings.load().get_vocab().values()) < 1 << 16 else np.uint32
-        counts = _write(temporary, encode_all(documents, settings, workers), dtype, bos_id)
-        if counts.documents == 0:
-            raise DataError(f"{documents.name} contains no text; choose another source")
+        counts = _write(temporary, encode_all(documents, settings, workers), settings, bos_id)
+        _check_counts(counts, documents.name)
         (temporary / "counts.json").write_text(json.dumps(asdict(counts)))
         _publish(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _check_counts(counts: TokenCounts, name: str) -> None:
+    if counts.documents == 0 and counts.unscored_documents:
+        raise DataError(
+            f"none of the {counts.unscored_documents:,} examples in {name} has an answer to learn from (text of the "
+            "assistant, or a completion); check the roles and columns, or give --loss_on all"
+        )
+    if counts.documents == 0:
+        raise DataError(f"{name} contains no text; choose another source")
 
 
 def _publish(temporary: Path, folder: Path) -> None:
@@ -145,24 +170,35 @@ def _publish(temporary: Path, folder: Path) -> None:
 
 
 def _write(
-    folder: Path, batches: Iterable[EncodedBatch], dtype: type[np.unsignedinteger[Any]], bos_id: int | None
+    folder: Path, batches: Iterable[EncodedBatch], settings: EncodingSettings, bos_id: int | None
 ) -> TokenCounts:
-    lengths, text_bytes, start_tokens = array("q"), 0, 0
-    with (folder / "tokens.bin").open("wb") as out:
+    # Ids may have gaps, so the highest id can exceed the size of the vocabulary.
+    dtype = np.uint16 if max(Tokenizer.from_str(settings.tokenizer).get_vocab().values()) < 1 << 16 else np.uint32
+    lengths, text_bytes, start_tokens, scored_tokens, unscored, special_texts = array("q"), 0, 0, 0, 0, 0
+    with ExitStack() as files:
+        tokens = files.enter_context((folder / "tokens.bin").open("wb"))
+        masks = files.enter_context((folder / MASK_FILE).open("wb")) if settings.masks else None
         for batch in batches:
-            out.write(batch.ids.astype(dtype).data)
+            tokens.write(batch.ids.astype(dtype).data)
+            if masks and batch.scored is not None:
+                masks.write(batch.scored.data)
+                scored_tokens += int(batch.scored.sum())
             first = np.cumsum(batch.lengths) - batch.lengths
             start_tokens += int((batch.ids[first] == bos_id).sum()) if bos_id is not None else 0
             lengths.extend(batch.lengths.tolist())
-            text_bytes += batch.text_bytes
+            text_bytes, unscored = text_bytes + batch.text_bytes, unscored + batch.unscored
+            special_texts += batch.special_texts
     all_lengths = np.frombuffer(lengths, dtype=np.int64) if lengths else np.zeros(0, np.int64)
     np.save(folder / "lengths.npy", all_lengths)
     (folder / "dtype").write_text(np.dtype(dtype).name)
-    return TokenCounts(len(lengths), int(all_lengths.sum()), text_bytes, start_tokens)
+    scored = scored_tokens if settings.masks else None
+    return TokenCounts(len(lengths), int(all_lengths.sum()), text_bytes, start_tokens, scored, unscored, special_texts)
 
 
 def _open(folder: Path, name: str, fingerprint: str, reused: bool) -> TokenStore:
     dtype = (folder / "dtype").read_text()
     tokens = np.memmap(folder / "tokens.bin", dtype=dtype, mode="r")
+    mask = folder / MASK_FILE
+    scored = np.memmap(mask, dtype=np.bool_, mode="r") if mask.exists() else None
     counts = TokenCounts(**json.loads((folder / "counts.json").read_text()))
-    return TokenStore(name, tokens, np.load(folder / "lengths.npy", mmap_mode="r"), counts, fingerprint, reused)
+    return TokenStore(name, tokens, np.load(folder / "lengths.npy", mmap_mode="r"), counts, fingerprint, reused, scored)

@@ -7,9 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from slm_data import RowDataset, RowPlan
+from slm_data import RowDataset, select_rows
 from slm_train.arguments import Arguments
 from slm_train.errors import TrainError
 
@@ -31,14 +30,6 @@ def choose_evaluated(rows: RowDataset, max_tokens: int, print_line: Callable[[st
     if count < len(plan):
         print_line(f"evaluating on {evaluated.plan.tokens:,} of {plan.tokens:,} tokens (--max_eval_tokens)")
     return evaluated
-
-
-def select_rows(plan: RowPlan, chosen: npt.NDArray[np.int64]) -> RowPlan:
-    """Return a plan of the rows ``chosen [rows]`` of ``plan``, in that order."""
-    counts = np.diff(plan.first)[chosen]
-    first = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
-    segments = np.repeat(plan.first[chosen] - first[:-1], counts) + np.arange(first[-1])
-    return replace(plan, first=first, start=plan.start[segments], length=plan.length[segments])
 
 
 def evaluated_rows_of_resumed_run(

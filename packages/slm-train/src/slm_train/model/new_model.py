@@ -23,9 +23,9 @@ def new_config(path: Path) -> PretrainedConfig:
         ) from error
 
 
-def new_tokenizer(vocab_size: int | None, texts: Documents, config: PretrainedConfig) -> PreTrainedTokenizerBase:
-    """Train a byte-level BPE tokenizer of ``vocab_size`` tokens on ``texts``. Raises TrainError without a size."""
+def new_tokenizer(vocab_size: int | None, documents: Documents, config: PretrainedConfig) -> PreTrainedTokenizerBase:
+    """Train a byte-level BPE tokenizer on the texts of ``documents``. Raises TrainError without ``vocab_size``."""
     if vocab_size is None:
         raise TrainError("--from_scratch needs a tokenizer: give --vocab_size to train one, or --tokenizer_path")
     context = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return train_tokenizer(texts, vocab_size, context or VERY_LARGE_INTEGER)
+    return train_tokenizer(documents.texts(), vocab_size, context or VERY_LARGE_INTEGER)

@@ -35,6 +35,34 @@ class RowOptions:
             "is longer than a row."
         },
     )
+    loss_on: str = field(
+        default="completion",
+        metadata={
+            "help": "What has a loss in conversations, pairs and instructions: completion (what the assistant writes, "
+            "with the token that ends its turn) or all tokens."
+        },
+    )
+    chat_template: str | None = field(
+        default=None,
+        metadata={
+            "help": "How conversations become text: a Jinja file, chatml or plain. Default: the tokenizer's own chat "
+            "template, else plain."
+        },
+    )
+    long_rows: str | None = field(
+        default=None,
+        metadata={
+            "help": "What happens to documents longer than a row: split, cut or drop. Default: split for text; cut "
+            "for conversations, pairs and instructions."
+        },
+    )
+    parse_special_tokens: bool = field(
+        default=False,
+        metadata={
+            "help": "Read special tokens that are written in the texts, such as <|endoftext|>, as those tokens; by "
+            "default they are plain text."
+        },
+    )
     max_eval_tokens: int = field(
         default=200_000,
         metadata={"help": "Evaluate on about this many tokens of the validation rows, evenly spaced; 0 for all."},
@@ -48,6 +76,9 @@ class RowOptions:
 
     def __post_init__(self) -> None:
         slm_data.as_packing(self.packing)  # by attribute: importing the name would import numpy for --help
+        slm_data.as_loss_on(self.loss_on)
+        if self.long_rows is not None:
+            slm_data.as_long_rows(self.long_rows)
         if self.block_size is not None and self.block_size < 2:
             raise TrainError(f"--block_size {self.block_size} leaves nothing to predict; use 2 or more")
         if not 0 <= self.packing_fill <= 1:
