@@ -13,7 +13,8 @@ from slm_data.examples.types import Conversation, Message
 # Templates in the manner of model families, each with a peculiarity.
 BRACKETS = (  # strips contents, writes a space before an answer, and ends it with the end-of-text token
     "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}"
-    "{{ '[INST] ' + m['content'] | trim + ' [/INST]' }}{% else %}{{ ' ' + m['content'] | trim + ' ' + eos_token }}{% endif %}{% endfor %}"
+    "{{ '[INST] ' + m['content'] | trim + ' [/INST]' }}"
+    "{% else %}{{ ' ' + m['content'] | trim + ' ' + eos_token }}{% endif %}{% endfor %}"
 )
 TURNS = (  # another name for the assistant, and strips contents
     "{% for m in messages %}{{ '<turn>' + ('model' if m['role'] == 'assistant' else m['role']) + '\n' "

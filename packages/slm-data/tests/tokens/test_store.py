@@ -18,6 +18,7 @@ from slm_data.tokens import encoding
 from slm_data.tokens import store as store_module
 from slm_data.tokens.bpe import END, START, train_tokenizer
 from slm_data.tokens.encoding import encode_in_batches
+from slm_data.tokens.settings import EncodingOptions, encoding_settings
 from slm_data.tokens.store import TokenStore, corpus_fingerprint, token_cache_dir, tokenize
 
 InMemory = Callable[..., Documents]
@@ -48,7 +49,7 @@ def word_tokenizer(vocabulary: dict[str, int]) -> PreTrainedTokenizerBase:
 
 @given(st.lists(st.text() | st.sampled_from([END, START, f"a{END}b", f"a{END}", "x" * 500]), min_size=1, max_size=8))
 @settings(max_examples=40)
-def test_a_document_is_the_tokenizers_ids_and_an_end_token(
+def test_a_document_with_parsed_special_tokens_is_the_tokenizers_ids_and_an_end_token(
     tokenizer: PreTrainedTokenizerBase, in_memory: InMemory, texts: list[str]
 ) -> None:
     not_blank = [text for text in texts if text and not text.isspace()]
@@ -57,12 +58,26 @@ def test_a_document_is_the_tokenizers_ids_and_an_end_token(
             with pytest.raises(DataError, match="texts contains no text"):
                 tokenize(in_memory(texts), tokenizer, cache_dir=Path(cache), workers=1)
             return
-        store = tokenize(in_memory(texts), tokenizer, cache_dir=Path(cache), workers=1)
+        options = EncodingOptions(parse_special_tokens=True)
+        store = tokenize(in_memory(texts), tokenizer, options, cache_dir=Path(cache), workers=1)
         ids = [tokenizer(text)["input_ids"] for text in not_blank]
         closed = [document if document[-1] == EOS else [*document, EOS] for document in ids]
         assert documents_of(store) == closed
         assert store.counts.tokens == sum(map(len, closed)) == len(store.tokens)
         assert store.counts.text_bytes == len("".join(not_blank).encode())
+
+
+@given(st.lists(st.sampled_from([END, START, f"a{END}b", "é \ue000", f"{END[:5]}", "the hen"]), min_size=1, max_size=8))
+@settings(max_examples=40)
+def test_special_tokens_in_a_text_are_plain_text_and_counted(
+    tokenizer: PreTrainedTokenizerBase, in_memory: InMemory, texts: list[str]
+) -> None:
+    with TemporaryDirectory() as cache:
+        store = tokenize(in_memory(texts), tokenizer, cache_dir=Path(cache), workers=1)
+        documents = documents_of(store)
+        assert [tokenizer.decode(document[1:-1]) for document in documents] == texts
+        assert all({0, 1}.isdisjoint(document[1:-1]) for document in documents)
+        assert store.counts.special_texts == sum(text.count(END) + text.count(START) for text in texts)
 
 
 def test_counts_contain_documents_tokens_bytes_and_start_tokens(
@@ -197,7 +212,9 @@ def test_batches_hold_the_same_tokens_as_the_store(
     tokenizer: PreTrainedTokenizerBase, in_memory: InMemory, sentences: tuple[str, ...], tmp_path: Path
 ) -> None:
     store = tokenize(in_memory(sentences), tokenizer, cache_dir=tmp_path, workers=1)
-    batches = list(encode_in_batches(in_memory(sentences), tokenizer, 2))
+    batches = list(
+        encode_in_batches(in_memory(sentences), encoding_settings(tokenizer, EncodingOptions(), data_format="text"), 2)
+    )
     assert [len(batch.lengths) for batch in batches] == [2, 2, 1]
     assert np.concatenate([batch.ids for batch in batches]).tolist() == store.tokens.tolist()
     assert np.concatenate([batch.lengths for batch in batches]).tolist() == store.lengths.tolist()
