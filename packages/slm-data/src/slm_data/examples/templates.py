@@ -29,6 +29,8 @@ PLAIN_TEMPLATE = (
     "{% if add_generation_prompt %}{% if messages %}{{ '\\n\\n' }}{% endif %}{{ 'Assistant:' }}{% endif %}"
 )
 
+PLAIN_STOPS = ("\nUser:", "\nSystem:")  # where the next turn of the plain format would begin
+
 CHATML_TEMPLATE = (
     "{% for message in messages %}"
     "{{ '<|im_start|>' ~ message['role'] ~ '\\n' ~ message['content'] ~ '<|im_end|>\\n' }}"

@@ -9,11 +9,9 @@ from typing import Any
 
 from jinja2.exceptions import TemplateError
 
-from slm_data import ChatTemplate, DataError, choose_template, end_of_turn
+from slm_data import PLAIN_STOPS, ChatTemplate, DataError, choose_template, end_of_turn
 from slm_serve.errors import RequestError
 from slm_serve.http.schemas.chat import Message
-
-PLAIN_STOPS = ("\nUser:", "\nSystem:")  # stop strings of the plain format: where the next turn would begin
 
 
 @dataclass(frozen=True)
