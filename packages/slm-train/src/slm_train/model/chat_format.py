@@ -73,7 +73,12 @@ class ChatFormat:
 
     def as_dict(self) -> dict[str, Any]:
         """Return what run.json records."""
-        return {"template": self.template.name, "end_of_turn": self.end_of_turn, "end_ids": list(self.end_ids)}
+        return {
+            "template": self.template.name,
+            "end_of_turn": self.end_of_turn,
+            "end_ids": list(self.end_ids),
+            "stops": list(self.stops),
+        }
 
 
 def end_answers(model: PreTrainedModel, chat: ChatFormat) -> None:
