@@ -67,7 +67,7 @@ def test_a_message_of_weight_0_and_an_empty_answer_are_not_learned() -> None:
     answers = [{"role": "assistant", "content": "Yo", "weight": 0}, {"role": "assistant", "content": ""}]
     conversation = read({"messages": answers}, "messages")
     assert isinstance(conversation, Conversation)
-    assert not any(message.is_completion for message in conversation.messages)
+    assert not any(message.is_learned for message in conversation.messages)
 
 
 def test_an_instruction_is_a_question_and_its_answer() -> None:

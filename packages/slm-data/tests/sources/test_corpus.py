@@ -22,7 +22,7 @@ def texts(first: int, count: int) -> list[str]:
 
 
 def jsonl(path: Path, lines: list[str]) -> str:
-    path.write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
+    path.write_text("".join(json.dumps({"text": line, "id": line}) + "\n" for line in lines))
     return str(path)
 
 
@@ -58,12 +58,18 @@ def test_too_few_documents_to_split_are_reported_with_their_count(tmp_path: Path
         for words in (
             "has 1 document ",
             "--document_separator",
-            "--validation_fraction",
             "--validation_file",
         )
     )
-    two = load(train_file=[str(path)], document_separator="\\n", validation_fraction=0.5)
+    two = load(train_file=[str(path)], document_separator="\\n")
     assert len(list(two.train)) == len(list(two.validation)) == 1
+    assert "one document in 2" in two.notes[0]
+
+
+def test_files_without_text_are_reported_as_such(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text(" \n\n\t\n")
+    assert refused(train_file=[str(path)]) == "a.txt contains no text; choose another source"
 
 
 def test_own_validation_files_are_taken_whole(tmp_path: Path, file: str) -> None:
@@ -97,17 +103,25 @@ def test_nothing_is_read_beyond_the_limit(tmp_path: Path) -> None:
         list(load(train_file=[str(path)]).train)
 
 
+def test_a_setting_of_other_formats_does_not_change_the_identity(file: str) -> None:
+    corpus = load(train_file=[file], document_separator="==")
+    assert corpus.train.identity == load(train_file=[file]).train.identity
+    assert any("--document_separator '=='" in note for note in corpus.notes)
+
+
 def test_the_identity_changes_with_whatever_changes_the_texts(tmp_path: Path, file: str) -> None:
-    other = jsonl(tmp_path / "other.jsonl", texts(0, COUNT))
+    other, txt = jsonl(tmp_path / "other.jsonl", texts(COUNT, COUNT)), str(tmp_path / "a.txt")
+    Path(txt).write_text("\n\n".join(texts(0, COUNT)))
     variants: list[dict[str, Any]] = [
         {"train_file": [file]},
-        {"train_file": [other]},
+        {"train_file": [txt]},
+        {"train_file": [txt], "document_separator": "\\n"},
+        {"train_file": [file], "text_column": "id"},
         {"train_file": [file, other]},
         {"train_file": [file], "validation_file": [other]},
         {"train_file": [file], "max_train_samples": 5},
         {"train_file": [file], "split_seed": 1},
         {"train_file": [file], "validation_fraction": 0.1},
-        {"train_file": [file], "document_separator": "\\n"},
         {"dataset": "sample"},
         {"dataset": "harbour"},
         {"dataset": "sample", "max_train_samples": 5},
@@ -139,8 +153,11 @@ def test_each_pattern_is_expanded_once(tmp_path: Path, file: str, monkeypatch: p
     assert patterns == [train, validation]
 
 
-def test_the_same_file_cannot_train_and_validate(file: str) -> None:
+def test_the_same_texts_cannot_train_and_validate(tmp_path: Path, file: str) -> None:
     assert "train.jsonl" in refused(train_file=[file], validation_file=[file])
+    copy = tmp_path / "copy.jsonl"
+    copy.write_bytes(Path(file).read_bytes())
+    assert "copy.jsonl have the same content" in refused(train_file=[file], validation_file=[str(copy)])
 
 
 def test_without_options_the_source_is_the_sample() -> None:

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slm_data.sources.holdout import is_too_small, training_texts, validation_texts
+from slm_data.sources.holdout import training_texts, validation_texts
 
 
 @given(count=st.integers(0, 200), window=st.integers(2, 40), seed=st.integers(0, 9))
@@ -17,7 +17,8 @@ def test_each_text_is_in_one_part_in_order_and_one_of_every_window_is_held_out(
     assert validation == sorted(validation, key=int)
     assert training == sorted(training, key=int)
     assert count // window <= len(validation) <= -(-count // window)
-    assert is_too_small(count, window, seed) == (not validation or not training)
+    # load_corpus reduces the window to the number of texts, if they are fewer.
+    assert count < window or (validation and training)
 
 
 def test_the_split_depends_on_the_seed_alone() -> None:

@@ -60,7 +60,7 @@ def _message(message: Any, where: str) -> Message:
         raise DataError(f"{where} calls tools, which are not supported; remove such conversations")
     content = text_content(message.get("content", message.get("value")), where)
     # The weight of OpenAI's format: 0 for a message that the model is not to learn.
-    return Message(role, content, role == "assistant" and message.get("weight") != 0 and bool(content))
+    return Message(role, content, role == "assistant" and message.get("weight") != 0)
 
 
 def _role(message: Mapping[str, Any], where: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -41,16 +41,16 @@ def detect_format(first: str | Row, columns: Columns, *, text_column: str | None
     return next(formats, "text")
 
 
-def columns_of(data_format: DataFormat, columns: Columns, available: Sequence[str]) -> list[str]:
+def columns_of(data_format: DataFormat, columns: Columns, available: Iterable[str]) -> list[str]:
     """Return those of the ``available`` columns that rows of ``data_format`` are read from."""
     parts = {
         "messages": ("messages", "system"),
         "prompt_completion": ("prompt", "completion"),
         "instruction": ("instruction", "input", "output", "system"),
     }[data_format]
-    names = {name.partition(".")[0] for part in parts for name in columns[part]} | {
-        name for part in parts for name in columns[part]
-    }
+    names = {name for part in parts for name in columns[part]}
+    # The columns of nested values, and that of tools, which is refused where a row has them.
+    names |= {name.partition(".")[0] for name in names} | {"tools"}
     return [name for name in available if name in names]
 
 
@@ -101,7 +101,7 @@ def _read_instruction(row: Row, columns: Columns, where: str) -> Example:
     instruction, context, output = (find_value(row, columns[part]) for part in ("instruction", "input", "output"))
     request = "\n\n".join(text_content(part, where) for part in (instruction, context) if part)
     answer = text_content(output if output is not None else "", where)
-    messages = (Message("user", request), Message("assistant", answer, bool(answer)))
+    messages = (Message("user", request), Message("assistant", answer, is_completion=True))
     return Conversation(_with_system(messages, row, columns, where), where)
 
 

@@ -89,10 +89,10 @@ class ChatRenderer:
         text = self._render(turns, conversation.where)
         rendered = Rendered(
             text,
-            tuple(self._completion(conversation, turns, i, text) for i, m in enumerate(messages) if m.is_completion),
+            tuple(self._completion(conversation, turns, i, text) for i, m in enumerate(messages) if m.is_learned),
             adds_special_tokens=self.template.is_plain,
             is_open=not self.ends_with_token,
-            scores_end=messages[-1].is_completion,
+            scores_end=messages[-1].is_learned,
             literal=(),
         )
         if not finds_literal:

@@ -19,6 +19,11 @@ class Message:
     content: str
     is_completion: bool = False
 
+    @property
+    def is_learned(self) -> bool:
+        """Whether there is something to learn: a completion that is not blank."""
+        return self.is_completion and bool(self.content.strip())
+
 
 @dataclass(frozen=True)
 class Conversation:

@@ -13,18 +13,14 @@ from slm_data.errors import DataError
 from slm_data.examples.types import Example
 from slm_data.sample.built_in import BUILT_IN, TRAIN_SEED, VALIDATION_SEED
 from slm_data.sources import holdout
+from slm_data.sources.content import SourceFile, check_unchanged
 from slm_data.sources.dataset_names import WIKITEXT, resolve_hub_name
 from slm_data.sources.documents import Corpus, Documents
-from slm_data.sources.files import files_identity, find_files, read_files
-from slm_data.sources.options import SourceOptions
+from slm_data.sources.file_documents import READER_VERSION, file_documents, open_files
+from slm_data.sources.file_formats import KINDS_WITHOUT_COLUMNS
+from slm_data.sources.options import DEFAULT_SEPARATOR, SourceOptions
+from slm_data.sources.record_examples import choose_format, examples_of, needed_columns
 from slm_data.sources.wikitext import articles
-
-# Part of every identity. Increase it when a change of a reader changes the texts of a source, so that older token
-# stores are not reused.
-READER_VERSION = 1
-
-# Never "test": after choosing hyperparameters on a test split, figures on it would mean nothing.
-VALIDATION_SPLITS = ("validation", "valid", "dev")
 
 
 @dataclass(frozen=True)
@@ -40,40 +36,32 @@ class _Source:
 def load_corpus(options: SourceOptions) -> Corpus:
     """Open the texts that ``options`` select; the built-in sample if they select none.
 
-    Reading is lazy: of each file only the first document is read here.
+    Files are hashed here, which identifies their content; of their documents only the first of each file is read.
 
     Raises:
         DataError: A source is missing, unreadable, or has too few documents for a validation split.
     """
-    # Each pattern is expanded only once, so that the files that are checked are those that are read.
-    train_paths = find_files(options.train_file, "train_file")
-    validation_paths = find_files(options.validation_file, "validation_file")
-    _check_disjoint(train_paths, validation_paths)
-    source = _file_source(train_paths, options) if train_paths else _named_source(options)
-    if validation_paths:
-        source = replace(source, validation=_file_documents(validation_paths, options))
+    files = open_files(options)
+    source = _file_source(files.train, options) if files.train else _named_source(options)
+    if files.validation:
+        source = replace(source, validation=file_documents(files.validation, options))
     corpus = _with_validation(source, options)
     return replace(
         corpus,
-        train=_truncated(corpus.train, options.max_train_samples),
-        validation=_truncated(corpus.validation, options.max_eval_samples),
-        notes=(*corpus.notes, *_ignored_settings(options)),
+        train=_truncated(corpus.train, options.max_train_samples, files.train),
+        validation=_truncated(corpus.validation, options.max_eval_samples, files.validation or files.train),
+        notes=(*files.notes, *corpus.notes, *_ignored_settings(options, files.kinds)),
     )
 
 
-def _ignored_settings(options: SourceOptions) -> Iterator[str]:
+def _ignored_settings(options: SourceOptions, kinds: set[str]) -> Iterator[str]:
     is_hub = options.dataset is not None and options.dataset.lower() not in BUILT_IN
-    files = (*options.train_file, *options.validation_file)
     if options.streaming and not is_hub:
         yield "--streaming is ignored: files and built-in texts are always streamed"
-    if options.text_column and not is_hub and all(file.lower().endswith(".txt") for file in files):
+    if options.text_column and not is_hub and kinds <= set(KINDS_WITHOUT_COLUMNS):
         yield f"--text_column {options.text_column} is ignored: these texts have no columns"
-
-
-def _check_disjoint(train_paths: Sequence[Path], validation_paths: Sequence[Path]) -> None:
-    shared = {path.resolve() for path in train_paths} & {path.resolve() for path in validation_paths}
-    if shared:
-        raise DataError(f"{min(shared)} matches both --train_file and --validation_file; remove it from one of them")
+    if options.document_separator != DEFAULT_SEPARATOR and "txt" not in kinds:
+        yield f"--document_separator {options.document_separator!r} is ignored: there is no .txt file"
 
 
 def _named_source(options: SourceOptions) -> _Source:
@@ -95,19 +83,9 @@ def _built_in_source(name: str, options: SourceOptions) -> _Source:
     return _Source(name, train, documents("validation", validation_count, VALIDATION_SEED))
 
 
-def _file_source(paths: Sequence[Path], options: SourceOptions) -> _Source:
-    train = _file_documents(paths, options)
+def _file_source(files: Sequence[SourceFile], options: SourceOptions) -> _Source:
+    train = file_documents(files, options)
     return _Source(train.name, train)
-
-
-def _file_documents(paths: Sequence[Path], options: SourceOptions) -> Documents:
-    for path in paths:
-        # Read one document of every file, so that a wrong column or encoding is reported before training starts.
-        next(read_files([path], options), None)
-    names = ", ".join(path.name for path in paths[:3])
-    more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
-    identity = ["files", READER_VERSION, files_identity(paths), options.text_column, options.separator]
-    return Documents(names + more, json.dumps(identity), partial(read_files, paths, options))
 
 
 def _hub_source(name: str, repo: str, options: SourceOptions) -> _Source:
@@ -117,46 +95,52 @@ def _hub_source(name: str, repo: str, options: SourceOptions) -> _Source:
     dataset = open_dataset(repo, streaming=options.streaming)
 
     def documents(split: str) -> Documents:
-        column = dataset.text_column(split, options.text_column)
-        read = partial(dataset.texts, split, column)
+        data_format = choose_format(dataset.columns(split), options)
+        if data_format == "text":
+            dataset.check_text_column(split, options.text_column)
+        needed = needed_columns(data_format, options)
+        read = partial(examples_of, partial(dataset.records, split, needed), data_format, options)
         if repo.startswith(WIKITEXT + ":"):
             read = partial(_read_articles, read)
-        identity = json.dumps(["hub", READER_VERSION, dataset.identity, split, column])
-        return Documents(f"{name} {split}", identity, read)
+        identity = json.dumps(["hub", READER_VERSION, dataset.identity, split, data_format, needed])
+        return Documents(f"{name} {split}", identity, read, data_format)
 
     if "train" not in dataset.splits:
         raise DataError(
             f"the dataset {repo} has no split 'train', only {', '.join(dataset.splits)}; "
             "choose another dataset, or use --train_file"
         )
-    validation = next((split for split in VALIDATION_SPLITS if split in dataset.splits), None)
+    validation = next((split for split in holdout.VALIDATION_SPLITS if split in dataset.splits), None)
     return _Source(name, documents("train"), documents(validation) if validation else None, dataset.notes)
 
 
-def _read_articles(read_rows: Callable[[], Iterator[str]]) -> Iterator[str]:
-    return articles(read_rows())
+def _read_articles(read_rows: Callable[[], Iterator[Example]]) -> Iterator[Example]:
+    return articles(str(row) for row in read_rows())
 
 
 def _with_validation(source: _Source, options: SourceOptions) -> Corpus:
     """Return the texts of ``source``; without validation texts, a part of the training texts is held out."""
     if source.validation is not None:
         return Corpus(source.name, source.train, source.validation, source.notes)
-    window, seed = options.holdout_window, options.split_seed
-    count = sum(1 for _ in islice(source.train, window))
-    if holdout.is_too_small(count, window, seed):
-        raise DataError(_too_small_message(source.name, count, window, options))
+    count = sum(1 for _ in islice(source.train, options.holdout_window))
+    if count < 2:
+        raise DataError(_too_small_message(source.name, count, options))
+    # Of fewer documents than one window, one is held out all the same.
+    window, seed = min(options.holdout_window, count), options.split_seed
     note = f"no validation split in {source.name}: one document in {window} (seed {seed}) is held out"
     train = _split_part(source.train, "train", holdout.training_texts, window, seed)
     validation = _split_part(source.train, "validation", holdout.validation_texts, window, seed)
     return Corpus(source.name, train, validation, (*source.notes, note))
 
 
-def _too_small_message(name: str, count: int, window: int, options: SourceOptions) -> str:
-    is_txt = any(file.lower().endswith(".txt") for file in options.train_file)
+def _too_small_message(name: str, count: int, options: SourceOptions) -> str:
+    if count == 0:
+        return f"{name} contains no text; choose another source"
+    is_txt = any(".txt" in Path(file).name.lower() for file in options.train_file)
     separator = f" (separated by --document_separator {options.document_separator!r})" if is_txt else ""
     return (
-        f"{name} has {count} document{'' if count == 1 else 's'}{separator}, too few to hold out one "
-        f"in {window} for validation; increase --validation_fraction (up to 0.5) or give a --validation_file"
+        f"{name} has 1 document{separator}, and one more is needed to hold out for validation; "
+        f"add texts, or give a --validation_file{' or another separator' if is_txt else ''}"
     )
 
 
@@ -164,11 +148,18 @@ def _split_part(
     whole: Documents, part: str, select: Callable[[Documents, int, int], Iterator[Example]], window: int, seed: int
 ) -> Documents:
     identity = json.dumps([whole.identity, part, window, seed])
-    return Documents(f"{whole.name} ({part} part)", identity, partial(select, whole, window, seed))
+    read = partial(select, whole, window, seed)
+    return replace(whole, name=f"{whole.name} ({part} part)", identity=identity, read=read)
 
 
-def _truncated(documents: Documents, count: int | None) -> Documents:
+def _truncated(documents: Documents, count: int | None, files: Sequence[SourceFile]) -> Documents:
     if count is None:
         return documents
     identity = json.dumps([documents.identity, "first", count])
-    return replace(documents, identity=identity, read=lambda: islice(iter(documents), count))
+    return replace(documents, identity=identity, read=partial(_first, documents, count, files))
+
+
+def _first(documents: Documents, count: int, files: Sequence[SourceFile]) -> Iterator[Example]:
+    yield from islice(documents, count)
+    for file in files:  # a file that is not read to its end has not been verified by its reader
+        check_unchanged(file)

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from slm_data.errors import DataError
-from slm_data.sources.formats import READERS
+from slm_data.sources.file_formats import parse_file_name
 
 WIKITEXT = "Salesforce/wikitext"
 WIKITEXT_CONFIGS = ("wikitext-2-raw-v1", "wikitext-2-v1", "wikitext-103-raw-v1", "wikitext-103-v1")
@@ -28,7 +28,7 @@ def resolve_hub_name(name: str) -> str:
     """
     if full_name := HUB_NAMES.get(name.lower()):
         return full_name
-    if Path(name).suffix.lower() in READERS or Path(name).exists():
+    if parse_file_name(Path(name)).kind or Path(name).exists():
         raise DataError(f"--dataset {name!r} is a path; use --train_file for own files")
     if re.fullmatch(r"[\w.-]+/[\w.-]+(:[^:]+)?", name):
         return name

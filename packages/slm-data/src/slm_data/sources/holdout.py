@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from random import Random
+from typing import TypeVar
 
-from slm_data.examples.types import Example
+# Never "test": after choosing hyperparameters on a test split, figures on it would mean nothing.
+VALIDATION_SPLITS = ("validation", "valid", "dev")
+
+T = TypeVar("T")  # a text or another example
 
 
 def held_out_positions(window: int, seed: int) -> Iterator[int]:
@@ -16,22 +20,17 @@ def held_out_positions(window: int, seed: int) -> Iterator[int]:
         yield int(random() * window)
 
 
-def validation_texts(texts: Iterable[Example], window: int, seed: int) -> Iterator[Example]:
+def validation_texts(texts: Iterable[T], window: int, seed: int) -> Iterator[T]:
     """Yield one text of every ``window``, in order. Together with ``training_texts`` every text occurs once."""
-    return (text for text, is_held_out in _marked(texts, window, seed) if is_held_out)
+    return (text for text, is_held_out in marked(texts, window, seed) if is_held_out)
 
 
-def training_texts(texts: Iterable[Example], window: int, seed: int) -> Iterator[Example]:
+def training_texts(texts: Iterable[T], window: int, seed: int) -> Iterator[T]:
     """Yield the texts that ``validation_texts`` leaves out, in order."""
-    return (text for text, is_held_out in _marked(texts, window, seed) if not is_held_out)
+    return (text for text, is_held_out in marked(texts, window, seed) if not is_held_out)
 
 
-def is_too_small(count: int, window: int, seed: int) -> bool:
-    """Return whether one part would be empty after splitting ``count`` texts."""
-    return count < 2 or (count < window and next(held_out_positions(window, seed)) >= count)
-
-
-def _marked(texts: Iterable[Example], window: int, seed: int) -> Iterator[tuple[Example, bool]]:
+def marked(texts: Iterable[T], window: int, seed: int) -> Iterator[tuple[T, bool]]:
     """Yield each text, and whether it is held out."""
     positions, held_out = held_out_positions(window, seed), 0
     for index, text in enumerate(texts):

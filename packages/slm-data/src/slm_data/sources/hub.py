@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +15,9 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled, RepositoryNotFoundError
 
 from slm_data.errors import DataError
-from slm_data.sources.formats import select_column
 from slm_data.sources.hub_errors import as_data_error, hub_error_reason
+from slm_data.sources.record import Record
+from slm_data.sources.text_column import DEFAULT_COLUMN, value_of
 
 ROWS_PER_BATCH = 1024  # rows decoded at once
 PROBE_TIMEOUT = 10.0  # seconds
@@ -40,28 +41,41 @@ class HubDataset:
     def splits(self) -> tuple[str, ...]:
         return tuple(map(str, self._splits))
 
-    def text_column(self, split: str, requested: str | None) -> str:
-        """Return ``requested``, or ``text``. Raises DataError if it is missing or contains no text."""
+    def check_text_column(self, split: str, requested: str | None) -> None:
+        """Raise DataError if the column ``requested``, or ``text``, is missing or contains no text."""
         where = f"the dataset {self.name}, split {split},"
-        with as_data_error(self.name):
-            # A streamed dataset may not know its columns before its first row.
-            columns: Mapping[str, Any] = self._splits[split].features or next(iter(self._splits[split]), {})
-        column = select_column(list(columns), requested, where)
-        dtype = getattr(columns[column], "dtype", "string")
+        columns = self.columns(split)
+        column = requested or DEFAULT_COLUMN
+        dtype = getattr(value_of(Record(columns, where), column), "dtype", "string")
         if dtype not in ("string", "large_string"):
             raise DataError(
                 f"{where} contains {dtype} in column {column!r}, not text; "
                 f"choose another with --text_column (columns: {', '.join(columns)})"
             )
-        return column
 
-    def texts(self, split: str, column: str) -> Iterator[str]:
-        """Yield every text of a split, in the dataset's order; a null is an empty text."""
-        rows = self._splits[split].select_columns([column]).with_format("arrow")
+    def records(self, split: str, columns: Sequence[str]) -> Iterator[Record]:
+        """Yield every row of a split, in the dataset's order, with the columns that contain ``columns``.
+
+        Args:
+            split: One of ``splits``.
+            columns: Names of columns, or dotted names of values within them. Those that do not exist are ignored.
+        """
+        available = self.columns(split)
+        needed = {name if name in available else name.partition(".")[0] for name in columns}
+        existing = [name for name in available if name in needed]
+        rows = self._splits[split].select_columns(existing).with_format("arrow")
+        number = 0
         with as_data_error(self.name):
             for batch in rows.iter(batch_size=ROWS_PER_BATCH):
-                for text in batch.column(column).to_pylist():
-                    yield text or ""
+                for row in batch.to_pylist():
+                    number += 1
+                    yield Record(row, f"the dataset {self.name}, split {split}, row {number}")
+
+    def columns(self, split: str) -> Mapping[str, Any]:
+        """Return the features by column, or the first row of a stream that does not know them."""
+        with as_data_error(self.name):
+            columns: Mapping[str, Any] = self._splits[split].features or next(iter(self._splits[split]), {})
+            return columns
 
 
 def open_dataset(name: str, *, streaming: bool = False) -> HubDataset:

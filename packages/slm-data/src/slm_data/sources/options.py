@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from slm_data.errors import DataError
 from slm_data.examples.columns import read_columns
 from slm_data.examples.data_formats import as_data_format
+from slm_data.sources.file_formats import name_of_source
 
+DEFAULT_SEPARATOR = "\\n\\n"
 MAX_VALIDATION_FRACTION = 0.5  # above one half there would be more validation than training texts
 
 
@@ -24,7 +26,10 @@ class SourceOptions:
     )
     train_file: list[str] = field(
         default_factory=list,
-        metadata={"help": "own files to train on: .txt, .jsonl, .csv, .parquet; paths or globs"},
+        metadata={
+            "help": "own files to train on: .txt, .jsonl, .json, .csv, .tsv, .parquet, .arrow, .md, source code, each "
+            "also as .gz or .zst; paths, globs or folders"
+        },
     )
     validation_file: list[str] = field(
         default_factory=list,
@@ -46,10 +51,12 @@ class SourceOptions:
     )
     text_column: str | None = field(
         default=None,
-        metadata={"help": "the column that contains the text (default: 'text')"},
+        metadata={
+            "help": "the column that contains the text (default: 'text'); data.text is 'text' within the column 'data'"
+        },
     )
     document_separator: str = field(
-        default="\\n\\n",
+        default=DEFAULT_SEPARATOR,
         metadata={
             "help": r"what separates the documents of a .txt file; \n and \t are escapes, so \n makes "
             r"every line a document (default: a blank line, \n\n)"
@@ -84,6 +91,11 @@ class SourceOptions:
         """``document_separator`` with escapes resolved and newlines normalised, as the reader sees them."""
         plain = self.document_separator.replace("\\n", "\n").replace("\\t", "\t").replace("\\r", "\r")
         return plain.replace("\r\n", "\n")
+
+    @property
+    def short_name(self) -> str:
+        """A name for folders of runs: that of the dataset, or of the first file or folder without its suffixes."""
+        return self.dataset or name_of_source(self.train_file[0])
 
     @property
     def holdout_window(self) -> int:

@@ -1,72 +1,161 @@
-"""Strict UTF-8 decoding of text files in chunks and lines, with bounded memory."""
+"""Strict decoding of text files in chunks and lines, with bounded memory: UTF-8, or UTF-16 with a byte-order mark."""
 
 from __future__ import annotations
 
 import codecs
 import io
+import re
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
 from slm_data.errors import DataError
+from slm_data.sources.compression import HEAD_BYTES, check_is_text, open_content
+from slm_data.sources.content import SourceFile
+from slm_data.sources.encodings import conversion_command, detect_encoding, guess_encoding, is_mostly_utf8
 
 CHUNK_BYTES = 1 << 20
-# Bounds memory: maximum characters of a document in a .txt file, and maximum bytes of a line in other files.
+# Bounds memory: maximum characters of a document in a .txt file, of a line, and of a value in a .json file.
 MAX_LENGTH = 1 << 26
 
+BLANK_LINE = "\n\n"  # as a separator of documents
+_BLANK_LINE = re.compile(r"\n[^\S\n]*\n")
+_OUTER_BLANK_LINES = re.compile(r"\A(?:[^\S\n]*\n)+|(?:\n[^\S\n]*)+\Z")
 
-def decode_chunks(path: Path, chunk_bytes: int) -> Iterator[str]:
-    """Yield the text of a file in pieces of about ``chunk_bytes``, without a byte-order mark and with LF newlines."""
-    decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8")(), translate=True)
-    with path.open("rb") as file:
-        if file.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
-            file.seek(0)
-        more = True
-        while more:
-            chunk = file.read(chunk_bytes)
-            more = bool(chunk)
-            try:
-                yield decoder.decode(chunk, final=not more)
-            except UnicodeDecodeError as error:
-                # error.object starts with the bytes that the decoder kept from the chunk before.
-                raise _encoding_error(path, file.tell() - len(error.object) + error.start) from error
+
+def decode_chunks(file: SourceFile, *, translate: bool, chunk_bytes: int | None = None) -> Iterator[str]:
+    """Yield the text of a file in pieces, without a byte-order mark.
+
+    Args:
+        file: The file, which may be compressed.
+        translate: Whether CR LF and CR become LF.
+        chunk_bytes: Bytes decoded at once.
+
+    Raises:
+        DataError: It is not text, in another encoding, or contains NUL bytes.
+    """
+    size = chunk_bytes or CHUNK_BYTES
+    with open_content(file) as content:
+        head = content.read(HEAD_BYTES)
+        check_is_text(head, file)
+        encoding, mark = detect_encoding(head)
+        if encoding is None:
+            raise _encoding_error(file, 1, 0, head)
+        first = (head[start : start + size] for start in range(mark, len(head), size))
+        chunks = chain(first, iter(lambda: content.read(size), b""), [b""])
+        yield from _decode(file, chunks, encoding, mark, translate)
 
 
 def split_documents(chunks: Iterable[str], separator: str, path: Path) -> Iterator[str]:
-    """Yield the texts between separators. Raises DataError for a document longer than ``MAX_LENGTH``."""
-    remainder = ""
+    """Yield the texts between separators that are not blank, without blank lines around them.
+
+    A line of white space is a blank line: it separates documents if the separator is a blank line.
+
+    Raises:
+        DataError: A document is longer than ``MAX_LENGTH``.
+    """
+    pattern = _BLANK_LINE if separator == BLANK_LINE else re.compile(re.escape(separator))
+    remainder, searched = "", 0
     for chunk in chunks:
-        # The remainder is searched again, because a separator may span two chunks.
-        *documents, remainder = (remainder + chunk).split(separator)
-        yield from documents
+        text, start = remainder + chunk, 0
+        for match in pattern.finditer(text, searched):
+            if document := _strip(text[start : match.start()], separator):
+                yield document
+            start = match.end()
+        remainder = text[start:]
+        searched = _unsearched(remainder, separator)
         if len(remainder) > MAX_LENGTH:
             raise DataError(
                 f"{path} has no {separator!r} within {MAX_LENGTH >> 20} Mi characters; "
                 r"use a --document_separator that occurs in it (\n makes every line a document)"
             )
-    yield remainder
+    if document := _strip(remainder, separator):
+        yield document
 
 
-def decode_lines(path: Path) -> Iterator[tuple[int, str]]:
+def decode_lines(file: SourceFile) -> Iterator[tuple[int, str]]:
     """Yield number (from 1) and text of each line, newline included."""
-    with path.open("rb") as file:
-        for number, line in enumerate(iter(lambda: file.readline(MAX_LENGTH), b""), 1):
-            if len(line) == MAX_LENGTH:
-                raise DataError(
-                    f"{path}, line {number}: longer than {MAX_LENGTH >> 20} MiB; split its text into several"
-                )
-            try:
-                text = line.decode()
-            except UnicodeDecodeError as error:
-                raise _encoding_error(path, file.tell() - len(line) + error.start) from error
-            yield number, text.removeprefix("\ufeff") if number == 1 else text
+    number, remainder = 0, ""
+    for chunk in decode_chunks(file, translate=False):
+        *lines, remainder = (remainder + chunk).split("\n")
+        for line in lines:
+            number += 1
+            yield number, line + "\n"
+        if len(remainder) > MAX_LENGTH:
+            raise DataError(
+                f"{file.path}, line {number + 1}: longer than {MAX_LENGTH >> 20} Mi characters; "
+                "split its text into several"
+            )
+    if remainder:
+        yield number + 1, remainder
 
 
-def _encoding_error(path: Path, offset: int) -> DataError:
-    line, remaining = 1, offset
-    with path.open("rb") as file:
-        while remaining and (chunk := file.read(min(remaining, CHUNK_BYTES))):
-            line, remaining = line + chunk.count(b"\n"), remaining - len(chunk)
+def _decode(file: SourceFile, chunks: Iterable[bytes], encoding: str, offset: int, translate: bool) -> Iterator[str]:
+    """Decode bytes that start at ``offset``. The last of them is empty: it ends the text."""
+    plain = codecs.getincrementaldecoder(encoding)()
+    decoder = io.IncrementalNewlineDecoder(plain, translate=True) if translate else plain
+    line = 1
+    for chunk in chunks:
+        try:
+            text = decoder.decode(chunk, final=not chunk)
+        except UnicodeDecodeError as error:
+            # error.object starts with the bytes that the decoder kept from the chunk before.
+            first = offset + len(chunk) - len(error.object)
+            line += error.object[: error.start].decode(encoding, "ignore").count("\n")
+            raise _decoding_error(file, line, first + error.start, encoding, error) from error
+        if "\0" in text:
+            raise _nul_error(file, line + text[: text.index("\0")].count("\n"), chunk, encoding)
+        offset += len(chunk)
+        line += text.count("\n")
+        yield text
+
+
+def _strip(document: str, separator: str) -> str:
+    if not document or document.isspace():
+        return ""
+    return _OUTER_BLANK_LINES.sub("", document) if separator == BLANK_LINE else document.strip("\n")
+
+
+def _unsearched(remainder: str, separator: str) -> int:
+    """Return where in ``remainder``, which contains no separator, one can start that ends in the next chunk."""
+    if separator == BLANK_LINE:
+        return max(remainder.rfind("\n"), 0)
+    return max(len(remainder) - len(separator) + 1, 0)
+
+
+def _decoding_error(file: SourceFile, line: int, offset: int, encoding: str, error: UnicodeDecodeError) -> DataError:
+    if error.reason in ("unexpected end of data", "truncated data"):
+        return DataError(
+            f"{file.path}, line {line}: the text ends within a character (byte {offset}), so the file is truncated; "
+            "copy or download it again"
+        )
+    if encoding != "utf-8":
+        return DataError(
+            f"{file.path}, line {line}: invalid {encoding.upper()} (byte {offset}); write the file again in UTF-8"
+        )
+    return _encoding_error(file, line, offset, error.object)
+
+
+def _encoding_error(file: SourceFile, line: int, offset: int, sample: bytes) -> DataError:
+    where = f"{file.path}, line {line}: not UTF-8 (byte {offset} of the file)"
+    if is_mostly_utf8(sample):
+        command = conversion_command(file, "UTF-8")
+        return DataError(f"{where}, although most of it is; drop the invalid bytes, for example with {command}")
+    encoding = guess_encoding(sample)
+    command = conversion_command(file, encoding)
+    if encoding is None:
+        return DataError(f"{where}; convert it from the ENCODING it was written in: {command}")
+    return DataError(f"{where}, probably {encoding}; convert it with {command}")
+
+
+def _nul_error(file: SourceFile, line: int, sample: bytes, decoded_as: str) -> DataError:
+    encoding = guess_encoding(sample) if decoded_as == "utf-8" else None
+    if encoding is None:
+        return DataError(
+            f"{file.path}, line {line}: contains NUL bytes, so it is not text or is damaged; "
+            "copy or download it again, or remove them with tr -d '\\000'"
+        )
     return DataError(
-        f"{path}, line {line}: not UTF-8 (byte {offset} of the file); "
-        f"convert it, for example with iconv -f ISO-8859-1 -t UTF-8"
+        f"{file.path}, line {line}: not UTF-8, but {encoding} without a byte-order mark; "
+        f"convert it with {conversion_command(file, encoding)}"
     )

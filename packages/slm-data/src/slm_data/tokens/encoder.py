@@ -106,9 +106,9 @@ class Encoder:
     def _render(self, example: Example, *, finds_literal: bool) -> Rendered | None:
         """Return one text; None if nothing in it has a loss."""
         if isinstance(example, Pair):
-            return render_pair(example) if example.completion or not self.settings.masks else None
+            return render_pair(example) if example.completion.strip() or not self.settings.masks else None
         if isinstance(example, Conversation):
-            has_completion = any(message.is_completion for message in example.messages)
+            has_completion = any(message.is_learned for message in example.messages)
             if not example.messages or (self.settings.masks and not has_completion):
                 return None
             assert self.settings.chat

@@ -129,5 +129,4 @@ def free_output_dir(preferred: str, resume: str | None) -> str:
 
 def _dataset_name(source: SourceOptions) -> str:
     """Return a short name of the dataset, for the default output folder."""
-    name = source.dataset or Path(source.train_file[0]).stem
-    return re.sub(r"[^A-Za-z0-9.-]+", "-", name.rpartition("/")[2]).strip("-.") or "run"
+    return re.sub(r"[^A-Za-z0-9.-]+", "-", source.short_name.rpartition("/")[2]).strip("-.") or "run"
