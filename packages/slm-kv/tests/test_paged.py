@@ -1,12 +1,13 @@
 """The slm-paged command as a user runs it."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from slm_kv.paged import main
 from slm_testing.kv.tiny_models import make_model
@@ -39,6 +40,41 @@ def test_the_same_seed_gives_the_same_text_and_the_report_adds_up(
     assert texts[0][1] == texts[1][1]
     assert texts[0][1].startswith("w5 w6 w7")
     assert len(texts[0][1].split()) == 23
+
+
+@pytest.fixture(scope="module")
+def chat_folder(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model with a chat template: w8, the question, w9."""
+    path = shutil.copytree(folder, tmp_path_factory.mktemp("chat") / "model")
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    tokenizer.chat_template = (
+        "{% if messages[0].content == 'w0' %}{{ raise_exception('w0 is no question') }}{% endif %}"
+        "w8 {{ messages[0].content }}{% if add_generation_prompt %} w9{% endif %}"
+    )
+    tokenizer.save_pretrained(path)
+    return path
+
+
+def test_a_question_is_asked_with_the_chat_template(chat_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sampling = ("--max_new_tokens", "12", "--temperature", "0")
+    assert main(flags(chat_folder, "--chat", *sampling)) == 0
+    shown = capsys.readouterr().out.split("\n\n")
+    assert main(flags(chat_folder, "--prompt", "w8 w5 w6 w7 w9", *sampling)) == 0
+    continued = capsys.readouterr().out.split("\n\n")[1]
+    assert shown[1] == "w5 w6 w7"
+    assert shown[2].split() == continued.split()[5:]
+
+
+@pytest.mark.parametrize(
+    ("question", "message"),
+    [("w5", "the tokenizer has no chat template; leave out --chat"), ("w0", "rejects the question: w0 is no question")],
+)
+def test_a_question_that_cannot_be_asked_is_one_sentence(
+    question: str, message: str, folder: Path, chat_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = chat_folder if question == "w0" else folder
+    assert main(flags(model, "--chat", "--prompt", question)) == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, GenerationConfig
 
 from slm_data import sample_base
 from slm_serve import Settings
@@ -42,6 +42,7 @@ def test_a_plan_has_one_engine_for_loras_and_one_for_each_merged_adapter(tmp_pat
         "moth": save_adapter(tmp_path / "moth", base, BUTTERFLY),
         "blue": save_adapter(tmp_path / "blue", base, lora_config(r=20)),
     }
+    GenerationConfig(eos_token_id=[END, 7]).save_pretrained(folders["blue"])  # as slm-train writes it for a chat
     named = tuple(f"{name}={folder}" for name, folder in folders.items())
     settings = Settings(model_path=str(base), adapter=named, merged_path=str(tmp_path / "cache"), max_pages=4)
     plan = plan_serving(settings)
@@ -51,7 +52,7 @@ def test_a_plan_has_one_engine_for_loras_and_one_for_each_merged_adapter(tmp_pat
     assert {name: model.weights for name, model in plan.served.items()} == {
         "base": "as they are", "red": "unmerged", "moth": "merged", "blue": "unmerged",
     }  # fmt: skip
-    assert (plan.context_length, plan.vocabulary_size, plan.eos_token_ids) == (64, 2048, frozenset([END]))
+    assert (plan.context_length, plan.vocabulary_size, plan.eos_token_ids) == (64, 2048, {END, 7})
     block = 128 * 2 * 2 * 1 * 32 * 4  # tokens, keys and values, layers, heads, head size, bytes
     assert plan.cache_bytes == 2 * block
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import shlex
 from pathlib import Path
 from typing import Any
@@ -69,9 +70,11 @@ def test_a_run_without_prompts_shows_no_texts() -> None:
     assert shown({}, 100) == ""
 
 
-def commands(*words: str, mode: str = "lora", dataset: str = "x", installed: set[str] = ALL) -> dict[str, list[str]]:
-    """Return the words of each command, by its name."""
-    record = {"mode": mode, "dataset": dataset, "base": "sample", "speed": {"steps": 7}}
+def commands(
+    *words: str, mode: str = "lora", dataset: str = "x", installed: set[str] = ALL, **more: Any
+) -> dict[str, list[str]]:
+    """Return the words of each command, by its name; ``more`` is in the record of the run."""
+    record = {"mode": mode, "dataset": dataset, "base": "sample", "speed": {"steps": 7}, **more}
     arguments = parse_arguments(words)
     folder = Path("my runs/x")
     listed = [shlex.split(line) for _, line in next_commands(arguments, record, folder, installed, "")]
@@ -103,6 +106,24 @@ def test_a_whole_model_is_not_merged_and_a_demo_leads_to_own_text() -> None:
     assert "slm-adapters" not in found
     assert found["slm-lab"][3] == "baseline,lora"
     assert found["slm-train"] == ["slm-train", "--train_file", "your.txt", "--model_path", "sample"]
+
+
+@pytest.mark.parametrize(
+    ("chat", "stop"),
+    [
+        ({"end_of_turn": None, "stops": ["\nUser:", "\nSystem:"]}, []),
+        ({"end_of_turn": "<|im_end|>", "stops": []}, []),
+        ({"end_of_turn": "<|im_end|>", "stops": ["<|im_end|>"]}, ["--stop", "<|im_end|>"]),
+    ],
+)
+def test_a_model_that_was_trained_to_chat_is_asked(chat: dict[str, Any], stop: list[str]) -> None:
+    flags = ("--chat_template", "chatml", "--prompt", "It's \u201cré\u201d?")
+    found = commands(*flags, chat=chat)
+    assert found["slm-paged"] == ["slm-paged", "--model_path", "my runs/x", "--chat", *flags[2:], *stop]
+    assert json.loads(found["curl"][-1]) == {"messages": [{"role": "user", "content": flags[-1]}]}
+    assert found["slm-lab"][6:8] == list(flags[:2])
+    assert list(found) == ["slm-paged", "slm-serve", "curl", "slm-adapters", "slm-lab"]
+    assert "curl" not in commands(*flags, chat=chat, installed={"slm-paged"})
 
 
 @pytest.mark.parametrize("mode", ["baseline", "lora", "qlora", "butterfly", "butterfly_block"])

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from slm_data import Documents, tokenize
+from slm_data import Corpus, Documents, tokenize
 from slm_testing.train.tiny_runs import Refused, Tiny, read_record
 from slm_train.cli import main
 from slm_train.command_line.parsing import parse_arguments
@@ -39,7 +39,9 @@ def prompts_of(
     store = tokenize(documents, base.tokenizer, cache_dir=tiny.cache)
     arguments = parse_arguments([*(flags or ("--train_file", str(tiny.texts))), "--threads", "1"])
     lines = [] if printed is None else printed
-    return choose_prompts(arguments, base, Tokens(store, store, block_size), record, lines.append).run.prompt or []
+    corpus = Corpus("texts", documents, documents)
+    tokens = Tokens(store, store, block_size)
+    return choose_prompts(arguments, base, corpus, tokens, record, lines.append).run.prompt or []
 
 
 @pytest.mark.parametrize(
@@ -121,7 +123,7 @@ def test_a_prompt_without_tokens_is_refused(tiny: Tiny, base: BaseModel) -> None
     tokenizer, tokens = cast(Any, Letters()), cast(Any, None)
     without = replace(base, tokenizer=tokenizer)
     with pytest.raises(TrainError, match=r"--prompt '\?\?' has no tokens .* give another text"):
-        choose_prompts(parse_arguments(["--prompt", "??"]), without, tokens, None, print)
+        choose_prompts(parse_arguments(["--prompt", "??"]), without, cast(Any, None), tokens, None, print)
 
 
 class Letters:

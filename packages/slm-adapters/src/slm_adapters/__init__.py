@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from slm_adapters.cards.readme_file import has_own_readme, remove_model_card, write_model_card
     from slm_adapters.cards.run_record import run_card
     from slm_adapters.errors import AdapterError
+    from slm_adapters.loading.end_tokens import recorded_end_ids
     from slm_adapters.loading.load import Loaded, load, load_tokenizer, read_adapter_folder
     from slm_adapters.loading.multi_adapter import LoadedAdapters, common_base, load_adapters
     from slm_adapters.lora.adapter_setup import add_lora, lora_config
@@ -121,6 +122,7 @@ __all__ = [
     "read_adapter_folder",
     "read_json",
     "read_model_folder",
+    "recorded_end_ids",
     "reload_model",
     "remove_model_card",
     "resize_embeddings",
@@ -190,6 +192,7 @@ _EXPORTS = {
     "read_adapter_folder": "loading.load:read_adapter_folder",
     "read_json": "base.model_folder:read_json",
     "read_model_folder": "base.model_folder:read_model_folder",
+    "recorded_end_ids": "loading.end_tokens:recorded_end_ids",
     "reload_model": "merging.merged_folder:reload_model",
     "remove_model_card": "cards.readme_file:remove_model_card",
     "resize_embeddings": "base.vocabulary:resize_embeddings",

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from slm_data.examples.data_formats import DATA_FORMATS
     from slm_data.examples.loss_on import LOSS_ON, as_loss_on
     from slm_data.examples.templates import (
+        PLAIN_STOPS,
         PLAIN_TEMPLATE,
         ChatTemplate,
         choose_template,
@@ -58,6 +59,7 @@ __all__ = [
     "LONG_ROWS",
     "LOSS_ON",
     "PACKINGS",
+    "PLAIN_STOPS",
     "PLAIN_TEMPLATE",
     "SAMPLE_TRAIN_SEED",
     "BudgetPlan",
@@ -133,6 +135,7 @@ _EXPORTS = {
     "IGNORE_INDEX": "rows.collation:IGNORE_INDEX",
     "Ints": "rows.array_types:Ints",
     "PACKINGS": "rows.packing_names:PACKINGS",
+    "PLAIN_STOPS": "examples.templates:PLAIN_STOPS",
     "PLAIN_TEMPLATE": "examples.templates:PLAIN_TEMPLATE",
     "Packing": "rows.packing_names:Packing",
     "Row": "rows.dataset:Row",

@@ -104,8 +104,8 @@ def test_a_file_is_a_template(tmp_path: Path, tokenizer: PreTrainedTokenizerBase
         (None, "is not a file; give a Jinja file, chatml or plain"),
         (b"", "never uses 'messages'"),
         (b"Once upon a time", "never uses 'messages'"),
-        (b"{% for m in messages %}\n{{ m.content }", "line 2: "),
-        (b"{% for m in messages %}{{ m.content }}", "line 1: "),
+        (b"{% for m in messages %}\n{{ m.content }", "error in line 2"),
+        (b"{% for m in messages %}{{ m.content }}", "error in line 1"),
         ("{{ messages }} \xe9".encode("latin-1"), "cannot be read as UTF-8"),
     ],
 )
@@ -133,7 +133,7 @@ def test_the_saved_plain_template_writes_the_start_token(own: PreTrainedTokenize
     ids = loaded.apply_chat_template(chat, add_generation_prompt=True)["input_ids"]
     assert ids == own("User: Who took my boat?\n\nAssistant:")["input_ids"]
     reloaded = choose_template(None, loaded)
-    assert reloaded.is_plain
+    assert reloaded.source == PLAIN_TEMPLATE
     assert saved_template(reloaded, loaded) == own.chat_template
 
 

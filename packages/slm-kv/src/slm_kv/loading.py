@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from slm_kv.errors import KVError
 from slm_kv.peft_models import add_adapter
@@ -73,8 +80,18 @@ def _load_with_transformers(
     model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     tokenizer = AutoTokenizer.from_pretrained(model_path, trust_remote_code=False)
     if adapter_path is not None:
+        _add_end_ids(model, adapter_path)
         model = add_adapter(model, adapter_path)
     return Loaded(model, tokenizer)
+
+
+def _add_end_ids(model: Any, adapter_path: str) -> None:
+    """Add the tokens with which an adapter of slm-train was trained to end its answers. PEFT does not read them."""
+    if not Path(adapter_path, "generation_config.json").is_file():
+        return
+    configs = (model.generation_config, GenerationConfig.from_pretrained(adapter_path))
+    ids = [[ids] if isinstance(ids, int) else list(ids or []) for ids in (config.eos_token_id for config in configs)]
+    model.generation_config.eos_token_id = list(dict.fromkeys(ids[0] + ids[1])) or None
 
 
 def _first_line(error: Exception) -> str:

@@ -60,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
     from transformers.utils.logging import disable_progress_bar
 
+    from slm_kv.chat import chat_ids
     from slm_kv.engine_choice import create_engine
     from slm_kv.loading import load
     from slm_kv.threads import set_threads
@@ -81,8 +82,8 @@ def run(args: argparse.Namespace) -> int:
         if engine.int8:
             print(f"int8: {engine.int8.summary} of {args.int8} (limit 1 %)")
         print(flush=True)
-        handle = engine.submit(args.prompt, params)
-        print(args.prompt, end="", flush=True)
+        handle = engine.submit(chat_ids(loaded.tokenizer, args.prompt) if args.chat else args.prompt, params)
+        print(args.prompt, end="\n\n" if args.chat else "", flush=True)
         statistics = StreamStatistics()
         statistics.print_stream(engine, handle)
         print("\n\n" + "\n".join(statistics.report(engine, handle)))
@@ -177,6 +178,7 @@ def _parser() -> argparse.ArgumentParser:
     add_model_flags(parser)
     add = parser.add_argument
     add("--prompt", default="Once upon a time", help="the text to continue")
+    add("--chat", action="store_true", help="ask the text as a question, with the chat template of the tokenizer")
     add("--max_new_tokens", type=int, default=80, help="the number of tokens to generate at most")
     add(
         "--backend",

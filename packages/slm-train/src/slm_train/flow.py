@@ -20,6 +20,7 @@ from slm_train.checkpoints.resume import Start, choose_start
 from slm_train.checkpoints.run_identity import run_identity
 from slm_train.checkpoints.step_checkpoint import StepCheckpoint
 from slm_train.data.budget_plan import make_plan
+from slm_train.data.chat_format import with_chat_format
 from slm_train.data.evaluated_rows import evaluated_rows_of_resumed_run
 from slm_train.data.prompts import choose_prompts
 from slm_train.data.row_tokens import check_row_tokens
@@ -48,6 +49,7 @@ from slm_train.reports.metrics_log import MetricsLog
 from slm_train.reports.progress_bar import ProgressBar, progress_display
 from slm_train.reports.run_summary import show_run_summary
 from slm_train.reports.sampling import Sampling
+from slm_train.reports.shown_rows import show_rows
 from slm_train.reports.training_costs import TrainingCosts
 from slm_train.run_folder.metrics_file import cut_last_evaluation
 from slm_train.run_folder.run_record import write_run
@@ -60,6 +62,9 @@ def run(arguments: Arguments) -> int:
     console = Console(soft_wrap=True, highlight=False, quiet=not arguments.training.should_log)
     disable_progress_bar()
     current, dataset = _plan_run(arguments, console)
+    if arguments.rows.show_rows:
+        show_rows(console, current, arguments.rows.show_rows)
+        return 0
     memory_explained = explain_out_of_memory(current.arguments, current.tokens.block_size)
     if arguments.run.dry_run:
         with memory_explained:
@@ -98,12 +103,13 @@ def _plan_run(arguments: Arguments, console: Console) -> tuple[Run, str]:
     corpus = load_corpus(arguments.source)
     base = find_base_model(arguments.model, arguments.model_name, corpus.train)
     _print_lines([*corpus.notes, *([base.note] if base.note else [])], console)
+    base = with_chat_format(arguments, base, corpus, print_line)
     arguments = with_learning_rate(arguments, base, start.record)
     arguments = packing_of_resumed_run(arguments, start.record, print_line)
     arguments = evaluated_rows_of_resumed_run(arguments, start.record, print_line)
     tokens = tokenize_corpus(arguments, corpus, base, print_line)
     check_row_tokens(arguments, base, tokens)
-    arguments = choose_prompts(arguments, base, tokens, start.record, print_line)
+    arguments = choose_prompts(arguments, base, corpus, tokens, start.record, print_line)
     # With the packing that was asked for, before it is verified.
     current = _lay_out(arguments, start, base, tokens, console)
     if will_be_downloaded(base):
@@ -171,8 +177,8 @@ def _prepare(current: Run, model: PreTrainedModel, dataset: str, bars: Progress,
         trainer.add_callback(callback)
     options = current.arguments.run
     if options.sample_every and options.prompt:
-        sampling = Sampling(trainer, bars.console, current.start.folder, options.sample_every, options.prompt)
-        trainer.add_callback(sampling)
+        folder, chat = current.start.folder, current.base.chat
+        trainer.add_callback(Sampling(trainer, bars.console, folder, options.sample_every, options.prompt, chat))
     current.record |= opening_record(current, dataset, model)
     trainer.accelerator.wait_for_everyone()  # every process has inspected the folder before one writes to it
     if trainer.args.should_save:

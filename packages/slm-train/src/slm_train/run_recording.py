@@ -33,6 +33,7 @@ def opening_record(current: Run, dataset: str, model: PreTrainedModel) -> dict[s
         "mode": arguments.model.mode,
         "base": current.base.name,
         "dataset": dataset,
+        **({"chat": current.base.chat.as_dict()} if current.base.chat else {}),
         "hub": _hub_ids(current),
         "date": datetime.now(UTC).date().isoformat(),
         **environment(arguments.training.device, arguments.device_name),
@@ -65,7 +66,7 @@ def record_evaluation(current: Run, trainer: SlmTrainer, when: str, metrics: dic
     current.record["evaluation"][when] = {name: v for name, v in values.items() if name not in _UNRECORDED}
     if prompts := current.arguments.run.prompt:
         model: Any = trainer.model
-        current.record["samples"][when] = continue_prompts(model, current.base.tokenizer, prompts)
+        current.record["samples"][when] = continue_prompts(model, current.base.tokenizer, prompts, current.base.chat)
     if current.arguments.training.should_save:
         write_run(current.start.folder, current.record)
 

@@ -28,6 +28,7 @@ RESERVED_FLAGS = {
     "log_interval": _EVALUATES,
     "resume_from_checkpoint": "interrupted runs are always resumed; remove it",
     "overwrite_output_dir": "use --again to train again",
+    "show_rows": "use slm-train --show_rows",
     "dry_run": "use slm-train --dry_run for one mode",
 }
 

@@ -25,6 +25,7 @@ from slm_adapters.base.quantization import compute_dtype, four_bit_config
 from slm_adapters.base.vocabulary import check_vocabulary
 from slm_adapters.errors import AdapterError
 from slm_adapters.loading.added_rows import add_recorded_rows, write_added_rows
+from slm_adapters.loading.end_tokens import add_end_ids
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,7 @@ def _load_unmerged(
     from slm_adapters.loading.attach import attach_adapter  # imports PEFT: seconds that a plain model does not need
 
     added = add_recorded_rows(model, adapter)
+    add_end_ids(model, [adapter])
     adapted = attach_adapter(model, adapter, base.name)
     write_added_rows(adapted, added)
     return adapted
@@ -170,6 +172,7 @@ def _load_merged(
     from slm_adapters.loading.attach import attach_adapter, merge_adapter  # imports PEFT
 
     add_recorded_rows(model, adapter)
+    add_end_ids(model, [adapter])
     return merge_adapter(attach_adapter(model, adapter, base.name), adapter)
 
 

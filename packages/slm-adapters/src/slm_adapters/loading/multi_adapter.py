@@ -17,6 +17,7 @@ from slm_adapters.base.model_loading import check_finite, load_base
 from slm_adapters.base.vocabulary import check_vocabulary
 from slm_adapters.errors import AdapterError
 from slm_adapters.loading.added_rows import add_recorded_rows, write_added_rows
+from slm_adapters.loading.end_tokens import add_end_ids
 from slm_adapters.loading.load import (
     check_bitsandbytes_installed,
     default_dtype,
@@ -72,6 +73,8 @@ def load_adapters(
         group = {peft_names[name]: folder for name, folder in folders.items() if folder.four_bit is four_bit}
         if group or not (folders or four_bit):  # without any adapters, the base alone is loaded once
             base_model = load_base(base, target_device, dtype or default_dtype(target_device, four_bit), four_bit)
+            # The models generate together, with the same end-of-text tokens.
+            add_end_ids(base_model, folders.values())
             models += _attach_by_method(base_model, group, base.name)
     for model in models:
         model.eval().requires_grad_(False)

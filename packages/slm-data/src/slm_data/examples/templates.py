@@ -29,6 +29,8 @@ PLAIN_TEMPLATE = (
     "{% if add_generation_prompt %}{% if messages %}{{ '\\n\\n' }}{% endif %}{{ 'Assistant:' }}{% endif %}"
 )
 
+PLAIN_STOPS = ("\nUser:", "\nSystem:")  # where the next turn of the plain format would begin
+
 CHATML_TEMPLATE = (
     "{% for message in messages %}"
     "{{ '<|im_start|>' ~ message['role'] ~ '\\n' ~ message['content'] ~ '<|im_end|>\\n' }}"
@@ -43,7 +45,7 @@ _MARKER = re.compile(r"(?<!<)<[^<>\s]+>(?!>)")  # how templates write the tokens
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """A chat template and its name for messages: ``plain``, ``chatml``, a file, or ``the tokenizer's own``."""
+    """A chat template and its name for messages: ``plain``, ``chatml``, a file, or ``of the tokenizer``."""
 
     name: str
     source: str
@@ -126,7 +128,9 @@ def _probe(template: ChatTemplate, tokenizer: PreTrainedTokenizerBase) -> str:
     except DataError:
         text = _render(template, turns, tokenizer)
     if _ANSWER not in text:
-        raise DataError(f"--chat_template {template.name} does not write what the assistant says; give another")
+        raise DataError(
+            f"the chat template {template.name} does not write what the assistant says; give another --chat_template"
+        )
     return text
 
 
@@ -137,7 +141,8 @@ def _render(template: ChatTemplate, messages: list[dict[str, str]], tokenizer: P
         return str(tokenizer.apply_chat_template(messages, chat_template=template.source, tokenize=False))
     except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
         raise DataError(
-            f"--chat_template {template.name} does not render a question and its answer ({error}); give another"
+            f"the chat template {template.name} does not render a question and its answer ({error}); give another "
+            "--chat_template"
         ) from error
 
 
@@ -150,7 +155,10 @@ def _own_template(tokenizer: PreTrainedTokenizerBase) -> ChatTemplate:
                 "with --chat_template"
             )
         own = own["default"] if "default" in own else next(iter(own.values()))
-    return ChatTemplate("the tokenizer's own", own) if own else ChatTemplate("plain", PLAIN_TEMPLATE)
+    # The plain format as it is saved is the plain format: its texts get their start token from the tokenizer.
+    if not own or is_plain_template(own):
+        return ChatTemplate("plain", PLAIN_TEMPLATE)
+    return ChatTemplate("of the tokenizer", own)
 
 
 def _read_file(flag: str) -> str:
@@ -167,13 +175,16 @@ def _check_source(template: ChatTemplate, tokenizer: PreTrainedTokenizerBase) ->
     from jinja2.exceptions import TemplateError, TemplateSyntaxError
 
     if "messages" not in template.source:
-        raise DataError(f"--chat_template {template.name} is no chat template: it never uses 'messages'; give another")
+        raise DataError(
+            f"the chat template {template.name} never uses 'messages', so it is none; give another --chat_template"
+        )
     try:
         question = [{"role": "user", "content": _QUESTION}]
         tokenizer.apply_chat_template(question, chat_template=template.source, tokenize=False)
     except TemplateSyntaxError as error:
         raise DataError(
-            f"--chat_template {template.name}, line {error.lineno}: {error.message}; repair it, or give chatml or plain"
+            f"the chat template {template.name} has an error in line {error.lineno} ({error.message}); repair it, or "
+            "give --chat_template chatml or plain"
         ) from error
     except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError):
         pass  # a template may reject a question without an answer

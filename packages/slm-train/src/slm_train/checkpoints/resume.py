@@ -24,7 +24,15 @@ from slm_train.run_folder.tensorboard_folder import TENSORBOARD_FOLDER
 
 PrintLine = Callable[[str], None]
 _EARLIER_BEST_WEIGHTS = "dynamic_best.pt"  # its name until slm-train 0.6
-_MODEL_FILES = ("model.safetensors", "adapter_model.safetensors", "adapter_config.json", "config.json")
+# The last two make a chat of a model, which another run in the folder may not be.
+_MODEL_FILES = (
+    "model.safetensors",
+    "adapter_model.safetensors",
+    "adapter_config.json",
+    "config.json",
+    "generation_config.json",
+    "chat_template.jinja",
+)
 
 
 @dataclass(frozen=True)
@@ -120,7 +128,8 @@ def choose_start(arguments: Arguments, print_line: PrintLine) -> Start:
         if arguments.budget:
             return _start_after_last_step(folder, str(resume), record, print_line)
         return _start_from_checkpoint(folder, str(resume), record, print_line)
-    if record and not arguments.run.overwrite_output_dir and not arguments.run.dry_run:
+    only_prints = arguments.run.dry_run or arguments.rows.show_rows > 0
+    if record and not arguments.run.overwrite_output_dir and not only_prints:
         raise TrainError(
             f"{folder} already holds a run ({record.get('mode')}, {record.get('status')}): --resume_from_checkpoint "
             "continues it, --overwrite_output_dir replaces it, another --output_dir leaves it alone"

@@ -1,4 +1,7 @@
-"""Prompts that the model continues before and after training: those of the user, or openings of held-out documents."""
+"""Prompts that the model continues before and after training: those of the user, or from held-out documents.
+
+Of conversations they are questions of the user, of pairs whole prompts, of texts the first words.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,9 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from slm_data import TokenStore
+from slm_data import Corpus, TokenStore
 from slm_train.arguments import Arguments
+from slm_train.data.example_prompts import example_prompts, prompt_length
 from slm_train.data.rows import PrintLine, Tokens
 from slm_train.errors import TrainError
 from slm_train.model.base_model import BaseModel
@@ -24,14 +28,20 @@ _SHOWN = 40  # characters of a prompt in an error message
 
 
 def choose_prompts(
-    arguments: Arguments, base: BaseModel, tokens: Tokens, record: dict[str, Any] | None, print_line: PrintLine
+    arguments: Arguments,
+    base: BaseModel,
+    corpus: Corpus,
+    tokens: Tokens,
+    record: dict[str, Any] | None,
+    print_line: PrintLine,
 ) -> Arguments:
     """Return the options with the prompts of the run: recorded ones, those of the user, or default ones.
 
     Args:
         arguments: The options of the run.
         base: Its tokenizer and context length decide which prompts are possible.
-        tokens: Default prompts are openings of its validation documents.
+        corpus: Default prompts of conversations and pairs are from its validation examples.
+        tokens: Default prompts of texts are openings of its validation documents.
         record: The run.json of the run that is resumed: its prompts are kept, so that the texts can be compared.
         print_line: Prints a line.
 
@@ -43,7 +53,9 @@ def choose_prompts(
         print_line(f"--prompt: {len(wanted)} texts of one word each; write one text of several words in quotes")
     prompts = recorded_prompts(record) if record else None
     if prompts is None:
-        prompts = _default_prompts(arguments, base, tokens) if wanted is None else [text for text in wanted if text]
+        prompts = (
+            _default_prompts(arguments, base, corpus, tokens) if wanted is None else [text for text in wanted if text]
+        )
         for prompt in prompts:
             _check_prompt(prompt, base)
     elif wanted is not None and [text for text in wanted if text] != prompts:
@@ -58,7 +70,7 @@ def _check_prompt(prompt: str, base: BaseModel) -> None:
             f"--prompt {shown!r} has no tokens in the vocabulary of {base.tokenizer_name or 'the new tokenizer'}; give "
             "another text, or an empty one for no samples"
         )
-    count, context = _token_count(base.tokenizer, prompt, special=True), base.context_length
+    count, context = prompt_length(base, prompt), base.context_length
     if context and count >= context:
         raise TrainError(
             f"--prompt {shown!r} has {count:,} tokens, and the {context:,} tokens of context of "
@@ -66,8 +78,10 @@ def _check_prompt(prompt: str, base: BaseModel) -> None:
         )
 
 
-def _default_prompts(arguments: Arguments, base: BaseModel, tokens: Tokens) -> list[str]:
+def _default_prompts(arguments: Arguments, base: BaseModel, corpus: Corpus, tokens: Tokens) -> list[str]:
     """Return up to two prompts of at most half a block each, so that the continuation has as much room."""
+    if corpus.validation.data_format != "text":
+        return example_prompts(base, corpus.validation, tokens.block_size // 2)
     limit = min(_TOKENS, tokens.block_size // 2)
     is_sample = not arguments.source.train_file and (arguments.source.dataset or "sample").lower() == "sample"
     if is_sample:

@@ -35,6 +35,7 @@ from slm_adapters import (
 )
 from slm_data import Documents
 from slm_train.errors import TrainError
+from slm_train.model.chat_format import ChatFormat
 from slm_train.model.new_model import new_config, new_tokenizer
 from slm_train.options.model import ModelOptions
 
@@ -53,6 +54,8 @@ class BaseModel:
         source: The location with its loading options; None for a model from scratch.
         note: A line to print, if the hub could not be reached and the cached copy is used.
         tokenizer_name: The name or path that the tokenizer was loaded from.
+        chat: How conversations are written; None for a run on other data.
+        first_added_token: The first of the tokens that the run added to the vocabulary.
     """
 
     name: str
@@ -62,6 +65,8 @@ class BaseModel:
     source: BaseLocation | None = None
     note: str = ""
     tokenizer_name: str = ""
+    chat: ChatFormat | None = None
+    first_added_token: int | None = None
 
     @cached_property
     def vocabulary(self) -> int:

@@ -24,6 +24,7 @@ from slm_adapters import (
 )
 from slm_train.arguments import Arguments
 from slm_train.model.base_model import BaseModel, check_vocabulary
+from slm_train.model.chat_format import end_answers
 from slm_train.model.single_kernel_gelu import single_kernel_gelu
 from slm_train.options.model import BUTTERFLY_MODES, ModelOptions
 
@@ -38,11 +39,11 @@ def build_model(arguments: Arguments, base: BaseModel) -> PreTrainedModel:
     if options.from_scratch:
         torch.manual_seed(arguments.training.seed)
         new_model = AutoModelForCausalLM.from_config(base.config, dtype=torch.float32)
-        return apply_soft_cap(single_kernel_gelu(new_model))
+        return _end_answers(apply_soft_cap(single_kernel_gelu(new_model)), base)
     model, new_rows = _load_weights(arguments, base)
     single_kernel_gelu(model)
     if options.mode == "baseline":
-        return model
+        return _end_answers(model, base)
     adapted = add_adapter(model, options, new_rows)
     adapted.peft_config["default"].base_model_name_or_path = base.name
     adapted.peft_config["default"].revision = options.model_revision
@@ -52,7 +53,13 @@ def build_model(arguments: Arguments, base: BaseModel) -> PreTrainedModel:
     # PEFT writes a README.md beside every adapter that names the path of the base. A run writes its own card.
     adapted.create_or_update_model_card = _write_no_card
     trainable: Any = adapted  # a PeftModel trains and saves like the model inside it
-    return trainable
+    return _end_answers(trainable, base)
+
+
+def _end_answers(model: PreTrainedModel, base: BaseModel) -> PreTrainedModel:
+    if base.chat:
+        end_answers(model, base.chat)
+    return model
 
 
 def _write_no_card(*_: Any, **__: Any) -> None:
@@ -85,9 +92,14 @@ def _load_weights(arguments: Arguments, base: BaseModel) -> tuple[PreTrainedMode
 
 
 def fit_embeddings(model: PreTrainedModel, base: BaseModel, options: ModelOptions) -> int:
-    """Return the number of rows that were added to the embeddings. Raises TrainError for a token without a row."""
+    """Return the number of new rows at the end of the embeddings. Raises TrainError for a token without a row.
+
+    Embeddings may have had rows without a token, which are new if tokens were added for them.
+    """
     if options.resize_embeddings:
-        return resize_embeddings(model, base.vocabulary)
+        added = resize_embeddings(model, base.vocabulary)
+        first = base.first_added_token
+        return added if first is None else max(added, embedding_rows(model) - first)
     check_vocabulary(base, embedding_rows(model))
     return 0
 

@@ -63,6 +63,13 @@ class RowOptions:
             "default they are plain text."
         },
     )
+    show_rows: int = field(
+        default=0,
+        metadata={
+            "help": "Print the first N training rows as the model sees them, with the scored tokens highlighted; train "
+            "nothing."
+        },
+    )
     max_eval_tokens: int = field(
         default=200_000,
         metadata={"help": "Evaluate on about this many tokens of the validation rows, evenly spaced; 0 for all."},
@@ -83,5 +90,7 @@ class RowOptions:
             raise TrainError(f"--block_size {self.block_size} leaves nothing to predict; use 2 or more")
         if not 0 <= self.packing_fill <= 1:
             raise TrainError(f"--packing_fill {self.packing_fill} must be from 0 to 1")
+        if self.show_rows < 0:
+            raise TrainError(f"--show_rows {self.show_rows} must not be below 0; use 0 for none")
         if self.max_eval_tokens < 0:
             raise TrainError(f"--max_eval_tokens {self.max_eval_tokens} must not be below 0; use 0 for all")

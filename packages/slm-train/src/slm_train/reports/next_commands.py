@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import sys
@@ -18,7 +19,9 @@ from slm_train.arguments import Arguments
 # The package that each command is in. slm-adapters is always there: slm-train needs it.
 _PACKAGES = {"slm-paged": "slm_kv", "slm-serve": "slm_serve", "slm-lab": "slm_lab"}
 _COMPARED = {"baseline": "baseline,lora", "lora": "lora,butterfly"}  # modes to compare, by the mode of the run
-_MODEL_FLAGS = ("model_path", "model_revision", "tokenizer_path")
+_MODEL_FLAGS = ("model_path", "model_revision", "tokenizer_path", "resize_embeddings")
+_ROW_FLAGS = ("block_size", "loss_on", "chat_template", "long_rows", "parse_special_tokens")
+_CHAT_URL = "http://localhost:8000/v1/chat/completions"  # of slm-serve with its default port
 
 
 def installed_commands() -> set[str]:
@@ -45,16 +48,24 @@ def next_commands(
         installed: The commands of other packages that may be named.
         prefix: What each command begins with, such as ``uv run ``.
     """
-    return [
+    commands = [
         (purpose, f"{prefix}{shlex.join([command, *words])}")
         for purpose, command, words in _commands(arguments, record, str(folder))
         if command in installed or command not in _PACKAGES
     ]
+    if "chat" in record and "slm-serve" in installed:
+        after_serving = 1 + next(index for index, (_, command) in enumerate(commands) if " slm-serve " in f" {command}")
+        commands.insert(after_serving, ("ask the server", shlex.join(_chat_request(arguments.run.prompt or []))))
+    return commands
 
 
 def _commands(arguments: Arguments, record: dict[str, Any], folder: str) -> Iterator[tuple[str, str, list[str]]]:
     """Yield what to do next, the command for it, and the words after the command."""
-    yield "generate text", "slm-paged", ["--model_path", folder, *_prompt_flag(arguments.run.prompt or [])]
+    prompt = _prompt_flag(arguments.run.prompt or [])
+    if "chat" in record:
+        yield "ask it", "slm-paged", ["--model_path", folder, "--chat", *prompt, *_stop_flag(record["chat"])]
+    else:
+        yield "generate text", "slm-paged", ["--model_path", folder, *prompt]
     yield "serve it", "slm-serve", ["--model_path", folder]
     if record["mode"] != "baseline":
         yield "merge into the base", "slm-adapters", ["merge", folder, f"{folder}-merged"]
@@ -73,6 +84,17 @@ def _prompt_flag(prompts: Sequence[str]) -> list[str]:
     return [f"--prompt={prompts[0]}"] if prompts[0].startswith("-") else ["--prompt", prompts[0]]
 
 
+def _stop_flag(chat: dict[str, Any]) -> list[str]:
+    """Return the flag for an end-of-turn marker that is not a token; the plain format ends with the end of text."""
+    return ["--stop", chat["end_of_turn"]] if chat["end_of_turn"] in chat["stops"] else []
+
+
+def _chat_request(prompts: Sequence[str]) -> list[str]:
+    messages = [{"role": "user", "content": prompts[0] if prompts else "Hello"}]
+    body = json.dumps({"messages": messages}, ensure_ascii=False)
+    return ["curl", "-s", _CHAT_URL, "-H", "Content-Type: application/json", "-d", body]
+
+
 def _comparison(arguments: Arguments, record: dict[str, Any]) -> list[str]:
     """Return the flags of a comparison on the data and the model of the run."""
     modes = _COMPARED.get(record["mode"], f"lora,{record['mode']}")
@@ -81,7 +103,7 @@ def _comparison(arguments: Arguments, record: dict[str, Any]) -> list[str]:
     for group, names in (
         (arguments.source, [field.name for field in fields(SourceOptions)]),
         (arguments.model, _MODEL_FLAGS),
-        (arguments.rows, ("block_size",)),
+        (arguments.rows, _ROW_FLAGS),
     ):
         known = {field.name: field for field in fields(group)}
         for name in names:

@@ -13,6 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from slm_train.loop.time_budget import TrainingTime
 from slm_train.loop.trainer import SlmTrainer
+from slm_train.model.chat_format import ChatFormat
 from slm_train.reports.loggers.samples import report_samples
 from slm_train.reports.text_samples import continue_prompts
 from slm_train.run_folder.metrics_file import append_metrics
@@ -24,8 +25,17 @@ class Sampling(TrainerCallback):
     Only the first process samples. Training is not affected: neither its random state, nor the time that it counts.
     """
 
-    def __init__(self, trainer: SlmTrainer, console: Console, folder: Path, every: int, prompts: list[str]):
-        self.trainer, self.console, self.folder, self.every, self.prompts = trainer, console, folder, every, prompts
+    def __init__(
+        self,
+        trainer: SlmTrainer,
+        console: Console,
+        folder: Path,
+        every: int,
+        prompts: list[str],
+        chat: ChatFormat | None = None,
+    ):
+        self.trainer, self.console, self.folder, self.every = trainer, console, folder, every
+        self.prompts, self.chat = prompts, chat
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         # Before the checkpoint of this step is written: a run that is resumed from it does not sample here again.
@@ -34,7 +44,7 @@ class Sampling(TrainerCallback):
         start = time.perf_counter()
         model: Any = self.trainer.model
         tokenizer: Any = self.trainer.processing_class
-        samples = continue_prompts(model, tokenizer, self.prompts)
+        samples = continue_prompts(model, tokenizer, self.prompts, self.chat)
         append_metrics(self.folder, {"step": state.global_step, "samples": samples})
         callbacks = self.trainer.callback_handler.callbacks
         report_samples(callbacks, state.global_step, samples)

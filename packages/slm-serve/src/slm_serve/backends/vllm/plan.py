@@ -26,6 +26,7 @@ from slm_adapters import (
     probe_base,
     read_adapter_folder,
     read_model_folder,
+    recorded_end_ids,
 )
 from slm_serve.backends.merged_models import default_cache_dir, merged_model
 from slm_serve.backends.served_models import ServedModel, served_models
@@ -99,7 +100,7 @@ def plan_serving(settings: Settings) -> ServingPlan:
         tokenizer=tokenizer,
         context_length=min(config.max_position_embeddings, settings.page_size * settings.max_pages),
         vocabulary_size=config.vocab_size,
-        eos_token_ids=_eos_token_ids(folder.path, config, tokenizer),
+        eos_token_ids=_eos_token_ids(folder.path, config, tokenizer).union(*map(recorded_end_ids, adapters.values())),
         cache_bytes=kv_cache_bytes(config, settings),
     )
 

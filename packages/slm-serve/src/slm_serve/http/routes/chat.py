@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from slm_serve.backends.answer import Delta
 from slm_serve.backends.protocol import Job
-from slm_serve.http.chat_prompt import PLAIN_STOPS, chat_prompt
+from slm_serve.http.chat_prompt import chat_prompt
 from slm_serve.http.exception_handlers import error_responses
 from slm_serve.http.responses import (
     Deltas,
@@ -57,16 +57,16 @@ async def chat(body: ChatRequest, request: Request, service: ServiceDependency) 
 
 async def _jobs(body: ChatRequest, service: Service) -> list[Job]:
     model, backend = service.served_model(body.model).name, service.backend
-    prompt, from_template = chat_prompt(backend.tokenizer, body.messages)
-    ids = await service.tokenize(prompt, add_special_tokens=not from_template)  # a template adds its own
+    prompt = chat_prompt(backend.tokenizer, body.messages)
+    ids = await service.tokenize(prompt.text, add_special_tokens=prompt.add_special_tokens)
     remaining = max(backend.context_length - len(ids), 1)  # if nothing remains, the backend's check rejects the job
     max_new_tokens = body.token_limit or min(remaining, service.settings.max_new_tokens or remaining)
     top_logprobs = (body.top_logprobs or 0) if body.logprobs else None
     jobs = []
     for index in range(body.choices):
         params = body.sampling_params(max_new_tokens, top_logprobs, None, **seed_argument(body.seed, index))
-        stop = params.stop if from_template else (*params.stop, *PLAIN_STOPS)
-        jobs.append(Job(ids, replace(params, stop=stop), model, open_ended=body.token_limit is None))
+        params = replace(params, stop=(*params.stop, *prompt.stop))
+        jobs.append(Job(ids, params, model, open_ended=body.token_limit is None))
     return jobs
 
 
