@@ -18,6 +18,7 @@ from slm_train.checkpoints.disk_errors import explain_disk_errors
 from slm_train.checkpoints.final_weights import add_model_card, move_files
 from slm_train.checkpoints.resume import Start, choose_start
 from slm_train.checkpoints.run_identity import run_identity
+from slm_train.checkpoints.run_lock import only_run_in_folder
 from slm_train.checkpoints.step_checkpoint import StepCheckpoint
 from slm_train.data.budget_plan import make_plan
 from slm_train.data.evaluated_rows import evaluated_rows_of_resumed_run
@@ -59,6 +60,11 @@ def run(arguments: Arguments) -> int:
     """Train with ``arguments`` and leave a run folder. Returns the exit code: 0, or 128 + a signal."""
     console = Console(soft_wrap=True, highlight=False, quiet=not arguments.training.should_log)
     disable_progress_bar()
+    with only_run_in_folder(arguments, console.print):
+        return _run_in_folder(arguments, console)
+
+
+def _run_in_folder(arguments: Arguments, console: Console) -> int:
     current, dataset = _plan_run(arguments, console)
     memory_explained = explain_out_of_memory(current.arguments, current.tokens.block_size)
     if arguments.run.dry_run:

@@ -119,7 +119,7 @@ def choose_start(arguments: Arguments, print_line: PrintLine) -> Start:
     if resume and str(resume).lower() != "false":
         if arguments.budget:
             return _start_after_last_step(folder, str(resume), record, print_line)
-        return _start_from_checkpoint(folder, str(resume), record, print_line)
+        return _start_from_checkpoint(folder, str(resume), record, print_line, restores=not arguments.run.dry_run)
     if record and not arguments.run.overwrite_output_dir and not arguments.run.dry_run:
         raise TrainError(
             f"{folder} already holds a run ({record.get('mode')}, {record.get('status')}): --resume_from_checkpoint "
@@ -159,8 +159,11 @@ def _start_after_last_step(folder: Path, resume: str, record: dict[str, Any] | N
     return Start(folder, folder / STEP_CHECKPOINT_FILE, record, state)
 
 
-def _start_from_checkpoint(folder: Path, resume: str, record: dict[str, Any] | None, print_line: PrintLine) -> Start:
-    checkpoint = _newest_checkpoint(folder, print_line) if resume.lower() == "true" else _requested_checkpoint(resume)
+def _start_from_checkpoint(
+    folder: Path, resume: str, record: dict[str, Any] | None, print_line: PrintLine, *, restores: bool
+) -> Start:
+    is_newest = resume.lower() == "true"
+    checkpoint = _newest_checkpoint(folder, print_line, restores) if is_newest else _requested_checkpoint(resume)
     start = Start(folder, checkpoint, record if checkpoint else None)
     for later in start.later_checkpoints:
         print_line(f"{later.name} is after it and will be replaced")
@@ -177,8 +180,8 @@ def _requested_checkpoint(path: str) -> Path:
     return checkpoint
 
 
-def _newest_checkpoint(folder: Path, print_line: PrintLine) -> Path | None:
-    newest = latest_complete(folder, print_line) if folder.is_dir() else None
+def _newest_checkpoint(folder: Path, print_line: PrintLine, restores: bool) -> Path | None:
+    newest = latest_complete(folder, print_line, restores=restores) if folder.is_dir() else None
     print_line(f"resuming from {newest}" if newest else f"nothing to resume in {folder}: starting from the beginning")
     return newest
 

@@ -19,12 +19,13 @@ def list_checkpoints(run: Path) -> list[Path]:
     return sorted(folders, key=lambda path: int(numbers[path]))
 
 
-def latest_complete(run: Path, print_line: Callable[[str], None]) -> Path | None:
+def latest_complete(run: Path, print_line: Callable[[str], None], *, restores: bool = True) -> Path | None:
     """Return the newest complete checkpoint, or None; print each one that is skipped, with the reason.
 
-    Call it before the run writes anything: it first undoes a replacement that a crash interrupted.
+    Call it before the run writes anything: with ``restores``, it first undoes a replacement that a crash interrupted.
     """
-    restore_replaced(run)
+    if restores:
+        restore_replaced(run)
     for checkpoint in reversed(list_checkpoints(run)):
         if not (reason := find_fault(checkpoint)):
             return checkpoint
