@@ -32,6 +32,10 @@ class SlmTrainingArguments(TrainingArguments):
     use_cache: bool = field(
         default=True, metadata={"help": "Stored in the saved config; training itself never uses a cache."}
     )
+    logging_nan_inf_filter: bool = field(
+        default=False,
+        metadata={"help": "Log the mean of earlier losses where one is NaN or infinite; the run stops there anyway."},
+    )
     report_to: list[str] = field(default_factory=list)
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Has no effect here: rows contain only what the model accepts."}

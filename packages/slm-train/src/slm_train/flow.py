@@ -33,6 +33,7 @@ from slm_train.hardware.thread_count import set_threads
 from slm_train.learning_rate_search.search import search_learning_rate
 from slm_train.loop.budget_trainer import BudgetTrainer
 from slm_train.loop.evaluation_schedule import schedule_evaluations
+from slm_train.loop.finite_check import check_evaluation
 from slm_train.loop.stop_signals import StopSignals
 from slm_train.loop.time_budget import TimeBudget, read_seconds_spent
 from slm_train.loop.trainer import SlmTrainer
@@ -52,7 +53,14 @@ from slm_train.reports.sampling import Sampling
 from slm_train.reports.training_costs import TrainingCosts
 from slm_train.run_folder.metrics_file import cut_last_evaluation
 from slm_train.run_folder.run_record import write_run
-from slm_train.run_recording import opening_record, record_best, record_costs, record_evaluation, record_search
+from slm_train.run_recording import (
+    opening_record,
+    record_best,
+    record_costs,
+    record_evaluation,
+    record_search,
+    recorded_failure,
+)
 from slm_train.training_run import Run
 
 
@@ -80,14 +88,15 @@ def _carry_out(current: Run, dataset: str, console: Console) -> int:
     with StopSignals() as signals, progress_display(console) as bars:
         current, model = _load_model(current, console)
         trainer = _prepare(current, model, dataset, bars, signals)
-        _find_learning_rate(current, trainer, console)
-        show_run_summary(console, current, trainer)
-        _evaluate_before(current, trainer)
-        _train(current, trainer)
-        if signals.received:
-            return _stop(current, console, signals)
-        record_best(current, trainer, console.print)
-        _evaluate_and_save(current, trainer)
+        with recorded_failure(current):
+            _find_learning_rate(current, trainer, console)
+            show_run_summary(console, current, trainer)
+            _evaluate_before(current, trainer)
+            _train(current, trainer)
+            if signals.received:
+                return _stop(current, console, signals)
+            record_best(current, trainer, console.print)
+            _evaluate_and_save(current, trainer)
     _report(current, console)
     return 0
 
@@ -228,7 +237,9 @@ def _find_learning_rate(current: Run, trainer: SlmTrainer, console: Console) -> 
 def _evaluate_before(current: Run, trainer: SlmTrainer) -> None:
     """Evaluate the base model, unless the resumed run has recorded that."""
     if "before" not in current.record["evaluation"]:
-        record_evaluation(current, trainer, "before", trainer.evaluate())
+        metrics = trainer.evaluate()
+        check_evaluation(metrics, 0)
+        record_evaluation(current, trainer, "before", metrics)
 
 
 def _train(current: Run, trainer: SlmTrainer) -> None:
@@ -263,7 +274,9 @@ def _stop(current: Run, console: Console, signals: StopSignals) -> int:
 
 def _evaluate_and_save(current: Run, trainer: SlmTrainer) -> None:
     """Write weights and tokenizer, then the finished record: where run.json says finished, the weights exist."""
-    record_evaluation(current, trainer, "after", trainer.evaluate_trained())
+    metrics = trainer.evaluate_trained()
+    check_evaluation(metrics, trainer.state.global_step)
+    record_evaluation(current, trainer, "after", metrics)
     current.record["status"] = "finished"
     if trainer.args.should_save:
         temporary = current.start.folder / ".weights.writing"

@@ -22,6 +22,7 @@ from slm_train.checkpoints.best_weights import STATE_NAME, BestWeights, read_bes
 from slm_train.checkpoints.retention import list_checkpoints, rotate
 from slm_train.checkpoints.whole_weights import load_whole_weights, whole_trained_weights
 from slm_train.loop.evaluation import evaluate
+from slm_train.loop.finite_check import FiniteCheck, check_evaluation
 from slm_train.loop.muon import MuonWithAdamW, muon_groups
 from slm_train.loop.row_order import row_order
 from slm_train.losses.auxiliary_loss import AuxiliaryLoss
@@ -53,6 +54,7 @@ class SlmTrainer(Trainer):
         self._check_loss_path(model)
         self.loss_context = loss_context(model, self.args, fused_loss)
         self.evaluation_loss = EvaluationLoss.fitting(model, self.args)
+        self.finite_check = FiniteCheck(self.accelerator)
         self.trained_tokens: Any = 0
         self.last_evaluation: tuple[int, dict[str, Any]] | None = (
             None  # step and metrics of the last one during training
@@ -85,6 +87,36 @@ class SlmTrainer(Trainer):
         """Compute the loss without a cache: with one, packed documents would attend to each other."""
         with self.loss_context():
             return super().compute_loss(model, inputs | {"use_cache": False}, *rest, **named)
+
+    def training_step(self, *arguments: Any, **named: Any) -> Tensor:
+        loss = super().training_step(*arguments, **named)
+        self.finite_check.add_loss(loss)
+        return loss
+
+    def _get_grad_norm(self, *arguments: Any, **named: Any) -> Any:
+        """Return the norm of the gradient; transformers 5.19 calls this once for each optimizer step."""
+        norm = super()._get_grad_norm(*arguments, **named)
+        self.finite_check.end_step(self.state.global_step + 1, norm, self._get_learning_rate())
+        return norm
+
+    def _maybe_log_save_evaluate(self, *arguments: Any, **named: Any) -> None:
+        """Log, evaluate and save what is due, unless the step was not finite. transformers 5.19: after each step."""
+        control = self.control
+        is_saved = control.should_evaluate or control.should_save or control.should_training_stop
+        self.check_finite(is_read=control.should_log, is_saved=is_saved)
+        super()._maybe_log_save_evaluate(*arguments, **named)
+
+    def check_finite(self, *, is_read: bool = False, is_saved: bool = False) -> None:
+        """Raise DivergenceError if a step was not finite. Every process must call this.
+
+        Args:
+            is_read: Whether figures of the step are about to be read, so that this costs no further wait for a GPU.
+            is_saved: Whether the weights are about to be used or saved; they are checked as well.
+        """
+        if is_read or is_saved or self.finite_check.is_free:
+            self.finite_check.check()
+        if is_saved:
+            self.finite_check.check_weights(self._unwrapped, self.state.global_step)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.muon and self.optimizer is None:
@@ -144,12 +176,14 @@ class SlmTrainer(Trainer):
     def train(self, *arguments: Any, **named: Any) -> TrainOutput:
         """Train as any Trainer does, and end with the best weights if the run keeps them."""
         output: TrainOutput = super().train(*arguments, **named)
+        self.check_finite(is_saved=True)
         self._end_with_best()
         return output
 
     def _evaluate(self, *arguments: Any, **named: Any) -> dict[str, float]:
         """Evaluate during training. transformers 5.19 calls this before it saves a checkpoint of the same step."""
         metrics: dict[str, float] = super()._evaluate(*arguments, **named)
+        check_evaluation(metrics, self.state.global_step)
         self._track_best()
         if self.best.is_exhausted:
             self.control.should_training_stop = True
