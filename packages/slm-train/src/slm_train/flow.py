@@ -16,6 +16,7 @@ from slm_train.arguments import Arguments
 from slm_train.checkpoints.best_weights import BestWeights
 from slm_train.checkpoints.disk_errors import explain_disk_errors
 from slm_train.checkpoints.final_weights import add_model_card, move_files
+from slm_train.checkpoints.identity_check import changes_record, check_identity, check_optimizer_state
 from slm_train.checkpoints.resume import Start, choose_start
 from slm_train.checkpoints.run_identity import run_identity
 from slm_train.checkpoints.run_lock import only_run_in_folder
@@ -35,7 +36,7 @@ from slm_train.loop.budget_trainer import BudgetTrainer
 from slm_train.loop.evaluation_schedule import schedule_evaluations
 from slm_train.loop.finite_check import check_evaluation
 from slm_train.loop.stop_signals import StopSignals
-from slm_train.loop.time_budget import TimeBudget, read_seconds_spent
+from slm_train.loop.time_budget import make_time_budget
 from slm_train.loop.trainer import SlmTrainer
 from slm_train.model.base_model import BaseModel, find_base_model
 from slm_train.model.device_placement import move_to_device
@@ -131,23 +132,19 @@ def _lay_out(arguments: Arguments, start: Start, base: BaseModel, tokens: Tokens
     rows = lay_out_rows(arguments, tokens, base, console.print)
     arguments = choose_run_length(arguments, rows, start.record, console.print)
     identity = run_identity(arguments, base, rows)
-    start.check_identity(identity)
+    changes = check_identity(start, identity, arguments, rows, console.print)
     plan = make_plan(arguments, base, rows, console.print)
     if plan:
         start.check_plan(plan)
-    record = {"flow": "dynamic" if plan else "trainer", "identity": identity}
+    record = {"flow": "dynamic" if plan else "trainer", "identity": identity} | changes_record(start, changes)
     memory = MemoryUsage(arguments.training.device)
     best = _best_weights(arguments, start, console)
-    current = Run(arguments, start, base, tokens, rows, memory, record, plan, _time_budget(arguments, start), best)
+    changed, budget = {change.name for change in changes}, make_time_budget(arguments, start.checkpoint)
+    current = Run(arguments, start, base, tokens, rows, memory, record, plan, budget, best, frozenset(changed))
+    if not current.has_finished_training:
+        check_optimizer_state(start, arguments)
     current.arguments = schedule_evaluations(arguments, current.steps, console.print)
     return current
-
-
-def _time_budget(arguments: Arguments, start: Start) -> TimeBudget | None:
-    if arguments.run.max_minutes is None:
-        return None
-    spent = read_seconds_spent(start.checkpoint) if start.checkpoint else 0.0
-    return TimeBudget(arguments.run.max_minutes, spent)
 
 
 def _best_weights(arguments: Arguments, start: Start, console: Console) -> BestWeights:
@@ -209,6 +206,8 @@ def _make_trainer(current: Run, model: PreTrainedModel, signals: StopSignals, co
         "muon": arguments.run.muon,
         "fused_loss": arguments.run.fused_loss,
         "best": current.best,
+        "identity": current.record["identity"],
+        "changed": current.changed,
         "callbacks": [signals],
     }
     if not current.plan:

@@ -75,9 +75,7 @@ def record_evaluation(current: Run, trainer: SlmTrainer, when: str, metrics: dic
 
 def record_search(current: Run, search: LearningRateSearch) -> None:
     """Record a learning-rate search; its rate becomes that of the run wherever the record has one."""
-    identity = current.record["identity"]
-    if "learning_rate" in identity:
-        identity["learning_rate"] = search.chosen
+    current.record["identity"]["settings"]["learning_rate"] = search.chosen
     current.record["arguments"]["learning_rate"] = search.chosen
     current.record["learning_rate_search"] = search.as_dict()
     if current.arguments.training.should_save:

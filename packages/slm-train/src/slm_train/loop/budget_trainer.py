@@ -26,6 +26,7 @@ from slm_train.checkpoints.random_state import random_state, set_random_state
 from slm_train.checkpoints.step_checkpoint import StepCheckpoint
 from slm_train.checkpoints.step_checkpoint_file import load_weights
 from slm_train.hardware.memory_usage import MemoryUsage
+from slm_train.loop.changed_settings import NewSettings
 from slm_train.loop.finite_check import check_evaluation
 from slm_train.loop.gradient_accumulation import GradientAccumulation
 from slm_train.loop.learning_rate import follow_tokens, update_learning_rate, warmup_in_tokens
@@ -203,8 +204,10 @@ class BudgetTrainer(SlmTrainer):
 
     def _restore(self, state: dict[str, Any]) -> None:
         """Continue from the content of a checkpoint."""
+        new = NewSettings(self.optimizer, self.lr_scheduler, self.changed)
         self.checkpoint.restore(self.accelerator, self._unwrapped, self.optimizer, state)
         self.lr_scheduler.load_state_dict(state["schedule"])
+        new.apply()
         update_learning_rate(self.lr_scheduler)
         if state["scaler"] and self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(state["scaler"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Sampler, Subset
-from transformers import PreTrainedTokenizerBase, Trainer
+from transformers import PreTrainedTokenizerBase
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
-from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
@@ -20,9 +21,12 @@ from slm_train.arguments import SlmTrainingArguments
 from slm_train.checkpoints.atomic_write import atomic_folder, temporary_path
 from slm_train.checkpoints.best_weights import STATE_NAME, BestWeights, read_best_state
 from slm_train.checkpoints.retention import list_checkpoints, rotate
+from slm_train.checkpoints.run_identity import IDENTITY_NAME
 from slm_train.checkpoints.whole_weights import load_whole_weights, whole_trained_weights
+from slm_train.loop.changed_settings import NewSettings
 from slm_train.loop.evaluation import evaluate
-from slm_train.loop.finite_check import FiniteCheck, check_evaluation
+from slm_train.loop.finite_check import check_evaluation
+from slm_train.loop.finite_trainer import FiniteTrainer
 from slm_train.loop.muon import MuonWithAdamW, muon_groups
 from slm_train.loop.row_order import row_order
 from slm_train.losses.auxiliary_loss import AuxiliaryLoss
@@ -31,7 +35,7 @@ from slm_train.losses.fused_loss import loss_context
 from slm_train.losses.loss_path import observe_loss_path
 
 
-class SlmTrainer(Trainer):
+class SlmTrainer(FiniteTrainer):
     """A Trainer that trains and evaluates on rows of tokens. ``args`` has the same effects as in any Trainer."""
 
     args: SlmTrainingArguments
@@ -44,17 +48,19 @@ class SlmTrainer(Trainer):
         muon: bool = False,
         fused_loss: bool = True,
         best: BestWeights | None = None,
+        identity: dict[str, Any] | None = None,
+        changed: Collection[str] = (),
         **settings: Any,
     ):
         collator = RowCollator(padding_id(settings["processing_class"]), rows.packing == "best_fit")
         self._checkpoint_parent: Path | None = None
         super().__init__(train_dataset=rows, eval_dataset=eval_rows, data_collator=collator, **settings)
+        self.identity, self.changed = identity or {}, changed
         self.muon, self.best = muon, best or BestWeights(Path(str(self.args.output_dir)))
         model: Any = self.model
         self._check_loss_path(model)
         self.loss_context = loss_context(model, self.args, fused_loss)
         self.evaluation_loss = EvaluationLoss.fitting(model, self.args)
-        self.finite_check = FiniteCheck(self.accelerator)
         self.trained_tokens: Any = 0
         self.last_evaluation: tuple[int, dict[str, Any]] | None = (
             None  # step and metrics of the last one during training
@@ -88,36 +94,6 @@ class SlmTrainer(Trainer):
         with self.loss_context():
             return super().compute_loss(model, inputs | {"use_cache": False}, *rest, **named)
 
-    def training_step(self, *arguments: Any, **named: Any) -> Tensor:
-        loss = super().training_step(*arguments, **named)
-        self.finite_check.add_loss(loss)
-        return loss
-
-    def _get_grad_norm(self, *arguments: Any, **named: Any) -> Any:
-        """Return the norm of the gradient; transformers 5.19 calls this once for each optimizer step."""
-        norm = super()._get_grad_norm(*arguments, **named)
-        self.finite_check.end_step(self.state.global_step + 1, norm, self._get_learning_rate())
-        return norm
-
-    def _maybe_log_save_evaluate(self, *arguments: Any, **named: Any) -> None:
-        """Log, evaluate and save what is due, unless the step was not finite. transformers 5.19: after each step."""
-        control = self.control
-        is_saved = control.should_evaluate or control.should_save or control.should_training_stop
-        self.check_finite(is_read=control.should_log, is_saved=is_saved)
-        super()._maybe_log_save_evaluate(*arguments, **named)
-
-    def check_finite(self, *, is_read: bool = False, is_saved: bool = False) -> None:
-        """Raise DivergenceError if a step was not finite. Every process must call this.
-
-        Args:
-            is_read: Whether figures of the step are about to be read, so that this costs no further wait for a GPU.
-            is_saved: Whether the weights are about to be used or saved; they are checked as well.
-        """
-        if is_read or is_saved or self.finite_check.is_free:
-            self.finite_check.check()
-        if is_saved:
-            self.finite_check.check_weights(self._unwrapped, self.state.global_step)
-
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.muon and self.optimizer is None:
             base_model: Any = self.model
@@ -125,6 +101,18 @@ class SlmTrainer(Trainer):
             betas = (self.args.adam_beta1, self.args.adam_beta2)
             self.optimizer = MuonWithAdamW(groups, self.args.learning_rate, self.args.weight_decay, betas)
         return super().create_optimizer(model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Load the state of optimizer and schedule; the settings that were changed on purpose keep their new values."""
+        new = NewSettings(self.optimizer, self.lr_scheduler, self.changed)
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint and not (Path(checkpoint) / SCHEDULER_NAME).exists():
+            new.continue_at(self.state.global_step)
+        new.apply()
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        if self.accelerator.scaler is not None:  # the run that is continued may have had one: --fp16
+            super()._load_scaler(checkpoint)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
         """Give each process every n-th row, n being the number of processes, so that no row is counted twice.
@@ -255,6 +243,7 @@ class SlmTrainer(Trainer):
         self._checkpoint_parent = temporary
         callback_states: Any = self.state.stateful_callbacks
         callback_states[STATE_NAME] = {"args": {}, "attributes": self.best.state()}
+        callback_states[IDENTITY_NAME] = {"args": {}, "attributes": self.identity}
         try:
             super()._save_checkpoint(model, trial)
         finally:
