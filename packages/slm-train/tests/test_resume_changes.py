@@ -192,9 +192,8 @@ def test_accepted_changes_of_a_new_run_are_refused(tiny: Tiny, tmp_path: Path, r
 
 
 def test_a_rate_cannot_change_under_a_schedule_that_follows_evaluations() -> None:
-    changes = find_changes(
-        {"learning_rate": 1.0, "bf16": True}, {"learning_rate": 2.0, "bf16": False}, is_complete=True
-    )
+    before, now = {"learning_rate": 1.0, "bf16": True}, {"learning_rate": 2.0, "bf16": False}
+    changes = find_changes(before, now, is_complete=True)
     with pytest.raises(TrainError, match=r"--learning_rate 1\.0, now 2\.0, which cannot change"):
         refuse_changes(Path("run"), changes, ["learning_rate", "bf16"], keeps_schedule=True)
 

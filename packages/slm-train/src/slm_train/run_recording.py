@@ -13,6 +13,7 @@ from slm_data import dataset_hub_id
 from slm_train.checkpoints.retention import last_checkpoint
 from slm_train.data.rows import summarize_rows, summarize_validation
 from slm_train.errors import DivergenceError
+from slm_train.hardware.device_defaults import precision_name
 from slm_train.learning_rate_search.search import LearningRateSearch
 from slm_train.loop.trainer import SlmTrainer
 from slm_train.model.parameter_counts import count_parameters, weight_bytes
@@ -38,6 +39,7 @@ def opening_record(current: Run, dataset: str, model: PreTrainedModel) -> dict[s
         "dataset": dataset,
         "hub": _hub_ids(current),
         "date": datetime.now(UTC).date().isoformat(),
+        "precision": precision_name(arguments.training),
         **environment(arguments.training.device, arguments.device_name),
         "data": {"train": summarize_rows(rows.train), "validation": summarize_validation(rows)},
         "parameters": {"trainable": parameters.trainable, "total": parameters.total},
