@@ -154,6 +154,7 @@ def test_turning_it_on_when_resuming_counts_later_evaluations_only(
     flags = [*command(flow, tiny, tmp_path, 2, *more, "--max_steps", "4")]
     assert main(flags) == 0
     longer = [*command(flow, tiny, tmp_path, 2, *more, "--max_steps", "8"), "--keep_best", "--resume_from_checkpoint"]
+    longer += ["--accept_changes", "max_steps"]
     assert main(longer) == 0
     assert "were not stored: --keep_best chooses among the evaluations from here on" in capsys.readouterr().out
     losses = {step: loss for step, loss in losses_during_training(tmp_path).items() if step > 4}

@@ -73,7 +73,8 @@ def test_more_epochs_continue_after_the_first_ones(tiny: Tiny, tmp_path: Path) -
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert main(dynamic(tiny, whole, *more, "--num_train_epochs", "3")) == 0
     assert main(dynamic(tiny, parts, *more, "--num_train_epochs", "1")) == 0
-    assert main([*dynamic(tiny, parts, *more, "--num_train_epochs", "3"), "--resume_from_checkpoint"]) == 0
+    longer = dynamic(tiny, parts, *more, "--num_train_epochs", "3", "--accept_changes", "num_train_epochs")
+    assert main([*longer, "--resume_from_checkpoint"]) == 0
     assert outcome(parts).weights == outcome(whole).weights
     assert outcome(parts).losses == outcome(whole).losses
 
@@ -82,7 +83,8 @@ def test_a_lengthened_run_has_the_rates_of_its_new_schedule(tiny: Tiny, tmp_path
     more = ("--max_steps", "-1", "--max_train_samples", "12", "--learning_rate", "1e-3")
     assert main(dynamic(tiny, tmp_path, *more, "--num_train_epochs", "1")) == 0
     done = torch.load(tmp_path / "dynamic_checkpoint.pt", weights_only=True)["step"]
-    assert main([*dynamic(tiny, tmp_path, *more, "--num_train_epochs", "2"), "--resume_from_checkpoint"]) == 0
+    longer = dynamic(tiny, tmp_path, *more, "--num_train_epochs", "2", "--accept_changes", "num_train_epochs")
+    assert main([*longer, "--resume_from_checkpoint"]) == 0
     rates = {line["step"]: line["learning_rate"] for line in outcome(tmp_path).lines if "loss" in line}
     total = max(rates)
     assert total > done
@@ -104,11 +106,11 @@ def test_a_finished_run_is_unchanged_when_it_is_resumed(tiny: Tiny, tmp_path: Pa
     ("change", "named"),
     [
         *OTHER_RUNS,
-        (("--target_tokens_per_step", "300"), "target_tokens_per_step 200, now it is 300"),
-        (("--learning_rate", "1"), "learning_rate"),
-        (("--schedule_in", "tokens"), "schedule_in steps, now it is tokens"),
-        (("--weight_decay", "0.5"), "weight_decay"),
-        (("--seed", "3"), "seed"),
+        (("--target_tokens_per_step", "300"), "--target_tokens_per_step 200, now 300"),
+        (("--learning_rate", "1"), "--learning_rate 0.004, now 1.0"),
+        (("--schedule_in", "tokens"), "--schedule_in steps, now tokens"),
+        (("--weight_decay", "0.5"), "--weight_decay 0.0, now 0.5"),
+        (("--seed", "3"), "--seed 42, now 3"),
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused(
@@ -145,8 +147,9 @@ def test_a_run_continues_without_its_record(finished: Path, tiny: Tiny, tmp_path
     shutil.copytree(finished, folder)
     (folder / "run.json").unlink()
     sentence = refused([*dynamic(tiny, folder, "--mode", "baseline"), "--resume_from_checkpoint"])
-    assert "was trained with mode lora" in sentence  # the checkpoint says so itself
-    assert main([*dynamic(tiny, folder, "--max_steps", "4"), "--resume_from_checkpoint"]) == 0
+    assert "was trained with --mode lora" in sentence  # the checkpoint says so itself
+    longer = dynamic(tiny, folder, "--max_steps", "4", "--accept_changes", "max_steps")
+    assert main([*longer, "--resume_from_checkpoint"]) == 0
 
 
 def test_a_checkpoint_cut_short_is_refused_and_not_changed(

@@ -83,6 +83,7 @@ def test_a_resumed_run_is_evaluated_on_the_rows_that_it_began_with(
     assert main(run) == 0
     tokens = read_record(tmp_path / "run")["evaluation"]["after"]["tokens"]
     resumed = [*dynamic(tiny, tmp_path / "run", "--max_steps", "3"), "--resume_from_checkpoint"]
+    resumed += ["--accept_changes", "max_steps"]
     assert main(resumed) == 0
     assert read_record(tmp_path / "run")["evaluation"]["after"]["tokens"] == tokens
     assert "give 300, or another --output_dir" in refused([*resumed, "--max_eval_tokens", "0"])

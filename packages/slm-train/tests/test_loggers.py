@@ -107,7 +107,7 @@ def test_events_have_losses_rates_and_texts_after_resuming_too(tiny: Tiny, tmp_p
     more = ("--report_to", "tensorboard", "--sample_every", "2", "--prompt", "One day", "--save_steps", "1", *interval)
     flags = (dynamic if flow == "dynamic" else Tiny.flags)(tiny, tmp_path, *more)
     assert main([*flags, "--max_steps", "4"]) == 0
-    assert main([*flags, "--max_steps", "6", "--resume_from_checkpoint"]) == 0
+    assert main([*flags, "--max_steps", "6", "--resume_from_checkpoint", "--accept_changes", "max_steps"]) == 0
     events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     steps = {name: [event.step for event in events.Scalars(name)] for name in events.Tags()["scalars"]}

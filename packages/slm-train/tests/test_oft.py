@@ -18,7 +18,7 @@ def test_a_run_with_another_block_size_is_not_resumed(tiny: Tiny, tmp_path: Path
     assert main(tiny.flags(tmp_path, *flags)) == 0
     assert read_record(tmp_path)["parameters"]["trainable"] == 2 * (3 * 32 + 128) * 31 // 2
     sentence = refused(tiny.flags(tmp_path, *flags, "--oft_block_size", "8", "--resume_from_checkpoint"))
-    assert "was trained with adapter" in sentence
+    assert "was trained with --oft_block_size none, now 8" in sentence
 
 
 @pytest.mark.parametrize(

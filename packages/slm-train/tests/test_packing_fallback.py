@@ -74,7 +74,7 @@ def test_a_resumed_run_keeps_the_packing_of_its_beginning(
     assert main([*parts, "--max_steps", "2"]) == 0
     reason = read_record(tmp_path / "parts")["packing"]["reason"]
     capsys.readouterr()
-    assert main([*parts, "--resume_from_checkpoint"]) == 0
+    assert main([*parts, "--resume_from_checkpoint", "--accept_changes", "max_steps"]) == 0
     assert f"{reason}; continuing with --packing none" in capsys.readouterr().out
     assert read_record(tmp_path / "parts")["packing"] == {"used": "none", "reason": reason}
 

@@ -107,7 +107,7 @@ def test_resuming_without_a_checkpoint_starts_from_the_beginning_with_a_message(
 
 @pytest.mark.parametrize(
     ("change", "named"),
-    [*OTHER_RUNS, (("--mode", "butterfly"), "mode")],
+    [*OTHER_RUNS, (("--mode", "butterfly"), "--mode lora, now butterfly")],
 )
 def test_a_checkpoint_of_another_run_is_refused(
     tiny: Tiny, tmp_path: Path, refused: Refused, change: tuple[str, ...], named: str

@@ -177,7 +177,8 @@ def test_what_has_been_done_before_a_run_is_resumed_is_not_estimated_again(
     more = ("--max_steps", "40", *FEW)
     saving = ("--save_steps", "20") if flags is Tiny.flags else ()
     assert main(flags(tiny, tmp_path / "run", "--max_steps", "20", *FEW, *saving)) == 0
-    assert main([*flags(tiny, tmp_path / "run", *more), "--resume_from_checkpoint"]) == 0
+    longer = [*flags(tiny, tmp_path / "run", *more), "--resume_from_checkpoint", "--accept_changes", "max_steps"]
+    assert main(longer) == 0
     first, resumed = estimates
     assert first
     assert resumed

@@ -227,7 +227,7 @@ def test_the_page_is_rebuilt_from_folders_of_other_machines(tmp_path: Path, caps
     (tmp_path / "bad" / "run.json").write_text("{")
     assert main(["page", str(tmp_path)]) == 0
     output = capsys.readouterr().out
-    assert "late is left out: it has not finished (status: running)" in output
+    assert "late is left out: it has not finished (status: interrupted)" in output
     assert "bad is left out: run.json: it is not valid JSON" in output
     figures = json.loads((tmp_path / "compare.json").read_text())
     assert [mode["name"] for mode in figures["modes"]] == ["gpu/lora", "here/lora"]

@@ -41,7 +41,7 @@ def test_the_table_lists_every_run_and_reports_the_damaged_one(
     assert main(["runs", str(outputs)]) == 0
     captured = capsys.readouterr()
     assert [line.split()[0] for line in captured.out.splitlines()[1:4]] == ["a", "c", "deep/b"]
-    assert "not finished: c (running)" in captured.out
+    assert "not finished: c (interrupted)" in captured.out
     assert "skipped broken/run.json: it is not valid JSON" in captured.err
     assert max(map(len, captured.out.splitlines())) <= 100
 

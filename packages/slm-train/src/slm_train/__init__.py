@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from slm_train.options.model import MODES
     from slm_train.reports.live_tensors import LiveTensors
     from slm_train.reports.text_samples import continue_prompts
+    from slm_train.run_folder.lock_file import active_process
     from slm_train.verification.causality import find_causality_fault
     from slm_train.verification.packing import find_packing_fault
 
@@ -47,6 +48,7 @@ __all__ = [
     "StepCheckpoint",
     "TrainError",
     "UsageError",
+    "active_process",
     "continue_prompts",
     "count_parameters",
     "count_predicted",
@@ -81,6 +83,7 @@ _EXPORTS = {
     "StepCheckpoint": "checkpoints.step_checkpoint:StepCheckpoint",
     "TrainError": "errors:TrainError",
     "UsageError": "errors:UsageError",
+    "active_process": "run_folder.lock_file:active_process",
     "continue_prompts": "reports.text_samples:continue_prompts",
     "count_parameters": "model.parameter_counts:count_parameters",
     "count_predicted": "loop.micro_batches:count_predicted",

@@ -32,6 +32,10 @@ class SlmTrainingArguments(TrainingArguments):
     use_cache: bool = field(
         default=True, metadata={"help": "Stored in the saved config; training itself never uses a cache."}
     )
+    logging_nan_inf_filter: bool = field(
+        default=False,
+        metadata={"help": "Log the mean of earlier losses where one is NaN or infinite; the run stops there anyway."},
+    )
     report_to: list[str] = field(default_factory=list)
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Has no effect here: rows contain only what the model accepts."}
@@ -51,6 +55,11 @@ class Arguments:
     notes: tuple[str, ...]  # lines to print: flags that were translated, defaults that were chosen
     explicit_flags: frozenset[str] = frozenset()  # flags that the user set
     budget: BudgetOptions | None = None  # None in the Trainer flow
+
+    @property
+    def writes_nothing(self) -> bool:
+        """Whether the command only prints something, and leaves the run folder as it is."""
+        return self.run.dry_run or self.rows.show_rows > 0
 
     @property
     def model_name(self) -> str:

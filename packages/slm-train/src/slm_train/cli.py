@@ -20,7 +20,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The words after the command's name; those of the process by default.
 
     Returns:
-        The exit code: 0, 2 for a user's mistake, or 128 + the number of the signal that stopped the run.
+        The exit code: 0, 1 for a loss that is not finite, 2 for a user's mistake, or 128 + the number of the signal
+        that stopped the run.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     had_process_group = _has_process_group()
@@ -63,7 +64,7 @@ def _run(words: list[str]) -> int:
 
 def _report(error: Exception) -> int:
     print(f"slm-train: {error}", file=sys.stderr)
-    return 2
+    return int(getattr(error, "exit_code", 2))
 
 
 def _has_process_group() -> bool:

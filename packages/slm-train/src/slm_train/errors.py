@@ -9,6 +9,8 @@ from difflib import get_close_matches
 class TrainError(ValueError):
     """A run that cannot be done as requested. Base class of all errors of this package."""
 
+    exit_code = 2  # of the command line
+
 
 class UsageError(TrainError):
     """A command line that cannot be read: an unknown flag, a broken file of flags, contradicting flags."""
@@ -16,6 +18,28 @@ class UsageError(TrainError):
 
 class CheckpointError(TrainError):
     """A checkpoint that is damaged or cannot be written."""
+
+
+class DivergenceError(TrainError):
+    """A run that stopped because its loss, its gradient or its weights became NaN or infinite.
+
+    Args:
+        step: The optimizer step after which that was found; 0 before training.
+        what: What is not finite, as a clause.
+        rate: The learning rate of that step, if it is known.
+    """
+
+    exit_code = 1
+
+    def __init__(self, step: int, what: str, rate: float | None = None):
+        super().__init__(step, what, rate)
+        self.step, self.what, self.rate = step, what, rate
+        self.remedy = ""  # a sentence, once it is known what the run has saved
+
+    def __str__(self) -> str:
+        """Return one or two sentences."""
+        rate = "" if self.rate is None else f", with the learning rate {self.rate:.3g}"
+        return f"{self.what} at step {self.step:,}{rate}{self.remedy}"
 
 
 def did_you_mean(value: str, names: Sequence[str]) -> str:

@@ -16,8 +16,10 @@ from slm_train.arguments import Arguments
 from slm_train.checkpoints.best_weights import BestWeights
 from slm_train.checkpoints.disk_errors import explain_disk_errors
 from slm_train.checkpoints.final_weights import add_model_card, move_files
+from slm_train.checkpoints.identity_check import changes_record, check_identity, check_optimizer_state
 from slm_train.checkpoints.resume import Start, choose_start
 from slm_train.checkpoints.run_identity import run_identity
+from slm_train.checkpoints.run_lock import only_run_in_folder
 from slm_train.checkpoints.step_checkpoint import StepCheckpoint
 from slm_train.data.budget_plan import make_plan
 from slm_train.data.chat_format import with_chat_format
@@ -33,8 +35,9 @@ from slm_train.hardware.thread_count import set_threads
 from slm_train.learning_rate_search.search import search_learning_rate
 from slm_train.loop.budget_trainer import BudgetTrainer
 from slm_train.loop.evaluation_schedule import schedule_evaluations
+from slm_train.loop.finite_check import check_evaluation
 from slm_train.loop.stop_signals import StopSignals
-from slm_train.loop.time_budget import TimeBudget, read_seconds_spent
+from slm_train.loop.time_budget import make_time_budget
 from slm_train.loop.trainer import SlmTrainer
 from slm_train.model.base_model import BaseModel, find_base_model
 from slm_train.model.device_placement import move_to_device
@@ -53,7 +56,14 @@ from slm_train.reports.shown_rows import show_rows
 from slm_train.reports.training_costs import TrainingCosts
 from slm_train.run_folder.metrics_file import cut_last_evaluation
 from slm_train.run_folder.run_record import write_run
-from slm_train.run_recording import opening_record, record_best, record_costs, record_evaluation, record_search
+from slm_train.run_recording import (
+    opening_record,
+    record_best,
+    record_costs,
+    record_evaluation,
+    record_search,
+    recorded_failure,
+)
 from slm_train.training_run import Run
 
 
@@ -61,6 +71,11 @@ def run(arguments: Arguments) -> int:
     """Train with ``arguments`` and leave a run folder. Returns the exit code: 0, or 128 + a signal."""
     console = Console(soft_wrap=True, highlight=False, quiet=not arguments.training.should_log)
     disable_progress_bar()
+    with only_run_in_folder(arguments, console.print):
+        return _run_in_folder(arguments, console)
+
+
+def _run_in_folder(arguments: Arguments, console: Console) -> int:
     current, dataset = _plan_run(arguments, console)
     if arguments.rows.show_rows:
         show_rows(console, current, arguments.rows.show_rows)
@@ -79,14 +94,15 @@ def _carry_out(current: Run, dataset: str, console: Console) -> int:
     with StopSignals() as signals, progress_display(console) as bars:
         current, model = _load_model(current, console)
         trainer = _prepare(current, model, dataset, bars, signals)
-        _find_learning_rate(current, trainer, console)
-        show_run_summary(console, current, trainer)
-        _evaluate_before(current, trainer)
-        _train(current, trainer)
-        if signals.received:
-            return _stop(current, console, signals)
-        record_best(current, trainer, console.print)
-        _evaluate_and_save(current, trainer)
+        with recorded_failure(current):
+            _find_learning_rate(current, trainer, console)
+            show_run_summary(console, current, trainer)
+            _evaluate_before(current, trainer)
+            _train(current, trainer)
+            if signals.received:
+                return _stop(current, console, signals)
+            record_best(current, trainer, console.print)
+            _evaluate_and_save(current, trainer)
     _report(current, console)
     return 0
 
@@ -122,23 +138,19 @@ def _lay_out(arguments: Arguments, start: Start, base: BaseModel, tokens: Tokens
     rows = lay_out_rows(arguments, tokens, base, console.print)
     arguments = choose_run_length(arguments, rows, start.record, console.print)
     identity = run_identity(arguments, base, rows)
-    start.check_identity(identity)
+    changes = check_identity(start, identity, arguments, rows, console.print)
     plan = make_plan(arguments, base, rows, console.print)
     if plan:
         start.check_plan(plan)
-    record = {"flow": "dynamic" if plan else "trainer", "identity": identity}
+    record = {"flow": "dynamic" if plan else "trainer", "identity": identity} | changes_record(start, changes)
     memory = MemoryUsage(arguments.training.device)
     best = _best_weights(arguments, start, console)
-    current = Run(arguments, start, base, tokens, rows, memory, record, plan, _time_budget(arguments, start), best)
+    changed, budget = {change.name for change in changes}, make_time_budget(arguments, start.checkpoint)
+    current = Run(arguments, start, base, tokens, rows, memory, record, plan, budget, best, frozenset(changed))
+    if not current.has_finished_training:
+        check_optimizer_state(start, arguments)
     current.arguments = schedule_evaluations(arguments, current.steps, console.print)
     return current
-
-
-def _time_budget(arguments: Arguments, start: Start) -> TimeBudget | None:
-    if arguments.run.max_minutes is None:
-        return None
-    spent = read_seconds_spent(start.checkpoint) if start.checkpoint else 0.0
-    return TimeBudget(arguments.run.max_minutes, spent)
 
 
 def _best_weights(arguments: Arguments, start: Start, console: Console) -> BestWeights:
@@ -200,6 +212,8 @@ def _make_trainer(current: Run, model: PreTrainedModel, signals: StopSignals, co
         "muon": arguments.run.muon,
         "fused_loss": arguments.run.fused_loss,
         "best": current.best,
+        "identity": current.record["identity"],
+        "changed": current.changed,
         "callbacks": [signals],
     }
     if not current.plan:
@@ -228,7 +242,9 @@ def _find_learning_rate(current: Run, trainer: SlmTrainer, console: Console) -> 
 def _evaluate_before(current: Run, trainer: SlmTrainer) -> None:
     """Evaluate the base model, unless the resumed run has recorded that."""
     if "before" not in current.record["evaluation"]:
-        record_evaluation(current, trainer, "before", trainer.evaluate())
+        metrics = trainer.evaluate()
+        check_evaluation(metrics, 0)
+        record_evaluation(current, trainer, "before", metrics)
 
 
 def _train(current: Run, trainer: SlmTrainer) -> None:
@@ -263,7 +279,9 @@ def _stop(current: Run, console: Console, signals: StopSignals) -> int:
 
 def _evaluate_and_save(current: Run, trainer: SlmTrainer) -> None:
     """Write weights and tokenizer, then the finished record: where run.json says finished, the weights exist."""
-    record_evaluation(current, trainer, "after", trainer.evaluate_trained())
+    metrics = trainer.evaluate_trained()
+    check_evaluation(metrics, trainer.state.global_step)
+    record_evaluation(current, trainer, "after", metrics)
     current.record["status"] = "finished"
     if trainer.args.should_save:
         temporary = current.start.folder / ".weights.writing"

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
 from transformers import PreTrainedModel
 
 from slm_data import dataset_hub_id
+from slm_train.checkpoints.retention import last_checkpoint
 from slm_train.data.rows import summarize_rows, summarize_validation
+from slm_train.errors import DivergenceError
+from slm_train.hardware.device_defaults import precision_name
 from slm_train.learning_rate_search.search import LearningRateSearch
 from slm_train.loop.trainer import SlmTrainer
 from slm_train.model.parameter_counts import count_parameters, weight_bytes
@@ -36,6 +40,7 @@ def opening_record(current: Run, dataset: str, model: PreTrainedModel) -> dict[s
         **({"chat": current.base.chat.as_dict()} if current.base.chat else {}),
         "hub": _hub_ids(current),
         "date": datetime.now(UTC).date().isoformat(),
+        "precision": precision_name(arguments.training),
         **environment(arguments.training.device, arguments.device_name),
         "data": {"train": summarize_rows(rows.train), "validation": summarize_validation(rows)},
         "parameters": {"trainable": parameters.trainable, "total": parameters.total},
@@ -73,13 +78,41 @@ def record_evaluation(current: Run, trainer: SlmTrainer, when: str, metrics: dic
 
 def record_search(current: Run, search: LearningRateSearch) -> None:
     """Record a learning-rate search; its rate becomes that of the run wherever the record has one."""
-    identity = current.record["identity"]
-    if "learning_rate" in identity:
-        identity["learning_rate"] = search.chosen
+    current.record["identity"]["settings"]["learning_rate"] = search.chosen
     current.record["arguments"]["learning_rate"] = search.chosen
     current.record["learning_rate_search"] = search.as_dict()
     if current.arguments.training.should_save:
         write_run(current.start.folder, current.record)
+
+
+@contextmanager
+def recorded_failure(current: Run) -> Iterator[None]:
+    """Record a DivergenceError of the block, which is raised again with what there is to continue from."""
+    try:
+        yield
+    except DivergenceError as error:
+        _record_failure(current, error)
+        raise
+
+
+def _record_failure(current: Run, error: DivergenceError) -> None:
+    """Record why the run stopped, and add to ``error`` what there is to continue from, and what to try."""
+    checkpoint = last_checkpoint(current.start.folder)
+    saved = f"the last checkpoint before it is {checkpoint}" if checkpoint else "there is no checkpoint before it"
+    error.remedy = f"; the run stopped without final weights, and {saved}. {_remedy(current, error)}"
+    current.record |= {"status": "failed", "failure": {"step": error.step, "reason": str(error)}}
+    if current.arguments.training.should_save:
+        write_run(current.start.folder, current.record)
+
+
+def _remedy(current: Run, error: DivergenceError) -> str:
+    training = current.arguments.training
+    if not error.step:
+        precision = "--fp16" if training.fp16 else "--bf16" if training.bf16 else ""
+        without = f", or leave out 16-bit arithmetic ({precision} false)" if precision else ""
+        return f"The base model's weights may be damaged: copy them again{without}."
+    lower = f"Start again with a lower --learning_rate, such as {training.learning_rate / 5:.2g}"
+    return f"{lower}, or with --bf16 instead of --fp16." if training.fp16 else f"{lower}."
 
 
 def record_best(current: Run, trainer: SlmTrainer, print_line: Callable[[str], None]) -> None:

@@ -29,6 +29,7 @@ class Run:
     plan: BudgetPlan | None  # None in the Trainer flow
     time_budget: TimeBudget | None  # None without --max_minutes
     best: BestWeights
+    changed: frozenset[str] = frozenset()  # flags that differ from those of the run that is continued
 
     @property
     def steps(self) -> int:

@@ -15,7 +15,7 @@ from slm_lab.compare.matches_table import print_matches
 from slm_lab.compare.matching import match_parameters, with_matches
 from slm_lab.compare.plan import PlannedRun, plan_runs
 from slm_lab.compare.preflight import check_command_lines, unavailable_reason
-from slm_lab.compare.run_state import RunState, read_state
+from slm_lab.compare.run_state import RunState, read_state, refuse_active
 from slm_lab.compare.settings import ComparisonSettings
 from slm_lab.compare.train_runs import train_runs
 from slm_lab.console import new_console
@@ -40,6 +40,7 @@ def compare(arguments: argparse.Namespace) -> int:
     planned = [run for run in plan_runs(settings) if not unavailable[run.variant]]
     if not planned:
         raise LabError(f"none of the modes can run here: {next(iter(left_out.values()))}")
+    refuse_active(planned)
     states: dict[str, RunState] = {run.name: "new" if arguments.again else read_state(run) for run in planned}
     unfinished = [run for run in planned if states[run.name] != "finished"]
     _print_finished([run for run in planned if run not in unfinished], console)

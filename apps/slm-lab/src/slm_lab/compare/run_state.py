@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from slm_lab.compare.command_lines import describe_difference
@@ -9,8 +10,19 @@ from slm_lab.compare.plan import PlannedRun
 from slm_lab.errors import DamagedRecordError, LabError
 from slm_lab.runs.reading import read_command, read_run
 from slm_lab.runs.record import RECORD_FILE
+from slm_train import active_process
 
 RunState = Literal["new", "interrupted", "finished"]
+
+
+def refuse_active(planned: Sequence[PlannedRun]) -> None:
+    """Raise LabError if another process is training one of the runs."""
+    for run in planned:
+        if process := active_process(run.folder):
+            raise LabError(
+                f"{run.folder} is being trained by process {process}; wait until it has ended, or choose another "
+                "--output_dir"
+            )
 
 
 def read_state(planned: PlannedRun) -> RunState:

@@ -11,6 +11,7 @@ from slm_lab.errors import DamagedRecordError
 from slm_lab.runs.numbers import read_number
 from slm_lab.runs.record import COMMAND_FILE, RECORD_FILE, Evaluation, Run, When
 from slm_lab.runs.sampled_texts import parse_samples
+from slm_train import active_process
 
 
 def read_run(folder: Path, name: str | None = None) -> Run:
@@ -43,7 +44,7 @@ def _parse_record(record: Mapping[str, Any], folder: Path, name: str) -> Run:
         name=name,
         folder=folder,
         mode=str(record["mode"]),
-        status=str(record["status"]),
+        status=_status(record, folder),
         base=str(record.get("base") or "a new model"),
         dataset=str(record.get("dataset", "")),
         flow=str(record.get("flow", "trainer")),
@@ -70,6 +71,12 @@ def _parse_record(record: Mapping[str, Any], folder: Path, name: str) -> Run:
         machine=dict(record.get("machine", {})),
         arguments=dict(arguments),
     )
+
+
+def _status(record: Mapping[str, Any], folder: Path) -> str:
+    """Return the status of a run; ``interrupted`` if it was killed, which its record cannot say."""
+    status = str(record["status"])
+    return "interrupted" if status == "running" and active_process(folder) is None else status
 
 
 def _evaluation(evaluations: Mapping[str, Any], when: When) -> Evaluation | None:

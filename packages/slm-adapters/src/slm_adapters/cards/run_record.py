@@ -113,6 +113,8 @@ def _figures(record: Record, method: str) -> Iterator[tuple[str, str]]:
         yield "training time", f"{seconds:,.0f} s" if seconds < 600 else f"{seconds / 60:,.0f} min"
     if device := text(record, "device", "name"):
         yield "device", device
+    if precision := text(record, "precision"):
+        yield "precision", precision
     if date := text(record, "date"):
         yield "date", date
     if versions := [f"{name} {version}" for name in VERSIONS if (version := text(record, "versions", name))]:

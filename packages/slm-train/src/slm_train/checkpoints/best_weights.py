@@ -117,9 +117,14 @@ def stored_weights(folder: Path) -> dict[int, Path]:
 
 def read_best_state(checkpoint: Path) -> dict[str, Any] | None:
     """Return the state of ``BestWeights`` in a checkpoint of the Trainer; None if it has none."""
+    return read_callback_state(checkpoint, STATE_NAME)
+
+
+def read_callback_state(checkpoint: Path, name: str) -> dict[str, Any] | None:
+    """Return what is stored as the state of the callback ``name`` in a checkpoint of the Trainer; None for nothing."""
     path = checkpoint / TRAINER_STATE_NAME
     if not path.is_file():
         return None
     callbacks = json.loads(path.read_text()).get("stateful_callbacks", {})
-    state: dict[str, Any] | None = callbacks.get(STATE_NAME, {}).get("attributes")
+    state: dict[str, Any] | None = callbacks.get(name, {}).get("attributes")
     return state

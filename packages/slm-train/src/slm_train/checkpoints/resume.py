@@ -13,9 +13,10 @@ from slm_adapters import remove_model_card
 from slm_data import BudgetPlan
 from slm_train.arguments import Arguments
 from slm_train.checkpoints.atomic_write import delete_folder, remove_leftovers
-from slm_train.checkpoints.best_weights import read_best_state, stored_weights
+from slm_train.checkpoints.best_weights import read_best_state, read_callback_state, stored_weights
 from slm_train.checkpoints.manifest import find_fault
 from slm_train.checkpoints.retention import latest_complete, list_checkpoints
+from slm_train.checkpoints.run_identity import IDENTITY_NAME
 from slm_train.checkpoints.step_checkpoint_file import STEP_CHECKPOINT_FILE, read_step_checkpoint
 from slm_train.errors import TrainError
 from slm_train.run_folder.metrics_file import METRICS_FILE, cut_metrics_after, cut_metrics_to
@@ -71,18 +72,21 @@ class Start:
         checkpoints = list_checkpoints(self.folder) if self.checkpoint and not self.state else []
         return [checkpoint for checkpoint in checkpoints if step_of(checkpoint) > self.step]
 
-    def check_identity(self, identity: dict[str, Any]) -> None:
-        """Raise TrainError, naming the first difference, if ``identity`` is not that of the run in the folder."""
-        recorded = self.state or self.record
-        if not recorded:
-            return
-        for name, value in identity.items():
-            recorded_value = recorded["identity"].get(name)
-            if recorded_value != value:
-                raise TrainError(
-                    f"{self.folder} was trained with {name} {recorded_value}, now it is {value}: that is another run; "
-                    "give the flags that it was started with, or another --output_dir"
-                )
+    @property
+    def identity(self) -> dict[str, Any] | None:
+        """The identity of the run that is continued: that in the checkpoint, else that in run.json."""
+        if self.state:
+            return dict(self.state["identity"])
+        in_checkpoint = read_callback_state(self.checkpoint, IDENTITY_NAME) if self.checkpoint else None
+        return in_checkpoint or (self.record or {}).get("identity")
+
+    @property
+    def lacks_optimizer(self) -> bool:
+        """Whether the checkpoint to continue from has no optimizer state (``--save_only_model``)."""
+        if self.state or self.checkpoint is None:
+            return False
+        # optimizer.pt; folders with FSDP (optimizer_0) and DeepSpeed (global_step4)
+        return not any(path.name.startswith(("optimizer", "global_step")) for path in self.checkpoint.iterdir())
 
     def check_plan(self, plan: BudgetPlan) -> None:
         """Raise TrainError if the steps before the checkpoint differ from those in ``plan``.
@@ -122,14 +126,16 @@ def choose_start(arguments: Arguments, print_line: PrintLine) -> Start:
     if folder.exists() and not folder.is_dir():
         raise TrainError(f"--output_dir {folder} is a file; give a folder")
     record = read_run(folder)
+    if arguments.run.accept_changes and not resume:
+        raise TrainError("--accept_changes is for a run that is continued; give --resume_from_checkpoint with it")
     if resume and record and not arguments.run.overwrite_output_dir:
         _refuse_other_flow(folder, record, dynamic=arguments.budget is not None)
     if resume and str(resume).lower() != "false":
         if arguments.budget:
             return _start_after_last_step(folder, str(resume), record, print_line)
-        return _start_from_checkpoint(folder, str(resume), record, print_line)
-    only_prints = arguments.run.dry_run or arguments.rows.show_rows > 0
-    if record and not arguments.run.overwrite_output_dir and not only_prints:
+        restores = not arguments.writes_nothing
+        return _start_from_checkpoint(folder, str(resume), record, print_line, restores=restores)
+    if record and not arguments.run.overwrite_output_dir and not arguments.writes_nothing:
         raise TrainError(
             f"{folder} already holds a run ({record.get('mode')}, {record.get('status')}): --resume_from_checkpoint "
             "continues it, --overwrite_output_dir replaces it, another --output_dir leaves it alone"
@@ -168,8 +174,11 @@ def _start_after_last_step(folder: Path, resume: str, record: dict[str, Any] | N
     return Start(folder, folder / STEP_CHECKPOINT_FILE, record, state)
 
 
-def _start_from_checkpoint(folder: Path, resume: str, record: dict[str, Any] | None, print_line: PrintLine) -> Start:
-    checkpoint = _newest_checkpoint(folder, print_line) if resume.lower() == "true" else _requested_checkpoint(resume)
+def _start_from_checkpoint(
+    folder: Path, resume: str, record: dict[str, Any] | None, print_line: PrintLine, *, restores: bool
+) -> Start:
+    is_newest = resume.lower() == "true"
+    checkpoint = _newest_checkpoint(folder, print_line, restores) if is_newest else _requested_checkpoint(resume)
     start = Start(folder, checkpoint, record if checkpoint else None)
     for later in start.later_checkpoints:
         print_line(f"{later.name} is after it and will be replaced")
@@ -186,8 +195,8 @@ def _requested_checkpoint(path: str) -> Path:
     return checkpoint
 
 
-def _newest_checkpoint(folder: Path, print_line: PrintLine) -> Path | None:
-    newest = latest_complete(folder, print_line) if folder.is_dir() else None
+def _newest_checkpoint(folder: Path, print_line: PrintLine, restores: bool) -> Path | None:
+    newest = latest_complete(folder, print_line, restores=restores) if folder.is_dir() else None
     print_line(f"resuming from {newest}" if newest else f"nothing to resume in {folder}: starting from the beginning")
     return newest
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from slm_train.checkpoints.atomic_write import delete_folder, restore_replaced
 from slm_train.checkpoints.disk_errors import explain_checkpoint_errors
 from slm_train.checkpoints.manifest import MANIFEST, find_fault
+from slm_train.checkpoints.step_checkpoint_file import STEP_CHECKPOINT_FILE
 
 _PREFIX = "checkpoint-"
 
@@ -19,17 +20,25 @@ def list_checkpoints(run: Path) -> list[Path]:
     return sorted(folders, key=lambda path: int(numbers[path]))
 
 
-def latest_complete(run: Path, print_line: Callable[[str], None]) -> Path | None:
+def latest_complete(run: Path, print_line: Callable[[str], None], *, restores: bool = True) -> Path | None:
     """Return the newest complete checkpoint, or None; print each one that is skipped, with the reason.
 
-    Call it before the run writes anything: it first undoes a replacement that a crash interrupted.
+    Call it before the run writes anything: with ``restores``, it first undoes a replacement that a crash interrupted.
     """
-    restore_replaced(run)
+    if restores:
+        restore_replaced(run)
     for checkpoint in reversed(list_checkpoints(run)):
         if not (reason := find_fault(checkpoint)):
             return checkpoint
         print_line(f"skipping {checkpoint}: {reason}")
     return None
+
+
+def last_checkpoint(run: Path) -> Path | None:
+    """Return the checkpoint that a run would continue from, of either flow; None if there is none."""
+    step_checkpoint = run / STEP_CHECKPOINT_FILE
+    written = [path for path in list_checkpoints(run) if (path / MANIFEST).is_file()]
+    return step_checkpoint if step_checkpoint.is_file() else written[-1] if written else None
 
 
 def rotate(run: Path, keep: int | None, protected: Path | None) -> None:

@@ -92,10 +92,14 @@ class StepCheckpoint:
             return
         wrapper.optimizer.load_state_dict(state["optimizer"])
 
-    def wait(self) -> None:
-        """Wait until the last checkpoint is on the disk. Raises the error that prevented it."""
+    def join(self) -> None:
+        """Wait for the end of a write in the background, whether it succeeds or not."""
         if self._thread:
             self._thread.join()
+
+    def wait(self) -> None:
+        """Wait until the last checkpoint is on the disk. Raises the error that prevented it."""
+        self.join()
         self._thread, error, self._error = None, self._error, None
         if error:
             raise error

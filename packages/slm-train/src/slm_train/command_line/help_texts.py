@@ -45,7 +45,7 @@ TRAINING_TEXTS = {
     "max_grad_norm": "Clip gradients to this norm; 0 for no clipping. Default: 1.",
     "optim": "adamw_torch_fused (default), adafactor, sgd, paged_adamw_8bit ...",
     "bf16": "bfloat16 autocast. Default: on if the device has bfloat16 instructions.",
-    "fp16": "float16 autocast, for GPUs without bfloat16.",
+    "fp16": "float16 autocast, for GPUs without bfloat16; not used on a CPU.",
     "use_cpu": "Train on the CPU even if there is a GPU.",
     "eval_strategy": "When to evaluate during training: no (default), steps or epoch.",
     "eval_steps": "Steps between evaluations.",

@@ -23,7 +23,7 @@ from slm_train.command_line.run_defaults import (
     limit_by_time,
 )
 from slm_train.errors import TrainError, UsageError
-from slm_train.hardware.device_defaults import device_defaults
+from slm_train.hardware.device_defaults import device_defaults, ignored_precision_flags
 from slm_train.options.budget import BudgetOptions
 
 PARSED_GROUPS = (*OPTION_GROUPS, SlmTrainingArguments)
@@ -55,6 +55,8 @@ def make_arguments(line: CommandLine) -> Arguments:
     words, notes = default_words(line.explicit_flags, device, dynamic=line.is_dynamic)
     # use_cpu is forced without a GPU: transformers refuses --bf16 on such a machine unless it is set.
     forced = ["--use_cpu", "True"] if device.use_cpu else []
+    fp16_on_cpu = device.use_cpu and _is_on("fp16", line.argv) and not _is_on("bf16", line.argv)
+    forced += ["--fp16", "False"] if fp16_on_cpu else []
     source, model, rows, run, training, *budget = _parse_groups([*words, *_with_values(line.argv), *forced], line)
     if line.is_dynamic and "packing" not in line.explicit_flags:
         rows = replace(rows, packing="none")
@@ -64,6 +66,7 @@ def make_arguments(line: CommandLine) -> Arguments:
         raise TrainError(f"--muon is for training every weight; give --mode baseline instead of {model.mode}")
     if run.max_minutes is not None:
         limit_by_time(training, line.explicit_flags)
+    notes += ignored_precision_flags(line.explicit_flags, fp16_on_cpu=fp16_on_cpu)
     notes = [*notes, *check_learning_rate_search(run, source, training)]
     check_evaluation_flags(run, training, budget[0] if budget else None, line.explicit_flags)
     check_loggers(training.report_to)

@@ -13,6 +13,7 @@ from slm_train.hardware.device_defaults import DeviceDefaults
 from slm_train.options.model import ModelOptions
 from slm_train.options.rows import RowOptions
 from slm_train.options.run import RunOptions
+from slm_train.run_folder.lock_file import active_process
 from slm_train.run_folder.run_record import RUN_FILE
 
 DATASET_FLAGS = {"dataset", "train_file"}
@@ -120,9 +121,12 @@ def check_learning_rate_search(run: RunOptions, source: SourceOptions, training:
 
 
 def free_output_dir(preferred: str, resume: str | None) -> str:
-    """Return ``preferred``; if it contains a run and none is resumed, the first free of preferred-2, preferred-3 ..."""
+    """Return ``preferred``; if it contains a run and none is resumed, the first free of preferred-2, preferred-3 ...
+
+    Of two runs that start at the same moment both may get the same name; the lock of the folder then refuses one.
+    """
     folder, number = preferred, 2
-    while not resume and (Path(folder) / RUN_FILE).exists():
+    while not resume and ((Path(folder) / RUN_FILE).exists() or active_process(Path(folder))):
         folder, number = f"{preferred}-{number}", number + 1
     return folder
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
+from transformers import TrainingArguments
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,24 @@ def device_defaults(cpu_wanted: bool = False) -> DeviceDefaults:
     if torch.backends.mps.is_available() and not cpu_wanted:
         return DeviceDefaults(False, False, "Apple GPU")
     return DeviceDefaults(True, multiplies_bfloat16(), "CPU")
+
+
+def precision_name(training: TrainingArguments) -> str:
+    """Return what a run computes in. Weights and optimizer state are float32, or 4-bit where that is chosen."""
+    if training.bf16 or training.fp16:
+        return f"{'bfloat16' if training.bf16 else 'float16'} autocast"
+    return "float32"
+
+
+def ignored_precision_flags(explicit_flags: Collection[str], *, fp16_on_cpu: bool) -> list[str]:
+    """Return lines about flags that are not used as a user may expect."""
+    notes = []
+    if fp16_on_cpu:  # accelerate 1.15 ignores it there
+        notes.append("--fp16 is not used on a CPU: this run computes in float32 (--bf16 for bfloat16)")
+    for flag in ("bf16_full_eval", "fp16_full_eval"):
+        if flag in explicit_flags:
+            notes.append(f"--{flag} is not used: evaluations compute as training does")
+    return notes
 
 
 def multiplies_bfloat16() -> bool:

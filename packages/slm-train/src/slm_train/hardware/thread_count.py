@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from slm_train.arguments import Arguments
+from slm_train.hardware.device_defaults import precision_name
 
 
 def set_threads(arguments: Arguments, record: dict[str, Any] | None, print_line: Callable[[str], None]) -> None:
@@ -22,7 +23,7 @@ def set_threads(arguments: Arguments, record: dict[str, Any] | None, print_line:
     recorded = record["device"]["threads"] if record else None
     threads = arguments.run.threads or recorded or fastest_threads()
     torch.set_num_threads(threads)
-    precision = "bfloat16 autocast" if arguments.training.bf16 else "float32"
+    precision = precision_name(arguments.training)
     print_line(f"CPU, {threads} {'thread' if threads == 1 else 'threads'} (--threads), {precision} (--bf16)")
 
 

@@ -26,6 +26,8 @@ from slm_train.checkpoints.random_state import random_state, set_random_state
 from slm_train.checkpoints.step_checkpoint import StepCheckpoint
 from slm_train.checkpoints.step_checkpoint_file import load_weights
 from slm_train.hardware.memory_usage import MemoryUsage
+from slm_train.loop.changed_settings import NewSettings
+from slm_train.loop.finite_check import check_evaluation
 from slm_train.loop.gradient_accumulation import GradientAccumulation
 from slm_train.loop.learning_rate import follow_tokens, update_learning_rate, warmup_in_tokens
 from slm_train.loop.micro_batches import MicroBatch, Shares, make_micro_batches
@@ -70,21 +72,32 @@ class BudgetTrainer(SlmTrainer):
     def _inner_training_loop(self, *_: Any, **__: Any) -> TrainOutput:
         """Replace transformers' inner loop; its set-up (activation checkpointing, callbacks) is still used."""
         model = self._begin()
+        try:
+            self._take_steps(model)
+        except BaseException:
+            self.checkpoint.join()  # the lock of the folder is about to be freed
+            raise
+        return self._end()
+
+    def _take_steps(self, model: nn.Module) -> None:
         batches = self._micro_batches()
         for step in range(self.state.global_step, len(self.plan)):
             self._take_step(model, step, batches)
             is_last = step + 1 == len(self.plan)
+            must_stop = not is_last and self._has_signal()
+            is_saved = must_stop or is_last or self._is_due(self.budget.checkpoint_interval)
+            is_saved = is_saved or self._is_due(self.budget.eval_interval)
+            self.check_finite(is_read=self._is_due(self.budget.log_interval), is_saved=is_saved)
             if self._is_due(self.budget.log_interval) or is_last:
                 self.log(self.metrics.log_line(self.accelerator, self.memory))
             if self._is_due(self.budget.eval_interval) or (is_last and self.best.is_used):
-                self.evaluate()
+                check_evaluation(self.evaluate(), self.state.global_step)
                 self._track_best()
-            must_stop = not is_last and self._must_stop()
+                must_stop = must_stop or (not is_last and self.best.is_exhausted)
             if self._is_due(self.budget.checkpoint_interval) or is_last or must_stop:
                 self._write_step_checkpoint()
             if must_stop:
                 break
-        return self._end()
 
     def _take_step(self, model: nn.Module, step: int, batches: Iterator[MicroBatch]) -> None:
         """Take one optimizer step."""
@@ -94,6 +107,8 @@ class BudgetTrainer(SlmTrainer):
         predicted, slots = int(self.plan.tokens[step]), sum(batch["input_ids"].numel() for batch in rank_batches)
         loss = self.accumulation(model, rank_batches, predicted, self.plan.max_share_size(step, self.ranks))
         norm = self._clip(model)
+        self.finite_check.add_loss(loss)
+        self.finite_check.end_step(step + 1, norm, rate)
         self.control = self.callback_handler.on_pre_optimizer_step(self.args, self.state, self.control)
         self.optimizer.step()
         self.lr_scheduler.step()
@@ -154,14 +169,14 @@ class BudgetTrainer(SlmTrainer):
         self.optimizer.zero_grad()
         return model
 
-    def _must_stop(self) -> bool:
-        """Return whether any process received a signal, or patience has run out."""
+    def _has_signal(self) -> bool:
+        """Return whether any process received a signal."""
         has_signal = self.control.should_training_stop
         if self.ranks > 1:
             if has_signal:
                 self.accelerator.set_trigger()
             has_signal = self.accelerator.check_trigger()
-        return has_signal or self.best.is_exhausted
+        return has_signal
 
     def _is_due(self, interval: int) -> bool:
         return interval > 0 and self.state.global_step % interval == 0
@@ -189,8 +204,10 @@ class BudgetTrainer(SlmTrainer):
 
     def _restore(self, state: dict[str, Any]) -> None:
         """Continue from the content of a checkpoint."""
+        new = NewSettings(self.optimizer, self.lr_scheduler, self.changed)
         self.checkpoint.restore(self.accelerator, self._unwrapped, self.optimizer, state)
         self.lr_scheduler.load_state_dict(state["schedule"])
+        new.apply()
         update_learning_rate(self.lr_scheduler)
         if state["scaler"] and self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(state["scaler"])

@@ -83,5 +83,5 @@ def evaluate(
     total, tokens = accelerator.reduce(totals.float() if accelerator.num_processes > 1 else totals).tolist()
     mean = total / max(tokens, 1)
     bits = mean / math.log(2) * tokens_per_byte
-    perplexity = math.exp(mean) if mean < _LARGEST_EXPONENT else math.inf
+    perplexity = math.inf if mean > _LARGEST_EXPONENT else math.exp(mean)  # of nan: nan
     return Evaluation(mean, perplexity, bits, int(tokens), block_size, time.perf_counter() - start)

@@ -12,7 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 
-from slm_train.arguments import UNLIMITED_STEPS
+from slm_train.arguments import UNLIMITED_STEPS, Arguments
 from slm_train.loop.learning_rate import follow_fraction, update_learning_rate
 
 
@@ -67,6 +67,7 @@ class TimeBudget(TrainingTime, ExportableState):
         # A run that is resumed from a checkpoint without a time limit has no entry for this callback yet.
         callback_states[type(self).__name__] = self.state()
         follow_fraction(named["lr_scheduler"], lambda: self.fraction, UNLIMITED_STEPS)
+        update_learning_rate(named["lr_scheduler"])  # a resumed run may have another limit
         super().on_train_begin()
 
     def on_step_end(self, *positional: Any, **named: Any) -> None:
@@ -89,6 +90,13 @@ class TimeBudget(TrainingTime, ExportableState):
         if interval and interval < 1 and self.fraction // interval > before // interval:
             return True
         return at_the_end
+
+
+def make_time_budget(arguments: Arguments, checkpoint: Path | None) -> TimeBudget | None:
+    """Return what remains of the time of a run that continues from ``checkpoint``; None without ``--max_minutes``."""
+    if arguments.run.max_minutes is None:
+        return None
+    return TimeBudget(arguments.run.max_minutes, read_seconds_spent(checkpoint) if checkpoint else 0.0)
 
 
 def read_seconds_spent(checkpoint: Path) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Sampler, Subset
-from transformers import PreTrainedTokenizerBase, Trainer
+from transformers import PreTrainedTokenizerBase
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
-from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
@@ -20,8 +21,12 @@ from slm_train.arguments import SlmTrainingArguments
 from slm_train.checkpoints.atomic_write import atomic_folder, temporary_path
 from slm_train.checkpoints.best_weights import STATE_NAME, BestWeights, read_best_state
 from slm_train.checkpoints.retention import list_checkpoints, rotate
+from slm_train.checkpoints.run_identity import IDENTITY_NAME
 from slm_train.checkpoints.whole_weights import load_whole_weights, whole_trained_weights
+from slm_train.loop.changed_settings import NewSettings
 from slm_train.loop.evaluation import evaluate
+from slm_train.loop.finite_check import check_evaluation
+from slm_train.loop.finite_trainer import FiniteTrainer
 from slm_train.loop.muon import MuonWithAdamW, muon_groups
 from slm_train.loop.row_order import row_order
 from slm_train.losses.auxiliary_loss import AuxiliaryLoss
@@ -30,7 +35,7 @@ from slm_train.losses.fused_loss import loss_context
 from slm_train.losses.loss_path import observe_loss_path
 
 
-class SlmTrainer(Trainer):
+class SlmTrainer(FiniteTrainer):
     """A Trainer that trains and evaluates on rows of tokens. ``args`` has the same effects as in any Trainer."""
 
     args: SlmTrainingArguments
@@ -43,11 +48,14 @@ class SlmTrainer(Trainer):
         muon: bool = False,
         fused_loss: bool = True,
         best: BestWeights | None = None,
+        identity: dict[str, Any] | None = None,
+        changed: Collection[str] = (),
         **settings: Any,
     ):
         collator = RowCollator(padding_id(settings["processing_class"]), rows.packing == "best_fit")
         self._checkpoint_parent: Path | None = None
         super().__init__(train_dataset=rows, eval_dataset=eval_rows, data_collator=collator, **settings)
+        self.identity, self.changed = identity or {}, changed
         self.muon, self.best = muon, best or BestWeights(Path(str(self.args.output_dir)))
         model: Any = self.model
         self._check_loss_path(model)
@@ -93,6 +101,18 @@ class SlmTrainer(Trainer):
             betas = (self.args.adam_beta1, self.args.adam_beta2)
             self.optimizer = MuonWithAdamW(groups, self.args.learning_rate, self.args.weight_decay, betas)
         return super().create_optimizer(model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Load the state of optimizer and schedule; the settings that were changed on purpose keep their new values."""
+        new = NewSettings(self.optimizer, self.lr_scheduler, self.changed)
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint and not (Path(checkpoint) / SCHEDULER_NAME).exists():
+            new.continue_at(self.state.global_step)
+        new.apply()
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        if self.accelerator.scaler is not None:  # the run that is continued may have had one: --fp16
+            super()._load_scaler(checkpoint)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
         """Give each process every n-th row, n being the number of processes, so that no row is counted twice.
@@ -144,12 +164,14 @@ class SlmTrainer(Trainer):
     def train(self, *arguments: Any, **named: Any) -> TrainOutput:
         """Train as any Trainer does, and end with the best weights if the run keeps them."""
         output: TrainOutput = super().train(*arguments, **named)
+        self.check_finite(is_saved=True)
         self._end_with_best()
         return output
 
     def _evaluate(self, *arguments: Any, **named: Any) -> dict[str, float]:
         """Evaluate during training. transformers 5.19 calls this before it saves a checkpoint of the same step."""
         metrics: dict[str, float] = super()._evaluate(*arguments, **named)
+        check_evaluation(metrics, self.state.global_step)
         self._track_best()
         if self.best.is_exhausted:
             self.control.should_training_stop = True
@@ -221,6 +243,7 @@ class SlmTrainer(Trainer):
         self._checkpoint_parent = temporary
         callback_states: Any = self.state.stateful_callbacks
         callback_states[STATE_NAME] = {"args": {}, "attributes": self.best.state()}
+        callback_states[IDENTITY_NAME] = {"args": {}, "attributes": self.identity}
         try:
             super()._save_checkpoint(model, trial)
         finally:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from slm_train.errors import TrainError
+from slm_train.errors import TrainError, did_you_mean
+from slm_train.options.flag_effects import ACCEPTABLE
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,13 @@ class RunOptions:
         metadata={"help": "Print what would run, with estimates of memory and disk use; train nothing."},
     )
     overwrite_output_dir: bool = field(default=False, metadata={"help": "Replace the run in --output_dir."})
+    accept_changes: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Flags that a resumed run may change, by name, such as learning_rate; any other change is refused. "
+            "optimizer_state accepts a checkpoint without one."
+        },
+    )
     threads: int | None = field(
         default=None, metadata={"help": "CPU threads. Default: the fastest number in a short measurement."}
     )
@@ -74,6 +82,12 @@ class RunOptions:
     )
 
     def __post_init__(self) -> None:
+        for name in self.accept_changes:
+            if name not in ACCEPTABLE:
+                raise TrainError(
+                    f"--accept_changes {name}: {did_you_mean(name, sorted(ACCEPTABLE))}choose from "
+                    f"{', '.join(sorted(ACCEPTABLE))}; others cannot change within a run, or change nothing in it"
+                )
         if self.patience is not None and self.patience < 1:
             raise TrainError(f"--patience {self.patience} must be at least 1")
         if self.sample_every < 0:

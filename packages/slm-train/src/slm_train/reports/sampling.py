@@ -39,7 +39,10 @@ class Sampling(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         # Before the checkpoint of this step is written: a run that is resumed from it does not sample here again.
-        if state.global_step % self.every or not state.is_world_process_zero:
+        if state.global_step % self.every:
+            return
+        self.trainer.check_finite(is_saved=True)  # nothing can be sampled from probabilities that are NaN
+        if not state.is_world_process_zero:
             return
         start = time.perf_counter()
         model: Any = self.trainer.model

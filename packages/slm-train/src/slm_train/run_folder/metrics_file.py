@@ -8,13 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from slm_train.run_folder.strict_json import write_json
+
 METRICS_FILE = "metrics.jsonl"
 
 
 def append_metrics(folder: Path, line: dict[str, Any]) -> None:
-    """Add a line."""
+    """Add a line; a value that is NaN or infinite is written as a word (``strict_json``)."""
     with (folder / METRICS_FILE).open("a") as file:
-        file.write(json.dumps(line) + "\n")
+        file.write(write_json(line) + "\n")
 
 
 def metrics_size(folder: Path) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from slm_train.errors import TrainError
+from slm_train.run_folder.strict_json import write_json
 
 RUN_FILE = "run.json"
 
@@ -25,5 +26,5 @@ def write_run(folder: Path, record: dict[str, Any]) -> None:
     """Write the record to a temporary file and rename it, so that no reader sees half of it."""
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".{RUN_FILE}.writing"
-    temporary.write_text(json.dumps(record, indent=2, default=str) + "\n")
+    temporary.write_text(write_json(record, indent=2) + "\n")
     os.replace(temporary, folder / RUN_FILE)

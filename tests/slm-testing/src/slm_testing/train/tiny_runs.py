@@ -61,4 +61,8 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 # Flags that turn a lora run into another one, and what the refusal to continue it names.
-OTHER_RUNS = [(("--mode", "baseline"), "mode"), (("--max_train_samples", "9"), "data"), (("--lora_r", "3"), "adapter")]
+OTHER_RUNS = [
+    (("--mode", "baseline"), "--mode lora, now baseline"),
+    (("--max_train_samples", "9"), "other training data: --max_train_samples none, now 9"),
+    (("--lora_r", "3"), "--lora_r 16, now 3"),
+]

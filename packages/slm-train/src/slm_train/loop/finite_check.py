@@ -1,0 +1,85 @@
+"""Stopping a run whose loss, gradient or weights are NaN or infinite, before any of it is saved."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from slm_train.errors import DivergenceError
+
+
+class FiniteCheck:
+    """Finds the first optimizer step with a loss or a gradient that is not finite.
+
+    The steps are compared on the device. The result is read, which makes the CPU wait for a GPU, only where a run waits
+    anyway: at log lines, evaluations and checkpoints; on a CPU, in a run of one process, after each step.
+
+    With a GradScaler (float16), infinite gradients are part of its method: it skips their steps.
+    """
+
+    def __init__(self, accelerator: Accelerator):
+        self.accelerator = accelerator
+        self.is_free = accelerator.device.type == "cpu" and accelerator.num_processes == 1
+        self._loss = self._zeros(1)  # of the current step
+        self._first = self._zeros(3)  # step, loss and norm of the first one that is not finite; step 0 for none
+        self._rates: dict[int, float] = {}  # learning rates of the steps since the last check
+
+    def _zeros(self, size: int) -> Tensor:
+        return torch.zeros(size, device=self.accelerator.device)
+
+    def add_loss(self, loss: Tensor) -> None:
+        """Add the loss of a micro-batch to that of the step."""
+        self._loss += loss.detach()
+
+    def end_step(self, step: int, norm: Tensor | float | None, rate: float) -> None:
+        """Note whether a step was finite.
+
+        Args:
+            step: Its number, counted from 1.
+            norm: The norm of its gradient; None if that is unknown.
+            rate: Its learning rate.
+        """
+        self._rates[step] = rate
+        norms = self._as_tensor(norm)
+        is_finite = torch.isfinite(self._loss) & torch.isfinite(norms)
+        values = torch.cat([torch.full_like(self._loss, step), self._loss, norms])
+        self._first = torch.where((self._first[:1] == 0) & ~is_finite, values, self._first)
+        self._loss = self._zeros(1)
+
+    def _as_tensor(self, norm: Tensor | float | None) -> Tensor:
+        if norm is None or self.accelerator.scaler is not None:
+            return self._zeros(1)
+        whole: Any = norm.full_tensor() if isinstance(norm, DTensor) else norm  # of FSDP's sharded gradients
+        return torch.as_tensor(whole, dtype=torch.float32, device=self.accelerator.device).detach().reshape(1)
+
+    def check(self) -> None:
+        """Raise DivergenceError if a step was not finite. Every process must call this."""
+        firsts: Any = self._first[None]
+        if self.accelerator.num_processes > 1:
+            firsts = self.accelerator.gather(firsts)
+        found = [values for values in firsts.tolist() if values[0]]
+        if found:
+            step, loss, norm = min(found)
+            what = f"the gradient norm is {norm}" if math.isfinite(loss) else f"the loss is {loss}"
+            raise DivergenceError(int(step), what, self._rates.get(int(step)))
+        if self._rates:
+            self._rates = dict([max(self._rates.items())])
+
+    def check_weights(self, model: nn.Module, step: int) -> None:
+        """Raise DivergenceError if a trained weight is not finite after ``step``. Every process must call this."""
+        weights = [parameter.detach() for parameter in model.parameters() if parameter.requires_grad]
+        largest = nn.utils.get_total_norm([weight for weight in weights if weight.numel()], math.inf)
+        if not torch.isfinite(largest.full_tensor() if isinstance(largest, DTensor) else largest):
+            raise DivergenceError(step, "a weight became NaN or infinite", self._rates.get(step))
+
+
+def check_evaluation(metrics: dict[str, Any], step: int) -> None:
+    """Raise DivergenceError if the loss of an evaluation after ``step`` is not finite."""
+    loss = float(metrics["eval_loss"])
+    if not math.isfinite(loss):
+        raise DivergenceError(step, f"the evaluation loss is {loss}")
