@@ -62,7 +62,7 @@ def _run(words: list[str]) -> int:
 
 
 def _report(error: Exception) -> int:
-    print(f"slm-train: {error}", file=sys.stderr)
+    print(f"slm-train: {' '.join(str(error).split())}", file=sys.stderr)  # one line, whatever a value contains
     return 2
 
 

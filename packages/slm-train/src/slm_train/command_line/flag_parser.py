@@ -1,0 +1,74 @@
+"""The parser of flags: argparse as HfArgumentParser sets it up, with errors of one sentence that name flag and value."""
+
+from __future__ import annotations
+
+import re
+from argparse import Action, ArgumentError, Namespace
+from enum import Enum
+from typing import Any, NoReturn
+
+from transformers import HfArgumentParser
+
+from slm_train.command_line.flag_choices import choose_from
+from slm_train.command_line.json_values import check_json_values
+from slm_train.command_line.optional_packages import check_packages
+from slm_train.command_line.value_ranges import check_ranges
+from slm_train.errors import UsageError, shown
+
+_MISSING_VALUE = re.compile(r"argument (--\w+)\S*: expected (?:at least )?one argument")
+# Their types are classes, which HfArgumentParser would call with the word.
+_NOT_ON_COMMAND_LINE = {"liger_kernel_config", "parallelism_config"}
+_MAY_BE_BLANK = {"prompt", "document_separator"}
+_CHOICES = {
+    "ddp_backend": ("gloo", "nccl", "mpi", "ccl", "xccl", "hccl", "cncl", "mccl"),
+    "dataloader_multiprocessing_context": ("fork", "forkserver", "spawn"),
+    "torch_compile_mode": ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
+}
+
+
+class FlagParser(HfArgumentParser):
+    """Raises UsageError where argparse would print its usage and exit, and for numbers that are out of range."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Namespace, list[str]]:
+        """Parse, and check each value by itself: nothing has been created from them yet."""
+        values, strays = super().parse_known_args(args, namespace)
+        check_ranges(vars(values))
+        check_json_values(vars(values))
+        check_packages(vars(values))
+        return values, strays
+
+    def error(self, message: str) -> NoReturn:
+        missing = _MISSING_VALUE.fullmatch(message)
+        raise UsageError(f"{missing[1]} needs a value" if missing else f"{message}; slm-train --help lists the flags")
+
+    def _get_value(self, action: Action, arg_string: str) -> Any:
+        if action.dest in _NOT_ON_COMMAND_LINE:
+            raise UsageError(f"--{action.dest} {shown(arg_string)} is not supported: leave it out")
+        _check_text(action.dest, arg_string)
+        try:
+            return super()._get_value(action, arg_string)  # type: ignore[misc]
+        except ArgumentError:
+            raise UsageError(f"--{action.dest} {shown(arg_string)} must be {_expected(action, arg_string)}") from None
+
+    def _check_value(self, action: Action, value: Any) -> None:
+        choices = action.choices or _CHOICES.get(action.dest)
+        if choices is not None and value not in choices:
+            raise UsageError(f"--{action.dest} {shown(str(value))}: {choose_from(str(value), [*map(str, choices)])}")
+
+
+def _check_text(name: str, word: str) -> None:
+    """Raise UsageError for a value that is blank, and for one that no file name or JSON file can contain."""
+    if not word.strip() and name not in _MAY_BE_BLANK:
+        raise UsageError(f"--{name} {shown(word)} is blank: give a value, or leave out --{name}")
+    if "\0" in word or not word.isascii() and word != word.encode(errors="ignore").decode():
+        raise UsageError(f"--{name} {shown(word)} must be text in UTF-8")
+
+
+def _expected(action: Action, word: str) -> str:
+    if action.type is int:
+        return "a whole number"
+    if action.type is float:
+        return "a number"
+    if isinstance(action.type, type) and issubclass(action.type, Enum):
+        return "one of " + ", ".join(str(choice.value) for choice in action.type)
+    return "true or false"
