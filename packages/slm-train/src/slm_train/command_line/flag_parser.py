@@ -1,7 +1,8 @@
-"""The parser of flags: argparse as HfArgumentParser sets it up, with errors of one sentence that name flag and value."""
+"""The parser of flags: that of transformers, with errors of one sentence that name flag and value."""
 
 from __future__ import annotations
 
+import os
 import re
 from argparse import Action, ArgumentError, Namespace
 from enum import Enum
@@ -10,6 +11,7 @@ from typing import Any, NoReturn
 from transformers import HfArgumentParser
 
 from slm_train.command_line.flag_choices import choose_from
+from slm_train.command_line.flag_combinations import check_combinations
 from slm_train.command_line.json_values import check_json_values
 from slm_train.command_line.optional_packages import check_packages
 from slm_train.command_line.value_ranges import check_ranges
@@ -29,12 +31,15 @@ _CHOICES = {
 class FlagParser(HfArgumentParser):
     """Raises UsageError where argparse would print its usage and exit, and for numbers that are out of range."""
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Namespace, list[str]]:
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         """Parse, and check each value by itself: nothing has been created from them yet."""
         values, strays = super().parse_known_args(args, namespace)
+        if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+            values.ddp_backend = None  # transformers uses it although one process has no group
         check_ranges(vars(values))
         check_json_values(vars(values))
         check_packages(vars(values))
+        check_combinations(vars(values))
         return values, strays
 
     def error(self, message: str) -> NoReturn:
@@ -46,7 +51,7 @@ class FlagParser(HfArgumentParser):
             raise UsageError(f"--{action.dest} {shown(arg_string)} is not supported: leave it out")
         _check_text(action.dest, arg_string)
         try:
-            return super()._get_value(action, arg_string)  # type: ignore[misc]
+            return super()._get_value(action, arg_string)
         except ArgumentError:
             raise UsageError(f"--{action.dest} {shown(arg_string)} must be {_expected(action, arg_string)}") from None
 
@@ -60,7 +65,7 @@ def _check_text(name: str, word: str) -> None:
     """Raise UsageError for a value that is blank, and for one that no file name or JSON file can contain."""
     if not word.strip() and name not in _MAY_BE_BLANK:
         raise UsageError(f"--{name} {shown(word)} is blank: give a value, or leave out --{name}")
-    if "\0" in word or not word.isascii() and word != word.encode(errors="ignore").decode():
+    if "\0" in word or word != word.encode(errors="ignore").decode():
         raise UsageError(f"--{name} {shown(word)} must be text in UTF-8")
 
 

@@ -13,6 +13,7 @@ from slm_train.command_line.evaluation_flags import check_evaluation_flags
 from slm_train.command_line.flag_parser import FlagParser
 from slm_train.command_line.flag_reader import CommandLine
 from slm_train.command_line.flag_types import FALSE_WORDS
+from slm_train.command_line.ineffective_flags import ineffective_flags
 from slm_train.command_line.known_flags import OPTION_GROUPS, read_flags
 from slm_train.command_line.loggers import check_loggers
 from slm_train.command_line.run_defaults import (
@@ -23,6 +24,7 @@ from slm_train.command_line.run_defaults import (
 )
 from slm_train.errors import TrainError, UsageError
 from slm_train.hardware.device_defaults import device_defaults
+from slm_train.loop.trial_activation_checkpointing import check_activation_checkpointing
 from slm_train.loop.trial_optimizer import check_optimizer
 from slm_train.loop.trial_schedule import check_schedule
 from slm_train.options.budget import BudgetOptions
@@ -61,8 +63,11 @@ def make_arguments(line: CommandLine) -> Arguments:
     notes = [*notes, *check_learning_rate_search(run, source, training)]
     check_evaluation_flags(run, training, budget[0] if budget else None, line.explicit_flags)
     check_loggers(training.report_to)
-    check_schedule(training)
+    check_activation_checkpointing(training)
+    notes += check_schedule(training)
     notes += [] if run.muon else check_optimizer(training)
+    notes += ineffective_flags(line.explicit_flags, training, run, dynamic=line.is_dynamic)
+    training.enable_jit_checkpoint = False  # its signal handler would replace that of the run
     all_notes = (*line.notes, *notes)
     return Arguments(source, model, rows, run, training, device.name, all_notes, line.explicit_flags, *budget)
 

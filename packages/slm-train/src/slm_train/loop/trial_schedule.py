@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import torch
 from transformers import TrainingArguments, get_scheduler
 from transformers.trainer_utils import SchedulerType
 
-from slm_train.errors import TrainError, shown
+from slm_train.errors import TrainError
 
 _UNKNOWN_LENGTH = 1_000_000  # steps; long, so that only what is wrong at any length is found
 # Settings without which a schedule cannot be built, or is only warmup, with the reason.
@@ -22,11 +23,12 @@ _EXAMPLES = {
     SchedulerType.REDUCE_ON_PLATEAU: '{"factor": 0.5, "patience": 2}',
     SchedulerType.GREEDY: '{"factor": 0.95}',
 }
+_WITHOUT_SETTINGS = {SchedulerType.CONSTANT, SchedulerType.CONSTANT_WITH_WARMUP}
 _FOLLOW_EVALUATIONS = {SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY}
 
 
-def check_schedule(training: TrainingArguments, steps: int | None = None) -> None:
-    """Raise TrainError if the schedule of ``training`` cannot be built, or has a rate that is no number.
+def check_schedule(training: TrainingArguments, steps: int | None = None) -> list[str]:
+    """Return lines to print about settings without effect. Raises TrainError if the schedule cannot be built.
 
     ``steps`` is the number of optimizer steps of the run; None before it is known.
     """
@@ -38,6 +40,9 @@ def check_schedule(training: TrainingArguments, steps: int | None = None) -> Non
         raise TrainError(_message(training, kind, str(error) or type(error).__name__)) from error
     if not all(isinstance(rate, int | float) and math.isfinite(rate) and rate >= 0 for rate in rates):
         raise TrainError(_message(training, kind, "it has rates that are negative or not finite"))
+    if training.lr_scheduler_kwargs and kind in _WITHOUT_SETTINGS:
+        return [f"--lr_scheduler_kwargs has no effect with --lr_scheduler_type {kind.value}"]
+    return []
 
 
 def _rates(training: TrainingArguments, kind: SchedulerType, length: int) -> list[float]:
@@ -57,8 +62,9 @@ def _rates(training: TrainingArguments, kind: SchedulerType, length: int) -> lis
 
 
 def _message(training: TrainingArguments, kind: SchedulerType, reason: str) -> str:
-    given = f" --lr_scheduler_kwargs {shown(str(training.lr_scheduler_kwargs))}" if training.lr_scheduler_kwargs else ""
-    remedy = "give another --lr_scheduler_type, such as cosine"
+    settings = training.lr_scheduler_kwargs
+    given = f" --lr_scheduler_kwargs '{json.dumps(settings)[:200]}'" if settings else ""
+    remedy = "leave out --lr_scheduler_kwargs"
     if kind in _EXAMPLES:
-        remedy = f"give --lr_scheduler_kwargs '{_EXAMPLES[kind]}' or the like, or {remedy.removeprefix('give ')}"
+        remedy = f"give --lr_scheduler_kwargs '{_EXAMPLES[kind]}' or the like, or another --lr_scheduler_type"
     return f"--lr_scheduler_type {kind.value}{given} does not work: {' '.join(reason.split()).rstrip('.')}; {remedy}"
