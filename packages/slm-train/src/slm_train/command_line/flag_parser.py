@@ -20,6 +20,17 @@ from slm_train.errors import UsageError, shown
 _MISSING_VALUE = re.compile(r"argument (--\w+)\S*: expected (?:at least )?one argument")
 # Their types are classes, which HfArgumentParser would call with the word.
 _NOT_ON_COMMAND_LINE = {"liger_kernel_config", "parallelism_config"}
+_PATHS = {
+    "train_file",
+    "validation_file",
+    "model_path",
+    "tokenizer_path",
+    "from_scratch",
+    "token_cache",
+    "resume_from_checkpoint",
+    "chat_template",
+}
+_LONGEST_NAME, _LONGEST_PATH = 255, 4095  # bytes, on every common file system
 _MAY_BE_BLANK = {"prompt", "document_separator"}
 _CHOICES = {
     "ddp_backend": ("gloo", "nccl", "mpi", "ccl", "xccl", "hccl", "cncl", "mccl"),
@@ -67,6 +78,9 @@ def _check_text(name: str, word: str) -> None:
         raise UsageError(f"--{name} {shown(word)} is blank: give a value, or leave out --{name}")
     if "\0" in word or word != word.encode(errors="ignore").decode():
         raise UsageError(f"--{name} {shown(word)} must be text in UTF-8")
+    names = [len(part.encode()) for part in word.split("/")]
+    if name in _PATHS and (max(names) > _LONGEST_NAME or sum(names) + len(names) > _LONGEST_PATH):
+        raise UsageError(f"--{name} {shown(word)} is too long for a path; check it")
 
 
 def _expected(action: Action, word: str) -> str:

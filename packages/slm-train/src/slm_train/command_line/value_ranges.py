@@ -39,11 +39,13 @@ class Range:
     def requirement(self, value: float) -> str:
         """Return what ``must be`` is followed by for a value that is not in the range."""
         low = f"{'above' if self.above else 'at least'} {self.lowest:,.15g}"
-        high = f" and {'below' if self.below else 'at most'} {self.highest:,.15g}"
+        high = f"{'below' if self.below else 'at most'} {self.highest:,.15g}"
         unset = f", or {self.unset} for no limit" if self.unset is not None else ""
         if not _is_finite(value):
-            return f"a finite number {low}{unset}"
-        return low + (high if self.highest == 1 or self._is_high(value) else "") + unset
+            return f"a finite number{unset}" if self is _ANY_NUMBER else f"a finite number {low}{unset}"
+        if self.highest == 1:
+            return f"{low} and {high}"
+        return (high if self._is_high(value) else low) + unset
 
     def _is_low(self, value: float) -> bool:
         return value <= self.lowest if self.above else value < self.lowest
