@@ -1,4 +1,4 @@
-"""Schedules, optimizers, packages, metrics and folders are tried before a run starts; flags without effect are named."""
+"""Schedules, optimizers, packages and folders are tried before a run starts; flags without effect are named."""
 
 from __future__ import annotations
 

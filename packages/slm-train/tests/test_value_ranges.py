@@ -41,7 +41,7 @@ REFUSED = [
     ("--lr_scheduler_type=cosin", "--lr_scheduler_type cosin: did you mean cosine? choose from linear, cosine,"),
     ("--optim=adam", "did you mean adamw_torch? choose from"),
     ("--torch_compile_mode=fast", "--torch_compile_mode fast: choose from default, reduce-overhead"),
-    ("--dataloader_multiprocessing_context=thread", "choose from fork, forkserver, spawn"),
+    ("--dataloader_multiprocessing_context=thread", "--dataloader_multiprocessing_context thread: choose from"),
     ("--liger_kernel_config={}", "--liger_kernel_config {} is not supported: leave it out"),
     ("--lr_scheduler_kwargs={bad", "--lr_scheduler_kwargs {bad must be a JSON object, such as"),
     ("--lr_scheduler_kwargs=[1]", "--lr_scheduler_kwargs [1] must be a JSON object, such as"),
@@ -62,6 +62,11 @@ def test_a_value_that_no_run_can_have_is_refused(
 def test_a_flag_without_its_value_is_refused(refused: Refused) -> None:
     assert refused(["--seed"]) == "slm-train: --seed needs a value"
     assert refused(["--train_file"]) == "slm-train: --train_file needs a value"
+
+
+@pytest.mark.parametrize("name", ["ddp_static_graph", "hub_private_repo", "bf16"])
+def test_every_switch_is_on_without_a_value(name: str) -> None:
+    assert getattr(parse_arguments([f"--{name}", "--use_cpu"]).training, name) is True
 
 
 def test_values_of_a_file_of_flags_are_checked_as_well(tmp_path: Path, refused: Refused) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from argparse import Action, ArgumentError, Namespace
+from argparse import Action, ArgumentError
 from enum import Enum
 from typing import Any, NoReturn
 
 from transformers import HfArgumentParser
+from transformers.hf_argparser import string_to_bool
 
 from slm_train.command_line.flag_choices import choose_from
 from slm_train.command_line.flag_combinations import check_combinations
@@ -41,6 +42,12 @@ _CHOICES = {
 
 class FlagParser(HfArgumentParser):
     """Raises UsageError where argparse would print its usage and exit, and for numbers that are out of range."""
+
+    def __init__(self, *arguments: Any, **named: Any):
+        super().__init__(*arguments, **named)
+        for action in self._actions:
+            if action.type is string_to_bool and action.nargs is None:
+                action.nargs, action.const = "?", True  # a switch that is unset by default is on without a value too
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         """Parse, and check each value by itself: nothing has been created from them yet."""

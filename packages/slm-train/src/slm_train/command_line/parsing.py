@@ -31,7 +31,7 @@ from slm_train.options.budget import BudgetOptions
 
 PARSED_GROUPS = (*OPTION_GROUPS, SlmTrainingArguments)
 # Flags that HfArgumentParser requires a value for, although they make sense without one.
-_VALUE_OPTIONAL = {"--resume_from_checkpoint", "--butterfly_scale"}
+_VALUE_OPTIONAL = {"--resume_from_checkpoint"}
 
 
 def parse_arguments(argv: Sequence[str]) -> Arguments:

@@ -71,7 +71,7 @@ RANGES: dict[str, Range] = {
     "adam_epsilon": _POSITIVE,  # with 0, a gradient of 0 becomes NaN: that of LoRA's A is 0 in the first step
     "max_grad_norm": _NOT_NEGATIVE,
     "label_smoothing_factor": _SHARE_BELOW_1,
-    "neftune_noise_alpha": _NOT_NEGATIVE,
+    "neftune_noise_alpha": Range(0, 1e6),
     "warmup_steps": Range(0, _LARGEST),
     # length and size
     "num_train_epochs": Range(0, 1_000_000, above=True),

@@ -48,7 +48,7 @@ class Outcome:
     folder: Path  # its --output_dir
 
     def fault(self) -> str:
-        """Return what is wrong with it: neither a run nor one sentence before anything is written; empty if nothing is."""
+        """Return what makes it neither a run nor one sentence before anything is written; empty if it is one."""
         sentences = [line for line in self.errors.splitlines() if line.startswith("slm-train: ")]
         if "Traceback" in self.errors:
             return "a traceback"
