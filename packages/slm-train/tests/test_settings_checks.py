@@ -44,6 +44,7 @@ POLYNOMIAL = "--lr_scheduler_type polynomial"
         (("--gradient_checkpointing", "--gradient_checkpointing_kwargs", '{"nope": 1}'), "argument 'nope'"),
         (("--gradient_checkpointing", "--gradient_checkpointing_kwargs", '{"every_n_layers": 0}'), "every_n_layers 0"),
         (("--dataloader_persistent_workers",), "give --dataloader_num_workers 1 or more"),
+        (("--dataloader_drop_last", "--per_device_train_batch_size", "999"), "--dataloader_drop_last leaves nothing"),
         (("--debug", "underflow_overflow"), "--debug underflow_overflow is not supported"),
     ],
 )
@@ -83,8 +84,8 @@ def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch
     [
         ("file/run", "is below"),
         ("file/a/b/run", "is below"),
-        ("x" * 300, "File name too long"),
-        ("/".join(["x"] * 3000), "too long"),
+        ("x" * 300, "too long for a path"),
+        ("/".join(["x"] * 3000), "too long for a path"),
     ],
     ids=["below a file", "far below a file", "a long name", "a long path"],
 )
@@ -94,6 +95,12 @@ def test_an_output_dir_that_cannot_exist_is_refused(
     (tmp_path / "file").write_text("")
     assert expected in refused(tiny.flags(tmp_path / folder))
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_token_cache_below_a_file_is_refused(tiny: Tiny, tmp_path: Path, refused: Refused) -> None:
+    (tmp_path / "file").write_text("")
+    flags = tiny.flags(tmp_path / "run", "--token_cache", str(tmp_path / "file" / "cache"))
+    assert f"--token_cache {tmp_path}/file/cache is below {tmp_path}/file, which is a file" in refused(flags)
 
 
 @pytest.mark.parametrize(

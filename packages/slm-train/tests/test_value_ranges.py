@@ -47,6 +47,8 @@ REFUSED = [
     ("--lr_scheduler_kwargs=[1]", "--lr_scheduler_kwargs [1] must be a JSON object, such as"),
     ('--accelerator_config={"a": 1}', "--accelerator_config has the key 'a'; choose from dispatch_batches"),
     ("--accelerator_config=/nonexistent", "--accelerator_config /nonexistent: No such file or directory"),
+    ("--token_cache=~no-such-user/x", "the home folder of a user that does not exist"),
+    ("--vocab_size=2147483647", "--vocab_size 2147483647 must be at most 2,000,000"),
     ("--model_path=" + "x" * 300, "is too long for a path"),
 ]
 

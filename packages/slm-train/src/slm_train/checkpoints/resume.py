@@ -15,7 +15,7 @@ from slm_train.arguments import Arguments
 from slm_train.checkpoints.atomic_write import delete_folder, remove_leftovers
 from slm_train.checkpoints.best_weights import read_best_state, stored_weights
 from slm_train.checkpoints.manifest import find_fault
-from slm_train.checkpoints.output_folder import check_output_folder
+from slm_train.checkpoints.output_folder import check_folder
 from slm_train.checkpoints.retention import latest_complete, list_checkpoints
 from slm_train.checkpoints.step_checkpoint_file import STEP_CHECKPOINT_FILE, read_step_checkpoint
 from slm_train.errors import TrainError
@@ -112,7 +112,7 @@ def choose_start(arguments: Arguments, print_line: PrintLine) -> Start:
         CheckpointError: For a damaged checkpoint of the token-budget loop.
     """
     folder, resume = Path(str(arguments.training.output_dir)), arguments.training.resume_from_checkpoint
-    check_output_folder(folder)
+    check_folder("--output_dir", folder)
     record = read_run(folder)
     if resume and record and not arguments.run.overwrite_output_dir:
         _refuse_other_flow(folder, record, dynamic=arguments.budget is not None)

@@ -6,6 +6,7 @@ import os
 import re
 from argparse import Action, ArgumentError
 from enum import Enum
+from pathlib import Path
 from typing import Any, NoReturn
 
 from transformers import HfArgumentParser
@@ -30,6 +31,7 @@ _PATHS = {
     "token_cache",
     "resume_from_checkpoint",
     "chat_template",
+    "output_dir",
 }
 _LONGEST_NAME, _LONGEST_PATH = 255, 4095  # bytes, on every common file system
 _MAY_BE_BLANK = {"prompt", "document_separator"}
@@ -85,9 +87,18 @@ def _check_text(name: str, word: str) -> None:
         raise UsageError(f"--{name} {shown(word)} is blank: give a value, or leave out --{name}")
     if "\0" in word or word != word.encode(errors="ignore").decode():
         raise UsageError(f"--{name} {shown(word)} must be text in UTF-8")
+    if name in _PATHS:
+        _check_path(name, word)
+
+
+def _check_path(name: str, word: str) -> None:
     names = [len(part.encode()) for part in word.split("/")]
-    if name in _PATHS and (max(names) > _LONGEST_NAME or sum(names) + len(names) > _LONGEST_PATH):
+    if max(names) > _LONGEST_NAME or sum(names) + len(names) > _LONGEST_PATH:
         raise UsageError(f"--{name} {shown(word)} is too long for a path; check it")
+    try:
+        Path(word).expanduser()
+    except RuntimeError:
+        raise UsageError(f"--{name} {shown(word)} begins with the home folder of a user that does not exist") from None
 
 
 def _expected(action: Action, word: str) -> str:

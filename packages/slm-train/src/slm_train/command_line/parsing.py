@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from slm_data import DataError
 from slm_train.arguments import Arguments, SlmTrainingArguments
+from slm_train.checkpoints.output_folder import check_folder
 from slm_train.command_line.evaluation_batch import limit_evaluation_batch
 from slm_train.command_line.evaluation_flags import check_evaluation_flags
 from slm_train.command_line.flag_parser import FlagParser
@@ -63,6 +65,8 @@ def make_arguments(line: CommandLine) -> Arguments:
     notes = [*notes, *check_learning_rate_search(run, source, training)]
     check_evaluation_flags(run, training, budget[0] if budget else None, line.explicit_flags)
     check_loggers(training.report_to)
+    if rows.token_cache:
+        check_folder("--token_cache", Path(rows.token_cache).expanduser())
     check_activation_checkpointing(training)
     notes += check_schedule(training)
     notes += [] if run.muon else check_optimizer(training)

@@ -79,7 +79,7 @@ RANGES: dict[str, Range] = {
     "per_device_train_batch_size": _COUNT,
     "per_device_eval_batch_size": _COUNT,
     "gradient_accumulation_steps": _COUNT,
-    "vocab_size": _COUNT,
+    "vocab_size": Range(1, 2_000_000),  # the trainer of tokenizers reserves memory for all of them
     "lora_r": Range(1, 65_536),
     "lora_alpha": _POSITIVE,
     "lora_dropout": _SHARE_BELOW_1,
