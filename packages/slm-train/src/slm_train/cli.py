@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from slm_train.errors import TrainError
 
 VERSION_FLAG = "--version"
+_LONGEST_SENTENCE = 1600  # characters; longer ones contain a very long value
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,7 +64,10 @@ def _run(words: list[str]) -> int:
 
 
 def _report(error: Exception) -> int:
-    print(f"slm-train: {error}", file=sys.stderr)
+    sentence = " ".join(str(error).split())  # one line, whatever a value contains
+    if len(sentence) > _LONGEST_SENTENCE:
+        sentence = f"{sentence[: _LONGEST_SENTENCE // 2]} ... {sentence[-_LONGEST_SENTENCE // 2 :]}"
+    print(f"slm-train: {sentence}", file=sys.stderr)
     return int(getattr(error, "exit_code", 2))
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from difflib import get_close_matches
 
+_LONGEST_SHOWN = 80  # characters of a value in a message
+
 
 class TrainError(ValueError):
     """A run that cannot be done as requested. Base class of all errors of this package."""
@@ -44,5 +46,13 @@ class DivergenceError(TrainError):
 
 def did_you_mean(value: str, names: Sequence[str]) -> str:
     """Return ``"did you mean NAME? "`` for the name closest to ``value``, or an empty string."""
-    close = get_close_matches(value, names, n=1)
+    close = get_close_matches(value, names, n=1, cutoff=0.8)
+    close = close or [name for name in names if value and name.startswith(value)] or get_close_matches(value, names)
     return f"did you mean {close[0]}? " if close else ""
+
+
+def shown(value: str) -> str:
+    """Return a value of a flag for an error message: in quotes if it is empty or not a plain word, and shortened."""
+    short = value if len(value) <= _LONGEST_SHOWN else f"{value[:_LONGEST_SHOWN]}..."
+    is_plain = short.isprintable() and short and not set(short) & set(" \"'")
+    return short if is_plain else repr(short)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from rich.console import Console
@@ -17,6 +17,7 @@ from slm_train.checkpoints.best_weights import BestWeights
 from slm_train.checkpoints.disk_errors import explain_disk_errors
 from slm_train.checkpoints.final_weights import add_model_card, move_files
 from slm_train.checkpoints.identity_check import changes_record, check_identity, check_optimizer_state
+from slm_train.checkpoints.hub_upload import prepare_upload, upload_result
 from slm_train.checkpoints.resume import Start, choose_start
 from slm_train.checkpoints.run_identity import run_identity
 from slm_train.checkpoints.run_lock import only_run_in_folder
@@ -39,6 +40,7 @@ from slm_train.loop.finite_check import check_evaluation
 from slm_train.loop.stop_signals import StopSignals
 from slm_train.loop.time_budget import make_time_budget
 from slm_train.loop.trainer import SlmTrainer
+from slm_train.loop.trial_schedule import check_schedule
 from slm_train.model.base_model import BaseModel, find_base_model
 from slm_train.model.device_placement import move_to_device
 from slm_train.model.download import will_be_downloaded
@@ -102,7 +104,7 @@ def _carry_out(current: Run, dataset: str, console: Console) -> int:
             if signals.received:
                 return _stop(current, console, signals)
             record_best(current, trainer, console.print)
-            _evaluate_and_save(current, trainer)
+            _evaluate_and_save(current, trainer, console.print)
     _report(current, console)
     return 0
 
@@ -113,6 +115,7 @@ def _plan_run(arguments: Arguments, console: Console) -> tuple[Run, str]:
     _print_lines(arguments.notes, console)
     # Cheap checks come first: nothing has been downloaded, tokenised or written yet.
     start = choose_start(arguments, print_line)
+    arguments = prepare_upload(arguments)
     set_threads(arguments, start.record, print_line)
     if dataset := find_missing_dataset(arguments.source):
         print_line(f"downloading the dataset {dataset} ...")
@@ -150,6 +153,8 @@ def _lay_out(arguments: Arguments, start: Start, base: BaseModel, tokens: Tokens
     if not current.has_finished_training:
         check_optimizer_state(start, arguments)
     current.arguments = schedule_evaluations(arguments, current.steps, console.print)
+    is_in_tokens = arguments.budget is not None and arguments.budget.schedule_in == "tokens"
+    check_schedule(arguments.training, int(plan.tokens.sum()) if plan and is_in_tokens else current.steps)
     return current
 
 
@@ -277,7 +282,7 @@ def _stop(current: Run, console: Console, signals: StopSignals) -> int:
     return signals.exit_code
 
 
-def _evaluate_and_save(current: Run, trainer: SlmTrainer) -> None:
+def _evaluate_and_save(current: Run, trainer: SlmTrainer, print_line: Callable[[str], None]) -> None:
     """Write weights and tokenizer, then the finished record: where run.json says finished, the weights exist."""
     metrics = trainer.evaluate_trained()
     check_evaluation(metrics, trainer.state.global_step)
@@ -289,6 +294,7 @@ def _evaluate_and_save(current: Run, trainer: SlmTrainer) -> None:
         add_model_card(temporary, current.start.folder, current.record)
         move_files(temporary, current.start.folder)
         write_run(current.start.folder, current.record)
+    upload_result(current.arguments.training, current.start.folder, print_line)
 
 
 def _report(current: Run, console: Console) -> None:

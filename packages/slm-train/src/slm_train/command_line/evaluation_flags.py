@@ -1,15 +1,17 @@
-"""Flags that ``--patience``, ``--keep_best`` and ``--sample_every`` contradict."""
+"""Flags that ``--patience``, ``--keep_best`` and ``--sample_every`` contradict, and the metric of the best model."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
 from slm_train.arguments import SlmTrainingArguments
-from slm_train.errors import TrainError
+from slm_train.command_line.flag_choices import choose_from
+from slm_train.errors import TrainError, shown
 from slm_train.options.budget import BudgetOptions
 from slm_train.options.run import RunOptions
 
 _LOSS_NAMES = {"loss", "eval_loss"}
+_METRICS = ("loss", "perplexity", "bits_per_byte")  # figures of an evaluation that compare models
 
 
 def check_evaluation_flags(
@@ -24,8 +26,22 @@ def check_evaluation_flags(
         )
     if run.keep_best:
         _check_keep_best(training, is_sharded=is_sharded and budget is None)
+    _check_metric(training, explicit_flags)
     if run.patience is not None or run.keep_best:
         _check_evaluations("--keep_best" if run.keep_best else "--patience", training, budget, explicit_flags)
+
+
+def _check_metric(training: SlmTrainingArguments, explicit_flags: Collection[str]) -> None:
+    """Raise TrainError for a metric that evaluations here do not have, or for keeping its largest value."""
+    metric = training.metric_for_best_model
+    if metric is not None and metric.removeprefix("eval_") not in _METRICS:
+        raise TrainError(
+            f"--metric_for_best_model {shown(metric)} is not a metric of an evaluation here: "
+            f"{choose_from(metric, _METRICS)}"
+        )
+    if "greater_is_better" in explicit_flags and training.greater_is_better:
+        raise TrainError(f"--greater_is_better keeps the worst model by {metric}; leave it out")
+    training.greater_is_better = None if metric is None else False  # transformers: true for a name not ending in loss
 
 
 def _check_keep_best(training: SlmTrainingArguments, *, is_sharded: bool) -> None:

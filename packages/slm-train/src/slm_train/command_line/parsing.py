@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any, NoReturn
-
-from transformers import HfArgumentParser
+from pathlib import Path
+from typing import Any
 
 from slm_data import DataError
 from slm_train.arguments import Arguments, SlmTrainingArguments
+from slm_train.checkpoints.output_folder import check_folder
 from slm_train.command_line.evaluation_batch import limit_evaluation_batch
 from slm_train.command_line.evaluation_flags import check_evaluation_flags
+from slm_train.command_line.flag_parser import FlagParser
 from slm_train.command_line.flag_reader import CommandLine
 from slm_train.command_line.flag_types import FALSE_WORDS
+from slm_train.command_line.ineffective_flags import ineffective_flags
 from slm_train.command_line.known_flags import OPTION_GROUPS, read_flags
 from slm_train.command_line.loggers import check_loggers
 from slm_train.command_line.run_defaults import (
@@ -24,18 +26,14 @@ from slm_train.command_line.run_defaults import (
 )
 from slm_train.errors import TrainError, UsageError
 from slm_train.hardware.device_defaults import device_defaults, ignored_precision_flags
+from slm_train.loop.trial_activation_checkpointing import check_activation_checkpointing
+from slm_train.loop.trial_optimizer import check_optimizer
+from slm_train.loop.trial_schedule import check_schedule
 from slm_train.options.budget import BudgetOptions
 
 PARSED_GROUPS = (*OPTION_GROUPS, SlmTrainingArguments)
 # Flags that HfArgumentParser requires a value for, although they make sense without one.
-_VALUE_OPTIONAL = {"--resume_from_checkpoint", "--butterfly_scale"}
-
-
-class _Parser(HfArgumentParser):
-    """Raises UsageError with one sentence where argparse would print the usage and exit."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}; slm-train --help lists the flags")
+_VALUE_OPTIONAL = {"--resume_from_checkpoint"}
 
 
 def parse_arguments(argv: Sequence[str]) -> Arguments:
@@ -70,6 +68,13 @@ def make_arguments(line: CommandLine) -> Arguments:
     notes = [*notes, *check_learning_rate_search(run, source, training)]
     check_evaluation_flags(run, training, budget[0] if budget else None, line.explicit_flags)
     check_loggers(training.report_to)
+    if rows.token_cache:
+        check_folder("--token_cache", Path(rows.token_cache).expanduser())
+    check_activation_checkpointing(training)
+    notes += check_schedule(training)
+    notes += [] if run.muon else check_optimizer(training)
+    notes += ineffective_flags(line.explicit_flags, training, run, dynamic=line.is_dynamic)
+    training.enable_jit_checkpoint = False  # its signal handler would replace that of the run
     all_notes = (*line.notes, *notes)
     return Arguments(source, model, rows, run, training, device.name, all_notes, line.explicit_flags, *budget)
 
@@ -78,7 +83,7 @@ def _parse_groups(words: list[str], line: CommandLine) -> tuple[Any, ...]:
     """Return an instance of each group of options, that of the token budget last."""
     groups: Any = (*PARSED_GROUPS, BudgetOptions) if line.is_dynamic else PARSED_GROUPS
     # No abbreviations: they would bypass the check of names, and mean another flag once one is added.
-    parser = _Parser(groups, prog="slm-train", allow_abbrev=False)
+    parser = FlagParser(groups, prog="slm-train", allow_abbrev=False)
     try:
         # HfArgumentParser would otherwise read flags from a file named like the program (slm-train.args).
         *options, strays = parser.parse_args_into_dataclasses(
@@ -87,7 +92,7 @@ def _parse_groups(words: list[str], line: CommandLine) -> tuple[Any, ...]:
     except (ValueError, ImportError) as error:  # the options check their own values
         if isinstance(error, TrainError | DataError):
             raise
-        raise TrainError(str(error).strip()) from error
+        raise TrainError(" ".join(str(error).split())) from error
     if strays:
         raise UsageError(f"{strays[0]!r} belongs to no flag; slm-train --help lists the flags")
     return tuple(options)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
+
+from transformers.trainer_utils import SaveStrategy
 
 from slm_data import SourceOptions
 from slm_train.arguments import UNLIMITED_STEPS, SlmTrainingArguments
@@ -73,9 +76,12 @@ def complete_training(
         training.log_level_replica = "error"  # only the first process logs
     if "ddp_find_unused_parameters" not in explicit_flags:
         training.ddp_find_unused_parameters = False  # every mode uses all the parameters that it trains
-    if training.gradient_checkpointing and training.gradient_checkpointing_kwargs is None:
+    if training.gradient_checkpointing:
         # Reentrant checkpointing needs an input with a gradient, which an adapter over a frozen base does not have.
-        training.gradient_checkpointing_kwargs = {"use_reentrant": False}
+        given: Any = training.gradient_checkpointing_kwargs or {}
+        training.gradient_checkpointing_kwargs = {"use_reentrant": False} | given
+    if training.save_strategy == SaveStrategy.BEST and training.metric_for_best_model is None:
+        training.metric_for_best_model = "loss"
 
 
 def limit_by_time(training: SlmTrainingArguments, explicit_flags: Collection[str]) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from slm_data import BudgetPlan, RowDataset, TokenBudget, plan_budget
-from slm_train.arguments import Arguments
+from slm_train.arguments import Arguments, SlmTrainingArguments
 from slm_train.data.rows import PrintLine, Rows
 from slm_train.errors import TrainError
 from slm_train.model.base_model import BaseModel
+
+MAX_PLANNED_ROWS = 10**8  # of all epochs: the plan is in memory as a whole
 
 
 def make_plan(arguments: Arguments, base: BaseModel, rows: Rows, print_line: PrintLine) -> BudgetPlan | None:
@@ -19,6 +21,7 @@ def make_plan(arguments: Arguments, base: BaseModel, rows: Rows, print_line: Pri
     if options is None:
         return None
     assert isinstance(rows.train, RowDataset)
+    _check_size(training, rows.train)
     _check_padded_length(options.length_multiple(training.torch_compile), rows.train, base)
     budget = TokenBudget(
         options.target_tokens_per_step, options.max_tokens_per_micro_batch, arguments.max_micro_batch_rows
@@ -47,6 +50,15 @@ def describe_plan(plan: BudgetPlan) -> str:
         f"(exceeded by {mean:,.0f} on average, at most {largest:,}{shorter}), {len(plan.micro_first) - 1:,} "
         f"micro-batches, {1 - plan.utilisation:.1%} padding"
     )
+
+
+def _check_size(training: SlmTrainingArguments, rows: RowDataset) -> None:
+    planned = int(training.num_train_epochs * len(rows))
+    if training.max_steps < 1 and planned > MAX_PLANNED_ROWS:
+        raise TrainError(
+            f"--num_train_epochs {training.num_train_epochs:,g} makes a plan of {planned:,} rows, more than "
+            f"{MAX_PLANNED_ROWS:,}; give fewer epochs, or --max_steps"
+        )
 
 
 def _check_padded_length(multiple: int, rows: RowDataset, base: BaseModel) -> None:

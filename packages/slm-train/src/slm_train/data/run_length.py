@@ -10,6 +10,7 @@ from typing import Any
 from slm_data import RowDataset
 from slm_train.arguments import Arguments
 from slm_train.data.rows import PrintLine, Rows, optimizer_steps
+from slm_train.errors import TrainError
 
 TARGET_STEPS = 100
 MAX_EPOCHS = 10
@@ -26,6 +27,7 @@ def choose_run_length(
         recorded: The run.json of the run that is resumed, which keeps its epochs.
         print_line: Prints a line, with the reason for the number.
     """
+    _check_batches(arguments, rows)
     # --max_minutes and --streaming come with a positive max_steps.
     if "num_train_epochs" in arguments.explicit_flags or arguments.training.max_steps > 0:
         return arguments
@@ -40,6 +42,19 @@ def choose_run_length(
     training = copy.copy(arguments.training)
     training.num_train_epochs = epochs
     return replace(arguments, training=training)
+
+
+def _check_batches(arguments: Arguments, rows: Rows) -> None:
+    """Raise TrainError if ``--dataloader_drop_last`` drops every batch: transformers would train nothing."""
+    training = arguments.training
+    size = training.train_batch_size * training.world_size
+    if not training.dataloader_drop_last or arguments.budget or not isinstance(rows.train, RowDataset):
+        return
+    if len(rows.train) < size:
+        raise TrainError(
+            f"--dataloader_drop_last leaves nothing to train on: there are {len(rows.train):,} rows, and a batch has "
+            f"{size:,}; give a smaller --per_device_train_batch_size"
+        )
 
 
 def epochs_of_about_100_steps(steps_per_epoch: int) -> int:

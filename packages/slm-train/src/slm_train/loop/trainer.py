@@ -20,6 +20,7 @@ from slm_data import RowCollator, RowDataset, RowStream
 from slm_train.arguments import SlmTrainingArguments
 from slm_train.checkpoints.atomic_write import atomic_folder, temporary_path
 from slm_train.checkpoints.best_weights import STATE_NAME, BestWeights, read_best_state
+from slm_train.checkpoints.hub_upload import upload_checkpoint
 from slm_train.checkpoints.retention import list_checkpoints, rotate
 from slm_train.checkpoints.run_identity import IDENTITY_NAME
 from slm_train.checkpoints.whole_weights import load_whole_weights, whole_trained_weights
@@ -232,6 +233,7 @@ class SlmTrainer(FiniteTrainer):
                 self._write_checkpoint(temporary, target, model, trial)
                 self.accelerator.wait_for_everyone()
             best = self.state.best_model_checkpoint
+            upload_checkpoint(self.args, target)
             rotate(run, self.args.save_total_limit, Path(best) if best else None)
         else:
             self.accelerator.wait_for_everyone()
@@ -268,12 +270,16 @@ class SlmTrainer(FiniteTrainer):
         self._end_with_best()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        super().save_model(output_dir, _internal_call)
+        """Save without uploading: the flow uploads the run when its files are complete (``hub_upload``)."""
+        super().save_model(output_dir, _internal_call=True)
         if output_dir and not _internal_call:
             (Path(output_dir) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
-    def create_model_card(self, *_: Any, **__: Any) -> None:
-        """Write nothing: a finished run has a card of its own (transformers would write one for ``--push_to_hub``)."""
+    def init_hf_repo(self, token: str | None = None) -> None:
+        """Do nothing: the repository was created before the model was loaded."""
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Upload nothing here: the checkpoint is not in its place yet, and transformers adds a pickle of ``args``."""
 
     def _get_output_dir(self, trial: Any) -> str:
         """Return the folder in which transformers creates ``checkpoint-N``: the temporary one while it writes one."""

@@ -1,0 +1,72 @@
+"""Any value of any flag of ``--help_all`` ends in a run, or in one sentence before anything is written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import constants
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from slm_testing.train.flag_values import VALUES, Outcome
+from slm_testing.train.tiny_runs import Tiny
+from slm_train.cli import main
+from slm_train.command_line.help_page import help_page
+
+SETTINGS = settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+TRAINER, DYNAMIC = (), ("dynamic",)
+
+
+def flags_of(flow: tuple[str, ...]) -> list[str]:
+    """Return the flags that the long help page lists."""
+    return re.findall(r"^  --(\w+)", help_page([*flow, "--help_all"]), re.MULTILINE)
+
+
+@pytest.fixture(autouse=True)
+def somewhere_harmless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Make relative paths, the home folder and the hub those of no one, and undo what a flag sets for the process."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def attempt(
+    tiny: Tiny, flow: tuple[str, ...], name: str, value: str, capsys: pytest.CaptureFixture[str], *more: str
+) -> Outcome:
+    """Run a command line of the tiny model with one flag set to ``value``."""
+    folder = Path("out")
+    argv = tiny.flags(folder, *more, f"--{name}={value}")
+    code = main([*flow, *argv])
+    return Outcome(code, capsys.readouterr().err, folder if name != "output_dir" else Path("out of the way"))
+
+
+@pytest.mark.parametrize("flow", [TRAINER, DYNAMIC], ids=["trainer", "dynamic"])
+def test_any_value_of_any_flag_ends_in_a_run_or_in_one_sentence(
+    tiny: Tiny, capsys: pytest.CaptureFixture[str], flow: tuple[str, ...]
+) -> None:
+    @SETTINGS
+    @given(st.sampled_from(flags_of(flow)), st.sampled_from(VALUES) | st.text(max_size=8))
+    @example("adam_beta1", "1.5")
+    @example("lr_scheduler_type", "warmup_stable_decay")
+    @example("optim", "galore_adamw")
+    def check(name: str, value: str) -> None:
+        outcome = attempt(tiny, flow, name, value, capsys, "--dry_run")
+        assert not outcome.fault(), (name, value)
+
+    check()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flow", [TRAINER, DYNAMIC], ids=["trainer", "dynamic"])
+def test_every_value_with_every_flag(tiny: Tiny, capsys: pytest.CaptureFixture[str], flow: tuple[str, ...]) -> None:
+    for name in flags_of(flow):
+        for value in VALUES:
+            fault = attempt(tiny, flow, name, value, capsys, "--dry_run").fault()
+            assert not fault, (name, value)
