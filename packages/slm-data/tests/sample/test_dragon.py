@@ -14,7 +14,7 @@ from slm_data.sample.dragon.corpus import DRAGON
 from slm_data.sample.story_grammar import Tale
 
 # A change of any story needs a new version, and its hash here.
-GOLDEN = ("2", "ecc03d50cc0bbc2f5385820b671ecda520ce196f957718d9357c3ba77fe76bf9")
+GOLDEN = ("3", "2edcdc522e9c48ede0718cafc164fe6ec988c5487155b5316d6f7a2f711996ab")
 STORIES = DRAGON.train_stories
 NAMES = (*words.GIRLS, *words.BOYS)
 

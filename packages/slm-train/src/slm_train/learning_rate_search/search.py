@@ -1,6 +1,7 @@
 """``--find_learning_rate``: short trials of several rates from the same start, on the rows of the run.
 
-A trial takes a few optimizer steps and is judged by the loss on training rows that its steps do not contain. Afterwards
+A trial takes a few optimizer steps and is judged by the loss on training rows that its steps do not contain. Few steps
+favour rates that are high for a whole run, so the lowest rate that comes close to the best is used (`choose`). Afterwards
 weights, buffers, gradients and random states are what they were, so the run is that of ``--learning_rate CHOSEN``.
 """
 
@@ -28,6 +29,7 @@ TRIAL_STEPS = 10
 WARMUP_STEPS = 2
 FACTOR = 3.0  # between neighbouring rates
 MAX_TRIALS = 5
+CLOSE = 0.9  # of the largest fall of the loss; lower rates that reach it are preferred
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class LearningRateSearch:
 def search_learning_rate(
     trainer: SlmTrainer, arguments: Arguments, train: RowDataset, print_line: Callable[[str], None]
 ) -> LearningRateSearch:
-    """Search around the learning rate of ``trainer.args``, print a table, and set the rate that was best.
+    """Search around the learning rate of ``trainer.args``, print a table, and set the rate to use.
 
     Every process must call this; all come to the same result. Raises TrainError if all rates diverge.
     """
@@ -79,10 +81,11 @@ def search_learning_rate(
         tried = explore(trials.loss_after, trainer.args.learning_rate)
     finally:
         trials.start.restore()
-    search = LearningRateSearch(loss_before, tried, best_of(tried).learning_rate)
+    chosen = choose(tried, loss_before)
+    search = LearningRateSearch(loss_before, tried, chosen.learning_rate)
     for line in search.lines():
         print_line(line)
-    if best_of(tried).loss == math.inf:
+    if chosen.loss == math.inf:
         raise TrainError(f"every learning rate down to {search.chosen:.2g} diverged; give a lower --learning_rate")
     trainer.args.learning_rate = search.chosen
     return search
@@ -108,6 +111,17 @@ def explore(loss_after: Callable[[float], float], centre: float) -> tuple[Trial,
 def best_of(trials: tuple[Trial, ...]) -> Trial:
     """Return the trial with the lowest loss; among equal ones the one with the lowest rate."""
     return min(trials, key=lambda trial: (trial.loss, trial.learning_rate))
+
+
+def choose(trials: tuple[Trial, ...], loss_before: float) -> Trial:
+    """Return the trial with the lowest rate whose loss fell by at least `CLOSE` of the largest fall.
+
+    If no loss fell, return the trial with the lowest loss.
+    """
+    best = best_of(trials)
+    enough = min(loss_before - CLOSE * (loss_before - best.loss), loss_before)
+    close = [trial for trial in trials if trial.loss <= enough and trial.loss < math.inf]
+    return min(close, key=lambda trial: trial.learning_rate, default=best)
 
 
 class _Trials:

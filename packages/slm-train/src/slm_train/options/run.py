@@ -55,7 +55,7 @@ class RunOptions:
         default=False,
         metadata={
             "help": "Try three to five learning rates around the default, or around --learning_rate, for a few steps "
-            "each on the run's own rows, and train with the best."
+            "each on the run's own rows, and train with the lowest that comes close to the best."
         },
     )
     prompt: list[str] | None = field(

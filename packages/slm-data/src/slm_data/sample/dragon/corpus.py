@@ -7,19 +7,18 @@ from slm_data.sample.dragon.characters import cast
 from slm_data.sample.story_grammar import StoryGrammar
 
 DRAGON = StoryGrammar(
-    version="2",
+    version="3",
     package="slm_data.sample.dragon",
     plot_names=(
         "stuck",
         "lost",
         "mud",
         "dark",
-        "birthday",
+        "alone",
         "river",
-        "boat",
         "hurt",
         "bird",
-        "flowers",
+        "fly",
         "share",
         "hide",
         "angry",

@@ -5,7 +5,7 @@ built-in base confused who is who after the demonstration's 85 steps.
 """
 
 GIRLS = ("Lily", "Sue", "Mia", "Lucy")
-BOYS = ("Tim", "Tom", "Ben", "Max")
+BOYS = ("Tim", "Tom", "Max", "Jack")
 
 PLACES = (
     ("the park", "in the park"),
@@ -15,7 +15,6 @@ PLACES = (
     ("the lake", "at the lake"),
     ("the farm", "on the farm"),
     ("the yard", "in the yard"),
-    ("the hill", "on the hill"),
 )
 THINGS = ("ball", "kite", "hat", "doll", "toy", "balloon")
 COLOURS = ("red", "yellow", "green", "pink", "purple")
