@@ -16,8 +16,8 @@ from slm_train.arguments import Arguments
 from slm_train.checkpoints.best_weights import BestWeights
 from slm_train.checkpoints.disk_errors import explain_disk_errors
 from slm_train.checkpoints.final_weights import add_model_card, move_files
-from slm_train.checkpoints.identity_check import changes_record, check_identity, check_optimizer_state
 from slm_train.checkpoints.hub_upload import prepare_upload, upload_result
+from slm_train.checkpoints.identity_check import changes_record, check_identity, check_optimizer_state
 from slm_train.checkpoints.resume import Start, choose_start
 from slm_train.checkpoints.run_identity import run_identity
 from slm_train.checkpoints.run_lock import only_run_in_folder
