@@ -152,8 +152,8 @@ def test_a_compressed_file_with_a_flipped_bit_is_reported(tmp_path: Path) -> Non
     ("content", "expected"),
     [
         (b'{"text": "a"}\n\n{"text": "b"\n', ["line 3", "broken JSON", "one object per line"]),
-        (b'[\n{"text": "a"}\n]\n', ["line 1", "broken JSON", "suffix .json"]),
-        (b'[{"text": "a"}]\n', ["line 1", "a JSON list", "suffix .json"]),
+        (b'[\n{"text": "a"}\n]\n', ["line 1", "broken JSON", "name the file .json"]),
+        (b'[{"text": "a"}]\n', ["line 1", "a JSON list", "name the file .json"]),
         (b'{"text": "a"}\n{"story": "b", "id": 3}\n', ["line 2", "no column 'text'", "story, id"]),
         (b'{"text": 12.5}\n', ["line 1", "'text'", "float 12.5", "not text"]),
         (b'{"text": "\\ud83d"}\n', ["line 1", "surrogate"]),
@@ -217,6 +217,7 @@ def test_a_fault_in_a_long_array_is_reported_without_reading_the_rest(
         ('text\n"closed" too soon\n', ["line 2", "broken"]),
         ("text,id,text\na,1,b\n", ["line 1", "'text' twice"]),
         ("id;text\n1;a\n", ["line 1", "not semicolons"]),
+        ("text\ra\rb\r", ["line 1", "carriage return"]),
     ],
 )
 @pytest.mark.parametrize("delimiter", [",", "\t"])
