@@ -49,21 +49,31 @@ def test_a_source_without_a_validation_split_gets_one_and_a_note(file: str) -> N
     assert "one document in 10 (seed 3)" in note
 
 
-def test_too_few_documents_to_split_are_reported_with_their_count(tmp_path: Path) -> None:
+def test_the_end_of_a_single_document_is_held_out_and_a_note_says_so(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
-    path.write_text("one line\nanother line\n")
+    path.write_text("\n".join(texts(0, 20)))
+    corpus = load(train_file=[str(path)], validation_fraction=0.1)
+    assert list(corpus.train) == ["\n".join(texts(0, 18)) + "\n"]
+    assert list(corpus.validation) == ["\n".join(texts(18, 2))]
+    assert corpus.read_both is not None
+    assert list(corpus.read_both()) == [(*corpus.train, False), (*corpus.validation, True)]
+    assert corpus.train.identity != corpus.validation.identity
+    (note,) = corpus.notes
+    assert all(words in note for words in ("1 document", "--document_separator '\\\\n\\\\n'", "last 10%")), note
+
+
+def test_a_single_document_that_cannot_be_divided_is_reported(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("one line")
     message = refused(train_file=[str(path)])
-    assert all(
-        words in message
-        for words in (
-            "has 1 document ",
-            "--document_separator",
-            "--validation_file",
-        )
-    )
-    two = load(train_file=[str(path)], document_separator="\\n")
-    assert len(list(two.train)) == len(list(two.validation)) == 1
-    assert "one document in 2" in two.notes[0]
+    assert all(words in message for words in ("1 document", "--document_separator", "--validation_file")), message
+
+
+@pytest.mark.parametrize("count", [2, 3, 19])
+def test_of_fewer_documents_than_one_window_one_is_held_out(tmp_path: Path, count: int) -> None:
+    corpus = load(train_file=[jsonl(tmp_path / "few.jsonl", texts(0, count))])
+    assert (len(list(corpus.train)), len(list(corpus.validation))) == (count - 1, 1)
+    assert f"one document in {count}" in corpus.notes[0]
 
 
 def test_files_without_text_are_reported_as_such(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from slm_data.sources.reading import read_records
 from slm_data.sources.text_column import text_of
 
 TEXTS = ["One text.", "Another text."]
+GZIP = gzip.compress(b"text", mtime=0)
 
 
 def read(path: Path, separator: str = "\n\n") -> list[str]:
@@ -39,7 +40,7 @@ def error(path: Path, content: bytes, separator: str = "\n\n") -> str:
 def zipped() -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
-        archive.writestr("a.txt", "One text.")
+        archive.writestr(zipfile.ZipInfo("a.txt"), "One text.")  # without the current time
     return out.getvalue()
 
 
@@ -112,8 +113,8 @@ def test_a_text_with_nul_bytes_is_refused(tmp_path: Path, name: str, content: by
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
-        ("a.txt", gzip.compress(b"text"), "a.txt is gzip: name it {folder}/a.txt.gz"),
-        ("a.jsonl", gzip.compress(b"text"), "a.jsonl is gzip: name it {folder}/a.jsonl.gz"),
+        ("a.txt", GZIP, "a.txt is gzip: name it {folder}/a.txt.gz"),
+        ("a.jsonl", GZIP, "a.jsonl is gzip: name it {folder}/a.jsonl.gz"),
         ("a.csv", pa.compress(b"text", codec="zstd", asbytes=True), "a.csv is zstd: name it {folder}/a.csv.zst"),
         ("a.txt", zipped(), "a.txt is a zip archive: unpack it first (unzip {folder}/a.txt)"),
         ("a.jsonl.gz", zipped(), "is a zip archive: unpack it first"),
@@ -121,7 +122,7 @@ def test_a_text_with_nul_bytes_is_refused(tmp_path: Path, name: str, content: by
         ("a.txt", b"%PDF-1.4\n%\xe2\xe3\xcf\xd3", "a.txt is a PDF, not text"),
         ("a.txt.gz", b"plain text", "is not compressed, not gzip: name it {folder}/a.txt"),
         ("a.txt.gz", pa.compress(b"text", codec="zstd", asbytes=True), "is zstd, not gzip: name it {folder}/a.txt.zst"),
-        ("a.parquet", gzip.compress(b"text"), "a.parquet is broken or not Parquet"),
+        ("a.parquet", GZIP, "a.parquet is broken or not Parquet"),
         ("a.arrow", b"plain text", "a.arrow is broken or not Arrow"),
     ],
 )
@@ -152,8 +153,8 @@ def test_a_compressed_file_with_a_flipped_bit_is_reported(tmp_path: Path) -> Non
     ("content", "expected"),
     [
         (b'{"text": "a"}\n\n{"text": "b"\n', ["line 3", "broken JSON", "one object per line"]),
-        (b'[\n{"text": "a"}\n]\n', ["line 1", "broken JSON", "suffix .json"]),
-        (b'[{"text": "a"}]\n', ["line 1", "a JSON list", "suffix .json"]),
+        (b'[\n{"text": "a"}\n]\n', ["line 1", "broken JSON", "name the file .json"]),
+        (b'[{"text": "a"}]\n', ["line 1", "a JSON list", "name the file .json"]),
         (b'{"text": "a"}\n{"story": "b", "id": 3}\n', ["line 2", "no column 'text'", "story, id"]),
         (b'{"text": 12.5}\n', ["line 1", "'text'", "float 12.5", "not text"]),
         (b'{"text": "\\ud83d"}\n', ["line 1", "surrogate"]),
@@ -217,6 +218,7 @@ def test_a_fault_in_a_long_array_is_reported_without_reading_the_rest(
         ('text\n"closed" too soon\n', ["line 2", "broken"]),
         ("text,id,text\na,1,b\n", ["line 1", "'text' twice"]),
         ("id;text\n1;a\n", ["line 1", "not semicolons"]),
+        ("text\ra\rb\r", ["line 1", "carriage return"]),
     ],
 )
 @pytest.mark.parametrize("delimiter", [",", "\t"])

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
-from pathlib import Path
 
 from slm_data.errors import DataError
 from slm_data.examples.types import Example
 from slm_data.sample.built_in import BUILT_IN, TRAIN_SEED, VALIDATION_SEED
-from slm_data.sources import holdout
-from slm_data.sources.content import SourceFile, check_unchanged
+from slm_data.sources.content import SourceFile
 from slm_data.sources.dataset_names import WIKITEXT, resolve_hub_name
 from slm_data.sources.documents import Corpus, Documents
 from slm_data.sources.file_documents import READER_VERSION, file_documents, open_files
 from slm_data.sources.file_formats import KINDS_WITHOUT_COLUMNS
+from slm_data.sources.holdout import VALIDATION_SPLITS
 from slm_data.sources.options import DEFAULT_SEPARATOR, SourceOptions
 from slm_data.sources.record_examples import choose_format, examples_of, needed_columns
+from slm_data.sources.validation_split import hold_out, truncate
 from slm_data.sources.wikitext import articles
 
 
@@ -46,12 +44,15 @@ def load_corpus(options: SourceOptions) -> Corpus:
     source = _file_source(files.train, options) if files.train else _named_source(options)
     if files.validation:
         source = replace(source, validation=file_documents(files.validation, options))
-    corpus = _with_validation(source, options, files.train)
+    if source.validation is None:
+        corpus = hold_out(source.name, source.train, options, files.train)
+    else:
+        corpus = Corpus(source.name, source.train, source.validation)
     return replace(
         corpus,
-        train=_truncated(corpus.train, options.max_train_samples, files.train),
-        validation=_truncated(corpus.validation, options.max_eval_samples, files.validation or files.train),
-        notes=(*files.notes, *corpus.notes, *_ignored_settings(options, files.kinds)),
+        train=truncate(corpus.train, options.max_train_samples, files.train),
+        validation=truncate(corpus.validation, options.max_eval_samples, files.validation or files.train),
+        notes=(*files.notes, *source.notes, *corpus.notes, *_ignored_settings(options, files.kinds)),
     )
 
 
@@ -111,76 +112,9 @@ def _hub_source(name: str, repo: str, options: SourceOptions) -> _Source:
             f"the dataset {repo} has no split 'train', only {', '.join(dataset.splits)}; "
             "choose another dataset, or use --train_file"
         )
-    validation = next((split for split in holdout.VALIDATION_SPLITS if split in dataset.splits), None)
+    validation = next((split for split in VALIDATION_SPLITS if split in dataset.splits), None)
     return _Source(name, documents("train"), documents(validation) if validation else None, dataset.notes)
 
 
 def _read_articles(read_rows: Callable[[], Iterator[Example]]) -> Iterator[Example]:
     return articles(str(row) for row in read_rows())
-
-
-def _with_validation(source: _Source, options: SourceOptions, files: Sequence[SourceFile]) -> Corpus:
-    """Return the texts of ``source``; without validation texts, a part of the training texts is held out."""
-    if source.validation is not None:
-        return Corpus(source.name, source.train, source.validation, source.notes)
-    count = sum(1 for _ in islice(source.train, options.holdout_window))
-    if count < 2:
-        raise DataError(_too_small_message(source.name, count, options))
-    # Of fewer documents than one window, one is held out all the same.
-    window, seed = min(options.holdout_window, count), options.split_seed
-    note = f"no validation split in {source.name}: one document in {window} (seed {seed}) is held out"
-    train = _split_part(source.train, "train", holdout.training_texts, window, seed)
-    validation = _split_part(source.train, "validation", holdout.validation_texts, window, seed)
-    limits = (options.max_train_samples, options.max_eval_samples)
-    read_both = partial(_read_both, source.train, window, seed, limits, files)
-    return Corpus(source.name, train, validation, (*source.notes, note), read_both)
-
-
-def _read_both(
-    whole: Documents, window: int, seed: int, limits: tuple[int | None, int | None], files: Sequence[SourceFile]
-) -> Iterator[tuple[Example, bool]]:
-    """Yield the examples of both parts up to their limits, and whether each is held out."""
-    left = [sys.maxsize if limit is None else limit for limit in limits]
-    for example, is_held_out in holdout.marked(whole, window, seed):
-        if left[is_held_out]:
-            left[is_held_out] -= 1
-            yield example, is_held_out
-        elif not any(left):
-            break
-    _check_unchanged(files)
-
-
-def _too_small_message(name: str, count: int, options: SourceOptions) -> str:
-    if count == 0:
-        return f"{name} contains no text; choose another source"
-    is_txt = any(".txt" in Path(file).name.lower() for file in options.train_file)
-    separator = f" (separated by --document_separator {options.document_separator!r})" if is_txt else ""
-    return (
-        f"{name} has 1 document{separator}, and one more is needed to hold out for validation; "
-        f"add texts, or give a --validation_file{' or another separator' if is_txt else ''}"
-    )
-
-
-def _split_part(
-    whole: Documents, part: str, select: Callable[[Documents, int, int], Iterator[Example]], window: int, seed: int
-) -> Documents:
-    identity = json.dumps([whole.identity, part, window, seed])
-    read = partial(select, whole, window, seed)
-    return replace(whole, name=f"{whole.name} ({part} part)", identity=identity, read=read)
-
-
-def _truncated(documents: Documents, count: int | None, files: Sequence[SourceFile]) -> Documents:
-    if count is None:
-        return documents
-    identity = json.dumps([documents.identity, "first", count])
-    return replace(documents, identity=identity, read=partial(_first, documents, count, files))
-
-
-def _first(documents: Documents, count: int, files: Sequence[SourceFile]) -> Iterator[Example]:
-    yield from islice(documents, count)
-    _check_unchanged(files)
-
-
-def _check_unchanged(files: Sequence[SourceFile]) -> None:
-    for file in files:  # a file that is not read to its end has not been verified by its reader
-        check_unchanged(file)

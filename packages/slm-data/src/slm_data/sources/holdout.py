@@ -1,15 +1,14 @@
-"""A seeded validation split for sources without one; works on streams of unknown length."""
+"""A validation split for sources without one; works on streams of unknown length."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from random import Random
-from typing import TypeVar
+
+from slm_data.examples.types import Example
 
 # Never "test": after choosing hyperparameters on a test split, figures on it would mean nothing.
 VALIDATION_SPLITS = ("validation", "valid", "dev")
-
-T = TypeVar("T")  # a text or another example
 
 
 def held_out_positions(window: int, seed: int) -> Iterator[int]:
@@ -20,20 +19,36 @@ def held_out_positions(window: int, seed: int) -> Iterator[int]:
         yield int(random() * window)
 
 
-def validation_texts(texts: Iterable[T], window: int, seed: int) -> Iterator[T]:
-    """Yield one text of every ``window``, in order. Together with ``training_texts`` every text occurs once."""
-    return (text for text, is_held_out in marked(texts, window, seed) if is_held_out)
-
-
-def training_texts(texts: Iterable[T], window: int, seed: int) -> Iterator[T]:
-    """Yield the texts that ``validation_texts`` leaves out, in order."""
-    return (text for text, is_held_out in marked(texts, window, seed) if not is_held_out)
-
-
-def marked(texts: Iterable[T], window: int, seed: int) -> Iterator[tuple[T, bool]]:
-    """Yield each text, and whether it is held out."""
+def mark_documents(examples: Iterable[Example], window: int, seed: int) -> Iterator[tuple[Example, bool]]:
+    """Yield each example, and whether it is held out: one of every ``window`` is."""
     positions, held_out = held_out_positions(window, seed), 0
-    for index, text in enumerate(texts):
+    for index, example in enumerate(examples):
         if index % window == 0:
             held_out = next(positions)
-        yield text, index % window == held_out
+        yield example, index % window == held_out
+
+
+def mark_end(examples: Iterable[Example], window: int) -> Iterator[tuple[Example, bool]]:
+    """Yield the first part of the only text in ``examples``, then the last, which is held out; see ``cut_end``."""
+    for text in examples:
+        parts = cut_end(text, window)
+        if parts is not None:
+            yield parts[0], False
+            yield parts[1], True
+
+
+def cut_end(text: Example, window: int) -> tuple[str, str] | None:
+    """Cut off about the last ``1 / window`` of a text, at a line if possible, else at a word.
+
+    Returns:
+        The two parts; None if neither a line nor a word starts in the second half.
+    """
+    if not isinstance(text, str):
+        return None
+    length = len(text.rstrip())
+    target = length - round(length / window)
+    for separator in ("\n", " "):
+        position = text.rfind(separator, length // 2, max(target, length // 2 + 1)) + 1
+        if position and text[:position].strip() and text[position:].strip():
+            return text[:position], text[position:]
+    return None

@@ -38,9 +38,7 @@ def _read_delimited(file: SourceFile, settings: ReaderSettings, delimiter: str) 
                 raise DataError(f"{where}: {_misfit(len(row), len(columns), delimiter)}")
             yield Record(dict(zip(columns, row, strict=True)), where)
     except csv.Error as error:
-        raise DataError(
-            f"{file.path}, line {line}: broken {'CSV' if delimiter == ',' else 'TSV'} ({error}); check the quotes there"
-        ) from error
+        raise DataError(f"{file.path}, line {line}: {_explain(error, delimiter)}") from error
 
 
 read_csv = partial(_read_delimited, delimiter=",")
@@ -61,6 +59,12 @@ def _check_header(columns: Sequence[str], delimiter: str, where: str) -> None:
             f"{where}: the header {columns[0]!r:.60} has one field; separate fields by {DELIMITER_NAMES[delimiter]}, "
             f"not {DELIMITER_NAMES[others[0]]}{' (or name the file .tsv)' if others[0] == chr(9) else ''}"
         )
+
+
+def _explain(error: csv.Error, delimiter: str) -> str:
+    if "new-line character" in str(error):
+        return r"a carriage return without a newline; write newlines, for example with tr '\r' '\n'"
+    return f"broken {'CSV' if delimiter == ',' else 'TSV'} ({error}); check the quotes there"
 
 
 def _misfit(fields: int, columns: int, delimiter: str) -> str:

@@ -43,5 +43,5 @@ def _parse(line: str, where: str) -> Any:
 
 def _hint(line: str) -> str:
     if line.lstrip().startswith("["):
-        return f"an array is read from a file with the suffix .json; in this one, {LINES_HINT}"
+        return f"name the file .json if it is an array, or {LINES_HINT}"
     return LINES_HINT
