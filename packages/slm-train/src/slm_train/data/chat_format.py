@@ -43,7 +43,7 @@ def with_chat_format(arguments: Arguments, base: BaseModel, corpus: Corpus, prin
     added = {str(token): index for index, token in tokenizer.added_tokens_decoder.items()}
     marker_id = added.get(marker) if marker else None
     chat = ChatFormat(template, marker, marker_id, tokenizer.eos_token_id, _system(corpus))
-    print_line(f"chat template: {template.name} (--chat_template); {_end(chat)}")
+    print_line(f"chat template {template.name} (--chat_template); {_end(chat)}")
     return replace(base, chat=chat)
 
 
