@@ -33,7 +33,7 @@ def chats(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("chats")
     sentences = [story.split(". ") for story in harbour_stories(16, seed=3)]
     for name, stories in (("train", sentences[:12]), ("held_out", sentences[12:])):
-        rows = [json.dumps({"messages": turns_of(story[: 2 + 2 * (index % 3)])}) for index, story in enumerate(stories)]
+        rows = [json.dumps({"messages": turns_of(story[: 2 + 2 * (index % 2)])}) for index, story in enumerate(stories)]
         (folder / f"{name}.jsonl").write_text("\n".join(rows))
     (folder / "template.jinja").write_text(TEMPLATE)
     shutil.copytree(tiny.model, folder / "model")
@@ -45,7 +45,7 @@ def chats(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def turns_of(sentences: Sequence[str]) -> Turns:
     return [
-        {"role": ("user", "assistant")[index % 2], "content": sentence[:60].strip()}
+        {"role": ("user", "assistant")[index % 2], "content": sentence[:40].strip()}
         for index, sentence in enumerate(sentences)
     ]
 
@@ -54,7 +54,8 @@ def command(tiny: Tiny, chats: Path, flow: str, output: Path, *more: str) -> lis
     """A run of one step over everything."""
     data = ("--train_file", str(chats / "train.jsonl"), "--validation_file", str(chats / "held_out.jsonl"))
     model = ("--model_path", str(chats / "model"), "--chat_template", str(chats / "template.jinja"))
-    fixed = (*data, *model, "--block_size", "128", "--max_steps", "1", "--lora_dropout", "0", *more)
+    block = () if "--block_size" in more else ("--block_size", "128")
+    fixed = (*data, *model, *block, "--max_steps", "1", "--lora_dropout", "0", *more)
     if flow == "dynamic":
         return dynamic(tiny, output, "--target_tokens_per_step", "100000", *fixed)
     return tiny.flags(output, "--per_device_train_batch_size", "100", *fixed)
@@ -183,18 +184,16 @@ def test_pairs_instructions_and_conversations_train_with_default_flags(
 def test_long_conversations_are_cut_dropped_or_split_and_counted(
     tiny: Tiny, chats: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lengths = [len(ids) for ids, _ in marked_ids(chats, "train")]
-    long = sum(length > 48 for length in lengths)
-    assert 0 < long < len(lengths)
+    lengths = sorted(len(ids) for ids, _ in marked_ids(chats, "train"))
+    block = lengths[len(lengths) // 2]
+    long = sum(length > block for length in lengths)
     for choice in ("cut", "drop", "split"):
-        flags = ("--block_size", "48", "--long_rows", choice, "--packing", "none")
-        argv = command(tiny, chats, "trainer", tmp_path / choice, *flags)
-        position = argv.index("--block_size")
-        assert main([*argv[:position], *argv[position + 2 :]]) == 0
+        flags = ("--block_size", str(block), "--long_rows", choice, "--packing", "none")
+        assert main(command(tiny, chats, "trainer", tmp_path / choice, *flags)) == 0
         record = read_record(tmp_path / choice)["data"]["train"]
         assert record["long_documents"] == (0 if choice == "split" else long)
-        if choice != "split":
-            assert f"{long} longer than a row (--long_rows)" in capsys.readouterr().out
+        assert record["rows"] == len(lengths) - (long if choice == "drop" else 0) or choice == "split"
+        assert (f"{long} longer than a row (--long_rows)" in capsys.readouterr().out) == (choice != "split")
 
 
 @pytest.mark.parametrize(

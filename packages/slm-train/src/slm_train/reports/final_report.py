@@ -61,8 +61,9 @@ def show_report(console: Console, record: dict[str, Any]) -> None:
 def _share_of_validation(record: dict[str, Any]) -> str:
     """Return how many tokens the validation split has, if only a part of them is evaluated."""
     validation = record["data"]["validation"]
-    total, evaluated = validation["tokens"], validation.get("evaluated_tokens", validation["tokens"])
-    return f" (--max_eval_tokens; the validation texts have {total:,})" if evaluated < total else ""
+    if validation.get("evaluated_rows", validation["rows"]) == validation["rows"]:
+        return ""
+    return f" (--max_eval_tokens; the validation texts have {validation['tokens']:,})"
 
 
 def _figures(record: dict[str, Any]) -> list[tuple[str, str]]:
