@@ -39,12 +39,22 @@ def with_chat_format(arguments: Arguments, base: BaseModel, corpus: Corpus, prin
     if flag is not None or not tokenizer.chat_template:
         tokenizer.chat_template = saved_template(template, tokenizer)
     marker = end_of_turn(template, tokenizer)
-    print_line(f"chat template: {template.name} (--chat_template); {marker or 'the end-of-text token'} ends an answer")
     # Only added tokens are recognised in any text.
     added = {str(token): index for index, token in tokenizer.added_tokens_decoder.items()}
     marker_id = added.get(marker) if marker else None
     chat = ChatFormat(template, marker, marker_id, tokenizer.eos_token_id, _system(corpus))
+    print_line(f"chat template {template.name} (--chat_template); {_end(chat)}")
     return replace(base, chat=chat)
+
+
+def _end(chat: ChatFormat) -> str:
+    """Return what ends an answer, in words."""
+    end = chat.end_of_turn
+    if end is None:
+        return "the end-of-text token ends an answer"
+    return (
+        f"{end} ends an answer" if chat.end_of_turn_id is not None else f"{end} and the end-of-text token end an answer"
+    )
 
 
 def _system(corpus: Corpus) -> str | None:
@@ -72,10 +82,7 @@ def _add_missing_tokens(
         return base
     names = " and ".join([", ".join(missing[:-1]), missing[-1]] if missing[1:] else missing)
     if not arguments.model.resize_embeddings:
-        print_line(
-            f"{names}: not in the vocabulary, so spelled out in several tokens, and the end-of-text token ends an "
-            "answer; --resize_embeddings adds them"
-        )
+        print_line(f"{names}: not in the vocabulary, so spelled out in several tokens; --resize_embeddings adds them")
         return base
     first = base.vocabulary
     base.tokenizer.add_special_tokens({"extra_special_tokens": missing}, replace_extra_special_tokens=False)
