@@ -211,3 +211,12 @@ def test_ignored_settings_are_reported(file: str) -> None:
 def test_reading_is_lazy() -> None:
     corpus = load(dataset="sample", max_train_samples=10**9)
     assert len(list(islice(corpus.train, 3))) == 3
+
+
+def test_training_and_validation_texts_must_have_the_same_format(tmp_path: Path) -> None:
+    (tmp_path / "chats.jsonl").write_text('{"messages": [{"role": "user", "content": "a"}], "text": "a"}\n' * 3)
+    (tmp_path / "texts.txt").write_text("a text")
+    files = {"train_file": [str(tmp_path / "chats.jsonl")], "validation_file": [str(tmp_path / "texts.txt")]}
+    with pytest.raises(DataError, match=r"format messages and texts\.txt the format text; .* --data_format"):
+        load_corpus(SourceOptions(**files))
+    assert load_corpus(SourceOptions(**files, data_format="text")).train.data_format == "text"

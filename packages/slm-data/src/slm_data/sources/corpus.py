@@ -48,12 +48,23 @@ def load_corpus(options: SourceOptions) -> Corpus:
         corpus = hold_out(source.name, source.train, options, files.train)
     else:
         corpus = Corpus(source.name, source.train, source.validation)
+    _check_formats(corpus)
     return replace(
         corpus,
         train=truncate(corpus.train, options.max_train_samples, files.train),
         validation=truncate(corpus.validation, options.max_eval_samples, files.validation or files.train),
         notes=(*files.notes, *source.notes, *corpus.notes, *_ignored_settings(options, files.kinds)),
     )
+
+
+def _check_formats(corpus: Corpus) -> None:
+    """Raise DataError for, say, conversations to train on and texts to evaluate on: their losses mean other things."""
+    train, validation = corpus.train, corpus.validation
+    if train.data_format != validation.data_format:
+        raise DataError(
+            f"{train.name} has the format {train.data_format} and {validation.name} the format "
+            f"{validation.data_format}; use files of one format, or name it with --data_format"
+        )
 
 
 def _ignored_settings(options: SourceOptions, kinds: set[str]) -> Iterator[str]:
