@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from slm_data import train_tokenizer
 from slm_testing.train.budget_runs import dynamic
 from slm_testing.train.killing import outcome
 from slm_testing.train.tiny_runs import Refused, Tiny, read_record
@@ -261,3 +262,19 @@ def test_a_run_that_only_reports_and_saves_otherwise_is_resumed(
     more = other.get(flags, ("--log_interval", "3", "--checkpoint_interval", "2"))
     assert main([*flags(tiny, tmp_path, *more, "--prompt", "Once"), "--resume_from_checkpoint"]) == 0
     assert outcome(tmp_path).weights == weights
+
+
+def test_another_tokenizer_is_refused_by_its_flag(tiny: Tiny, half: Path, tmp_path: Path, refused: Refused) -> None:
+    train_tokenizer(["other words and texts"], 300, model_max_length=128).save_pretrained(tmp_path / "tokenizer")
+    flags = tiny.flags(half, "--learning_rate", "1e-3", "--tokenizer_path", str(tmp_path / "tokenizer"))
+    sentence = refused([*flags, "--resume_from_checkpoint"])
+    assert f"other training data: --tokenizer_path none, now {tmp_path / 'tokenizer'}" in sentence
+
+
+def test_other_texts_in_a_file_of_the_same_name_are_refused(tiny: Tiny, tmp_path: Path, refused: Refused) -> None:
+    texts = tmp_path / "texts.txt"
+    texts.write_bytes(tiny.texts.read_bytes())
+    flags = tiny.flags(tmp_path / "run", "--train_file", str(texts), "--save_steps", "2")
+    assert main(flags) == 0
+    texts.write_text(tiny.texts.read_text().replace("the", "a"))
+    assert "other training data: the content of the files" in refused([*flags, "--resume_from_checkpoint"])
