@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from slm_data import train_tokenizer
 from slm_testing.train.budget_runs import dynamic
 from slm_testing.train.killing import outcome
 from slm_testing.train.tiny_runs import Refused, Tiny, read_record
@@ -74,7 +75,7 @@ def test_a_changed_flag_is_refused_by_name(name: str) -> None:
     now = before | settings_of(parse_arguments([*words, "--fp16" if name == "fp16" else f"--{name}", VALUES[name]]))
     if name == "fp16":  # on a CPU it is not used
         now |= {"fp16": True}
-    changes = find_changes(before, now, is_complete=True)
+    changes = find_changes(before, now)
     assert name in {change.name for change in changes}
     remedy = f"--accept_changes .*{name}" if name in CHANGEABLE else "cannot change within a run"
     with pytest.raises(TrainError, match=rf"--{name} .*{remedy}"):
@@ -84,6 +85,14 @@ def test_a_changed_flag_is_refused_by_name(name: str) -> None:
     else:
         with pytest.raises(TrainError, match=f"--{name}"):
             refuse_changes(Path("run"), changes, [name], keeps_schedule=False)
+
+
+def test_settings_that_another_version_of_a_library_does_not_have_are_not_compared() -> None:
+    recorded = {"accelerator_config": {"split_batches": False, "old": 1}, "optim": "sgd", "max_steps": 4}
+    current = {"accelerator_config": {"split_batches": False, "new": 1}, "neftune_noise_alpha": None, "max_minutes": 1}
+    assert {change.name for change in find_changes(recorded, current)} == {"max_steps", "max_minutes"}
+    changed = current | {"accelerator_config": {"split_batches": True}}
+    assert "accelerator_config" in {change.name for change in find_changes(recorded, changed)}
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +202,7 @@ def test_accepted_changes_of_a_new_run_are_refused(tiny: Tiny, tmp_path: Path, r
 
 def test_a_rate_cannot_change_under_a_schedule_that_follows_evaluations() -> None:
     before, now = {"learning_rate": 1.0, "bf16": True}, {"learning_rate": 2.0, "bf16": False}
-    changes = find_changes(before, now, is_complete=True)
+    changes = find_changes(before, now)
     with pytest.raises(TrainError, match=r"--learning_rate 1\.0, now 2\.0, which cannot change"):
         refuse_changes(Path("run"), changes, ["learning_rate", "bf16"], keeps_schedule=True)
 
@@ -253,3 +262,19 @@ def test_a_run_that_only_reports_and_saves_otherwise_is_resumed(
     more = other.get(flags, ("--log_interval", "3", "--checkpoint_interval", "2"))
     assert main([*flags(tiny, tmp_path, *more, "--prompt", "Once"), "--resume_from_checkpoint"]) == 0
     assert outcome(tmp_path).weights == weights
+
+
+def test_another_tokenizer_is_refused_by_its_flag(tiny: Tiny, half: Path, tmp_path: Path, refused: Refused) -> None:
+    train_tokenizer(["other words and texts"], 300, model_max_length=128).save_pretrained(tmp_path / "tokenizer")
+    flags = tiny.flags(half, "--learning_rate", "1e-3", "--tokenizer_path", str(tmp_path / "tokenizer"))
+    sentence = refused([*flags, "--resume_from_checkpoint"])
+    assert f"other training data: --tokenizer_path none, now {tmp_path / 'tokenizer'}" in sentence
+
+
+def test_other_texts_in_a_file_of_the_same_name_are_refused(tiny: Tiny, tmp_path: Path, refused: Refused) -> None:
+    texts = tmp_path / "texts.txt"
+    texts.write_bytes(tiny.texts.read_bytes())
+    flags = tiny.flags(tmp_path / "run", "--train_file", str(texts), "--save_steps", "2")
+    assert main(flags) == 0
+    texts.write_text(tiny.texts.read_text().replace("the", "a"))
+    assert "other training data: the content of the files" in refused([*flags, "--resume_from_checkpoint"])

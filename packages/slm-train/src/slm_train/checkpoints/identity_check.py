@@ -33,11 +33,10 @@ def check_identity(
     recorded = start.identity
     if recorded is None:
         return []
-    is_complete = "settings" in recorded
-    if not is_complete:
+    if "settings" not in recorded:
         _describe_earlier(start, print_line)
     settings = recorded_settings(recorded, start.record)
-    changes = find_changes(settings, identity["settings"], is_complete=is_complete)
+    changes = find_changes(settings, identity["settings"])
     schedules = {str(values.get("lr_scheduler_type")) for values in (settings, identity["settings"])}
     keeps_schedule = bool(arguments.training.deepspeed) or bool(schedules & EVALUATION_SCHEDULES)
     refuse_changes(start.folder, changes, arguments.run.accept_changes, keeps_schedule=keeps_schedule)

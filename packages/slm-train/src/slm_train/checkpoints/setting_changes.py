@@ -36,11 +36,22 @@ def recorded_settings(identity: Mapping[str, Any], record: Mapping[str, Any] | N
     return {name: values[name] for name in names if name in values}
 
 
-def find_changes(recorded: Mapping[str, Any], current: Mapping[str, Any], *, is_complete: bool) -> list[SettingChange]:
-    """Return the settings that differ. Those that were not recorded count only if the record is complete."""
-    names = set(current) | set(recorded) if is_complete else set(current) & set(recorded)
+def find_changes(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> list[SettingChange]:
+    """Return the settings that differ.
+
+    A flag that the version of the earlier run did not have is not compared, except for those that limit the length,
+    which replace each other.
+    """
+    names = (recorded.keys() & current.keys()) | (LENGTH & (recorded.keys() | current.keys()))
     changes = [SettingChange(name, recorded.get(name), current.get(name)) for name in sorted(names)]
-    return [change for change in changes if change.before != change.now]
+    return [change for change in changes if _differs(change)]
+
+
+def _differs(change: SettingChange) -> bool:
+    before, now = change.before, change.now
+    if change.name == "accelerator_config" and isinstance(before, Mapping) and isinstance(now, Mapping):
+        return any(before[name] != now[name] for name in before.keys() & now.keys())  # versions have different ones
+    return bool(before != now)
 
 
 def refuse_changes(

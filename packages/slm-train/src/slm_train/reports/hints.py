@@ -12,9 +12,6 @@ _FEW_STEPS = 100
 def find_hints(record: dict[str, Any]) -> list[str]:
     """Return a sentence if a finished run, of which ``record`` is the run.json, had little effect or did harm."""
     before, after = (record["evaluation"][when]["loss"] for when in ("before", "after"))
-    rate = f"{record['arguments']['learning_rate']:.2g}"
-    if not math.isfinite(after):
-        return [f"The loss is not finite: learning rate {rate} is too high; {_lower(record)}."]
     if after > before:
         return [f"The evaluation loss rose from {before:.4f} to {after:.4f}; {_lower(record)}."]
     effects = []
