@@ -21,6 +21,7 @@ POLYNOMIAL = "--lr_scheduler_type polynomial"
     ("flags", "expected"),
     [
         (("--lr_scheduler_type", "warmup_stable_decay"), """--lr_scheduler_kwargs '{"num_decay_steps": 20}'"""),
+        (("--lr_scheduler_type", "warmup_stable_decay", "--lr_scheduler_kwargs", '{"num_decay_steps": 5}'), "run of 4"),
         (("--lr_scheduler_type", "cosine_with_min_lr"), """--lr_scheduler_kwargs '{"min_lr_rate": 0.1}'"""),
         (("--lr_scheduler_type", "polynomial", "--learning_rate", "1e-8"), "(1e-07) must be smaller than initial lr"),
         (("--lr_scheduler_type", "polynomial", "--lr_scheduler_kwargs", '{"power": -1}'), POLYNOMIAL),

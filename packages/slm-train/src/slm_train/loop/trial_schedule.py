@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import torch
 from transformers import TrainingArguments, get_scheduler
@@ -33,6 +34,8 @@ def check_schedule(training: TrainingArguments, steps: int | None = None) -> lis
     ``steps`` is the number of optimizer steps of the run; None before it is known.
     """
     kind = SchedulerType(training.lr_scheduler_type)
+    if steps and kind == SchedulerType.WARMUP_STABLE_DECAY:
+        _check_decay(training, steps)
     length = steps or (training.max_steps if training.max_steps > 0 else _UNKNOWN_LENGTH)
     try:
         rates = _rates(training, kind, length)
@@ -43,6 +46,17 @@ def check_schedule(training: TrainingArguments, steps: int | None = None) -> lis
     if training.lr_scheduler_kwargs and kind in _WITHOUT_SETTINGS:
         return [f"--lr_scheduler_kwargs has no effect with --lr_scheduler_type {kind.value}"]
     return []
+
+
+def _check_decay(training: TrainingArguments, steps: int) -> None:
+    """Raise TrainError for a run that is shorter than warmup and decay: its rate would begin in the middle of them."""
+    settings: Any = training.lr_scheduler_kwargs
+    warmup, decay = training.get_warmup_steps(steps), settings["num_decay_steps"]
+    if warmup + decay > steps:
+        raise TrainError(
+            f"--lr_scheduler_type warmup_stable_decay: warmup ({warmup:,}) and num_decay_steps ({decay:,}) are longer "
+            f"than the run of {steps:,}; give fewer"
+        )
 
 
 def _rates(training: TrainingArguments, kind: SchedulerType, length: int) -> list[float]:

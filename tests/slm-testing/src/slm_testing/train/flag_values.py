@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,6 +58,3 @@ class Outcome:
         if len(sentences) != 1 or not sentences[0].removeprefix("slm-train: ").strip():
             return f"{len(sentences)} sentences: {self.errors!r}"
         return "files of a refused run" if self.folder.exists() else ""
-
-
-Attempt = Callable[[Sequence[str]], Outcome]
