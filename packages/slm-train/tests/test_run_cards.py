@@ -52,6 +52,31 @@ def test_every_mode_leaves_a_valid_card_whose_code_works(
         _check_merge_command(run, tiny)
 
 
+@pytest.mark.parametrize("mode", ["baseline", "lora"])
+def test_the_code_of_a_card_asks_a_model_that_was_trained_on_conversations(
+    mode: str, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chat = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "A hen."}]
+    for name, count in (("chats", 4), ("held_out", 1)):
+        rows = [
+            json.dumps({"messages": [{**chat[0], "content": f"Who {n}?"}, chat[1]]}) for n in range(9, 9 - count, -1)
+        ]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(rows))
+    files = ("--train_file", str(tmp_path / "chats.jsonl"), "--validation_file", str(tmp_path / "held_out.jsonl"))
+    more = ("--mode", mode, "--prompt", "Who?", "--chat_template", "chatml", "--resize_embeddings", "--max_steps", "1")
+    assert main(tiny.flags(tmp_path / "run", *files, *more)) == 0
+    assert "Before training, answering *Who?*" in read_card(tmp_path / "run").text
+    if mode == "lora":
+        assert adapters_main(["merge", str(tmp_path / "run"), str(tmp_path / "merged")]) == 0
+    for folder in ("run", *(["merged"] if mode == "lora" else [])):
+        monkeypatch.chdir(tmp_path / folder)
+        capsys.readouterr()
+        blocks = run_python_blocks(tmp_path / folder, tiny.model)
+        prompt = "<|startoftext|><|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n"
+        assert capsys.readouterr().out.count(prompt) == len(blocks) > 0
+        assert all("eos_token_id=[1, 401]" in code for code in code_blocks(tmp_path / folder, "python"))
+
+
 def _check_merge_command(run: Path, tiny: Tiny) -> None:
     """Run the command for merging, and check the card of the merged model and its code."""
     (command,) = [line for line in code_blocks(run, "bash") if "merge" in line]

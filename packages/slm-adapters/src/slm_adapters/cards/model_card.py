@@ -117,12 +117,13 @@ class ModelCard:
         return ["## Evaluation", table(("", "before training", "after"), rows, numbers=True), escape(self.evaluation)]
 
     def _sample_sections(self) -> list[str]:
+        verb = "continuing" if self.usage.end_ids is None else "answering"
         texts = [
             part
             for sample in self.samples
             for when, text in (("Before training", sample.before), ("After training", sample.after))
             if text is not None
-            for part in (f"{when}, continuing *{escape(sample.prompt)}*:", quote(text))
+            for part in (f"{when}, {verb} *{escape(sample.prompt)}*:", quote(text))
         ]
         return ["## Samples", *texts] if texts else []
 

@@ -56,8 +56,14 @@ def _usage(record: Record, mode: str, base: Base | None, samples: Sequence[TextS
         loads_with_peft=mode != "oft",  # PEFT 0.21 cannot, over the Conv1D layers of GPT-2
         is_four_bit=mode == "qlora" or flag(record, "arguments", "load_in_4bit"),
         resizes_embeddings=flag(record, "arguments", "resize_embeddings"),
+        end_ids=_end_ids(record),
     )
     return replace(usage, prompt=samples[0].prompt) if samples else usage
+
+
+def _end_ids(record: Record) -> tuple[int, ...] | None:
+    ids = entry(record, "chat", "end_ids")
+    return tuple(token for token in ids if isinstance(token, int)) if isinstance(ids, list) else None
 
 
 def _summary(is_adapter: bool, method: str, base: Base | None, dataset: str, dataset_id: str | None) -> str:

@@ -42,7 +42,8 @@ class Usage:
         loads_with_peft: Whether PEFT can load the adapter over any base that slm_adapters can.
         is_four_bit: Whether the adapter was trained over 4-bit weights.
         resizes_embeddings: Whether the adapter may have been trained with more rows of embeddings than its base has.
-        prompt: The text that the examples continue.
+        prompt: The text that the examples continue, or the question that they ask.
+        end_ids: The tokens that end an answer of a model trained on conversations; None if it was trained on others.
     """
 
     base: Base | None = None
@@ -51,6 +52,7 @@ class Usage:
     is_four_bit: bool = False
     resizes_embeddings: bool = False
     prompt: str = "Once upon a time"
+    end_ids: tuple[int, ...] | None = None
 
     @property
     def is_adapter(self) -> bool:
@@ -138,6 +140,16 @@ def _with_transformers(usage: Usage) -> list[str]:
 
 
 def _generation(usage: Usage) -> str:
+    if usage.end_ids is not None:
+        # Named here, because PEFT does not read the generation_config.json of an adapter.
+        options = f"max_new_tokens={2 * NEW_TOKENS}, eos_token_id={list(usage.end_ids)}"
+        return (
+            f'messages = [{{"role": "user", "content": {_string(usage.prompt)}}}]\n'
+            "inputs = tokenizer.apply_chat_template(\n"
+            '    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True\n'
+            ")\n"
+            f"print(tokenizer.decode(model.generate(**inputs, {options})[0]))"
+        )
     return (
         f'ids = tokenizer({_string(usage.prompt)}, return_tensors="pt").input_ids\n'
         f"print(tokenizer.decode(model.generate(ids, max_new_tokens={NEW_TOKENS})[0]))"

@@ -30,7 +30,7 @@ def merged_card(merged: Loaded) -> ModelCard | None:
         recorded,
         title=f"{recorded.title}, merged",
         summary=f"{recorded.summary} It is merged into its base: a plain transformers model.",
-        usage=Usage(prompt=recorded.usage.prompt),
+        usage=Usage(prompt=recorded.usage.prompt, end_ids=recorded.usage.end_ids),
         base_id=base.name if base.kind == "hub" else None,
         relation="finetune",
         tags=(*recorded.tags, "merged"),
