@@ -3,13 +3,15 @@
     uv run python scripts/demo_check.py [--modes lora,butterfly:quality] [--seeds 1,2,3] [--output_dir FOLDER]
 
 For each mode and seed it trains the built-in base on the built-in corpus, samples texts for two prompts with ten random
-seeds each, and prints how many name the hero and his trait, how a judge rates their English, and the perplexity on
-held-out stories. The exit code is 1 if a run misses one of the marks in `Figures.misses`.
+seeds each, and prints how many name the hero and his trait, how two judges rate their English, and the perplexity on
+held-out stories. The exit code is 1 if a run misses one of the marks in `Figures.misses`, or a mode the judge's.
 
-The judge is the base itself: its nats per token in sentences without new parts. Every model finds its own samples at a
-low temperature more likely than anything else, even than genuine stories, so the base rates its own texts best (0.8)
-whatever their English. The mark is what it needs for genuine stories that it has not read (1.99): texts that it finds
-less likely have lost its English. That is a floor against damage, not a proof that the English is as good as before.
+A rating is a judge's loss in nats per token in sentences without new parts. The judge is stories260K, a small model of
+TinyStories that comes from a hub; `--judge MODEL` names another, `--judge ""` leaves it out. It must rate the English
+after training no worse than before, on average over the seeds of a mode: the standard error of one rating, of 20 texts,
+is 0.03 to 0.06. The base rates too, but every model finds its own samples at a low temperature
+likelier than anything else, even than genuine stories (0.8 against 1.99), so its mark is the latter: a floor against
+damage.
 """
 
 from __future__ import annotations
@@ -28,27 +30,41 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from slm_adapters import Loaded, load
+from slm_adapters import AdapterError, Loaded, load
 from slm_train import main as slm_train
 
 MODES = ("baseline", "lora", "qlora", "butterfly", "butterfly:quality", "butterfly_block", "butterfly_block:quality")
 PROMPTS = ("Once upon a time", "One day")
 SAMPLES = 10  # texts for each prompt
+JUDGE = "karpathy/stories260K"
 
 HERO = re.compile(r"\bZip\b")
 TRAIT = re.compile(r"\bbubbles?\b")
 # What the base has never written about; sentences with such words are not judged.
 NEW = re.compile(r"\b(zip|dragon|bubbles?|hooray)\b", re.IGNORECASE)
-GENUINE = 1.993  # the judge's nats per token on stories of TinyStories that it has not read, from its model card
+GENUINE = 1.993  # the base's nats per token on stories of TinyStories that it has not read, from its model card
 _SENTENCE = re.compile(r'\S[^.!?]*[.!?]+"?')
 
 
 @dataclass(frozen=True)
+class Judges:
+    """The models that rate English; `other` is None where no hub provides it."""
+
+    base: Loaded
+    other: Loaded | None
+
+    def rate(self, texts: Sequence[str]) -> Texts:
+        other = rate_english(self.other, texts) if self.other else None
+        return Texts(tuple(texts), rate_english(self.base, texts), other)
+
+
+@dataclass(frozen=True)
 class Texts:
-    """What was sampled from one model, and a judge's rating of its English: nats per token outside the new parts."""
+    """What was sampled from one model, and how the judges rate its English: nats per token outside the new parts."""
 
     texts: tuple[str, ...]
-    rating: float
+    by_base: float
+    by_other: float | None
 
     @property
     def with_hero_and_trait(self) -> tuple[int, ...]:
@@ -76,12 +92,25 @@ class Figures:
         marks = {
             f"only {low} of {SAMPLES} texts name hero and trait": low >= 0.8 * SAMPLES,
             f"{high} of {SAMPLES} texts name hero and trait before training": high == 0,
-            f"the English is rated {self.after.rating:.2f}, genuine stories {GENUINE}": self.after.rating <= GENUINE,
+            f"the base rates the English {self.after.by_base:.2f}, genuine stories {GENUINE}": (
+                self.after.by_base <= GENUINE
+            ),
             f"perplexity falls from {self.perplexity[0]:.2f} to {self.perplexity[1]:.2f} only": (
                 self.perplexity[1] <= self.perplexity[0] / 2
             ),
         }
         return [sentence for sentence, reached in marks.items() if not reached]
+
+
+def misses_of_judge(mode: str, results: Sequence[Figures]) -> list[str]:
+    """Return a sentence if the judge rates the English of a mode, on average over its seeds, worse than before."""
+    ratings = [(figures.before.by_other, figures.after.by_other) for figures in results if figures.mode == mode]
+    rated = [(before, after) for before, after in ratings if before is not None and after is not None]
+    if not rated:
+        return []
+    before, after = (sum(column) / len(rated) for column in zip(*rated, strict=True))
+    worse = f"{mode}: the judge rates the English {after:.3f}, before training {before:.3f}"
+    return [] if after <= before else [worse]
 
 
 def names_hero_and_trait(text: str) -> bool:
@@ -139,12 +168,11 @@ def _judged_losses(judge: Loaded, text: str) -> Iterator[float]:
             yield loss
 
 
-def judged(judge: Loaded, sampled: Loaded) -> Texts:
-    texts = sample_texts(sampled.model, sampled.tokenizer, PROMPTS)
-    return Texts(tuple(texts), rate_english(judge, texts))
+def judged(judges: Judges, sampled: Loaded) -> Texts:
+    return judges.rate(sample_texts(sampled.model, sampled.tokenizer, PROMPTS))
 
 
-def check(mode: str, seed: int, folder: Path, base: Loaded, before: Texts, flags: Sequence[str] = ()) -> Figures:
+def check(mode: str, seed: int, folder: Path, judges: Judges, before: Texts, flags: Sequence[str] = ()) -> Figures:
     """Train in `folder` and return the figures. `mode` may name a preset: `butterfly:quality`."""
     name, _, preset = mode.partition(":")
     words = ["--mode", name, "--seed", str(seed), "--output_dir", str(folder)]
@@ -156,18 +184,20 @@ def check(mode: str, seed: int, folder: Path, base: Loaded, before: Texts, flags
         raise RuntimeError(f"slm-train {' '.join(words)} ended with exit code {code}")
     evaluation = json.loads((folder / "run.json").read_text())["evaluation"]
     perplexity = evaluation["before"]["perplexity"], evaluation["after"]["perplexity"]
-    return Figures(mode, seed, before, judged(base, load(folder)), perplexity, seconds)
+    return Figures(mode, seed, before, judged(judges, load(folder)), perplexity, seconds)
 
 
-COLUMNS = f"{'mode':<24}{'seed':>5}{'hero and trait':>18}{'judge':>15}{'perplexity':>17}{'seconds':>9}"
+COLUMNS = f"{'mode':<24}{'seed':>5}{'hero and trait':>18}{'judge':>15}{'base':>15}{'perplexity':>17}{'seconds':>9}"
 
 
 def row(figures: Figures) -> str:
     before, after = figures.before, figures.after
     hero = f"{'+'.join(map(str, before.with_hero_and_trait))} → {'+'.join(map(str, after.with_hero_and_trait))}"
-    judge = f"{before.rating:.2f} → {after.rating:.2f}"
+    judge = "" if before.by_other is None or after.by_other is None else f"{before.by_other:.3f} → {after.by_other:.3f}"
+    base = f"{before.by_base:.2f} → {after.by_base:.2f}"
     perplexity = f"{figures.perplexity[0]:.2f} → {figures.perplexity[1]:.2f}"
-    return f"{figures.mode:<24}{figures.seed:>5}{hero:>18}{judge:>15}{perplexity:>17}{figures.seconds:>9.0f}"
+    ratings = f"{judge:>15}{base:>15}"
+    return f"{figures.mode:<24}{figures.seed:>5}{hero:>18}{ratings}{perplexity:>17}{figures.seconds:>9.0f}"
 
 
 def main() -> int:
@@ -175,20 +205,25 @@ def main() -> int:
     parser.add_argument("--modes", default=",".join(MODES), help="modes, with a preset after a colon")
     parser.add_argument("--seeds", default="1,2,3")
     parser.add_argument("--output_dir", type=Path, help="where to keep the runs and texts.jsonl; default: nowhere")
+    parser.add_argument("--judge", default=JUDGE, help="a second judge besides the base; empty for none")
     parser.add_argument("--texts", action="store_true", help="print the texts of each run")
     options, flags = parser.parse_known_args()
-    base = load("sample")
-    before = judged(base, base)
+    try:
+        judges = Judges(load("sample"), load(options.judge) if options.judge else None)
+    except AdapterError as error:
+        parser.error(f"{error} (--judge '' leaves out the judge)")
+    before = judged(judges, judges.base)
     results = []
     with tempfile.TemporaryDirectory() as temporary:
         for mode in options.modes.split(","):
             for seed in map(int, options.seeds.split(",")):
                 folder = (options.output_dir or Path(temporary)) / f"{mode.replace(':', '-')}-{seed}"
-                results.append(check(mode, seed, folder, base, before, flags))
+                results.append(check(mode, seed, folder, judges, before, flags))
                 print(f"\n{COLUMNS}\n{row(results[-1])}", flush=True)
                 print(*(results[-1].after.texts if options.texts else ()), sep="\n")
     print(f"\n{COLUMNS}", *map(row, results), sep="\n")
     missed = [f"{figures.mode}, seed {figures.seed}: {miss}" for figures in results for miss in figures.misses()]
+    missed += [miss for mode in options.modes.split(",") for miss in misses_of_judge(mode, results)]
     print(*missed, sep="\n", file=sys.stderr)
     return 1 if missed else 0
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from slm_adapters import load
+from slm_adapters import AdapterError, load
 from slm_testing.workspace.readme_blocks import ROOT
 
 
@@ -43,22 +43,68 @@ def base() -> Any:
 
 
 @pytest.fixture(scope="module")
-def before(base: Any) -> Any:
-    return demo.judged(base, base)
+def judges(base: Any) -> Any:
+    try:
+        return demo.Judges(base, load(demo.JUDGE))
+    except AdapterError:  # no hub
+        return demo.Judges(base, None)
+
+
+@pytest.fixture(scope="module")
+def before(judges: Any) -> Any:
+    return demo.judged(judges, judges.base)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize("mode", demo.MODES)
-def test_a_run_without_flags_convinces(
-    mode: str, seed: int, base: Any, before: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_runs_without_flags_convince(
+    mode: str, judges: Any, before: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SLM_CACHE", str(tmp_path / "cache"))
-    figures = demo.check(mode, seed, tmp_path / "run", base, before)
-    assert figures.misses() == [], demo.row(figures)
+    results = [demo.check(mode, seed, tmp_path / str(seed), judges, before) for seed in (1, 2, 3)]
+    table = "\n".join(map(demo.row, results))
+    assert [figures.misses() for figures in results] == [[], [], []], table
+    assert demo.misses_of_judge(mode, results) == [], table
+    if judges.other is None:
+        pytest.skip(f"every mark but one is reached: no hub provides the judge {demo.JUDGE}")
 
 
 # The check itself
+
+
+@pytest.mark.parametrize(
+    ("after", "missed"),
+    [
+        (("Zip blew bubbles.", 1.5, 0.9), ""),
+        (("Zip blew bubbles.", 2.1, 0.9), "the base rates the English 2.10"),
+        (("Zip blew bubbles.", 2.1, None), "the base rates the English 2.10"),
+        (("Zip blew bubbles.", float("nan"), 0.9), "the base rates the English nan"),
+        (("Tim blew bubbles.", 1.5, 0.9), "only 0 of 10 texts"),
+    ],
+)
+def test_worse_texts_miss_a_mark(after: tuple[str, float, float | None], missed: str) -> None:
+    sentence, *ratings = after
+    texts = [tuple(f"{prompt}, {kind}" for prompt in demo.PROMPTS for _ in range(10)) for kind in ("a cat.", sentence)]
+    figures = demo.Figures("lora", 1, demo.Texts(texts[0], 0.8, 0.92), demo.Texts(texts[1], *ratings), (9.4, 1.5), 60.0)
+    assert [miss[: len(missed)] for miss in figures.misses()] == [missed] * bool(missed)
+    assert "→" in demo.row(figures)
+
+
+@pytest.mark.parametrize(
+    ("after", "missed"),
+    [
+        ((0.90, 0.93, 0.91), []),
+        ((0.90, 0.95, 0.94), ["lora: the judge rates the English 0.930, before training 0.920"]),
+        ((float("nan"), 0.9, 0.9), ["lora: the judge rates the English nan, before training 0.920"]),
+        ((None, None, None), []),
+    ],
+)
+def test_the_judge_is_asked_about_a_mode_as_a_whole(after: tuple[float | None, ...], missed: list[str]) -> None:
+    def run(mode: str, rating: float | None) -> Any:
+        return demo.Figures(mode, 1, demo.Texts((), 0.8, 0.92), demo.Texts((), 1.5, rating), (9.4, 1.5), 60.0)
+
+    results = [*(run("lora", rating) for rating in after), run("qlora", 5.0)]
+    assert demo.misses_of_judge("lora", results) == missed
 
 
 def test_hero_and_trait_are_whole_words() -> None:

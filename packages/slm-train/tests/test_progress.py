@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -161,3 +162,13 @@ def test_log_lines_have_the_remaining_time(tiny: Tiny, tmp_path: Path, capsys: p
     assert main(tiny.flags(tmp_path / "run")) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if re.match(r"step \d/4  loss", line)]
     assert [bool(re.search(r", 0:\d\d left$", line)) for line in lines] == [True, True, True, False]
+
+
+@pytest.mark.parametrize(("interval", "logged"), [("100", [3]), ("2", [2]), ("3", [3])])
+def test_a_run_shorter_than_the_interval_logs_its_loss_at_the_end(
+    tiny: Tiny, tmp_path: Path, interval: str, logged: list[int]
+) -> None:
+    words = ("--max_steps", "3", "--logging_steps", interval, "--disable_tqdm", "true")
+    assert main(tiny.flags(tmp_path / "run", *words)) == 0
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == logged

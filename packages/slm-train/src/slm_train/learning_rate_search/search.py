@@ -1,8 +1,9 @@
 """``--find_learning_rate``: short trials of several rates from the same start, on the rows of the run.
 
 A trial takes a few optimizer steps and is judged by the loss on training rows that its steps do not contain. Few steps
-favour rates that are high for a whole run, so the lowest rate that comes close to the best is used. Afterwards
-weights, buffers, gradients and random states are what they were, so the run is that of ``--learning_rate CHOSEN``.
+favour rates that are high for a whole run, so the lowest rate that comes close to the best is used (`choose`).
+Afterwards weights, buffers, gradients and random states are what they were, so the run is that of ``--learning_rate
+CHOSEN``.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import IntervalStrategy
 
 from slm_train.loop.time_budget import TimeBudget
 from slm_train.run_folder.metrics_file import append_metrics
@@ -16,6 +17,11 @@ class MetricsLog(TrainerCallback):
 
     def __init__(self, folder: Path, time_budget: TimeBudget | None = None):
         self.folder, self.time_budget = folder, time_budget
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Log at the last step of a run that is shorter than the interval; it would log no loss at all."""
+        is_short = args.logging_strategy == IntervalStrategy.STEPS and state.max_steps < state.logging_steps
+        control.should_log |= is_short and state.global_step == state.max_steps
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **named: Any) -> None:
         logs = named.get("logs") or {}

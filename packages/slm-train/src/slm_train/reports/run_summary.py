@@ -115,6 +115,8 @@ def _epochs_text(current: Run, rows: int) -> str:
         epochs = current.steps * _rows_per_step(current) / rows
     else:
         epochs = training.num_train_epochs
+    if epochs < 0.1:
+        return f"{100 * epochs:.2g} % of an epoch"
     return "1 epoch" if round(epochs, 2) == 1 else f"{epochs:.3g} epochs"
 
 
