@@ -23,6 +23,8 @@ def readme_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "texts").mkdir()
     (folder / "texts" / "mine.txt").write_text("\n\n".join(" ".join(text.split()) for text in texts))
     (folder / "my.jsonl").write_text("\n".join(json.dumps({"body": text}) for text in texts))
+    turns = [{"role": "user", "content": "Who is there?"}, {"role": "assistant", "content": "A little hen."}]
+    (folder / "chats.jsonl").write_text("\n".join(json.dumps({"messages": turns}) for _ in range(24)))
     (folder / "run.yaml").write_text("lora_r: 4\n")
     return folder
 
