@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from slm_testing.train.tiny_runs import Refused, Tiny
 from slm_train.cli import main
-from slm_train.command_line import optional_packages
 from slm_train.command_line.parsing import parse_arguments
 from slm_train.errors import TrainError
 
@@ -26,6 +26,10 @@ POLYNOMIAL = "--lr_scheduler_type polynomial"
         (("--lr_scheduler_type", "polynomial", "--learning_rate", "1e-8"), "(1e-07) must be smaller than initial lr"),
         (("--lr_scheduler_type", "polynomial", "--lr_scheduler_kwargs", '{"power": -1}'), POLYNOMIAL),
         (("--lr_scheduler_type", "inverse_sqrt", "--lr_scheduler_kwargs", '{"timescale": 0}'), "division by zero"),
+        (
+            ("--lr_scheduler_type", "reduce_lr_on_plateau", *EVALUATED, "--lr_scheduler_kwargs", '{"patience": "x"}'),
+            "'>' not supported between instances of 'int' and 'str'",
+        ),
         (("--lr_scheduler_kwargs", '{"cycles": 1}'), "unexpected keyword argument 'cycles'"),
         (("--optim", "galore_adamw"), "--optim galore_adamw needs the package galore-torch: pip install galore-torch"),
         (("--optim", "sgd", "--optim_args", "nonsense"), "--optim_args nonsense must be pairs of name and value"),
@@ -75,7 +79,7 @@ def test_the_best_model_by_perplexity_is_the_one_with_the_lowest(tmp_path: Path)
 
 
 def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(optional_packages.shutil, "which", lambda _: None)
+    monkeypatch.setattr(shutil, "which", lambda _: None)
     with pytest.raises(TrainError, match="needs a C\\+\\+ compiler"):
         parse_arguments(["--torch_compile"])
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import GradientAccumulationPlugin
 from transformers.trainer_pt_utils import AcceleratorConfig
 
 from slm_train.errors import UsageError, shown
 
+_ACCUMULATION = "gradient_accumulation_kwargs"
 _OBJECTS = {
     "lr_scheduler_kwargs": '{"num_cycles": 2}',
     "gradient_checkpointing_kwargs": '{"use_reentrant": false}',
@@ -47,6 +50,25 @@ def _check_object(name: str, value: str, text: str, example: str) -> None:
     if not isinstance(content, dict):
         raise UsageError(f"--{name} {shown(value)} must be a JSON object, such as '{example}'")
     if name == "accelerator_config":
-        known = set(vars(AcceleratorConfig()))
-        for key in content.keys() - known:
-            raise UsageError(f"--{name} has the key {key!r}; choose from {', '.join(sorted(known))}")
+        _check_accelerator(content)
+
+
+def _check_accelerator(content: Mapping[str, Any]) -> None:
+    """Raise UsageError for a key or a value that accelerate does not accept."""
+    known = set(vars(AcceleratorConfig()))
+    for key, value in content.items():
+        if key not in known:
+            raise UsageError(f"--accelerator_config has the key {key!r}; choose from {', '.join(sorted(known))}")
+        if key == _ACCUMULATION:
+            _check_accumulation(value)
+        elif not isinstance(value, bool | None) and str(value).lower() not in ("true", "false"):
+            raise UsageError(f"--accelerator_config: {key} {shown(str(value))} must be true or false")
+
+
+def _check_accumulation(value: Any) -> None:
+    known = [field.name for field in fields(GradientAccumulationPlugin)]
+    if value is not None and (not isinstance(value, dict) or not value.keys() <= set(known)):
+        raise UsageError(
+            f"--accelerator_config: {_ACCUMULATION} {shown(str(value))} must be an object with some of "
+            f"{', '.join(known)}"
+        )

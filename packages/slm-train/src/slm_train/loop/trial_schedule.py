@@ -70,7 +70,9 @@ def _rates(training: TrainingArguments, kind: SchedulerType, length: int) -> lis
         scheduler_specific_kwargs=training.lr_scheduler_kwargs,  # type: ignore[arg-type]
     )
     if kind in _FOLLOW_EVALUATIONS:
-        return [training.learning_rate]
+        for loss in (1.0, 2.0, 3.0):
+            schedule.step(loss)
+        return [group["lr"] for group in optimizer.param_groups]
     steps = {0, 1, 2, length // 4, length // 2, 3 * length // 4, length - 1, length}
     return [training.learning_rate * function(step) for step in sorted(steps) for function in schedule.lr_lambdas]
 
