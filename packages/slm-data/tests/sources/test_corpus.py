@@ -59,7 +59,7 @@ def test_the_end_of_a_single_document_is_held_out_and_a_note_says_so(tmp_path: P
     assert list(corpus.read_both()) == [(*corpus.train, False), (*corpus.validation, True)]
     assert corpus.train.identity != corpus.validation.identity
     (note,) = corpus.notes
-    assert all(words in note for words in ("1 document", "--document_separator '\\\\n\\\\n'", "last 10%")), note
+    assert all(words in note for words in ("1 document", "--document_separator '\\n\\n'", "last 10%")), note
 
 
 def test_a_single_document_that_cannot_be_divided_is_reported(tmp_path: Path) -> None:

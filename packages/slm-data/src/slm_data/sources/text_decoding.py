@@ -20,7 +20,7 @@ MAX_LENGTH = 1 << 26
 
 BLANK_LINE = "\n\n"  # as a separator of documents
 _BLANK_LINE = re.compile(r"\n[^\S\n]*\n")
-_OUTER_BLANK_LINES = re.compile(r"\A(?:[^\S\n]*\n)+|(?:\n[^\S\n]*)+\Z")
+_LEADING_BLANK_LINES = re.compile(r"(?:[^\S\n]*\n)*")
 
 
 def decode_chunks(file: SourceFile, *, translate: bool, chunk_bytes: int | None = None) -> Iterator[str]:
@@ -113,7 +113,12 @@ def _decode(file: SourceFile, chunks: Iterable[bytes], encoding: str, offset: in
 def _strip(document: str, separator: str) -> str:
     if not document or document.isspace():
         return ""
-    return _OUTER_BLANK_LINES.sub("", document) if separator == BLANK_LINE else document.strip("\n")
+    if separator != BLANK_LINE:
+        return document.strip("\n")
+    leading = _LEADING_BLANK_LINES.match(document)
+    assert leading is not None
+    first_trailing = document.find("\n", len(document.rstrip()))
+    return document[leading.end() : first_trailing if first_trailing >= 0 else None]
 
 
 def _unsearched(remainder: str, separator: str) -> int:

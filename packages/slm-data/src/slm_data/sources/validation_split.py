@@ -98,7 +98,8 @@ def _check_unchanged(files: Sequence[SourceFile]) -> None:
 
 def _separated(options: SourceOptions) -> str:
     is_txt = any(".txt" in Path(file).name.lower() for file in options.train_file)
-    return f" (separated by --document_separator {options.document_separator!r})" if is_txt else ""
+    separator = options.document_separator.replace("\n", "\\n")  # as a user writes it, on one line
+    return f" (separated by --document_separator '{separator}')" if is_txt else ""
 
 
 def _too_small_message(name: str, options: SourceOptions) -> str:
