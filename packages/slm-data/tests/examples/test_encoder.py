@@ -34,7 +34,7 @@ def scored_text(tokenizer: PreTrainedTokenizerBase, batch: EncodedBatch) -> str:
     return str(tokenizer.decode(batch.ids[batch.scored].tolist()))
 
 
-words = st.text(st.sampled_from("thehn moba.\n‘é🙂"), min_size=1, max_size=12)
+words = st.text(st.sampled_from("thehn moba.\n‘é🙂"), min_size=1, max_size=12).filter(str.strip)
 
 
 @given(st.lists(words, min_size=2, max_size=5))

@@ -72,7 +72,7 @@ contents = st.text(st.sampled_from("ab \n\ue000<|im_end|>é🙂"), min_size=1, m
 @given(st.lists(contents, min_size=2, max_size=6))
 def test_whatever_the_messages_say_exactly_the_answers_are_scored(turns: list[str]) -> None:
     text, scored = render(CHATML_TEMPLATE, "<|im_end|>", *turns)
-    assert scored == [f"{turn}<|im_end|>" for turn in turns[1::2]]
+    assert scored == [f"{turn}<|im_end|>" for turn in turns[1::2] if turn.strip()]  # a blank one is no answer
     assert text == "".join(
         f"<|im_start|>{('user', 'assistant')[i % 2]}\n{turn}<|im_end|>\n" for i, turn in enumerate(turns)
     )

@@ -142,8 +142,8 @@ def test_a_missing_part_is_written_alone(tmp_path: Path, file: Path, tokenizer: 
 def test_parts_from_two_sources_are_tokenised_one_after_the_other(
     tmp_path: Path, file: Path, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    other = tmp_path / "b.txt"
-    other.write_text("The moon.\n\nThe sea.")
+    other = tmp_path / "b.jsonl"
+    other.write_text("".join(file.read_text().splitlines(keepends=True)[1:3]))
     train, validation = tokenize_splits(
         load(file, validation_file=[str(other)]), tokenizer, cache_dir=tmp_path / "cache", workers=1
     )

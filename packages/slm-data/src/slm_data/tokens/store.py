@@ -37,7 +37,7 @@ STORE_FORMAT = 2  # part of the fingerprint: increase it when the files of a sto
 MASK_FILE = "scored.bin"  # one byte per token
 
 # Errors that the user can resolve with another folder. numpy's own write errors have no errno, hence None.
-UNWRITABLE = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, None}
+UNWRITABLE = {errno.ENOSPC, errno.ENOENT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, None}
 UNWRITABLE |= {getattr(errno, "EDQUOT", None)}  # not defined on Windows
 
 
