@@ -122,4 +122,4 @@ def _is_finite(value: float) -> bool:
 def _shown(value: float) -> str:
     if isinstance(value, int) and abs(value) >= 10**20:
         return f"{'-' if value < 0 else ''}1e{len(str(abs(value))) - 1} or more"
-    return str(value)
+    return f"{value:.15g}" if isinstance(value, float) else str(value)
