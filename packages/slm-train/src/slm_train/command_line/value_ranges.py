@@ -75,6 +75,7 @@ RANGES: dict[str, Range] = {
     "warmup_steps": Range(0, _LARGEST),
     # length and size
     "num_train_epochs": Range(0, 1_000_000, above=True),
+    "max_minutes": _POSITIVE,
     "max_steps": Range(1, _LARGEST, unset=-1),
     "per_device_train_batch_size": _COUNT,
     "per_device_eval_batch_size": _COUNT,
