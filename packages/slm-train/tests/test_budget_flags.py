@@ -72,7 +72,7 @@ def test_a_flag_of_the_loop_is_refused_by_the_trainer_with_the_command_to_use(wo
         (("--schedule_in", "centuries"), "choose from steps, tokens"),
         (("--max_tokens_per_micro_batch", "9"), "does not hold the longest row of 64 tokens"),
         (("--pad_to_multiple_of", "200"), "makes rows of 200 tokens"),
-        (("--num_train_epochs", "0", "--max_steps", "-1"), "--num_train_epochs 0.0 must be above 0"),
+        (("--num_train_epochs", "0", "--max_steps", "-1"), "--num_train_epochs 0 must be above 0"),
     ],
 )
 def test_a_value_out_of_range_is_reported_in_one_sentence(

@@ -126,7 +126,7 @@ def test_a_run_that_used_its_time_is_finished_and_stays_so(tiny: Tiny, tmp_path:
     ("flags", "expected"),
     [
         (("--max_minutes", "0"), "--max_minutes 0 must be above 0"),
-        (("--max_minutes", "nan"), "--max_minutes nan must be above 0"),
+        (("--max_minutes", "nan"), "--max_minutes nan must be a finite number above 0"),
         (("--max_minutes", "1", "--max_steps", "5"), "--max_minutes and --max_steps"),
         (("--max_minutes", "1", "--num_train_epochs", "2"), "--max_minutes and --num_train_epochs"),
         (("--max_minutes", "1", "--warmup_steps", "5"), "--warmup_steps 5 counts steps"),

@@ -75,6 +75,7 @@ RANGES: dict[str, Range] = {
     "warmup_steps": Range(0, _LARGEST),
     # length and size
     "num_train_epochs": Range(0, 1_000_000, above=True),
+    "max_minutes": _POSITIVE,
     "max_steps": Range(1, _LARGEST, unset=-1),
     "per_device_train_batch_size": _COUNT,
     "per_device_eval_batch_size": _COUNT,
@@ -122,4 +123,4 @@ def _is_finite(value: float) -> bool:
 def _shown(value: float) -> str:
     if isinstance(value, int) and abs(value) >= 10**20:
         return f"{'-' if value < 0 else ''}1e{len(str(abs(value))) - 1} or more"
-    return str(value)
+    return f"{value:.15g}" if isinstance(value, float) else str(value)
