@@ -11,10 +11,9 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from slm_data import train_tokenizer
-from slm_kv.paged import main as paged
 from slm_testing.serve.running_server import running_server
 from slm_testing.serve.waiting import TIMEOUT
-from slm_train.cli import main as train
+from slm_testing.workspace.capped_commands import run
 
 THINGS = ("sea", "moon", "boat", "hen", "lamp", "tide", "wind", "song")
 ANSWER = "Arr, a fine question! Yo ho ho!"
@@ -68,7 +67,7 @@ def test_a_trained_model_answers_in_style_and_stops(
     files = ("--train_file", str(pirates / "train.jsonl"), "--validation_file", str(pirates / "held_out.jsonl"))
     fixed = ("--token_cache", str(tmp_path / "cache"), "--threads", "1", "--use_cpu", "true", "--packing", "none")
     model = ("--model_path", str(pirates / "model"), "--output_dir", str(tmp_path / "run"), "--max_steps", "40")
-    assert train([*files, *fixed, *model, *flags]) == 0
+    assert run(["slm-train", *files, *fixed, *model, *flags]) == 0
     question = "What of the moon?"
     with running_server(model_path=str(tmp_path / "run")) as server:
         body = {"messages": [{"role": "user", "content": question}], "temperature": 0, "max_tokens": 60}
@@ -77,7 +76,7 @@ def test_a_trained_model_answers_in_style_and_stops(
     assert choice["message"]["content"].strip() == ANSWER
     capsys.readouterr()
     asked = ["--chat", "--prompt", question, "--temperature", "0", "--max_new_tokens", "60", "--threads", "1"]
-    assert paged(["--model_path", str(tmp_path / "run"), *asked, "--stop", "<|im_end|>"]) == 0
+    assert run(["slm-paged", "--model_path", str(tmp_path / "run"), *asked, "--stop", "<|im_end|>"]) == 0
     output = capsys.readouterr().out
     assert "finished: stop, end of text or a stop string" in output
     answer = output.split(f"{question}\n\n")[1].split("\n\n")[0]
