@@ -312,6 +312,7 @@ def test_another_column_can_be_named(tmp_path: Path) -> None:
         (b'{"text": "a", "tags": ["x"]}\n{"text": "b", "tags": ["y"]}\n', ["a", "b"]),
         (b'{"version": 2, "rows": [{"text": "a"}, {"text": "b"}]}', ["a", "b"]),
         (b'{"rows": ["a", "b"], "n": {"rows": 2}}', ["a", "b"]),
+        (b'{"version": 2, "rows": ["a", "b"], "size": 2}\n\n', ["a", "b"]),
         (b'"a"\n"b"\n', ["a", "b"]),
         (b'["' + b"x" * 3000 + b'", "\\u00e9"]', ["x" * 3000, "é"]),
     ],

@@ -96,6 +96,7 @@ def test_the_stores_are_those_of_tokenize(
         assert not store.reused
 
 
+@pytest.mark.parametrize("file", ["messages"], indirect=True)
 def test_worker_processes_write_the_same_stores(
     tmp_path: Path, file: Path, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,7 +57,7 @@ def open_content(file: SourceFile) -> Iterator[io.BufferedReader]:
 def open_seekable(file: SourceFile) -> Iterator[IO[bytes]]:
     """Open the decompressed bytes of a file for random access; a compressed one is unpacked to a temporary file.
 
-    If the block is left normally or with a DataError, a changed content raises DataError.
+    If the block is left normally, a changed content raises DataError.
     """
     if file.compression:
         with tempfile.TemporaryFile() as unpacked:
@@ -68,11 +68,7 @@ def open_seekable(file: SourceFile) -> Iterator[IO[bytes]]:
         return
     check_unchanged(file)
     with explain_read_errors(file.path), file.path.open("rb") as opened:
-        try:
-            yield opened
-        except DataError:
-            check_unchanged(file)
-            raise
+        yield opened
         check_unchanged(file)
 
 

@@ -77,17 +77,12 @@ def open_verified(file: SourceFile) -> Iterator[io.BufferedReader]:
     """Open a file for one sequential read; its bytes are hashed again on the way.
 
     Raises:
-        DataError: The content is not the one that was hashed: on entry, or, if the block is left normally or with a
-            DataError, on exit.
+        DataError: The content is not the one that was hashed: on entry, or, if the block is left normally, on exit.
     """
     check_unchanged(file)
     with explain_read_errors(file.path), file.path.open("rb", buffering=0) as raw:
         hashed = _HashedFile(raw)
-        try:
-            yield io.BufferedReader(hashed, BLOCK_BYTES)
-        except DataError:
-            check_unchanged(file)  # a file that changed while it was read is the better explanation of a fault in it
-            raise
+        yield io.BufferedReader(hashed, BLOCK_BYTES)
         if hashed.digest_of_all() != file.digest:
             raise _changed(file.path)
         check_unchanged(file)  # what was read before the file changed may all have been in a buffer

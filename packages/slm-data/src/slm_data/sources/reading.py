@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+from slm_data.errors import DataError
 from slm_data.sources.compression import check_is_compressed
-from slm_data.sources.content import SourceFile
+from slm_data.sources.content import SourceFile, check_unchanged
 from slm_data.sources.readers.columnar import read_arrow, read_parquet
 from slm_data.sources.readers.delimited import read_csv, read_tsv
 from slm_data.sources.readers.json_document import read_json
@@ -34,4 +35,8 @@ def read_records(files: Sequence[SourceFile], settings: ReaderSettings) -> Itera
     """
     for file in files:
         check_is_compressed(file)
-        yield from READERS[file.kind](file, settings)
+        try:
+            yield from READERS[file.kind](file, settings)
+        except DataError:
+            check_unchanged(file)  # that a file changed while it was read is the better explanation of a fault in it
+            raise

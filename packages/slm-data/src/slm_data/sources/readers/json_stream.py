@@ -79,14 +79,18 @@ class JsonStream:
         return error.msg.startswith("Unterminated string") or error.pos > len(self._text) - _MAX_TOKEN
 
     def _read_more(self, pieces: int) -> bool:
-        """Append the next pieces to the text from the current position on. Returns whether there were any."""
+        """Append the next pieces to the text from the current position on. Returns whether there were any.
+
+        If there are none, nothing changes, so that positions in the text stay valid.
+        """
         if len(self._text) - self._position > text_decoding.MAX_LENGTH:
             raise DataError(
                 f"{self.where}: a value longer than {text_decoding.MAX_LENGTH >> 20} Mi characters, or a quote that "
                 "is never closed; split its text into several"
             )
         added = list(islice(self._chunks, pieces))
-        self._text, self._position = self._text[self._position :] + "".join(added), 0
+        if added:
+            self._text, self._position = self._text[self._position :] + "".join(added), 0
         return bool(added)
 
     def _move_to(self, position: int) -> None:
