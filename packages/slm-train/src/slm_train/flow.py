@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
@@ -21,7 +20,6 @@ from slm_train.checkpoints.identity_check import changes_record, check_identity,
 from slm_train.checkpoints.resume import Start, choose_start
 from slm_train.checkpoints.run_identity import run_identity
 from slm_train.checkpoints.run_lock import only_run_in_folder
-from slm_train.checkpoints.step_checkpoint import StepCheckpoint
 from slm_train.data.budget_plan import make_plan
 from slm_train.data.chat_format import with_chat_format
 from slm_train.data.evaluated_rows import evaluated_rows_of_resumed_run
@@ -66,6 +64,7 @@ from slm_train.run_recording import (
     record_search,
     recorded_failure,
 )
+from slm_train.trainer_choice import make_trainer
 from slm_train.training_run import Run
 
 
@@ -182,7 +181,7 @@ def _load_model(current: Run, console: Console) -> tuple[Run, PreTrainedModel]:
 
 def _prepare(current: Run, model: PreTrainedModel, dataset: str, bars: Progress, signals: StopSignals) -> SlmTrainer:
     """Create the trainer and the run folder. All checks have been made: this may delete an earlier run."""
-    trainer = _make_trainer(current, model, signals, bars.console)
+    trainer = make_trainer(current, model, signals, bars.console)
     # ProgressBar and MetricsLog below replace them.
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
@@ -204,34 +203,6 @@ def _prepare(current: Run, model: PreTrainedModel, dataset: str, bars: Progress,
     prepare_loggers(trainer, current.start.folder, current.start.step)
     trainer.accelerator.wait_for_everyone()
     return trainer
-
-
-def _make_trainer(current: Run, model: PreTrainedModel, signals: StopSignals, console: Console) -> SlmTrainer:
-    arguments = current.arguments
-    settings: dict[str, Any] = {
-        "model": model,
-        "args": arguments.training,
-        "rows": current.rows.train,
-        "eval_rows": current.rows.evaluated,
-        "processing_class": current.base.tokenizer,
-        "muon": arguments.run.muon,
-        "fused_loss": arguments.run.fused_loss,
-        "best": current.best,
-        "identity": current.record["identity"],
-        "changed": current.changed,
-        "callbacks": [signals],
-    }
-    if not current.plan:
-        return SlmTrainer(**settings)
-    assert arguments.budget
-    return BudgetTrainer(
-        plan=current.plan,
-        budget=arguments.budget,
-        checkpoint=StepCheckpoint(current.start.folder, current.record["identity"], console.print),
-        state=current.start.state,
-        print_line=console.print,
-        **settings,
-    )
 
 
 def _find_learning_rate(current: Run, trainer: SlmTrainer, console: Console) -> None:
