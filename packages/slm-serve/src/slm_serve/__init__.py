@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from slm_serve.http.schemas.generate import GenerateRequest
     from slm_serve.settings import Settings
 
-__version__ = "0.4.1"
+__version__ = "0.5.0"
 
 __all__ = [
     "Answer",
