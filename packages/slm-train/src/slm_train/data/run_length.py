@@ -10,6 +10,7 @@ from typing import Any
 from slm_data import RowDataset
 from slm_train.arguments import Arguments
 from slm_train.data.rows import PrintLine, Rows, optimizer_steps
+from slm_train.data.wording import count
 from slm_train.errors import TrainError
 
 TARGET_STEPS = 100
@@ -38,7 +39,7 @@ def choose_run_length(
         epochs = float(epochs_of_about_100_steps(steps))
         print_line(_describe(rows.train, steps, int(epochs), is_plan=arguments.budget is not None))
     else:
-        print_line(f"{_count(epochs, 'epoch')}, as the run that is resumed (--num_train_epochs)")
+        print_line(f"{count(epochs, 'epoch')}, as the run that is resumed (--num_train_epochs)")
     training = copy.copy(arguments.training)
     training.num_train_epochs = epochs
     return replace(arguments, training=training)
@@ -83,10 +84,6 @@ def _describe(train: RowDataset, steps: int, epochs: int, *, is_plan: bool) -> s
     documents, about = train.store.counts.documents, "about " if is_plan else ""
     limit = " at most" if epochs == MAX_EPOCHS and steps * epochs < TARGET_STEPS else ""
     return (
-        f"{_count(documents, 'document')} {'is' if documents == 1 else 'are'} {about}{_count(steps, 'step')} an epoch:"
-        f"{limit} {_count(epochs, 'epoch')}, {about}{_count(steps * epochs, 'step')} (--num_train_epochs)"
+        f"{count(documents, 'document')} {'is' if documents == 1 else 'are'} {about}{count(steps, 'step')} an epoch:"
+        f"{limit} {count(epochs, 'epoch')}, {about}{count(steps * epochs, 'step')} (--num_train_epochs)"
     )
-
-
-def _count(number: float, noun: str) -> str:
-    return f"{number:,.10g} {noun if number == 1 else noun + 's'}"
