@@ -1,5 +1,6 @@
 """Several adapters of any methods over one base in memory: each gives the same logits as alone."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from slm_adapters import AdapterError, LoadedAdapters, load, load_adapters
-from slm_testing.adapters.tiny_adapters import MakeBase, MakeModel, adapted, logits, save_run
+from slm_testing.adapters.tiny_adapters import MakeBase, MakeModel, adapted, logits, save_run, tokenizer
 
 
 def answers(loaded: LoadedAdapters, name: str, input_ids: torch.Tensor) -> torch.Tensor:
@@ -97,3 +98,33 @@ def test_adapters_trained_over_4_bit_weights_have_their_own_4_bit_base(
     first: Any = loaded.models[0]
     with first.disable_adapter():
         assert torch.equal(logits(first, input_ids), logits(tiny("gpt2"), input_ids))
+
+
+@pytest.mark.parametrize("base_has_one", [False, True])
+def test_each_model_has_its_own_tokenizer(
+    base_has_one: bool, make_base: MakeBase, runs: dict[str, Path], tmp_path: Path
+) -> None:
+    base = Path(shutil.copytree(make_base("gpt2"), tmp_path / "base"))
+    for file in base.glob("tokenizer*"):
+        file.unlink()
+    for folder, template in ((base, "base"), (runs["lora"], "lora"), (runs["butterfly"], "butterfly")):
+        if base_has_one or folder != base:
+            own = tokenizer()
+            own.chat_template = template
+            own.save_pretrained(folder)
+    if base_has_one:
+        (runs["other.lora"] / "tokenizer.json").unlink()
+        (runs["other.lora"] / "tokenizer_config.json").unlink()
+    loaded = load_adapters(base, runs, device="cpu").tokenizers
+    templates = {name: own.chat_template for name, own in loaded.adapters.items()}
+    assert templates == {"lora": "lora", "butterfly": "butterfly", "other.lora": "base" if base_has_one else None}
+    assert loaded.base
+    assert loaded.base.chat_template == ("base" if base_has_one else "lora")
+
+
+def test_adapters_with_different_vocabularies_are_refused(make_base: MakeBase, runs: dict[str, Path]) -> None:
+    own = tokenizer()
+    own.add_tokens(["<|im_end|>"])
+    own.save_pretrained(runs["butterfly"])
+    with pytest.raises(AdapterError, match=r"lora and .*butterfly have different vocabularies \('<\|im_end\|>'"):
+        load_adapters(make_base("gpt2"), runs, device="cpu")

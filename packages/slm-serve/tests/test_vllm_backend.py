@@ -125,7 +125,9 @@ def serving_plan() -> ServingPlan:
     engines = (EnginePlan("folder", "base", {"red": "/red"}, rank=4), EnginePlan("merged", "moth", {}))
     served = {name: ServedModel(name, "adapter", "base", "") for name in ("red", "moth")}
     served |= {"base": ServedModel("base", "base", None, "as they are")}
-    return ServingPlan(engines, served, {}, TOKENIZER, CONTEXT_LENGTH, VOCABULARY, frozenset([END]), cache_bytes=1000)
+    return ServingPlan(
+        engines, served, {}, TOKENIZER, {}, CONTEXT_LENGTH, VOCABULARY, frozenset([END]), cache_bytes=1000
+    )
 
 
 def fake_vllm(engines: list[FakeEngine], failing: int | None = None, failing_lora: str | None = None) -> VLLMLibrary:

@@ -19,7 +19,7 @@ DECISIONS = {
     "red": LoadDecision("lora", ("it is plain",), 4),
     "moth": LoadDecision("merged", ("it rotates", "it is old")),
 }
-PLAN = ServingPlan(ENGINES, {}, DECISIONS, TOKENIZER, CONTEXT_LENGTH, 2048, frozenset([END]), cache_bytes=1000)
+PLAN = ServingPlan(ENGINES, {}, DECISIONS, TOKENIZER, {}, CONTEXT_LENGTH, 2048, frozenset([END]), cache_bytes=1000)
 
 
 def test_the_arguments_of_an_engine_follow_the_settings() -> None:
@@ -53,6 +53,7 @@ def test_a_plan_has_one_engine_for_loras_and_one_for_each_merged_adapter(tmp_pat
         "base": "as they are", "red": "unmerged", "moth": "merged", "blue": "unmerged",
     }  # fmt: skip
     assert (plan.context_length, plan.vocabulary_size, plan.eos_token_ids) == (64, 2048, {END, 7})
+    assert plan.tokenizers.keys() == {"base", *folders}
     block = 128 * 2 * 2 * 1 * 32 * 4  # tokens, keys and values, layers, heads, head size, bytes
     assert plan.cache_bytes == 2 * block
 

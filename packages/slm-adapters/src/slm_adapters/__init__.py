@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from slm_adapters.loading.end_tokens import recorded_end_ids
     from slm_adapters.loading.load import Loaded, load, load_tokenizer, read_adapter_folder
     from slm_adapters.loading.multi_adapter import LoadedAdapters, common_base, load_adapters
+    from slm_adapters.loading.tokenizers import Tokenizers, load_tokenizers
     from slm_adapters.lora.adapter_setup import add_lora, lora_config
     from slm_adapters.lora.settings import LoraSettings
     from slm_adapters.merging.logit_comparison import (
@@ -89,6 +90,7 @@ __all__ = [
     "OftSettings",
     "Rotation",
     "TokenWithoutRow",
+    "Tokenizers",
     "add_butterfly",
     "add_lora",
     "add_oft",
@@ -111,6 +113,7 @@ __all__ = [
     "load",
     "load_adapters",
     "load_tokenizer",
+    "load_tokenizers",
     "lora_config",
     "oft_config",
     "prepare_four_bit",
@@ -159,6 +162,7 @@ _EXPORTS = {
     "Rotation": "butterfly.structure:Rotation",
     "TOKENIZER_FILES": "base.model_folder:TOKENIZER_FILES",
     "TokenWithoutRow": "base.vocabulary:TokenWithoutRow",
+    "Tokenizers": "loading.tokenizers:Tokenizers",
     "add_butterfly": "butterfly.method.adapter_setup:add_butterfly",
     "add_lora": "lora.adapter_setup:add_lora",
     "add_oft": "oft.adapter_setup:add_oft",
@@ -181,6 +185,7 @@ _EXPORTS = {
     "load": "loading.load:load",
     "load_adapters": "loading.multi_adapter:load_adapters",
     "load_tokenizer": "loading.load:load_tokenizer",
+    "load_tokenizers": "loading.tokenizers:load_tokenizers",
     "lora_config": "lora.adapter_setup:lora_config",
     "oft_config": "oft.adapter_setup:oft_config",
     "prepare_four_bit": "base.four_bit:prepare_four_bit",

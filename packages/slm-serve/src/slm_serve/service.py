@@ -95,10 +95,13 @@ class Service:
         return self._backend
 
     def served_model(self, name: str | None) -> ServedModel:
-        """Return the model served as ``name``, or the default for None. Raises RequestError 404."""
+        """Return the model served as ``name``, or the default for None.
+
+        Raises RequestError 404 for an unknown name, and 422 for a base with another vocabulary than its adapters.
+        """
         served = self.backend.served
         if name is None:
-            return next(iter(served.values()))
+            name = next(iter(served))
         if name not in served:
             raise RequestError(
                 404,
@@ -106,16 +109,22 @@ class Service:
                 param="model",
                 code="model_not_found",
             )
+        if name not in self.backend.tokenizers:
+            raise RequestError(
+                422,
+                f"the adapters were trained with another vocabulary than {name!r}; serve it without them",
+                param="model",
+            )
         return served[name]
 
-    async def tokenize(self, text: str, add_special_tokens: bool = True) -> tuple[int, ...]:
-        """Return the token ids of ``text``, by default with the tokenizer's special tokens around it."""
+    async def tokenize(self, text: str, model: str, add_special_tokens: bool = True) -> tuple[int, ...]:
+        """Return the token ids of ``text`` for ``model``, by default with its tokenizer's special tokens around it."""
         if len(text) > LONG_TEXT:
-            return await asyncio.to_thread(self._tokenize, text, add_special_tokens)
-        return self._tokenize(text, add_special_tokens)
+            return await asyncio.to_thread(self._tokenize, text, model, add_special_tokens)
+        return self._tokenize(text, model, add_special_tokens)
 
-    def _tokenize(self, text: str, add_special_tokens: bool) -> tuple[int, ...]:
-        encoded = self.backend.tokenizer(text, add_special_tokens=add_special_tokens, verbose=False)
+    def _tokenize(self, text: str, model: str, add_special_tokens: bool) -> tuple[int, ...]:
+        encoded = self.backend.tokenizers[model](text, add_special_tokens=add_special_tokens, verbose=False)
         return tuple(encoded["input_ids"])
 
     def submit(self, jobs: Sequence[Job]) -> Answer:

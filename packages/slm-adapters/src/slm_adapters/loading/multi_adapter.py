@@ -22,15 +22,15 @@ from slm_adapters.loading.load import (
     check_bitsandbytes_installed,
     default_dtype,
     holds_adapter_config,
-    load_tokenizer,
     read_adapter_folder,
     tokenizer_source,
 )
+from slm_adapters.loading.tokenizers import Tokenizers, load_tokenizers
 
 
 @dataclass(frozen=True)
 class LoadedAdapters:
-    """Models in eval mode without gradients that share their base weights, and the tokenizer.
+    """Models in eval mode without gradients that share their base weights, and their tokenizers.
 
     A PeftModel has adapters of one method only, so there is one model for each method; adapters trained over 4-bit
     weights have their own 4-bit base. The first model also serves the base; without adapters it is a plain model.
@@ -39,9 +39,14 @@ class LoadedAdapters:
     """
 
     models: list[PreTrainedModel]
-    tokenizer: PreTrainedTokenizerBase
+    tokenizers: Tokenizers
     base: str
     adapters: dict[str, str]
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """A tokenizer with the tokens of all models."""
+        return self.tokenizers.shared
 
 
 def load_adapters(
@@ -56,7 +61,7 @@ def load_adapters(
     ``model_path``, ``dtype`` and ``device`` are as in ``load``. If ``model_path`` is an adapter's folder, the base that
     it records is loaded.
 
-    Raises AdapterError, one sentence, as ``load`` does, and for adapters of different bases.
+    Raises AdapterError, one sentence, as ``load`` does, and for adapters of different bases or vocabularies.
     """
     folders = {name: read_adapter_folder(path) for name, path in adapters.items()}
     for folder in folders.values():
@@ -64,8 +69,7 @@ def load_adapters(
             check_bitsandbytes_installed(folder)
     base = probe_base(common_base(model_path, list(folders.values())))
     target_device = usable_device(device)
-    first = next(iter(folders.values()), None)
-    tokenizer = load_tokenizer(base, first)
+    tokenizers = load_tokenizers(base, folders)
     # Generated names: PEFT 0.21 allows no dot in a name, and warns about names that are part of a method's prefix.
     peft_names = {name: f"adapter{number:03}" for number, name in enumerate(folders)}
     models: list[PreTrainedModel] = []
@@ -73,14 +77,16 @@ def load_adapters(
         group = {peft_names[name]: folder for name, folder in folders.items() if folder.four_bit is four_bit}
         if group or not (folders or four_bit):  # without any adapters, the base alone is loaded once
             base_model = load_base(base, target_device, dtype or default_dtype(target_device, four_bit), four_bit)
-            # The models generate together, with the same end-of-text tokens.
+            # The models generate together, with the same end-of-text tokens. So each also stops at the end of turn of
+            # the others: slm-train records it only if it is an added token, such as <|im_end|>, which no text contains.
             add_end_ids(base_model, folders.values())
             models += _attach_by_method(base_model, group, base.name)
     for model in models:
         model.eval().requires_grad_(False)
         check_finite(model, base.name)
-        check_vocabulary(tokenizer, model, tokenizer_source(base, first))
-    return LoadedAdapters(models, tokenizer, base.name, peft_names)
+        for name, tokenizer in (tokenizers.adapters or {"": tokenizers.shared}).items():
+            check_vocabulary(tokenizer, model, tokenizer_source(base, folders.get(name)))
+    return LoadedAdapters(models, tokenizers, base.name, peft_names)
 
 
 def common_base(model_path: str | Path, adapters: Sequence[ModelFolder]) -> BaseLocation:

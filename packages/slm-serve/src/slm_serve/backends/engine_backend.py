@@ -12,12 +12,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TYPE_CHECKING
 
 from slm_kv import BASE_ADAPTER, Handle, InvalidLogits, TextEngine, Update
 from slm_serve.backends.answer import Answer, Delta, FinishReason, Timing
 from slm_serve.backends.protocol import BackendKind, BackendLoad, Job
 from slm_serve.backends.served_models import ServedModel
 from slm_serve.errors import BackendStoppedError, ModelFailedError, RequestError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger("slm_serve")
 Action = Callable[[], None]
@@ -63,6 +67,7 @@ class EngineBackend:
     Args:
         served: served models by name.
         adapters: the engine's name for each served adapter, by served name; does not contain the base.
+        tokenizers: as in the protocol.
         stream_interval: minimum seconds between two deltas of a streamed text.
     """
 
@@ -71,6 +76,7 @@ class EngineBackend:
         engine: TextEngine,
         served: Mapping[str, ServedModel],
         adapters: Mapping[str, str],
+        tokenizers: Mapping[str, PreTrainedTokenizerBase],
         loop: asyncio.AbstractEventLoop,
         summary: str = "",
         stream_interval: float = 0,
@@ -78,6 +84,10 @@ class EngineBackend:
         assert engine.tokenizer is not None, "a server needs a tokenizer"
         # A copy: a fast tokenizer must not be used by two threads at once, and the engine decodes on its own.
         self.served, self.tokenizer = served, copy.deepcopy(engine.tokenizer)
+        self.tokenizers: Mapping[str, PreTrainedTokenizerBase] = {
+            name: self.tokenizer if tokenizer is engine.tokenizer else tokenizer
+            for name, tokenizer in tokenizers.items()
+        }
         self.context_length = engine.context_limits.tokens
         self.max_sequences, self.summary = engine.max_sequences, summary or engine.summary
         self.kind: BackendKind = "engine" if engine.kind == "paged" else engine.kind

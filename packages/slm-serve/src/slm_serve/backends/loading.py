@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from slm_serve.backends.protocol import Backend
-from slm_serve.backends.served_models import served_models
+from slm_serve.backends.served_models import served_models, served_tokenizers
 from slm_serve.errors import StartError
 from slm_serve.settings import Settings
 
@@ -47,8 +47,15 @@ def _load_engine_backend(settings: Settings, loop: asyncio.AbstractEventLoop) ->
     set_threads(loaded.models[0], settings.threads)
     engine = _create_engine(settings, loaded, int8_text)
     check_generation(engine, {name: loaded.adapters.get(name, BASE_ADAPTER) for name in served})
-    interval = settings.stream_interval
-    return EngineBackend(engine, served, loaded.adapters, loop, summary=_summary(engine), stream_interval=interval)
+    return EngineBackend(
+        engine,
+        served,
+        loaded.adapters,
+        served_tokenizers(served, loaded.tokenizers),
+        loop,
+        summary=_summary(engine),
+        stream_interval=settings.stream_interval,
+    )
 
 
 def _create_engine(settings: Settings, loaded: LoadedAdapters, int8_text: str | None) -> TextEngine:

@@ -53,7 +53,9 @@ class Backend(Protocol):
     """Generates text for many jobs at once, on its own threads or in its own processes."""
 
     served: Mapping[str, ServedModel]  # by name; the first is the default
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: PreTrainedTokenizerBase  # decodes the texts of all models
+    # Encode prompts, by served name; none for a base with another vocabulary than its adapters.
+    tokenizers: Mapping[str, PreTrainedTokenizerBase]
     context_length: int  # maximum number of tokens of a prompt and its continuation
     max_sequences: int  # maximum number of jobs that run at the same time
     summary: str  # device, data type and memory, as text for the start-up message

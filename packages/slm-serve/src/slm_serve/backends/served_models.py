@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from slm_serve.errors import StartError
 from slm_serve.settings import Settings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from slm_adapters import Tokenizers
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,12 @@ def served_models(settings: Settings, base: str, adapter_weights: Mapping[str, s
     models |= {name: ServedModel(name, "adapter", base_name, weights) for name, weights in adapter_weights.items()}
     default = settings.default_adapter or base_name
     return {default: models[default], **models}
+
+
+def served_tokenizers(served: Mapping[str, ServedModel], tokenizers: Tokenizers) -> dict[str, PreTrainedTokenizerBase]:
+    """Return the tokenizer of each served model; none for a base with another vocabulary than its adapters."""
+    own = {name: tokenizers.adapters.get(name, tokenizers.base) for name in served}
+    return {name: tokenizer for name, tokenizer in own.items() if tokenizer is not None}
 
 
 def _public_name(base: str) -> str:

@@ -73,7 +73,8 @@ class VLLMBackend:
     def __init__(
         self, plan: ServingPlan, settings: Settings, vllm: VLLMLibrary, loop: asyncio.AbstractEventLoop
     ) -> None:
-        self.served, self.tokenizer, self.context_length = plan.served, plan.tokenizer, plan.context_length
+        self.served, self.context_length = plan.served, plan.context_length
+        self.tokenizer, self.tokenizers = plan.tokenizer, plan.tokenizers
         self.kind: BackendKind = "vllm"
         self.reason: str | None = None
         self.max_sequences = settings.max_sequences

@@ -22,14 +22,14 @@ from slm_adapters import (
     ModelFolder,
     as_adapter_error,
     common_base,
-    load_tokenizer,
+    load_tokenizers,
     probe_base,
     read_adapter_folder,
     read_model_folder,
     recorded_end_ids,
 )
 from slm_serve.backends.merged_models import default_cache_dir, merged_model
-from slm_serve.backends.served_models import ServedModel, served_models
+from slm_serve.backends.served_models import ServedModel, served_models, served_tokenizers
 from slm_serve.backends.vllm.lora_support import LoadDecision, decide_loading, max_lora_rank
 from slm_serve.errors import StartError
 from slm_serve.settings import Settings
@@ -63,6 +63,8 @@ class ServingPlan:
     Args:
         served: served models by name, the default first.
         decisions: how each adapter is loaded, and why.
+        tokenizer: decodes the texts of all models.
+        tokenizers: as in the backend.
         context_length: maximum number of tokens of a prompt and its continuation.
         eos_token_ids: tokens that end a text.
         cache_bytes: size of the KV cache of each engine.
@@ -72,6 +74,7 @@ class ServingPlan:
     served: Mapping[str, ServedModel]
     decisions: Mapping[str, LoadDecision]
     tokenizer: PreTrainedTokenizerBase
+    tokenizers: Mapping[str, PreTrainedTokenizerBase]
     context_length: int
     vocabulary_size: int
     eos_token_ids: frozenset[int]
@@ -87,7 +90,8 @@ def plan_serving(settings: Settings) -> ServingPlan:
         raise StartError("--int8 works only with --backend engine; leave it out with --backend vllm")
     adapters = {name: read_adapter_folder(path) for name, path in settings.adapters.items()}
     base = probe_base(common_base(settings.model_path, list(adapters.values())))
-    tokenizer = load_tokenizer(base, next(iter(adapters.values()), None))
+    tokenizers = load_tokenizers(base, adapters)
+    tokenizer = tokenizers.shared
     folder = _base_folder(base)
     config: Any = AutoConfig.from_pretrained(folder.path, trust_remote_code=False)
     decisions = {name: _decide(config, adapter) for name, adapter in adapters.items()}
@@ -98,6 +102,7 @@ def plan_serving(settings: Settings) -> ServingPlan:
         served=served,
         decisions=decisions,
         tokenizer=tokenizer,
+        tokenizers=served_tokenizers(served, tokenizers),
         context_length=min(config.max_position_embeddings, settings.page_size * settings.max_pages),
         vocabulary_size=config.vocab_size,
         eos_token_ids=_eos_token_ids(folder.path, config, tokenizer).union(*map(recorded_end_ids, adapters.values())),

@@ -41,7 +41,7 @@ router = APIRouter(prefix="/v1")
     responses={200: EVENT_STREAM_RESPONSE, **error_responses(400, 404, 429, 500, 503, 504, openai=True)},
 )
 async def chat(body: ChatRequest, request: Request, service: ServiceDependency) -> Response:
-    """Answer the last message, using the tokenizer's chat template or a plain format if there is none."""
+    """Answer the last message, using the model's chat template or a plain format if there is none."""
     jobs = await _jobs(body, service)
     prompt_tokens = len(jobs[0].prompt_ids)
     encoder = _ChatEncoder(body, TokenDecoder(service.backend.tokenizer), jobs[0].model, prompt_tokens)
@@ -57,8 +57,8 @@ async def chat(body: ChatRequest, request: Request, service: ServiceDependency) 
 
 async def _jobs(body: ChatRequest, service: Service) -> list[Job]:
     model, backend = service.served_model(body.model).name, service.backend
-    prompt = chat_prompt(backend.tokenizer, body.messages)
-    ids = await service.tokenize(prompt.text, add_special_tokens=prompt.add_special_tokens)
+    prompt = chat_prompt(backend.tokenizers[model], body.messages)
+    ids = await service.tokenize(prompt.text, model, add_special_tokens=prompt.add_special_tokens)
     remaining = max(backend.context_length - len(ids), 1)  # if nothing remains, the backend's check rejects the job
     max_new_tokens = body.token_limit or min(remaining, service.settings.max_new_tokens or remaining)
     top_logprobs = (body.top_logprobs or 0) if body.logprobs else None

@@ -43,7 +43,7 @@ DEFAULT_MAX_TOKENS = 16  # OpenAI's default
 async def completions(body: CompletionRequest, request: Request, service: ServiceDependency) -> Response:
     """Continue prompts, given as texts or as token ids."""
     model = service.served_model(body.model).name
-    prompts = [await _tokenize(body, service, prompt) for prompt in body.prompts]
+    prompts = [await _tokenize(body, service, model, prompt) for prompt in body.prompts]
     jobs = [job for prompt in prompts for job in _jobs(body, prompt, model)]
     encoder = _CompletionEncoder(body, TokenDecoder(service.backend.tokenizer), model, prompts)
     return await respond(
@@ -64,9 +64,9 @@ class _Prompt:
     text: str
 
 
-async def _tokenize(body: CompletionRequest, service: Service, prompt: str | list[int]) -> _Prompt:
+async def _tokenize(body: CompletionRequest, service: Service, model: str, prompt: str | list[int]) -> _Prompt:
     if isinstance(prompt, str):
-        return _Prompt(await service.tokenize(prompt, body.add_special_tokens is not False), prompt)
+        return _Prompt(await service.tokenize(prompt, model, body.add_special_tokens is not False), prompt)
     text = service.backend.tokenizer.decode(prompt, skip_special_tokens=True) if body.echo else ""
     return _Prompt(tuple(prompt), str(text))
 

@@ -40,7 +40,7 @@ async def _job(body: GenerateRequest, service: Service) -> Job:
     model = service.served_model(body.adapter).name
     open_ended = "max_new_tokens" not in body.model_fields_set
     return Job(
-        await service.tokenize(body.prompt), body.sampling_params(), model, body.use_cache, open_ended=open_ended
+        await service.tokenize(body.prompt, model), body.sampling_params(), model, body.use_cache, open_ended=open_ended
     )
 
 

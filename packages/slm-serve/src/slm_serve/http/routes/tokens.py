@@ -16,8 +16,8 @@ router = APIRouter(responses=error_responses(404, 422, 503))
 async def tokenize(body: TokenizeRequest, service: ServiceDependency) -> TokenizeResponse:
     """Return the token ids of a text."""
     backend = service.backend
-    service.served_model(body.model)  # 404 for an unknown name
-    ids = list(await service.tokenize(body.prompt, body.add_special_tokens))
+    model = service.served_model(body.model).name
+    ids = list(await service.tokenize(body.prompt, model, body.add_special_tokens))
     strings = [str(token) for token in backend.tokenizer.convert_ids_to_tokens(ids)] if body.return_token_strs else None
     return TokenizeResponse(count=len(ids), max_model_len=backend.context_length, tokens=ids, token_strs=strings)
 

@@ -10,7 +10,7 @@ from slm_serve.http.schemas.fields import StrictModel, Text, TokenId
 
 
 class TokenizeRequest(StrictModel):
-    """A text to tokenize. All served models share a tokenizer; ``model``, if given, must be one of them."""
+    """A text to tokenize. ``model`` is as in a completion: without it, the default's tokenizer is used."""
 
     prompt: Text
     model: Text | None = None
