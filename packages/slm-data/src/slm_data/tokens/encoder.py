@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -37,6 +38,19 @@ class EncodedBatch(NamedTuple):
     text_bytes: int
     unscored: int = 0
     special_texts: int = 0
+
+
+def join_batches(parts: Sequence[EncodedBatch]) -> EncodedBatch:
+    """Concatenate batches, at least one, of the same encoding."""
+    masks = [part.scored for part in parts if part.scored is not None]
+    return EncodedBatch(
+        np.concatenate([part.ids for part in parts]),
+        np.concatenate([part.lengths for part in parts]),
+        np.concatenate(masks) if masks else None,
+        sum(part.text_bytes for part in parts),
+        sum(part.unscored for part in parts),
+        sum(part.special_texts for part in parts),
+    )
 
 
 @dataclass(frozen=True)
@@ -74,7 +88,7 @@ class Encoder:
             if not document or document[-1] != self.settings.eos_id:
                 document.append(self.settings.eos_id)
         lengths = np.fromiter(map(len, ids), np.int64, len(ids))
-        flat = np.fromiter((token for document in ids for token in document), np.uint32, int(lengths.sum()))
+        flat = np.fromiter(chain.from_iterable(ids), np.uint32, int(lengths.sum()))
         return EncodedBatch(flat, lengths, None, sum(len(text.encode()) for text in texts), special_texts=written)
 
     def _encode_rendered(self, examples: Sequence[Example]) -> EncodedBatch:
