@@ -45,7 +45,7 @@ def render(template: str, end: str | None, *turns: str, has_token: bool = True) 
         (CHATML_TEMPLATE, "<|im_end|>", ("b", " b\n", "b", "b"), [" b\n<|im_end|>", "b<|im_end|>"]),
         (BRACKETS, "</s>", (" a", " b ", "c", "b"), [" b </s>", " b </s>"]),
         (TURNS, "<end>", ("a", "\nb ", "a", "a"), ["b<end>", "a<end>"]),
-        (THINKING, "<e>", ("a", "<think>\nr\n</think>\n\nb", "c", "d"), ["b<e>", "d<e>"]),
+        (THINKING, "<e>", ("a", "<think>\nr\n</think>\n\nb", "c", "d"), ["b<e>", "<think>\n\n</think>\n\nd<e>"]),
         (THINKING, "<e>", ("a", "<think>\nr\n</think>\n\nb"), ["<think>\nr\n</think>\n\nb<e>"]),
     ],
 )

@@ -134,15 +134,21 @@ class ChatRenderer:
         return start, len(text) if is_end else end
 
     def _start(self, turns: list[dict[str, str]], index: int, text: str, start: int) -> int:
-        """Return where the model begins to write: after the generation prompt, which may end before a space."""
-        if index == 0 or not text[start - 1 : start].isspace():
+        """Return where the model begins to write: after the generation prompt, wherever its content begins.
+
+        A template may write something between both, such as a space, or an empty part for reasoning.
+        """
+        if index == 0:
             return start
         try:
+            before = self._render(turns[:index], "")
             prompt = self._render(turns[:index], "", opens_answer=True)
         except DataError:  # a template may demand that a conversation ends with the assistant
             return start
-        is_prefix = len(prompt) < start and text.startswith(prompt) and text[len(prompt) : start].isspace()
-        return len(prompt) if is_prefix else start
+        between = text[len(prompt) : start]
+        # A template without a generation prompt may write the name of the speaker between them.
+        is_written = between.isspace() or len(prompt) > len(before)
+        return len(prompt) if between and is_written and text.startswith(prompt) else start
 
     def _content(self, turns: list[dict[str, str]], index: int, text: str, where: str) -> Range | None:
         """Return the range of the content of message ``index``; None if the template leaves it out."""
