@@ -144,7 +144,7 @@ class Encoder:
     def _with_end(self, each: _Input, encoding: Encoding) -> tuple[npt.NDArray[np.uint32], Bools]:
         """Return ids ``[tokens]`` and their mask, with an end-of-text token where the text needs one."""
         ids, rendered = np.array(encoding.ids, np.uint32), each.rendered
-        scored = _scored_tokens(encoding, each.ranges, self.settings.end_of_turn_id)
+        scored = _scored_tokens(ids, encoding.offsets, each.ranges, self.settings.end_of_turn_id)
         if not rendered.is_open:
             return ids, scored
         if not len(ids) or ids[-1] != self.settings.eos_id:
@@ -208,12 +208,14 @@ def _moved(position: int, shifts: Sequence[tuple[int, int]]) -> int:
     return position + next(shift for start, shift in reversed(shifts) if start <= position)
 
 
-def _scored_tokens(encoding: Encoding, ranges: Sequence[Range], end_of_turn_id: int | None) -> Bools:
+def _scored_tokens(
+    ids: npt.NDArray[np.uint32], offsets: Sequence[Range], ranges: Sequence[Range], end_of_turn_id: int | None
+) -> Bools:
     """Return which tokens lie within the ranges; one that begins before or ends after its range does not."""
-    offsets = np.array(encoding.offsets, np.int64).reshape(-1, 2)
-    start, end = offsets[:, 0], offsets[:, 1]
+    bounds = np.fromiter(chain.from_iterable(offsets), np.int64, 2 * len(offsets))  # much faster than np.array
+    start, end = bounds[::2], bounds[1::2]
     # The offsets of an end-of-turn token may include the newline after it.
-    is_end_of_turn = np.array(encoding.ids) == (-1 if end_of_turn_id is None else end_of_turn_id)
+    is_end_of_turn = ids == (-1 if end_of_turn_id is None else end_of_turn_id)
     scored = np.zeros(len(offsets), np.bool_)
     for first, last in ranges:
         is_within = (end <= last) | (is_end_of_turn & (start < last))
