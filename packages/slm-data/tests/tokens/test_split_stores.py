@@ -79,16 +79,18 @@ LIMITS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("options", LIMITS)
-@pytest.mark.parametrize("batch", [1, 3, 512])
+@pytest.mark.parametrize(("batch", "characters"), [(1, 1000), (3, 1000), (512, 1000), (512, 1 << 20)])
 def test_the_stores_are_those_of_tokenize(
     tmp_path: Path,
     file: Path,
     tokenizer: PreTrainedTokenizerBase,
     options: dict[str, Any],
     batch: int,
+    characters: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(split_stores, "DOCUMENTS_PER_BATCH", batch)
+    monkeypatch.setattr(encoding, "CHARACTERS_PER_BATCH", characters)
     corpus = load(file, **options)
     both = tokenize_splits(corpus, tokenizer, cache_dir=tmp_path / "both", workers=1)
     for store, part in zip(both, (corpus.train, corpus.validation), strict=True):

@@ -17,7 +17,8 @@ from slm_data.sources.documents import Documents
 from slm_data.tokens import encoding
 from slm_data.tokens import store as store_module
 from slm_data.tokens.bpe import END, START, train_tokenizer
-from slm_data.tokens.encoding import encode_in_batches
+from slm_data.tokens.encoder import join_batches
+from slm_data.tokens.encoding import encode_all, encode_in_batches
 from slm_data.tokens.settings import EncodingOptions, encoding_settings
 from slm_data.tokens.store import TokenStore, corpus_fingerprint, token_cache_dir, tokenize
 
@@ -218,6 +219,21 @@ def test_batches_hold_the_same_tokens_as_the_store(
     assert [len(batch.lengths) for batch in batches] == [2, 2, 1]
     assert np.concatenate([batch.ids for batch in batches]).tolist() == store.tokens.tolist()
     assert np.concatenate([batch.lengths for batch in batches]).tolist() == store.lengths.tolist()
+
+
+def test_long_documents_make_smaller_batches_of_the_same_tokens(
+    tokenizer: PreTrainedTokenizerBase, in_memory: InMemory, sentences: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, documents = encoding_settings(tokenizer, EncodingOptions(), data_format="text"), in_memory(sentences)
+    (whole,) = encode_all(documents, settings, workers=1)
+    monkeypatch.setattr(encoding, "CHARACTERS_PER_BATCH", 2 * max(map(len, sentences)))
+    parts = list(encode_all(documents, settings, workers=1))
+    assert sum(len(part.lengths) > 1 for part in parts) > 1
+    (window,) = encode_in_batches(documents, settings, len(sentences))  # rows depend on windows, so these stay whole
+    for batch in (join_batches(parts), window):
+        assert batch.ids.tolist() == whole.ids.tolist()
+        assert batch.lengths.tolist() == whole.lengths.tolist()
+        assert batch.text_bytes == whole.text_bytes
 
 
 def test_a_tokenizer_without_an_end_token_is_refused(tmp_path: Path) -> None:

@@ -141,14 +141,15 @@ class ChatRenderer:
         if index == 0:
             return start
         try:
-            before = self._render(turns[:index], "")
             prompt = self._render(turns[:index], "", opens_answer=True)
+            if len(prompt) >= start or not text.startswith(prompt):
+                return start
+            before = self._render(turns[:index], "")
         except DataError:  # a template may demand that a conversation ends with the assistant
             return start
-        between = text[len(prompt) : start]
         # A template without a generation prompt may write the name of the speaker between them.
-        is_written = between.isspace() or len(prompt) > len(before)
-        return len(prompt) if between and is_written and text.startswith(prompt) else start
+        is_written = len(prompt) > len(before) or text[len(prompt) : start].isspace()
+        return len(prompt) if is_written else start
 
     def _content(self, turns: list[dict[str, str]], index: int, text: str, where: str) -> Range | None:
         """Return the range of the content of message ``index``; None if the template leaves it out."""

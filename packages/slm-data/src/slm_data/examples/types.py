@@ -51,3 +51,12 @@ def text_of_example(example: Example) -> str:
     if isinstance(example, Conversation):
         return "\n".join(message.content for message in example.messages)
     return example
+
+
+def length_of_example(example: Example) -> int:
+    """Return the number of characters that are written in an example."""
+    if isinstance(example, str):
+        return len(example)
+    if isinstance(example, Pair):
+        return len(example.prompt) + len(example.completion)
+    return sum(len(message.content) for message in example.messages)

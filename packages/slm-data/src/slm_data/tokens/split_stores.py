@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from slm_data.examples.types import Example
 from slm_data.sources.documents import Corpus
-from slm_data.tokens.encoding import DOCUMENTS_PER_BATCH, encode_batches, worker_count
+from slm_data.tokens.encoding import DOCUMENTS_PER_BATCH, BatchBuilder, encode_batches, worker_count
 from slm_data.tokens.settings import EncodingOptions, encoding_settings
 from slm_data.tokens.store import (
     TokenStore,
@@ -68,15 +68,12 @@ def _build_both(
 
 def _batches(examples: Iterable[tuple[Example, bool]], order: deque[bool]) -> Iterator[list[Example]]:
     """Yield batches of one part each. Whether each is held out is appended to ``order``, before it is yielded."""
-    parts: tuple[list[Example], list[Example]] = ([], [])
+    builders = (BatchBuilder(DOCUMENTS_PER_BATCH), BatchBuilder(DOCUMENTS_PER_BATCH))
     for example, is_held_out in examples:
-        part = parts[is_held_out]
-        part.append(example)
-        if len(part) == DOCUMENTS_PER_BATCH:
+        if batch := builders[is_held_out].add(example):
             order.append(is_held_out)
-            yield part.copy()
-            part.clear()
+            yield batch
     for is_held_out in (False, True):
-        if parts[is_held_out]:
+        if rest := builders[is_held_out].take():
             order.append(is_held_out)
-            yield parts[is_held_out]
+            yield rest
