@@ -27,7 +27,7 @@ from slm_train.options.flag_effects import ALL_SETS, CHANGEABLE, EVALUATION, FIX
 
 FLOWS = pytest.mark.parametrize("flags", [Tiny.flags, dynamic], ids=["trainer", "dynamic"])
 # What tests of single flags leave out: the name of the base is compared instead, and some need what is not installed.
-SPECIAL = {"model_path", "from_scratch", "deepspeed", "fsdp_config", "parallelism_config", "tf32", *EVALUATION}
+SPECIAL = {"model_path", "from_scratch", "deepspeed", "fsdp", "fsdp_config", "parallelism_config", "tf32", *EVALUATION}
 VALUES = {
     "mode": "oft", "model_revision": "v2", "seed": "7", "data_seed": "7", "packing": "none", "packing_fill": "0.5",
     "lora_r": "3", "lora_alpha": "3", "use_rslora": "true", "use_dora": "true", "target_modules": "q_proj",
@@ -53,6 +53,7 @@ NEEDED = {
     "butterfly_scale": ["--mode", "butterfly"],
     "oft_block_size": ["--mode", "oft"],
     "muon": ["--mode", "baseline"],
+    "lr_scheduler_kwargs": ["--lr_scheduler_type", "cosine_with_restarts"],
 }
 ONLY_DYNAMIC = {"target_tokens_per_step", "max_tokens_per_micro_batch", "schedule_in"}
 

@@ -43,11 +43,12 @@ def test_the_tokenizer_of_another_model_is_named(tiny: Tiny, hero: Tiny, tmp_pat
     assert f"the embeddings of {tiny.model} have 400 rows; use the model's own tokenizer, or" in sentence
 
 
-def test_a_special_token_is_refused_only_if_a_text_contains_it(
+def test_a_special_token_is_refused_only_if_a_text_contains_it_and_is_parsed(
     tiny: Tiny, hero: Tiny, tmp_path: Path, refused: Refused
 ) -> None:
     _tokenizer(tiny, special=True).save_pretrained(hero.model)
-    assert "'<hero>'" in refused(hero.flags(tmp_path / "run"))
+    assert "'<hero>'" in refused(hero.flags(tmp_path / "run", "--parse_special_tokens"))
+    assert main(hero.flags(tmp_path / "plain", "--max_steps", "1")) == 0
     assert main(tiny.flags(tmp_path / "other", "--model_path", str(hero.model), "--max_steps", "1")) == 0
 
 

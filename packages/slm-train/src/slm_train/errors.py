@@ -51,8 +51,8 @@ def did_you_mean(value: str, names: Sequence[str]) -> str:
     return f"did you mean {close[0]}? " if close else ""
 
 
-def shown(value: str) -> str:
+def shown(value: str, longest: int = _LONGEST_SHOWN) -> str:
     """Return a value of a flag for an error message: in quotes if it is empty or not a plain word, and shortened."""
-    short = value if len(value) <= _LONGEST_SHOWN else f"{value[:_LONGEST_SHOWN]}..."
+    short = value if len(value) <= longest else f"{value[:longest]}..."
     is_plain = short.isprintable() and short and not set(short) & set(" \"'")
     return short if is_plain else repr(short)

@@ -13,6 +13,7 @@ from accelerate.utils import broadcast_object_list
 
 from slm_train.arguments import Arguments
 from slm_train.checkpoints.disk_errors import explain_disk_errors
+from slm_train.checkpoints.output_folder import check_folder
 from slm_train.errors import TrainError
 from slm_train.run_folder.lock_file import LOCK_FILE, active_process, release, try_lock
 
@@ -29,6 +30,7 @@ def only_run_in_folder(arguments: Arguments, print_line: Callable[[str], None]) 
         CheckpointError: If the folder cannot be written.
     """
     folder = Path(str(arguments.training.output_dir))
+    check_folder("--output_dir", folder)
     with ExitStack() as stack:
         if not arguments.writes_nothing:
             with explain_disk_errors(folder):
