@@ -126,12 +126,6 @@ def test_a_refused_run_leaves_no_folder(tiny: Tiny, tmp_path: Path, refused: Ref
     assert not (tmp_path / "outputs").exists()
 
 
-def test_a_folder_below_a_file_is_refused(tiny: Tiny, tmp_path: Path, refused: Refused) -> None:
-    (tmp_path / "file").write_text("mine")
-    assert "is a file or below one" in refused(tiny.flags(tmp_path / "file" / "run"))
-    assert (tmp_path / "file").read_text() == "mine"
-
-
 def test_a_lock_on_a_file_that_its_last_holder_removed_is_not_taken(tmp_path: Path) -> None:
     path = tmp_path / LOCK_FILE
     handle = try_lock(path)
