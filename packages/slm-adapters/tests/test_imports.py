@@ -62,14 +62,18 @@ print(type(model.base_model).__name__, torch.equal(actual, torch.load(sys.argv[4
 """
 
 
+# Slow: ten seconds each, for new interpreters that import torch.
 @pytest.mark.parametrize(
     "imports",
     [
-        "import slm_adapters\nfrom peft import PeftModel",
-        "from peft import PeftModel\nimport slm_adapters",
-        "import slm_adapters.butterfly.method.config\nfrom peft import PeftModel",
+        pytest.param("import slm_adapters\nfrom peft import PeftModel", id="slm_adapters-first"),
+        pytest.param("from peft import PeftModel\nimport slm_adapters", id="peft-first", marks=pytest.mark.slow),
+        pytest.param(
+            "import slm_adapters.butterfly.method.config\nfrom peft import PeftModel",
+            id="method-first",
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=["slm_adapters-first", "peft-first", "method-first"],
 )
 def test_peft_alone_loads_a_butterfly_in_every_order_of_imports(
     imports: str, tiny: MakeModel, base: Path, save: Save, input_ids: torch.Tensor, tmp_path: Path
@@ -119,6 +123,7 @@ for module in sys.argv[1:]:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.slow  # half a minute; the import contracts exclude cycles in every run
 @pytest.mark.parametrize("half", [0, 1])
 def test_each_module_may_be_the_first_to_be_imported(half: int) -> None:
     modules = MODULES[half::2]

@@ -28,7 +28,15 @@ LONG = (
 )
 
 
-@pytest.mark.parametrize(("mode", "packing"), [("lora", "best_fit"), ("baseline", "none"), ("butterfly", "best_fit")])
+# Slow: ten to fifteen seconds each.
+@pytest.mark.parametrize(
+    ("mode", "packing"),
+    [
+        ("lora", "best_fit"),
+        pytest.param("baseline", "none", marks=pytest.mark.slow),
+        pytest.param("butterfly", "best_fit", marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_killed_at_random_moments_resumes_to_the_same_bits(
     tiny: Tiny, tmp_path: Path, mode: str, packing: str
 ) -> None:

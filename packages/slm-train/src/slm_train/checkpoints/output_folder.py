@@ -28,7 +28,9 @@ def check_folder(flag: str, folder: Path) -> None:
         below = "is a file" if nearest == folder else f"is below {_shown(nearest)}, which is a file"
         raise TrainError(f"{flag} {text} {below}; give a folder")
     if not os.access(nearest, os.W_OK | os.X_OK):
-        raise TrainError(f"{flag} {text}: {_shown(nearest)} is not writable; give another")
+        raise TrainError(
+            f"{flag} {text}: cannot write into {_shown(nearest)}; make it writable, or give another folder"
+        )
 
 
 def _shown(path: Path) -> str:
