@@ -16,6 +16,7 @@ from slm_train.errors import DivergenceError
 from slm_train.hardware.device_defaults import precision_name
 from slm_train.learning_rate_search.search import LearningRateSearch
 from slm_train.loop.trainer import SlmTrainer
+from slm_train.model.learning_rates import default_learning_rate
 from slm_train.model.parameter_counts import count_parameters, weight_bytes
 from slm_train.reports.text_samples import continue_prompts
 from slm_train.reports.training_costs import TrainingCosts
@@ -111,7 +112,8 @@ def _remedy(current: Run, error: DivergenceError) -> str:
         precision = "--fp16" if training.fp16 else "--bf16" if training.bf16 else ""
         without = f", or leave out 16-bit arithmetic ({precision} false)" if precision else ""
         return f"The base model's weights may be damaged: copy them again{without}."
-    lower = f"Start again with a lower --learning_rate, such as {training.learning_rate / 5:.2g}"
+    rate = min(training.learning_rate / 5, default_learning_rate(current.arguments.model, current.base))
+    lower = f"Start again with a lower --learning_rate, such as {rate:.2g}"
     return f"{lower}, or with --bf16 instead of --fp16." if training.fp16 else f"{lower}."
 
 
