@@ -11,10 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
+from transformers.utils import logging as transformers_logging
 
 from slm_data import harbour_stories, train_tokenizer
 from slm_testing.train.tiny_runs import Refused, Tiny
 from slm_train.cli import main
+
+# As the command does before it imports transformers, which is imported already here: tests count the lines of errors.
+transformers_logging.set_verbosity_error()
 
 
 @pytest.fixture(scope="session")
