@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,11 +28,11 @@ def test_a_run_on_a_cpu_reports_the_precision_that_it_used(
     used: set[str] = set()
     usual = SlmTrainer.compute_loss
 
-    def compute_loss(self: SlmTrainer, *arguments: object, **named: object) -> object:
+    def compute_loss(self: SlmTrainer, *arguments: Any, **named: Any) -> Any:
         with self.accelerator.autocast():
             is_on = torch.is_autocast_enabled("cpu")
             used.add(f"{torch.get_autocast_dtype('cpu')} autocast" if is_on else "torch.float32")
-        return usual(self, *arguments, **named)  # type: ignore[arg-type]
+        return usual(self, *arguments, **named)
 
     monkeypatch.setattr(SlmTrainer, "compute_loss", compute_loss)
     assert callable(flags)

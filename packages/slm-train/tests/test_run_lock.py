@@ -158,3 +158,11 @@ def test_the_lock_is_freed_when_the_block_fails(tmp_path: Path) -> None:
     assert active_process(tmp_path) is None
     with lock_run(tmp_path, print):
         pass
+
+
+def test_a_folder_below_a_file_is_refused_and_the_file_is_left_alone(
+    tiny: Tiny, tmp_path: Path, refused: Refused
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    assert f"is below {tmp_path / 'file'}, which is a file" in refused(tiny.flags(tmp_path / "file" / "run"))
+    assert (tmp_path / "file").read_text() == "mine"

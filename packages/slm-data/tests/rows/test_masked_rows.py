@@ -13,6 +13,7 @@ from slm_data.rows.budget import TokenBudget
 from slm_data.rows.budget_planning import plan_budget
 from slm_data.rows.collation import IGNORE_INDEX, RowCollator
 from slm_data.rows.dataset import cut_row
+from slm_data.rows.long_rows import LongRows
 from slm_data.rows.packing import RowPlan, plan_rows
 from slm_data.rows.packing_names import PACKINGS, Packing
 
@@ -22,9 +23,9 @@ blocks = st.integers(2, 24)
 packings = pytest.mark.parametrize("packing", PACKINGS)
 
 
-def plan_of(documents: Masks, block: int, packing: Packing, long_rows: str = "split") -> RowPlan:
+def plan_of(documents: Masks, block: int, packing: Packing, long_rows: LongRows = "split") -> RowPlan:
     lengths, scored = [len(mask) for mask in documents], flat(documents)
-    return plan_rows(lengths, block, packing, fill=0.9, scored=scored, long_rows=long_rows)  # type: ignore[arg-type]
+    return plan_rows(lengths, block, packing, fill=0.9, scored=scored, long_rows=long_rows)
 
 
 def flat(documents: Masks) -> npt.NDArray[np.bool_]:

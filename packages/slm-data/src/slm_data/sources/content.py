@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import xxhash
 
@@ -100,15 +100,15 @@ def explain_read_errors(path: Path) -> Iterator[None]:
 class _HashedFile(io.RawIOBase):
     """A raw file that hashes what is read from it."""
 
-    def __init__(self, raw: BinaryIO | io.FileIO) -> None:
+    def __init__(self, raw: io.FileIO) -> None:
         self._raw = raw
         self._hash = xxhash.xxh3_128()
 
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        count = self._raw.readinto(buffer)  # type: ignore[union-attr]
+    def readinto(self, buffer: Any) -> int:
+        count = self._raw.readinto(buffer)
         self._hash.update(memoryview(buffer)[:count])
         return int(count)
 

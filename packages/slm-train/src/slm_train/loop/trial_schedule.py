@@ -62,12 +62,13 @@ def _check_decay(training: TrainingArguments, steps: int) -> None:
 def _rates(training: TrainingArguments, kind: SchedulerType, length: int) -> list[float]:
     """Return the learning rates at a few steps from the first to the last."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=training.learning_rate)
+    settings: Any = training.lr_scheduler_kwargs  # a dict or None; annotated more widely than get_scheduler accepts
     schedule = get_scheduler(
         kind,
         optimizer=optimizer,
         num_warmup_steps=training.get_warmup_steps(length),
         num_training_steps=length,
-        scheduler_specific_kwargs=training.lr_scheduler_kwargs,  # type: ignore[arg-type]
+        scheduler_specific_kwargs=settings,
     )
     if kind in _FOLLOW_EVALUATIONS:
         for loss in (1.0, 2.0, 3.0):
