@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter
 
 from slm_serve.errors import RequestError
+from slm_serve.http.chat_prompt import chat_prompt
 from slm_serve.http.exception_handlers import error_responses
 from slm_serve.http.request_body import request_body
 from slm_serve.http.responses import ServiceDependency
@@ -19,10 +20,14 @@ router = APIRouter(responses=error_responses(404, 422, 503))
 async def tokenize(
     body: Annotated[TokenizeRequest, request_body(TokenizeRequest)], service: ServiceDependency
 ) -> TokenizeResponse:
-    """Return the token ids of a text."""
+    """Return the token ids of a text, or of the prompt that the messages of a chat become."""
     backend = service.backend
     model = service.served_model(body.model).name
-    ids = list(await service.tokenize(body.prompt, model, body.add_special_tokens))
+    text, add_special_tokens = body.prompt or "", body.add_special_tokens
+    if body.messages is not None:
+        prompt = chat_prompt(backend.tokenizers[model], body.messages)
+        text, add_special_tokens = prompt.text, prompt.add_special_tokens
+    ids = list(await service.tokenize(text, model, add_special_tokens))
     strings = [str(token) for token in backend.tokenizer.convert_ids_to_tokens(ids)] if body.return_token_strs else None
     return TokenizeResponse(count=len(ids), max_model_len=backend.context_length, tokens=ids, token_strs=strings)
 
