@@ -19,7 +19,9 @@ class TokenizeRequest(StrictModel):
     prompt: Text | None = None
     messages: Annotated[list[Message], Field(min_length=1, max_length=1000)] | None = None
     model: Text | None = None
-    add_special_tokens: Annotated[bool, Field(description="for a prompt; the chat template decides for messages")] = True
+    add_special_tokens: Annotated[bool, Field(description="for a prompt; the chat template decides for messages")] = (
+        True
+    )
     return_token_strs: bool = False
 
     @model_validator(mode="after")

@@ -56,7 +56,7 @@ function turnViews(turn, index) {
 /** Show all turns. Returns the views of the answers to the last one. */
 function render() {
   const views = conversation.turns.map(turnViews);
-  const hint = element("p", { className: "empty" }, "The conversation is kept in this browser only.");
+  const hint = element("p", { className: "empty" }, "Write the first message. The conversation is kept in this browser only.");
   turnList.replaceChildren(...(views.length ? views.flatMap(({ elements }) => elements) : [hint]));
   return views.at(-1)?.answers ?? [];
 }
@@ -142,7 +142,7 @@ system.addEventListener("input", () => {
 byId("clear-chat").addEventListener("click", clear);
 undoButton.addEventListener("click", undo);
 addEventListener("pagehide", () => conversation.save());
-new ResizeObserver(() => follow.scroll()).observe(turnList);
+new ResizeObserver(() => turnList.checkVisibility() && follow.scroll()).observe(turnList);
 connectExports(conversation, (text) => control.fail(text));
 
 system.value = conversation.system;

@@ -4,7 +4,15 @@ const NEAR_END = 80; // pixels
 class Follower {
   constructor() {
     this.isAtEnd = true;
-    addEventListener("scroll", () => (this.isAtEnd = this.distance < NEAR_END), { passive: true });
+    this.position = 0;
+    addEventListener("scroll", () => this.scrolled(), { passive: true });
+  }
+
+  /** Only the user scrolls upwards; the end also moves away when text is added. */
+  scrolled() {
+    const isNear = this.distance < NEAR_END;
+    if (isNear || scrollY < this.position) this.isAtEnd = isNear;
+    this.position = scrollY;
   }
 
   get distance() {

@@ -63,7 +63,8 @@ export class AnswerView extends EditableTurn {
     this.copyButton = button("Copy", () => copyFrom(this.copyButton, answer.text.trim()));
     const regenerate = button("Regenerate", onRegenerate);
     this.actions = element("div", { className: "actions-row" }, regenerate, this.editButton, this.copyButton);
-    this.element.append(heading(answer.model), this.error, this.body, this.note, this.figures, this.actions);
+    const footer = element("footer", {}, this.actions, this.figures);
+    this.element.append(heading(answer.model), this.error, this.body, this.note, footer);
     this.text = new GrowingText(this.body, answer.text.trimStart());
     this.showEnd();
   }

@@ -20,7 +20,7 @@ function entry(run) {
   const when = new Date(run.time).toLocaleString([], { dateStyle: "short", timeStyle: "short" });
   const row = element("button", { type: "button" });
   row.append(
-    element("span", { className: "excerpt" }, element("b", {}, excerpt(run.prompt)), excerpt(first.text)),
+    element("span", { className: "excerpt" }, element("b", {}, excerpt(run.prompt)), ` ${excerpt(first.text)}`),
     element("small", {}, `${models} · ${when}`),
   );
   row.addEventListener("click", () => open(run));
