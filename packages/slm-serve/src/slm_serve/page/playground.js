@@ -64,8 +64,9 @@ async function loadModels(chosen = stored()) {
 function showLoadingProblem({ message, status }) {
   const isTemporary = status === 503;
   notice.textContent = isTemporary ? `${message} This page tries again every two seconds.` : message;
+  notice.className = isTemporary ? "waiting" : "error";
   notice.hidden = false;
-  for (const { control } of [completion, chat]) control.fail(message);
+  for (const { control } of [completion, chat]) control.say(message, !isTemporary);
   if (isTemporary) setTimeout(() => models.areLoaded() || loadModels(), RETRY_AFTER);
 }
 

@@ -142,7 +142,7 @@ system.addEventListener("input", () => {
 byId("clear-chat").addEventListener("click", clear);
 undoButton.addEventListener("click", undo);
 addEventListener("pagehide", () => conversation.save());
-new ResizeObserver(() => turnList.checkVisibility() && follow.scroll()).observe(turnList);
+new ResizeObserver(() => follow.scroll()).observe(turnList);
 connectExports(conversation, (text) => control.fail(text));
 
 system.value = conversation.system;

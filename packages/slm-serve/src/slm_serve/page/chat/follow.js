@@ -6,6 +6,7 @@ class Follower {
     this.isAtEnd = true;
     this.position = 0;
     addEventListener("scroll", () => this.scrolled(), { passive: true });
+    addEventListener("resize", () => this.scroll()); // such as when the keyboard of a phone opens
   }
 
   /** Only the user scrolls upwards; the end also moves away when text is added. */
@@ -26,7 +27,8 @@ class Follower {
   }
 
   scroll() {
-    if (this.isAtEnd && this.distance > 0) scrollTo({ top: document.documentElement.scrollHeight, behavior: "instant" });
+    const isShown = document.body.dataset.mode === "chat";
+    if (isShown && this.isAtEnd && this.distance > 0) scrollTo({ top: document.documentElement.scrollHeight, behavior: "instant" });
   }
 }
 
