@@ -131,7 +131,7 @@ def test_runs_are_kept_can_be_opened_and_cleared(page: Browser, stub: StubServer
     page.wait(FINISHED)
     page.open(stub.address)
     page.wait("document.querySelector('#model').value")
-    assert [text.split()[0] for text in page.texts("#run-list li")] == ["second", "first"]
+    assert page.texts("#run-list b") == ["second", "first"]
     page.click("#run-list li:last-child button")
     assert page.text(".text") == "first" + "stories-lora: " + "".join(PIECES)
     assert page("document.querySelector('#prompt').value") == "first"

@@ -127,6 +127,14 @@ def test_a_model_that_is_no_longer_served_leaves_the_picker(page: Browser, stub:
     assert stub.bodies[-1]["adapter"] == "sample"
 
 
+def test_an_adapter_that_was_added_is_in_the_picker_when_the_user_comes_back(page: Browser, stub: StubServer) -> None:
+    page.set("model", "sample")
+    stub.models = [*BASE_AND_ADAPTER, model_card("new", parent="sample")]
+    page("document.dispatchEvent(new Event('visibilitychange'))")
+    page.wait("document.querySelectorAll('#model option').length === 3")
+    assert page("document.querySelector('#model').value") == "sample"
+
+
 def test_new_tokens_are_limited_to_what_fits(page: Browser, stub: StubServer) -> None:
     slider = "document.querySelector('#max_new_tokens')"
     page.wait(f"{slider}.max === '512'")

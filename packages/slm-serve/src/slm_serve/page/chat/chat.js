@@ -141,7 +141,7 @@ system.addEventListener("input", () => {
 });
 byId("clear-chat").addEventListener("click", clear);
 undoButton.addEventListener("click", undo);
-addEventListener("pagehide", () => conversation.save());
+addEventListener("pagehide", () => control.isRunning && conversation.save());
 new ResizeObserver(() => follow.scroll()).observe(turnList);
 connectExports(conversation, (text) => control.fail(text));
 
