@@ -102,4 +102,4 @@ async def _generate(request: Request, service: Service, jobs: Sequence[Job]) -> 
 
 def _stream(service: Service, jobs: Sequence[Job], encode_events: Callable[[Deltas], AsyncIterator[bytes]]) -> Response:
     answer = service.submit([replace(job, streams=True) for job in jobs])
-    return EventStreamResponse(encode_events(aiter(answer)), lambda: service.release(answer))
+    return EventStreamResponse(encode_events(aiter(answer)), answer, lambda: service.release(answer))
