@@ -25,6 +25,7 @@ from slm_serve.http.middleware import (
     PathMiddleware,
     ResponseCountMiddleware,
 )
+from slm_serve.http.request_body import add_request_bodies
 from slm_serve.http.request_id import RequestIdMiddleware
 from slm_serve.http.routes import chat, completions, generate, playground, system, tokens
 from slm_serve.service import Service
@@ -38,6 +39,7 @@ class ServeApp(FastAPI):
 
     def openapi(self) -> dict[str, Any]:
         schema = super().openapi()
+        add_request_bodies(schema, self.routes)
         for path, methods in schema["paths"].items():
             for operation in methods.values():
                 if is_openai_path(path):

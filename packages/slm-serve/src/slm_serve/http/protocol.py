@@ -1,4 +1,4 @@
-"""uvicorn's HTTP/1.1 protocol over httptools, with limits on what a client sends, how slowly, and what it leaves unread.
+"""uvicorn's HTTP/1.1 protocol over httptools, with limits for what clients send, how slowly, and do not read.
 
 uvicorn has limits for h11 only, and h11 is slower: it is written in Python.
 """

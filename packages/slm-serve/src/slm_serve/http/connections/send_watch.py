@@ -10,7 +10,7 @@ from slm_serve.http.connections.registry import Connection
 
 
 class SendWatch:
-    """Calls ``on_stall`` if the client takes less than ``send_bytes`` within ``send_seconds``, and does not take all."""
+    """Calls ``on_stall`` if the client takes neither ``send_bytes`` within ``send_seconds`` nor all that is left."""
 
     def __init__(self, connection: Connection, limits: ConnectionLimits, on_stall: Callable[[], None]) -> None:
         self._connection, self._limits, self._on_stall = connection, limits, on_stall
