@@ -6,6 +6,7 @@ uvicorn has limits for h11 only, and h11 is slower: it is written in Python.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from enum import Enum
 from typing import Any
 
@@ -24,10 +25,12 @@ LINGER_SECONDS = 1.0  # for a refused client to read why: closing at once may di
 STOP_SECONDS = 2.0  # that clients get to send or take the rest when the server stops
 NON_CONTENT_RATIO = 16  # bytes of a chunked body for each byte of content: chunks of one byte have six
 
+Headers = Iterable[tuple[bytes, bytes]]
 MALFORMED = "this is not a valid HTTP/1.1 request"
 HOST_COUNT = "an HTTP/1.1 request must have exactly one Host header"
 PIPELINED = "too many pipelined requests; wait for answers, or open further connections"
 NOT_CONTENT = "the body has more chunk headers and trailers than content; send larger chunks"
+TRANSFER_ENCODING = "the only transfer encoding of this server is chunked; send the body without another one"
 HTTP_VERSION = "the HTTP version is not supported; use HTTP/1.1"
 
 
@@ -129,11 +132,7 @@ class HttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._phase = Phase.BODY
         version = self.parser.get_http_version()
-        if version not in ("1.0", "1.1"):
-            raise Refusal(505, HTTP_VERSION)
-        hosts = sum(name == b"host" for name, _ in self.headers)
-        if hosts > 1 or (hosts == 0 and version == "1.1"):
-            raise Refusal(400, HOST_COUNT)
+        check_headers(version, self.headers)
         super().on_headers_complete()
         if len(self.pipeline) > self._limits.pipelined:
             raise Refusal(400, PIPELINED)
@@ -257,7 +256,7 @@ class HttpProtocol(HttpToolsProtocol):
         self.loop.call_later(LINGER_SECONDS, self.abort)
 
     def _write_response(self, refusal: Refusal) -> None:
-        body = refusal.response_body(getattr(self, "url", b"").decode("latin-1"))
+        body = refusal.body(getattr(self, "url", b"").decode("latin-1"))
         headers = [
             *self.server_state.default_headers,
             (b"content-type", b"application/json"),
@@ -270,3 +269,17 @@ class HttpProtocol(HttpToolsProtocol):
     @property
     def _client(self) -> str:
         return self.client[0] if self.client else ""
+
+
+def check_headers(version: str, headers: Headers) -> None:
+    """Raise Refusal for what llhttp accepts but an HTTP/1.1 server must refuse (RFC 9112, 3.2 and 6.1)."""
+    if version not in ("1.0", "1.1"):
+        raise Refusal(505, HTTP_VERSION)
+    hosts = 0
+    for name, value in headers:
+        if name == b"host":
+            hosts += 1
+        elif name == b"transfer-encoding" and value.lower() != b"chunked":
+            raise Refusal(501, TRANSFER_ENCODING)
+    if hosts > 1 or (hosts == 0 and version == "1.1"):
+        raise Refusal(400, HOST_COUNT)
