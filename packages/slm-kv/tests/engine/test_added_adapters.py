@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
+from peft import IA3Config, LoraConfig, get_peft_model
 from transformers import PreTrainedModel
 
 from slm_kv import Engine, KVError, SamplingParams, TextEngine, TransformersEngine
