@@ -15,6 +15,7 @@ from starlette.middleware.cors import CORSMiddleware
 from slm_serve import __version__
 from slm_serve.http.exception_handlers import add_exception_handlers, is_openai_path
 from slm_serve.http.middleware import ApiKeyMiddleware, BodySizeLimitMiddleware, ResponseCountMiddleware
+from slm_serve.http.request_body import add_request_bodies
 from slm_serve.http.routes import chat, completions, generate, playground, system, tokens
 from slm_serve.service import Service
 from slm_serve.settings import Settings, unknown_variables
@@ -27,6 +28,7 @@ class ServeApp(FastAPI):
 
     def openapi(self) -> dict[str, Any]:
         schema = super().openapi()
+        add_request_bodies(schema, self.routes)
         for path, methods in schema["paths"].items():
             for operation in methods.values():
                 if is_openai_path(path):

@@ -6,7 +6,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -15,6 +15,7 @@ from slm_serve.backends.answer import Delta
 from slm_serve.backends.protocol import Job
 from slm_serve.http.chat_prompt import chat_prompt
 from slm_serve.http.exception_handlers import error_responses
+from slm_serve.http.request_body import request_body
 from slm_serve.http.responses import (
     Deltas,
     GeneratedText,
@@ -40,7 +41,9 @@ router = APIRouter(prefix="/v1")
     response_model=ChatCompletion,
     responses={200: EVENT_STREAM_RESPONSE, **error_responses(400, 404, 429, 500, 503, 504, openai=True)},
 )
-async def chat(body: ChatRequest, request: Request, service: ServiceDependency) -> Response:
+async def chat(
+    body: Annotated[ChatRequest, request_body(ChatRequest)], request: Request, service: ServiceDependency
+) -> Response:
     """Answer the last message, using the model's chat template or a plain format if there is none."""
     jobs = await _jobs(body, service)
     prompt_tokens = len(jobs[0].prompt_ids)

@@ -6,7 +6,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -14,6 +14,7 @@ from starlette.responses import Response
 from slm_serve.backends.answer import Delta
 from slm_serve.backends.protocol import Job
 from slm_serve.http.exception_handlers import error_responses
+from slm_serve.http.request_body import request_body
 from slm_serve.http.responses import (
     Deltas,
     GeneratedText,
@@ -40,7 +41,9 @@ DEFAULT_MAX_TOKENS = 16  # OpenAI's default
     response_model=Completion,
     responses={200: EVENT_STREAM_RESPONSE, **error_responses(400, 404, 429, 500, 503, 504, openai=True)},
 )
-async def completions(body: CompletionRequest, request: Request, service: ServiceDependency) -> Response:
+async def completions(
+    body: Annotated[CompletionRequest, request_body(CompletionRequest)], request: Request, service: ServiceDependency
+) -> Response:
     """Continue prompts, given as texts or as token ids."""
     model = service.served_model(body.model).name
     prompts = [await _tokenize(body, service, model, prompt) for prompt in body.prompts]

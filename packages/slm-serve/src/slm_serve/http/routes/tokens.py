@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from fastapi import APIRouter
 
 from slm_serve.errors import RequestError
 from slm_serve.http.exception_handlers import error_responses
+from slm_serve.http.request_body import request_body
 from slm_serve.http.responses import ServiceDependency
 from slm_serve.http.schemas.tokens import DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse
 
@@ -13,7 +16,9 @@ router = APIRouter(responses=error_responses(404, 422, 503))
 
 
 @router.post("/tokenize")
-async def tokenize(body: TokenizeRequest, service: ServiceDependency) -> TokenizeResponse:
+async def tokenize(
+    body: Annotated[TokenizeRequest, request_body(TokenizeRequest)], service: ServiceDependency
+) -> TokenizeResponse:
     """Return the token ids of a text."""
     backend = service.backend
     model = service.served_model(body.model).name
@@ -23,7 +28,9 @@ async def tokenize(body: TokenizeRequest, service: ServiceDependency) -> Tokeniz
 
 
 @router.post("/detokenize")
-async def detokenize(body: DetokenizeRequest, service: ServiceDependency) -> DetokenizeResponse:
+async def detokenize(
+    body: Annotated[DetokenizeRequest, request_body(DetokenizeRequest)], service: ServiceDependency
+) -> DetokenizeResponse:
     """Return the text of token ids."""
     tokenizer = service.backend.tokenizer
     service.served_model(body.model)  # 404 for an unknown name
