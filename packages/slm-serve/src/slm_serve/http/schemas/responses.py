@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, model_validator
 
 from slm_serve.http.schemas.fields import (
-    Integer,
     Logprobs,
     NewTokens,
     StrictModel,
@@ -59,9 +58,7 @@ class ResponsesRequest(StrictModel):
     def _check_stateless(self) -> ResponsesRequest:
         for name in NEEDS_STORAGE:
             if getattr(self, name) is not None:
-                raise ValueError(
-                    f"{name} refers to a stored object, and this server stores none; send all items in input"
-                )
+                raise ValueError(f"{name} refers to a stored object, but nothing is stored; send all items in input")
         if self.background:
             raise ValueError("background is true, and this server keeps no responses; set it to false")
         return self
