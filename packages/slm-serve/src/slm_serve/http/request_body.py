@@ -6,6 +6,8 @@ Annotations are not postponed in this module: FastAPI resolves those of ``BodyRe
 import asyncio
 import email.message
 import json
+import re
+from collections.abc import Iterable
 from typing import Any, Generic, TypeVar
 
 from fastapi import Depends, Request
@@ -15,6 +17,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic.json_schema import models_json_schema
 from starlette.routing import BaseRoute
 
+from slm_serve.http.schemas.lenience import Reading
+
 Model = TypeVar("Model", bound=BaseModel)
 Json = dict[str, Any]
 MAX_ERRORS = 10
@@ -22,6 +26,9 @@ LARGE_BODY = 32_000  # bytes above which a body is parsed on a thread
 # Parsing holds the interpreter's lock until its end, at 1 microsecond for an object and 0.05 for an element of a list.
 MAX_OBJECTS = 50_000  # objects, arrays and keys
 MAX_ELEMENTS = 1_100_000  # elements of objects and arrays
+IGNORED_HEADER = "x-slm-ignored"
+MAX_NAMES, MAX_NAME = 32, 64  # names in the header, and characters of a name
+UNSAFE = re.compile(r"[^A-Za-z0-9_.-]")
 REFERENCE = "#/components/schemas/{model}"
 
 
@@ -35,14 +42,19 @@ class BodyReader(Generic[Model]):
         """Read the body. Raises RequestValidationError with at most ten errors."""
         _check_content_type(request.headers.get("content-type"))
         raw = await request.body()
+        reading = Reading(strict=request.app.state.service.settings.strict)
         if len(raw) > LARGE_BODY:
-            return await asyncio.to_thread(self._parse, raw)
-        return self._parse(raw)
+            body = await asyncio.to_thread(self._parse, raw, reading)
+        else:
+            body = self._parse(raw, reading)
+        if reading.ignored:
+            add_response_header(request, IGNORED_HEADER, _names(reading.ignored))
+        return body
 
-    def _parse(self, raw: bytes) -> Model:
+    def _parse(self, raw: bytes, reading: Reading) -> Model:
         data = parse_json(raw)
         try:
-            return self.model.model_validate(data)
+            return self.model.model_validate(data, context=reading)
         except ValidationError as error:
             problems = error.errors(include_url=False)[:MAX_ERRORS]
         raise RequestValidationError([{**problem, "loc": ("body", *problem["loc"])} for problem in problems])
@@ -51,6 +63,24 @@ class BodyReader(Generic[Model]):
 def request_body(model: type[BaseModel]) -> Any:
     """Return the dependency that reads a body: ``body: Annotated[Model, request_body(Model)]``."""
     return Depends(BodyReader(model))
+
+
+def add_response_header(request: Request, name: str, value: str) -> None:
+    """Add a header to the response, which ``respond`` or ``response_headers`` puts there."""
+    request.state.response_headers = response_headers(request) | {name: value}
+
+
+def response_headers(request: Request) -> dict[str, str]:
+    """Return the headers that were added while the request was read."""
+    headers: dict[str, str] = getattr(request.state, "response_headers", {})
+    return headers
+
+
+def _names(ignored: Iterable[str]) -> str:
+    """Return the names as the value of a header: they were chosen by the client, so only safe characters are kept."""
+    names = [UNSAFE.sub("?", name[:MAX_NAME]) for name in ignored]
+    more = [f"and {len(names) - MAX_NAMES} more"] if len(names) > MAX_NAMES else []
+    return ", ".join([*names[:MAX_NAMES], *more])
 
 
 def parse_json(raw: bytes) -> Any:

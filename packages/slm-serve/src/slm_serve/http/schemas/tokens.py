@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from slm_serve.http.schemas.fields import StrictModel, Text, TokenId
+from slm_serve.http.schemas.fields import StrictModel, Text, TokenIds
 
 
 class TokenizeRequest(StrictModel):
@@ -31,7 +31,7 @@ class DetokenizeRequest(StrictModel):
     """Token ids to decode."""
 
     model: Text | None = None
-    tokens: Annotated[list[TokenId], Field(max_length=1_000_000)]
+    tokens: Annotated[TokenIds, Field(max_length=1_000_000)]
 
 
 class DetokenizeResponse(BaseModel):
