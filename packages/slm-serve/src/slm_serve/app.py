@@ -27,7 +27,7 @@ from slm_serve.http.middleware import (
 )
 from slm_serve.http.request_body import add_request_bodies
 from slm_serve.http.request_id import RequestIdMiddleware
-from slm_serve.http.routes import chat, completions, generate, playground, system, tokens
+from slm_serve.http.routes import chat, completions, generate, playground, responses, system, tokens
 from slm_serve.service import Service
 from slm_serve.settings import Settings, unknown_variables
 
@@ -87,7 +87,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.service = service
     add_exception_handlers(app)
-    for module in (generate, completions, chat, tokens, system, playground):
+    for module in (generate, completions, chat, responses, tokens, system, playground):
         app.include_router(module.router)
     app.mount("/static", playground.static_files)
     _add_middleware(app, settings, service)
