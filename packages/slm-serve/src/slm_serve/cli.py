@@ -23,6 +23,7 @@ DESCRIPTION = (
     "Serve a base model and its adapters over HTTP: POST /generate, an OpenAI-compatible API under /v1, and a "
     "playground at /."
 )
+METAVARS = {"adapter": "NAME=PATH", "cors_origin": "ORIGIN", "allowed_hosts": "NAME"}  # of flags that may be repeated
 EPILOG = """\
 Each flag can also be set as an environment variable: SLM_MODEL_PATH, SLM_API_KEY, ... Flags take precedence.
 
@@ -83,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
         if field.annotation is bool:
             options["action"] = argparse.BooleanOptionalAction
         elif isinstance(field.default, tuple):
-            options |= {"action": "append", "metavar": "NAME=PATH" if name == "adapter" else "ORIGIN"}
+            options |= {"action": "append", "metavar": METAVARS[name]}
         elif choices := [value for value in get_args(field.annotation) if isinstance(value, str)]:
             options["choices"] = choices
         elif name == "int8":

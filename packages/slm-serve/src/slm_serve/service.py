@@ -72,7 +72,7 @@ class Service:
         loop = asyncio.get_running_loop()
         try:
             self._backend = await _run_on_daemon_thread(lambda: load_backend(self.settings, loop))
-            # Collecting garbage stops all threads, for 0.8 s with what is loaded by now; that need not be looked at again.
+            # Garbage collection stops all threads, for 0.8 s if it looks at all that is loaded by now.
             gc.freeze()
         except ValueError as error:
             self.load_failure = str(error)

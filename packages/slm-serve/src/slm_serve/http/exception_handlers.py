@@ -11,6 +11,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
 from slm_kv import KVError
@@ -19,6 +20,7 @@ from slm_serve.http.schemas.errors import ErrorResponse, OpenAIErrorResponse
 from slm_serve.http.validation_errors import location, sentence, with_subject
 
 logger = logging.getLogger("slm_serve")
+CLIENT_CLOSED_REQUEST = 499  # nginx's status for a client that disconnected; only the metrics show it
 OPENAI_TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 INVALID_JSON = "json_invalid"  # type of an error whose location is a position in the body
 MAX_TEXT = 500  # characters of a message or of a name in an error
@@ -41,6 +43,7 @@ def add_exception_handlers(app: FastAPI) -> None:
     app.add_exception_handler(KVError, _handle_kv_error)
     app.add_exception_handler(RequestValidationError, _handle_validation_error)
     app.add_exception_handler(HTTPException, _handle_http_exception)
+    app.add_exception_handler(ClientDisconnect, _handle_disconnect)
     app.add_exception_handler(Exception, _handle_unexpected)
 
 
@@ -103,6 +106,11 @@ def _encodable(part: int | str) -> int | str:
 def _handle_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return error_response(request.url.path, RequestError(error.status_code, str(error.detail), headers=error.headers))
+
+
+def _handle_disconnect(request: Request, error: Exception) -> Response:
+    """End a request whose client left before it had sent its body; nothing is sent."""
+    return Response(status_code=CLIENT_CLOSED_REQUEST)
 
 
 def _handle_unexpected(request: Request, error: Exception) -> Response:

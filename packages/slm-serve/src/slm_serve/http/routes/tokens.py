@@ -1,4 +1,4 @@
-"""``POST /tokenize`` and ``POST /detokenize``."""
+"""``POST /tokenize``, ``POST /detokenize`` and ``GET /tokenizer_info``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ from slm_serve.errors import RequestError
 from slm_serve.http.exception_handlers import error_responses
 from slm_serve.http.request_body import request_body
 from slm_serve.http.responses import ServiceDependency
-from slm_serve.http.schemas.tokens import DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse
+from slm_serve.http.schemas.tokens import (
+    DetokenizeRequest,
+    DetokenizeResponse,
+    TokenizeRequest,
+    TokenizeResponse,
+    TokenizerInfo,
+)
 from slm_serve.service import LONG_TEXT
 
 router = APIRouter(responses=error_responses(404, 422, 503))
@@ -51,6 +57,23 @@ async def detokenize(
 
     is_long = len(body.tokens) > LONG_TEXT
     return _json_response(await asyncio.to_thread(decode) if is_long else decode())
+
+
+@router.get("/tokenizer_info")
+async def tokenizer_info(service: ServiceDependency, model: str | None = None) -> TokenizerInfo:
+    """Describe the tokenizer of a model, so that clients can count tokens and render chats as the server does."""
+    tokenizer = service.backend.tokenizers[service.served_model(model).name]
+    template = tokenizer.chat_template
+    return TokenizerInfo(
+        tokenizer_class=type(tokenizer).__name__,
+        vocab_size=len(tokenizer),
+        model_max_length=service.backend.context_length,
+        bos_token=tokenizer.bos_token,
+        eos_token=tokenizer.eos_token,
+        pad_token=tokenizer.pad_token,
+        unk_token=tokenizer.unk_token,
+        chat_template=template if isinstance(template, str) else None,
+    )
 
 
 def _json_response(body: bytes) -> Response:

@@ -1,4 +1,4 @@
-"""Bodies of ``POST /tokenize`` and ``POST /detokenize``."""
+"""Bodies of ``POST /tokenize``, ``POST /detokenize`` and ``GET /tokenizer_info``."""
 
 from __future__ import annotations
 
@@ -38,3 +38,19 @@ class DetokenizeResponse(BaseModel):
     """The decoded text."""
 
     prompt: str
+
+
+class TokenizerInfo(BaseModel):
+    """A tokenizer: vLLM's response, from which lm-evaluation-harness builds its remote tokenizer.
+
+    ``chat_template`` is null if the tokenizer has none, or several by name.
+    """
+
+    tokenizer_class: str
+    vocab_size: int
+    model_max_length: int
+    bos_token: str | None
+    eos_token: str | None
+    pad_token: str | None
+    unk_token: str | None
+    chat_template: str | None
