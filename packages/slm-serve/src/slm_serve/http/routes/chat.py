@@ -14,8 +14,8 @@ from starlette.responses import Response
 from slm_serve.backends.answer import Delta
 from slm_serve.backends.protocol import Job
 from slm_serve.http.exception_handlers import error_responses
-from slm_serve.http.prompt_limits import PromptLimits
-from slm_serve.http.prompts import encode_chat
+from slm_serve.http.prompts.encoding import encode_chat
+from slm_serve.http.prompts.limits import PromptLimits
 from slm_serve.http.request_body import request_body
 from slm_serve.http.responses import (
     Deltas,

@@ -31,7 +31,7 @@ class DetokenizeRequest(StrictModel):
     """Token ids to decode."""
 
     model: Text | None = None
-    tokens: Annotated[TokenIds, Field(max_length=1_000_000)]
+    tokens: Annotated[TokenIds, Field(max_length=250_000)]
 
 
 class DetokenizeResponse(BaseModel):

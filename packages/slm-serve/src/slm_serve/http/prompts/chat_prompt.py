@@ -10,7 +10,7 @@ from typing import Any
 
 from slm_data import PLAIN_STOPS, ChatTemplate, DataError, choose_template, end_of_turn
 from slm_serve.errors import RequestError
-from slm_serve.http.chat_turns import TEMPLATE_ERRORS, chat_turns, render
+from slm_serve.http.prompts.turns import TEMPLATE_ERRORS, chat_turns, render
 from slm_serve.http.schemas.messages import Message
 
 

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 
-from slm_serve.http.chat_prompt import chat_prompt
-from slm_serve.http.prompt_limits import PromptLimits
+from slm_serve.http.prompts.chat_prompt import chat_prompt
+from slm_serve.http.prompts.limits import PromptLimits
 from slm_serve.http.request_body import add_response_header
 from slm_serve.http.schemas.chat import ChatRequest
 from slm_serve.http.schemas.completions import CompletionRequest
