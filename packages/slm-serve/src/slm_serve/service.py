@@ -19,7 +19,7 @@ from slm_serve.settings import Settings
 
 logger = logging.getLogger("slm_serve")
 FINISH_SECONDS = 3  # that the backend gets to end open-ended texts after their deadline: it finishes its step first
-LONG_TEXT = 20_000  # characters above which a text is tokenized on a thread instead of the event loop
+LONG_TEXT = 20_000  # characters above which texts are tokenized on a thread instead of the event loop
 
 
 class Service:
@@ -119,9 +119,17 @@ class Service:
 
     async def tokenize(self, text: str, model: str, add_special_tokens: bool = True) -> tuple[int, ...]:
         """Return the token ids of ``text`` for ``model``, by default with its tokenizer's special tokens around it."""
-        if len(text) > LONG_TEXT:
-            return await asyncio.to_thread(self._tokenize, text, model, add_special_tokens)
-        return self._tokenize(text, model, add_special_tokens)
+        return (await self.tokenize_many([text], model, add_special_tokens))[0]
+
+    async def tokenize_many(
+        self, texts: Sequence[str], model: str, add_special_tokens: bool = True
+    ) -> list[tuple[int, ...]]:
+        """Return the token ids of each of several texts; on a thread if they are long together."""
+
+        def tokenize() -> list[tuple[int, ...]]:
+            return [self._tokenize(text, model, add_special_tokens) for text in texts]
+
+        return await asyncio.to_thread(tokenize) if sum(map(len, texts)) > LONG_TEXT else tokenize()
 
     def _tokenize(self, text: str, model: str, add_special_tokens: bool) -> tuple[int, ...]:
         encoded = self.backend.tokenizers[model](text, add_special_tokens=add_special_tokens, verbose=False)

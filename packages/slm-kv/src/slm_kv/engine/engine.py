@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from slm_kv.engine.adapters import Adapters
+from slm_kv.engine.base_copy import BaseCopy
 from slm_kv.engine.context_limits import ContextLimits, OnFull
 from slm_kv.engine.model_runner import ModelRunner
 from slm_kv.engine.prepared_models import PreparedModels
@@ -20,6 +22,7 @@ from slm_kv.engine.verification.verify import verify
 from slm_kv.engine.vocabulary import Prompt
 from slm_kv.errors import KVError, require_at_least
 from slm_kv.linear.int8_gate import Int8Model
+from slm_kv.linear.plain_copy import PlainCopy
 from slm_kv.pages.pool import PagePool
 from slm_kv.pages.storage import PagedStorage
 from slm_kv.peft_models import base_model
@@ -81,7 +84,7 @@ class Engine(TextEngine):
         self._prepared = PreparedModels(self.models)
         try:
             limits = ContextLimits.from_config(self.model.config, page_size, max_pages, None, on_full)
-            probe = self._prepared.install_attention(limits.positions)
+            self._probe = probe = self._prepared.install_attention(limits.positions)
             known = verify(self._prepared, self.adapters, probe, self._vocabulary.ordinary_ids(), limits)
             self.context_limits = limits.narrowed(known, probe.window)
             self.pool = PagePool(page_size, max_pages, prefix_caching=prefix_caching, window=probe.window)
@@ -162,6 +165,25 @@ class Engine(TextEngine):
             self._finish(sequence, "cancelled")
         self._prepared.restore()
 
+    def copy_base(self) -> BaseCopy:
+        return BaseCopy(
+            self._prepared.copy_base(), self.adapters, self._vocabulary.ordinary_ids(), self._prepare_adapted
+        )
+
+    def _prepare_adapted(self, model: PreTrainedModel, copied: PlainCopy) -> None:
+        """Switch a copy of the base with an adapter to paged attention, verify it, and pack its layers."""
+        prepared, limits = PreparedModels([model]), self.context_limits
+        probe = prepared.install_attention(limits.positions)
+        if (probe.shapes, probe.windows, probe.dtype) != (self._probe.shapes, self._probe.windows, self._probe.dtype):
+            raise KVError("the adapter changes the shapes or the dtype of keys, so that it cannot share pages")
+        token_ids = self._vocabulary.ordinary_ids()
+        if verify(prepared, Adapters([model]), probe, token_ids, limits, shared=True) < limits.positions:
+            raise KVError(f"with the adapter, texts in a batch are independent in fewer than {limits.positions} tokens")
+        prepared.pack_copy(copied)
+
+    def _in_use(self) -> set[str | None]:
+        return {sequence.handle.adapter for sequence in self._sequences.values()}
+
     def _enforce_limits(self) -> None:
         """Apply ``on_full`` to the sequences that have reached a limit."""
         for sequence in list(self.scheduler.running):
@@ -209,7 +231,7 @@ class Engine(TextEngine):
                 self.pool.commit(sequence.block_table, (), verified=True)
             else:
                 self.scheduler.discard_pages(sequence)
-            text, reason = sequence.append(token, self._vocabulary.end_ids)
+            text, reason = sequence.append(token)
             handle.text += text
             self._updates.append(Update(handle, text, (handle.token_ids[-1],), reason is not None))
             if reason:
@@ -240,3 +262,4 @@ class Engine(TextEngine):
         sequence.handle.finish_reason = reason
         del self._sequences[sequence.handle.id]
         self.scheduler.remove(sequence)
+        self._discard_unused()

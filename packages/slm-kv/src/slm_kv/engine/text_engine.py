@@ -18,12 +18,14 @@ from slm_kv.constraints.compiler import GrammarCompiler
 from slm_kv.constraints.grammar import Grammar
 from slm_kv.constraints.token_constraint import TokenConstraint
 from slm_kv.engine.adapters import Adapters
+from slm_kv.engine.base_copy import Attach, BaseCopy, NewAdapter
 from slm_kv.engine.requests import FinishReason, Handle, Update
 from slm_kv.engine.sequence import Sequence
 from slm_kv.engine.text_stream import TextStream
-from slm_kv.engine.vocabulary import Prompt, Vocabulary
+from slm_kv.engine.vocabulary import Prompt, Vocabulary, end_of_text_ids
 from slm_kv.errors import KVError
 from slm_kv.linear.int8_gate import Int8Model
+from slm_kv.peft_models import adapter_names, base_model
 from slm_kv.sampling.params import SamplingParams
 from slm_kv.sampling.sampler import TokenSampler
 
@@ -93,6 +95,7 @@ class TextEngine(ABC):
         self._vocabulary = Vocabulary(self.model, tokenizer)
         self._grammars = GrammarCompiler(tokenizer, self._vocabulary.size)
         self.adapters = Adapters(self.models)
+        self._end_ids: dict[str | None, frozenset[int]] = {}  # of adapters that were added
         self._next_id = itertools.count()
         self._updates: list[Update] = []
 
@@ -140,6 +143,66 @@ class TextEngine(ABC):
     @abstractmethod
     def _end(self, handle: Handle, reason: FinishReason) -> bool:
         """End a request at once; return False if it had already ended."""
+
+    @abstractmethod
+    def copy_base(self) -> BaseCopy:
+        """Copy the modules of the base, for an adapter to be attached. Takes milliseconds; copies no tensor.
+
+        Raises:
+            KVError: adapters cannot be added to this engine (8 bits).
+        """
+
+    @abstractmethod
+    def _in_use(self) -> set[str | None]:
+        """The adapters of requests that have not ended."""
+
+    def install_adapter(self, adapter: NewAdapter) -> None:
+        """Let requests use an adapter that was attached to a copy of the base. Takes microseconds.
+
+        An adapter that is added has its own end-of-text tokens: those of the generation config of its model.
+
+        Raises:
+            KVError: its name is in use.
+        """
+        self.adapters.add(adapter.adapted, adapter.digests)
+        model = adapter.adapted.model
+        self.models.append(model)
+        self._end_ids[adapter.name] = end_of_text_ids(base_model(model), self.tokenizer)
+
+    def add_adapter(self, name: str, attach: Attach) -> None:
+        """Add an adapter while requests run; their texts do not change.
+
+        It waits until the adapter can be used. ``copy_base``, ``BaseCopy.attach`` and ``install_adapter`` do the same
+        in three steps, the slow one of which may run on another thread, beside ``step``.
+
+        Args:
+            name: The name of the adapter, and its name in PEFT.
+            attach: Attaches the adapter: ``lambda model: PeftModel.from_pretrained(model, folder, name)``.
+
+        Raises:
+            KVError: the name is in use, or the engine cannot use the adapter; the engine is as it was. Whatever
+                ``attach`` raises is raised too.
+        """
+        self.adapters.check_new(name)
+        self.install_adapter(self.copy_base().attach(name, attach))
+
+    def remove_adapter(self, name: str) -> None:
+        """Remove an adapter. Its requests are finished; then its weights are freed.
+
+        Raises:
+            KVError: no adapter has this name.
+        """
+        self.adapters.remove(name)
+        self._discard_unused()
+
+    def _discard_unused(self) -> None:
+        """Free the removed adapters that no request uses any more."""
+        if not self.adapters.removed:
+            return
+        for name in self.adapters.removed - self._in_use():
+            self.adapters.discard(name)
+            self._end_ids.pop(name, None)
+            self.models[1:] = [model for model in self.models[1:] if adapter_names(model)]
 
     def check(self, prompt_ids: Ids[int], params: SamplingParams, *, adapter: str | None = None) -> None:
         """Validate a request without queuing it; thread-safe.
@@ -193,19 +256,21 @@ class TextEngine(ABC):
         prompt_ids = self._vocabulary.encode(prompt)
         self.check(prompt_ids, params, adapter=adapter)
         name = self.adapters.resolve(adapter)
+        model_end_ids = self._end_ids.get(name, self._vocabulary.end_ids)
         handle = Handle(next(self._next_id), tuple(prompt_ids), params, name, use_cache)
-        end_ids = self._vocabulary.end_ids.union(params.stop_token_ids)
-        sampler = TokenSampler(params, prompt_ids, self._vocabulary.size, end_ids, self._constraint(params))
+        end_ids = model_end_ids.union(params.stop_token_ids)
+        constraint = self._constraint(params, model_end_ids)
+        sampler = TokenSampler(params, prompt_ids, self._vocabulary.size, end_ids, constraint)
         stream = TextStream(self.tokenizer, params.stop, prompt_ids, params.visible_special_ids)
-        self._queue(Sequence(handle, sampler, stream, self.adapters.prefix_root(name)))
+        self._queue(Sequence(handle, sampler, stream, self.adapters.prefix_root(name), model_end_ids))
         return handle
 
-    def _constraint(self, params: SamplingParams) -> TokenConstraint | None:
+    def _constraint(self, params: SamplingParams, model_end_ids: frozenset[int]) -> TokenConstraint | None:
         if params.grammar is None:
             return None
-        model_ends, stops = self._vocabulary.end_ids, frozenset(params.stop_token_ids)
-        ends = stops if params.ignore_eos else stops | model_ends
-        return self._grammars.start(params.grammar, ends, model_ends - stops)
+        stop_ids = frozenset(params.stop_token_ids)
+        end_ids = stop_ids if params.ignore_eos else stop_ids | model_end_ids
+        return self._grammars.start(params.grammar, end_ids, model_end_ids - stop_ids)
 
     def cancel(self, handle: Handle) -> bool:
         """End a request and release its memory at once; return False if it had already ended."""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from jinja2.exceptions import TemplateError
-
 from slm_data import PLAIN_STOPS, ChatTemplate, DataError, choose_template, end_of_turn
 from slm_serve.errors import RequestError
-from slm_serve.http.schemas.chat import Message
+from slm_serve.http.chat_turns import TEMPLATE_ERRORS, chat_turns, render
+from slm_serve.http.schemas.messages import Message
 
 
 @dataclass(frozen=True)
@@ -29,24 +29,46 @@ class ChatPrompt:
     stop: tuple[str, ...]
 
 
-def chat_prompt(tokenizer: Any, messages: Sequence[Message]) -> ChatPrompt:
+def chat_prompt(
+    tokenizer: Any,
+    messages: Sequence[Message],
+    *,
+    continue_final: bool = False,
+    opens_answer: bool = True,
+    variables: Mapping[str, Any] | None = None,
+) -> ChatPrompt:
     """Return the prompt for the answer to ``messages``.
 
-    Raises RequestError 422 if the template rejects the messages.
+    Args:
+        continue_final: The text ends within the last message, of the assistant, which the answer continues.
+        opens_answer: The text ends with the beginning of the assistant's turn.
+        variables: More variables for the template.
+
+    Raises RequestError 422 if the template rejects or leaves out messages.
     """
-    turns = [{"role": message.role, "content": message.text} for message in messages]
+    options = {"add_generation_prompt": opens_answer and not continue_final, "continue_final_message": continue_final}
+    _check_variables(tokenizer, variables or {})
     try:
         template = choose_template(None, tokenizer)
-        text = tokenizer.apply_chat_template(
-            turns, chat_template=template.source, tokenize=False, add_generation_prompt=True
-        )
-    except (TemplateError, DataError) as error:
-        raise RequestError(
-            422, f"the model's chat template rejects these messages: {error}", param="messages"
-        ) from error
+        turns = chat_turns(template, tokenizer, messages)
+        text = render(template, tokenizer, turns, **options, **(variables or {}))
+    except RequestError:
+        raise
+    except (DataError, *TEMPLATE_ERRORS) as error:
+        reason = f"the model's chat template rejects these messages: {error}"
+        raise RequestError(422, reason, param="messages") from error
     if template.is_plain:
-        return ChatPrompt(str(text), add_special_tokens=True, stop=PLAIN_STOPS)
-    return ChatPrompt(str(text), add_special_tokens=False, stop=_spelled_out_end(template, tokenizer))
+        return ChatPrompt(text, add_special_tokens=True, stop=PLAIN_STOPS)
+    return ChatPrompt(text, add_special_tokens=False, stop=_spelled_out_end(template, tokenizer))
+
+
+def _check_variables(tokenizer: Any, variables: Mapping[str, Any]) -> None:
+    """Reject variables that are arguments of transformers instead of the template's."""
+    arguments = {"messages", *inspect.signature(tokenizer.apply_chat_template).parameters}
+    if taken := sorted(arguments & variables.keys()):
+        raise RequestError(
+            422, f"chat_template_kwargs cannot set {taken[0]!r}; leave it out", param="chat_template_kwargs"
+        )
 
 
 @lru_cache(maxsize=16)

@@ -1,5 +1,6 @@
 """A server on a free port of this machine, run on a thread."""
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -8,10 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
-import uvicorn
 from fastapi import FastAPI
 
-from slm_serve import Settings, create_app
+from slm_serve import Server, Settings, create_app
 from slm_testing.serve.waiting import TIMEOUT, wait_until
 
 
@@ -46,16 +46,16 @@ class RunningServer:
 @contextmanager
 def running_server(*, wait_for_model: bool = True, **settings: Any) -> Iterator[RunningServer]:
     """Run a server with ``settings``. By default it is yielded once its model is loaded or could not be loaded."""
-    app = create_app(Settings(**{"threads": 1, "port": 0, "stream_interval": 0, **settings}))
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None))
-    thread = threading.Thread(target=server.run)
+    parsed = Settings(**{"threads": 1, "port": 0, "stream_interval": 0, **settings})
+    app, listening = create_app(parsed), socket.create_server(("127.0.0.1", 0))
+    server, port = Server(app, parsed), listening.getsockname()[1]
+    thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
     service = app.state.service
     try:
         wait_until(lambda: server.started)
         if wait_for_model:
             wait_until(lambda: not service.is_loading)
-        port = server.servers[0].sockets[0].getsockname()[1]
         yield RunningServer(f"http://127.0.0.1:{port}", app)
     finally:
         server.should_exit = True

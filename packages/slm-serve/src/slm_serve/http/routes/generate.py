@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from slm_serve.backends.protocol import Job
 from slm_serve.http.exception_handlers import error_responses
+from slm_serve.http.request_body import request_body
 from slm_serve.http.responses import Deltas, GeneratedText, ServiceDependency, respond
 from slm_serve.http.schemas.generate import GenerateRequest, GenerateResponse
 from slm_serve.http.streams import DONE_EVENT, EVENT_STREAM_RESPONSE, encode_event
@@ -23,7 +24,9 @@ router = APIRouter()
     response_model=GenerateResponse,
     responses={200: EVENT_STREAM_RESPONSE, **error_responses(404, 422, 429, 500, 503, 504)},
 )
-async def generate(body: GenerateRequest, request: Request, service: ServiceDependency) -> Response:
+async def generate(
+    body: Annotated[GenerateRequest, request_body(GenerateRequest)], request: Request, service: ServiceDependency
+) -> Response:
     """Continue a prompt; with `stream`, as server-sent events, of which the last has the timing."""
     job = await _job(body, service)
     return await respond(

@@ -1,0 +1,158 @@
+"""Request bodies: read, parsed and validated without blocking the event loop.
+
+Annotations are not postponed in this module: FastAPI resolves those of ``BodyReader.__call__`` without its globals.
+"""
+
+import asyncio
+import email.message
+import json
+import re
+from collections.abc import Iterable
+from typing import Any, Generic, TypeVar
+
+from fastapi import Depends, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, ValidationError
+from pydantic.json_schema import models_json_schema
+from starlette.routing import BaseRoute
+
+from slm_serve.http.schemas.lenience import Reading
+
+Model = TypeVar("Model", bound=BaseModel)
+Json = dict[str, Any]
+MAX_ERRORS = 10
+LARGE_BODY = 32_000  # bytes above which a body is parsed on a thread
+# Parsing holds the interpreter's lock until its end, at 1 microsecond for an object and 0.05 for an element of a list.
+MAX_OBJECTS = 50_000  # objects, arrays and keys
+MAX_ELEMENTS = 1_100_000  # elements of objects and arrays
+IGNORED_HEADER = "x-slm-ignored"
+MAX_NAMES, MAX_NAME = 32, 64  # names in the header, and characters of a name
+UNSAFE = re.compile(r"[^A-Za-z0-9_.-]")
+REFERENCE = "#/components/schemas/{model}"
+
+
+class BodyReader(Generic[Model]):
+    """A FastAPI dependency that returns the body of a request as a ``model``."""
+
+    def __init__(self, model: type[Model]) -> None:
+        self.model = model
+
+    async def __call__(self, request: Request) -> Model:
+        """Read the body. Raises RequestValidationError with at most ten errors."""
+        _check_content_type(request.headers.get("content-type"))
+        raw = await request.body()
+        reading = Reading(strict=request.app.state.service.settings.strict)
+        if len(raw) > LARGE_BODY:
+            body = await asyncio.to_thread(self._parse, raw, reading)
+        else:
+            body = self._parse(raw, reading)
+        if reading.ignored:
+            add_response_header(request, IGNORED_HEADER, _names(reading.ignored))
+        return body
+
+    def _parse(self, raw: bytes, reading: Reading) -> Model:
+        data = parse_json(raw)
+        try:
+            return self.model.model_validate(data, context=reading)
+        except ValidationError as error:
+            problems = error.errors(include_url=False)[:MAX_ERRORS]
+        raise RequestValidationError([{**problem, "loc": ("body", *problem["loc"])} for problem in problems])
+
+
+def request_body(model: type[BaseModel]) -> Any:
+    """Return the dependency that reads a body: ``body: Annotated[Model, request_body(Model)]``."""
+    return Depends(BodyReader(model))
+
+
+def add_response_header(request: Request, name: str, value: str) -> None:
+    """Add a header to the response, which ``respond`` or ``response_headers`` puts there."""
+    request.state.response_headers = response_headers(request) | {name: value}
+
+
+def response_headers(request: Request) -> dict[str, str]:
+    """Return the headers that were added while the request was read."""
+    headers: dict[str, str] = getattr(request.state, "response_headers", {})
+    return headers
+
+
+def _names(ignored: Iterable[str]) -> str:
+    """Return the names as the value of a header: they were chosen by the client, so only safe characters are kept."""
+    names = [UNSAFE.sub("?", name[:MAX_NAME]) for name in ignored]
+    more = [f"and {len(names) - MAX_NAMES} more"] if len(names) > MAX_NAMES else []
+    return ", ".join([*names[:MAX_NAMES], *more])
+
+
+def parse_json(raw: bytes) -> Any:
+    """Parse a body. Raises RequestValidationError."""
+    if not raw.strip():
+        raise _error("missing", "the body is empty; send a JSON object")
+    if _is_too_complex(raw):
+        raise _error("json_invalid", f"the body has more than {MAX_OBJECTS} objects, or too many values; send less")
+    try:
+        return json.loads(raw.decode("utf-8-sig"), object_pairs_hook=_unique_keys)
+    except RecursionError:
+        raise _error("json_invalid", "the body is nested too deeply; send a flatter object") from None
+    except UnicodeDecodeError as error:
+        raise _error("json_invalid", "the body is not UTF-8; encode it as UTF-8", error.start) from None
+    except json.JSONDecodeError as error:
+        reason = f"the body is not valid JSON ({error.msg} at character {error.pos}); repair it"
+        raise _error("json_invalid", reason, error.pos) from None
+    except ValueError:  # Python's limit, which is there because the conversion takes quadratic time
+        raise _error("json_invalid", "the body contains a number of more than 4,300 digits; shorten it") from None
+
+
+def add_request_bodies(schema: Json, routes: list[BaseRoute]) -> None:
+    """Add the bodies that ``request_body`` reads to an OpenAPI schema, to which FastAPI adds only its own."""
+    readers = [(route, reader) for route in routes if isinstance(route, APIRoute) and (reader := _body_reader(route))]
+    models = list(dict.fromkeys(reader.model for _, reader in readers))
+    references, definitions = models_json_schema([(model, "validation") for model in models], ref_template=REFERENCE)
+    components = schema.setdefault("components", {}).setdefault("schemas", {})
+    for name, definition in definitions.get("$defs", {}).items():
+        assert components.setdefault(name, definition) == definition, f"two models are named {name}"
+    for route, reader in readers:
+        content = {"application/json": {"schema": references[reader.model, "validation"]}}
+        for method in route.methods or ():
+            operation = schema["paths"][route.path_format][method.lower()]
+            operation["requestBody"] = {"required": True, "content": content}
+
+
+def _body_reader(route: APIRoute) -> BodyReader[Any] | None:
+    calls = (dependant.call for dependant in route.dependant.dependencies)
+    return next((call for call in calls if isinstance(call, BodyReader)), None)
+
+
+def _check_content_type(value: str | None) -> None:
+    """Accept JSON only: pages of other sites can send forms and plain text to a server without asking it."""
+    message = email.message.Message()
+    message["content-type"] = value or "missing"
+    maintype, subtype = message.get_content_maintype(), message.get_content_subtype()
+    if maintype != "application" or not (subtype == "json" or subtype.endswith("+json")):
+        given = "is missing" if value is None else "is not JSON"
+        raise _error("content_type", f"the content type {given}; send a JSON object as application/json")
+
+
+def _is_too_complex(raw: bytes) -> bool:
+    """Whether the values in ``raw`` would take too long to parse; what is inside strings does not count."""
+    if len(raw) <= LARGE_BODY:
+        return False
+    outside = raw
+    if _objects(raw) > MAX_OBJECTS or raw.count(b",") > MAX_ELEMENTS:
+        outside = b"".join(raw.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2])
+    return _objects(outside) > MAX_OBJECTS or outside.count(b",") > MAX_ELEMENTS
+
+
+def _objects(raw: bytes) -> int:
+    return raw.count(b"{") + raw.count(b"[") + raw.count(b":")
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> Json:
+    """Return an object. Raises RequestValidationError for a repeated key: which of its values is meant is unknown."""
+    data = dict(pairs)
+    if len(data) < len(pairs):
+        raise _error("json_invalid", "the body contains an object with a repeated key; give each key once")
+    return data
+
+
+def _error(kind: str, message: str, *location: int) -> RequestValidationError:
+    return RequestValidationError([{"type": kind, "loc": ("body", *location), "msg": message, "input": None}])

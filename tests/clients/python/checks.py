@@ -1,0 +1,35 @@
+"""Runs the checks of a client script: ``script.py URL MODEL``, where URL is that of the API, with ``/v1``."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import sys
+from collections.abc import Callable
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+KEY = "key"  # the server requires none, but most clients do
+QUESTION = "What should I pack for a walk in the rain?"
+
+
+class Weather(BaseModel):
+    """A weather report, with bounds that a model of any quality reaches in a few tokens."""
+
+    sky: Literal["clear", "cloudy", "rain"]
+    degrees: int = Field(ge=-30, le=50)
+
+
+def run(*checks: Callable[[str, str], Any]) -> None:
+    """Call ``checks`` with the URL and the model, and print the name of each that passed."""
+    url, model = sys.argv[1:]
+    for check in checks:
+        result = check(url, model)
+        if inspect.isawaitable(result):
+            asyncio.run(_wait(result))
+        print(f"passed: {check.__name__}", flush=True)
+
+
+async def _wait(awaitable: Any) -> None:
+    await awaitable
