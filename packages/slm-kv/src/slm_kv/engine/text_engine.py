@@ -14,12 +14,16 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from slm_kv.constraints.compiler import GrammarCompiler
+from slm_kv.constraints.grammar import Grammar
+from slm_kv.constraints.token_constraint import TokenConstraint
 from slm_kv.engine.adapters import Adapters
 from slm_kv.engine.base_copy import Attach, BaseCopy, NewAdapter
 from slm_kv.engine.requests import FinishReason, Handle, Update
 from slm_kv.engine.sequence import Sequence
 from slm_kv.engine.text_stream import TextStream
 from slm_kv.engine.vocabulary import Prompt, Vocabulary, end_of_text_ids
+from slm_kv.errors import KVError
 from slm_kv.linear.int8_gate import Int8Model
 from slm_kv.peft_models import adapter_names, base_model
 from slm_kv.sampling.params import SamplingParams
@@ -63,7 +67,7 @@ class TokenLimits(Protocol):
 
 
 class TextEngine(ABC):
-    """Generates for many requests at the same time. Not thread-safe, except for ``check``.
+    """Generates for many requests at the same time. Not thread-safe, except for ``check`` and ``compile_grammar``.
 
     Subclasses are ``Engine`` and ``TransformersEngine``; ``create_engine`` chooses.
 
@@ -89,6 +93,7 @@ class TextEngine(ABC):
         self.models = [model] if isinstance(model, nn.Module) else list(model)
         self.model, self.tokenizer = self.models[0], tokenizer
         self._vocabulary = Vocabulary(self.model, tokenizer)
+        self._grammars = GrammarCompiler(tokenizer, self._vocabulary.size)
         self.adapters = Adapters(self.models)
         self._end_ids: dict[str | None, frozenset[int]] = {}  # of adapters that were added
         self._next_id = itertools.count()
@@ -202,12 +207,29 @@ class TextEngine(ABC):
     def check(self, prompt_ids: Ids[int], params: SamplingParams, *, adapter: str | None = None) -> None:
         """Validate a request without queuing it; thread-safe.
 
+        A grammar that was not compiled before is compiled here, see ``compile_grammar``.
+
         Raises:
             KVError: ``submit`` would refuse the request.
         """
         self._vocabulary.encode(prompt_ids)
         self.context_limits.check(len(prompt_ids), params.max_new_tokens)
         self.adapters.resolve(adapter)
+        for token, _ in params.logit_bias:
+            if not 0 <= token < self._vocabulary.size:
+                raise KVError(f"token id {token} in logit_bias is outside the vocabulary of {self._vocabulary.size}")
+        if params.grammar:
+            self._grammars.compile(params.grammar)
+
+    def compile_grammar(self, grammar: Grammar) -> None:
+        """Compile a grammar that requests will use; thread-safe.
+
+        The first one takes up to a second, others milliseconds. The latest ones are kept.
+
+        Raises:
+            GrammarError: the grammar is invalid, empty or not supported, or the tokenizer is not.
+        """
+        self._grammars.compile(grammar)
 
     def submit(
         self,
@@ -237,10 +259,18 @@ class TextEngine(ABC):
         model_end_ids = self._end_ids.get(name, self._vocabulary.end_ids)
         handle = Handle(next(self._next_id), tuple(prompt_ids), params, name, use_cache)
         end_ids = model_end_ids.union(params.stop_token_ids)
-        sampler = TokenSampler(params, prompt_ids, self._vocabulary.size, end_ids)
-        stream = TextStream(self.tokenizer, params.stop, prompt_ids)
+        constraint = self._constraint(params, model_end_ids)
+        sampler = TokenSampler(params, prompt_ids, self._vocabulary.size, end_ids, constraint)
+        stream = TextStream(self.tokenizer, params.stop, prompt_ids, params.visible_special_ids)
         self._queue(Sequence(handle, sampler, stream, self.adapters.prefix_root(name), model_end_ids))
         return handle
+
+    def _constraint(self, params: SamplingParams, model_end_ids: frozenset[int]) -> TokenConstraint | None:
+        if params.grammar is None:
+            return None
+        stop_ids = frozenset(params.stop_token_ids)
+        end_ids = stop_ids if params.ignore_eos else stop_ids | model_end_ids
+        return self._grammars.start(params.grammar, end_ids, model_end_ids - stop_ids)
 
     def cancel(self, handle: Handle) -> bool:
         """End a request and release its memory at once; return False if it had already ended."""
