@@ -41,7 +41,12 @@ def log_likelihoods(url: str, model: str) -> None:
     results = _evaluate(
         url,
         model,
-        {"output_type": "multiple_choice", "doc_to_choice": "{{[right, wrong]}}", "doc_to_target": 0, "target_delimiter": ""},
+        {
+            "output_type": "multiple_choice",
+            "doc_to_choice": "{{[right, wrong]}}",
+            "doc_to_target": 0,
+            "target_delimiter": "",
+        },
     )
     for sample in results["samples"]["questions"]:
         texts = [sample["doc"]["text"] + sample["doc"][name] for name in ("right", "wrong")]
@@ -63,7 +68,12 @@ def generation(url: str, model: str) -> None:
     results = _evaluate(
         url,
         model,
-        {"output_type": "generate_until", "doc_to_target": "right", "generation_kwargs": options, "metric_list": [{"metric": "exact_match"}]},
+        {
+            "output_type": "generate_until",
+            "doc_to_target": "right",
+            "generation_kwargs": options,
+            "metric_list": [{"metric": "exact_match"}],
+        },
     )
     for sample in results["samples"]["questions"]:
         body = {"model": model, "prompt": sample["doc"]["text"], "max_tokens": 12, "temperature": 0, "stop": ["."]}

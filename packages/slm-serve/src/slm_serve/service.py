@@ -13,7 +13,7 @@ from slm_serve.backends.answer import Answer, Delta
 from slm_serve.backends.loading import load_backend
 from slm_serve.backends.protocol import Backend, Job
 from slm_serve.backends.served_models import ServedModel
-from slm_serve.errors import DeadlineError, RequestError
+from slm_serve.errors import DeadlineError, RequestError, unknown_model
 from slm_serve.metrics import Metrics
 from slm_serve.settings import Settings
 
@@ -103,12 +103,7 @@ class Service:
         if name is None:
             name = next(iter(served))
         if name not in served:
-            raise RequestError(
-                404,
-                f"there is no model named {name!r}; available: {', '.join(served)}",
-                param="model",
-                code="model_not_found",
-            )
+            raise unknown_model(name, served)
         if name not in self.backend.tokenizers:
             raise RequestError(
                 422,

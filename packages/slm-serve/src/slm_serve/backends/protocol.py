@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from slm_serve.backends.answer import Answer
@@ -77,6 +78,17 @@ class Backend(Protocol):
 
         Must be called on the event loop; does not block.
         """
+
+    async def load_adapter(self, name: str, folder: Path) -> None:
+        """Serve the adapter in ``folder`` as ``name``, for requests from now on.
+
+        An adapter that has this name is replaced: its running and queued requests are finished, and then its weights
+        are freed. Loads are not concurrent. Raises ValueError, one sentence, for an adapter that cannot be served, and
+        RequestError; nothing has changed then.
+        """
+
+    async def unload_adapter(self, name: str) -> None:
+        """Stop serving an adapter; its running and queued requests are finished, and then its weights are freed."""
 
     def close(self) -> None:
         """Cancel all jobs, free the model and wait until that is done."""

@@ -52,8 +52,7 @@ def error_response(path: str, error: RequestError) -> JSONResponse:
     status, headers = error.status, dict(error.headers or {})
     if not is_openai_path(path):
         return JSONResponse({"detail": error.message}, status, headers)
-    # OpenAI's API has no 422: clients expect 400 for an invalid request.
-    return JSONResponse(openai_error_body(error), 400 if status == 422 else status, headers)
+    return JSONResponse(openai_error_body(error), error.openai_status, headers)
 
 
 def openai_error_body(error: RequestError) -> dict[str, Any]:
