@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from slm_kv import Handle, InvalidLogits, TextEngine, Update
 from slm_serve.backends.answer import Answer, Delta, FinishReason, Timing
-from slm_serve.backends.protocol import BackendKind, BackendLoad, Job
 from slm_serve.backends.engine_adapters import EngineAdapters
+from slm_serve.backends.protocol import BackendKind, BackendLoad, Job
 from slm_serve.backends.running_jobs import RunningJob, ServerLoop
 from slm_serve.backends.served_models import ServedModel
 from slm_serve.errors import BackendStoppedError, ModelFailedError, RequestError
@@ -52,6 +52,7 @@ class _EngineJob(RunningJob):
             tuple(handle.prompt_logprobs[self.sent_prompt_logprobs :]),
             finish_reason,
             timing,
+            None if handle.embedding is None else tuple(handle.embedding.tolist()),
         )
         self.sent_characters, self.sent_tokens = len(handle.text), len(handle.token_ids)
         self.sent_prompt_logprobs = len(handle.prompt_logprobs)
@@ -112,7 +113,11 @@ class EngineBackend:
         return BackendLoad(load.running, load.waiting, load.pages_used, load.pages, load.preemptions)
 
     def check(self, job: Job) -> None:
-        self._engine.check(job.prompt_ids, job.params, adapter=self._adapters.engine_name(job.model))
+        adapter = self._adapters.engine_name(job.model)
+        if job.embeds:
+            self._engine.check_embedding(job.prompt_ids, adapter=adapter)
+        else:
+            self._engine.check(job.prompt_ids, job.params, adapter=adapter)
 
     def submit(self, jobs: Sequence[Job], answer: Answer) -> None:
         handles: list[Handle] = []
@@ -135,12 +140,12 @@ class EngineBackend:
         """Run ``action`` on the engine's thread between two steps, and return its result."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._inbox.put(lambda: self._run_for(future, action))
-        if self._ended:
-            raise BackendStoppedError
         return await future
 
     def _run_for(self, future: asyncio.Future[Any], action: Callable[[], Any]) -> None:
         try:
+            if self._ended:
+                raise BackendStoppedError
             result = action()
         except Exception as error:
             self._server.call(partial(_set_unless_done, future.set_exception, future, error))
@@ -159,6 +164,9 @@ class EngineBackend:
             else:
                 self._send(updates)
         self._end()
+        while not self._inbox.empty():
+            if action := self._inbox.get():
+                action()
         self._engine.close()
 
     def _end(self) -> None:
@@ -183,13 +191,18 @@ class EngineBackend:
             return
         for index, (job, adapter) in enumerate(zip(jobs, adapters, strict=True)):
             try:
-                handle = self._engine.submit(job.prompt_ids, job.params, adapter=adapter, use_cache=job.use_cache)
+                handle = self._submit_to_engine(job, adapter)
             except Exception as error:  # `check` accepted the job, so this is a bug in `check` or `submit`
                 logger.exception("the engine rejected a request that had passed its check")
                 self._server.call(partial(answer.fail, error))
                 return
             handles.append(handle)
             self._running[handle.id] = _EngineJob(answer, index, job)
+
+    def _submit_to_engine(self, job: Job, adapter: str) -> Handle:
+        if job.embeds:
+            return self._engine.submit_embedding(job.prompt_ids, adapter=adapter)
+        return self._engine.submit(job.prompt_ids, job.params, adapter=adapter, use_cache=job.use_cache)
 
     def _cancel(self, handles: list[Handle]) -> None:
         for handle in handles:

@@ -28,6 +28,7 @@ class Job:
         model: name of a served model.
         use_cache: False recomputes the whole text for each token.
         streams: send a delta for each step; if False, one delta with the whole text at its end.
+        embeds: compute the embedding of the prompt instead of continuing it.
         open_ended: the client asked for no number of tokens, so that a text cut off at a deadline is an answer.
     """
 
@@ -37,6 +38,7 @@ class Job:
     use_cache: bool = True
     streams: bool = False
     open_ended: bool = False
+    embeds: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Backend(Protocol):
         """Return the current load."""
 
     def check(self, job: Job) -> None:
-        """Validate a job without queuing it; thread-safe. Raises KVError for a job that can never be run."""
+        """Validate a job without queuing it. Raises KVError or RequestError for a job that can never be run."""
 
     def submit(self, jobs: Sequence[Job], answer: Answer) -> None:
         """Queue ``jobs``; their deltas go to ``answer``, whose ``on_close`` and ``on_finish`` are set.

@@ -22,11 +22,14 @@ OPENAI_TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_
 DESCRIPTIONS = {
     400: "the request is invalid or cannot be fulfilled",
     401: "the API key is missing or wrong",
+    403: "this server does not do that, or not with this path",
     404: "there is no such model",
+    409: "the name is in use, or the model must stay",
     413: "the body is too large",
     422: "the request is invalid or cannot be fulfilled",
     429: "the queue is full; see Retry-After",
     500: "the model failed on this request",
+    501: "the backend cannot do that",
     503: "the model is loading, or the server is stopping",
     504: "the request timed out before its first token, or before the tokens it asked for",
 }
