@@ -37,6 +37,9 @@ class RunningServer:
     def get(self, path: str, **options: Any) -> httpx.Response:
         return httpx.get(f"{self.url}{path}", timeout=TIMEOUT, **options)
 
+    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        return httpx.request(method, f"{self.url}{path}", timeout=TIMEOUT, **options)
+
     def metric(self, name: str) -> float:
         """Return a value of /metrics, summed over its labels."""
         lines = self.get("/metrics").text.splitlines()
