@@ -83,7 +83,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         service.start()
         try:
-            yield {"connections": _connections(settings, service)}
+            yield {"connections": app.state.connections}
         finally:
             await service.stop()
 
@@ -96,7 +96,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.state.service = service
+    app.state.service, app.state.connections = service, _connections(settings, service)
     add_exception_handlers(app)
     for module in (generate, completions, chat, responses, embeddings, adapters, tokens, system, playground):
         app.include_router(module.router)
