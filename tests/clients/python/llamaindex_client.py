@@ -15,7 +15,14 @@ from llama_index.llms.openai_like import OpenAILike
 
 def language_model(url: str, model: str, **options: bool) -> OpenAILike:
     return OpenAILike(
-        api_base=url, api_key=KEY, model=model, max_tokens=100, temperature=0, max_retries=0, is_chat_model=True, **options
+        api_base=url,
+        api_key=KEY,
+        model=model,
+        max_tokens=100,
+        temperature=0,
+        max_retries=0,
+        is_chat_model=True,
+        **options,
     )
 
 

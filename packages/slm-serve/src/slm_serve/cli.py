@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from slm_serve import __version__
 from slm_serve.errors import StartError
+from slm_serve.http.validation_errors import sentence, with_subject
 from slm_serve.settings import Settings
 
 DESCRIPTION = (
@@ -64,7 +65,7 @@ def _first_error(error: ValidationError) -> str:
     """Return the first of pydantic's errors as one line, with the name of the flag."""
     first = error.errors(include_url=False)[0]
     name = str(first["loc"][0]) if first["loc"] else "settings"
-    return f"{name}: {str(first['msg']).removeprefix('Value error, ')}"
+    return with_subject(name, sentence(first, shows_text=name != "api_key"))
 
 
 def _parser() -> argparse.ArgumentParser:

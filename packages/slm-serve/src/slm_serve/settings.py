@@ -57,6 +57,11 @@ class Settings(BaseSettings):
     adapter: Annotated[tuple[NamedAdapter, ...], NoDecode] = Field(
         (), description="an adapter folder and the name it is served under, as name=path; may be repeated"
     )
+    adapter_root: str | None = Field(
+        None,
+        description="folder below which POST /v1/load_lora_adapter may load adapters while the server runs; needs an "
+        "API key (default: no adapter is loaded later)",
+    )
     served_model_name: str | None = Field(None, description="name of the base for clients (default: its own name)")
     backend: Literal["auto", "engine", "transformers", "vllm"] = Field(
         "auto",
@@ -111,6 +116,12 @@ class Settings(BaseSettings):
         0.02, ge=0, description="minimum seconds between two events of a stream; tokens in between are sent together"
     )
 
+    strict: bool = Field(False, description="reject unknown fields and nulls under /v1 instead of ignoring them")
+    truncate_prompt: bool = Field(
+        False,
+        description="shorten prompts under /v1 that are too long, instead of rejecting them: the oldest turns of a "
+        "chat, except for its system message, or the beginning of a text",
+    )
     max_queue: int = Field(64, ge=0, description="texts that may wait to be generated; requests beyond that get 429")
     max_prompt_tokens: PositiveInt | None = Field(
         None, description="maximum length of a prompt (default: the context length of the model)"

@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 from slm_serve.backends.answer import Delta
 from slm_serve.backends.protocol import Job
 from slm_serve.http.exception_handlers import CLIENT_CLOSED_REQUEST
+from slm_serve.http.request_body import response_headers
 from slm_serve.http.streams import ClientDisconnected, EventStreamResponse, cancel_on_disconnect
 from slm_serve.service import Service
 
@@ -74,11 +75,14 @@ async def respond(
     become the last event of the stream.
     """
     if stream:
-        return _stream(service, jobs, encode_events)
-    try:
-        return JSONResponse(build_body(await _generate(request, service, jobs)))
-    except ClientDisconnected:
-        return Response(status_code=CLIENT_CLOSED_REQUEST)
+        response = _stream(service, jobs, encode_events)
+    else:
+        try:
+            response = JSONResponse(build_body(await _generate(request, service, jobs)))
+        except ClientDisconnected:
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
+    response.headers.update(response_headers(request))
+    return response
 
 
 async def _generate(request: Request, service: Service, jobs: Sequence[Job]) -> list[GeneratedText]:

@@ -13,8 +13,9 @@ from starlette.responses import Response
 
 from slm_serve.backends.answer import Delta
 from slm_serve.backends.protocol import Job
-from slm_serve.http.chat_prompt import chat_prompt
 from slm_serve.http.exception_handlers import error_responses
+from slm_serve.http.prompts.encoding import encode_chat
+from slm_serve.http.prompts.limits import PromptLimits
 from slm_serve.http.request_body import request_body
 from slm_serve.http.responses import (
     Deltas,
@@ -45,7 +46,7 @@ async def chat(
     body: Annotated[ChatRequest, request_body(ChatRequest)], request: Request, service: ServiceDependency
 ) -> Response:
     """Answer the last message, using the model's chat template or a plain format if there is none."""
-    jobs = await _jobs(body, service)
+    jobs = await _jobs(body, request, service)
     prompt_tokens = len(jobs[0].prompt_ids)
     encoder = _ChatEncoder(body, TokenDecoder(service.backend.tokenizer), jobs[0].model, prompt_tokens)
     return await respond(
@@ -58,18 +59,16 @@ async def chat(
     )
 
 
-async def _jobs(body: ChatRequest, service: Service) -> list[Job]:
-    model, backend = service.served_model(body.model).name, service.backend
-    prompt = chat_prompt(backend.tokenizers[model], body.messages)
-    ids = await service.tokenize(prompt.text, model, add_special_tokens=prompt.add_special_tokens)
-    remaining = max(backend.context_length - len(ids), 1)  # if nothing remains, the backend's check rejects the job
-    max_new_tokens = body.token_limit or min(remaining, service.settings.max_new_tokens or remaining)
+async def _jobs(body: ChatRequest, request: Request, service: Service) -> list[Job]:
+    model = service.served_model(body.model).name
+    prompt = await encode_chat(request, body, service, model)
+    max_new_tokens = PromptLimits.of(service).new_tokens(body.token_limit, len(prompt.ids))
     top_logprobs = (body.top_logprobs or 0) if body.logprobs else None
     jobs = []
     for index in range(body.choices):
         params = body.sampling_params(max_new_tokens, top_logprobs, None, **seed_argument(body.seed, index))
         params = replace(params, stop=(*params.stop, *prompt.stop))
-        jobs.append(Job(ids, params, model, open_ended=body.token_limit is None))
+        jobs.append(Job(prompt.ids, params, model, open_ended=body.token_limit is None))
     return jobs
 
 

@@ -14,6 +14,8 @@ from starlette.responses import Response
 from slm_serve.backends.answer import Delta
 from slm_serve.backends.protocol import Job
 from slm_serve.http.exception_handlers import error_responses
+from slm_serve.http.prompts.encoding import EncodedPrompt, encode_prompts
+from slm_serve.http.prompts.limits import PromptLimits
 from slm_serve.http.request_body import request_body
 from slm_serve.http.responses import (
     Deltas,
@@ -27,7 +29,6 @@ from slm_serve.http.responses import (
 from slm_serve.http.schemas.completions import Completion, CompletionRequest
 from slm_serve.http.streams import DONE_EVENT, EVENT_STREAM_RESPONSE, encode_event
 from slm_serve.http.token_decoder import TokenDecoder
-from slm_serve.service import Service
 
 if TYPE_CHECKING:
     from slm_kv import SampledToken  # its module imports torch, which a type does not need
@@ -46,8 +47,9 @@ async def completions(
 ) -> Response:
     """Continue prompts, given as texts or as token ids."""
     model = service.served_model(body.model).name
-    prompts = [await _tokenize(body, service, model, prompt) for prompt in body.prompts]
-    jobs = [job for prompt in prompts for job in _jobs(body, prompt, model)]
+    prompts = await encode_prompts(request, body, service, model)
+    limits = PromptLimits.of(service)
+    jobs = [job for prompt in prompts for job in _jobs(body, prompt, model, limits)]
     encoder = _CompletionEncoder(body, TokenDecoder(service.backend.tokenizer), model, prompts)
     return await respond(
         request,
@@ -59,26 +61,12 @@ async def completions(
     )
 
 
-@dataclass(frozen=True)
-class _Prompt:
-    """The token ids of a prompt, and its text if it is echoed."""
-
-    ids: tuple[int, ...]
-    text: str
-
-
-async def _tokenize(body: CompletionRequest, service: Service, model: str, prompt: str | list[int]) -> _Prompt:
-    if isinstance(prompt, str):
-        return _Prompt(await service.tokenize(prompt, model, body.add_special_tokens is not False), prompt)
-    text = service.backend.tokenizer.decode(prompt, skip_special_tokens=True) if body.echo else ""
-    return _Prompt(tuple(prompt), str(text))
-
-
-def _jobs(body: CompletionRequest, prompt: _Prompt, model: str) -> list[Job]:
+def _jobs(body: CompletionRequest, prompt: EncodedPrompt, model: str, limits: PromptLimits) -> list[Job]:
     """Return the ``n`` jobs of one prompt; the seed of each is one above that of the previous one."""
     prompt_logprobs = body.logprobs if body.echo else None
     # The engine generates at least one token; with max_tokens=0 the response leaves it out.
-    max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else max(body.max_tokens, 1)
+    requested = DEFAULT_MAX_TOKENS if body.max_tokens is None else max(body.max_tokens, 1)
+    max_tokens = limits.new_tokens(requested, len(prompt.ids))
     return [
         Job(
             prompt.ids,
@@ -109,7 +97,7 @@ class _CompletionEncoder:
     body: CompletionRequest
     token_decoder: TokenDecoder
     model: str
-    prompts: list[_Prompt]
+    prompts: list[EncodedPrompt]
     id: str = field(default_factory=lambda: f"cmpl-{uuid.uuid4().hex}")
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -154,7 +142,7 @@ class _CompletionEncoder:
             encoder.add(delta.logprobs)
         return encoder.body
 
-    def _prompt(self, index: int) -> _Prompt:
+    def _prompt(self, index: int) -> EncodedPrompt:
         return self.prompts[index // self.body.choices]
 
     def _response_body(self, choices: list[Json]) -> Json:
