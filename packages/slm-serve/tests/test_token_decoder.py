@@ -32,6 +32,16 @@ def sentencepiece_like() -> Any:
 TOKENIZERS = {"byte-level": AutoTokenizer.from_pretrained(sample_base()), "sentencepiece": sentencepiece_like()}
 
 
+BYTES = [[*(3 + byte for byte in character.encode()), 261] for character in "☃🌨\n"]
+# A stream of SentencePiece's tokens changes what it has sent if a run of bytes turns out to be invalid after some that
+# were not, so each run ends after one character or invalid byte.
+PIECES = st.sampled_from([*BYTES, [261], [262], [263], [3 + 0xFF, 261]])
+TOKENS = {
+    "byte-level": st.lists(st.integers(3, len(TOKENIZERS["byte-level"]) - 1), max_size=8),
+    "sentencepiece": st.lists(PIECES, max_size=4).map(lambda pieces: [token for piece in pieces for token in piece]),
+}
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @given(text=TEXTS)
 def test_the_bytes_of_all_tokens_are_those_of_the_text(kind: str, text: str) -> None:
@@ -69,7 +79,7 @@ def test_offsets_after_a_prompt_count_the_characters_that_a_stream_adds(kind: st
     # Bytes that are not valid would also change the bytes at the end of a prompt, in SentencePiece.
     end = "a" if kind == "sentencepiece" else ""
     decoder, prompt_ids = TokenDecoder(tokenizer), tokenizer(prompt + end, add_special_tokens=False)["input_ids"]
-    ids = data.draw(st.lists(st.integers(3, len(tokenizer) - 1), max_size=8)) + tokenizer("a b")["input_ids"]
+    ids = [*data.draw(TOKENS[kind]), *tokenizer("a b")["input_ids"]]
     stream = TextStream(tokenizer, prompt_ids=prompt_ids)
     offsets = TextOffsets(decoder)
     offsets.begin_after(prompt_ids)
