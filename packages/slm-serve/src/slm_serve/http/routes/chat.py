@@ -28,7 +28,7 @@ from slm_serve.http.responses import (
 )
 from slm_serve.http.schemas.chat import ChatCompletion, ChatRequest
 from slm_serve.http.streams import DONE_EVENT, EVENT_STREAM_RESPONSE, encode_event
-from slm_serve.http.token_decoder import TokenDecoder
+from slm_serve.http.token_decoder import TokenDecoder, token_decoder
 from slm_serve.service import Service
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ async def chat(
     """Answer the last message, using the model's chat template or a plain format if there is none."""
     jobs = await _jobs(body, request, service)
     prompt_tokens = len(jobs[0].prompt_ids)
-    encoder = _ChatEncoder(body, TokenDecoder(service.backend.tokenizer), jobs[0].model, prompt_tokens)
+    encoder = _ChatEncoder(body, token_decoder(service.backend.tokenizer), jobs[0].model, prompt_tokens)
     return await respond(
         request,
         service,
@@ -128,10 +128,8 @@ class _ChatEncoder:
         return self._logprob(token.token_id, token.logprob) | {"top_logprobs": top}
 
     def _logprob(self, token_id: int, logprob: float) -> Json:
-        text = self.token_decoder.text(token_id)
-        # If the token is only a part of a character, its bytes are unknown, and U+FFFD stands for them.
-        is_complete = "\ufffd" not in text
-        return {"token": text, "logprob": logprob, "bytes": list(text.encode()) if is_complete else None}
+        decoder = self.token_decoder
+        return {"token": decoder.text(token_id), "logprob": logprob, "bytes": list(decoder.bytes(token_id))}
 
 
 def _choice(index: int, delta: Json, logprobs: Json | None = None, finish_reason: str | None = None) -> Json:
