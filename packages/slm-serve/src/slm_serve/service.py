@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from typing import TYPE_CHECKING
 
 from slm_serve.admission import AdmissionControl
 from slm_serve.backends.answer import Answer, Delta
@@ -16,6 +17,9 @@ from slm_serve.backends.served_models import ServedModel
 from slm_serve.errors import DeadlineError, RequestError
 from slm_serve.metrics import Metrics
 from slm_serve.settings import Settings
+
+if TYPE_CHECKING:
+    from slm_kv import Grammar
 
 logger = logging.getLogger("slm_serve")
 FINISH_SECONDS = 3  # that the backend gets to end open-ended texts after their deadline: it finishes its step first
@@ -134,6 +138,10 @@ class Service:
     def _tokenize(self, text: str, model: str, add_special_tokens: bool) -> tuple[int, ...]:
         encoded = self.backend.tokenizers[model](text, add_special_tokens=add_special_tokens, verbose=False)
         return tuple(encoded["input_ids"])
+
+    async def compile_grammar(self, grammar: Grammar) -> None:
+        """Compile a grammar on a thread, before jobs with it are submitted. Raises GrammarError."""
+        await asyncio.to_thread(self.backend.compile_grammar, grammar)
 
     def submit(self, jobs: Sequence[Job]) -> Answer:
         """Queue ``jobs`` and return their answer, which the caller must finally pass to ``release``.

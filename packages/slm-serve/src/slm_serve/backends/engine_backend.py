@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from slm_kv import BASE_ADAPTER, Handle, InvalidLogits, TextEngine, Update
+from slm_kv import BASE_ADAPTER, Grammar, GrammarError, Handle, InvalidLogits, TextEngine, Update
 from slm_serve.backends.answer import Answer, Delta, FinishReason, Timing
 from slm_serve.backends.protocol import BackendKind, BackendLoad, Job
 from slm_serve.backends.served_models import ServedModel
@@ -111,6 +111,9 @@ class EngineBackend:
 
     def check(self, job: Job) -> None:
         self._engine.check(job.prompt_ids, job.params, adapter=self._engine_adapter(job))
+
+    def compile_grammar(self, grammar: Grammar) -> None:
+        self._engine.compile_grammar(grammar)
 
     def submit(self, jobs: Sequence[Job], answer: Answer) -> None:
         handles: list[Handle] = []
@@ -211,6 +214,8 @@ class EngineBackend:
 
     def _client_error(self, handle: Handle) -> RequestError:
         """Return the error for the client, without details of the server."""
+        if isinstance(handle.exception, GrammarError):
+            return RequestError(422, str(handle.exception))
         if isinstance(handle.exception, InvalidLogits):
             self._failure = str(handle.exception)
             return ModelFailedError(str(handle.exception))
