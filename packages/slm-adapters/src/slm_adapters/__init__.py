@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from slm_adapters.cards.readme_file import has_own_readme, remove_model_card, write_model_card
     from slm_adapters.cards.run_record import run_card
     from slm_adapters.errors import AdapterError
+    from slm_adapters.loading.adapter_loader import AdapterFolder, AdapterLoader
     from slm_adapters.loading.end_tokens import recorded_end_ids
     from slm_adapters.loading.load import Loaded, load, load_tokenizer, read_adapter_folder
     from slm_adapters.loading.multi_adapter import LoadedAdapters, common_base, load_adapters
@@ -76,6 +77,8 @@ __all__ = [
     "PROBE_TEXT",
     "TOKENIZER_FILES",
     "AdapterError",
+    "AdapterFolder",
+    "AdapterLoader",
     "BaseLocation",
     "ButterflyConfig",
     "ButterflyLayer",
@@ -141,6 +144,8 @@ __all__ = [
 _EXPORTS = {
     "ADAPTER_CONFIG": "base.model_folder:ADAPTER_CONFIG",
     "AdapterError": "errors:AdapterError",
+    "AdapterFolder": "loading.adapter_loader:AdapterFolder",
+    "AdapterLoader": "loading.adapter_loader:AdapterLoader",
     "BaseLocation": "base.base_lookup:BaseLocation",
     "ButterflyConfig": "butterfly.method.config:ButterflyConfig",
     "ButterflyLayer": "butterfly.method.layer:ButterflyLayer",

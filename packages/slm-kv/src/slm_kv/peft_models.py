@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+import warnings
 from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -51,7 +52,43 @@ def learns_prompt(model: Any, name: str) -> bool:
 
 def base_model(model: Any) -> Any:
     """``model`` without its PeftModel wrapper."""
-    return model.get_base_model() if adapter_names(model) else model
+    if not hasattr(model, "get_base_model"):
+        return model
+    return model.get_base_model() if adapter_names(model) else model.base_model.model  # PEFT's needs an adapter
+
+
+def delete_adapter(model: Any, name: str) -> Any:
+    """Delete an adapter in place, and return the model to call: without any adapter left, it has no wrapper.
+
+    The layers of adapters stay. Without an adapter they call their base layers.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Adapter .* was active which is now deleted")
+        model.delete_adapter(name)
+    return model if adapter_names(model) else base_model(model)
+
+
+def layers_without_adapters(model: nn.Module) -> dict[nn.Module, nn.Module]:
+    """Map each layer that PEFT put into ``model``, the outermost only, to the model's own layer inside it."""
+    if "peft" not in sys.modules:
+        return {}
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    own: dict[nn.Module, nn.Module] = {}
+    for module in model.modules():
+        layer: Any = module
+        while isinstance(layer, BaseTunerLayer | AuxiliaryTrainingWrapper):
+            layer = layer.original_module if isinstance(layer, AuxiliaryTrainingWrapper) else layer.base_layer
+        if layer is not module:
+            own[module] = layer
+    return own
+
+
+def forget_adapters(model: Any) -> None:
+    """Remove PEFT's attribute from a copy of a base model whose layers have no adapters."""
+    if "peft_config" in vars(model):
+        del model.peft_config
 
 
 def only_adapter(model: Any, name: str | None) -> AbstractContextManager[Any]:

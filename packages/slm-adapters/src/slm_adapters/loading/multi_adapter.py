@@ -16,6 +16,7 @@ from slm_adapters.base.model_folder import ModelFolder
 from slm_adapters.base.model_loading import check_finite, load_base
 from slm_adapters.base.vocabulary import check_vocabulary
 from slm_adapters.errors import AdapterError
+from slm_adapters.loading.adapter_loader import AdapterLoader
 from slm_adapters.loading.added_rows import add_recorded_rows, write_added_rows
 from slm_adapters.loading.end_tokens import add_end_ids
 from slm_adapters.loading.load import (
@@ -36,12 +37,14 @@ class LoadedAdapters:
     weights have their own 4-bit base. The first model also serves the base; without adapters it is a plain model.
 
     ``adapters``: the name of each adapter in PEFT, by the name passed to ``load_adapters``.
+    ``loader``: loads further adapters for the base.
     """
 
     models: list[PreTrainedModel]
     tokenizers: Tokenizers
     base: str
     adapters: dict[str, str]
+    loader: AdapterLoader
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -86,7 +89,8 @@ def load_adapters(
         check_finite(model, base.name)
         for name, tokenizer in (tokenizers.adapters or {"": tokenizers.shared}).items():
             check_vocabulary(tokenizer, model, tokenizer_source(base, folders.get(name)))
-    return LoadedAdapters(models, tokenizers, base.name, peft_names)
+    loader = AdapterLoader(base, tokenizers, bool(folders) and all(folder.four_bit for folder in folders.values()))
+    return LoadedAdapters(models, tokenizers, base.name, peft_names, loader)
 
 
 def common_base(model_path: str | Path, adapters: Sequence[ModelFolder]) -> BaseLocation:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from slm_kv.engine.scheduler import Work
 from slm_kv.errors import KVError
 from slm_kv.pages.weight_digests import weight_digest
-from slm_kv.peft_models import active_adapter, adapter_names, learns_prompt, only_adapter, supports_mixed_batches
+from slm_kv.peft_models import (
+    active_adapter,
+    adapter_names,
+    delete_adapter,
+    learns_prompt,
+    only_adapter,
+    supports_mixed_batches,
+)
 
 BASE_ADAPTER = "__base__"  # peft's name for no adapter in a batch with several
 
@@ -29,24 +37,25 @@ class ModelCall:
 class Adapters:
     """The adapters of several PeftModels over one base, by name. The first of ``models`` also serves the base.
 
+    Attributes:
+        names: The adapters that requests can name.
+        removed: Those that they cannot name any more, but that running requests still use.
+
     Raises:
         KVError: two models have an adapter of the same name, several adapters of one model are active, or one learns
             a prompt, which only PEFT's own ``forward`` adds.
     """
 
     def __init__(self, models: Sequence[PreTrainedModel]) -> None:
-        self._models = [_AdaptedModel(model) for model in models]
+        self._models = [AdaptedModel(model) for model in models]
         self._by_name = {name: model for model in self._models for name in model.names}
         self.names: tuple[str, ...] = tuple(name for model in self._models for name in model.names)
+        self.removed: frozenset[str] = frozenset()
         if len(self._by_name) < len(self.names):
             raise KVError(f"two models have an adapter of the same name ({', '.join(self.names)}); rename one")
-        for name, model in self._by_name.items():
-            if learns_prompt(model.model, name):
-                raise KVError(
-                    f"adapter {name!r} learns a prompt, which engines do not add; use the model's own generate"
-                )
         self.default = self._models[0].default
-        self.refresh()
+        self._default_removed = False
+        self._base_digest, self._prefix_roots = _digests(self._models)
 
     def resolve(self, name: str | None) -> str | None:
         """Resolve the adapter of a request: None stands for the active adapter, BASE_ADAPTER for no adapter (None).
@@ -54,6 +63,8 @@ class Adapters:
         Raises:
             KVError: there is no adapter of that name.
         """
+        if name is None and self._default_removed:
+            raise KVError("the adapter that was active at the start was removed; name another one, or __base__")
         if name is None:
             return self.default
         if name == BASE_ADAPTER:
@@ -78,32 +89,83 @@ class Adapters:
 
     def refresh(self) -> None:
         """Compute the digests again, after weights have changed."""
-        self._prefix_roots: dict[str | None, bytes] = {}
-        for model in reversed(self._models):  # the digest of the base is that of the first model
-            self._prefix_roots |= model.digests()
+        self._base_digest, self._prefix_roots = _digests(self._models)
 
-    def calls(self, work: tuple[Work, ...]) -> Generator[ModelCall]:
-        """Yield the calls that a step needs. The adapter of a call is active until the next call is requested."""
+    def digests_on_base(self, model: AdaptedModel) -> dict[str, bytes]:
+        """Digests of the adapters of a model that is a copy of the base; thread-safe."""
+        return model.digests(self._base_digest)
+
+    def check_new(self, name: str) -> None:
+        """Raise KVError if an adapter of this name exists, or did and is still in use."""
+        if name in self._by_name or name == BASE_ADAPTER:
+            raise KVError(f"an adapter is called {name!r} already; give another name, or remove it first")
+
+    def add(self, model: AdaptedModel, digests: Mapping[str, bytes]) -> None:
+        """Add a model that was copied from the base, with its adapters and their ``digests``."""
+        for name in model.names:
+            self.check_new(name)
+        self._models.append(model)
+        self._by_name |= dict.fromkeys(model.names, model)
+        self._prefix_roots |= digests
+        self.names = (*self.names, *model.names)
+
+    def remove(self, name: str) -> None:
+        """Let no further request name the adapter. Raises KVError if there is no such adapter."""
+        if name not in self.names:
+            self.resolve(name)
+            raise KVError(f"{name!r} is the base, which cannot be removed")
+        self.names = tuple(other for other in self.names if other != name)
+        self.removed |= {name}
+        self._default_removed |= name == self.default
+
+    def discard(self, name: str) -> None:
+        """Free the weights of a removed adapter that no request uses any more."""
+        model = self._by_name.pop(name)
+        self.removed -= {name}
+        del self._prefix_roots[name]
+        model.delete(name)
+        if not model.names and model is not self._models[0]:
+            self._models.remove(model)
+
+    def calls(self, work: tuple[Work, ...], *, mix: bool = True) -> Generator[ModelCall]:
+        """Yield the calls that a step needs. The adapter of a call is active until the next call is requested.
+
+        Without ``mix``, each call has one adapter.
+        """
         for model in self._models:
-            yield from model.calls([item for item in work if self._model_for(item) is model])
+            yield from model.calls([item for item in work if self._model_for(item) is model], mix)
 
-    def _model_for(self, work: Work) -> _AdaptedModel:
+    def _model_for(self, work: Work) -> AdaptedModel:
         return self._model_with(work.sequence.handle.adapter)
 
-    def _model_with(self, name: str | None) -> _AdaptedModel:
+    def _model_with(self, name: str | None) -> AdaptedModel:
         return self._models[0] if name is None else self._by_name[name]
 
 
-class _AdaptedModel:
-    """One model and its adapters."""
+class AdaptedModel:
+    """One model and its adapters.
+
+    Raises:
+        KVError: several adapters are active, or one learns a prompt, which only PEFT's own ``forward`` adds.
+    """
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model: Any = model
         self.names = adapter_names(model)
         self.default = active_adapter(model)
         self.supports_mixed_batches = supports_mixed_batches(model)
+        for name in self.names:
+            if learns_prompt(model, name):
+                raise KVError(
+                    f"adapter {name!r} learns a prompt, which engines do not add; use the model's own generate"
+                )
 
-    def calls(self, work: list[Work]) -> Generator[ModelCall]:
+    def delete(self, name: str) -> None:
+        """Delete an adapter's weights. Without any adapter left, the base model is called directly."""
+        self.names = tuple(other for other in self.names if other != name)
+        self.model = delete_adapter(self.model, name)
+
+    def calls(self, work: list[Work], mix: bool) -> Generator[ModelCall]:
         """Yield one call for the decode rows of all adapters if the layers can mix them, else a call for each adapter.
 
         Prompts always have a call for each adapter: PEFT chooses the adapter by batch entry, and all prompts of a call
@@ -112,7 +174,7 @@ class _AdaptedModel:
         by_adapter: dict[str | None, list[Work]] = {}
         for item in work:
             by_adapter.setdefault(item.sequence.handle.adapter, []).append(item)
-        if len(by_adapter) > 1 and self.supports_mixed_batches:
+        if mix and len(by_adapter) > 1 and self.supports_mixed_batches:
             decoding = [item for item in work if item.count == 1]
             if decoding:
                 names = [item.sequence.handle.adapter or BASE_ADAPTER for item in decoding]
@@ -123,16 +185,32 @@ class _AdaptedModel:
                 with only_adapter(self.model, name):
                     yield ModelCall(self.model, items, None)
 
-    def digests(self) -> dict[str | None, bytes]:
-        """Digests of the base's weights (None) and of each adapter's weights and settings on top of them."""
-        state = dict(self.model.named_parameters(remove_duplicate=False)) | dict(self.model.named_buffers())
-        keys_by_adapter = {
-            name: {key for key in state if f".{name}." in key or key.endswith(f".{name}")} for name in self.names
-        }
-        base_keys = state.keys() - set().union(*keys_by_adapter.values()) if keys_by_adapter else state.keys()
-        base_digest = weight_digest((key, state[key]) for key in sorted(base_keys))
-        digests: dict[str | None, bytes] = {None: base_digest}
-        for name, keys in keys_by_adapter.items():
+    def base_digest(self) -> bytes:
+        """A digest of the weights without those of the adapters."""
+        state = self._state()
+        of_adapters: set[str] = set().union(*(self._keys(name, state) for name in self.names))
+        return weight_digest((key, state[key]) for key in sorted(state.keys() - of_adapters))
+
+    def digests(self, base_digest: bytes) -> dict[str, bytes]:
+        """Digests of each adapter's weights and settings on top of those of a base."""
+        state, digests = self._state(), {}
+        for name in self.names:
             settings = repr(sorted(self.model.peft_config[name].to_dict().items(), key=str))
-            digests[name] = weight_digest(((key, state[key]) for key in sorted(keys)), base_digest + settings.encode())
+            tensors = ((key, state[key]) for key in sorted(self._keys(name, state)))
+            digests[name] = weight_digest(tensors, base_digest + settings.encode())
         return digests
+
+    def _state(self) -> dict[str, Tensor]:
+        return dict(self.model.named_parameters(remove_duplicate=False)) | dict(self.model.named_buffers())
+
+    def _keys(self, name: str, state: Mapping[str, Tensor]) -> set[str]:
+        return {key for key in state if f".{name}." in key or key.endswith(f".{name}")}
+
+
+def _digests(models: Sequence[AdaptedModel]) -> tuple[bytes, dict[str | None, bytes]]:
+    """The digest of the base, which is that of the first model, and the roots of all prefixes."""
+    base_digest = models[0].base_digest()
+    roots: dict[str | None, bytes] = {None: base_digest}
+    for model in models:
+        roots |= model.digests(base_digest if model is models[0] else model.base_digest())
+    return base_digest, roots

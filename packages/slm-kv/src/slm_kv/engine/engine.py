@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Ids
 from typing import Literal
 
@@ -9,7 +10,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from slm_kv.engine.adapters import Adapters
+from slm_kv.engine.base_copy import BaseCopy
 from slm_kv.engine.context_limits import ContextLimits, OnFull
+from slm_kv.engine.embeddings import EmbeddingSequence
 from slm_kv.engine.model_runner import ModelRunner
 from slm_kv.engine.prepared_models import PreparedModels
 from slm_kv.engine.requests import FinishReason, Handle, Update
@@ -20,9 +24,13 @@ from slm_kv.engine.verification.verify import verify
 from slm_kv.engine.vocabulary import Prompt
 from slm_kv.errors import KVError, require_at_least
 from slm_kv.linear.int8_gate import Int8Model
+from slm_kv.linear.plain_copy import PlainCopy
 from slm_kv.pages.pool import PagePool
 from slm_kv.pages.storage import PagedStorage
 from slm_kv.peft_models import base_model
+
+# Computes the rows of work: for each call of a model, its items and a tensor for each.
+Run = Callable[[tuple[Work, ...]], Iterable[tuple[list[Work], list[Tensor]]]]
 
 
 class Engine(TextEngine):
@@ -81,7 +89,7 @@ class Engine(TextEngine):
         self._prepared = PreparedModels(self.models)
         try:
             limits = ContextLimits.from_config(self.model.config, page_size, max_pages, None, on_full)
-            probe = self._prepared.install_attention(limits.positions)
+            self._probe = probe = self._prepared.install_attention(limits.positions)
             known = verify(self._prepared, self.adapters, probe, self._vocabulary.ordinary_ids(), limits)
             self.context_limits = limits.narrowed(known, probe.window)
             self.pool = PagePool(page_size, max_pages, prefix_caching=prefix_caching, window=probe.window)
@@ -143,9 +151,12 @@ class Engine(TextEngine):
         plan = self.scheduler.plan()
         for copy in plan.copies:
             self.storage.copy(copy.source, copy.target)
-        for work, logits in self._run(plan.work):
+        embedding, generating = _split(plan.work)
+        results = [(self._sample, result) for result in self._run(generating, self._runner.run)]
+        results += [(self._embed, result) for result in self._run(embedding, self._runner.run_hidden)]
+        for process, (work, rows) in results:
             try:
-                self._sample(work, logits)
+                process(work, rows)
             except Exception as error:  # ends this request only
                 self._fail(work.sequence, error)
         updates, self._updates = self._updates, []
@@ -161,6 +172,25 @@ class Engine(TextEngine):
         for sequence in list(self._sequences.values()):
             self._finish(sequence, "cancelled")
         self._prepared.restore()
+
+    def copy_base(self) -> BaseCopy:
+        return BaseCopy(
+            self._prepared.copy_base(), self.adapters, self._vocabulary.ordinary_ids(), self._prepare_adapted
+        )
+
+    def _prepare_adapted(self, model: PreTrainedModel, copied: PlainCopy) -> None:
+        """Switch a copy of the base with an adapter to paged attention, verify it, and pack its layers."""
+        prepared, limits = PreparedModels([model]), self.context_limits
+        probe = prepared.install_attention(limits.positions)
+        if (probe.shapes, probe.windows, probe.dtype) != (self._probe.shapes, self._probe.windows, self._probe.dtype):
+            raise KVError("the adapter changes the shapes or the dtype of keys, so that it cannot share pages")
+        token_ids = self._vocabulary.ordinary_ids()
+        if verify(prepared, Adapters([model]), probe, token_ids, limits, shared=True) < limits.positions:
+            raise KVError(f"with the adapter, texts in a batch are independent in fewer than {limits.positions} tokens")
+        prepared.pack_copy(copied)
+
+    def _in_use(self) -> set[str | None]:
+        return {sequence.handle.adapter for sequence in self._sequences.values()}
 
     def _enforce_limits(self) -> None:
         """Apply ``on_full`` to the sequences that have reached a limit."""
@@ -183,15 +213,15 @@ class Engine(TextEngine):
             self.scheduler.preempt(sequence)
             self.context_limits.keep_last_half(sequence)
 
-    def _run(self, work: tuple[Work, ...]) -> list[tuple[Work, Tensor]]:
-        """Compute the logits of each item of work. If the model fails, each item is run alone to find the cause."""
+    def _run(self, work: tuple[Work, ...], run: Run) -> list[tuple[Work, Tensor]]:
+        """Compute the rows of each item of work. If the model fails, each item is run alone to find the cause."""
         try:
-            return [pair for items, logits in self._runner.run(work) for pair in zip(items, logits, strict=True)]
+            return [pair for items, rows in run(work) for pair in zip(items, rows, strict=True)]
         except Exception as error:
             if len(work) == 1:
                 self._fail(work[0].sequence, error)
                 return []
-            return [pair for item in work for pair in self._run((item,))]
+            return [pair for item in work for pair in self._run((item,), run)]
 
     def _sample(self, work: Work, logits_RV: Tensor) -> None:
         sequence, handle = work.sequence, work.sequence.handle
@@ -209,11 +239,21 @@ class Engine(TextEngine):
                 self.pool.commit(sequence.block_table, (), verified=True)
             else:
                 self.scheduler.discard_pages(sequence)
-            text, reason = sequence.append(token, self._vocabulary.end_ids)
+            text, reason = sequence.append(token)
             handle.text += text
             self._updates.append(Update(handle, text, (handle.token_ids[-1],), reason is not None))
             if reason:
                 self._remove(sequence, reason)
+
+    def _embed(self, work: Work, hidden_TD: Tensor) -> None:
+        sequence = work.sequence
+        assert isinstance(sequence, EmbeddingSequence)
+        self.pool.commit(sequence.block_table, sequence.next_ids(work.count), verified=False)
+        sequence.add_hidden_states(hidden_TD)
+        if work.samples:  # the last tokens
+            sequence.finish()
+            self._updates.append(Update(sequence.handle, "", (), True))
+            self._remove(sequence, "stop")
 
     def _fail(self, sequence: Sequence, error: Exception) -> None:
         sequence.handle.error, sequence.handle.exception = str(error) or type(error).__name__, error
@@ -240,3 +280,10 @@ class Engine(TextEngine):
         sequence.handle.finish_reason = reason
         del self._sequences[sequence.handle.id]
         self.scheduler.remove(sequence)
+        self._discard_unused()
+
+
+def _split(work: tuple[Work, ...]) -> tuple[tuple[Work, ...], tuple[Work, ...]]:
+    """The work of embeddings, and the rest."""
+    embedding = tuple(item for item in work if isinstance(item.sequence, EmbeddingSequence))
+    return embedding, tuple(item for item in work if item not in embedding) if embedding else work

@@ -14,19 +14,22 @@ from slm_kv.attention.probe import AttentionProbe
 from slm_kv.errors import KVError
 from slm_kv.linear.int8_gate import Int8Model, pack_int8, split_rows
 from slm_kv.linear.packing import PackedModel, pack
+from slm_kv.linear.plain_copy import PlainCopy, RebuiltWeights, plain_copy
 from slm_kv.linear.weight_reads import recording_weight_reads
+from slm_kv.peft_models import base_model
 
 
 class PreparedModels:
     """Models whose attention and linear layers are replaced until ``restore``."""
 
     def __init__(self, models: Sequence[PreTrainedModel]) -> None:
-        self.models = models
+        self.models = list(models)
         self._original_attention = [pair for model in models for pair in _attention(model)]
         self._training = [module for model in models for module in model.modules() if module.training]
         self._packed: PackedModel | Int8Model | None = None
         self.int8: Int8Model | None = None
         self._plain: set[nn.Module] = set()  # layers whose weight the models read
+        self._rebuilt = RebuiltWeights()
 
     @property
     def packed_layers(self) -> int:
@@ -68,6 +71,28 @@ class PreparedModels:
         # Perplexity is measured with the model's own attention: pages are allocated only after packing.
         with self.original_attention():
             self.int8 = self._packed = pack_int8(self.models[0], split_rows(token_ids, positions), plain=self._plain)
+
+    def copy_base(self) -> PlainCopy:
+        """Copy the first model without adapters, with its own attention and plain layers.
+
+        Raises:
+            KVError: the layers are packed in 8 bits.
+        """
+        if self.int8:
+            raise KVError(
+                "8 bits were measured with the adapters that were given at the start; restart with the new one among "
+                "them, or without 8 bits"
+            )
+        assert self._packed is None or isinstance(self._packed, PackedModel)
+        copied, memo = plain_copy(base_model(self.models[0]), self._packed, self._rebuilt)
+        for config, original in self._original_attention:
+            if id(config) in memo:
+                memo[id(config)]._attn_implementation = original
+        return copied
+
+    def pack_copy(self, copied: PlainCopy) -> None:
+        """Pack the layers of these models, which are a copy with an adapter, as those of the original."""
+        copied.pack(nn.ModuleList(self.models), self._plain)
 
     def restore(self) -> None:
         """Put the original layers, attention and training mode back."""

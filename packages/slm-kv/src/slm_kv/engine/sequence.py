@@ -17,14 +17,23 @@ class Sequence:
     Attributes:
         token_ids: The prompt and the generated tokens.
         prefix_root: The root of the hash chain of its prefixes: a digest of the weights that compute them.
+        end_ids: Tokens that end its text, unless they are ignored.
         context_start: The index of the first token in the context.
         dropped: The number of tokens that ``on_full="window"`` took out of the middle of the context.
 
     ``context_start`` and ``dropped`` are 0 as long as everything fits into the pool and the model's positions.
     """
 
-    def __init__(self, handle: Handle, sampler: TokenSampler, stream: TextStream, prefix_root: bytes) -> None:
+    def __init__(
+        self,
+        handle: Handle,
+        sampler: TokenSampler,
+        stream: TextStream,
+        prefix_root: bytes,
+        end_ids: frozenset[int] = frozenset(),
+    ) -> None:
         self.handle, self.sampler, self.stream, self.prefix_root = handle, sampler, stream, prefix_root
+        self.end_ids = end_ids
         self.token_ids = list(handle.prompt_ids)
         self._block_table: BlockTable | None = None
         self.context_start = 0
@@ -91,18 +100,20 @@ class Sequence:
         token_ids = handle.prompt_ids[first - 1 : first + rows]  # the token of the first row, then those predicted
         handle.prompt_logprobs += prompt_logprobs(logits_RV[:rows], token_ids, handle.params.prompt_logprobs or 0)
 
-    def append(self, token: SampledToken, end_ids: frozenset[int]) -> tuple[str, FinishReason | None]:
+    def append(self, token: SampledToken) -> tuple[str, FinishReason | None]:
         """Add a sampled token; return the text that has become certain, and the reason if the sequence ends."""
         handle, params = self.handle, self.handle.params
         self.token_ids.append(token.token_id)
         handle.token_ids.append(token.token_id)
         if params.logprobs is not None:
             handle.logprobs.append(token)
-        if token.token_id in params.stop_token_ids or (token.token_id in end_ids and not params.ignore_eos):
+        if token.token_id in params.stop_token_ids or (token.token_id in self.end_ids and not params.ignore_eos):
             return self.stream.finish(), "stop"
         text = self.stream.push(token.token_id, may_stop=len(handle.token_ids) > params.min_new_tokens)
         if self.stream.stopped:
             return text, "stop"
+        if self.sampler.complete:
+            return text + self.stream.finish(), "stop"
         if len(handle.token_ids) == params.max_new_tokens:
             return text + self.stream.finish(), "length"
         return text, None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass
@@ -11,14 +11,18 @@ from types import TracebackType
 from typing import Literal, Protocol, Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from slm_kv.engine.adapters import Adapters
+from slm_kv.constraints.compiler import GrammarCompiler
+from slm_kv.constraints.grammar import Grammar
+from slm_kv.engine.adapter_host import AdapterHost
+from slm_kv.engine.embeddings import NO_TEXT, EmbeddingSequence
 from slm_kv.engine.requests import FinishReason, Handle, Update
 from slm_kv.engine.sequence import Sequence
 from slm_kv.engine.text_stream import TextStream
 from slm_kv.engine.vocabulary import Prompt, Vocabulary
+from slm_kv.errors import KVError
 from slm_kv.linear.int8_gate import Int8Model
 from slm_kv.sampling.params import SamplingParams
 from slm_kv.sampling.sampler import TokenSampler
@@ -60,8 +64,8 @@ class TokenLimits(Protocol):
         """Raise KVError for a request that can never be answered."""
 
 
-class TextEngine(ABC):
-    """Generates for many requests at the same time. Not thread-safe, except for ``check``.
+class TextEngine(AdapterHost):
+    """Generates for many requests at the same time. Not thread-safe, except for ``check`` and ``compile_grammar``.
 
     Subclasses are ``Engine`` and ``TransformersEngine``; ``create_engine`` chooses.
 
@@ -84,10 +88,10 @@ class TextEngine(ABC):
     def __init__(
         self, model: PreTrainedModel | Ids[PreTrainedModel], tokenizer: PreTrainedTokenizerBase | None
     ) -> None:
-        self.models = [model] if isinstance(model, nn.Module) else list(model)
-        self.model, self.tokenizer = self.models[0], tokenizer
+        super().__init__([model] if isinstance(model, nn.Module) else list(model), tokenizer)
+        self.model = self.models[0]
         self._vocabulary = Vocabulary(self.model, tokenizer)
-        self.adapters = Adapters(self.models)
+        self._grammars = GrammarCompiler(tokenizer, self._vocabulary.size)
         self._next_id = itertools.count()
         self._updates: list[Update] = []
 
@@ -139,12 +143,29 @@ class TextEngine(ABC):
     def check(self, prompt_ids: Ids[int], params: SamplingParams, *, adapter: str | None = None) -> None:
         """Validate a request without queuing it; thread-safe.
 
+        A grammar that was not compiled before is compiled here, see ``compile_grammar``.
+
         Raises:
             KVError: ``submit`` would refuse the request.
         """
         self._vocabulary.encode(prompt_ids)
         self.context_limits.check(len(prompt_ids), params.max_new_tokens)
         self.adapters.resolve(adapter)
+        for token, _ in params.logit_bias:
+            if not 0 <= token < self._vocabulary.size:
+                raise KVError(f"token id {token} in logit_bias is outside the vocabulary of {self._vocabulary.size}")
+        if params.grammar:
+            self._grammars.compile(params.grammar)
+
+    def compile_grammar(self, grammar: Grammar) -> None:
+        """Compile a grammar that requests will use; thread-safe.
+
+        The first one takes up to a second, others milliseconds. The latest ones are kept.
+
+        Raises:
+            GrammarError: the grammar is invalid, empty or not supported, or the tokenizer is not.
+        """
+        self._grammars.compile(grammar)
 
     def submit(
         self,
@@ -171,12 +192,50 @@ class TextEngine(ABC):
         prompt_ids = self._vocabulary.encode(prompt)
         self.check(prompt_ids, params, adapter=adapter)
         name = self.adapters.resolve(adapter)
+        model_end_ids = self._end_ids.get(name, self._vocabulary.end_ids)
         handle = Handle(next(self._next_id), tuple(prompt_ids), params, name, use_cache)
-        end_ids = self._vocabulary.end_ids.union(params.stop_token_ids)
-        sampler = TokenSampler(params, prompt_ids, self._vocabulary.size, end_ids)
-        stream = TextStream(self.tokenizer, params.stop, prompt_ids)
-        self._queue(Sequence(handle, sampler, stream, self.adapters.prefix_root(name)))
+        end_ids = model_end_ids.union(params.stop_token_ids)
+        constraint = self._grammars.start(params.grammar, params.stop_token_ids, model_end_ids, params.ignore_eos)
+        sampler = TokenSampler(params, prompt_ids, self._vocabulary.size, end_ids, constraint)
+        stream = TextStream(self.tokenizer, params.stop, prompt_ids, params.visible_special_ids)
+        self._queue(Sequence(handle, sampler, stream, self.adapters.prefix_root(name), model_end_ids))
         return handle
+
+    def check_embedding(self, prompt_ids: Ids[int], *, adapter: str | None = None) -> None:
+        """Validate a request for an embedding without queuing it; thread-safe. Raises KVError, as ``check``."""
+        self.check(prompt_ids, NO_TEXT, adapter=adapter)
+
+    def submit_embedding(self, prompt: Prompt, *, adapter: str | None = None) -> Handle:
+        """Queue a request for the embedding of a text, computed beside the texts that are generated.
+
+        Args:
+            prompt: Text or token ids.
+            adapter: As in ``submit``.
+
+        Raises:
+            KVError: the prompt is empty or too long, or the adapter is unknown.
+        """
+        prompt_ids = self._vocabulary.encode(prompt)
+        self.check_embedding(prompt_ids, adapter=adapter)
+        name = self.adapters.resolve(adapter)
+        handle = Handle(next(self._next_id), tuple(prompt_ids), NO_TEXT, name)
+        self._queue(EmbeddingSequence(handle, self.adapters.prefix_root(name)))
+        return handle
+
+    def embed(self, prompt: Prompt, *, adapter: str | None = None) -> Tensor:
+        """Return the embedding of a text: the mean of its last hidden states, of length 1, [D] in float32.
+
+        Raises:
+            KVError: as ``submit_embedding``; InvalidLogits if the model gives NaN.
+        """
+        handle = self.submit_embedding(prompt, adapter=adapter)
+        while not handle.finished:
+            others = [update for update in self.step() if update.handle is not handle]
+            self._updates += others  # of texts that run meanwhile: the next step returns them
+        if handle.exception:
+            raise handle.exception
+        assert handle.embedding is not None
+        return handle.embedding
 
     def cancel(self, handle: Handle) -> bool:
         """End a request and release its memory at once; return False if it had already ended."""

@@ -26,7 +26,7 @@ class Vocabulary:
         self.tokenizer = tokenizer
         # The weight's rows: PEFT's wrappers around embeddings have no num_embeddings.
         self.size: int = cast(nn.Embedding, model.get_input_embeddings()).weight.shape[0]
-        self.end_ids = _end_ids(model, tokenizer)
+        self.end_ids = end_of_text_ids(model, tokenizer)
         self._special_ids = self.end_ids | _special_ids(model, tokenizer)
 
     def ordinary_ids(self, count: int = 64) -> list[int]:
@@ -58,7 +58,8 @@ class Vocabulary:
         return list(prompt)
 
 
-def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> frozenset[int]:
+def end_of_text_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> frozenset[int]:
+    """The ids that end a text: those of the model's generation config, else the tokenizer's."""
     generation_config: Any = model.generation_config
     ids = generation_config.eos_token_id if generation_config else None
     if ids is None:

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from slm_kv.engine.base_copy import BaseCopy
 from slm_kv.engine.context_limits import OnFull
+from slm_kv.engine.embeddings import EmbeddingSequence, last_hidden_states
 from slm_kv.engine.requests import FinishReason, Handle, Update
 from slm_kv.engine.sequence import Sequence
 from slm_kv.engine.text_engine import EngineLoad, TextEngine
@@ -18,6 +20,7 @@ from slm_kv.errors import KVError, require_at_least
 from slm_kv.fallback.generation import TokenSteps, start
 from slm_kv.fallback.limits import GenerationLimits
 from slm_kv.fallback.verification import find_cache_fault
+from slm_kv.linear.plain_copy import RebuiltWeights, plain_copy
 from slm_kv.peft_models import base_model
 
 
@@ -130,21 +133,40 @@ class TransformersEngine(TextEngine):
         for sequence in [*self._running, *self._waiting]:
             self._finish(sequence, "cancelled")
 
+    def copy_base(self) -> BaseCopy:
+        plain, _ = plain_copy(self._base, None, RebuiltWeights())
+        return BaseCopy(plain, self.adapters, self._vocabulary.ordinary_ids(), lambda model, copied: None)
+
+    def _in_use(self) -> set[str | None]:
+        return {sequence.handle.adapter for sequence in [*self._running, *self._waiting]}
+
     def _advance(self, sequence: Sequence) -> None:
         if len(sequence.token_ids) > self.context_limits.tokens:
             if self.context_limits.on_full == "error":
                 raise KVError(f"the context is full after {len(sequence.token_ids)} tokens (on_full=error)")
             self._finish(sequence, "length")
             return
+        if isinstance(sequence, EmbeddingSequence):
+            self._embed(sequence)
+            return
         logits_RV = self._next_logits(sequence)
         if sequence.needs_prompt_logits:
             sequence.add_prompt_logprobs(logits_RV)
         token = sequence.sampler.sample(logits_RV[-1])
-        text, reason = sequence.append(token, self._vocabulary.end_ids)
+        text, reason = sequence.append(token)
         sequence.handle.text += text
         self._updates.append(Update(sequence.handle, text, (token.token_id,), reason is not None))
         if reason:
             self._remove(sequence, reason)
+
+    def _embed(self, sequence: EmbeddingSequence) -> None:
+        with self.adapters.active(sequence.handle.adapter):
+            model = base_model(self.adapters.model_of(sequence.handle.adapter))
+            ids = torch.tensor([sequence.token_ids], device=self.device)
+            sequence.add_hidden_states(last_hidden_states(model, ids))
+        sequence.finish()
+        self._updates.append(Update(sequence.handle, "", (), True))
+        self._remove(sequence, "stop")
 
     @torch.inference_mode()
     def _next_logits(self, sequence: Sequence) -> Tensor:
@@ -184,3 +206,4 @@ class TransformersEngine(TextEngine):
             self._waiting.remove(sequence)
         elif steps := self._running.pop(sequence):
             steps.close()
+        self._discard_unused()

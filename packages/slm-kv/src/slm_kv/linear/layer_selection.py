@@ -59,12 +59,12 @@ def tied_embeddings(
     return {
         weight: group
         for weight, group in embeddings.items()
-        if weight not in conv1d_weights and _needs_only_rows(model, group)
+        if weight not in conv1d_weights and needs_only_rows(model, group)
     }
 
 
-def _needs_only_rows(model: nn.Module, embeddings: dict[str, Any]) -> bool:
-    """Whether the embeddings only look rows up: no adapter around them, no subclass, no renormalisation."""
+def needs_only_rows(model: nn.Module, embeddings: dict[str, Any]) -> bool:
+    """Return whether the embeddings only look rows up: no adapter around them, no subclass, no renormalisation."""
     parents = {name.rpartition(".")[0] for name in embeddings}
     if any(reads_base_weight(model.get_submodule(name)) for name in parents):
         return False

@@ -75,14 +75,14 @@ class PackedModel:
             if isinstance(packed, PackedLayer):
                 if layer.weight is None:  # a layer that occurs twice may already have it
                     if packed not in restored:
-                        restored[packed] = _unpacked_weight(layer, packed)
+                        restored[packed] = unpacked_weight(layer, packed)
                     layer.weight = restored[packed]
-                _replace(self.model, name, layer)
+                replace_module(self.model, name, layer)
         for name, (embedding, head) in self.embeddings.items():
             embedding.weight = self.layers[head].weight
-            _replace(self.model, name, embedding)
+            replace_module(self.model, name, embedding)
         for name, activation in self.activations.items():
-            _replace(self.model, name, activation)
+            replace_module(self.model, name, activation)
         for replaced in (self.layers, self.embeddings, self.activations):
             replaced.clear()
         models: list[Any] = list(self.model) if isinstance(self.model, nn.ModuleList) else [self.model]
@@ -137,7 +137,7 @@ def pack(
         for name in names:
             packed_model.layers[name] = layers[name]
             layers[name].weight = None
-            _replace(model, name, packed)
+            replace_module(model, name, packed)
     if layers:
         _replace_activations(packed_model)
     return packed_model
@@ -176,7 +176,7 @@ def _tie(packed: PackedLayer, name: str, embeddings: dict[str, Any], packed_mode
     for embedding_name, embedding in embeddings.items():
         packed_model.embeddings[embedding_name] = embedding, name
         embedding.weight = None
-        _replace(packed_model.model, embedding_name, replacement)
+        replace_module(packed_model.model, embedding_name, replacement)
 
 
 def _replace_activations(packed_model: PackedModel) -> None:
@@ -184,7 +184,7 @@ def _replace_activations(packed_model: PackedModel) -> None:
         modules = packed_model.model.named_modules(remove_duplicate=False)
         packed_model.activations |= {name: module for name, module in modules if is_tanh_gelu(module)}
         for name in packed_model.activations:
-            _replace(packed_model.model, name, gelu.TanhGELU())
+            replace_module(packed_model.model, name, gelu.TanhGELU())
 
 
 @torch.inference_mode(False)
@@ -202,13 +202,15 @@ def _copy_from_file(parameters: Iterable[Any]) -> None:
 
 @torch.inference_mode(False)
 @torch.no_grad()
-def _unpacked_weight(layer: Any, packed: PackedLayer) -> nn.Parameter:
+def unpacked_weight(layer: Any, packed: PackedLayer) -> nn.Parameter:
+    """Rebuild the weight of ``packed`` as that of ``layer``, which is transposed in a Conv1D."""
     weight = packed.dense_weight()
     plain = weight.t().contiguous() if isinstance(layer, Conv1D) else weight
     return nn.Parameter(plain, requires_grad=packed.trainable)
 
 
-def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Replace the module called ``name`` in ``model``."""
     parent, _, attribute = name.rpartition(".")
     setattr(model.get_submodule(parent), attribute, module)
 

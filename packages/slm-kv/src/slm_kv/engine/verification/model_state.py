@@ -30,8 +30,12 @@ def keep_state(model: nn.Module) -> Generator[None]:
 
 
 @contextmanager
-def float32_weights(model: nn.Module) -> Generator[bool]:
+def float32_weights(model: nn.Module, *, shared: bool = False) -> Generator[bool]:
     """Hold the weights in float32 for a while.
+
+    Args:
+        model: The model.
+        shared: Whether another model that may run meanwhile shares the weights: then none is touched.
 
     Yields:
         Whether all weights are in float32: not if some are quantized or memory is short.
@@ -41,7 +45,7 @@ def float32_weights(model: nn.Module) -> Generator[bool]:
     """
     low = {parameter: parameter.data for parameter in model.parameters() if parameter.dtype is not torch.float32}
     plain = all(type(data) is Tensor and data.dtype in (torch.bfloat16, torch.float16) for data in low.values())
-    if not plain or (low and not _fits(model, list(low.values()))):
+    if not plain or (low and shared) or (low and not _fits(model, list(low.values()))):
         yield False
         return
     try:

@@ -39,6 +39,8 @@ def verify(
     probe: AttentionProbe,
     token_ids: Ids[int],
     limits: ContextLimits,
+    *,
+    shared: bool = False,
 ) -> int:
     """Compare each model's logits on pages with those of its own attention, with an adapter of each method.
 
@@ -48,6 +50,7 @@ def verify(
         probe: What their layers require.
         token_ids: Ordinary tokens to make texts of.
         limits: The size of a page, and the number of positions that a text can have.
+        shared: Whether other models that may run meanwhile share the weights.
 
     Returns:
         The number of positions within which a text does not depend on its neighbours in a batch.
@@ -63,13 +66,13 @@ def verify(
                     prepared, model, adapters, adapter, probe, token_ids, limits.page_size, limits.positions
                 )
                 with _as_refusals(subject):
-                    positions = min(positions, _check(subject))
+                    positions = min(positions, _check(subject, shared))
     return positions
 
 
-def _check(subject: Subject) -> int:
+def _check(subject: Subject, shared: bool) -> int:
     """Refuse the model if its logits differ; return the number of positions in which texts are independent."""
-    with float32_weights(subject.model) as exact:
+    with float32_weights(subject.model, shared=shared) as exact:
         dtype = torch.float32 if exact else subject.probe.dtype
         positions = _check_logits(subject, dtype)
     if dtype is not subject.probe.dtype:  # that the model runs on pages of its own dtype, too

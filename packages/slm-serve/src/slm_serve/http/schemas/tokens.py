@@ -1,4 +1,4 @@
-"""Bodies of ``POST /tokenize`` and ``POST /detokenize``."""
+"""Bodies of ``POST /tokenize``, ``POST /detokenize`` and ``GET /tokenizer_info``."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field, model_validator
 
-from slm_serve.http.schemas.chat import Message
-from slm_serve.http.schemas.fields import StrictModel, Text, TokenId
+from slm_serve.http.schemas.fields import StrictModel, Text, TokenIds
+from slm_serve.http.schemas.messages import Message
 
 
 class TokenizeRequest(StrictModel):
@@ -46,10 +46,26 @@ class DetokenizeRequest(StrictModel):
     """Token ids to decode."""
 
     model: Text | None = None
-    tokens: Annotated[list[TokenId], Field(max_length=1_000_000)]
+    tokens: Annotated[TokenIds, Field(max_length=250_000)]
 
 
 class DetokenizeResponse(BaseModel):
     """The decoded text."""
 
     prompt: str
+
+
+class TokenizerInfo(BaseModel):
+    """A tokenizer: vLLM's response, from which lm-evaluation-harness builds its remote tokenizer.
+
+    ``chat_template`` is null if the tokenizer has none, or several by name.
+    """
+
+    tokenizer_class: str
+    vocab_size: int
+    model_max_length: int
+    bos_token: str | None
+    eos_token: str | None
+    pad_token: str | None
+    unk_token: str | None
+    chat_template: str | None

@@ -10,7 +10,7 @@ from typing import Any
 
 from slm_data import SourceOptions
 from slm_train.command_line.budget_flags import is_dynamic, is_hidden
-from slm_train.command_line.help_texts import (
+from slm_train.command_line.help.texts import (
     DYNAMIC_ROW_TEXTS,
     DYNAMIC_TRAINING_TEXTS,
     OPENING,

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from slm_train.checkpoints.fsync import sync
+from slm_train.checkpoints.files.fsync import sync
 
 MANIFEST = "manifest.json"
 _FORMAT, _HASH = 1, "blake2b"

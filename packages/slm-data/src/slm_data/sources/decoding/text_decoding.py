@@ -10,9 +10,9 @@ from itertools import chain
 from pathlib import Path
 
 from slm_data.errors import DataError
-from slm_data.sources.compression import HEAD_BYTES, check_is_text, open_content
 from slm_data.sources.content import SourceFile
-from slm_data.sources.encodings import conversion_command, detect_encoding, guess_encoding, is_mostly_utf8
+from slm_data.sources.decoding.compression import HEAD_BYTES, check_is_text, open_content
+from slm_data.sources.decoding.encodings import conversion_command, detect_encoding, guess_encoding, is_mostly_utf8
 
 CHUNK_BYTES = 1 << 20
 # Bounds memory: maximum characters of a document in a .txt file, of a line, and of a value in a .json file.

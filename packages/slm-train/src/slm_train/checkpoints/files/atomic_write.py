@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from slm_train.checkpoints.disk_errors import explain_checkpoint_errors
-from slm_train.checkpoints.fsync import sync
-from slm_train.checkpoints.manifest import write_manifest
+from slm_train.checkpoints.files.disk_errors import explain_checkpoint_errors
+from slm_train.checkpoints.files.fsync import sync
+from slm_train.checkpoints.files.manifest import write_manifest
 
 _WRITING, _DELETING, _REPLACED = "writing", "deleting", "replaced"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import codecs
 import shlex
 
-from slm_data.sources.compression import unpack_command
 from slm_data.sources.content import SourceFile
+from slm_data.sources.decoding.compression import unpack_command
 from slm_data.sources.file_formats import parse_file_name
 
 BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}

@@ -15,7 +15,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled, RepositoryNotFoundError
 
 from slm_data.errors import DataError
-from slm_data.sources.hub_errors import as_data_error, hub_error_reason
+from slm_data.sources.hub.errors import as_data_error, hub_error_reason
 from slm_data.sources.record import Record
 from slm_data.sources.text_column import DEFAULT_COLUMN, value_of
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from huggingface_hub import constants
 
-from slm_data.sources.dataset_names import resolve_hub_name
+from slm_data.sources.hub.dataset_names import resolve_hub_name
 from slm_data.sources.options import SourceOptions
 
 
