@@ -64,7 +64,7 @@ def test_history_and_system_prompt_are_sent_and_answers_are_shown_as_text(chat: 
     expected: dict[str, Any] = {"model": ADAPTER, "stream": True, "seed": 5, "temperature": 0.4, "max_tokens": 50}
     assert body == body | expected
     shown = dict(entry.split("\n") for entry in chat.texts(".answer:first-child dl div"))
-    assert shown["tokens"], shown["finish reason"] == ("9", "stop")
+    assert (shown["tokens"], shown["finish reason"], shown["seed"]) == ("9", "stop", "5")
     assert chat.console_errors == []
 
 
@@ -136,6 +136,20 @@ def test_stop_keeps_the_partial_answer_and_its_turn(chat: Browser, stub: StubSer
     assert partial.startswith("more more")
     say(chat, "next")
     assert stub.bodies[-1]["messages"] == [user("endless"), assistant(partial), user("next")]
+
+
+def test_an_answer_that_was_cut_is_continued(chat: Browser, stub: StubServer) -> None:
+    chat.send("endless")
+    chat.wait("document.querySelector('.answer .text')?.innerText.includes('more more')")
+    chat.click("#stop-chat")
+    chat.wait("document.querySelector('#chat-status').innerText === 'Stopped.'")
+    partial = chat.text(ANSWERS)
+    click_action(chat, ".answer", "Continue")
+    chat.wait(FINISHED)
+    assert stub.bodies[-1]["messages"] == [user("endless"), assistant(partial)]
+    assert (stub.bodies[-1]["continue_final_message"], stub.bodies[-1]["add_generation_prompt"]) == (True, False)
+    assert chat.text(ANSWERS) == f"{partial} {answer(ADAPTER, 2, partial)}"
+    assert "Continue" not in chat.text(".answer .actions-row")  # the model has ended its turn
 
 
 @pytest.mark.parametrize("message", ["status 500", "empty"])
