@@ -8,7 +8,6 @@ import pytest
 
 from slm_data import Conversation, SourceOptions, load_corpus
 from slm_testing.serve.browser import Browser, needs_browser
-from slm_testing.serve.running_server import RunningServer
 from slm_testing.serve.stub_server import StubServer
 from slm_testing.serve.waiting import wait_until
 
@@ -267,19 +266,3 @@ def test_a_long_conversation_follows_the_answer(chat: Browser) -> None:
     chat("scrollTo(0, 0)")
     chat.wait("scrollY === 0")
     assert chat("document.querySelector('#composer').getBoundingClientRect().bottom") <= 500
-
-
-def test_with_the_real_server_a_chat_remembers_its_turns(real_page: Browser, server: RunningServer) -> None:
-    real_page.click("[name=mode][value=chat]")
-    real_page.set("model", "red")
-    real_page.set("max_new_tokens", "12")
-    real_page.set("seed", "3")
-    say(real_page, "Tell me about a fox.", "And then?")
-    first, second = (text.strip() for text in real_page.texts(ANSWERS))
-    messages = [user("Tell me about a fox."), assistant(first), user("And then?")]
-    settings = {"model": "red", "max_tokens": 12, "seed": 3, "temperature": 0.8, "messages": messages}
-    response = server.post("/v1/chat/completions", settings).json()
-    assert response["choices"][0]["message"]["content"].strip() == second
-    tokens = server.post("/tokenize", {"model": "red", "messages": messages}).json()["count"]
-    assert tokens == response["usage"]["prompt_tokens"]
-    assert real_page.console_errors == []
