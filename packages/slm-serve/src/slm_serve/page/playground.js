@@ -24,13 +24,18 @@ function store() {
   save(STORED_AS, Object.assign(stored(), ...filled.map(readFields)));
 }
 
-function limitNewTokens() {
-  if (models.areLoaded()) limitSoon(() => mode().inputs());
+function limitNewTokens(delay) {
+  if (models.areLoaded()) limitSoon(() => mode().inputs(), delay);
 }
 
 function changed() {
   store();
   limitNewTokens();
+}
+
+/** On a phone, the settings are in front of everything else, and closed. */
+function showSettings() {
+  byId("settings-panel").open = !narrow.matches;
 }
 
 function showMode() {
@@ -52,15 +57,16 @@ async function loadModels(chosen = stored()) {
   if (!notice.hidden) for (const { control } of [completion, chat]) if (!control.isRunning) control.say("");
   notice.hidden = true;
   chat.show();
-  limitNewTokens();
+  limitNewTokens(0);
   return true;
 }
 
 function showLoadingProblem({ message, status }) {
   const isTemporary = status === 503;
   notice.textContent = isTemporary ? `${message} This page tries again every two seconds.` : message;
+  notice.className = isTemporary ? "waiting" : "error";
   notice.hidden = false;
-  for (const { control } of [completion, chat]) control.fail(message);
+  for (const { control } of [completion, chat]) control.say(message, !isTemporary);
   if (isTemporary) setTimeout(() => models.areLoaded() || loadModels(), RETRY_AFTER);
 }
 
@@ -71,12 +77,13 @@ async function submit(event, start) {
 
 for (const form of forms) form.addEventListener("input", changed);
 modeForm.addEventListener("input", showMode);
+narrow.addEventListener("change", showSettings);
 completion.form.addEventListener("submit", (event) => submit(event, completion.generate));
 settings.form.addEventListener("submit", (event) => submit(event, mode() === chat ? chat.send : completion.generate));
 settings.form.addEventListener("reset", () => setTimeout(changed));
 chat.form.addEventListener("submit", (event) => submit(event, chat.send));
-chat.form.addEventListener("input", limitNewTokens);
-document.addEventListener("prompt-changed", limitNewTokens);
+chat.form.addEventListener("input", () => limitNewTokens());
+document.addEventListener("prompt-changed", () => limitNewTokens());
 document.addEventListener("models-outdated", () => loadModels(readFields(models.form)));
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") mode().control.stop();
@@ -87,7 +94,7 @@ document.addEventListener("keydown", (event) => {
 if (navigator.platform.startsWith("Mac")) byId("ask").querySelector("kbd").textContent = "⌘";
 
 for (const form of forms) writeFields(form, stored());
-byId("settings-panel").open = !narrow.matches;
+showSettings();
 settings.showValues();
 showMode();
 loadModels();

@@ -50,9 +50,11 @@ class EncodedPrompt:
     dropped: int = 0
 
 
-async def encode_chat(request: Request, body: ChatRequest, service: Service, model: str) -> EncodedChat:
+async def encode_chat(
+    request: Request, body: ChatRequest, service: Service, model: str, tools: Sequence[dict[str, Any]] = ()
+) -> EncodedChat:
     """Return the prompt of a chat. Raises RequestError for messages that are rejected or do not fit."""
-    encode = partial(_encode_chat, body, service, service.backend.tokenizers[model])
+    encode = partial(_encode_chat, body, service, service.backend.tokenizers[model], tools)
     is_long = len(body.messages) > MANY_MESSAGES or sum(len(message.text) for message in body.messages) > LONG_TEXT
     encoded = await _run(encode, on_thread=is_long)
     _announce(request, encoded.dropped, "turns")
@@ -88,7 +90,7 @@ def _announce(request: Request, dropped: int, unit: str) -> None:
         add_response_header(request, TRUNCATED_HEADER, f"{dropped} {unit[:-1] if dropped == 1 else unit}")
 
 
-def _encode_chat(body: ChatRequest, service: Service, tokenizer: Any) -> EncodedChat:
+def _encode_chat(body: ChatRequest, service: Service, tokenizer: Any, tools: Sequence[dict[str, Any]]) -> EncodedChat:
     limits, requested = PromptLimits.of(service), body.token_limit
 
     def encode(messages: Sequence[Message]) -> EncodedChat:
@@ -98,6 +100,7 @@ def _encode_chat(body: ChatRequest, service: Service, tokenizer: Any) -> Encoded
             continue_final=bool(body.continue_final_message),
             opens_answer=body.add_generation_prompt is not False,
             variables=body.chat_template_kwargs,
+            tools=tools,
         )
         ids = tokenizer(prompt.text, add_special_tokens=prompt.add_special_tokens, verbose=False)["input_ids"]
         return EncodedChat(tuple(ids), prompt.stop)

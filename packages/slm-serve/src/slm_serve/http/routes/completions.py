@@ -28,10 +28,11 @@ from slm_serve.http.responses import (
 )
 from slm_serve.http.schemas.completions import Completion, CompletionRequest
 from slm_serve.http.streams import DONE_EVENT, EVENT_STREAM_RESPONSE, encode_event
+from slm_serve.http.structured_output import output_grammar
 from slm_serve.http.token_decoder import TextOffsets, TokenDecoder, token_decoder
 
 if TYPE_CHECKING:
-    from slm_kv import SampledToken  # its module imports torch, which a type does not need
+    from slm_kv import Grammar, SampledToken  # its module imports torch, which a type does not need
 
 router = APIRouter(prefix="/v1")
 DEFAULT_MAX_TOKENS = 16  # OpenAI's default
@@ -49,7 +50,8 @@ async def completions(
     model = service.served_model(body.model).name
     prompts = await encode_prompts(request, body, service, model)
     limits = PromptLimits.of(service)
-    jobs = [job for prompt in prompts for job in _jobs(body, prompt, model, limits)]
+    grammar = await output_grammar(body, service)
+    jobs = [job for prompt in prompts for job in _jobs(body, prompt, model, limits, grammar)]
     encoder = _CompletionEncoder(body, token_decoder(service.backend.tokenizer), model, prompts)
     return await respond(
         request,
@@ -61,16 +63,19 @@ async def completions(
     )
 
 
-def _jobs(body: CompletionRequest, prompt: EncodedPrompt, model: str, limits: PromptLimits) -> list[Job]:
+def _jobs(
+    body: CompletionRequest, prompt: EncodedPrompt, model: str, limits: PromptLimits, grammar: Grammar | None
+) -> list[Job]:
     """Return the ``n`` jobs of one prompt; the seed of each is one above that of the previous one."""
     prompt_logprobs = body.logprobs if body.echo else None
     # The engine generates at least one token; with max_tokens=0 the response leaves it out.
     requested = DEFAULT_MAX_TOKENS if body.max_tokens is None else max(body.max_tokens, 1)
     max_tokens = limits.new_tokens(requested, len(prompt.ids))
+    options = {"logprobs": body.logprobs, "prompt_logprobs": prompt_logprobs, "grammar": grammar}
     return [
         Job(
             prompt.ids,
-            body.sampling_params(max_tokens, body.logprobs, prompt_logprobs, **seed_argument(body.seed, index)),
+            body.sampling_params(max_tokens, **options, **seed_argument(body.seed, index)),
             model,
             open_ended=body.max_tokens is None,
         )

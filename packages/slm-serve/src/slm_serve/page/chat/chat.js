@@ -56,7 +56,7 @@ function turnViews(turn, index) {
 /** Show all turns. Returns the views of the answers to the last one. */
 function render() {
   const views = conversation.turns.map(turnViews);
-  const hint = element("p", { className: "empty" }, "The conversation is kept in this browser only.");
+  const hint = element("p", { className: "empty" }, "Write the first message. The conversation is kept in this browser only.");
   turnList.replaceChildren(...(views.length ? views.flatMap(({ elements }) => elements) : [hint]));
   return views.at(-1)?.answers ?? [];
 }

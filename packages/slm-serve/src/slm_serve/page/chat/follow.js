@@ -4,7 +4,16 @@ const NEAR_END = 80; // pixels
 class Follower {
   constructor() {
     this.isAtEnd = true;
-    addEventListener("scroll", () => (this.isAtEnd = this.distance < NEAR_END), { passive: true });
+    this.position = 0;
+    addEventListener("scroll", () => this.scrolled(), { passive: true });
+    addEventListener("resize", () => this.scroll()); // such as when the keyboard of a phone opens
+  }
+
+  /** Only the user scrolls upwards; the end also moves away when text is added. */
+  scrolled() {
+    const isNear = this.distance < NEAR_END;
+    if (isNear || scrollY < this.position) this.isAtEnd = isNear;
+    this.position = scrollY;
   }
 
   get distance() {
@@ -18,7 +27,8 @@ class Follower {
   }
 
   scroll() {
-    if (this.isAtEnd && this.distance > 0) scrollTo({ top: document.documentElement.scrollHeight, behavior: "instant" });
+    const isShown = document.body.dataset.mode === "chat";
+    if (isShown && this.isAtEnd && this.distance > 0) scrollTo({ top: document.documentElement.scrollHeight, behavior: "instant" });
   }
 }
 

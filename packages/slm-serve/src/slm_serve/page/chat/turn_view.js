@@ -3,6 +3,9 @@ import { copyFrom } from "../shared/files.js";
 import { heading } from "../shared/models.js";
 import { Timing } from "../shared/timing.js";
 
+/** What is shown of the values of an answer; exports contain all. */
+const shownFigures = ({ seconds, "prompt tokens": promptTokens, ...values }) => figures(values);
+
 /** A text area in place of a text. Enter saves, Escape cancels. */
 function editor(text, label, onSave, onCancel) {
   const area = element("textarea", { value: text, rows: 2, ariaLabel: label });
@@ -63,7 +66,8 @@ export class AnswerView extends EditableTurn {
     this.copyButton = button("Copy", () => copyFrom(this.copyButton, answer.text.trim()));
     const regenerate = button("Regenerate", onRegenerate);
     this.actions = element("div", { className: "actions-row" }, regenerate, this.editButton, this.copyButton);
-    this.element.append(heading(answer.model), this.error, this.body, this.note, this.figures, this.actions);
+    const footer = element("footer", {}, this.actions, this.figures);
+    this.element.append(heading(answer.model), this.error, this.body, this.note, footer);
     this.text = new GrowingText(this.body, answer.text.trimStart());
     this.showEnd();
   }
@@ -73,6 +77,7 @@ export class AnswerView extends EditableTurn {
     this.element.ariaBusy = "true";
     this.actions.hidden = true;
     this.note.textContent = "";
+    this.body.hidden = false;
   }
 
   add(delta) {
@@ -95,7 +100,7 @@ export class AnswerView extends EditableTurn {
 
   show() {
     this.answer.figures = this.timing.shown;
-    this.figures.replaceChildren(...figures(this.timing.shown));
+    this.figures.replaceChildren(...shownFigures(this.timing.shown));
   }
 
   /** Show the answer as it is when nothing is added to it. */
@@ -103,11 +108,12 @@ export class AnswerView extends EditableTurn {
     const { text, error, figures: shown } = this.answer;
     const hasText = text.trim() !== "";
     this.element.ariaBusy = "false";
-    this.actions.hidden = this.editButton.disabled = false;
+    this.actions.hidden = false;
+    this.body.hidden = !hasText;
     this.editButton.hidden = this.copyButton.hidden = !hasText;
     this.error.hidden = !error;
     this.error.textContent = error ?? "";
     this.note.textContent = hasText ? "" : "No answer: this turn is left out of the conversation that the model sees.";
-    this.figures.replaceChildren(...figures(shown));
+    this.figures.replaceChildren(...shownFigures(shown));
   }
 }

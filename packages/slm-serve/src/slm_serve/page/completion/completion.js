@@ -10,7 +10,9 @@ import { remember, showRuns } from "./run_history.js";
 export const form = byId("ask");
 const prompt = form.elements.prompt;
 const output = byId("output");
-const smooth = matchMedia("(prefers-reduced-motion: no-preference)");
+const outputSection = byId("output-section");
+const allowsMotion = matchMedia("(prefers-reduced-motion: no-preference)");
+let isShowingOutput = false; // until the user scrolls elsewhere
 
 export const control = new RunControl({
   stop: byId("stop"),
@@ -23,9 +25,14 @@ export const inputs = () => models.chosen().map((model) => ({ model, prompt: pro
 
 /** Scroll to the output if it is below the middle of the screen, as on a phone. */
 function showOutput() {
-  const section = byId("output-section");
-  if (section.getBoundingClientRect().top < innerHeight / 2) return;
-  section.scrollIntoView({ block: "start", behavior: smooth.matches ? "smooth" : "instant" });
+  isShowingOutput = outputSection.getBoundingClientRect().top > innerHeight / 2;
+  const behavior = allowsMotion.matches ? "smooth" : "instant";
+  if (isShowingOutput) outputSection.scrollIntoView({ block: "start", behavior });
+}
+
+/** The page may have become long enough to show the output at its top. */
+function outputGrew() {
+  if (isShowingOutput) outputSection.scrollIntoView({ block: "start", behavior: "instant" });
 }
 
 function showResults(run) {
@@ -82,13 +89,18 @@ function continueResult(run, result) {
 
 function openRun(run) {
   control.stop();
+  isShowingOutput = false;
   prompt.value = run.prompt;
   settings.restore(run.settings);
   models.choose(run.results.map(({ model }) => model), run.compare);
   showResults(run);
   form.dispatchEvent(new Event("input", { bubbles: true }));
-  byId("output-section").scrollIntoView({ block: "nearest" });
+  outputSection.scrollIntoView({ block: "nearest" });
 }
 
 prompt.addEventListener("input", () => (prompt.ariaInvalid = "false"));
+new ResizeObserver(outputGrew).observe(output);
+for (const type of ["wheel", "touchstart", "pointerdown", "keydown"]) {
+  addEventListener(type, () => (isShowingOutput = false), { capture: true, passive: true });
+}
 showRuns(openRun);

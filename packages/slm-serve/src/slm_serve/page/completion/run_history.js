@@ -12,7 +12,6 @@ const list = byId("run-list");
 let runs = load(STORED_AS) ?? []; // the oldest first
 let open = () => {};
 
-const excerpt = (text) => text.trimStart().slice(0, SHOWN_CHARACTERS);
 
 function entry(run) {
   const [first] = run.results;
@@ -20,7 +19,7 @@ function entry(run) {
   const when = new Date(run.time).toLocaleString([], { dateStyle: "short", timeStyle: "short" });
   const row = element("button", { type: "button" });
   row.append(
-    element("span", { className: "excerpt" }, element("b", {}, excerpt(run.prompt)), excerpt(first.text)),
+    element("span", { className: "excerpt" }, element("b", {}, run.prompt.slice(0, SHOWN_CHARACTERS)), first.text.slice(0, SHOWN_CHARACTERS)),
     element("small", {}, `${models} · ${when}`),
   );
   row.addEventListener("click", () => open(run));

@@ -31,8 +31,8 @@ export async function limitToFit(inputs, signal) {
   limitNewTokens(spaces.reduce((least, space) => (remaining(space) < remaining(least) ? space : least)));
 }
 
-/** The same, once the user has stopped typing; `inputs` is a function. */
-export function limitSoon(inputs) {
+/** The same, once the user has stopped typing or after `delay` milliseconds; `inputs` is a function. */
+export function limitSoon(inputs, delay = DELAY) {
   clearTimeout(timer);
   pending?.abort();
   timer = setTimeout(() => {
@@ -41,5 +41,5 @@ export function limitSoon(inputs) {
       if (error.name !== "AbortError") throw error;
     });
     pending = controller;
-  }, DELAY);
+  }, delay);
 }
