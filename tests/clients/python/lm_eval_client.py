@@ -16,6 +16,7 @@ import lm_eval
 import requests
 from checks import run
 
+NO_SPECIAL_TOKENS = {"add_special_tokens": False}  # the harness adds none by default
 QUESTIONS = [
     {"text": "The sun shone in the", "right": " sky", "wrong": " spoon"},
     {"text": "The dog ran to the", "right": " tree", "wrong": " sadly"},
@@ -57,7 +58,7 @@ def log_likelihoods(url: str, model: str) -> None:
 
 def _log_likelihood(url: str, model: str, context: str, text: str) -> float:
     """Sum the log-probabilities of the tokens of ``text`` after ``context``."""
-    body = {"model": model, "prompt": text, "echo": True, "logprobs": 0, "max_tokens": 0}
+    body = {"model": model, "prompt": text, "echo": True, "logprobs": 0, "max_tokens": 0, **NO_SPECIAL_TOKENS}
     logprobs = requests.post(f"{url}/completions", json=body, timeout=60).json()["choices"][0]["logprobs"]
     pairs = zip(logprobs["text_offset"], logprobs["token_logprobs"], strict=True)
     return sum(logprob for offset, logprob in pairs if offset >= len(context))
@@ -76,7 +77,8 @@ def generation(url: str, model: str) -> None:
         },
     )
     for sample in results["samples"]["questions"]:
-        body = {"model": model, "prompt": sample["doc"]["text"], "max_tokens": 12, "temperature": 0, "stop": ["."]}
+        prompt = {"model": model, "prompt": sample["doc"]["text"], **NO_SPECIAL_TOKENS}
+        body = {**prompt, "max_tokens": 12, "temperature": 0, "stop": ["."]}
         expected = requests.post(f"{url}/completions", json=body, timeout=60).json()["choices"][0]["text"]
         assert sample["resps"][0][0] == expected
 

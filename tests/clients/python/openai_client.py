@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 
 import openai
 from checks import KEY, QUESTION, Weather, run
@@ -93,19 +94,20 @@ def embeddings(url: str, model: str) -> None:
 
 
 def errors(url: str, model: str) -> None:
+    messages = [{"role": "user", "content": "word " * 5000}]
+    error = _error(openai.BadRequestError, lambda: client(url).chat.completions.create(model=model, messages=messages))
+    assert error.code == "context_length_exceeded"
+    assert "maximum context length is" in error.message
+    error = _error(openai.NotFoundError, lambda: client(url).models.retrieve("unknown"))
+    assert error.code == "model_not_found"
+
+
+def _error(kind: type[openai.APIStatusError], request: Callable[[], object]) -> openai.APIStatusError:
     try:
-        client(url).chat.completions.create(model=model, messages=[{"role": "user", "content": "word " * 5000}])
-    except openai.BadRequestError as error:
-        assert error.code == "context_length_exceeded"
-        assert "maximum context length is" in error.message
-    else:
-        raise AssertionError("a prompt that does not fit was accepted")
-    try:
-        client(url).models.retrieve("unknown")
-    except openai.NotFoundError as error:
-        assert error.code == "model_not_found"
-    else:
-        raise AssertionError("an unknown model was found")
+        request()
+    except kind as error:
+        return error
+    raise AssertionError("the request was accepted")
 
 
 if __name__ == "__main__":

@@ -10,13 +10,14 @@ if TYPE_CHECKING:
     from slm_kv.attention.layer_attention import LayerAttention
     from slm_kv.attention.step_batch import StepBatch
     from slm_kv.command_line import DefaultsHelpFormatter, add_model_flags, positive_int, read_int8_text, run_command
+    from slm_kv.constraints.grammar import Grammar
     from slm_kv.engine.adapters import BASE_ADAPTER
     from slm_kv.engine.engine import Engine
     from slm_kv.engine.requests import Handle, Update
     from slm_kv.engine.text_engine import EngineLoad, TextEngine
     from slm_kv.engine.text_stream import TextStream
     from slm_kv.engine_choice import create_engine
-    from slm_kv.errors import InvalidLogits, KVError, PoolFull, UnsupportedModel
+    from slm_kv.errors import GrammarError, InvalidLogits, KVError, PoolFull, UnsupportedModel
     from slm_kv.fallback.engine import TransformersEngine
     from slm_kv.linear.packing import pack
     from slm_kv.loading import load
@@ -35,6 +36,8 @@ __all__ = [
     "DefaultsHelpFormatter",
     "Engine",
     "EngineLoad",
+    "Grammar",
+    "GrammarError",
     "Handle",
     "InvalidLogits",
     "KVError",
@@ -69,6 +72,8 @@ _EXPORTS = {
     "BASE_ADAPTER": "engine.adapters:BASE_ADAPTER",
     "Engine": "engine.engine:Engine",
     "EngineLoad": "engine.text_engine:EngineLoad",
+    "Grammar": "constraints.grammar:Grammar",
+    "GrammarError": "errors:GrammarError",
     "Handle": "engine.requests:Handle",
     "InvalidLogits": "errors:InvalidLogits",
     "KVError": "errors:KVError",

@@ -11,6 +11,10 @@ class UnsupportedModel(KVError):
     """A property of the model, not of the arguments, rules out paged attention. The message ends with ``REMEDY``."""
 
 
+class GrammarError(KVError):
+    """A grammar that is invalid, unsupported or impossible to follow."""
+
+
 class PoolFull(KVError):
     """No page is free for the next token."""
 

@@ -1,51 +1,13 @@
 """The pieces of a text stream add up to the decoded text, without half characters or parts of a stop string."""
 
-import json
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
 
 from slm_kv.engine.text_stream import WINDOW, TextStream
-
-LINES = [
-    "Hello world, hello there.",
-    "the cat  sat on the mat\n\tand left",
-    "你好世界",
-    "😀 smile 😀👍🏽",
-    "naïve café ﬁn",
-] * 3
-END = "<|end|>"
-
-
-def byte_level() -> PreTrainedTokenizerFast:
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=330, initial_alphabet=alphabet, special_tokens=[END], show_progress=False)
-    tokenizer.train_from_iterator(LINES, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END)
-
-
-def metaspace() -> PreTrainedTokenizerFast:
-    """Like Llama's tokenizer: words begin with a space, the first is dropped, unknown characters become bytes."""
-    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    trainer = trainers.BpeTrainer(vocab_size=150, special_tokens=["<unk>", END], show_progress=False)
-    tokenizer.train_from_iterator([line for line in LINES if line.isascii()], trainer)
-    model = json.loads(tokenizer.to_str())["model"]
-    vocab = model["vocab"] | {f"<0x{byte:02X}>": len(model["vocab"]) + byte for byte in range(256)}
-    merges = [tuple(merge) for merge in model["merges"]]
-    tokenizer.model = models.BPE(vocab, merges, unk_token="<unk>", byte_fallback=True)
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, unk_token="<unk>")
-
+from slm_testing.kv.small_tokenizers import byte_level, metaspace
 
 TOKENIZERS = {"byte level": byte_level(), "metaspace": metaspace()}
 both = pytest.mark.parametrize("tokenizer", TOKENIZERS.values(), ids=TOKENIZERS.keys())

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from slm_serve.backends.vllm.backend import VLLMBackend
     from slm_serve.errors import ServeError
     from slm_serve.http.schemas.generate import GenerateRequest
+    from slm_serve.server import Server
     from slm_serve.settings import Settings
 
 __version__ = "0.5.0"
@@ -23,6 +24,7 @@ __all__ = [
     "GenerateRequest",
     "Job",
     "ServeError",
+    "Server",
     "Settings",
     "VLLMBackend",
     "create_app",
@@ -36,6 +38,7 @@ _EXPORTS = {
     "GenerateRequest": "http.schemas.generate:GenerateRequest",
     "Job": "backends.protocol:Job",
     "ServeError": "errors:ServeError",
+    "Server": "server:Server",
     "Settings": "settings:Settings",
     "VLLMBackend": "backends.vllm.backend:VLLMBackend",
     "create_app": "app:create_app",

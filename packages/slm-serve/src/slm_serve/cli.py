@@ -16,12 +16,14 @@ from pydantic import ValidationError
 
 from slm_serve import __version__
 from slm_serve.errors import StartError
+from slm_serve.http.validation_errors import sentence, with_subject
 from slm_serve.settings import Settings
 
 DESCRIPTION = (
     "Serve a base model and its adapters over HTTP: POST /generate, an OpenAI-compatible API under /v1, and a "
     "playground at /."
 )
+METAVARS = {"adapter": "NAME=PATH", "cors_origin": "ORIGIN", "allowed_hosts": "NAME"}  # of flags that may be repeated
 EPILOG = """\
 Each flag can also be set as an environment variable: SLM_MODEL_PATH, SLM_API_KEY, ... Flags take precedence.
 
@@ -63,7 +65,7 @@ def _first_error(error: ValidationError) -> str:
     """Return the first of pydantic's errors as one line, with the name of the flag."""
     first = error.errors(include_url=False)[0]
     name = str(first["loc"][0]) if first["loc"] else "settings"
-    return f"{name}: {str(first['msg']).removeprefix('Value error, ')}"
+    return with_subject(name, sentence(first, shows_text=name != "api_key"))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -82,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
         if field.annotation is bool:
             options["action"] = argparse.BooleanOptionalAction
         elif isinstance(field.default, tuple):
-            options |= {"action": "append", "metavar": "NAME=PATH" if name == "adapter" else "ORIGIN"}
+            options |= {"action": "append", "metavar": METAVARS[name]}
         elif choices := [value for value in get_args(field.annotation) if isinstance(value, str)]:
             options["choices"] = choices
         elif name == "int8":

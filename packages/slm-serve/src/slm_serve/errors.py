@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+MAX_NAME = 100  # characters of the name of a model that an error shows
+
 
 class ServeError(ValueError):
     """Base class of all errors of slm-serve: one sentence with the value and the remedy."""
@@ -80,7 +82,7 @@ def unknown_model(name: str, available: Iterable[str]) -> RequestError:
     """Return the error for a model that is not served."""
     return RequestError(
         404,
-        f"there is no model named {name!r}; available: {', '.join(available)}",
+        f"there is no model named {name[:MAX_NAME]!r}; available: {', '.join(available)}",
         param="model",
         code="model_not_found",
     )

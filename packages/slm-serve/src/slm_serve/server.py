@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import os
 import socket
@@ -15,11 +14,16 @@ from fastapi import FastAPI
 
 from slm_serve.app import create_app
 from slm_serve.errors import StartError
+from slm_serve.http.browser_checks import is_loopback
+from slm_serve.http.protocol import HttpProtocol
+from slm_serve.http.request_id import LOG_FORMAT, RequestIdFilter
 from slm_serve.service import Service
 from slm_serve.settings import Settings
 
 BACKLOG = 2048  # connections waiting to be accepted
-SECONDS_AFTER_DRAINING = 5  # for sending the 504 responses
+SECONDS_AFTER_DRAINING = 5.0  # for texts to end and for responses to be sent; then connections are aborted
+SEND_BUFFER = 256 * 1024  # bytes; Linux would keep up to 4 MB for a client that does not read
+OTHER_FILES = 200  # open files besides connections
 logger = logging.getLogger("slm_serve")
 
 
@@ -35,10 +39,12 @@ class Server(uvicorn.Server):
             backlog=BACKLOG,
             log_config=None,
             access_log=False,
-            timeout_graceful_shutdown=int(settings.drain_timeout) + SECONDS_AFTER_DRAINING,
+            http=HttpProtocol,
+            ws="none",
             server_header=False,
         )
         super().__init__(config)
+        self._drain_seconds = settings.drain_timeout + SECONDS_AFTER_DRAINING
         self._service: Service = app.state.service
         self._service.on_load_failure = self._stop
         # vLLM starts processes while it loads, which must be ended; a loading engine of slm-kv can be abandoned.
@@ -53,6 +59,22 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             self._announcing = asyncio.get_running_loop().create_task(self._announce())
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop accepting connections, wait for responses in progress, and abort connections that take too long.
+
+        uvicorn's own limit, ``timeout_graceful_shutdown``, cancels tasks, which logs a traceback for each of them.
+        """
+        timer = asyncio.get_running_loop().call_later(self._drain_seconds, self._abort_connections)
+        await super().shutdown(sockets)
+        timer.cancel()
+
+    def _abort_connections(self) -> None:
+        connections = list(self.server_state.connections)
+        logger.warning("closing %d connections whose clients did not take their answers in time", len(connections))
+        for connection in connections:
+            assert isinstance(connection, HttpProtocol)
+            connection.abort()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Handle SIGTERM and SIGINT.
@@ -88,11 +110,10 @@ class Server(uvicorn.Server):
 
 def serve(settings: Settings) -> int:
     """Serve until a signal arrives, and return 0. Raises StartError if the address or the model is not available."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    # uvicorn logs "running" before the model is loaded, which would be misleading.
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    _configure_logging()
     print(f"loading {settings.model_path}", flush=True)
     _warn_if_public(settings)
+    _raise_file_limit(settings.max_connections)
     try:
         listening_socket = _listen(settings.host, settings.port)
     except OSError as error:
@@ -123,18 +144,34 @@ def serve_reloading(settings: Settings) -> int:
 def _listen(host: str, port: int) -> socket.socket:
     """Open the socket before the model is loaded, so that a port in use is reported immediately."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    listening_socket = socket.create_server((host, port), family=family, backlog=BACKLOG)
+    listening_socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)  # inherited by connections
+    return listening_socket
+
+
+def _configure_logging() -> None:
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(RequestIdFilter())
+    # uvicorn logs "running" before the model is loaded, which would be misleading.
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
 
 
 def _warn_if_public(settings: Settings) -> None:
-    if settings.api_key is None and not _is_loopback(settings.host):
+    if settings.api_key is None and not is_loopback(settings.host):
         logger.warning("anyone who can reach %s may use this server; set SLM_API_KEY to require a key", settings.host)
 
 
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:  # a host name: its addresses are unknown
-        return False
+def _raise_file_limit(connections: int) -> None:
+    """Raise the soft limit of open files, 256 on macOS, if it is too low for ``connections``."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    needed = connections + OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft >= needed:
+        return
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise StartError(f"max_connections is {connections} and this process may open {hard} files; lower it")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from typing import TYPE_CHECKING
 
 from slm_serve.adapter_manager import AdapterManager
 from slm_serve.admission import AdmissionControl
@@ -18,9 +20,13 @@ from slm_serve.errors import DeadlineError, RequestError, unknown_model
 from slm_serve.metrics import Metrics
 from slm_serve.settings import Settings
 
+if TYPE_CHECKING:
+    from slm_kv import Grammar
+
 logger = logging.getLogger("slm_serve")
 FINISH_SECONDS = 3  # that the backend gets to end open-ended texts after their deadline: it finishes its step first
-LONG_TEXT = 20_000  # characters above which a text is tokenized on a thread instead of the event loop
+
+LONG_TEXT = 20_000  # characters above which texts are tokenized on a thread instead of the event loop
 
 
 class Service:
@@ -73,6 +79,8 @@ class Service:
         loop = asyncio.get_running_loop()
         try:
             self._backend = await _run_on_daemon_thread(lambda: load_backend(self.settings, loop))
+            # Garbage collection stops all threads, for 0.8 s if it looks at all that is loaded by now.
+            gc.freeze()
         except ValueError as error:
             self.load_failure = str(error)
             self.on_load_failure()
@@ -117,9 +125,17 @@ class Service:
 
     async def tokenize(self, text: str, model: str, add_special_tokens: bool = True) -> tuple[int, ...]:
         """Return the token ids of ``text`` for ``model``, by default with its tokenizer's special tokens around it."""
-        if len(text) > LONG_TEXT:
-            return await asyncio.to_thread(self._tokenize, text, model, add_special_tokens)
-        return self._tokenize(text, model, add_special_tokens)
+        return (await self.tokenize_many([text], model, add_special_tokens))[0]
+
+    async def tokenize_many(
+        self, texts: Sequence[str], model: str, add_special_tokens: bool = True
+    ) -> list[tuple[int, ...]]:
+        """Return the token ids of each of several texts; on a thread if they are long together."""
+
+        def tokenize() -> list[tuple[int, ...]]:
+            return [self._tokenize(text, model, add_special_tokens) for text in texts]
+
+        return await asyncio.to_thread(tokenize) if sum(map(len, texts)) > LONG_TEXT else tokenize()
 
     def _tokenize(self, text: str, model: str, add_special_tokens: bool) -> tuple[int, ...]:
         encoded = self.backend.tokenizers[model](text, add_special_tokens=add_special_tokens, verbose=False)
@@ -129,6 +145,10 @@ class Service:
         """Raise RequestError or KVError for a job that can never be run."""
         self._admission.check_limits(job)
         self.backend.check(job)
+
+    async def compile_grammar(self, grammar: Grammar) -> None:
+        """Compile a grammar on a thread, before jobs with it are submitted. Raises GrammarError."""
+        await asyncio.to_thread(self.backend.compile_grammar, grammar)
 
     def submit(self, jobs: Sequence[Job]) -> Answer:
         """Queue ``jobs`` and return their answer, which the caller must finally pass to ``release``.

@@ -91,6 +91,19 @@ class Settings(BaseSettings):
     cors_origin: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="origin whose pages may call this server; may be repeated"
     )
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="further name by which clients address this server, checked against the Host header; *.name allows "
+        "subdomains and * any name; may be repeated (default: names of this machine on loopback, else any)",
+    )
+    max_connections: PositiveInt = Field(
+        1000, description="open connections; beyond that, those that wait longest for their clients are closed"
+    )
+    header_timeout: float = Field(10, gt=0, description="seconds for the headers of a request to arrive")
+    body_timeout: float = Field(30, gt=0, description="seconds for the body of a request to arrive")
+    send_timeout: float = Field(
+        30, gt=0, description="seconds after which a client that does not read its answer is disconnected"
+    )
 
     page_size: PositiveInt = Field(16, description="tokens per page of the KV cache")
     max_pages: PositiveInt = Field(512, description="pages in the pool, which is allocated at start-up and never grows")
@@ -103,6 +116,12 @@ class Settings(BaseSettings):
         0.02, ge=0, description="minimum seconds between two events of a stream; tokens in between are sent together"
     )
 
+    strict: bool = Field(False, description="reject unknown fields and nulls under /v1 instead of ignoring them")
+    truncate_prompt: bool = Field(
+        False,
+        description="shorten prompts under /v1 that are too long, instead of rejecting them: the oldest turns of a "
+        "chat, except for its system message, or the beginning of a text",
+    )
     max_queue: int = Field(64, ge=0, description="texts that may wait to be generated; requests beyond that get 429")
     max_prompt_tokens: PositiveInt | None = Field(
         None, description="maximum length of a prompt (default: the context length of the model)"
@@ -122,9 +141,9 @@ class Settings(BaseSettings):
     def _parse_adapters(cls, value: Any) -> Any:
         return tuple(NamedAdapter.parse(item) if isinstance(item, str) else item for item in _as_list(value))
 
-    @field_validator("cors_origin", mode="before")
+    @field_validator("cors_origin", "allowed_hosts", mode="before")
     @classmethod
-    def _parse_origins(cls, value: Any) -> Any:
+    def _parse_names(cls, value: Any) -> Any:
         return tuple(_as_list(value))
 
     @field_validator("api_key")

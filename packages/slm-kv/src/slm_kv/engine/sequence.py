@@ -112,6 +112,8 @@ class Sequence:
         text = self.stream.push(token.token_id, may_stop=len(handle.token_ids) > params.min_new_tokens)
         if self.stream.stopped:
             return text, "stop"
+        if self.sampler.complete:
+            return text + self.stream.finish(), "stop"
         if len(handle.token_ids) == params.max_new_tokens:
             return text + self.stream.finish(), "length"
         return text, None

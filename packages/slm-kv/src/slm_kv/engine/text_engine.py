@@ -14,12 +14,15 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from slm_kv.constraints.compiler import GrammarCompiler
+from slm_kv.constraints.grammar import Grammar
 from slm_kv.engine.adapter_host import AdapterHost
 from slm_kv.engine.embeddings import NO_TEXT, EmbeddingSequence
 from slm_kv.engine.requests import FinishReason, Handle, Update
 from slm_kv.engine.sequence import Sequence
 from slm_kv.engine.text_stream import TextStream
 from slm_kv.engine.vocabulary import Prompt, Vocabulary
+from slm_kv.errors import KVError
 from slm_kv.linear.int8_gate import Int8Model
 from slm_kv.sampling.params import SamplingParams
 from slm_kv.sampling.sampler import TokenSampler
@@ -62,7 +65,7 @@ class TokenLimits(Protocol):
 
 
 class TextEngine(AdapterHost):
-    """Generates for many requests at the same time. Not thread-safe, except for ``check``.
+    """Generates for many requests at the same time. Not thread-safe, except for ``check`` and ``compile_grammar``.
 
     Subclasses are ``Engine`` and ``TransformersEngine``; ``create_engine`` chooses.
 
@@ -88,6 +91,7 @@ class TextEngine(AdapterHost):
         super().__init__([model] if isinstance(model, nn.Module) else list(model), tokenizer)
         self.model = self.models[0]
         self._vocabulary = Vocabulary(self.model, tokenizer)
+        self._grammars = GrammarCompiler(tokenizer, self._vocabulary.size)
         self._next_id = itertools.count()
         self._updates: list[Update] = []
 
@@ -139,12 +143,29 @@ class TextEngine(AdapterHost):
     def check(self, prompt_ids: Ids[int], params: SamplingParams, *, adapter: str | None = None) -> None:
         """Validate a request without queuing it; thread-safe.
 
+        A grammar that was not compiled before is compiled here, see ``compile_grammar``.
+
         Raises:
             KVError: ``submit`` would refuse the request.
         """
         self._vocabulary.encode(prompt_ids)
         self.context_limits.check(len(prompt_ids), params.max_new_tokens)
         self.adapters.resolve(adapter)
+        for token, _ in params.logit_bias:
+            if not 0 <= token < self._vocabulary.size:
+                raise KVError(f"token id {token} in logit_bias is outside the vocabulary of {self._vocabulary.size}")
+        if params.grammar:
+            self._grammars.compile(params.grammar)
+
+    def compile_grammar(self, grammar: Grammar) -> None:
+        """Compile a grammar that requests will use; thread-safe.
+
+        The first one takes up to a second, others milliseconds. The latest ones are kept.
+
+        Raises:
+            GrammarError: the grammar is invalid, empty or not supported, or the tokenizer is not.
+        """
+        self._grammars.compile(grammar)
 
     def submit(
         self,
@@ -174,8 +195,9 @@ class TextEngine(AdapterHost):
         model_end_ids = self._end_ids.get(name, self._vocabulary.end_ids)
         handle = Handle(next(self._next_id), tuple(prompt_ids), params, name, use_cache)
         end_ids = model_end_ids.union(params.stop_token_ids)
-        sampler = TokenSampler(params, prompt_ids, self._vocabulary.size, end_ids)
-        stream = TextStream(self.tokenizer, params.stop, prompt_ids)
+        constraint = self._grammars.start(params.grammar, params.stop_token_ids, model_end_ids, params.ignore_eos)
+        sampler = TokenSampler(params, prompt_ids, self._vocabulary.size, end_ids, constraint)
+        stream = TextStream(self.tokenizer, params.stop, prompt_ids, params.visible_special_ids)
         self._queue(Sequence(handle, sampler, stream, self.adapters.prefix_root(name), model_end_ids))
         return handle
 

@@ -28,13 +28,19 @@ class TextStream:
         tokenizer: None gives no text.
         stop: Stop strings.
         prompt_ids: The prompt, which the text continues.
+        visible_ids: Special tokens that the text shows; it leaves out the others.
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase | None, stop: Sequence[str] = (), prompt_ids: Sequence[int] = ()
+        self,
+        tokenizer: PreTrainedTokenizerBase | None,
+        stop: Sequence[str] = (),
+        prompt_ids: Sequence[int] = (),
+        visible_ids: Sequence[int] = (),
     ) -> None:
-        self._tokenizer = tokenizer
-        self._special_ids = frozenset(tokenizer.all_special_ids) if tokenizer else frozenset()
+        self._tokenizer, self._shows_special = tokenizer, bool(visible_ids)
+        special_ids = frozenset(tokenizer.all_special_ids) if tokenizer else frozenset[int]()
+        self._special_ids = special_ids.difference(visible_ids)
         self._window = [token for token in prompt_ids[-PROMPT_TOKENS:] if token not in self._special_ids]
         self._boundaries = (0, 0)  # where in the window the last two pieces of whole characters began
         self._unfinished_tokens = 0  # tokens since the last whole character
@@ -80,7 +86,9 @@ class TextStream:
         return text
 
     def _decode(self, window: list[int]) -> str:
-        return str(self._tokenizer.decode(window, skip_special_tokens=True)) if self._tokenizer else ""
+        if self._tokenizer is None:
+            return ""
+        return str(self._tokenizer.decode(window, skip_special_tokens=not self._shows_special))
 
     def _certain(self, decoded: str) -> str:
         """The text that no further token changes."""

@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from slm_kv.constraints.grammar import Grammar
 from slm_kv.errors import KVError
 
 MAX_LOGPROBS = 20
@@ -30,6 +31,7 @@ class _Range(NamedTuple):
 
 
 _LOGPROBS = _Range(0, MAX_LOGPROBS, f"a whole number from 0 to {MAX_LOGPROBS}, or None for no logprobs", whole=True)
+_BIAS = _Range(-100, 100, "")
 _PENALTY = _Range(-2, 2, "a number from -2 to 2; 0 is no penalty")
 _RANGES = {
     "max_new_tokens": _Range(1, LARGEST_FLOAT, "a whole number of at least 1", whole=True),
@@ -67,6 +69,11 @@ class SamplingParams:
         stop: A string or several; the completion ends before the first that occurs.
         stop_token_ids: Token ids that end the completion.
         ignore_eos: Continue past the end-of-text token.
+        grammar: The language that the answer must be in. The text ends where the grammar does, and the end of text is
+            sampled only where it may end. Stop strings and ``max_new_tokens`` may still cut it off.
+        logit_bias: OpenAI's: pairs of a token id and a number from -100 to 100 that is added to its logit; -100 bans
+            the token, 100 bans all others.
+        visible_special_ids: Special tokens that the text shows; it leaves out the others.
         logprobs: The number of alternatives to report beside each sampled token; None reports no log-probabilities.
         prompt_logprobs: The same for the tokens of the prompt.
 
@@ -87,6 +94,9 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
+    grammar: Grammar | None = None
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    visible_special_ids: tuple[int, ...] = ()
     logprobs: int | None = None
     prompt_logprobs: int | None = None
 
@@ -99,8 +109,11 @@ class SamplingParams:
             raise _out_of_range("ignore_eos", self.ignore_eos, "True or False")
         stop = _as_tuple("stop", self.stop, str, "a non-empty string, or a list of them")
         object.__setattr__(self, "stop", stop)
-        stop_ids = _as_tuple("stop_token_ids", self.stop_token_ids, int, "a list of token ids")
-        object.__setattr__(self, "stop_token_ids", stop_ids)
+        for name in ("stop_token_ids", "visible_special_ids"):
+            object.__setattr__(self, name, _as_tuple(name, getattr(self, name), int, "a list of token ids"))
+        if self.grammar is not None and not isinstance(self.grammar, Grammar):
+            raise _out_of_range("grammar", self.grammar, "a Grammar, or None for any text")
+        object.__setattr__(self, "logit_bias", _bias_pairs(self.logit_bias))
 
     @property
     def greedy(self) -> bool:
@@ -121,6 +134,14 @@ def _as_tuple(name: str, value: Any, item_type: type, description: str) -> tuple
     if not valid:
         raise _out_of_range(name, value, description)
     return tuple(items)
+
+
+def _bias_pairs(value: Any) -> tuple[tuple[int, float], ...]:
+    for pair in value if isinstance(value, list | tuple) else [value]:
+        token, bias = pair if isinstance(pair, list | tuple) and len(pair) == 2 else (None, None)
+        if isinstance(token, bool) or not isinstance(token, int) or not _BIAS.contains(bias):
+            raise _out_of_range("logit_bias", pair, "a list of pairs of a token id and a number from -100 to 100")
+    return tuple(dict(value).items())  # the last of several numbers for one token
 
 
 def _out_of_range(name: str, value: Any, description: str) -> KVError:

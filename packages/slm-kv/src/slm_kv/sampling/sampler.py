@@ -14,6 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from slm_kv.constraints.token_constraint import TokenConstraint
+from slm_kv.errors import GrammarError
+from slm_kv.sampling.logit_bias import LogitBias
 from slm_kv.sampling.logprobs import SampledToken, with_logprobs
 from slm_kv.sampling.params import SamplingParams
 from slm_kv.sampling.penalties import Penalties
@@ -24,34 +27,48 @@ from slm_kv.sampling.top_k_top_p import truncate
 class TokenSampler:
     """Samples one sequence's tokens with the distribution of Hugging Face's logits processors.
 
-    They are applied in its order: penalties, temperature, top_k, top_p, min_p. Each token takes one random number from
-    the sequence's own generator, so that the text depends only on the logits and the seed.
+    They are applied in its order: penalties, temperature, top_k, top_p, min_p; ``logit_bias`` comes first. Each token
+    takes one random number from the sequence's own generator, so that the text depends only on the logits and the seed.
 
     Args:
         params: The request's settings.
         prompt_ids: The prompt, which the repetition penalty covers.
         vocab_size: V.
         end_ids: Tokens that end the text; they are not sampled before ``min_new_tokens``.
+        constraint: The state of the sequence in its grammar; None allows all tokens.
     """
 
     def __init__(
-        self, params: SamplingParams, prompt_ids: Sequence[int], vocab_size: int, end_ids: Iterable[int] = ()
+        self,
+        params: SamplingParams,
+        prompt_ids: Sequence[int],
+        vocab_size: int,
+        end_ids: Iterable[int] = (),
+        constraint: TokenConstraint | None = None,
     ) -> None:
-        self.params = params
+        self.params, self._constraint = params, constraint
         self._tokens_before_end = params.min_new_tokens
         self._end_ids = torch.tensor(sorted(token for token in end_ids if token < vocab_size), dtype=torch.long)
         self.seed = secrets.randbits(63) if params.seed is None else params.seed
         self._random = random.Random(self.seed)
         self._penalties = Penalties(params, prompt_ids, vocab_size) if params.penalised else None
+        self._bias = LogitBias(params.logit_bias) if params.logit_bias else None
+        self._takes_likeliest = params.greedy and not (params.penalised or params.logit_bias or constraint)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the text is finished because its grammar allows no further token."""
+        return self._constraint is not None and self._constraint.complete
 
     def sample(self, logits_V: Tensor) -> SampledToken:
         """Sample the next token and add it to the history.
 
         Raises:
             InvalidLogits: the logits contain NaN, or the largest is infinite.
+            GrammarError: no token may come next.
         """
         params = self.params
-        if params.greedy and not params.penalised and not self._tokens_before_end:
+        if self._takes_likeliest and not self._tokens_before_end:
             token = likeliest(logits_V)  # needs no float64 copy of the logits
         else:
             scores_V = self._scores(logits_V)
@@ -60,10 +77,12 @@ class TokenSampler:
         return with_logprobs(logits_V, token, params.logprobs)
 
     def record(self, token_id: int) -> None:
-        """Add ``token_id`` to the history: penalties count it from now on."""
+        """Add ``token_id`` to the history: penalties count it from now on, and the grammar continues after it."""
         self._tokens_before_end = max(self._tokens_before_end - 1, 0)
         if self._penalties:
             self._penalties.count(token_id)
+        if self._constraint:
+            self._constraint.advance(token_id)
 
     def distribution(self, logits_V: Tensor) -> Tensor:
         """The probabilities [V], in float64, of the next token under the settings and the history so far."""
@@ -74,11 +93,27 @@ class TokenSampler:
 
     def _scores(self, logits_V: Tensor) -> Tensor:
         scores_V = valid_scores(logits_V)
+        if self._bias:
+            self._bias.add_(scores_V)
         if self._penalties:
             self._penalties.apply_(scores_V)
         if self._tokens_before_end:
             scores_V[self._end_ids] = -math.inf
+        if self._constraint or self._bias:
+            self._restrict_(scores_V)
         return scores_V
+
+    def _restrict_(self, scores_V: Tensor) -> None:
+        """Ban the tokens that the grammar or ``logit_bias`` excludes, in place."""
+        if self._constraint:
+            scores_V[len(self._constraint.allowed_V) :] = -math.inf
+            np.copyto(scores_V.numpy()[: len(self._constraint.allowed_V)], -np.inf, where=~self._constraint.allowed_V)
+        if self._bias:
+            self._bias.restrict_(scores_V)
+        if scores_V.numpy().max() == -math.inf:
+            raise GrammarError(
+                "no token may come next: logit_bias, min_new_tokens and the grammar exclude all; change them"
+            )
 
     def _draw(self, scores_V: Tensor) -> int:
         """Sample a token: invert the cumulative distribution, in order of token ids, at one random number."""

@@ -53,26 +53,41 @@ class Answer:
         open_ended: whether all jobs are, see Job.
 
     Attributes:
+        unfinished: texts that the backend still generates.
+        failed: whether ``fail`` was called.
         on_close: actions that cancel the jobs, added by the backend.
+        on_fail: called by ``fail``.
         on_finish: action that ends the jobs at once with the text that they have, set by the backend.
     """
 
     def __init__(
         self, jobs: int, on_delta: Callable[[int, Delta, int], None] = _ignore_delta, *, open_ended: bool = False
     ) -> None:
-        self.unfinished, self.open_ended = jobs, open_ended
+        self.unfinished, self.open_ended, self.failed = jobs, open_ended, False
         self.on_close: list[Callable[[], None]] = []
+        self.on_fail: Callable[[], None] = lambda: None
         self.on_finish: Callable[[Exception], None] = self.fail
-        self._on_delta, self._token_counts = on_delta, [0] * jobs
+        self._on_delta, self._token_counts, self._unread = on_delta, [0] * jobs, jobs
         self._items: asyncio.Queue[tuple[int, Delta] | Exception] = asyncio.Queue()
 
     def put(self, index: int, delta: Delta) -> None:
         """Add a delta of the text ``index``. Must be called on the event loop."""
+        if self.failed:
+            return
+        self.unfinished -= delta.finish_reason is not None
         self._items.put_nowait((index, delta))
 
     def fail(self, error: Exception) -> None:
-        """End the iteration with ``error``. Must be called on the event loop."""
+        """Cancel the unfinished jobs, and end the iteration with ``error``. Must be called on the event loop.
+
+        The jobs are cancelled here, because whoever iterates may be waiting for a client that does not read.
+        """
+        if self.failed:
+            return
+        self.unfinished, self.failed = 0, True
         self._items.put_nowait(error)
+        self.close()
+        self.on_fail()
 
     def finish(self, error: Exception) -> None:
         """End the unfinished jobs soon, with finish reason ``length`` and the text that they have.
@@ -82,12 +97,12 @@ class Answer:
         self.on_finish(error)
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, Delta]]:
-        while self.unfinished:
+        while self._unread:
             item = await self._items.get()
             if isinstance(item, Exception):
                 raise item
             index, delta = item
-            self.unfinished -= delta.finish_reason is not None
+            self._unread -= delta.finish_reason is not None
             self._token_counts[index] += len(delta.token_ids)
             self._on_delta(index, delta, self._token_counts[index])
             yield item

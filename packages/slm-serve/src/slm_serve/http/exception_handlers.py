@@ -11,14 +11,19 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
 from slm_kv import KVError
 from slm_serve.errors import RequestError
 from slm_serve.http.schemas.errors import ErrorResponse, OpenAIErrorResponse
+from slm_serve.http.validation_errors import location, sentence, with_subject
 
 logger = logging.getLogger("slm_serve")
+CLIENT_CLOSED_REQUEST = 499  # nginx's status for a client that disconnected; only the metrics show it
 OPENAI_TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
+INVALID_JSON = "json_invalid"  # type of an error whose location is a position in the body
+MAX_TEXT = 500  # characters of a message or of a name in an error
 DESCRIPTIONS = {
     400: "the request is invalid or cannot be fulfilled",
     401: "the API key is missing or wrong",
@@ -41,6 +46,7 @@ def add_exception_handlers(app: FastAPI) -> None:
     app.add_exception_handler(KVError, _handle_kv_error)
     app.add_exception_handler(RequestValidationError, _handle_validation_error)
     app.add_exception_handler(HTTPException, _handle_http_exception)
+    app.add_exception_handler(ClientDisconnect, _handle_disconnect)
     app.add_exception_handler(Exception, _handle_unexpected)
 
 
@@ -80,30 +86,33 @@ def _handle_kv_error(request: Request, error: Exception) -> Response:
 
 def _handle_validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    problems = [
-        {
-            "loc": [*map(_encodable, problem["loc"])],
-            "msg": str(problem["msg"]).removeprefix("Value error, "),
-            "type": problem["type"],
-        }
-        for problem in error.errors()
-    ]
+    problems = error.errors()
     if not is_openai_path(request.url.path):
-        return JSONResponse({"detail": problems}, 422)
-    first = problems[0]
-    field = ".".join(str(part) for part in first["loc"][1:])
-    message = f"{field}: {first['msg']}" if field else str(first["msg"])
-    return error_response(request.url.path, RequestError(400, message, param=field or None, code=str(first["type"])))
+        return JSONResponse({"detail": [_field_error(problem) for problem in problems]}, 422)
+    first = _field_error(problems[0])
+    field = ".".join(str(part) for part in first["loc"][1:] if first["type"] != INVALID_JSON)
+    error = RequestError(400, with_subject(field, first["msg"]), param=field or None, code=first["type"])
+    return error_response(request.url.path, error)
+
+
+def _field_error(problem: Any) -> dict[str, Any]:
+    where = [*map(_encodable, location(problem))]
+    return {"loc": where, "msg": _encodable(sentence(problem)), "type": problem["type"]}
 
 
 def _encodable(part: int | str) -> int | str:
-    """Replace lone surrogates: a field name sent by the client may not be encodable as UTF-8."""
-    return part if isinstance(part, int) else part.encode(errors="replace").decode()
+    """Replace lone surrogates, which are not encodable as UTF-8, and shorten the name of a field that a client sent."""
+    return part if isinstance(part, int) else part.encode(errors="replace").decode()[:MAX_TEXT]
 
 
 def _handle_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return error_response(request.url.path, RequestError(error.status_code, str(error.detail), headers=error.headers))
+
+
+def _handle_disconnect(request: Request, error: Exception) -> Response:
+    """End a request whose client left before it had sent its body; nothing is sent."""
+    return Response(status_code=CLIENT_CLOSED_REQUEST)
 
 
 def _handle_unexpected(request: Request, error: Exception) -> Response:

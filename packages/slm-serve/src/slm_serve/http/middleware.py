@@ -1,4 +1,4 @@
-"""ASGI middleware: API key, body size limit, and response counts.
+"""ASGI middleware: API key, body size limit, response counts, HEAD and trailing slashes.
 
 It is plain ASGI, not Starlette's BaseHTTPMiddleware, so that streamed responses pass through unchanged.
 """
@@ -17,7 +17,7 @@ from slm_serve.errors import RequestError
 from slm_serve.http.exception_handlers import error_response
 from slm_serve.metrics import Metrics
 
-PATHS_WITHOUT_KEY = ("/health/live", "/health/ready")
+HEALTH_PATHS = ("/health", "/health/live", "/health/ready")  # need no key
 CHALLENGE = {"WWW-Authenticate": 'Bearer, Basic realm="slm-serve", charset="UTF-8"'}
 
 
@@ -29,22 +29,24 @@ class ApiKeyMiddleware:
     """
 
     def __init__(self, app: ASGIApp, key: str) -> None:
-        self._app, self._key = app, key.encode()
+        self._app, self._key = app, key.strip().encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in PATHS_WITHOUT_KEY or self._has_key(Headers(scope=scope)):
+        if scope["type"] != "http" or scope["path"] in HEALTH_PATHS or self._has_key(scope):
             await self._app(scope, receive, send)
             return
         error = RequestError(401, "the API key is missing or wrong; send it as a bearer token", headers=CHALLENGE)
         await error_response(scope["path"], error)(scope, receive, send)
 
-    def _has_key(self, headers: Headers) -> bool:
-        scheme, _, credentials = headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "basic":
+    def _has_key(self, scope: Scope) -> bool:
+        # Bytes, because Starlette decodes headers as Latin-1, but clients send keys in UTF-8.
+        header: bytes = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+        scheme, _, credentials = header.partition(b" ")
+        if scheme.lower() == b"basic":
             credentials = _basic_password(credentials)
-        elif scheme.lower() != "bearer":
+        elif scheme.lower() != b"bearer":
             return False
-        return secrets.compare_digest(credentials.strip().encode(), self._key)
+        return secrets.compare_digest(credentials.strip(), self._key)
 
 
 class BodySizeLimitMiddleware:
@@ -98,8 +100,34 @@ class ResponseCountMiddleware:
         await self._app(scope, receive, counting_send)
 
 
-def _basic_password(encoded: str) -> str:
+class PathMiddleware:
+    """Answers HEAD as GET without a body, and a path with a trailing slash as the path without it.
+
+    Starlette would redirect from such a path, with the address that the server has behind a proxy.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            if scope["path"].endswith("/") and scope["path"] != "/":
+                scope["path"] = scope["path"].rstrip("/") or "/"
+            if scope["method"] == "HEAD":
+                # A copy, because the server leaves out the body if its own scope has the method HEAD.
+                scope, send = {**scope, "method": "GET"}, _without_body(send)
+        await self._app(scope, receive, send)
+
+
+def _without_body(send: Send) -> Send:
+    async def send_without_body(message: Message) -> None:
+        await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+    return send_without_body
+
+
+def _basic_password(encoded: bytes) -> bytes:
     try:
-        return base64.b64decode(encoded, validate=True).decode().partition(":")[2]
-    except (binascii.Error, UnicodeDecodeError):
-        return ""
+        return base64.b64decode(encoded, validate=True).partition(b":")[2]
+    except binascii.Error:
+        return b""

@@ -6,6 +6,8 @@ Annotations are not postponed in this module: FastAPI resolves those of ``BodyRe
 import asyncio
 import email.message
 import json
+import re
+from collections.abc import Iterable
 from typing import Any, Generic, TypeVar
 
 from fastapi import Depends, Request
@@ -15,6 +17,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic.json_schema import models_json_schema
 from starlette.routing import BaseRoute
 
+from slm_serve.http.schemas.lenience import Reading
+
 Model = TypeVar("Model", bound=BaseModel)
 Json = dict[str, Any]
 MAX_ERRORS = 10
@@ -22,6 +26,11 @@ LARGE_BODY = 32_000  # bytes above which a body is parsed on a thread
 # Parsing holds the interpreter's lock until its end, at 1 microsecond for an object and 0.05 for an element of a list.
 MAX_OBJECTS = 50_000  # objects, arrays and keys
 MAX_ELEMENTS = 1_100_000  # elements of objects and arrays
+IGNORED_HEADER = "x-slm-ignored"
+MAX_NAMES, MAX_NAME = 32, 64  # names in the header, and characters of a name
+UNSAFE = re.compile(r"[^A-Za-z0-9_.-]")
+LONG_NUMBER = b"0" * 400  # of so many digits; converting them takes quadratic time
+ZEROS = bytes.maketrans(b"123456789", b"0" * 9)
 REFERENCE = "#/components/schemas/{model}"
 
 
@@ -35,14 +44,19 @@ class BodyReader(Generic[Model]):
         """Read the body. Raises RequestValidationError with at most ten errors."""
         _check_content_type(request.headers.get("content-type"))
         raw = await request.body()
+        reading = Reading(strict=request.app.state.service.settings.strict)
         if len(raw) > LARGE_BODY:
-            return await asyncio.to_thread(self._parse, raw)
-        return self._parse(raw)
+            body = await asyncio.to_thread(self._parse, raw, reading)
+        else:
+            body = self._parse(raw, reading)
+        if reading.ignored:
+            add_response_header(request, IGNORED_HEADER, _names(reading.ignored))
+        return body
 
-    def _parse(self, raw: bytes) -> Model:
+    def _parse(self, raw: bytes, reading: Reading) -> Model:
         data = parse_json(raw)
         try:
-            return self.model.model_validate(data)
+            return self.model.model_validate(data, context=reading)
         except ValidationError as error:
             problems = error.errors(include_url=False)[:MAX_ERRORS]
         raise RequestValidationError([{**problem, "loc": ("body", *problem["loc"])} for problem in problems])
@@ -53,12 +67,32 @@ def request_body(model: type[BaseModel]) -> Any:
     return Depends(BodyReader(model))
 
 
+def add_response_header(request: Request, name: str, value: str) -> None:
+    """Add a header to the response, which ``respond`` or ``response_headers`` puts there."""
+    request.state.response_headers = response_headers(request) | {name: value}
+
+
+def response_headers(request: Request) -> dict[str, str]:
+    """Return the headers that were added while the request was read."""
+    headers: dict[str, str] = getattr(request.state, "response_headers", {})
+    return headers
+
+
+def _names(ignored: Iterable[str]) -> str:
+    """Return the names as the value of a header: they were chosen by the client, so only safe characters are kept."""
+    names = [UNSAFE.sub("?", name[:MAX_NAME]) for name in ignored]
+    more = [f"and {len(names) - MAX_NAMES} more"] if len(names) > MAX_NAMES else []
+    return ", ".join([*names[:MAX_NAMES], *more])
+
+
 def parse_json(raw: bytes) -> Any:
     """Parse a body. Raises RequestValidationError."""
     if not raw.strip():
         raise _error("missing", "the body is empty; send a JSON object")
     if _is_too_complex(raw):
-        raise _error("json_invalid", f"the body has more than {MAX_OBJECTS} objects, or too many values; send less")
+        raise _error(
+            "json_invalid", f"the body has more than {MAX_OBJECTS:,} objects, or numbers of 400 digits; send less"
+        )
     try:
         return json.loads(raw.decode("utf-8-sig"), object_pairs_hook=_unique_keys)
     except RecursionError:
@@ -107,13 +141,14 @@ def _is_too_complex(raw: bytes) -> bool:
     if len(raw) <= LARGE_BODY:
         return False
     outside = raw
-    if _objects(raw) > MAX_OBJECTS or raw.count(b",") > MAX_ELEMENTS:
+    if _has_many_values(raw):
         outside = b"".join(raw.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2])
-    return _objects(outside) > MAX_OBJECTS or outside.count(b",") > MAX_ELEMENTS
+    return _has_many_values(outside)
 
 
-def _objects(raw: bytes) -> int:
-    return raw.count(b"{") + raw.count(b"[") + raw.count(b":")
+def _has_many_values(raw: bytes) -> bool:
+    objects = raw.count(b"{") + raw.count(b"[") + raw.count(b":")
+    return objects > MAX_OBJECTS or raw.count(b",") > MAX_ELEMENTS or LONG_NUMBER in raw.translate(ZEROS)
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> Json:

@@ -11,6 +11,8 @@ from starlette.responses import JSONResponse, Response
 
 from slm_serve.backends.answer import Delta
 from slm_serve.backends.protocol import Job
+from slm_serve.http.exception_handlers import CLIENT_CLOSED_REQUEST
+from slm_serve.http.request_body import response_headers
 from slm_serve.http.streams import ClientDisconnected, EventStreamResponse, cancel_on_disconnect
 from slm_serve.service import Service
 
@@ -23,7 +25,6 @@ async def _get_service(request: Request) -> Service:  # async, because FastAPI r
 ServiceDependency = Annotated[Service, Depends(_get_service)]
 Json = dict[str, Any]
 Deltas = AsyncIterator[tuple[int, Delta]]  # the index of a text, and what was added to it
-CLIENT_CLOSED_REQUEST = 499  # nginx's status for a client that disconnected; only the metrics show it
 
 
 @dataclass
@@ -74,11 +75,14 @@ async def respond(
     become the last event of the stream.
     """
     if stream:
-        return _stream(service, jobs, encode_events)
-    try:
-        return JSONResponse(build_body(await _generate(request, service, jobs)))
-    except ClientDisconnected:
-        return Response(status_code=CLIENT_CLOSED_REQUEST)
+        response = _stream(service, jobs, encode_events)
+    else:
+        try:
+            response = JSONResponse(build_body(await _generate(request, service, jobs)))
+        except ClientDisconnected:
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
+    response.headers.update(response_headers(request))
+    return response
 
 
 async def _generate(request: Request, service: Service, jobs: Sequence[Job]) -> list[GeneratedText]:
@@ -102,4 +106,4 @@ async def _generate(request: Request, service: Service, jobs: Sequence[Job]) -> 
 
 def _stream(service: Service, jobs: Sequence[Job], encode_events: Callable[[Deltas], AsyncIterator[bytes]]) -> Response:
     answer = service.submit([replace(job, streams=True) for job in jobs])
-    return EventStreamResponse(encode_events(aiter(answer)), lambda: service.release(answer))
+    return EventStreamResponse(encode_events(aiter(answer)), answer, lambda: service.release(answer))

@@ -1,5 +1,6 @@
 """A server on a free port of this machine, run on a thread."""
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -8,10 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
-import uvicorn
 from fastapi import FastAPI
 
-from slm_serve import Settings, create_app
+from slm_serve import Server, Settings, create_app
 from slm_testing.serve.waiting import TIMEOUT, wait_until
 
 
@@ -21,6 +21,7 @@ class RunningServer:
 
     url: str
     app: FastAPI
+    server: Server
 
     @property
     def service(self) -> Any:
@@ -36,6 +37,9 @@ class RunningServer:
     def get(self, path: str, **options: Any) -> httpx.Response:
         return httpx.get(f"{self.url}{path}", timeout=TIMEOUT, **options)
 
+    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        return httpx.request(method, f"{self.url}{path}", timeout=TIMEOUT, **options)
+
     def metric(self, name: str) -> float:
         """Return a value of /metrics, summed over its labels."""
         lines = self.get("/metrics").text.splitlines()
@@ -44,19 +48,26 @@ class RunningServer:
 
 
 @contextmanager
-def running_server(*, wait_for_model: bool = True, **settings: Any) -> Iterator[RunningServer]:
-    """Run a server with ``settings``. By default it is yielded once its model is loaded or could not be loaded."""
-    app = create_app(Settings(**{"threads": 1, "port": 0, "stream_interval": 0, **settings}))
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None))
-    thread = threading.Thread(target=server.run)
+def running_server(
+    *, wait_for_model: bool = True, send_buffer: int | None = None, **settings: Any
+) -> Iterator[RunningServer]:
+    """Run a server with ``settings``. By default it is yielded once its model is loaded or could not be loaded.
+
+    ``send_buffer`` is the size of the kernel's buffer for each connection in bytes.
+    """
+    parsed = Settings(**{"threads": 1, "port": 0, "stream_interval": 0, **settings})
+    app, listening = create_app(parsed), socket.create_server(("127.0.0.1", 0))
+    if send_buffer:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
+    server, port = Server(app, parsed), listening.getsockname()[1]
+    thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
     service = app.state.service
     try:
         wait_until(lambda: server.started)
         if wait_for_model:
             wait_until(lambda: not service.is_loading)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        yield RunningServer(f"http://127.0.0.1:{port}", app)
+        yield RunningServer(f"http://127.0.0.1:{port}", app, server)
     finally:
         server.should_exit = True
         thread.join(TIMEOUT)

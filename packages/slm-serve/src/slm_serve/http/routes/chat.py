@@ -5,15 +5,15 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from slm_serve.backends.answer import Delta
-from slm_serve.backends.protocol import Job
-from slm_serve.http.chat_prompt import chat_prompt
+from slm_serve.http.chat_jobs import chat_jobs
+from slm_serve.http.chat_logprobs import logprobs_content
 from slm_serve.http.exception_handlers import error_responses
 from slm_serve.http.request_body import request_body
 from slm_serve.http.responses import (
@@ -22,16 +22,16 @@ from slm_serve.http.responses import (
     Json,
     ServiceDependency,
     respond,
-    seed_argument,
     usage_body,
 )
 from slm_serve.http.schemas.chat import ChatCompletion, ChatRequest
 from slm_serve.http.streams import DONE_EVENT, EVENT_STREAM_RESPONSE, encode_event
-from slm_serve.http.token_decoder import TokenDecoder
-from slm_serve.service import Service
+from slm_serve.http.token_decoder import TokenDecoder, token_decoder
+from slm_serve.http.tools.plan import ToolPlan
+from slm_serve.http.tools.streaming import TextAnswer, ToolAnswer
 
 if TYPE_CHECKING:
-    from slm_kv import SampledToken  # its module imports torch, which a type does not need
+    pass  # its module imports torch, which a type does not need
 
 router = APIRouter(prefix="/v1")
 
@@ -45,9 +45,9 @@ async def chat(
     body: Annotated[ChatRequest, request_body(ChatRequest)], request: Request, service: ServiceDependency
 ) -> Response:
     """Answer the last message, using the model's chat template or a plain format if there is none."""
-    jobs = await _jobs(body, service)
+    jobs, plan = await chat_jobs(body, request, service)
     prompt_tokens = len(jobs[0].prompt_ids)
-    encoder = _ChatEncoder(body, TokenDecoder(service.backend.tokenizer), jobs[0].model, prompt_tokens)
+    encoder = _ChatEncoder(body, token_decoder(service.backend.tokenizer), jobs[0].model, prompt_tokens, plan)
     return await respond(
         request,
         service,
@@ -58,21 +58,6 @@ async def chat(
     )
 
 
-async def _jobs(body: ChatRequest, service: Service) -> list[Job]:
-    model, backend = service.served_model(body.model).name, service.backend
-    prompt = chat_prompt(backend.tokenizers[model], body.messages)
-    ids = await service.tokenize(prompt.text, model, add_special_tokens=prompt.add_special_tokens)
-    remaining = max(backend.context_length - len(ids), 1)  # if nothing remains, the backend's check rejects the job
-    max_new_tokens = body.token_limit or min(remaining, service.settings.max_new_tokens or remaining)
-    top_logprobs = (body.top_logprobs or 0) if body.logprobs else None
-    jobs = []
-    for index in range(body.choices):
-        params = body.sampling_params(max_new_tokens, top_logprobs, None, **seed_argument(body.seed, index))
-        params = replace(params, stop=(*params.stop, *prompt.stop))
-        jobs.append(Job(ids, params, model, open_ended=body.token_limit is None))
-    return jobs
-
-
 @dataclass
 class _ChatEncoder:
     """Encodes texts as OpenAI's bodies, which are plain dicts, as in the completions endpoint."""
@@ -81,30 +66,38 @@ class _ChatEncoder:
     token_decoder: TokenDecoder
     model: str
     prompt_tokens: int
+    plan: ToolPlan | None = None
     id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
     created: int = field(default_factory=lambda: int(time.time()))
 
     def completion(self, texts: list[GeneratedText]) -> Json:
         """Return the body with all finished answers."""
-        choices = [
-            {
-                "index": index,
-                "message": {"role": "assistant", "content": text.text},
-                "logprobs": self._logprobs(text.last),
-                "finish_reason": text.last.finish_reason,
-            }
-            for index, text in enumerate(texts)
-        ]
+        choices = [self._whole_choice(index, text) for index, text in enumerate(texts)]
         return self._response_body("chat.completion", choices, sum(text.tokens for text in texts))
+
+    def _whole_choice(self, index: int, text: GeneratedText) -> Json:
+        answer = self._answer()
+        return {
+            "index": index,
+            "message": answer.message(text.text),
+            "logprobs": self._logprobs(text.last),
+            "finish_reason": answer.finish_reason(text.last.finish_reason),
+        }
+
+    def _answer(self) -> TextAnswer:
+        return ToolAnswer(self.plan) if self.plan else TextAnswer()
 
     async def events(self, deltas: Deltas) -> AsyncIterator[bytes]:
         """Encode each delta as an event, after one with the role for each choice."""
         options, tokens = self.body.stream_options, 0
+        answers = [self._answer() for _ in range(self.body.choices)]
         for index in range(self.body.choices):
             yield self._chunk([_choice(index, {"role": "assistant", "content": ""})])
         async for index, delta in deltas:
             tokens += len(delta.token_ids)
-            choice = _choice(index, {"content": delta.text}, self._logprobs(delta), delta.finish_reason)
+            answer = answers[index]
+            added = answer.push(delta.text, is_last=delta.finish_reason is not None)
+            choice = _choice(index, added, self._logprobs(delta), answer.finish_reason(delta.finish_reason))
             yield self._chunk([choice], tokens if options and options.continuous_usage_stats else None)
         if options and options.include_usage:
             yield self._chunk([], tokens)
@@ -119,20 +112,7 @@ class _ChatEncoder:
         return body if tokens is None else body | {"usage": usage_body(self.prompt_tokens, tokens)}
 
     def _logprobs(self, delta: Delta) -> Json | None:
-        if not self.body.logprobs:
-            return None
-        return {"content": [self._token(token) for token in delta.logprobs]}
-
-    def _token(self, token: SampledToken) -> Json:
-        assert token.logprob is not None
-        top = [self._logprob(token_id, logprob) for token_id, logprob in token.top]
-        return self._logprob(token.token_id, token.logprob) | {"top_logprobs": top}
-
-    def _logprob(self, token_id: int, logprob: float) -> Json:
-        text = self.token_decoder.text(token_id)
-        # If the token is only a part of a character, its bytes are unknown, and U+FFFD stands for them.
-        is_complete = "\ufffd" not in text
-        return {"token": text, "logprob": logprob, "bytes": list(text.encode()) if is_complete else None}
+        return {"content": logprobs_content(delta, self.token_decoder)} if self.body.logprobs else None
 
 
 def _choice(index: int, delta: Json, logprobs: Json | None = None, finish_reason: str | None = None) -> Json:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from slm_serve.backends.protocol import Backend
 from slm_serve.backends.served_models import ServedModel
 from slm_serve.http.exception_handlers import error_responses
 from slm_serve.http.responses import ServiceDependency
-from slm_serve.http.schemas.health import Alive, NotReady, Ready
+from slm_serve.http.schemas.health import Alive, NotReady, Ready, Version
 from slm_serve.http.schemas.models import ModelCard, ModelList
 
 CREATED = 0  # OpenAI requires the field, but the creation time of a model is not known
@@ -36,12 +36,19 @@ async def live() -> Alive:
     return Alive()
 
 
+@router.get("/health", response_model=Ready, responses={503: {"model": NotReady, "description": "not ready"}})
 @router.get("/health/ready", response_model=Ready, responses={503: {"model": NotReady, "description": "not ready"}})
 async def ready(service: ServiceDependency) -> Response | Ready:
     """Readiness check: whether requests should be sent to this server."""
     if reason := service.unavailable_reason:
         return JSONResponse(NotReady(reason=reason).model_dump(), 503)
     return Ready()
+
+
+@router.get("/version", responses=error_responses())
+async def version(request: Request) -> Version:
+    """Return the version of slm-serve."""
+    return Version(version=request.app.version)
 
 
 @router.get(

@@ -2,26 +2,52 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag, ValidationInfo, model_validator
 
-from slm_serve.http.schemas.fields import INT32_LIMIT, MAX_CHOICES, Integer, Logprobs, Text, TokenId
-from slm_serve.http.schemas.openai_requests import OpenAIRequest, Usage
+from slm_serve.http.schemas.fields import INT32_LIMIT, MAX_CHOICES, Integer, Logprobs, Text, TokenIds
+from slm_serve.http.schemas.lenience import Unsupported, is_lenient
+from slm_serve.http.schemas.openai_requests import NoLimit, OpenAIRequest, Usage
+from slm_serve.http.schemas.refused_fields import COMPLETION_FIELDS
 
-TokenIds = Annotated[list[TokenId], Field(min_length=1)]
-Texts = Annotated[list[Text], Field(min_length=1, max_length=MAX_CHOICES)]
-Prompt = Text | Texts | TokenIds | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_CHOICES)]
+PromptIds = Annotated[TokenIds, Field(min_length=1)]
+Texts = Annotated[list[Text], Field(min_length=1, max_length=MAX_CHOICES, fail_fast=True)]
+ManyIds = Annotated[list[PromptIds], Field(min_length=1, max_length=MAX_CHOICES, fail_fast=True)]
+
+
+def _prompt_tag(value: Any) -> str:
+    """Return the tag of the kind of prompts, by the first of several."""
+    if not isinstance(value, list) or not value:
+        return "<text>" if not isinstance(value, list) else "<texts>"
+    return {str: "<texts>", list: "<many ids>"}.get(type(value[0]), "<ids>")
+
+
+Prompt = Annotated[
+    Annotated[Text, Tag("<text>")]
+    | Annotated[Texts, Tag("<texts>")]
+    | Annotated[PromptIds, Tag("<ids>")]
+    | Annotated[ManyIds, Tag("<many ids>")],
+    Discriminator(_prompt_tag),
+]
+
+
+def _no_false(value: Any, info: ValidationInfo) -> Any:
+    return None if value is False and is_lenient(info) else value
 
 
 class CompletionRequest(OpenAIRequest):
     """One or several prompts, as texts or token ids."""
 
+    refused_fields: ClassVar[Mapping[str, Unsupported]] = COMPLETION_FIELDS
+
     prompt: Prompt
-    max_tokens: (
-        Annotated[Integer, Field(ge=0, lt=INT32_LIMIT, description="default: 16; 0 is possible only with echo")] | None
-    ) = None
-    logprobs: Logprobs | None = None
+    max_tokens: Annotated[
+        Annotated[Integer, Field(ge=0, lt=INT32_LIMIT, description="default: 16; 0 is possible only with echo")] | None,
+        NoLimit,
+    ] = None
+    logprobs: Annotated[Logprobs | None, BeforeValidator(_no_false)] = None
     echo: bool | None = None
 
     @model_validator(mode="after")

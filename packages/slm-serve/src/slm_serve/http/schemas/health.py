@@ -1,4 +1,4 @@
-"""Bodies of the health checks."""
+"""Bodies of the health checks and of the version."""
 
 from __future__ import annotations
 
@@ -24,3 +24,9 @@ class NotReady(BaseModel):
 
     status: Literal["not ready"] = "not ready"
     reason: str
+
+
+class Version(BaseModel):
+    """The version of the server."""
+
+    version: str
