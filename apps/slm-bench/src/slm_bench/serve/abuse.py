@@ -12,7 +12,7 @@ from slm_bench.errors import BenchError
 from slm_bench.harness.comparison import Comparison, Row
 from slm_bench.harness.guarantees import Guarantee, format_counts, format_statuses
 from slm_bench.serve.client.closed_loop import completion, percentile
-from slm_bench.serve.client.honest import HonestClient, slowest_health_check
+from slm_bench.serve.client.honest import HonestClient, highest, slowest_health_check
 from slm_bench.serve.client.metrics import wait_until_idle
 from slm_bench.serve.client.prompts import Prompts
 from slm_bench.serve.servers.processes import Program, Server, running
@@ -129,14 +129,15 @@ async def _measure(setting: Setting, server: Server, prompts: Sequence[str]) -> 
 
 async def _phase(server: Server, bodies: Sequence[bytes], attack: str, seconds: float, places: int) -> Phase:
     """Serve honest clients for ``seconds``, in which the attack happens as well."""
-    memory = [server.rss()]
+    await wait_until_idle(server.port)  # after the previous attack
+    rss_before = server.rss()
     attacker = None if attack == NO_ATTACK else await _start_attack(server, attack, places, seconds)
     start = time.perf_counter()
     end = start + seconds
     clients = [HonestClient() for _ in bodies]
     tasks = [client.run(server.port, body, NEW_TOKENS, end) for client, body in zip(clients, bodies, strict=True)]
-    slowest, *_ = await asyncio.gather(
-        slowest_health_check(server.port, end, lambda: memory.append(server.rss())), *tasks
+    slowest, rss_peak, *_ = await asyncio.gather(
+        slowest_health_check(server.port, end), highest(server.rss, end), *tasks
     )
     return Phase(
         attack,
@@ -144,8 +145,8 @@ async def _phase(server: Server, bodies: Sequence[bytes], attack: str, seconds: 
         dict(sum((client.statuses for client in clients), Counter[int]())),
         sum(client.last_answer < start + seconds / 2 for client in clients),
         slowest,
-        memory[0],
-        max(memory),
+        rss_before,
+        rss_peak,
         await _attacker_counts(attacker) if attacker else {},
     )
 
