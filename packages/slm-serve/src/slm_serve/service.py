@@ -8,6 +8,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from typing import TYPE_CHECKING
 
 from slm_serve.adapter_manager import AdapterManager
 from slm_serve.admission import AdmissionControl
@@ -18,6 +19,9 @@ from slm_serve.backends.served_models import ServedModel
 from slm_serve.errors import DeadlineError, RequestError, unknown_model
 from slm_serve.metrics import Metrics
 from slm_serve.settings import Settings
+
+if TYPE_CHECKING:
+    from slm_kv import Grammar
 
 logger = logging.getLogger("slm_serve")
 FINISH_SECONDS = 3  # that the backend gets to end open-ended texts after their deadline: it finishes its step first
@@ -141,6 +145,10 @@ class Service:
         """Raise RequestError or KVError for a job that can never be run."""
         self._admission.check_limits(job)
         self.backend.check(job)
+
+    async def compile_grammar(self, grammar: Grammar) -> None:
+        """Compile a grammar on a thread, before jobs with it are submitted. Raises GrammarError."""
+        await asyncio.to_thread(self.backend.compile_grammar, grammar)
 
     def submit(self, jobs: Sequence[Job]) -> Answer:
         """Queue ``jobs`` and return their answer, which the caller must finally pass to ``release``.

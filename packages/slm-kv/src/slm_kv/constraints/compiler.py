@@ -56,8 +56,24 @@ class GrammarCompiler:
                 self._compiled.popitem(last=False)
         return matcher
 
-    def start(self, grammar: Grammar, end_ids: Collection[int], hidden_ids: Collection[int]) -> TokenConstraint:
-        """Return the state of a new sequence. For the arguments see TokenConstraint. Raises GrammarError."""
+    def start(
+        self, grammar: Grammar | None, stop_ids: Collection[int], model_end_ids: Collection[int], ignore_eos: bool
+    ) -> TokenConstraint | None:
+        """Return the state of a new sequence; None without a grammar.
+
+        Args:
+            grammar: The grammar.
+            stop_ids: Tokens of the request that end the text.
+            model_end_ids: Tokens of the model that end the text.
+            ignore_eos: Whether those of the model do not end it.
+
+        Raises:
+            GrammarError: see ``compile``.
+        """
+        if grammar is None:
+            return None
+        end_ids = {*stop_ids, *(() if ignore_eos else model_end_ids)}
+        hidden_ids = set(model_end_ids) - set(stop_ids)
         return TokenConstraint(self.compile(grammar).copy(), self._known(end_ids), self._known(hidden_ids))
 
     def _known(self, ids: Collection[int]) -> list[int]:

@@ -11,6 +11,9 @@ from slm_kv.errors import GrammarError
 
 GrammarKind = Literal["json_schema", "json_object", "regex", "choice", "lark"]
 MAX_CHARACTERS = 100_000
+# Between the tokens of JSON, as in llama.cpp: a model that is unsure may otherwise write spaces up to its last token.
+WHITESPACE = r" |\n[ \t]{0,20}"
+ONE_SPACE = " "
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,14 @@ class Grammar:
     def from_choices(cls, choices: Sequence[str]) -> Grammar:
         """Return the grammar of several texts."""
         return cls("choice", _to_json(list(choices)))
+
+    @staticmethod
+    def schema_rule(schema: Mapping[str, Any] | bool, *, one_line: bool = False) -> str:
+        """Return a JSON schema as a part of a rule of kind ``lark``; ``one_line`` allows single spaces only."""
+        if schema is not False:
+            options = {"lenient": False, "whitespace_pattern": ONE_SPACE if one_line else WHITESPACE}
+            schema = ({} if schema is True else dict(schema)) | {"x-guidance": options}
+        return f"%json {_to_json(schema)}"
 
     @property
     def data(self) -> Any:

@@ -16,7 +16,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from slm_kv.constraints.compiler import GrammarCompiler
 from slm_kv.constraints.grammar import Grammar
-from slm_kv.constraints.token_constraint import TokenConstraint
 from slm_kv.engine.adapter_host import AdapterHost
 from slm_kv.engine.embeddings import NO_TEXT, EmbeddingSequence
 from slm_kv.engine.requests import FinishReason, Handle, Update
@@ -196,18 +195,11 @@ class TextEngine(AdapterHost):
         model_end_ids = self._end_ids.get(name, self._vocabulary.end_ids)
         handle = Handle(next(self._next_id), tuple(prompt_ids), params, name, use_cache)
         end_ids = model_end_ids.union(params.stop_token_ids)
-        constraint = self._constraint(params, model_end_ids)
+        constraint = self._grammars.start(params.grammar, params.stop_token_ids, model_end_ids, params.ignore_eos)
         sampler = TokenSampler(params, prompt_ids, self._vocabulary.size, end_ids, constraint)
         stream = TextStream(self.tokenizer, params.stop, prompt_ids, params.visible_special_ids)
         self._queue(Sequence(handle, sampler, stream, self.adapters.prefix_root(name), model_end_ids))
         return handle
-
-    def _constraint(self, params: SamplingParams, model_end_ids: frozenset[int]) -> TokenConstraint | None:
-        if params.grammar is None:
-            return None
-        stop_ids = frozenset(params.stop_token_ids)
-        end_ids = stop_ids if params.ignore_eos else stop_ids | model_end_ids
-        return self._grammars.start(params.grammar, end_ids, model_end_ids - stop_ids)
 
     def check_embedding(self, prompt_ids: Ids[int], *, adapter: str | None = None) -> None:
         """Validate a request for an embedding without queuing it; thread-safe. Raises KVError, as ``check``."""

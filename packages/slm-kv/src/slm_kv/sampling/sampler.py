@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from slm_kv.constraints.token_constraint import TokenConstraint
-from slm_kv.errors import KVError
+from slm_kv.errors import GrammarError
 from slm_kv.sampling.logit_bias import LogitBias
 from slm_kv.sampling.logprobs import SampledToken, with_logprobs
 from slm_kv.sampling.params import SamplingParams
@@ -65,7 +65,7 @@ class TokenSampler:
 
         Raises:
             InvalidLogits: the logits contain NaN, or the largest is infinite.
-            KVError: no token may come next.
+            GrammarError: no token may come next.
         """
         params = self.params
         if self._takes_likeliest and not self._tokens_before_end:
@@ -111,7 +111,9 @@ class TokenSampler:
         if self._bias:
             self._bias.restrict_(scores_V)
         if scores_V.numpy().max() == -math.inf:
-            raise KVError("no token may come next: logit_bias, min_new_tokens and the grammar exclude all; change them")
+            raise GrammarError(
+                "no token may come next: logit_bias, min_new_tokens and the grammar exclude all; change them"
+            )
 
     def _draw(self, scores_V: Tensor) -> int:
         """Sample a token: invert the cumulative distribution, in order of token ids, at one random number."""

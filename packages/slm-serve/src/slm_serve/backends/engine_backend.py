@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slm_kv import Handle, InvalidLogits, TextEngine, Update
+from slm_kv import Grammar, GrammarError, Handle, InvalidLogits, TextEngine, Update
 from slm_serve.backends.answer import Answer, Delta, FinishReason, Timing
 from slm_serve.backends.engine_adapters import EngineAdapters
 from slm_serve.backends.protocol import BackendKind, BackendLoad, Job
@@ -118,6 +118,9 @@ class EngineBackend:
             self._engine.check_embedding(job.prompt_ids, adapter=adapter)
         else:
             self._engine.check(job.prompt_ids, job.params, adapter=adapter)
+
+    def compile_grammar(self, grammar: Grammar) -> None:
+        self._engine.compile_grammar(grammar)
 
     def submit(self, jobs: Sequence[Job], answer: Answer) -> None:
         handles: list[Handle] = []
@@ -242,6 +245,8 @@ class EngineBackend:
 
     def _client_error(self, handle: Handle) -> RequestError:
         """Return the error for the client, without details of the server."""
+        if isinstance(handle.exception, GrammarError):
+            return RequestError(422, str(handle.exception))
         if isinstance(handle.exception, InvalidLogits):
             self._failure = str(handle.exception)
             return ModelFailedError(str(handle.exception))

@@ -13,7 +13,7 @@ from slm_serve.backends.served_models import ServedModel
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from slm_kv import SamplingParams
+    from slm_kv import Grammar, SamplingParams
 
 BackendKind = Literal["engine", "transformers", "vllm"]
 
@@ -74,6 +74,9 @@ class Backend(Protocol):
 
     def check(self, job: Job) -> None:
         """Validate a job without queuing it. Raises KVError or RequestError for a job that can never be run."""
+
+    def compile_grammar(self, grammar: Grammar) -> None:
+        """Compile and validate a grammar for jobs; thread-safe, and can take a second. Raises GrammarError."""
 
     def submit(self, jobs: Sequence[Job], answer: Answer) -> None:
         """Queue ``jobs``; their deltas go to ``answer``, whose ``on_close`` and ``on_finish`` are set.

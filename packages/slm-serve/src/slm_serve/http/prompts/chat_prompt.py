@@ -36,6 +36,7 @@ def chat_prompt(
     continue_final: bool = False,
     opens_answer: bool = True,
     variables: Mapping[str, Any] | None = None,
+    tools: Sequence[Mapping[str, Any]] = (),
 ) -> ChatPrompt:
     """Return the prompt for the answer to ``messages``.
 
@@ -43,15 +44,16 @@ def chat_prompt(
         continue_final: The text ends within the last message, of the assistant, which the answer continues.
         opens_answer: The text ends with the beginning of the assistant's turn.
         variables: More variables for the template.
+        tools: Tools that the assistant may call.
 
     Raises RequestError 422 if the template rejects or leaves out messages.
     """
     options = {"add_generation_prompt": opens_answer and not continue_final, "continue_final_message": continue_final}
     _check_variables(tokenizer, variables or {})
     try:
-        template = choose_template(None, tokenizer)
+        template = chat_template(tokenizer, with_tools=bool(tools))
         turns = chat_turns(template, tokenizer, messages)
-        text = render(template, tokenizer, turns, **options, **(variables or {}))
+        text = render(template, tokenizer, turns, tools=list(tools) or None, **options, **(variables or {}))
     except RequestError:
         raise
     except (DataError, *TEMPLATE_ERRORS) as error:
@@ -60,6 +62,13 @@ def chat_prompt(
     if template.is_plain:
         return ChatPrompt(text, add_special_tokens=True, stop=PLAIN_STOPS)
     return ChatPrompt(text, add_special_tokens=False, stop=_spelled_out_end(template, tokenizer))
+
+
+def chat_template(tokenizer: Any, *, with_tools: bool = False) -> ChatTemplate:
+    """Return the template; some tokenizers have another one for chats with tools. Raises DataError."""
+    if with_tools and isinstance(tokenizer.chat_template, dict) and "tool_use" in tokenizer.chat_template:
+        return ChatTemplate("of the tokenizer, for tools", tokenizer.chat_template["tool_use"])
+    return choose_template(None, tokenizer)
 
 
 def _check_variables(tokenizer: Any, variables: Mapping[str, Any]) -> None:

@@ -16,10 +16,12 @@ from slm_serve.http.request_body import add_response_header
 from slm_serve.http.schemas.chat import ChatRequest
 from slm_serve.http.schemas.completions import CompletionRequest
 from slm_serve.http.schemas.messages import Message
+from slm_serve.http.token_decoder import prompt_offsets
 from slm_serve.service import LONG_TEXT, Service
 
 T = TypeVar("T")
 TRUNCATED_HEADER = "x-slm-truncated"
+MANY_TOKENS = 5000  # above which prompts are decoded on a thread
 MANY_MESSAGES = 50  # above which a chat is rendered on a thread
 
 
@@ -34,16 +36,25 @@ class EncodedChat:
 
 @dataclass(frozen=True)
 class EncodedPrompt:
-    """The token ids of a prompt, its text if it is echoed, and how many of its tokens were dropped."""
+    """The token ids of a prompt.
+
+    Attributes:
+        text: Its text, if it is echoed.
+        offsets: Where its tokens begin in the text, if they are needed.
+        dropped: How many tokens were dropped.
+    """
 
     ids: tuple[int, ...]
     text: str
+    offsets: tuple[int, ...] = ()
     dropped: int = 0
 
 
-async def encode_chat(request: Request, body: ChatRequest, service: Service, model: str) -> EncodedChat:
+async def encode_chat(
+    request: Request, body: ChatRequest, service: Service, model: str, tools: Sequence[dict[str, Any]] = ()
+) -> EncodedChat:
     """Return the prompt of a chat. Raises RequestError for messages that are rejected or do not fit."""
-    encode = partial(_encode_chat, body, service, service.backend.tokenizers[model])
+    encode = partial(_encode_chat, body, service, service.backend.tokenizers[model], tools)
     is_long = len(body.messages) > MANY_MESSAGES or sum(len(message.text) for message in body.messages) > LONG_TEXT
     encoded = await _run(encode, on_thread=is_long)
     _announce(request, encoded.dropped, "turns")
@@ -63,7 +74,11 @@ async def encode_prompts(
     ]
     fitting = [_fit(each, body.max_tokens, service) for each in encoded]
     _announce(request, sum(each.dropped for each in fitting), "tokens")
-    return [_with_text(each, body, service) for each in fitting]
+    if not body.echo:
+        return fitting
+    tokenizer = service.backend.tokenizers[model]
+    is_long = sum(len(each.ids) for each in fitting) > MANY_TOKENS
+    return await _run(lambda: [_with_text(each, body, tokenizer) for each in fitting], on_thread=is_long)
 
 
 async def _run(work: Callable[[], T], *, on_thread: bool) -> T:
@@ -75,7 +90,7 @@ def _announce(request: Request, dropped: int, unit: str) -> None:
         add_response_header(request, TRUNCATED_HEADER, f"{dropped} {unit[:-1] if dropped == 1 else unit}")
 
 
-def _encode_chat(body: ChatRequest, service: Service, tokenizer: Any) -> EncodedChat:
+def _encode_chat(body: ChatRequest, service: Service, tokenizer: Any, tools: Sequence[dict[str, Any]]) -> EncodedChat:
     limits, requested = PromptLimits.of(service), body.token_limit
 
     def encode(messages: Sequence[Message]) -> EncodedChat:
@@ -85,6 +100,7 @@ def _encode_chat(body: ChatRequest, service: Service, tokenizer: Any) -> Encoded
             continue_final=bool(body.continue_final_message),
             opens_answer=body.add_generation_prompt is not False,
             variables=body.chat_template_kwargs,
+            tools=tools,
         )
         ids = tokenizer(prompt.text, add_special_tokens=prompt.add_special_tokens, verbose=False)["input_ids"]
         return EncodedChat(tuple(ids), prompt.stop)
@@ -120,13 +136,13 @@ def _fit(prompt: EncodedPrompt, requested: int | None, service: Service) -> Enco
     limits = PromptLimits.of(service)
     longest = limits.truncated_prompt(16 if requested is None else requested)
     if service.settings.truncate_prompt and (dropped := len(prompt.ids) - longest) > 0:
-        prompt = EncodedPrompt(prompt.ids[dropped:], "", dropped)
+        prompt = EncodedPrompt(prompt.ids[dropped:], "", dropped=dropped)
     limits.check_prompt(len(prompt.ids), "prompt")
     return prompt
 
 
-def _with_text(prompt: EncodedPrompt, body: CompletionRequest, service: Service) -> EncodedPrompt:
-    """Add the text of a prompt that was given as ids, or is no longer the text that was given."""
-    if not body.echo or (prompt.text and not prompt.dropped):
-        return prompt
-    return replace(prompt, text=str(service.backend.tokenizer.decode(list(prompt.ids), skip_special_tokens=True)))
+def _with_text(prompt: EncodedPrompt, body: CompletionRequest, tokenizer: Any) -> EncodedPrompt:
+    """Add the text of a prompt that was given as ids or was shortened, and the offsets for log-probabilities."""
+    text = prompt.text or str(tokenizer.decode(list(prompt.ids), skip_special_tokens=True))
+    offsets = () if body.logprobs is None else prompt_offsets(tokenizer, prompt.ids, text)
+    return replace(prompt, text=text, offsets=offsets)

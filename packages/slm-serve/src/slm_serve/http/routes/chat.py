@@ -14,6 +14,7 @@ from starlette.responses import Response
 from slm_serve.backends.answer import Delta
 from slm_serve.backends.protocol import Job
 from slm_serve.http.exception_handlers import error_responses
+from slm_serve.http.prompts.chat_prompt import chat_template
 from slm_serve.http.prompts.encoding import encode_chat
 from slm_serve.http.prompts.limits import PromptLimits
 from slm_serve.http.request_body import request_body
@@ -28,11 +29,14 @@ from slm_serve.http.responses import (
 )
 from slm_serve.http.schemas.chat import ChatCompletion, ChatRequest
 from slm_serve.http.streams import DONE_EVENT, EVENT_STREAM_RESPONSE, encode_event
-from slm_serve.http.token_decoder import TokenDecoder
+from slm_serve.http.structured_output import compile_tools, output_grammar
+from slm_serve.http.token_decoder import TokenDecoder, token_decoder
+from slm_serve.http.tools.plan import ToolPlan, plan_tools
+from slm_serve.http.tools.streaming import TextAnswer, ToolAnswer
 from slm_serve.service import Service
 
 if TYPE_CHECKING:
-    from slm_kv import SampledToken  # its module imports torch, which a type does not need
+    from slm_kv import Grammar, SampledToken  # its module imports torch, which a type does not need
 
 router = APIRouter(prefix="/v1")
 
@@ -46,9 +50,9 @@ async def chat(
     body: Annotated[ChatRequest, request_body(ChatRequest)], request: Request, service: ServiceDependency
 ) -> Response:
     """Answer the last message, using the model's chat template or a plain format if there is none."""
-    jobs = await _jobs(body, request, service)
+    jobs, plan = await _jobs(body, request, service)
     prompt_tokens = len(jobs[0].prompt_ids)
-    encoder = _ChatEncoder(body, TokenDecoder(service.backend.tokenizer), jobs[0].model, prompt_tokens)
+    encoder = _ChatEncoder(body, token_decoder(service.backend.tokenizer), jobs[0].model, prompt_tokens, plan)
     return await respond(
         request,
         service,
@@ -59,17 +63,32 @@ async def chat(
     )
 
 
-async def _jobs(body: ChatRequest, request: Request, service: Service) -> list[Job]:
+async def _jobs(body: ChatRequest, request: Request, service: Service) -> tuple[list[Job], ToolPlan | None]:
+    """Return the ``n`` jobs, and how they call tools."""
     model = service.served_model(body.model).name
-    prompt = await encode_chat(request, body, service, model)
+    grammar = await output_grammar(body, service)
+    plan = await _plan(body, service, model, grammar)
+    prompt = await encode_chat(request, body, service, model, plan.definitions if plan else ())
     max_new_tokens = PromptLimits.of(service).new_tokens(body.token_limit, len(prompt.ids))
     top_logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    # A grammar ends the text, in which the texts that otherwise end it may occur: in a string of JSON.
+    stop = prompt.stop if grammar is None and not (plan and plan.required) else ()
+    options = {"grammar": plan.grammar, "visible_special_ids": plan.visible_ids} if plan else {"grammar": grammar}
     jobs = []
     for index in range(body.choices):
-        params = body.sampling_params(max_new_tokens, top_logprobs, None, **seed_argument(body.seed, index))
-        params = replace(params, stop=(*params.stop, *prompt.stop))
+        params = body.sampling_params(max_new_tokens, top_logprobs, None, **seed_argument(body.seed, index), **options)
+        params = replace(params, stop=(*params.stop, *stop))
         jobs.append(Job(prompt.ids, params, model, open_ended=body.token_limit is None))
-    return jobs
+    return jobs, plan
+
+
+async def _plan(body: ChatRequest, service: Service, model: str, grammar: Grammar | None) -> ToolPlan | None:
+    if not body.wants_tools:
+        return None
+    tokenizer = service.backend.tokenizers[model]
+    plan = plan_tools(body, grammar, chat_template(tokenizer, with_tools=True), tokenizer)
+    await compile_tools(plan, service)
+    return plan
 
 
 @dataclass
@@ -80,30 +99,38 @@ class _ChatEncoder:
     token_decoder: TokenDecoder
     model: str
     prompt_tokens: int
+    plan: ToolPlan | None = None
     id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
     created: int = field(default_factory=lambda: int(time.time()))
 
     def completion(self, texts: list[GeneratedText]) -> Json:
         """Return the body with all finished answers."""
-        choices = [
-            {
-                "index": index,
-                "message": {"role": "assistant", "content": text.text},
-                "logprobs": self._logprobs(text.last),
-                "finish_reason": text.last.finish_reason,
-            }
-            for index, text in enumerate(texts)
-        ]
+        choices = [self._whole_choice(index, text) for index, text in enumerate(texts)]
         return self._response_body("chat.completion", choices, sum(text.tokens for text in texts))
+
+    def _whole_choice(self, index: int, text: GeneratedText) -> Json:
+        answer = self._answer()
+        return {
+            "index": index,
+            "message": answer.message(text.text),
+            "logprobs": self._logprobs(text.last),
+            "finish_reason": answer.finish_reason(text.last.finish_reason),
+        }
+
+    def _answer(self) -> TextAnswer:
+        return ToolAnswer(self.plan) if self.plan else TextAnswer()
 
     async def events(self, deltas: Deltas) -> AsyncIterator[bytes]:
         """Encode each delta as an event, after one with the role for each choice."""
         options, tokens = self.body.stream_options, 0
+        answers = [self._answer() for _ in range(self.body.choices)]
         for index in range(self.body.choices):
             yield self._chunk([_choice(index, {"role": "assistant", "content": ""})])
         async for index, delta in deltas:
             tokens += len(delta.token_ids)
-            choice = _choice(index, {"content": delta.text}, self._logprobs(delta), delta.finish_reason)
+            answer = answers[index]
+            added = answer.push(delta.text, is_last=delta.finish_reason is not None)
+            choice = _choice(index, added, self._logprobs(delta), answer.finish_reason(delta.finish_reason))
             yield self._chunk([choice], tokens if options and options.continuous_usage_stats else None)
         if options and options.include_usage:
             yield self._chunk([], tokens)
@@ -128,10 +155,8 @@ class _ChatEncoder:
         return self._logprob(token.token_id, token.logprob) | {"top_logprobs": top}
 
     def _logprob(self, token_id: int, logprob: float) -> Json:
-        text = self.token_decoder.text(token_id)
-        # If the token is only a part of a character, its bytes are unknown, and U+FFFD stands for them.
-        is_complete = "\ufffd" not in text
-        return {"token": text, "logprob": logprob, "bytes": list(text.encode()) if is_complete else None}
+        decoder = self.token_decoder
+        return {"token": decoder.text(token_id), "logprob": logprob, "bytes": list(decoder.bytes(token_id))}
 
 
 def _choice(index: int, delta: Json, logprobs: Json | None = None, finish_reason: str | None = None) -> Json:

@@ -12,9 +12,10 @@ from slm_serve.http.schemas.lenience import Unsupported, is_lenient
 from slm_serve.http.schemas.messages import Message
 from slm_serve.http.schemas.openai_requests import NoLimit, OpenAIRequest, Usage
 from slm_serve.http.schemas.refused_fields import CHAT_FIELDS
+from slm_serve.http.schemas.tools import AnswerCall, ToolFields
 
 
-class ChatRequest(OpenAIRequest):
+class ChatRequest(OpenAIRequest, ToolFields):
     """The messages of a chat. Without a token limit the answer may fill the model's context."""
 
     refused_fields: ClassVar[Mapping[str, Unsupported]] = CHAT_FIELDS
@@ -55,11 +56,14 @@ class ChatRequest(OpenAIRequest):
 
 
 class TopLogprob(BaseModel):
-    """The log-probability of a token. ``bytes`` is null for a token that is a part of a character."""
+    """The log-probability of a token.
+
+    ``bytes`` are what it adds to the text: a part of a character for some tokens, nothing for special tokens.
+    """
 
     token: str
     logprob: float
-    bytes: list[int] | None
+    bytes: list[int]
 
 
 class TokenLogprob(TopLogprob):
@@ -75,10 +79,11 @@ class ChatLogprobs(BaseModel):
 
 
 class AssistantMessage(BaseModel):
-    """The generated answer."""
+    """The generated answer: a text, calls of tools, or both."""
 
     role: Literal["assistant"] = "assistant"
-    content: str
+    content: str | None
+    tool_calls: list[AnswerCall] | None = None
 
 
 class ChatChoice(BaseModel):
@@ -87,7 +92,7 @@ class ChatChoice(BaseModel):
     index: int
     message: AssistantMessage
     logprobs: ChatLogprobs | None = None
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Literal["stop", "length", "tool_calls"]
 
 
 class ChatCompletion(BaseModel):

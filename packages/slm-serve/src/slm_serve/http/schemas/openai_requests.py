@@ -23,6 +23,7 @@ from slm_serve.http.schemas.fields import (
     stop_strings,
 )
 from slm_serve.http.schemas.lenience import LenientModel, is_lenient
+from slm_serve.http.schemas.structured_output import OutputFormats
 
 
 def _no_empty_stops(value: Any, info: ValidationInfo) -> Any:
@@ -37,6 +38,7 @@ def _no_negative_limit(value: Any, info: ValidationInfo) -> Any:
     return None if is_lenient(info) and value == -1 else value
 
 
+MAX_BIASES = 1024
 StopOrNothing = Annotated[Stop, BeforeValidator(_no_empty_stops)]
 NoLimit = BeforeValidator(_no_negative_limit)  # marks a number of tokens of which -1 is no limit
 
@@ -50,7 +52,11 @@ class StreamOptions(LenientModel):
     continuous_usage_stats: bool = False
 
 
-class OpenAIRequest(LenientModel):
+TokenKey = Annotated[str, Field(pattern=r"^[0-9]{1,10}$")]
+LogitBias = Annotated[dict[TokenKey, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=MAX_BIASES)]
+
+
+class OpenAIRequest(OutputFormats):
     """Common fields of completion and chat requests. Null has the same meaning as leaving a field out."""
 
     ignored_fields: ClassVar[frozenset[str]] = frozenset({"user"})
@@ -65,6 +71,7 @@ class OpenAIRequest(LenientModel):
     seed: Seed = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
+    logit_bias: Annotated[LogitBias | None, Field(description="by token id; -100 bans a token, 100 forces it")] = None
     user: Annotated[Text | None, Field(description="accepted for compatibility; has no effect")] = None
     # Fields of vLLM
     top_k: Annotated[Integer, Field(ge=-1, lt=INT32_LIMIT, description="0 or -1 keeps all tokens")] | None = None
@@ -105,6 +112,7 @@ class OpenAIRequest(LenientModel):
             top_k=max(self.top_k or 0, 0),
             stop=stop_strings(self.stop),
             stop_token_ids=tuple(self.stop_token_ids or ()),
+            logit_bias=tuple((int(token), bias) for token, bias in (self.logit_bias or {}).items()),
             logprobs=logprobs,
             prompt_logprobs=prompt_logprobs,
             **{name: value for name, value in optional.items() if value is not None},

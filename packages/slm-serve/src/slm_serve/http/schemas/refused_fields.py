@@ -8,11 +8,10 @@ from slm_serve.http.schemas.lenience import Unsupported, refused
 
 _LEAVE_OUT = "leave it out"
 _TEXT_ONLY = "the models read and write text only, so leave it out"
-_NO_TOOLS = "leave it out, or describe the tools in a message"
-_ANY_OUTPUT = "leave it out, or describe the format in a message"
+_OLDER_TOOLS = "use tools and tool_choice"
+_ANY_OUTPUT = "use response_format or structured_outputs"
 
 SAMPLING_FIELDS: Mapping[str, Unsupported] = {
-    "logit_bias": refused(_LEAVE_OUT),
     "use_beam_search": refused("set temperature to 0 for the most likely tokens"),
     "num_beams": refused("set temperature to 0 for the most likely tokens", 1),
     "do_sample": Unsupported("set temperature to 0 instead", (True,)),
@@ -45,13 +44,6 @@ SAMPLING_FIELDS: Mapping[str, Unsupported] = {
 }
 
 OUTPUT_FORMATS: Mapping[str, Unsupported] = {
-    "response_format": refused(_ANY_OUTPUT, {"type": "text"}),
-    "structured_outputs": refused(_ANY_OUTPUT),
-    "guided_json": refused(_ANY_OUTPUT),
-    "guided_regex": refused(_ANY_OUTPUT),
-    "guided_choice": refused(_ANY_OUTPUT),
-    "guided_grammar": refused(_ANY_OUTPUT),
-    "guided_json_object": refused(_ANY_OUTPUT),
     "grammar": refused(_ANY_OUTPUT),
     "json_schema": refused(_ANY_OUTPUT),
     "format": refused(_ANY_OUTPUT),
@@ -60,10 +52,8 @@ OUTPUT_FORMATS: Mapping[str, Unsupported] = {
 CHAT_FIELDS: Mapping[str, Unsupported] = {
     **SAMPLING_FIELDS,
     **OUTPUT_FORMATS,
-    "tools": refused(_NO_TOOLS),
-    "tool_choice": refused(_NO_TOOLS, "none", "auto"),
-    "functions": refused(_NO_TOOLS),
-    "function_call": refused(_NO_TOOLS, "none", "auto"),
+    "functions": refused(_OLDER_TOOLS),
+    "function_call": refused(_OLDER_TOOLS, "none", "auto"),
     "audio": refused(_TEXT_ONLY),
     "modalities": refused(_TEXT_ONLY, ["text"]),
     "prediction": refused(_LEAVE_OUT),
