@@ -134,19 +134,20 @@ async def _phase(server: Server, bodies: Sequence[bytes], attack: str, seconds: 
     attacker = None if attack == NO_ATTACK else await _start_attack(server, attack, places, seconds)
     start = time.perf_counter()
     end = start + seconds
+    slowest = asyncio.create_task(slowest_health_check(server.port, end))
+    rss_peak = asyncio.create_task(highest(server.rss, end))
     clients = [HonestClient() for _ in bodies]
-    tasks = [client.run(server.port, body, NEW_TOKENS, end) for client, body in zip(clients, bodies, strict=True)]
-    slowest, rss_peak, *_ = await asyncio.gather(
-        slowest_health_check(server.port, end), highest(server.rss, end), *tasks
+    await asyncio.gather(
+        *(client.run(server.port, body, NEW_TOKENS, end) for client, body in zip(clients, bodies, strict=True))
     )
     return Phase(
         attack,
         tuple(latency for client in clients for latency in client.latencies),
         dict(sum((client.statuses for client in clients), Counter[int]())),
         sum(client.last_answer < start + seconds / 2 for client in clients),
-        slowest,
+        await slowest,
         rss_before,
-        rss_peak,
+        await rss_peak,
         await _attacker_counts(attacker) if attacker else {},
     )
 
