@@ -32,6 +32,7 @@ NEW_TOKENS = 16
 OPEN_FILES = 1024  # the usual limit of a process
 PATIENCE = 1.0  # seconds that a health check may take
 MEMORY_BYTES = 256e6  # that an attack may take
+HEAD_START = 2.0  # seconds of an attack before the honest clients begin
 ATTACKER_SECONDS = 30.0  # in which the attacking process must end after its attack
 TOO_MANY_REQUESTS = 429
 
@@ -96,7 +97,10 @@ class Abuse:
 def measure(setting: Setting, prompts: Prompts) -> Abuse:
     """Start a server with the usual limit of open files, and attack it."""
     seconds = setting.sizes.abuse_seconds
-    print(f"abuse: {len(ATTACKS)} attacks, {seconds * sum(ATTACKS.values()):.0f} s", file=sys.stderr)
+    print(
+        f"abuse: {len(ATTACKS)} attacks, {sum(ATTACKS.values()) * seconds + len(ATTACKS) * HEAD_START:.0f} s",
+        file=sys.stderr,
+    )
     program = _with_file_limit(slm_serve(setting, request_timeout=seconds))
     with running(program, setting.logs, setting.cores.server) as server:
         return asyncio.run(_measure(setting, server, prompts.take(CLIENTS)))
@@ -153,10 +157,12 @@ async def _phase(server: Server, bodies: Sequence[bytes], attack: str, seconds: 
 
 
 async def _start_attack(server: Server, attack: str, places: int, seconds: float) -> asyncio.subprocess.Process:
-    words = [attack, str(server.port), server.program.model, str(places), str(seconds)]
-    return await asyncio.create_subprocess_exec(
+    words = [attack, str(server.port), server.program.model, str(places), str(HEAD_START + seconds)]
+    process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "slm_bench.serve.attacks", *words, stdout=asyncio.subprocess.PIPE
     )
+    await asyncio.sleep(HEAD_START)
+    return process
 
 
 async def _attacker_counts(process: asyncio.subprocess.Process) -> dict[str, int]:
