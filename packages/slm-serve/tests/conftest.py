@@ -9,6 +9,7 @@ import pytest
 from slm_testing.serve.browser import Browser, running_browser
 from slm_testing.serve.running_server import RunningServer, delayed, running_server
 from slm_testing.serve.small_models import save_adapters, save_tiny_model
+from slm_testing.serve.stub_server import BASE_AND_ADAPTER, StubServer
 
 
 @pytest.fixture(scope="session")
@@ -50,3 +51,37 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """A headless Chromium."""
     with running_browser(tmp_path_factory.mktemp("profile")) as browser:
         yield browser
+
+
+@pytest.fixture
+def stub() -> Iterator[StubServer]:
+    """A stub server with a base and an adapter."""
+    stub = StubServer(BASE_AND_ADAPTER)
+    yield stub
+    stub.close()
+
+
+@pytest.fixture
+def page(browser: Browser, stub: StubServer) -> Browser:
+    """The playground with its models loaded. Its local storage is empty, because each stub has another port."""
+    browser.resize(1280, 800)
+    browser.open(stub.address)
+    browser.wait("document.querySelector('#model').value")
+    return browser
+
+
+@pytest.fixture
+def real_page(browser: Browser, server: RunningServer) -> Browser:
+    """The playground of a real server, with empty local storage."""
+    browser.call("Storage.clearDataForOrigin", origin=server.url, storageTypes="local_storage")
+    browser.resize(1280, 800)
+    browser.open(f"{server.url}/")
+    browser.wait("document.querySelector('#model').value")
+    return browser
+
+
+@pytest.fixture
+def chat(page: Browser) -> Browser:
+    """The playground in chat mode."""
+    page.click("[name=mode][value=chat]")
+    return page

@@ -7,8 +7,8 @@ from transformers import AutoTokenizer
 
 from slm_data import PLAIN_STOPS, PLAIN_TEMPLATE, choose_template, sample_base, saved_template
 from slm_serve.errors import RequestError
-from slm_serve.http.chat_prompt import chat_prompt
-from slm_serve.http.schemas.chat import Message, TextPart
+from slm_serve.http.prompts.chat_prompt import chat_prompt
+from slm_serve.http.schemas.messages import Message, TextPart
 from slm_testing.data.chat_templates import FAMILIES
 
 MESSAGES = [

@@ -40,6 +40,16 @@ def test_the_key_is_required_for_everything_but_health_checks(tiny_model: Path) 
         assert "access-control-allow-origin" not in other.headers
 
 
+def test_a_key_and_a_password_can_be_any_text(tiny_model: Path) -> None:
+    key = "schlüssel-ключ-鍵"
+    with running_server(model_path=str(tiny_model), api_key=key, wait_for_model=False) as server:
+        basic = base64.b64encode(f"jürgen:{key}".encode())
+        for right in (f"Bearer {key}".encode(), b"Basic " + basic):
+            assert server.get("/version", headers={"Authorization": right}).status_code == 200
+        for wrong in (f"Bearer {key}x".encode(), "Bearer schlüssel".encode(), "Bearer schlüssel".encode("latin-1")):
+            assert server.get("/version", headers={"Authorization": wrong}).status_code == 401
+
+
 def test_no_other_origin_is_allowed_by_default(limited_server: RunningServer) -> None:
     response = limited_server.get("/v1/models", headers={"Origin": "https://page.example"})
     assert "access-control-allow-origin" not in response.headers

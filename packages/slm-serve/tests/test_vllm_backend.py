@@ -5,172 +5,40 @@ Tests with vLLM itself are in test_vllm_real.py.
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass, field
-from types import SimpleNamespace
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from transformers import AutoTokenizer
 
-from slm_data import sample_base
 from slm_kv import KVError, SamplingParams
 from slm_serve import Answer, Delta, Job, Settings, VLLMBackend
 from slm_serve.backends.protocol import BackendLoad
-from slm_serve.backends.served_models import ServedModel
-from slm_serve.backends.vllm.library import VLLMLibrary, import_vllm
-from slm_serve.backends.vllm.plan import EnginePlan, ServingPlan
+from slm_serve.backends.vllm.library import import_vllm
 from slm_serve.errors import ModelFailedError, RequestError, StartError
-
-VOCABULARY, CONTEXT_LENGTH, END = 2048, 64, 1
-TOKENIZER = AutoTokenizer.from_pretrained(sample_base())
-TEXT = TOKENIZER(" there was a little girl", add_special_tokens=False)["input_ids"]
-
-
-class FakeEngineDeadError(Exception):
-    """In place of vLLM's EngineDeadError."""
-
-
-@dataclass
-class FakeEngine:
-    """An engine that generates the tokens of ``text``, one at a time, again and again."""
-
-    arguments: dict[str, Any]
-    text: list[int] = field(default_factory=lambda: list(TEXT))
-    ending: str | Exception | None = None  # after the text, instead of repeating it
-    errored: bool = False
-    shut_down: bool = False
-    loras: list[Any] = field(default_factory=list)
-    requests: list[Any] = field(default_factory=list)
-    ended: list[str] = field(default_factory=list)  # ids of the requests that have ended
-    blocks: bool = False
-    hangs_after: int | None = None  # tokens
-    failing_lora: str | None = None
-    hanging: bool = False
-
-    async def add_lora(self, lora: Any) -> None:
-        self.loras.append(lora)
-
-    async def generate(
-        self, prompt: Any, sampling: Any, request_id: str, lora_request: Any = None
-    ) -> AsyncIterator[Any]:
-        self.requests.append((prompt, sampling, lora_request))
-        if lora_request and lora_request[0] == self.failing_lora:
-            raise RuntimeError("The shapes differ.")
-        generated = 0
-        try:
-            while generated < sampling["max_tokens"]:
-                if self.blocks and request_id != "warm-up":
-                    await asyncio.sleep(3600)
-                if generated == self.hangs_after:
-                    self.hanging = True
-                    await asyncio.sleep(3600)
-                if generated >= len(self.text) and self.ending:
-                    break
-                token = self.text[generated % len(self.text)]
-                generated += 1
-                last = generated == sampling["max_tokens"] or token in sampling.get("stop_token_ids", ())
-                yield output([token], "length" if last else None)
-                await asyncio.sleep(0)
-                if last:
-                    return
-            if isinstance(self.ending, Exception):
-                raise self.ending
-            yield output([], self.ending)
-        finally:
-            self.ended.append(request_id)
-
-    def shutdown(self, timeout: float) -> None:
-        self.shut_down = True
-
-
-def output(tokens: list[int], reason: str | None = None) -> Any:
-    completion = SimpleNamespace(token_ids=tokens, finish_reason=reason, logprobs=None)
-    return SimpleNamespace(outputs=[completion], prompt_logprobs=None)
-
-
-@dataclass
-class FakeSetup:
-    """A backend over fake engines, and the event loop to which it sends its results."""
-
-    backend: VLLMBackend
-    engines: list[FakeEngine]
-    loop: asyncio.AbstractEventLoop
-
-    def collect(self, jobs: list[Job], stop_after: int | None = None) -> list[list[Delta]]:
-        async def collect_deltas() -> list[list[Delta]]:
-            answer = Answer(len(jobs))
-            deltas: list[list[Delta]] = [[] for _ in jobs]
-            self.backend.submit(jobs, answer)
-            try:
-                async for index, delta in answer:
-                    deltas[index].append(delta)
-                    if stop_after and sum(map(len, deltas)) >= stop_after:
-                        break
-            finally:
-                answer.close()
-            return deltas
-
-        return self.loop.run_until_complete(asyncio.wait_for(collect_deltas(), 20))
-
-    def wait_until(self, condition: Callable[[], bool]) -> None:
-        async def poll() -> None:
-            while not condition():
-                await asyncio.sleep(0.01)
-
-        self.loop.run_until_complete(asyncio.wait_for(poll(), 20))
-
-
-def serving_plan() -> ServingPlan:
-    engines = (EnginePlan("folder", "base", {"red": "/red"}, rank=4), EnginePlan("merged", "moth", {}))
-    served = {name: ServedModel(name, "adapter", "base", "") for name in ("red", "moth")}
-    served |= {"base": ServedModel("base", "base", None, "as they are")}
-    return ServingPlan(
-        engines, served, {}, TOKENIZER, {}, CONTEXT_LENGTH, VOCABULARY, frozenset([END]), cache_bytes=1000
-    )
-
-
-def fake_vllm(engines: list[FakeEngine], failing: int | None = None, failing_lora: str | None = None) -> VLLMLibrary:
-    """Return a library that appends the engines it starts to ``engines``.
-
-    The engine numbered ``failing`` does not start, and the LoRA named ``failing_lora`` cannot generate.
-    """
-
-    def start(arguments: dict[str, Any]) -> FakeEngine:
-        if failing == len(engines):
-            raise ValueError("Too little memory. Give more.")
-        engines.append(FakeEngine(arguments, failing_lora=failing_lora))
-        return engines[-1]
-
-    return VLLMLibrary(
-        version="0.32.0",
-        device="cpu",
-        engine=SimpleNamespace(from_engine_args=start),
-        engine_args=dict,
-        sampling_params=dict,
-        delta_output="deltas",
-        lora_request=lambda *args: args,
-        tokens_input=lambda ids: ("tokens", ids),
-        engine_dead_error=FakeEngineDeadError,
-    )
+from slm_testing.serve.fake_vllm import (
+    CONTEXT_LENGTH,
+    END,
+    TEXT,
+    TOKENIZER,
+    VOCABULARY,
+    FakeEngine,
+    FakeEngineDeadError,
+    FakeSetup,
+    fake_setup,
+    fake_vllm,
+    make_job,
+    serving_plan,
+)
 
 
 @pytest.fixture
 def setup() -> Iterator[FakeSetup]:
-    loop = asyncio.new_event_loop()
-    engines: list[FakeEngine] = []
-    backend = VLLMBackend(serving_plan(), Settings(max_sequences=2), fake_vllm(engines), loop)
-    yield FakeSetup(backend, engines, loop)
-    backend.close()
-    loop.close()
-
-
-def job(model: str = "base", streams: bool = False, prompt: tuple[int, ...] = (5, 6), **params: Any) -> Job:
-    return Job(prompt, SamplingParams(**{"temperature": 0, "max_new_tokens": 4, **params}), model, streams=streams)
+    with fake_setup() as setup:
+        yield setup
 
 
 def test_a_text_that_is_not_streamed_is_one_delta(setup: FakeSetup) -> None:
-    ((delta,),) = setup.collect([job()])
+    ((delta,),) = setup.collect([make_job()])
     assert delta.token_ids == tuple(TEXT[:4])
     assert delta.text == TOKENIZER.decode(TEXT[:4])
     assert delta.finish_reason == "length"
@@ -179,14 +47,14 @@ def test_a_text_that_is_not_streamed_is_one_delta(setup: FakeSetup) -> None:
 
 
 def test_a_streamed_text_is_one_delta_for_each_output(setup: FakeSetup) -> None:
-    (deltas,) = setup.collect([job(streams=True)])
+    (deltas,) = setup.collect([make_job(streams=True)])
     assert [delta.token_ids for delta in deltas] == [(token,) for token in TEXT[:4]]
     assert "".join(delta.text for delta in deltas) == TOKENIZER.decode(TEXT[:4])
     assert [delta.finish_reason for delta in deltas] == [None, None, None, "length"]
 
 
 def test_each_request_goes_to_the_engine_with_its_weights(setup: FakeSetup) -> None:
-    setup.collect([job("base"), job("red"), job("moth"), job("red")])
+    setup.collect([make_job("base"), make_job("red"), make_job("moth"), make_job("red")])
     base, moth = setup.engines
     assert [lora for *_, lora in base.requests[2:]] == [None, ("red", 1, "/red"), ("red", 1, "/red")]
     assert [lora for *_, lora in moth.requests[1:]] == [None]
@@ -195,7 +63,7 @@ def test_each_request_goes_to_the_engine_with_its_weights(setup: FakeSetup) -> N
 
 
 def test_a_stop_string_ends_the_text_and_the_request(setup: FakeSetup) -> None:
-    ((delta,),) = setup.collect([job(max_new_tokens=40, stop=("little",))])
+    ((delta,),) = setup.collect([make_job(max_new_tokens=40, stop=("little",))])
     assert delta.text == " there was a "
     assert delta.finish_reason == "stop"
     setup.wait_until(lambda: len(setup.engines[0].ended) == 3)  # two warm-ups, and this request long before 40 tokens
@@ -203,14 +71,14 @@ def test_a_stop_string_ends_the_text_and_the_request(setup: FakeSetup) -> None:
 
 def test_an_end_token_ends_the_text_unless_it_is_ignored(setup: FakeSetup) -> None:
     setup.engines[0].text = [*TEXT[:2], END]
-    ((delta,),) = setup.collect([job(max_new_tokens=40)])
+    ((delta,),) = setup.collect([make_job(max_new_tokens=40)])
     assert (delta.finish_reason, delta.token_ids) == ("stop", (*TEXT[:2], END))
-    ((delta,),) = setup.collect([job(max_new_tokens=9, ignore_eos=True)])
+    ((delta,),) = setup.collect([make_job(max_new_tokens=9, ignore_eos=True)])
     assert (delta.finish_reason, len(delta.token_ids)) == ("length", 9)
 
 
 def test_closing_an_answer_aborts_its_requests(setup: FakeSetup) -> None:
-    setup.collect([job(streams=True, max_new_tokens=10**6)] * 3, stop_after=5)
+    setup.collect([make_job(streams=True, max_new_tokens=10**6)] * 3, stop_after=5)
     setup.wait_until(lambda: len(setup.engines[0].ended) == 5)
     assert setup.backend.load() == BackendLoad(0, 0, 0, 0, 0)
 
@@ -219,7 +87,7 @@ def test_the_load_counts_running_and_waiting_jobs(setup: FakeSetup) -> None:
     for engine in setup.engines:
         engine.blocks = True
     answer = Answer(4)
-    setup.backend.submit([job("base"), job("red"), job("base"), job("moth")], answer)
+    setup.backend.submit([make_job("base"), make_job("red"), make_job("base"), make_job("moth")], answer)
     setup.wait_until(lambda: setup.backend.load() == BackendLoad(3, 1, 0, 0, 0))
     answer.close()
     setup.wait_until(lambda: setup.backend.load() == BackendLoad(0, 0, 0, 0, 0))
@@ -232,7 +100,7 @@ def test_texts_finished_early_keep_what_has_arrived_and_their_requests_are_abort
     engine = setup.engines[0]
     engine.hangs_after = len(TEXT)
     # The text ends with "girl", which is held back because it may begin the stop string.
-    jobs = [job(streams=streams, max_new_tokens=10**6, stop=("girlfriend",)), job("moth", max_new_tokens=2)]
+    jobs = [make_job(streams=streams, max_new_tokens=10**6, stop=("girlfriend",)), make_job("moth", max_new_tokens=2)]
 
     async def finish_early() -> tuple[list[Delta], list[Delta]]:
         answer = Answer(2)
@@ -260,7 +128,7 @@ def test_texts_finished_before_their_first_token_fail(setup: FakeSetup) -> None:
 
     async def finish_early() -> None:
         answer = Answer(2)
-        setup.backend.submit([job(), job()], answer)
+        setup.backend.submit([make_job(), make_job()], answer)
         answer.finish(RequestError(504, "late"))
         try:
             async for _ in answer:
@@ -277,17 +145,17 @@ def test_texts_finished_before_their_first_token_fail(setup: FakeSetup) -> None:
 def test_a_request_that_vllm_does_not_finish_is_a_failure_of_the_model(setup: FakeSetup, ending: Any) -> None:
     setup.engines[0].ending = ending
     with pytest.raises(ModelFailedError) as raised:
-        setup.collect([job(max_new_tokens=40)])
+        setup.collect([make_job(max_new_tokens=40)])
     assert "detail" not in raised.value.message
     assert setup.backend.failure is None
     setup.engines[0].ending = None
-    assert setup.collect([job()])
+    assert setup.collect([make_job()])
 
 
 def test_an_engine_that_dies_is_reported(setup: FakeSetup) -> None:
     setup.engines[0].ending = FakeEngineDeadError()
     with pytest.raises(RequestError) as raised:
-        setup.collect([job(max_new_tokens=40)])
+        setup.collect([make_job(max_new_tokens=40)])
     assert raised.value.status == 503
     assert setup.backend.failure == "an engine of vLLM died; see the server's log"
 
@@ -301,7 +169,7 @@ def test_an_engine_that_dies_between_requests_is_noticed(setup: FakeSetup) -> No
 def test_closing_ends_all_requests_and_engines(setup: FakeSetup) -> None:
     setup.engines[0].blocks = True
     answer = Answer(1)
-    setup.backend.submit([job()], answer)
+    setup.backend.submit([make_job()], answer)
     setup.wait_until(lambda: setup.backend.load().running == 1)
     setup.backend.close()
     assert all(engine.shut_down for engine in setup.engines)
@@ -314,7 +182,7 @@ def test_closing_ends_all_requests_and_engines(setup: FakeSetup) -> None:
     with pytest.raises(RequestError, match="stopped"):
         setup.loop.run_until_complete(read(answer))
     late = Answer(1)
-    setup.backend.submit([job()], late)
+    setup.backend.submit([make_job()], late)
     with pytest.raises(RequestError, match="stopped"):
         setup.loop.run_until_complete(read(late))
     answer.close()
@@ -339,12 +207,12 @@ def test_a_lora_that_cannot_generate_is_reported_at_start_up() -> None:
     ("impossible", "message"),
     [
         (Job((5,), SamplingParams(max_new_tokens=1), "base", use_cache=False), "use_cache=False"),
-        (job(prompt=()), "empty"),
-        (job(prompt=(VOCABULARY,)), "outside the vocabulary"),
-        (job(prompt=(-1,)), "outside the vocabulary"),
-        (job(prompt=(5,) * CONTEXT_LENGTH, max_new_tokens=1), "shorten it"),
-        (job(prompt=(5,) * 60, max_new_tokens=5), "need 65 tokens"),
-        (job(temperature=2.5), "temperature=2.5"),
+        (make_job(prompt=()), "empty"),
+        (make_job(prompt=(VOCABULARY,)), "outside the vocabulary"),
+        (make_job(prompt=(-1,)), "outside the vocabulary"),
+        (make_job(prompt=(5,) * CONTEXT_LENGTH, max_new_tokens=1), "shorten it"),
+        (make_job(prompt=(5,) * 60, max_new_tokens=5), "need 65 tokens"),
+        (make_job(temperature=2.5), "temperature=2.5"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -354,7 +222,7 @@ def test_a_job_that_vllm_would_reject_is_rejected_before(setup: FakeSetup, impos
 
 
 def test_a_job_that_just_fits_is_accepted(setup: FakeSetup) -> None:
-    setup.backend.check(job(prompt=(5,) * 60, max_new_tokens=4, temperature=2))
+    setup.backend.check(make_job(prompt=(5,) * 60, max_new_tokens=4, temperature=2))
 
 
 def test_without_vllm_the_error_tells_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,25 +1,24 @@
 """The plan of vLLM's engines for given settings."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from transformers import AutoTokenizer, GenerationConfig
+from transformers import GenerationConfig
 
-from slm_data import sample_base
 from slm_serve import Settings
 from slm_serve.backends.vllm.lora_support import LoadDecision
-from slm_serve.backends.vllm.plan import EnginePlan, ServingPlan, engine_arguments, format_summary, plan_serving
+from slm_serve.backends.vllm.plan import EnginePlan, engine_arguments, format_summary, plan_serving
 from slm_serve.errors import StartError
+from slm_testing.serve.fake_vllm import CONTEXT_LENGTH, END, serving_plan
 from slm_testing.serve.small_models import BUTTERFLY, lora_config, save_adapter, save_base
 
-CONTEXT_LENGTH, END = 64, 1
-TOKENIZER = AutoTokenizer.from_pretrained(sample_base())
 ENGINES = (EnginePlan("folder", "base", {"red": "/red"}, rank=4), EnginePlan("merged", "moth", {}))
 DECISIONS = {
     "red": LoadDecision("lora", ("it is plain",), 4),
     "moth": LoadDecision("merged", ("it rotates", "it is old")),
 }
-PLAN = ServingPlan(ENGINES, {}, DECISIONS, TOKENIZER, {}, CONTEXT_LENGTH, 2048, frozenset([END]), cache_bytes=1000)
+PLAN = replace(serving_plan(), engines=ENGINES, decisions=DECISIONS)
 
 
 def test_the_arguments_of_an_engine_follow_the_settings() -> None:

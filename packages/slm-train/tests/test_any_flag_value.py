@@ -18,7 +18,7 @@ from slm_data import DataError
 from slm_testing.train.flag_values import VALUES, Outcome
 from slm_testing.train.tiny_runs import Tiny
 from slm_train.cli import main
-from slm_train.command_line.help_page import help_page
+from slm_train.command_line.help.page import help_page
 from slm_train.command_line.parsing import parse_arguments
 from slm_train.errors import TrainError
 

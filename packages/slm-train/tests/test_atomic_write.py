@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from slm_testing.train.checkpoint_folders import contents, fail_if_skipped, hidden_names, save, watch_disk_changes
-from slm_train.checkpoints.atomic_write import atomic_folder, remove_leftovers, temporary_path
-from slm_train.checkpoints.manifest import MANIFEST, find_fault
+from slm_train.checkpoints.files.atomic_write import atomic_folder, remove_leftovers, temporary_path
+from slm_train.checkpoints.files.manifest import MANIFEST, find_fault
 from slm_train.checkpoints.retention import latest_complete, list_checkpoints, rotate
 
 pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
 WRITER = """
 import itertools, sys
 from pathlib import Path
-from slm_train.checkpoints.atomic_write import atomic_folder, remove_leftovers
+from slm_train.checkpoints.files.atomic_write import atomic_folder, remove_leftovers
 from slm_train.checkpoints.retention import latest_complete, rotate
 run = Path(sys.argv[1])
 newest = latest_complete(run, print)

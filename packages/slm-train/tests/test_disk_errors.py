@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from slm_testing.train.checkpoint_folders import contents, fail_if_skipped, hidden_names, save, watch_disk_changes
-from slm_train.checkpoints.atomic_write import atomic_folder, remove_leftovers, temporary_path
+from slm_train.checkpoints.files.atomic_write import atomic_folder, remove_leftovers, temporary_path
 from slm_train.checkpoints.retention import latest_complete
 from slm_train.errors import CheckpointError
 

@@ -11,8 +11,8 @@ from transformers import HfArgumentParser
 
 from slm_testing.forked import run
 from slm_train.cli import main
-from slm_train.command_line.help_page import GROUPS
-from slm_train.command_line.help_texts import TRAINING_TEXTS
+from slm_train.command_line.help.page import GROUPS
+from slm_train.command_line.help.texts import TRAINING_TEXTS
 from slm_train.command_line.parsing import PARSED_GROUPS
 
 

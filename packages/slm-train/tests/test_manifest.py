@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slm_testing.train.checkpoint_folders import fail_if_skipped, save
-from slm_train.checkpoints.atomic_write import atomic_folder
-from slm_train.checkpoints.manifest import MANIFEST, find_fault
+from slm_train.checkpoints.files.atomic_write import atomic_folder
+from slm_train.checkpoints.files.manifest import MANIFEST, find_fault
 from slm_train.checkpoints.retention import latest_complete, list_checkpoints
 
 pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
@@ -84,7 +84,7 @@ def test_a_file_that_cannot_be_read_is_a_fault(tmp_path: Path, monkeypatch: pyte
     def refuse(content: Any, name: str) -> None:
         raise OSError(errno.EIO, "Input/output error", content.name)
 
-    monkeypatch.setattr("slm_train.checkpoints.manifest.hashlib.file_digest", refuse)
+    monkeypatch.setattr("slm_train.checkpoints.files.manifest.hashlib.file_digest", refuse)
     assert "cannot be read: Input/output error" in (find_fault(target) or "")
 
 

@@ -16,7 +16,7 @@ from slm_data import train_tokenizer
 from slm_testing.train.budget_runs import dynamic
 from slm_testing.train.killing import outcome
 from slm_testing.train.tiny_runs import Refused, Tiny, read_record
-from slm_train.checkpoints.manifest import write_manifest
+from slm_train.checkpoints.files.manifest import write_manifest
 from slm_train.checkpoints.run_identity import IDENTITY_NAME, settings_of
 from slm_train.checkpoints.setting_changes import find_changes, refuse_changes
 from slm_train.cli import main

@@ -17,7 +17,7 @@ import torch
 
 from slm_testing.train.checkpoint_folders import hidden_names, watch_disk_changes
 from slm_testing.train.step_checkpoints import save, saved
-from slm_train.checkpoints.atomic_write import atomic_file
+from slm_train.checkpoints.files.atomic_write import atomic_file
 from slm_train.checkpoints.random_state import random_state, set_random_state
 from slm_train.checkpoints.step_checkpoint_file import STEP_CHECKPOINT_FILE, load_weights, read_step_checkpoint
 from slm_train.errors import CheckpointError

@@ -21,14 +21,14 @@ import torch
 
 from slm_testing.train.checkpoint_folders import hidden_names, watch_disk_changes
 from slm_testing.train.step_checkpoints import save, saved
-from slm_train.checkpoints.atomic_write import atomic_file, remove_leftovers
+from slm_train.checkpoints.files.atomic_write import atomic_file, remove_leftovers
 from slm_train.checkpoints.step_checkpoint_file import STEP_CHECKPOINT_FILE, read_step_checkpoint
 from slm_train.errors import CheckpointError
 
 KILLED = """
 import itertools, sys
 from pathlib import Path
-from slm_train.checkpoints.atomic_write import atomic_file
+from slm_train.checkpoints.files.atomic_write import atomic_file
 for step in itertools.count(int(sys.argv[2])):
     with atomic_file(Path(sys.argv[1])) as temporary:
         temporary.write_bytes(str(step).encode() * 30000)

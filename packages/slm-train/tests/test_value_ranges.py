@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from slm_testing.train.tiny_runs import Refused, Tiny
+from slm_train.command_line.checks.value_ranges import RANGES, Range
 from slm_train.command_line.known_flags import known_flag_names
 from slm_train.command_line.parsing import parse_arguments
 from slm_train.command_line.training_flags import training_flags
-from slm_train.command_line.value_ranges import RANGES, Range
 
 REFUSED = [
     ("--adam_beta1=1.5", "--adam_beta1 1.5 must be at least 0 and below 1"),

@@ -40,10 +40,10 @@ if TYPE_CHECKING:
     )
     from slm_data.sample.pretrained import sample_base
     from slm_data.sources.corpus import load_corpus
-    from slm_data.sources.dataset_names import dataset_hub_id
     from slm_data.sources.documents import Corpus, Documents
-    from slm_data.sources.hub_cache import find_missing_dataset
-    from slm_data.sources.hub_errors import HUB_ERROR_REASONS
+    from slm_data.sources.hub.cache import find_missing_dataset
+    from slm_data.sources.hub.dataset_names import dataset_hub_id
+    from slm_data.sources.hub.errors import HUB_ERROR_REASONS
     from slm_data.sources.options import SourceOptions
     from slm_data.tokens.bpe import train_tokenizer
     from slm_data.tokens.settings import EncodingOptions
@@ -131,7 +131,7 @@ _EXPORTS = {
     "Corpus": "sources.documents:Corpus",
     "DataError": "errors:DataError",
     "Documents": "sources.documents:Documents",
-    "HUB_ERROR_REASONS": "sources.hub_errors:HUB_ERROR_REASONS",
+    "HUB_ERROR_REASONS": "sources.hub.errors:HUB_ERROR_REASONS",
     "IGNORE_INDEX": "rows.collation:IGNORE_INDEX",
     "Ints": "rows.array_types:Ints",
     "PACKINGS": "rows.packing_names:PACKINGS",
@@ -157,8 +157,8 @@ _EXPORTS = {
     "saved_template": "examples.templates:saved_template",
     "harbour_stories": "sample.built_in:harbour_stories",
     "harbour_story": "sample.built_in:harbour_story",
-    "find_missing_dataset": "sources.hub_cache:find_missing_dataset",
-    "dataset_hub_id": "sources.dataset_names:dataset_hub_id",
+    "find_missing_dataset": "sources.hub.cache:find_missing_dataset",
+    "dataset_hub_id": "sources.hub.dataset_names:dataset_hub_id",
     "load_corpus": "sources.corpus:load_corpus",
     "plan_budget": "rows.budget_planning:plan_budget",
     "plan_rows": "rows.packing:plan_rows",

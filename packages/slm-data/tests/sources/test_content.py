@@ -15,9 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slm_data.errors import DataError
-from slm_data.sources import content, text_decoding
+from slm_data.sources import content
 from slm_data.sources.content import identify, open_verified
 from slm_data.sources.corpus import load_corpus
+from slm_data.sources.decoding import text_decoding
 from slm_data.sources.options import SourceOptions
 from slm_data.sources.readers.settings import ReaderSettings
 from slm_data.sources.reading import read_records

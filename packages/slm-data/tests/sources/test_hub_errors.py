@@ -6,7 +6,7 @@ import pytest
 from huggingface_hub import constants
 
 from slm_data.errors import DataError
-from slm_data.sources.hub_errors import HUB_ERROR_REASONS, as_data_error, hub_error_reason
+from slm_data.sources.hub.errors import HUB_ERROR_REASONS, as_data_error, hub_error_reason
 
 
 def error_of_class(name: str, *bases: type[Exception]) -> Exception:

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from slm_data.errors import DataError
-from slm_data.sources import text_decoding
 from slm_data.sources.content import identify
+from slm_data.sources.decoding import text_decoding
 from slm_data.sources.readers.settings import ReaderSettings
 from slm_data.sources.reading import read_records
 from slm_data.sources.text_column import text_of

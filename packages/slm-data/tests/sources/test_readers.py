@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slm_data.errors import DataError
-from slm_data.sources import text_decoding
 from slm_data.sources.content import identify
+from slm_data.sources.decoding import text_decoding
 from slm_data.sources.readers.settings import ReaderSettings
 from slm_data.sources.readers.text import read_txt
 from slm_data.sources.reading import read_records

@@ -27,7 +27,17 @@ from slm_serve.http.middleware import (
 )
 from slm_serve.http.request_body import add_request_bodies
 from slm_serve.http.request_id import RequestIdMiddleware
-from slm_serve.http.routes import chat, completions, generate, playground, system, tokens
+from slm_serve.http.routes import (
+    adapters,
+    chat,
+    completions,
+    embeddings,
+    generate,
+    playground,
+    responses,
+    system,
+    tokens,
+)
 from slm_serve.service import Service
 from slm_serve.settings import Settings, unknown_variables
 
@@ -35,15 +45,16 @@ logger = logging.getLogger("slm_serve")
 
 
 class ServeApp(FastAPI):
-    """FastAPI whose OpenAPI schema has no 422 under /v1: invalid requests get 400 there."""
+    """FastAPI whose OpenAPI schema has none of its own 422 under /v1: invalid requests get 400 there."""
 
     def openapi(self) -> dict[str, Any]:
         schema = super().openapi()
         add_request_bodies(schema, self.routes)
         for path, methods in schema["paths"].items():
             for operation in methods.values():
-                if is_openai_path(path):
-                    operation["responses"].pop("422", None)
+                responses = operation["responses"]
+                if is_openai_path(path) and responses.get("422", {}).get("description") == "Validation Error":
+                    del responses["422"]
         return schema
 
     def build_middleware_stack(self) -> ASGIApp:
@@ -72,7 +83,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         service.start()
         try:
-            yield {"connections": _connections(settings, service)}
+            yield {"connections": app.state.connections}
         finally:
             await service.stop()
 
@@ -85,9 +96,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.state.service = service
+    app.state.service, app.state.connections = service, _connections(settings, service)
     add_exception_handlers(app)
-    for module in (generate, completions, chat, tokens, system, playground):
+    for module in (generate, completions, chat, responses, embeddings, adapters, tokens, system, playground):
         app.include_router(module.router)
     app.mount("/static", playground.static_files)
     _add_middleware(app, settings, service)

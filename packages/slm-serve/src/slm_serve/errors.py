@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+
+MAX_NAME = 100  # characters of the name of a model that an error shows
 
 
 class ServeError(ValueError):
@@ -36,6 +38,22 @@ class RequestError(ServeError):
         super().__init__(message)
         self.status, self.message, self.param, self.code, self.headers = status, message, param, code, headers
 
+    @property
+    def openai_status(self) -> int:
+        """The status under /v1. OpenAI's API has no 422: clients expect 400 for an invalid request."""
+        return 400 if self.status == 422 else self.status
+
+
+class AdapterRefusedError(RequestError):
+    """An adapter that cannot be loaded: 422, also under /v1."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(422, message, param="lora_path", code="adapter_refused")
+
+    @property
+    def openai_status(self) -> int:
+        return self.status
+
 
 class ModelFailedError(RequestError):
     """The model failed on this request; other requests are not affected."""
@@ -58,3 +76,13 @@ class BackendStoppedError(RequestError):
 
     def __init__(self) -> None:
         super().__init__(503, "the server stopped before this request was finished")
+
+
+def unknown_model(name: str, available: Iterable[str]) -> RequestError:
+    """Return the error for a model that is not served."""
+    return RequestError(
+        404,
+        f"there is no model named {name[:MAX_NAME]!r}; available: {', '.join(available)}",
+        param="model",
+        code="model_not_found",
+    )

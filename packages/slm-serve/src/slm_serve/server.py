@@ -22,6 +22,7 @@ from slm_serve.settings import Settings
 
 BACKLOG = 2048  # connections waiting to be accepted
 SECONDS_AFTER_DRAINING = 5.0  # for texts to end and for responses to be sent; then connections are aborted
+SEND_BUFFER = 256 * 1024  # bytes; Linux would keep up to 4 MB for a client that does not read
 OTHER_FILES = 200  # open files besides connections
 logger = logging.getLogger("slm_serve")
 
@@ -143,7 +144,9 @@ def serve_reloading(settings: Settings) -> int:
 def _listen(host: str, port: int) -> socket.socket:
     """Open the socket before the model is loaded, so that a port in use is reported immediately."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    listening_socket = socket.create_server((host, port), family=family, backlog=BACKLOG)
+    listening_socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)  # inherited by connections
+    return listening_socket
 
 
 def _configure_logging() -> None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
+from slm_serve.adapter_manager import AdapterManager
 from slm_serve.admission import AdmissionControl
 from slm_serve.backends.answer import Answer, Delta
 from slm_serve.backends.loading import load_backend
 from slm_serve.backends.protocol import Backend, Job
 from slm_serve.backends.served_models import ServedModel
-from slm_serve.errors import DeadlineError, RequestError
+from slm_serve.errors import DeadlineError, RequestError, unknown_model
 from slm_serve.metrics import Metrics
 from slm_serve.settings import Settings
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("slm_serve")
 FINISH_SECONDS = 3  # that the backend gets to end open-ended texts after their deadline: it finishes its step first
+
 LONG_TEXT = 20_000  # characters above which texts are tokenized on a thread instead of the event loop
 
 
@@ -30,6 +33,7 @@ class Service:
     """Loads a backend and gives requests access to it. All methods run on the event loop.
 
     Attributes:
+        adapters: loads and unloads adapters.
         load_failure: why the backend could not be loaded, as one sentence.
         on_load_failure: called when loading fails.
         waits_for_loading: whether ``stop`` waits for a backend that is still loading; if False, the caller must end
@@ -42,6 +46,7 @@ class Service:
         self.load_failure: str | None = None
         self.on_load_failure: Callable[[], None] = lambda: None
         self.waits_for_loading = True
+        self.adapters = AdapterManager(settings, lambda: self.backend)
         self._admission = AdmissionControl(settings)
         self._backend: Backend | None = None
         self._loading: asyncio.Task[None] | None = None
@@ -74,6 +79,8 @@ class Service:
         loop = asyncio.get_running_loop()
         try:
             self._backend = await _run_on_daemon_thread(lambda: load_backend(self.settings, loop))
+            # Garbage collection stops all threads, for 0.8 s if it looks at all that is loaded by now.
+            gc.freeze()
         except ValueError as error:
             self.load_failure = str(error)
             self.on_load_failure()
@@ -107,12 +114,7 @@ class Service:
         if name is None:
             name = next(iter(served))
         if name not in served:
-            raise RequestError(
-                404,
-                f"there is no model named {name!r}; available: {', '.join(served)}",
-                param="model",
-                code="model_not_found",
-            )
+            raise unknown_model(name, served)
         if name not in self.backend.tokenizers:
             raise RequestError(
                 422,
@@ -139,6 +141,11 @@ class Service:
         encoded = self.backend.tokenizers[model](text, add_special_tokens=add_special_tokens, verbose=False)
         return tuple(encoded["input_ids"])
 
+    def check(self, job: Job) -> None:
+        """Raise RequestError or KVError for a job that can never be run."""
+        self._admission.check_limits(job)
+        self.backend.check(job)
+
     async def compile_grammar(self, grammar: Grammar) -> None:
         """Compile a grammar on a thread, before jobs with it are submitted. Raises GrammarError."""
         await asyncio.to_thread(self.backend.compile_grammar, grammar)
@@ -154,8 +161,7 @@ class Service:
         if self._draining:
             raise _stopping_error()
         for job in jobs:
-            self._admission.check_limits(job)
-            backend.check(job)
+            self.check(job)
         unfinished = sum(answer.unfinished for answer in self._answers)
         self._admission.check_queue(len(jobs), unfinished, backend.max_sequences)
         for job in jobs:

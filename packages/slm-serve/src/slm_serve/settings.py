@@ -57,6 +57,11 @@ class Settings(BaseSettings):
     adapter: Annotated[tuple[NamedAdapter, ...], NoDecode] = Field(
         (), description="an adapter folder and the name it is served under, as name=path; may be repeated"
     )
+    adapter_root: str | None = Field(
+        None,
+        description="folder below which POST /v1/load_lora_adapter may load adapters while the server runs; needs an "
+        "API key (default: no adapter is loaded later)",
+    )
     served_model_name: str | None = Field(None, description="name of the base for clients (default: its own name)")
     backend: Literal["auto", "engine", "transformers", "vllm"] = Field(
         "auto",

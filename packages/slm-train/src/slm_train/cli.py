@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(words: list[str]) -> int:
     """Dispatch a command line. Help, version and flag errors come before torch is imported, which takes seconds."""
     _silence_libraries()  # before any import below: libraries read these variables when they are imported
-    from slm_train.command_line.help_page import help_page, is_help_requested
+    from slm_train.command_line.help.page import help_page, is_help_requested
     from slm_train.command_line.known_flags import read_flags
 
     if is_help_requested(words):

@@ -13,7 +13,7 @@ from transformers.utils.logging import disable_progress_bar
 from slm_data import RowDataset, find_missing_dataset, load_corpus
 from slm_train.arguments import Arguments
 from slm_train.checkpoints.best_weights import BestWeights
-from slm_train.checkpoints.disk_errors import explain_disk_errors
+from slm_train.checkpoints.files.disk_errors import explain_disk_errors
 from slm_train.checkpoints.final_weights import add_model_card, move_files
 from slm_train.checkpoints.hub_upload import prepare_upload, upload_result
 from slm_train.checkpoints.identity_check import changes_record, check_identity, check_optimizer_state
@@ -38,7 +38,7 @@ from slm_train.loop.finite_check import check_evaluation
 from slm_train.loop.stop_signals import StopSignals
 from slm_train.loop.time_budget import make_time_budget
 from slm_train.loop.trainer import SlmTrainer
-from slm_train.loop.trial_schedule import check_schedule
+from slm_train.loop.trial.schedule import check_schedule
 from slm_train.model.base_model import BaseModel, find_base_model
 from slm_train.model.device_placement import move_to_device
 from slm_train.model.download import will_be_downloaded

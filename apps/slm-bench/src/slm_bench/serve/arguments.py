@@ -5,7 +5,7 @@ from typing import Any
 from slm_bench.harness.arguments import SAMPLE, new_command
 from slm_kv import positive_int
 
-MEASUREMENTS = ("throughput", "overhead", "overload", "disconnects", "sigterm")
+MEASUREMENTS = ("throughput", "overhead", "overload", "disconnects", "abuse", "sigterm")
 
 
 def add_serve(commands: Any) -> None:
@@ -15,8 +15,9 @@ def add_serve(commands: Any) -> None:
         "serve",
         help="slm-serve next to vLLM's server and transformers serve, and its guarantees under stress",
         description="Send the same requests to slm-serve, vLLM's server and transformers serve in alternating rounds; "
-        "compare slm-serve with its engine without HTTP; then overload it, disconnect in the middle of answers, and "
-        "stop it with requests in flight. The exit code is 1 if a guarantee of the last three is broken.",
+        "compare slm-serve with its engine without HTTP; then overload it, disconnect in the middle of answers, attack "
+        "it in five ways, and stop it with requests in flight. The exit code is 1 if a guarantee of the last four is "
+        "broken.",
     )
     flag = parser.flag
     flag("model_path", default=SAMPLE)

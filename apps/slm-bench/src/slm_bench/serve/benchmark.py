@@ -16,7 +16,7 @@ from slm_bench.harness.arguments import settings_from
 from slm_bench.harness.processes import find_interpreter, sigterm_as_exception
 from slm_bench.harness.provenance import new_result
 from slm_bench.harness.result_file import Findings, ResultFile
-from slm_bench.serve import disconnects, overhead, overload, sigterm, throughput, vllm_load_generator
+from slm_bench.serve import abuse, disconnects, overhead, overload, sigterm, throughput, vllm_load_generator
 from slm_bench.serve.arguments import MEASUREMENTS
 from slm_bench.serve.client.prompts import Prompts
 from slm_bench.serve.cores import bound, two_cores
@@ -71,6 +71,9 @@ def _measure(setting: Setting, loaded: Any, requested: Sequence[str], pythons: P
         if "disconnects" in requested:
             abandoned = disconnects.measure(setting, ours, prompts)
             findings.add("disconnects", abandoned, guarantees=abandoned.guarantees)
+    if "abuse" in requested:
+        attacked = abuse.measure(setting, prompts)
+        findings.add("abuse", attacked, abuse.compare(attacked), guarantees=attacked.guarantees)
     if "sigterm" in requested:
         stopped = sigterm.measure(setting, prompts)
         findings.add("sigterm", stopped, guarantees=stopped.guarantees)

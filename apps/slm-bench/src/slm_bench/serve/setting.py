@@ -17,6 +17,7 @@ class Sizes:
     new: int = 64
     overload_seconds: float = 10
     disconnects: int = 200
+    abuse_seconds: float = 10  # without an attack, and of a short attack
     in_flight: int = 200  # requests when SIGTERM is sent
 
 

@@ -11,11 +11,11 @@ from slm_data.errors import DataError
 from slm_data.examples.types import Example
 from slm_data.sample.built_in import BUILT_IN, TRAIN_SEED, VALIDATION_SEED
 from slm_data.sources.content import SourceFile
-from slm_data.sources.dataset_names import WIKITEXT, resolve_hub_name
 from slm_data.sources.documents import Corpus, Documents
 from slm_data.sources.file_documents import READER_VERSION, file_documents, open_files
 from slm_data.sources.file_formats import KINDS_WITHOUT_COLUMNS
 from slm_data.sources.holdout import VALIDATION_SPLITS
+from slm_data.sources.hub.dataset_names import WIKITEXT, resolve_hub_name
 from slm_data.sources.options import DEFAULT_SEPARATOR, SourceOptions
 from slm_data.sources.record_examples import choose_format, examples_of, needed_columns
 from slm_data.sources.validation_split import hold_out, truncate
@@ -103,7 +103,7 @@ def _file_source(files: Sequence[SourceFile], options: SourceOptions) -> _Source
 
 def _hub_source(name: str, repo: str, options: SourceOptions) -> _Source:
     # Imported here, because the datasets library takes seconds to import and files and the sample do not need it.
-    from slm_data.sources.hub import open_dataset
+    from slm_data.sources.hub.access import open_dataset
 
     dataset = open_dataset(repo, streaming=options.streaming)
 

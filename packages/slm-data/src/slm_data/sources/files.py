@@ -13,7 +13,7 @@ from slm_data.errors import DataError
 from slm_data.sources.content import explain_read_errors
 from slm_data.sources.file_formats import SUPPORTED, parse_file_name
 from slm_data.sources.holdout import VALIDATION_SPLITS
-from slm_data.sources.saved_datasets import (
+from slm_data.sources.hub.saved_datasets import (
     arrow_files,
     is_saved_dataset,
     is_saved_dataset_dict,

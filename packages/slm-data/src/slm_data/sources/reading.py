@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from slm_data.errors import DataError
-from slm_data.sources.compression import check_is_compressed
 from slm_data.sources.content import SourceFile, check_unchanged
+from slm_data.sources.decoding.compression import check_is_compressed
 from slm_data.sources.readers.columnar import read_arrow, read_parquet
 from slm_data.sources.readers.delimited import read_csv, read_tsv
 from slm_data.sources.readers.json_document import read_json

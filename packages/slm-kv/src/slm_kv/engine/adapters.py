@@ -127,10 +127,13 @@ class Adapters:
         if not model.names and model is not self._models[0]:
             self._models.remove(model)
 
-    def calls(self, work: tuple[Work, ...]) -> Generator[ModelCall]:
-        """Yield the calls that a step needs. The adapter of a call is active until the next call is requested."""
+    def calls(self, work: tuple[Work, ...], *, mix: bool = True) -> Generator[ModelCall]:
+        """Yield the calls that a step needs. The adapter of a call is active until the next call is requested.
+
+        Without ``mix``, each call has one adapter.
+        """
         for model in self._models:
-            yield from model.calls([item for item in work if self._model_for(item) is model])
+            yield from model.calls([item for item in work if self._model_for(item) is model], mix)
 
     def _model_for(self, work: Work) -> AdaptedModel:
         return self._model_with(work.sequence.handle.adapter)
@@ -162,7 +165,7 @@ class AdaptedModel:
         self.names = tuple(other for other in self.names if other != name)
         self.model = delete_adapter(self.model, name)
 
-    def calls(self, work: list[Work]) -> Generator[ModelCall]:
+    def calls(self, work: list[Work], mix: bool) -> Generator[ModelCall]:
         """Yield one call for the decode rows of all adapters if the layers can mix them, else a call for each adapter.
 
         Prompts always have a call for each adapter: PEFT chooses the adapter by batch entry, and all prompts of a call
@@ -171,7 +174,7 @@ class AdaptedModel:
         by_adapter: dict[str | None, list[Work]] = {}
         for item in work:
             by_adapter.setdefault(item.sequence.handle.adapter, []).append(item)
-        if len(by_adapter) > 1 and self.supports_mixed_batches:
+        if mix and len(by_adapter) > 1 and self.supports_mixed_batches:
             decoding = [item for item in work if item.count == 1]
             if decoding:
                 names = [item.sequence.handle.adapter or BASE_ADAPTER for item in decoding]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Ids
 from typing import Literal
 
@@ -12,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from slm_kv.engine.adapters import Adapters
 from slm_kv.engine.base_copy import BaseCopy
 from slm_kv.engine.context_limits import ContextLimits, OnFull
+from slm_kv.engine.embeddings import EmbeddingSequence
 from slm_kv.engine.model_runner import ModelRunner
 from slm_kv.engine.prepared_models import PreparedModels
 from slm_kv.engine.requests import FinishReason, Handle, Update
@@ -26,6 +28,9 @@ from slm_kv.linear.plain_copy import PlainCopy
 from slm_kv.pages.pool import PagePool
 from slm_kv.pages.storage import PagedStorage
 from slm_kv.peft_models import base_model
+
+# Computes the rows of work: for each call of a model, its items and a tensor for each.
+Run = Callable[[tuple[Work, ...]], Iterable[tuple[list[Work], list[Tensor]]]]
 
 
 class Engine(TextEngine):
@@ -146,9 +151,12 @@ class Engine(TextEngine):
         plan = self.scheduler.plan()
         for copy in plan.copies:
             self.storage.copy(copy.source, copy.target)
-        for work, logits in self._run(plan.work):
+        embedding, generating = _split(plan.work)
+        results = [(self._sample, result) for result in self._run(generating, self._runner.run)]
+        results += [(self._embed, result) for result in self._run(embedding, self._runner.run_hidden)]
+        for process, (work, rows) in results:
             try:
-                self._sample(work, logits)
+                process(work, rows)
             except Exception as error:  # ends this request only
                 self._fail(work.sequence, error)
         updates, self._updates = self._updates, []
@@ -205,15 +213,15 @@ class Engine(TextEngine):
             self.scheduler.preempt(sequence)
             self.context_limits.keep_last_half(sequence)
 
-    def _run(self, work: tuple[Work, ...]) -> list[tuple[Work, Tensor]]:
-        """Compute the logits of each item of work. If the model fails, each item is run alone to find the cause."""
+    def _run(self, work: tuple[Work, ...], run: Run) -> list[tuple[Work, Tensor]]:
+        """Compute the rows of each item of work. If the model fails, each item is run alone to find the cause."""
         try:
-            return [pair for items, logits in self._runner.run(work) for pair in zip(items, logits, strict=True)]
+            return [pair for items, rows in run(work) for pair in zip(items, rows, strict=True)]
         except Exception as error:
             if len(work) == 1:
                 self._fail(work[0].sequence, error)
                 return []
-            return [pair for item in work for pair in self._run((item,))]
+            return [pair for item in work for pair in self._run((item,), run)]
 
     def _sample(self, work: Work, logits_RV: Tensor) -> None:
         sequence, handle = work.sequence, work.sequence.handle
@@ -236,6 +244,16 @@ class Engine(TextEngine):
             self._updates.append(Update(handle, text, (handle.token_ids[-1],), reason is not None))
             if reason:
                 self._remove(sequence, reason)
+
+    def _embed(self, work: Work, hidden_TD: Tensor) -> None:
+        sequence = work.sequence
+        assert isinstance(sequence, EmbeddingSequence)
+        self.pool.commit(sequence.block_table, sequence.next_ids(work.count), verified=False)
+        sequence.add_hidden_states(hidden_TD)
+        if work.samples:  # the last tokens
+            sequence.finish()
+            self._updates.append(Update(sequence.handle, "", (), True))
+            self._remove(sequence, "stop")
 
     def _fail(self, sequence: Sequence, error: Exception) -> None:
         sequence.handle.error, sequence.handle.exception = str(error) or type(error).__name__, error
@@ -263,3 +281,9 @@ class Engine(TextEngine):
         del self._sequences[sequence.handle.id]
         self.scheduler.remove(sequence)
         self._discard_unused()
+
+
+def _split(work: tuple[Work, ...]) -> tuple[tuple[Work, ...], tuple[Work, ...]]:
+    """The work of embeddings, and the rest."""
+    embedding = tuple(item for item in work if isinstance(item.sequence, EmbeddingSequence))
+    return embedding, tuple(item for item in work if item not in embedding) if embedding else work

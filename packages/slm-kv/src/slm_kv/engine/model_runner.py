@@ -19,9 +19,11 @@ from slm_kv.attention.backends import select_attention
 from slm_kv.attention.interface import AttentionStep, attention_step
 from slm_kv.attention.step_batch import Chunk, StepBatch
 from slm_kv.engine.adapters import Adapters, ModelCall
+from slm_kv.engine.embeddings import last_hidden_states
 from slm_kv.engine.scheduler import Work
 from slm_kv.errors import InvalidLogits
 from slm_kv.pages.storage import PagedStorage
+from slm_kv.peft_models import base_model
 
 
 class ModelRunner:
@@ -50,6 +52,20 @@ class ModelRunner:
             for call in calls:
                 yield call.work, self._run_call(call)
 
+    @torch.inference_mode()
+    def run_hidden(self, work: tuple[Work, ...]) -> Iterator[tuple[list[Work], list[Tensor]]]:
+        """Compute the rows of ``work``.
+
+        Yields:
+            For each call of a model, its work and the last hidden states of each item, [count, D].
+        """
+        with closing(self.adapters.calls(work, mix=False)) as calls:
+            for call in calls:
+                ids, positions = self._inputs(call.work, (1, -1))
+                with attention_step(AttentionStep(self._batch(call.work), self._attend)):
+                    hidden_ND = last_hidden_states(base_model(call.model), ids, position_ids=positions)
+                yield call.work, list(hidden_ND.split([item.count for item in call.work]))
+
     def check_keys(self, work: Work) -> None:
         """Check the keys that ``work`` has computed.
 
@@ -64,20 +80,24 @@ class ModelRunner:
 
     def _run_call(self, call: ModelCall) -> list[Tensor]:
         work, names = call.work, call.row_adapters
-        work.sort(key=lambda item: item.count > 1)  # stable: decode rows first, as StepBatch has them
-        ids = [token for item in work for token in item.sequence.next_ids(item.count)]
+        ids, positions = self._inputs(work, (-1, 1) if names else (1, -1))  # PEFT chooses the adapter by batch entry
         keep, counts = _rows_with_logits(work)
-        shape = (len(ids), 1) if names else (1, len(ids))  # PEFT chooses the adapter by batch entry
-        keep_all = bool(names) or len(keep) == len(ids)
+        keep_all = bool(names) or len(keep) == ids.numel()
         logits_NV = self._logits(
             call.model,
-            self._tensor(ids).view(shape),
-            self._tensor(_positions(work)).view(shape),
+            ids,
+            positions,
             None if keep_all else self._tensor(keep),
             AttentionStep(self._batch(work), self._attend),
             {"adapter_names": names} if names else {},
         )
         return list(logits_NV.split(counts))
+
+    def _inputs(self, work: list[Work], shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """The token ids and positions of all rows. ``work`` is sorted: decode rows come first, as in StepBatch."""
+        work.sort(key=lambda item: item.count > 1)  # stable
+        ids = [token for item in work for token in item.sequence.next_ids(item.count)]
+        return self._tensor(ids).view(shape), self._tensor(_positions(work)).view(shape)
 
     def _logits(
         self,

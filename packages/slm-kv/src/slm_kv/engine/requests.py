@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from torch import Tensor
+
 from slm_kv.sampling.logprobs import SampledToken
 from slm_kv.sampling.params import SamplingParams
 
@@ -31,6 +33,7 @@ class Handle:
         exception: What ended the request with ``error``.
         reused_tokens: Tokens of the prompt whose keys and values were found in the pool.
         slides: How often its context was cut in order to continue (``on_full="window"``).
+        embedding: The embedding of the prompt, [D] in float32, for a request of ``submit_embedding`` that has ended.
     """
 
     id: int
@@ -47,6 +50,7 @@ class Handle:
     exception: Exception | None = None
     reused_tokens: int = 0
     slides: int = 0
+    embedding: Tensor | None = None
 
     @property
     def finished(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass
@@ -11,20 +11,19 @@ from types import TracebackType
 from typing import Literal, Protocol, Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from slm_kv.constraints.compiler import GrammarCompiler
 from slm_kv.constraints.grammar import Grammar
-from slm_kv.engine.adapters import Adapters
-from slm_kv.engine.base_copy import Attach, BaseCopy, NewAdapter
+from slm_kv.engine.adapter_host import AdapterHost
+from slm_kv.engine.embeddings import NO_TEXT, EmbeddingSequence
 from slm_kv.engine.requests import FinishReason, Handle, Update
 from slm_kv.engine.sequence import Sequence
 from slm_kv.engine.text_stream import TextStream
-from slm_kv.engine.vocabulary import Prompt, Vocabulary, end_of_text_ids
+from slm_kv.engine.vocabulary import Prompt, Vocabulary
 from slm_kv.errors import KVError
 from slm_kv.linear.int8_gate import Int8Model
-from slm_kv.peft_models import adapter_names, base_model
 from slm_kv.sampling.params import SamplingParams
 from slm_kv.sampling.sampler import TokenSampler
 
@@ -65,7 +64,7 @@ class TokenLimits(Protocol):
         """Raise KVError for a request that can never be answered."""
 
 
-class TextEngine(ABC):
+class TextEngine(AdapterHost):
     """Generates for many requests at the same time. Not thread-safe, except for ``check`` and ``compile_grammar``.
 
     Subclasses are ``Engine`` and ``TransformersEngine``; ``create_engine`` chooses.
@@ -89,12 +88,10 @@ class TextEngine(ABC):
     def __init__(
         self, model: PreTrainedModel | Ids[PreTrainedModel], tokenizer: PreTrainedTokenizerBase | None
     ) -> None:
-        self.models = [model] if isinstance(model, nn.Module) else list(model)
-        self.model, self.tokenizer = self.models[0], tokenizer
+        super().__init__([model] if isinstance(model, nn.Module) else list(model), tokenizer)
+        self.model = self.models[0]
         self._vocabulary = Vocabulary(self.model, tokenizer)
         self._grammars = GrammarCompiler(tokenizer, self._vocabulary.size)
-        self.adapters = Adapters(self.models)
-        self._end_ids: dict[str | None, frozenset[int]] = {}  # of adapters that were added
         self._next_id = itertools.count()
         self._updates: list[Update] = []
 
@@ -142,66 +139,6 @@ class TextEngine(ABC):
     @abstractmethod
     def _end(self, handle: Handle, reason: FinishReason) -> bool:
         """End a request at once; return False if it had already ended."""
-
-    @abstractmethod
-    def copy_base(self) -> BaseCopy:
-        """Copy the modules of the base, for an adapter to be attached. Takes milliseconds; copies no tensor.
-
-        Raises:
-            KVError: adapters cannot be added to this engine (8 bits).
-        """
-
-    @abstractmethod
-    def _in_use(self) -> set[str | None]:
-        """The adapters of requests that have not ended."""
-
-    def install_adapter(self, adapter: NewAdapter) -> None:
-        """Let requests use an adapter that was attached to a copy of the base. Takes microseconds.
-
-        An adapter that is added has its own end-of-text tokens: those of the generation config of its model.
-
-        Raises:
-            KVError: its name is in use.
-        """
-        self.adapters.add(adapter.adapted, adapter.digests)
-        model = adapter.adapted.model
-        self.models.append(model)
-        self._end_ids[adapter.name] = end_of_text_ids(base_model(model), self.tokenizer)
-
-    def add_adapter(self, name: str, attach: Attach) -> None:
-        """Add an adapter while requests run; their texts do not change.
-
-        It waits until the adapter can be used. ``copy_base``, ``BaseCopy.attach`` and ``install_adapter`` do the same
-        in three steps, the slow one of which may run on another thread, beside ``step``.
-
-        Args:
-            name: The name of the adapter, and its name in PEFT.
-            attach: Attaches the adapter: ``lambda model: PeftModel.from_pretrained(model, folder, name)``.
-
-        Raises:
-            KVError: the name is in use, or the engine cannot use the adapter; the engine is as it was. Whatever
-                ``attach`` raises is raised too.
-        """
-        self.adapters.check_new(name)
-        self.install_adapter(self.copy_base().attach(name, attach))
-
-    def remove_adapter(self, name: str) -> None:
-        """Remove an adapter. Its requests are finished; then its weights are freed.
-
-        Raises:
-            KVError: no adapter has this name.
-        """
-        self.adapters.remove(name)
-        self._discard_unused()
-
-    def _discard_unused(self) -> None:
-        """Free the removed adapters that no request uses any more."""
-        if not self.adapters.removed:
-            return
-        for name in self.adapters.removed - self._in_use():
-            self.adapters.discard(name)
-            self._end_ids.pop(name, None)
-            self.models[1:] = [model for model in self.models[1:] if adapter_names(model)]
 
     def check(self, prompt_ids: Ids[int], params: SamplingParams, *, adapter: str | None = None) -> None:
         """Validate a request without queuing it; thread-safe.
@@ -263,6 +200,42 @@ class TextEngine(ABC):
         stream = TextStream(self.tokenizer, params.stop, prompt_ids, params.visible_special_ids)
         self._queue(Sequence(handle, sampler, stream, self.adapters.prefix_root(name), model_end_ids))
         return handle
+
+    def check_embedding(self, prompt_ids: Ids[int], *, adapter: str | None = None) -> None:
+        """Validate a request for an embedding without queuing it; thread-safe. Raises KVError, as ``check``."""
+        self.check(prompt_ids, NO_TEXT, adapter=adapter)
+
+    def submit_embedding(self, prompt: Prompt, *, adapter: str | None = None) -> Handle:
+        """Queue a request for the embedding of a text, computed beside the texts that are generated.
+
+        Args:
+            prompt: Text or token ids.
+            adapter: As in ``submit``.
+
+        Raises:
+            KVError: the prompt is empty or too long, or the adapter is unknown.
+        """
+        prompt_ids = self._vocabulary.encode(prompt)
+        self.check_embedding(prompt_ids, adapter=adapter)
+        name = self.adapters.resolve(adapter)
+        handle = Handle(next(self._next_id), tuple(prompt_ids), NO_TEXT, name)
+        self._queue(EmbeddingSequence(handle, self.adapters.prefix_root(name)))
+        return handle
+
+    def embed(self, prompt: Prompt, *, adapter: str | None = None) -> Tensor:
+        """Return the embedding of a text: the mean of its last hidden states, of length 1, [D] in float32.
+
+        Raises:
+            KVError: as ``submit_embedding``; InvalidLogits if the model gives NaN.
+        """
+        handle = self.submit_embedding(prompt, adapter=adapter)
+        while not handle.finished:
+            others = [update for update in self.step() if update.handle is not handle]
+            self._updates += others  # of texts that run meanwhile: the next step returns them
+        if handle.exception:
+            raise handle.exception
+        assert handle.embedding is not None
+        return handle.embedding
 
     def cancel(self, handle: Handle) -> bool:
         """End a request and release its memory at once; return False if it had already ended."""

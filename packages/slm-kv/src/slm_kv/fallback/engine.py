@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from slm_kv.engine.base_copy import BaseCopy
 from slm_kv.engine.context_limits import OnFull
+from slm_kv.engine.embeddings import EmbeddingSequence, last_hidden_states
 from slm_kv.engine.requests import FinishReason, Handle, Update
 from slm_kv.engine.sequence import Sequence
 from slm_kv.engine.text_engine import EngineLoad, TextEngine
@@ -145,6 +146,9 @@ class TransformersEngine(TextEngine):
                 raise KVError(f"the context is full after {len(sequence.token_ids)} tokens (on_full=error)")
             self._finish(sequence, "length")
             return
+        if isinstance(sequence, EmbeddingSequence):
+            self._embed(sequence)
+            return
         logits_RV = self._next_logits(sequence)
         if sequence.needs_prompt_logits:
             sequence.add_prompt_logprobs(logits_RV)
@@ -154,6 +158,15 @@ class TransformersEngine(TextEngine):
         self._updates.append(Update(sequence.handle, text, (token.token_id,), reason is not None))
         if reason:
             self._remove(sequence, reason)
+
+    def _embed(self, sequence: EmbeddingSequence) -> None:
+        with self.adapters.active(sequence.handle.adapter):
+            model = base_model(self.adapters.model_of(sequence.handle.adapter))
+            ids = torch.tensor([sequence.token_ids], device=self.device)
+            sequence.add_hidden_states(last_hidden_states(model, ids))
+        sequence.finish()
+        self._updates.append(Update(sequence.handle, "", (), True))
+        self._remove(sequence, "stop")
 
     @torch.inference_mode()
     def _next_logits(self, sequence: Sequence) -> Tensor:

@@ -24,7 +24,10 @@ class Timing:
 
 @dataclass(frozen=True)
 class Delta:
-    """The part of one text since its previous delta. Only the last one has ``finish_reason`` and ``timing``."""
+    """The part of one text since its previous delta. Only the last one has ``finish_reason`` and ``timing``.
+
+    An embedding is a single delta without a text.
+    """
 
     text: str = ""
     token_ids: tuple[int, ...] = ()
@@ -32,6 +35,7 @@ class Delta:
     prompt_logprobs: tuple[SampledToken, ...] = ()
     finish_reason: FinishReason | None = None
     timing: Timing | None = None
+    embedding: tuple[float, ...] | None = None
 
 
 def _ignore_delta(index: int, delta: Delta, tokens: int) -> None:

@@ -10,32 +10,32 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from slm_kv import BASE_ADAPTER, Grammar, GrammarError, Handle, InvalidLogits, TextEngine, Update
+from slm_kv import Grammar, GrammarError, Handle, InvalidLogits, TextEngine, Update
 from slm_serve.backends.answer import Answer, Delta, FinishReason, Timing
+from slm_serve.backends.engine_adapters import EngineAdapters
 from slm_serve.backends.protocol import BackendKind, BackendLoad, Job
+from slm_serve.backends.running_jobs import RunningJob, ServerLoop
 from slm_serve.backends.served_models import ServedModel
 from slm_serve.errors import BackendStoppedError, ModelFailedError, RequestError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from slm_adapters import AdapterLoader
+
 logger = logging.getLogger("slm_serve")
 Action = Callable[[], None]
 
 
 @dataclass
-class _RunningJob:
-    """A submitted job, and how much of its handle has been sent to its answer."""
+class _EngineJob(RunningJob):
+    """A running job, and how much of its handle has been sent to its answer."""
 
-    answer: Answer
-    index: int
-    job: Job
-    started: float = field(default_factory=time.perf_counter)
-    first_token_at: float | None = None
     last_sent_at: float = -math.inf
     sent_characters: int = 0
     sent_tokens: int = 0
@@ -52,6 +52,7 @@ class _RunningJob:
             tuple(handle.prompt_logprobs[self.sent_prompt_logprobs :]),
             finish_reason,
             timing,
+            None if handle.embedding is None else tuple(handle.embedding.tolist()),
         )
         self.sent_characters, self.sent_tokens = len(handle.text), len(handle.token_ids)
         self.sent_prompt_logprobs = len(handle.prompt_logprobs)
@@ -69,6 +70,7 @@ class EngineBackend:
         adapters: the engine's name for each served adapter, by served name; does not contain the base.
         tokenizers: as in the protocol.
         stream_interval: minimum seconds between two deltas of a streamed text.
+        loader: loads further adapters.
     """
 
     def __init__(
@@ -80,22 +82,23 @@ class EngineBackend:
         loop: asyncio.AbstractEventLoop,
         summary: str = "",
         stream_interval: float = 0,
+        loader: AdapterLoader | None = None,
     ) -> None:
         assert engine.tokenizer is not None, "a server needs a tokenizer"
         # A copy: a fast tokenizer must not be used by two threads at once, and the engine decodes on its own.
-        self.served, self.tokenizer = served, copy.deepcopy(engine.tokenizer)
-        self.tokenizers: Mapping[str, PreTrainedTokenizerBase] = {
-            name: self.tokenizer if tokenizer is engine.tokenizer else tokenizer
-            for name, tokenizer in tokenizers.items()
-        }
+        self.tokenizer = copy.deepcopy(engine.tokenizer)
+        own = {name: self.tokenizer if each is engine.tokenizer else each for name, each in tokenizers.items()}
+        self._adapters = EngineAdapters(engine, dict(served), dict(adapters), own, loader)
+        self.served: Mapping[str, ServedModel] = self._adapters.served
+        self.tokenizers: Mapping[str, PreTrainedTokenizerBase] = self._adapters.tokenizers
         self.context_length = engine.context_limits.tokens
         self.max_sequences, self.summary = engine.max_sequences, summary or engine.summary
         self.kind: BackendKind = "engine" if engine.kind == "paged" else engine.kind
         self.reason = engine.reason
-        self._engine, self._adapters, self._loop = engine, adapters, loop
+        self._engine, self._server = engine, ServerLoop(loop)
         self._stream_interval = stream_interval
         self._inbox: queue.SimpleQueue[Action | None] = queue.SimpleQueue()  # None: stop
-        self._running: dict[int, _RunningJob] = {}  # by the id of the handle
+        self._running: dict[int, _EngineJob] = {}  # by the id of the handle
         self._failure: str | None = None
         self._ended = False  # the engine takes no more steps
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -110,23 +113,47 @@ class EngineBackend:
         return BackendLoad(load.running, load.waiting, load.pages_used, load.pages, load.preemptions)
 
     def check(self, job: Job) -> None:
-        self._engine.check(job.prompt_ids, job.params, adapter=self._engine_adapter(job))
+        adapter = self._adapters.engine_name(job.model)
+        if job.embeds:
+            self._engine.check_embedding(job.prompt_ids, adapter=adapter)
+        else:
+            self._engine.check(job.prompt_ids, job.params, adapter=adapter)
 
     def compile_grammar(self, grammar: Grammar) -> None:
         self._engine.compile_grammar(grammar)
 
     def submit(self, jobs: Sequence[Job], answer: Answer) -> None:
         handles: list[Handle] = []
+        adapters = [self._adapters.engine_name(job.model) for job in jobs]  # now: the names may change
         answer.on_close.append(lambda: self._inbox.put(lambda: self._cancel(handles)))
         answer.on_finish = lambda error: self._inbox.put(lambda: self._finish(handles, answer, error))
-        self._inbox.put(lambda: self._start(jobs, answer, handles))
+        self._inbox.put(lambda: self._start(jobs, adapters, answer, handles))
 
     def close(self) -> None:
         self._inbox.put(None)
         self._thread.join()
 
-    def _engine_adapter(self, job: Job) -> str:
-        return self._adapters.get(job.model, BASE_ADAPTER)
+    async def load_adapter(self, name: str, folder: Path) -> None:
+        await self._adapters.load(name, folder, self._on_engine)
+
+    async def unload_adapter(self, name: str) -> None:
+        await self._adapters.unload(name, self._on_engine)
+
+    async def _on_engine(self, action: Callable[[], Any]) -> Any:
+        """Run ``action`` on the engine's thread between two steps, and return its result."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._inbox.put(lambda: self._run_for(future, action))
+        return await future
+
+    def _run_for(self, future: asyncio.Future[Any], action: Callable[[], Any]) -> None:
+        try:
+            if self._ended:
+                raise BackendStoppedError
+            result = action()
+        except Exception as error:
+            self._server.call(partial(_set_unless_done, future.set_exception, future, error))
+        else:
+            self._server.call(partial(_set_unless_done, future.set_result, future, result))
 
     def _run(self) -> None:
         """Alternate between the actions of the inbox and steps of the engine, until ``close``."""
@@ -140,6 +167,9 @@ class EngineBackend:
             else:
                 self._send(updates)
         self._end()
+        while not self._inbox.empty():
+            if action := self._inbox.get():
+                action()
         self._engine.close()
 
     def _end(self) -> None:
@@ -147,7 +177,7 @@ class EngineBackend:
         self._ended = True
         running, self._running = self._running, {}
         for job in running.values():
-            self._on_loop(partial(job.answer.fail, BackendStoppedError()))
+            self._server.call(partial(job.answer.fail, BackendStoppedError()))
 
     def _process_inbox(self) -> bool:
         """Run all actions of the inbox; block while there is nothing to compute. Returns False after ``close``."""
@@ -158,21 +188,24 @@ class EngineBackend:
             action()
         return True
 
-    def _start(self, jobs: Sequence[Job], answer: Answer, handles: list[Handle]) -> None:
+    def _start(self, jobs: Sequence[Job], adapters: Sequence[str], answer: Answer, handles: list[Handle]) -> None:
         if self._ended:
-            self._on_loop(partial(answer.fail, BackendStoppedError()))
+            self._server.call(partial(answer.fail, BackendStoppedError()))
             return
-        for index, job in enumerate(jobs):
+        for index, (job, adapter) in enumerate(zip(jobs, adapters, strict=True)):
             try:
-                handle = self._engine.submit(
-                    job.prompt_ids, job.params, adapter=self._engine_adapter(job), use_cache=job.use_cache
-                )
+                handle = self._submit_to_engine(job, adapter)
             except Exception as error:  # `check` accepted the job, so this is a bug in `check` or `submit`
                 logger.exception("the engine rejected a request that had passed its check")
-                self._on_loop(partial(answer.fail, error))
+                self._server.call(partial(answer.fail, error))
                 return
             handles.append(handle)
-            self._running[handle.id] = _RunningJob(answer, index, job)
+            self._running[handle.id] = _EngineJob(answer, index, job)
+
+    def _submit_to_engine(self, job: Job, adapter: str) -> Handle:
+        if job.embeds:
+            return self._engine.submit_embedding(job.prompt_ids, adapter=adapter)
+        return self._engine.submit(job.prompt_ids, job.params, adapter=adapter, use_cache=job.use_cache)
 
     def _cancel(self, handles: list[Handle]) -> None:
         for handle in handles:
@@ -182,7 +215,7 @@ class EngineBackend:
     def _finish(self, handles: list[Handle], answer: Answer, error: Exception) -> None:
         """End the jobs of ``answer`` with what they have; the updates are sent by the next step."""
         if not any(handle.token_ids for handle in handles):
-            self._on_loop(partial(answer.fail, error))
+            self._server.call(partial(answer.fail, error))
             return
         for handle in handles:
             self._engine.finish(handle)
@@ -195,8 +228,7 @@ class EngineBackend:
             running = self._running.get(update.handle.id)
             if running is None:  # cancelled
                 continue
-            if running.first_token_at is None and update.token_ids:
-                running.first_token_at = now
+            running.note_tokens(now, len(update.token_ids))
             if update.finished:
                 del self._running[update.handle.id]
                 results.append((running.answer, running.index, self._last_result(running, update.handle, now)))
@@ -204,12 +236,11 @@ class EngineBackend:
                 running.last_sent_at = now
                 results.append((running.answer, running.index, running.next_delta(update.handle)))
         if results:
-            self._on_loop(partial(_deliver, results))
+            self._server.call(partial(_deliver, results))
 
-    def _last_result(self, running: _RunningJob, handle: Handle, now: float) -> Delta | RequestError:
+    def _last_result(self, running: _EngineJob, handle: Handle, now: float) -> Delta | RequestError:
         if handle.finish_reason == "stop" or handle.finish_reason == "length":
-            first_token = (running.first_token_at or now) - running.started
-            return running.next_delta(handle, handle.finish_reason, Timing(first_token, now - running.started))
+            return running.next_delta(handle, handle.finish_reason, running.timing(now))
         return self._client_error(handle)
 
     def _client_error(self, handle: Handle) -> RequestError:
@@ -222,10 +253,6 @@ class EngineBackend:
         logger.error("a request failed", exc_info=handle.exception)
         return ModelFailedError("the model failed on this request; see the server's log")
 
-    def _on_loop(self, action: Callable[[], object]) -> None:
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(action)
-
 
 def _deliver(results: list[tuple[Answer, int, Delta | RequestError]]) -> None:
     for answer, index, result in results:
@@ -233,3 +260,8 @@ def _deliver(results: list[tuple[Answer, int, Delta | RequestError]]) -> None:
             answer.fail(result)
         else:
             answer.put(index, result)
+
+
+def _set_unless_done(setter: Callable[[Any], None], future: asyncio.Future[Any], value: Any) -> None:
+    if not future.done():
+        setter(value)

@@ -55,6 +55,7 @@ def _load_engine_backend(settings: Settings, loop: asyncio.AbstractEventLoop) ->
         loop,
         summary=_summary(engine),
         stream_interval=settings.stream_interval,
+        loader=loaded.loader,
     )
 
 

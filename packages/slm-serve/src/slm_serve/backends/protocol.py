@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from slm_serve.backends.answer import Answer
@@ -27,6 +28,7 @@ class Job:
         model: name of a served model.
         use_cache: False recomputes the whole text for each token.
         streams: send a delta for each step; if False, one delta with the whole text at its end.
+        embeds: compute the embedding of the prompt instead of continuing it.
         open_ended: the client asked for no number of tokens, so that a text cut off at a deadline is an answer.
     """
 
@@ -36,6 +38,7 @@ class Job:
     use_cache: bool = True
     streams: bool = False
     open_ended: bool = False
+    embeds: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ class Backend(Protocol):
         """Return the current load."""
 
     def check(self, job: Job) -> None:
-        """Validate a job without queuing it; thread-safe. Raises KVError for a job that can never be run."""
+        """Validate a job without queuing it. Raises KVError or RequestError for a job that can never be run."""
 
     def compile_grammar(self, grammar: Grammar) -> None:
         """Compile and validate a grammar for jobs; thread-safe, and can take a second. Raises GrammarError."""
@@ -80,6 +83,17 @@ class Backend(Protocol):
 
         Must be called on the event loop; does not block.
         """
+
+    async def load_adapter(self, name: str, folder: Path) -> None:
+        """Serve the adapter in ``folder`` as ``name``, for requests from now on.
+
+        An adapter that has this name is replaced: its running and queued requests are finished, and then its weights
+        are freed. Loads are not concurrent. Raises ValueError, one sentence, for an adapter that cannot be served, and
+        RequestError; nothing has changed then.
+        """
+
+    async def unload_adapter(self, name: str) -> None:
+        """Stop serving an adapter; its running and queued requests are finished, and then its weights are freed."""
 
     def close(self) -> None:
         """Cancel all jobs, free the model and wait until that is done."""

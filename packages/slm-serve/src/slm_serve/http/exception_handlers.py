@@ -27,11 +27,14 @@ MAX_TEXT = 500  # characters of a message or of a name in an error
 DESCRIPTIONS = {
     400: "the request is invalid or cannot be fulfilled",
     401: "the API key is missing or wrong",
+    403: "this server does not do that, or not with this path",
     404: "there is no such model",
+    409: "the name is in use, or the model must stay",
     413: "the body is too large",
     422: "the request is invalid or cannot be fulfilled",
     429: "the queue is full; see Retry-After",
     500: "the model failed on this request",
+    501: "the backend cannot do that",
     503: "the model is loading, or the server is stopping",
     504: "the request timed out before its first token, or before the tokens it asked for",
 }
@@ -58,8 +61,7 @@ def error_response(path: str, error: RequestError) -> JSONResponse:
     status, headers = error.status, dict(error.headers or {})
     if not is_openai_path(path):
         return JSONResponse({"detail": error.message}, status, headers)
-    # OpenAI's API has no 422: clients expect 400 for an invalid request.
-    return JSONResponse(openai_error_body(error), 400 if status == 422 else status, headers)
+    return JSONResponse(openai_error_body(error), error.openai_status, headers)
 
 
 def openai_error_body(error: RequestError) -> dict[str, Any]:

@@ -6,6 +6,8 @@ uvicorn has limits for h11 only, and h11 is slower: it is written in Python.
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections.abc import Iterable
 from enum import Enum
 from typing import Any
@@ -22,6 +24,8 @@ from slm_serve.http.connections.send_watch import SendWatch
 from slm_serve.http.streams import ABORT_EXTENSION
 
 LINGER_SECONDS = 1.0  # for a refused client to read why: closing at once may discard the response
+RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with a reset
+LINGER_BYTES = 2**20
 STOP_SECONDS = 2.0  # that clients get to send or take the rest when the server stops
 NON_CONTENT_RATIO = 16  # bytes of a chunked body for each byte of content: chunks of one byte have six
 
@@ -83,7 +87,10 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def abort(self) -> None:
-        """Close the socket at once and drop what was not sent."""
+        """Close the socket at once and drop what was not sent, also by the kernel."""
+        sock = self.transport.get_extra_info("socket")
+        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         self.transport.abort()
 
     @property
@@ -94,13 +101,15 @@ class HttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
+            self._discard(data)
             return
         self._unset_keepalive_if_required()
         try:
             self.parser.feed_data(data)
             self._check_size(len(data))
-        except httptools.HttpParserUpgrade:
-            pass  # answered as if the client had not asked for another protocol; see on_headers_complete
+        except httptools.HttpParserUpgrade as upgrade:
+            self._ignore_upgrade(data[upgrade.args[0] :])
+            return
         except httptools.HttpParserError as error:
             cause = error.__context__  # of an exception in a callback
             self._refuse(cause if isinstance(cause, Refusal) else Refusal(400, MALFORMED))
@@ -109,6 +118,12 @@ class HttpProtocol(HttpToolsProtocol):
             self._refuse(refusal)
             return
         self._await_client()
+
+    def _discard(self, data: bytes) -> None:
+        """Drop what a refused client still sends, and close the connection if it is too much."""
+        self._received += len(data)
+        if self._received > LINGER_BYTES:
+            self.abort()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -133,11 +148,11 @@ class HttpProtocol(HttpToolsProtocol):
         self._phase = Phase.BODY
         version = self.parser.get_http_version()
         check_headers(version, self.headers)
+        if self.parser.should_upgrade():
+            return
         super().on_headers_complete()
         if len(self.pipeline) > self._limits.pipelined:
             raise Refusal(400, PIPELINED)
-        if self.parser.should_upgrade():
-            self.cycle.keep_alive = False  # httptools ends at an upgrade
         if version == "1.0":
             self.cycle.send = CloseDelimitedSend(self.cycle)  # type: ignore[method-assign]
 
@@ -147,7 +162,24 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._phase = Phase.IDLE
-        super().on_message_complete()
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
+
+    def _ignore_upgrade(self, rest: bytes) -> None:
+        """Read the request again as if it had not asked for another protocol; ``rest`` follows its headers.
+
+        httptools drops the body of such a request. Java's HttpClient offers h2c with every first request.
+        """
+        method = self.parser.get_method()
+        if method == b"CONNECT":
+            self._refuse(Refusal(400, MALFORMED))
+            return
+        version = self.parser.get_http_version().encode()
+        headers = [(name, value) for name, value in self.headers if name not in (b"connection", b"upgrade")]
+        head = b"%b %b HTTP/%b\r\n" % (method, self.url, version) + b"".join(b"%b: %b\r\n" % each for each in headers)
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+        self.data_received(head + b"\r\n" + rest)
 
     def _count_head(self, size: int) -> None:
         self._head_bytes += size
@@ -240,7 +272,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _refuse(self, refusal: Refusal) -> None:
         """Answer with an error if no other response is in progress, and close the connection."""
-        self._refused = True
+        self._refused, self._received = True, 0
         self._stop_client_timer()
         self._connections.log.record(refusal.status, refusal.message, self._client)
         if self.pipeline or (self._is_answering and self.cycle.response_started):
@@ -253,7 +285,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._write_response(refusal)
         if self.transport.can_write_eof():
             self.transport.write_eof()
-        self.loop.call_later(LINGER_SECONDS, self.abort)
+        self.loop.call_later(LINGER_SECONDS, self.transport.abort)
 
     def _write_response(self, refusal: Refusal) -> None:
         body = refusal.body(getattr(self, "url", b"").decode("latin-1"))

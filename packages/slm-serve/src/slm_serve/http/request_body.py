@@ -29,6 +29,8 @@ MAX_ELEMENTS = 1_100_000  # elements of objects and arrays
 IGNORED_HEADER = "x-slm-ignored"
 MAX_NAMES, MAX_NAME = 32, 64  # names in the header, and characters of a name
 UNSAFE = re.compile(r"[^A-Za-z0-9_.-]")
+LONG_NUMBER = b"0" * 400  # of so many digits; converting them takes quadratic time
+ZEROS = bytes.maketrans(b"123456789", b"0" * 9)
 REFERENCE = "#/components/schemas/{model}"
 
 
@@ -88,7 +90,9 @@ def parse_json(raw: bytes) -> Any:
     if not raw.strip():
         raise _error("missing", "the body is empty; send a JSON object")
     if _is_too_complex(raw):
-        raise _error("json_invalid", f"the body has more than {MAX_OBJECTS} objects, or too many values; send less")
+        raise _error(
+            "json_invalid", f"the body has more than {MAX_OBJECTS:,} objects, or numbers of 400 digits; send less"
+        )
     try:
         return json.loads(raw.decode("utf-8-sig"), object_pairs_hook=_unique_keys)
     except RecursionError:
@@ -137,13 +141,14 @@ def _is_too_complex(raw: bytes) -> bool:
     if len(raw) <= LARGE_BODY:
         return False
     outside = raw
-    if _objects(raw) > MAX_OBJECTS or raw.count(b",") > MAX_ELEMENTS:
+    if _has_many_values(raw):
         outside = b"".join(raw.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2])
-    return _objects(outside) > MAX_OBJECTS or outside.count(b",") > MAX_ELEMENTS
+    return _has_many_values(outside)
 
 
-def _objects(raw: bytes) -> int:
-    return raw.count(b"{") + raw.count(b"[") + raw.count(b":")
+def _has_many_values(raw: bytes) -> bool:
+    objects = raw.count(b"{") + raw.count(b"[") + raw.count(b":")
+    return objects > MAX_OBJECTS or raw.count(b",") > MAX_ELEMENTS or LONG_NUMBER in raw.translate(ZEROS)
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> Json:

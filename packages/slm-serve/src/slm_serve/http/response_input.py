@@ -1,52 +1,73 @@
-"""Conversion of a request for ``/v1/responses`` to the body of a chat."""
+"""Conversion of a request for ``/v1/responses`` to a chat."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+
 from slm_serve.errors import RequestError
+from slm_serve.http.schemas.chat import ChatRequest
+from slm_serve.http.schemas.lenience import Reading
 from slm_serve.http.schemas.responses import Item, ResponsesRequest
 
 Json = dict[str, Any]
+TOOL_FIELDS = ("name", "description", "parameters", "strict")
 TEXT_PARTS = ("input_text", "output_text", "text")
 
 
-def chat_body(request: ResponsesRequest) -> Json:
-    """Return the body of ``/v1/chat/completions`` that asks for the same.
+def chat_request(request: ResponsesRequest) -> ChatRequest:
+    """Return the chat that asks for the same.
 
-    Raises RequestError 422 for items, tools or formats that a chat cannot express, such as images.
+    Raises RequestError 422 for what a chat cannot express, such as images, and RequestValidationError for items, tools
+    and formats with invalid fields.
     """
+    places, messages = _messages(request)
     body = {
         "model": request.model,
-        "messages": chat_messages(request),
+        "messages": messages,
         "max_completion_tokens": request.max_output_tokens,
         "temperature": request.temperature,
         "top_p": request.top_p,
         "logprobs": request.wants_logprobs or None,
-        "top_logprobs": request.top_logprobs,
+        "top_logprobs": request.top_logprobs or None,
         "tools": [_chat_tool(index, tool) for index, tool in enumerate(request.tools or ())] or None,
         "tool_choice": _chat_tool_choice(request.tool_choice) if request.tools else None,
         "parallel_tool_calls": request.parallel_tool_calls if request.tools else None,
         "response_format": _chat_format(request.text.format if request.text else None),
     }
-    return {name: value for name, value in body.items() if value is not None}
+    try:
+        return ChatRequest.model_validate(body, context=Reading(strict=False))
+    except ValidationError as error:
+        problems = error.errors(include_url=False)
+    raise RequestValidationError([problem | {"loc": ("body", *_place(problem["loc"], places))} for problem in problems])
 
 
-def chat_messages(request: ResponsesRequest) -> list[Json]:
-    """Return the instructions and the input as messages; a call belongs to the assistant's message before it."""
+def _place(location: tuple[int | str, ...], places: list[str]) -> tuple[int | str, ...]:
+    """Return where the field of a chat came from."""
+    if location[:1] == ("messages",) and len(location) > 1 and isinstance(location[1], int):
+        return (places[location[1]], *location[2:])
+    names = {"messages": "input", "response_format": "text.format", "max_completion_tokens": "max_output_tokens"}
+    return tuple(names.get(str(part), part) for part in location)
+
+
+def _messages(request: ResponsesRequest) -> tuple[list[str], list[Json]]:
+    """Return the places and messages of instructions and input. A call belongs to the assistant's message before it."""
+    places: list[str] = []
     messages: list[Json] = []
     if request.instructions is not None:
-        messages.append({"role": "system", "content": request.instructions})
+        places, messages = ["instructions"], [{"role": "system", "content": request.instructions}]
     if isinstance(request.input, str):
-        return [*messages, {"role": "user", "content": request.input}]
+        return [*places, "input"], [*messages, {"role": "user", "content": request.input}]
     for index, item in enumerate(request.input):
         message = _message(index, item)
         if message and "tool_calls" in message and messages and messages[-1]["role"] == "assistant":
             messages[-1].setdefault("tool_calls", []).extend(message["tool_calls"])
         elif message:
+            places.append(f"input.{index}")
             messages.append(message)
-    return messages
+    return places, messages
 
 
 def _message(index: int, item: Item) -> Json | None:
@@ -84,8 +105,8 @@ def _part(place: str, part: Any) -> Any:
 def _chat_tool(index: int, tool: Item) -> Json:
     if tool.get("type") != "function":
         raise _unsupported(f"tools.{index}", f"tools of type {tool.get('type')!r}", "functions")
-    names: Iterable[str] = ("name", "description", "parameters", "strict")
-    return {"type": "function", "function": {name: tool[name] for name in names if tool.get(name) is not None}}
+    function = {name: tool[name] for name in TOOL_FIELDS if tool.get(name) is not None}
+    return {"type": "function", "function": function}
 
 
 def _chat_tool_choice(choice: str | Item | None) -> str | Json | None:

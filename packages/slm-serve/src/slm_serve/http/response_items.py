@@ -36,8 +36,13 @@ class OutputItems:
                 self.items[-1]["arguments"] += arguments
                 yield self._event("response.function_call_arguments.delta", delta=arguments)
 
-    def close(self, status: str = "completed") -> Iterator[Json]:
-        """Close the open item with ``status``; yield the events for it."""
+    def finish(self, status: str) -> Iterator[Json]:
+        """Close the last item with ``status``; an empty answer is a message without text. Yield the events for it."""
+        if not self.items:
+            yield from self._open_message()
+        yield from self._close(status)
+
+    def _close(self, status: str = "completed") -> Iterator[Json]:
         if not self._is_open:
             return
         item = self.items[-1]
@@ -54,7 +59,7 @@ class OutputItems:
     def _open_message(self) -> Iterator[Json]:
         if self._is_open and self._call_index is None:
             return
-        yield from self.close()
+        yield from self._close()
         part: Json = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
         item = {"type": "message", "id": f"msg_{uuid.uuid4().hex}", "role": "assistant", "content": []}
         yield self._open(item, None)
@@ -64,7 +69,7 @@ class OutputItems:
     def _open_call(self, call: Json) -> Iterator[Json]:
         if self._is_open and self._call_index == call["index"]:
             return
-        yield from self.close()
+        yield from self._close()
         item = {
             "type": "function_call",
             "id": f"fc_{uuid.uuid4().hex}",

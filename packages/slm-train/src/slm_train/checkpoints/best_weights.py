@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers.trainer import TRAINER_STATE_NAME
 
-from slm_train.checkpoints.atomic_write import atomic_file
+from slm_train.checkpoints.files.atomic_write import atomic_file
 from slm_train.checkpoints.step_checkpoint_file import read_verified
 from slm_train.errors import CheckpointError
 

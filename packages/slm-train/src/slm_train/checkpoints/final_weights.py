@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from slm_adapters import has_own_readme, run_card, write_model_card
-from slm_train.checkpoints.fsync import sync
+from slm_train.checkpoints.files.fsync import sync
 
 
 def add_model_card(files: Path, folder: Path, record: dict[str, Any]) -> None:

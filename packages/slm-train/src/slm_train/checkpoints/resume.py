@@ -12,9 +12,9 @@ from typing import Any
 from slm_adapters import remove_model_card
 from slm_data import BudgetPlan
 from slm_train.arguments import Arguments
-from slm_train.checkpoints.atomic_write import delete_folder, remove_leftovers
 from slm_train.checkpoints.best_weights import read_best_state, read_callback_state, stored_weights
-from slm_train.checkpoints.manifest import find_fault
+from slm_train.checkpoints.files.atomic_write import delete_folder, remove_leftovers
+from slm_train.checkpoints.files.manifest import find_fault
 from slm_train.checkpoints.retention import latest_complete, list_checkpoints
 from slm_train.checkpoints.run_identity import IDENTITY_NAME
 from slm_train.checkpoints.step_checkpoint_file import STEP_CHECKPOINT_FILE, read_step_checkpoint

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from slm_train.checkpoints.atomic_write import delete_folder, restore_replaced
-from slm_train.checkpoints.disk_errors import explain_checkpoint_errors
-from slm_train.checkpoints.manifest import MANIFEST, find_fault
+from slm_train.checkpoints.files.atomic_write import delete_folder, restore_replaced
+from slm_train.checkpoints.files.disk_errors import explain_checkpoint_errors
+from slm_train.checkpoints.files.manifest import MANIFEST, find_fault
 from slm_train.checkpoints.step_checkpoint_file import STEP_CHECKPOINT_FILE
 
 _PREFIX = "checkpoint-"

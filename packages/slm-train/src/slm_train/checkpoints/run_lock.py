@@ -12,7 +12,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from slm_train.arguments import Arguments
-from slm_train.checkpoints.disk_errors import explain_disk_errors
+from slm_train.checkpoints.files.disk_errors import explain_disk_errors
 from slm_train.checkpoints.output_folder import check_folder
 from slm_train.errors import TrainError
 from slm_train.run_folder.lock_file import LOCK_FILE, active_process, release, try_lock

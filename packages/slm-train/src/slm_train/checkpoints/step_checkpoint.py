@@ -24,7 +24,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.utils._pytree import tree_leaves, tree_map
 
-from slm_train.checkpoints.atomic_write import atomic_file
+from slm_train.checkpoints.files.atomic_write import atomic_file
 from slm_train.checkpoints.step_checkpoint_file import FORMAT, STEP_CHECKPOINT_FILE
 from slm_train.checkpoints.whole_weights import WHOLE, load_whole_weights, whole_trained_weights
 

@@ -12,11 +12,11 @@ from typing import Any, NoReturn
 from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
 
+from slm_train.command_line.checks.flag_combinations import check_combinations
+from slm_train.command_line.checks.json_values import check_json_values
+from slm_train.command_line.checks.optional_packages import check_packages
+from slm_train.command_line.checks.value_ranges import check_ranges
 from slm_train.command_line.flag_choices import choose_from
-from slm_train.command_line.flag_combinations import check_combinations
-from slm_train.command_line.json_values import check_json_values
-from slm_train.command_line.optional_packages import check_packages
-from slm_train.command_line.value_ranges import check_ranges
 from slm_train.errors import UsageError, shown
 
 _MISSING_VALUE = re.compile(r"argument (--\w+)\S*: expected (?:at least )?one argument")

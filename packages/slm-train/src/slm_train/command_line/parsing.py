@@ -10,12 +10,12 @@ from typing import Any
 from slm_data import DataError
 from slm_train.arguments import Arguments, SlmTrainingArguments
 from slm_train.checkpoints.output_folder import check_folder
+from slm_train.command_line.checks.ineffective_flags import ineffective_flags
 from slm_train.command_line.evaluation_batch import limit_evaluation_batch
 from slm_train.command_line.evaluation_flags import check_evaluation_flags
 from slm_train.command_line.flag_parser import FlagParser
 from slm_train.command_line.flag_reader import CommandLine
 from slm_train.command_line.flag_types import FALSE_WORDS
-from slm_train.command_line.ineffective_flags import ineffective_flags
 from slm_train.command_line.known_flags import OPTION_GROUPS, read_flags
 from slm_train.command_line.loggers import check_loggers
 from slm_train.command_line.run_defaults import (
@@ -26,9 +26,9 @@ from slm_train.command_line.run_defaults import (
 )
 from slm_train.errors import TrainError, UsageError
 from slm_train.hardware.device_defaults import device_defaults, ignored_precision_flags
-from slm_train.loop.trial_activation_checkpointing import check_activation_checkpointing
-from slm_train.loop.trial_optimizer import check_optimizer
-from slm_train.loop.trial_schedule import check_schedule
+from slm_train.loop.trial.activation_checkpointing import check_activation_checkpointing
+from slm_train.loop.trial.optimizer import check_optimizer
+from slm_train.loop.trial.schedule import check_schedule
 from slm_train.options.budget import BudgetOptions
 
 PARSED_GROUPS = (*OPTION_GROUPS, SlmTrainingArguments)

@@ -18,8 +18,8 @@ from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from slm_data import RowCollator, RowDataset, RowStream
 from slm_train.arguments import SlmTrainingArguments
-from slm_train.checkpoints.atomic_write import atomic_folder, temporary_path
 from slm_train.checkpoints.best_weights import STATE_NAME, BestWeights, read_best_state
+from slm_train.checkpoints.files.atomic_write import atomic_folder, temporary_path
 from slm_train.checkpoints.hub_upload import upload_checkpoint
 from slm_train.checkpoints.retention import list_checkpoints, rotate
 from slm_train.checkpoints.run_identity import IDENTITY_NAME

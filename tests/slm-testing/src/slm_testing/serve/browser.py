@@ -89,10 +89,18 @@ class Browser:
             f"(document.querySelector('[name={control}]'))"
         )
 
-    def press(self, key: str, control: bool = False) -> None:
-        event = {"key": key, "code": key, "windowsVirtualKeyCode": {"Enter": 13}[key], "modifiers": 2 * control}
-        self.call("Input.dispatchKeyEvent", type="rawKeyDown", **event)
+    def press(self, key: str, control: bool = False, shift: bool = False) -> None:
+        """Press Enter or Escape."""
+        event = {"key": key, "code": key, "windowsVirtualKeyCode": {"Enter": 13, "Escape": 27}[key]}
+        event["modifiers"] = 2 * control + 8 * shift
+        text = {"text": "\r"} if key == "Enter" and not control else {}
+        self.call("Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", **event, **text)
         self.call("Input.dispatchKeyEvent", type="keyUp", **event)
+
+    def type(self, selector: str, text: str) -> None:
+        """Type a text into the element that matches."""
+        self(f"document.querySelector('{selector}').focus()")
+        self.call("Input.insertText", text=text)
 
     def text(self, selector: str) -> str:
         """Return the visible text of the first element that matches."""
@@ -108,6 +116,11 @@ class Browser:
         """Enter a prompt and press Generate."""
         self.set("prompt", prompt)
         self.click("#generate")
+
+    def send(self, message: str) -> None:
+        """Enter a message of a chat and press Send."""
+        self.set("message", message)
+        self.click("#send")
 
 
 def tab_address(port_file: Path) -> str:

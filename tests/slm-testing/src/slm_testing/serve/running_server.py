@@ -21,6 +21,7 @@ class RunningServer:
 
     url: str
     app: FastAPI
+    server: Server
 
     @property
     def service(self) -> Any:
@@ -36,6 +37,9 @@ class RunningServer:
     def get(self, path: str, **options: Any) -> httpx.Response:
         return httpx.get(f"{self.url}{path}", timeout=TIMEOUT, **options)
 
+    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        return httpx.request(method, f"{self.url}{path}", timeout=TIMEOUT, **options)
+
     def metric(self, name: str) -> float:
         """Return a value of /metrics, summed over its labels."""
         lines = self.get("/metrics").text.splitlines()
@@ -44,10 +48,17 @@ class RunningServer:
 
 
 @contextmanager
-def running_server(*, wait_for_model: bool = True, **settings: Any) -> Iterator[RunningServer]:
-    """Run a server with ``settings``. By default it is yielded once its model is loaded or could not be loaded."""
+def running_server(
+    *, wait_for_model: bool = True, send_buffer: int | None = None, **settings: Any
+) -> Iterator[RunningServer]:
+    """Run a server with ``settings``. By default it is yielded once its model is loaded or could not be loaded.
+
+    ``send_buffer`` is the size of the kernel's buffer for each connection in bytes.
+    """
     parsed = Settings(**{"threads": 1, "port": 0, "stream_interval": 0, **settings})
     app, listening = create_app(parsed), socket.create_server(("127.0.0.1", 0))
+    if send_buffer:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
     server, port = Server(app, parsed), listening.getsockname()[1]
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
@@ -56,7 +67,7 @@ def running_server(*, wait_for_model: bool = True, **settings: Any) -> Iterator[
         wait_until(lambda: server.started)
         if wait_for_model:
             wait_until(lambda: not service.is_loading)
-        yield RunningServer(f"http://127.0.0.1:{port}", app)
+        yield RunningServer(f"http://127.0.0.1:{port}", app, server)
     finally:
         server.should_exit = True
         thread.join(TIMEOUT)

@@ -28,8 +28,15 @@ PIECES = ["the café", " was <b>bold</b>\n", "and 雪 fell 🌨"]
 ENDING = {"prompt_tokens": 5, "finish_reason": "length", "tokens_per_second": 88.1, "seconds": 0.45}
 
 
+STATUS_MESSAGE = re.compile(r"status (\d+)")  # a prompt or message that is answered with this status
+LONG_TEXT = "".join(f"line {number} of a long text\n" for number in range(10_000))
+
+
 class StubServer(ThreadingHTTPServer):
-    """Serves the page under a path prefix; the prompt selects the method ``StubHandler.answer_...``."""
+    """Serves the page under a path prefix; the prompt selects the method ``StubHandler.answer_...``.
+
+    A chat is answered by the method ``StubHandler.chat_...`` that its last message selects. A word is a token.
+    """
 
     daemon_threads = True
 
@@ -70,11 +77,24 @@ class StubHandler(BaseHTTPRequestHandler):
             self.send_error(404)
 
     def do_POST(self) -> None:
-        assert self.path == "/behind/a/proxy/generate"
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        endpoint = self.path.removeprefix("/behind/a/proxy/")
+        if endpoint == "tokenize":
+            texts = [body["prompt"]] if "prompt" in body else [message["content"] for message in body["messages"]]
+            self.send_json(200, {"count": sum(len(text.split()) for text in texts)})
+            return
         self.server.bodies.append(body)
-        answer: Callable[[dict[str, Any]], None] = getattr(self, f"answer_{body['prompt']}", self.answer_text)
-        answer(body)
+        answer: Callable[[dict[str, Any]], None]
+        if endpoint == "generate":
+            text, answer = body["prompt"], getattr(self, f"answer_{body['prompt']}", self.answer_text)
+        else:
+            assert endpoint == "v1/chat/completions"
+            text = body["messages"][-1]["content"]
+            answer = getattr(self, f"chat_{text}", self.chat_text)
+        if match := STATUS_MESSAGE.fullmatch(text):
+            self.send_json(int(match[1]), {"error": {"message": f"the {endpoint} request got {match[1]}"}})
+        else:
+            answer(body)
 
     def start(self, status: int, content_type: str, **headers: str) -> None:
         self.send_response(status)
@@ -111,6 +131,52 @@ class StubHandler(BaseHTTPRequestHandler):
                 time.sleep(0.01)
         except OSError:
             self.server.client_disconnected.set()
+
+    def answer_huge(self, _: dict[str, Any]) -> None:
+        self.start(200, "text/event-stream")
+        size = 997
+        for start in range(0, len(LONG_TEXT), size):
+            event = {"text": LONG_TEXT[start : start + size], "completion_tokens": start}
+            self.wfile.write(f"data: {json.dumps(event)}\n\n".encode())
+        self.send_events({"text": "", "completion_tokens": len(LONG_TEXT), **ENDING}, "[DONE]")
+
+    def send_chat(self, *texts: str, finish_reason: str | None = None) -> None:
+        """Send pieces of an answer; with a reason also the end of the stream."""
+        chunks: list[dict[str, Any]] = [{"choices": [{"index": 0, "delta": {"content": text}}]} for text in texts]
+        if finish_reason is None:
+            self.send_events(*chunks)
+        else:
+            end = {"choices": [{"index": 0, "delta": {}, "finish_reason": finish_reason}]}
+            usage = {"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 9, "total_tokens": 16}}
+            self.send_events(*chunks, end, usage, "[DONE]")
+
+    def chat_text(self, body: dict[str, Any]) -> None:
+        """Answer with the name of the model, the number of the message and its text."""
+        self.start(200, "text/event-stream")
+        question = f"{len(body['messages'])} {body['messages'][-1]['content']}"
+        self.send_chat("", f" {body['model']} got ", f"<b>{question}</b>", " 雪", finish_reason="stop")
+
+    def chat_endless(self, _: dict[str, Any]) -> None:
+        self.start(200, "text/event-stream")
+        try:
+            for _ in range(500):
+                self.send_chat(" more")
+                time.sleep(0.01)
+        except OSError:
+            self.server.client_disconnected.set()
+
+    def chat_empty(self, _: dict[str, Any]) -> None:
+        self.start(200, "text/event-stream")
+        self.send_chat("", finish_reason="stop")
+
+    def chat_failing(self, _: dict[str, Any]) -> None:
+        self.start(200, "text/event-stream")
+        self.send_chat(" some")
+        self.send_events({"error": {"message": "the engine has stopped"}})
+
+    def chat_cut(self, _: dict[str, Any]) -> None:
+        self.start(200, "text/event-stream")
+        self.send_chat(" some")
 
     def answer_invalid(self, _: dict[str, Any]) -> None:
         fault = {"loc": ["body", "top_p"], "msg": "Input should be greater than 0", "type": "greater_than"}

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from slm_train.checkpoints.atomic_write import atomic_folder
+from slm_train.checkpoints.files.atomic_write import atomic_folder
 from slm_train.checkpoints.retention import rotate
 
 

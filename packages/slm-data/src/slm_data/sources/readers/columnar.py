@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from slm_data.errors import DataError
-from slm_data.sources.compression import open_seekable
 from slm_data.sources.content import SourceFile
+from slm_data.sources.decoding.compression import open_seekable
 from slm_data.sources.readers.settings import ReaderSettings
 from slm_data.sources.record import Record
 

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 from slm_data.errors import DataError
-from slm_data.sources import text_decoding
 from slm_data.sources.content import SourceFile
+from slm_data.sources.decoding import text_decoding
+from slm_data.sources.decoding.text_decoding import decode_lines
 from slm_data.sources.readers.settings import ReaderSettings
 from slm_data.sources.record import Record
-from slm_data.sources.text_decoding import decode_lines
 
 DELIMITER_NAMES = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "'|'"}
 

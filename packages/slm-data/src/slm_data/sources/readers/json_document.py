@@ -8,11 +8,11 @@ from typing import Any
 
 from slm_data.errors import DataError
 from slm_data.sources.content import SourceFile
+from slm_data.sources.decoding.text_decoding import decode_chunks, decode_lines
 from slm_data.sources.readers.json_lines import as_record, read_json_lines
 from slm_data.sources.readers.json_stream import JsonStream
 from slm_data.sources.readers.settings import ReaderSettings
 from slm_data.sources.record import Record
-from slm_data.sources.text_decoding import decode_chunks, decode_lines
 
 # An object with one of these is a row itself, even if it contains a list.
 LIST_COLUMNS = ("messages", "conversations", "conversation")

@@ -8,9 +8,9 @@ from typing import Any
 
 from slm_data.errors import DataError
 from slm_data.sources.content import SourceFile
+from slm_data.sources.decoding.text_decoding import decode_lines
 from slm_data.sources.readers.settings import ReaderSettings
 from slm_data.sources.record import Record
-from slm_data.sources.text_decoding import decode_lines
 
 LINES_HINT = 'write one object per line, such as {"text": "..."}'
 

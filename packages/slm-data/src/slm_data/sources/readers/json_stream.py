@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from slm_data.errors import DataError
-from slm_data.sources import text_decoding
+from slm_data.sources.decoding import text_decoding
 
 _WHITESPACE = re.compile(r"[ \t\n\r]*")
 # An error this close to the end of the piece may be a value that continues in the next: "fals", "\ud83", "-Infinit".

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from slm_data.errors import DataError
-from slm_data.sources import text_decoding
 from slm_data.sources.content import SourceFile
+from slm_data.sources.decoding import text_decoding
+from slm_data.sources.decoding.text_decoding import decode_chunks, split_documents
 from slm_data.sources.readers.settings import ReaderSettings
 from slm_data.sources.record import Record
-from slm_data.sources.text_decoding import decode_chunks, split_documents
 
 
 def read_txt(file: SourceFile, settings: ReaderSettings, chunk_bytes: int | None = None) -> Iterator[Record]:

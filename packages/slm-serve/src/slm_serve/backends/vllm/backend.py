@@ -16,49 +16,39 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import resource_tracker
-from typing import Any, Self
+from pathlib import Path
+from typing import Any, Self, TypeVar
 
-from slm_adapters import hub_error_reason
-from slm_serve.backends.answer import Answer, Timing
+from slm_serve.backends.answer import Answer
 from slm_serve.backends.protocol import BackendKind, BackendLoad, Job
+from slm_serve.backends.running_jobs import RunningJob, ServerLoop
+from slm_serve.backends.served_models import ServedModel
 from slm_serve.backends.vllm.library import VLLMLibrary, import_vllm, set_cpu_threads, set_environment_defaults
 from slm_serve.backends.vllm.outputs import OutputDecoder, TextPiece
-from slm_serve.backends.vllm.plan import EnginePlan, ServingPlan, engine_arguments, format_summary, plan_serving
+from slm_serve.backends.vllm.plan import ServingPlan, format_summary, plan_serving
+from slm_serve.backends.vllm.routes import Route, Routes
 from slm_serve.backends.vllm.sampling import check_job, sampling_arguments
 from slm_serve.errors import BackendStoppedError, ModelFailedError, RequestError, StartError
 from slm_serve.settings import Settings
 
+T = TypeVar("T")
 logger = logging.getLogger("slm_serve")
 # Seconds that vLLM's processes get to exit. They need 8 to 10; by default vLLM 0.32 kills them after 5.
 SHUTDOWN_TIMEOUT = 60
 
 
 @dataclass
-class _Route:
-    """The engine and the LoRA for the requests of one model."""
+class _VLLMJob(RunningJob):
+    """A running job; ``whole_text`` collects the pieces of a job that does not stream."""
 
-    engine: Any  # AsyncLLM
-    engine_number: int
-    lora: Any = None  # LoRARequest
-
-
-@dataclass
-class _RunningJob:
-    """A submitted job; ``whole_text`` collects the pieces of a job that does not stream."""
-
-    answer: Answer
-    index: int
-    job: Job
-    route: _Route
-    decoder: OutputDecoder
-    started: float = field(default_factory=time.perf_counter)
-    first_token_at: float | None = None
+    route: Route = field(kw_only=True)
+    decoder: OutputDecoder = field(kw_only=True)
     whole_text: TextPiece = field(default_factory=TextPiece)
     finished: bool = False
 
@@ -73,17 +63,20 @@ class VLLMBackend:
     def __init__(
         self, plan: ServingPlan, settings: Settings, vllm: VLLMLibrary, loop: asyncio.AbstractEventLoop
     ) -> None:
-        self.served, self.context_length = plan.served, plan.context_length
-        self.tokenizer, self.tokenizers = plan.tokenizer, plan.tokenizers
+        self._served, self._tokenizers = dict(plan.served), dict(plan.tokenizers)
+        self.served: Mapping[str, ServedModel] = self._served
+        self.tokenizer, self.tokenizers = plan.tokenizer, self._tokenizers
+        self.context_length = plan.context_length
         self.kind: BackendKind = "vllm"
         self.reason: str | None = None
         self.max_sequences = settings.max_sequences
         self.summary = format_summary(plan, settings, vllm.version, vllm.device)
-        self._plan, self._settings, self._vllm, self._loop = plan, settings, vllm, loop
+        self._plan, self._vllm, self._server = plan, vllm, ServerLoop(loop)
         # A copy: a fast tokenizer must not be used by two threads at once.
         self._thread_tokenizer = copy.deepcopy(plan.tokenizer)
-        self._routes: dict[str, _Route] = {}
-        self._running: dict[asyncio.Task[None], _RunningJob] = {}
+        self._routes = Routes(plan, settings, vllm)
+        self._removals: set[asyncio.Task[None]] = set()  # the loop itself holds weak references only
+        self._running: dict[asyncio.Task[None], _VLLMJob] = {}
         self._failure: str | None = None
         self._thread_loop = asyncio.new_event_loop()
         self._stopping = asyncio.Event()
@@ -108,7 +101,7 @@ class VLLMBackend:
 
     @property
     def failure(self) -> str | None:
-        if self._failure is None and any(route.engine.errored for route in list(self._routes.values())):
+        if self._failure is None and any(engine.errored for engine in self._routes.engines.values()):
             self._failure = "an engine of vLLM died; see the server's log"
         return self._failure
 
@@ -119,13 +112,18 @@ class VLLMBackend:
         return BackendLoad(running, per_engine.total() - running, 0, 0, 0)
 
     def check(self, job: Job) -> None:
+        self._routes.of(job.model)
         check_job(job, self.context_length, self._plan.vocabulary_size)
 
     def submit(self, jobs: Sequence[Job], answer: Answer) -> None:
+        if self._stopping.is_set():
+            answer.fail(BackendStoppedError())
+            return
         tasks: list[asyncio.Task[None]] = []
+        routes = [self._routes.of(job.model) for job in jobs]  # now: the models may change
         answer.on_close.append(lambda: self._cancel(tasks))
         answer.on_finish = lambda error: self._finish_soon(tasks, answer, error)
-        if not self._on_thread(lambda: tasks.extend(self._start_jobs(jobs, answer))):
+        if not self._on_thread(lambda: tasks.extend(self._start_jobs(jobs, routes, answer))):
             answer.fail(BackendStoppedError())
 
     def _cancel(self, tasks: list[asyncio.Task[None]]) -> None:
@@ -140,12 +138,39 @@ class VLLMBackend:
         # Jobs that are no longer in ``_running`` have finished, and have tokens.
         running = {task: self._running[task] for task in tasks if task in self._running}
         if len(running) == len(tasks) and all(job.first_token_at is None for job in running.values()):
-            self._on_loop(partial(answer.fail, error))
+            self._server.call(partial(answer.fail, error))
             return
         for task, job in running.items():
             if not job.finished:
                 task.cancel()
                 self._send(job, job.decoder.finish())
+
+    async def load_adapter(self, name: str, folder: Path) -> None:
+        self._routes.check_removable(name)
+        adapter = await asyncio.to_thread(self._plan.loader.read, folder)
+        self._routes.check_loadable(adapter)
+        route = await self._run_on_thread(self._routes.add_lora(name, adapter))
+        base = next(model.name for model in self.served.values() if model.kind == "base")
+        self._served[name] = ServedModel(name, "adapter", base, "unmerged")
+        self._tokenizers[name] = adapter.tokenizer or self.tokenizers[base]
+        await self._retire(self._routes.replace(name, route))
+
+    async def unload_adapter(self, name: str) -> None:
+        self._routes.check_removable(name)
+        del self._served[name]
+        self._tokenizers.pop(name, None)
+        await self._retire(self._routes.replace(name, None))
+
+    async def _retire(self, route: Route | None) -> None:
+        if route:
+            await self._run_on_thread(self._routes.retire(route))
+
+    async def _run_on_thread(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run ``work`` on the loop of vLLM's thread and return its result. Raises BackendStoppedError."""
+        if self._stopping.is_set() or self._thread_loop.is_closed():
+            work.close()
+            raise BackendStoppedError
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._thread_loop))
 
     def close(self) -> None:
         self._on_thread(self._stopping.set)
@@ -157,11 +182,6 @@ class VLLMBackend:
             return False
         self._thread_loop.call_soon_threadsafe(action)
         return True
-
-    def _on_loop(self, action: Callable[[], object]) -> None:
-        """Schedule ``action`` on the server's loop."""
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(action)
 
     def _run(self, started: Future[None]) -> None:
         """Start the engines, serve until ``close``, and end vLLM's processes."""
@@ -185,69 +205,53 @@ class VLLMBackend:
     async def _serve(self, started: Future[None]) -> None:
         try:
             for number, engine_plan in enumerate(self._plan.engines):
-                await self._start_engine(number, engine_plan)
+                await self._routes.start_engine(number, engine_plan)
             started.set_result(None)
             await self._stopping.wait()
         finally:
             await self._end()
 
-    async def _start_engine(self, number: int, engine_plan: EnginePlan) -> None:
-        """Start an engine and load its LoRA adapters, so that a broken adapter is reported at start-up."""
-        vllm, arguments = self._vllm, engine_arguments(self._plan, engine_plan, self._settings, self._vllm.device)
-        name = engine_plan.model
-        try:
-            engine = vllm.engine.from_engine_args(vllm.engine_args(**arguments))
-            self._routes[name] = _Route(engine, number)
-            await self._warm_up(self._routes[name])
-            for lora_id, (name, folder) in enumerate(engine_plan.loras.items(), start=1):
-                self._routes[name] = _Route(engine, number, vllm.lora_request(name, lora_id, folder))
-                await engine.add_lora(self._routes[name].lora)
-                await self._warm_up(self._routes[name])
-        except Exception as error:
-            logger.exception("vLLM did not start")
-            reason = hub_error_reason(error)
-            raise StartError(f"vLLM cannot serve {name!r}: {reason}; see vLLM's log above") from error
-
-    async def _warm_up(self, route: _Route) -> None:
-        """Generate one token: the first one takes seconds, and a model that fails is reported at start-up."""
-        params = self._vllm.sampling_params(temperature=0.0, max_tokens=1, detokenize=False)
-        prompt = self._vllm.tokens_input([0])
-        async for _ in route.engine.generate(prompt, params, "warm-up", lora_request=route.lora):
-            pass
-
-    def _start_jobs(self, jobs: Sequence[Job], answer: Answer) -> list[asyncio.Task[None]]:
+    def _start_jobs(self, jobs: Sequence[Job], routes: Sequence[Route], answer: Answer) -> list[asyncio.Task[None]]:
         if self._stopping.is_set():
-            self._on_loop(partial(answer.fail, BackendStoppedError()))
+            self._server.call(partial(answer.fail, BackendStoppedError()))
             return []
-        running = [self._running_job(answer, index, job) for index, job in enumerate(jobs)]
+        running = [
+            _VLLMJob(answer, index, job, route=route, decoder=OutputDecoder(job, route.end_ids, self._thread_tokenizer))
+            for index, (job, route) in enumerate(zip(jobs, routes, strict=True))
+        ]
         tasks = {self._thread_loop.create_task(self._run_job(job)): job for job in running}
         self._running |= tasks
-        for task in tasks:
-            task.add_done_callback(self._running.pop)
+        for task, job in tasks.items():
+            job.route.running += 1
+            task.add_done_callback(self._forget)
         return list(tasks)
 
-    def _running_job(self, answer: Answer, index: int, job: Job) -> _RunningJob:
-        decoder = OutputDecoder(job, self._plan.eos_token_ids, self._thread_tokenizer)
-        return _RunningJob(answer, index, job, self._routes[job.model], decoder)
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        """Called when a job has ended: the LoRA of a model that was unloaded is removed after its last job."""
+        route = self._running.pop(task).route
+        route.running -= 1
+        if route.is_retired:
+            self._removals.add(removal := self._thread_loop.create_task(self._routes.retire(route)))
+            removal.add_done_callback(self._removals.discard)
 
-    async def _run_job(self, running: _RunningJob) -> None:
+    async def _run_job(self, running: _VLLMJob) -> None:
         try:
             await self._generate(running)
         except self._vllm.engine_dead_error:
             logger.exception("an engine of vLLM died")
             self._failure = "an engine of vLLM died; see the server's log"
-            self._on_loop(partial(running.answer.fail, BackendStoppedError()))
+            self._server.call(partial(running.answer.fail, BackendStoppedError()))
         except RequestError as error:
-            self._on_loop(partial(running.answer.fail, error))
+            self._server.call(partial(running.answer.fail, error))
         except Exception:
             logger.exception("a request failed in vLLM")
             failure = ModelFailedError("the model failed on this request; see the server's log")
-            self._on_loop(partial(running.answer.fail, failure))
+            self._server.call(partial(running.answer.fail, failure))
 
-    async def _generate(self, running: _RunningJob) -> None:
+    async def _generate(self, running: _VLLMJob) -> None:
         """Send the pieces of one text. Leaving early, or being cancelled, aborts the request in vLLM."""
         vllm, job = self._vllm, running.job
-        arguments = sampling_arguments(job.params, self._plan.eos_token_ids, self._plan.vocabulary_size)
+        arguments = sampling_arguments(job.params, running.route.end_ids, self._plan.vocabulary_size)
         params = vllm.sampling_params(**arguments, output_kind=vllm.delta_output)
         prompt, request_id = vllm.tokens_input(list(job.prompt_ids)), secrets.token_hex(8)
         stream = running.route.engine.generate(prompt, params, request_id, lora_request=running.route.lora)
@@ -259,19 +263,18 @@ class VLLMBackend:
                     return
         raise ModelFailedError("vLLM ended this text without a finish reason")
 
-    def _send(self, running: _RunningJob, piece: TextPiece) -> None:
+    def _send(self, running: _VLLMJob, piece: TextPiece) -> None:
         now = time.perf_counter()
-        if running.first_token_at is None and piece.token_ids:
-            running.first_token_at = now
+        running.note_tokens(now, len(piece.token_ids))
         if not running.job.streams:
             running.whole_text.append(piece)
             piece = running.whole_text
         if piece.finish_reason:
             running.finished = True
-            timing = Timing((running.first_token_at or now) - running.started, now - running.started)
-            self._on_loop(partial(running.answer.put, running.index, piece.to_delta(timing)))
+            delta = piece.to_delta(running.timing(now))
+            self._server.call(partial(running.answer.put, running.index, delta))
         elif running.job.streams and (piece.text or piece.token_ids or piece.prompt_logprobs):
-            self._on_loop(partial(running.answer.put, running.index, piece.to_delta()))
+            self._server.call(partial(running.answer.put, running.index, piece.to_delta()))
 
     async def _end(self) -> None:
         """Cancel all jobs, fail their answers, and shut down all engines."""
@@ -279,11 +282,9 @@ class VLLMBackend:
         running = dict(self._running)
         for task, job in running.items():
             task.cancel()
-            self._on_loop(partial(job.answer.fail, BackendStoppedError()))
+            self._server.call(partial(job.answer.fail, BackendStoppedError()))
         await asyncio.gather(*running, return_exceptions=True)
-        engines = {route.engine_number: route.engine for route in self._routes.values()}
-        self._routes = {}
-        if engines:
+        if engines := self._routes.clear():
             # In parallel, on threads. This loop is blocked meanwhile: vLLM's tasks on it must not run while its
             # processes end.
             with ThreadPoolExecutor(len(engines)) as threads:

@@ -18,6 +18,7 @@ from huggingface_hub import snapshot_download
 from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase
 
 from slm_adapters import (
+    AdapterLoader,
     BaseLocation,
     ModelFolder,
     as_adapter_error,
@@ -30,12 +31,13 @@ from slm_adapters import (
 )
 from slm_serve.backends.merged_models import default_cache_dir, merged_model
 from slm_serve.backends.served_models import ServedModel, served_models, served_tokenizers
-from slm_serve.backends.vllm.lora_support import LoadDecision, decide_loading, max_lora_rank
+from slm_serve.backends.vllm.lora_support import LORA_LAYERS, LoadDecision, decide_loading, max_lora_rank
 from slm_serve.errors import StartError
 from slm_serve.settings import Settings
 
 # Tokens in a block of vLLM's cache on a CPU. Blocks on a GPU are smaller, so rounding up to this size is safe on both.
 BLOCK_SIZE = 128
+MAX_LATER_LORAS, MAX_LATER_RANK = 8, 64  # LoRA adapters that can be loaded later: vLLM allocates memory for them
 DOWNLOADED_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]  # no pickles, which can run code
 
 
@@ -47,13 +49,15 @@ class EnginePlan:
         folder: the weights that it loads.
         model: served name of these weights.
         loras: folders of the LoRA adapters that vLLM loads, by served name.
-        rank: the largest rank of ``loras``.
+        rank: the largest rank of the LoRA adapters.
+        free_loras: how many LoRA adapters can be loaded later.
     """
 
     folder: str
     model: str
     loras: Mapping[str, str]
     rank: int = 0
+    free_loras: int = 0
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,8 @@ class ServingPlan:
         context_length: maximum number of tokens of a prompt and its continuation.
         eos_token_ids: tokens that end a text.
         cache_bytes: size of the KV cache of each engine.
+        architecture: of the base, as in its config.json.
+        loader: reads further adapters.
     """
 
     engines: tuple[EnginePlan, ...]
@@ -79,6 +85,8 @@ class ServingPlan:
     vocabulary_size: int
     eos_token_ids: frozenset[int]
     cache_bytes: int
+    architecture: str
+    loader: AdapterLoader
 
 
 def plan_serving(settings: Settings) -> ServingPlan:
@@ -94,11 +102,12 @@ def plan_serving(settings: Settings) -> ServingPlan:
     tokenizer = tokenizers.shared
     folder = _base_folder(base)
     config: Any = AutoConfig.from_pretrained(folder.path, trust_remote_code=False)
-    decisions = {name: _decide(config, adapter) for name, adapter in adapters.items()}
+    architecture = (config.architectures or [type(config).__name__])[0]
+    decisions = {name: _decide(architecture, adapter) for name, adapter in adapters.items()}
     weights = {name: "unmerged" if decision.method == "lora" else "merged" for name, decision in decisions.items()}
     served = served_models(settings, base.name, weights)
     return ServingPlan(
-        engines=_plan_engines(settings, folder, adapters, decisions, served),
+        engines=_plan_engines(settings, folder, adapters, decisions, served, architecture),
         served=served,
         decisions=decisions,
         tokenizer=tokenizer,
@@ -107,6 +116,8 @@ def plan_serving(settings: Settings) -> ServingPlan:
         vocabulary_size=config.vocab_size,
         eos_token_ids=_eos_token_ids(folder.path, config, tokenizer).union(*map(recorded_end_ids, adapters.values())),
         cache_bytes=kv_cache_bytes(config, settings),
+        architecture=architecture,
+        loader=AdapterLoader(base, tokenizers, four_bit=False),
     )
 
 
@@ -138,10 +149,10 @@ def engine_arguments(plan: ServingPlan, engine: EnginePlan, settings: Settings, 
         "seed": secrets.randbits(31),  # for requests without a seed
         "disable_log_stats": True,
     }
-    if engine.loras:
+    if engine.loras or engine.free_loras:
         # Workaround for vLLM 0.32 on a CPU (its pull requests 48421 and 49656): in a step that mixes requests with and
         # without LoRA, the LoRA in the last slot is applied to the latter too. So the last slot is kept empty.
-        slots = len(engine.loras) + (device == "cpu")
+        slots = len(engine.loras) + engine.free_loras + (device == "cpu")
         arguments |= {"enable_lora": True, "max_loras": slots, "max_lora_rank": max_lora_rank(engine.rank)}
     return arguments
 
@@ -172,8 +183,7 @@ def _base_folder(base: BaseLocation) -> ModelFolder:
     return read_model_folder(path)
 
 
-def _decide(config: Any, adapter: ModelFolder) -> LoadDecision:
-    architecture = (config.architectures or [type(config).__name__])[0]
+def _decide(architecture: str, adapter: ModelFolder) -> LoadDecision:
     return decide_loading(architecture, adapter.config, adapter.tensors, four_bit=adapter.four_bit)
 
 
@@ -183,6 +193,7 @@ def _plan_engines(
     adapters: Mapping[str, ModelFolder],
     decisions: Mapping[str, LoadDecision],
     served: Mapping[str, ServedModel],
+    architecture: str,
 ) -> tuple[EnginePlan, ...]:
     """Return the engine of the base and its LoRA adapters, then one for each merged adapter."""
     base_name = next(model.name for model in served.values() if model.kind == "base")
@@ -190,8 +201,9 @@ def _plan_engines(
         name: str(adapters[name].path.resolve()) for name, decision in decisions.items() if decision.method == "lora"
     }
     rank = max((decision.rank for decision in decisions.values()), default=0)
+    free = MAX_LATER_LORAS if settings.adapter_root and architecture in LORA_LAYERS else 0
     cache_dir = Path(settings.merged_path) if settings.merged_path else default_cache_dir()
-    base_engine = EnginePlan(str(base.path), base_name, loras, rank)
+    base_engine = EnginePlan(str(base.path), base_name, loras, max(rank, MAX_LATER_RANK) if free else rank, free)
     merged = [name for name, decision in decisions.items() if decision.method == "merged"]
     merged_engines = [
         EnginePlan(str(merged_model(base, adapters[name], cache_dir).folder), name, {}) for name in merged

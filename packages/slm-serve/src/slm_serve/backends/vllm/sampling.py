@@ -7,6 +7,7 @@ from typing import Any
 
 from slm_kv import KVError, SamplingParams
 from slm_serve.backends.protocol import Job
+from slm_serve.errors import RequestError
 
 MAX_TEMPERATURE = 2.0  # vLLM 0.32 rejects higher ones
 
@@ -44,8 +45,14 @@ def sampling_arguments(params: SamplingParams, eos_token_ids: Collection[int], v
 
 
 def check_job(job: Job, context_length: int, vocabulary_size: int) -> None:
-    """Raise KVError for a job that vLLM would reject or does not support."""
+    """Raise KVError or RequestError for a job that vLLM would reject or does not support."""
     prompt_length, new_tokens = len(job.prompt_ids), job.params.max_new_tokens
+    if job.embeds:
+        raise RequestError(
+            501,
+            "embeddings are not possible with vLLM, which was started to generate; use --backend engine",
+            code="not_implemented",
+        )
     if not job.use_cache:
         raise KVError("use_cache=False is not possible with vLLM, which always caches; use --backend engine")
     if not prompt_length:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,8 +14,8 @@ from starlette.responses import Response
 from slm_serve.backends.answer import Delta
 from slm_serve.backends.protocol import Job
 from slm_serve.http.exception_handlers import error_responses
-from slm_serve.http.prompt_limits import PromptLimits
-from slm_serve.http.prompts import EncodedPrompt, encode_prompts
+from slm_serve.http.prompts.encoding import EncodedPrompt, encode_prompts
+from slm_serve.http.prompts.limits import PromptLimits
 from slm_serve.http.request_body import request_body
 from slm_serve.http.responses import (
     Deltas,
@@ -29,7 +29,7 @@ from slm_serve.http.responses import (
 from slm_serve.http.schemas.completions import Completion, CompletionRequest
 from slm_serve.http.streams import DONE_EVENT, EVENT_STREAM_RESPONSE, encode_event
 from slm_serve.http.structured_output import output_grammar
-from slm_serve.http.token_decoder import TokenDecoder
+from slm_serve.http.token_decoder import TextOffsets, TokenDecoder, token_decoder
 
 if TYPE_CHECKING:
     from slm_kv import Grammar, SampledToken  # its module imports torch, which a type does not need
@@ -52,7 +52,7 @@ async def completions(
     limits = PromptLimits.of(service)
     grammar = await output_grammar(body, service)
     jobs = [job for prompt in prompts for job in _jobs(body, prompt, model, limits, grammar)]
-    encoder = _CompletionEncoder(body, TokenDecoder(service.backend.tokenizer), model, prompts)
+    encoder = _CompletionEncoder(body, token_decoder(service.backend.tokenizer), model, prompts)
     return await respond(
         request,
         service,
@@ -87,7 +87,7 @@ def _jobs(
 class _ChoiceState:
     """How much of one choice has been encoded."""
 
-    offset: int = 0  # characters, including those of an echoed prompt
+    offsets: TextOffsets
     tokens: int = 0
     started: bool = False
 
@@ -108,14 +108,14 @@ class _CompletionEncoder:
 
     def completion(self, texts: list[GeneratedText]) -> Json:
         """Return the body with all finished texts."""
-        choices = [self._choice(index, _ChoiceState(), text.last) for index, text in enumerate(texts)]
+        choices = [self._choice(index, self._start(index), text.last) for index, text in enumerate(texts)]
         tokens = 0 if self.body.max_tokens == 0 else sum(text.tokens for text in texts)
         return self._response_body(choices) | {"usage": self._usage(tokens)}
 
     async def events(self, deltas: Deltas) -> AsyncIterator[bytes]:
         """Encode each delta as an event."""
         options = self.body.stream_options
-        states = [_ChoiceState() for _ in range(len(self.prompts) * self.body.choices)]
+        states = [self._start(index) for index in range(len(self.prompts) * self.body.choices)]
         async for index, delta in deltas:
             chunk = self._response_body([self._choice(index, states[index], delta)])
             if options and options.continuous_usage_stats:
@@ -139,13 +139,22 @@ class _CompletionEncoder:
         return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": delta.finish_reason}
 
     def _logprobs(self, index: int, state: _ChoiceState, delta: Delta) -> Json:
-        encoder = _LogprobsEncoder(self.token_decoder, state)
+        encoder = _LogprobsEncoder(self.token_decoder)
         if self.body.echo and not state.started:
-            encoder.add_first_prompt_token(self._prompt(index).ids[0])
-            encoder.add(delta.prompt_logprobs)
+            prompt = self._prompt(index)
+            encoder.add_first_prompt_token(prompt.ids[0], prompt.offsets[0])
+            encoder.add(delta.prompt_logprobs, prompt.offsets[1:])
         if self.body.max_tokens != 0:
-            encoder.add(delta.logprobs)
+            encoder.add(delta.logprobs, [state.offsets.add(token.token_id) for token in delta.logprobs])
         return encoder.body
+
+    def _start(self, index: int) -> _ChoiceState:
+        """Return the state at the beginning of a choice: the generated text follows the prompt if it is echoed."""
+        prompt = self._prompt(index)
+        offsets = TextOffsets(self.token_decoder, len(prompt.text) if self.body.echo else 0)
+        if self.body.logprobs is not None:
+            offsets.begin_after(prompt.ids)
+        return _ChoiceState(offsets)
 
     def _prompt(self, index: int) -> EncodedPrompt:
         return self.prompts[index // self.body.choices]
@@ -164,19 +173,19 @@ class _CompletionEncoder:
 
 
 class _LogprobsEncoder:
-    """Collects the log-probabilities of one choice in ``body``, and advances the text offset in ``state``."""
+    """Collects the log-probabilities of one choice in ``body``."""
 
-    def __init__(self, token_decoder: TokenDecoder, state: _ChoiceState) -> None:
-        self._decoder, self._state = token_decoder, state
+    def __init__(self, token_decoder: TokenDecoder) -> None:
+        self._decoder = token_decoder
         self.body: Json = {"text_offset": [], "token_logprobs": [], "tokens": [], "top_logprobs": []}
 
-    def add_first_prompt_token(self, token_id: int) -> None:
+    def add_first_prompt_token(self, token_id: int, offset: int) -> None:
         """Add a token without log-probability: nothing precedes it."""
-        self._append(token_id, self._decoder.text(token_id), None, None)
+        self._append(offset, self._decoder.text(token_id), None, None)
 
-    def add(self, tokens: tuple[SampledToken, ...]) -> None:
-        """Add tokens with their log-probabilities."""
-        for token in tokens:
+    def add(self, tokens: Sequence[SampledToken], offsets: Sequence[int]) -> None:
+        """Add tokens with their log-probabilities and where they begin in the text."""
+        for token, offset in zip(tokens, offsets, strict=True):
             text, logprob = self._decoder.text(token.token_id), token.logprob
             assert logprob is not None
             # Several tokens can have the same text (parts of characters); the largest log-probability is kept.
@@ -184,11 +193,10 @@ class _LogprobsEncoder:
             for other_id, other_logprob in token.top:
                 other_text = self._decoder.text(other_id)
                 top[other_text] = max(other_logprob, top.get(other_text, other_logprob))
-            self._append(token.token_id, text, logprob, top)
+            self._append(offset, text, logprob, top)
 
-    def _append(self, token_id: int, text: str, logprob: float | None, top: dict[str, float] | None) -> None:
+    def _append(self, offset: int, text: str, logprob: float | None, top: dict[str, float] | None) -> None:
         self.body["tokens"].append(text)
         self.body["token_logprobs"].append(logprob)
         self.body["top_logprobs"].append(top)
-        self.body["text_offset"].append(self._state.offset)
-        self._state.offset += self._decoder.length(token_id)
+        self.body["text_offset"].append(offset)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from slm_serve import __version__
 from slm_serve.backends.protocol import Backend
 from slm_serve.backends.served_models import ServedModel
 from slm_serve.http.exception_handlers import error_responses
@@ -47,9 +46,9 @@ async def ready(service: ServiceDependency) -> Response | Ready:
 
 
 @router.get("/version", responses=error_responses())
-async def version() -> Version:
+async def version(request: Request) -> Version:
     """Return the version of slm-serve."""
-    return Version(version=__version__)
+    return Version(version=request.app.version)
 
 
 @router.get(

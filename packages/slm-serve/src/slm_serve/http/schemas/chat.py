@@ -56,11 +56,14 @@ class ChatRequest(OpenAIRequest, ToolFields):
 
 
 class TopLogprob(BaseModel):
-    """The log-probability of a token. ``bytes`` is null for a token that is a part of a character."""
+    """The log-probability of a token.
+
+    ``bytes`` are what it adds to the text: a part of a character for some tokens, nothing for special tokens.
+    """
 
     token: str
     logprob: float
-    bytes: list[int] | None
+    bytes: list[int]
 
 
 class TokenLogprob(TopLogprob):

@@ -1,72 +1,91 @@
 """Bodies of ``POST /v1/responses``: the fields of OpenAI's responses API that concern text and functions.
 
-Items, tools and formats are checked when they are converted to a chat, whose schema is stricter.
+Items, tools and formats are validated when they are converted to a chat, whose schema has them.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
 
 from slm_serve.http.schemas.fields import (
+    LIST_TAG,
+    TEXT_TAG,
     Logprobs,
     NewTokens,
-    StrictModel,
     Temperature,
     Text,
     TopP,
+    text_or_list,
 )
+from slm_serve.http.schemas.lenience import LenientModel, Unsupported, refused
 
 Item = dict[str, Any]
 MAX_ITEMS = 1000
+MAX_TOOLS = 128
 LOGPROBS = "message.output_text.logprobs"  # in ``include``
-NEEDS_STORAGE = ("previous_response_id", "conversation", "prompt")
+_STORED = Unsupported("the server stores no responses, so send all items in input", ())
+_REFUSED: Mapping[str, Unsupported] = {
+    "previous_response_id": _STORED,
+    "conversation": _STORED,
+    "prompt": Unsupported("send its text as instructions", ()),
+    "background": refused("the server keeps no responses, so set it to false"),
+    "max_tool_calls": Unsupported("the client calls the functions, so leave it out", ()),
+    "stop": refused("the responses API has no stop strings; use /v1/chat/completions"),
+    "messages": refused("use input, or /v1/chat/completions"),
+    "max_tokens": Unsupported("use max_output_tokens", ()),
+    "max_completion_tokens": Unsupported("use max_output_tokens", ()),
+    "response_format": refused("use text.format"),
+    "modalities": refused("the models read and write text only, so leave it out", ["text"]),
+}
 
 
-class TextOptions(StrictModel):
+class TextOptions(LenientModel):
     """``format``: text, json_object or json_schema."""
 
+    place: ClassVar[str] = "text."
+
     format: Item | None = None
-    verbosity: Literal["low", "medium", "high"] | None = None
 
 
-class ResponsesRequest(StrictModel):
+Items = Annotated[list[Item], Field(min_length=1, max_length=MAX_ITEMS, fail_fast=True)]
+
+
+class ResponsesRequest(LenientModel):
     """A text or the items of a conversation, to which the model adds an answer or function calls."""
 
+    refused_fields: ClassVar[Mapping[str, Unsupported]] = _REFUSED
+    ignored_fields: ClassVar[frozenset[str]] = frozenset({"store"})
+
     model: Text | None = None
-    input: Text | Annotated[list[Item], Field(min_length=1, max_length=MAX_ITEMS)]
+    input: Annotated[Annotated[Text, Tag(TEXT_TAG)] | Annotated[Items, Tag(LIST_TAG)], Discriminator(text_or_list)]
     instructions: Text | None = None
     max_output_tokens: NewTokens | None = None
     temperature: Temperature | None = None
     top_p: TopP | None = None
-    top_logprobs: Annotated[Logprobs | None, Field(description="with logprobs in include")] = None
+    top_logprobs: Annotated[Logprobs | None, Field(description="adds the log-probabilities of the tokens")] = None
     stream: bool | None = None
     text: TextOptions | None = None
-    tools: list[Item] | None = None
+    tools: Annotated[list[Item], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
     tool_choice: Text | Item | None = None
     parallel_tool_calls: bool | None = None
-    include: list[Text] | None = None
+    include: Annotated[list[Text], Field(max_length=32, fail_fast=True)] | None = None
     truncation: Literal["auto", "disabled"] | None = None
-    metadata: Annotated[dict[str, Any] | None, Field(description="returned as it is")] = None
-    background: bool | None = None
-    previous_response_id: Any = None
-    conversation: Any = None
-    prompt: Any = None
+    metadata: Annotated[Item | None, Field(description="returned as it is")] = None
+    store: Annotated[bool | None, Field(description="accepted for compatibility; nothing is stored")] = None
 
     @model_validator(mode="after")
-    def _check_stateless(self) -> ResponsesRequest:
-        for name in NEEDS_STORAGE:
-            if getattr(self, name) is not None:
-                raise ValueError(f"{name} refers to a stored object, but nothing is stored; send all items in input")
-        if self.background:
-            raise ValueError("background is true, and this server keeps no responses; set it to false")
+    def _check_truncation(self) -> ResponsesRequest:
+        if self.truncation == "auto":
+            raise ValueError("truncation is 'auto'; set it to 'disabled', or start the server with --truncate_prompt")
         return self
 
     @property
     def wants_logprobs(self) -> bool:
         """Whether the log-probabilities of the tokens are asked for."""
-        return self.top_logprobs is not None or LOGPROBS in (self.include or ())
+        return bool(self.top_logprobs) or LOGPROBS in (self.include or ())
 
 
 class ResponsesUsage(BaseModel):

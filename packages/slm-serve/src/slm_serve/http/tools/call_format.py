@@ -15,7 +15,7 @@ from typing import Any
 
 from slm_data import ChatTemplate
 from slm_serve.errors import RequestError
-from slm_serve.http.chat_turns import TEMPLATE_ERRORS, Turn, render
+from slm_serve.http.prompts.turns import TEMPLATE_ERRORS, Turn, render
 
 CONTENT = "slmcontent"
 NAMES = ("slm_first_function", "slm_second_function")

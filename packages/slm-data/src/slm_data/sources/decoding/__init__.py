@@ -1,0 +1,1 @@
+"""Reading bytes of files as text: decompression and encodings."""

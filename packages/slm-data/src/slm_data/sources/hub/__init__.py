@@ -1,0 +1,1 @@
+"""Datasets of a model hub: names, access, cache and error sentences."""

@@ -1,0 +1,1 @@
+"""Prompts: rendering chats, tokenizing, and what fits into the context."""

@@ -1,0 +1,111 @@
+"""``POST /v1/embeddings``: OpenAI's endpoint. An embedding is the normalised mean of the last hidden states."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import struct
+from collections.abc import AsyncIterator, Sequence
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from slm_kv import SamplingParams
+from slm_serve.backends.protocol import Job
+from slm_serve.errors import DeadlineError, RequestError
+from slm_serve.http.exception_handlers import error_responses
+from slm_serve.http.request_body import request_body
+from slm_serve.http.responses import CLIENT_CLOSED_REQUEST, ServiceDependency
+from slm_serve.http.schemas.embeddings import EmbeddingList, EmbeddingRequest
+from slm_serve.http.streams import ClientDisconnected, cancel_on_disconnect
+from slm_serve.service import Service
+
+router = APIRouter(prefix="/v1")
+Vector = tuple[float, ...]
+
+
+@router.post(
+    "/embeddings",
+    response_model=EmbeddingList,
+    responses=error_responses(400, 404, 429, 500, 501, 503, 504, openai=True),
+)
+async def embeddings(
+    body: Annotated[EmbeddingRequest, request_body(EmbeddingRequest)], request: Request, service: ServiceDependency
+) -> Response:
+    """Return the embedding of each input."""
+    model = service.served_model(body.model).name
+    prompts = [await _tokenize(service, model, each) for each in body.inputs]
+    jobs = [Job(prompt, SamplingParams(max_new_tokens=1), model, embeds=True) for prompt in prompts]
+    for index, job in enumerate(jobs):  # all, before the first ones are computed
+        _check_length(index, job, service.backend.context_length)
+        service.check(job)
+    try:
+        items = await cancel_on_disconnect(request, _embed_all(service, jobs, body))
+    except ClientDisconnected:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    tokens = sum(map(len, prompts))
+    rest = {"model": model, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}}
+    content = b'{"object":"list","data":[' + b",".join(items) + b"]," + orjson.dumps(rest)[1:]
+    return Response(content, media_type="application/json")
+
+
+async def _tokenize(service: Service, model: str, text: str | list[int]) -> tuple[int, ...]:
+    return await service.tokenize(text, model) if isinstance(text, str) else tuple(text)
+
+
+async def _embed_all(service: Service, jobs: Sequence[Job], body: EmbeddingRequest) -> list[bytes]:
+    """Compute the embeddings of ``jobs``, as many at a time as the backend runs, and return them as items in JSON.
+
+    So the queue has room for other requests, and the event loop never encodes all at once. Raises RequestError; 504
+    after the time of one request.
+    """
+    timeout, size = service.settings.request_timeout, service.backend.max_sequences
+    items: dict[int, bytes] = {}
+    try:
+        async with asyncio.timeout(timeout):
+            for first in range(0, len(jobs), size):
+                async for index, vector in _embed(service, jobs[first : first + size]):
+                    _check_dimensions(body.dimensions, len(vector))
+                    items[first + index] = _item(first + index, vector, body.encoding_format)
+    except TimeoutError:
+        raise DeadlineError(timeout) from None
+    return [items[index] for index in range(len(jobs))]
+
+
+async def _embed(service: Service, jobs: Sequence[Job]) -> AsyncIterator[tuple[int, Vector]]:
+    answer = service.submit(jobs)
+    try:
+        async for index, delta in answer:
+            assert delta.embedding is not None, "an embedding without numbers"
+            yield index, delta.embedding
+    finally:
+        service.release(answer)
+
+
+def _check_length(index: int, job: Job, context_length: int) -> None:
+    if len(job.prompt_ids) > context_length:
+        raise RequestError(
+            400,
+            f"This model's maximum context length is {context_length} tokens, and input {index} has "
+            f"{len(job.prompt_ids)}; shorten it",
+            param="input",
+            code="context_length_exceeded",
+        )
+
+
+def _check_dimensions(dimensions: int | None, size: int) -> None:
+    if dimensions not in (None, size):
+        raise RequestError(
+            400,
+            f"the model's embeddings have {size} dimensions and cannot have {dimensions}; leave dimensions out",
+            param="dimensions",
+        )
+
+
+def _item(index: int, vector: Vector, encoding_format: str | None) -> bytes:
+    encoded: Any = vector
+    if encoding_format == "base64":
+        encoded = base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+    return orjson.dumps({"object": "embedding", "index": index, "embedding": encoded})

@@ -1,0 +1,62 @@
+"""Bodies of ``POST /v1/embeddings``: OpenAI's."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field
+
+from slm_serve.http.schemas.completions import TokenIds
+from slm_serve.http.schemas.fields import INT32_LIMIT, Integer, StrictModel, Text
+
+MAX_INPUTS = 2048  # OpenAI's limit
+Inputs = (
+    Text
+    | Annotated[list[Text], Field(min_length=1, max_length=MAX_INPUTS)]
+    | TokenIds
+    | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_INPUTS)]
+)
+
+
+class EmbeddingRequest(StrictModel):
+    """One or several inputs, as texts or token ids."""
+
+    input: Inputs
+    model: Text | None = None
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Annotated[
+        Integer | None, Field(ge=1, lt=INT32_LIMIT, description="only the length of the model's hidden states")
+    ] = None
+    user: Annotated[Text | None, Field(description="accepted for compatibility; has no effect")] = None
+
+    @property
+    def inputs(self) -> list[str | list[int]]:
+        """The inputs as a list, each a text or token ids."""
+        given: Any = self.input
+        if isinstance(given, str) or not isinstance(given[0], str | list):
+            return [given]
+        return list(given)
+
+
+class Embedding(BaseModel):
+    """The embedding of one input: numbers, or little-endian 32-bit floats encoded in base64."""
+
+    object: Literal["embedding"] = "embedding"
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingUsage(BaseModel):
+    """Token counts of a request."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingList(BaseModel):
+    """The embeddings of all inputs, in their order."""
+
+    object: Literal["list"] = "list"
+    data: list[Embedding]
+    model: str
+    usage: EmbeddingUsage

@@ -1,0 +1,1 @@
+"""Checks of flags before anything is loaded."""

@@ -1,0 +1,1 @@
+"""Settings that are chosen by a trial before the run."""
