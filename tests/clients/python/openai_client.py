@@ -55,7 +55,13 @@ def structured(url: str, model: str) -> None:
 
 
 def tools(url: str, model: str) -> None:
-    options = {"model": model, "tools": [TOOL], "tool_choice": "required", "max_tokens": 80}
+    options = {
+        "model": model,
+        "tools": [TOOL],
+        "tool_choice": "required",
+        "parallel_tool_calls": False,
+        "max_tokens": 120,
+    }
     answer = client(url).chat.completions.create(**options, messages=MESSAGES)
     call = answer.choices[0].message.tool_calls[0]
     assert answer.choices[0].finish_reason == "tool_calls"

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, ClassVar
 
-from pydantic import ValidationInfo, model_validator
+from pydantic import BaseModel, ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError
 
 from slm_serve.http.schemas.fields import StrictModel
@@ -76,7 +77,7 @@ class LenientModel(StrictModel):
     @classmethod
     def _takes(cls, name: str, value: Any, reading: Reading) -> bool:
         """Whether the field is to be validated. Raises PydanticCustomError for a field that is refused."""
-        if name in cls.model_fields and name not in cls.ignored_fields:
+        if name in _field_names(cls) and name not in cls.ignored_fields:
             return True
         unsupported = cls.refused_fields.get(name)
         if unsupported is None:
@@ -85,6 +86,12 @@ class LenientModel(StrictModel):
         elif not unsupported.asks_for_nothing(value):
             raise unsupported_error(name, f"is not supported; {unsupported.remedy}")
         return False
+
+
+@lru_cache
+def _field_names(model: type[BaseModel]) -> frozenset[str]:
+    """Return the names that fields have in JSON."""
+    return frozenset(field.alias or name for name, field in model.model_fields.items())
 
 
 def is_lenient(info: ValidationInfo) -> bool:
