@@ -23,6 +23,22 @@ class Weather(BaseModel):
     degrees: int = Field(ge=-30, le=50)
 
 
+# The schema is short, because the built-in model has a context of 512 tokens.
+PARAMETERS = {
+    "type": "object",
+    "properties": {
+        "sky": {"enum": ["clear", "cloudy", "rain"]},
+        "degrees": {"type": "integer", "maximum": 50, "minimum": 0},
+    },
+    "required": ["sky", "degrees"],
+    "additionalProperties": False,
+}
+TOOL = {
+    "type": "function",
+    "function": {"name": "weather", "description": "Report the weather.", "parameters": PARAMETERS},
+}
+
+
 def run(*checks: Callable[[str, str], Any]) -> None:
     """Call ``checks`` with the URL and the model, and print the name of each that passed."""
     url, model = sys.argv[1:]

@@ -11,14 +11,10 @@ import math
 from collections.abc import Callable
 
 import openai
-from checks import KEY, QUESTION, Weather, run
+from checks import KEY, QUESTION, TOOL, Weather, run
 from openai import OpenAI
 
 MESSAGES = [{"role": "user", "content": QUESTION}]
-TOOL = {
-    "type": "function",
-    "function": {"name": "weather", "description": "Report the weather.", "parameters": Weather.model_json_schema()},
-}
 
 
 def client(url: str) -> OpenAI:
