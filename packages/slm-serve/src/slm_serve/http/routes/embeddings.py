@@ -16,7 +16,7 @@ from slm_kv import SamplingParams
 from slm_serve.backends.protocol import Job
 from slm_serve.errors import DeadlineError, RequestError
 from slm_serve.http.exception_handlers import CLIENT_CLOSED_REQUEST, error_responses
-from slm_serve.http.request_body import request_body
+from slm_serve.http.request_body import request_body, response_headers
 from slm_serve.http.responses import ServiceDependency
 from slm_serve.http.schemas.embeddings import EmbeddingList, EmbeddingRequest
 from slm_serve.http.streams import ClientDisconnected, cancel_on_disconnect
@@ -48,7 +48,7 @@ async def embeddings(
     tokens = sum(map(len, prompts))
     rest = {"model": model, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}}
     content = b'{"object":"list","data":[' + b",".join(items) + b"]," + orjson.dumps(rest)[1:]
-    return Response(content, media_type="application/json")
+    return Response(content, headers=response_headers(request), media_type="application/json")
 
 
 async def _tokenize(service: Service, model: str, text: str | list[int]) -> tuple[int, ...]:

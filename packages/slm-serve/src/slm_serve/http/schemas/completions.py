@@ -5,32 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag, ValidationInfo, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, ValidationInfo, model_validator
 
-from slm_serve.http.schemas.fields import INT32_LIMIT, MAX_CHOICES, Integer, Logprobs, Text, TokenIds
+from slm_serve.http.schemas.fields import INT32_LIMIT, MAX_CHOICES, Integer, Logprobs
 from slm_serve.http.schemas.lenience import Unsupported, is_lenient
 from slm_serve.http.schemas.openai_requests import NoLimit, OpenAIRequest, Usage
+from slm_serve.http.schemas.prompts import Prompts, as_list
 from slm_serve.http.schemas.refused_fields import COMPLETION_FIELDS
-
-PromptIds = Annotated[TokenIds, Field(min_length=1)]
-Texts = Annotated[list[Text], Field(min_length=1, max_length=MAX_CHOICES, fail_fast=True)]
-ManyIds = Annotated[list[PromptIds], Field(min_length=1, max_length=MAX_CHOICES, fail_fast=True)]
-
-
-def _prompt_tag(value: Any) -> str:
-    """Return the tag of the kind of prompts, by the first of several."""
-    if not isinstance(value, list) or not value:
-        return "<text>" if not isinstance(value, list) else "<texts>"
-    return {str: "<texts>", list: "<many ids>"}.get(type(value[0]), "<ids>")
-
-
-Prompt = Annotated[
-    Annotated[Text, Tag("<text>")]
-    | Annotated[Texts, Tag("<texts>")]
-    | Annotated[PromptIds, Tag("<ids>")]
-    | Annotated[ManyIds, Tag("<many ids>")],
-    Discriminator(_prompt_tag),
-]
 
 
 def _no_false(value: Any, info: ValidationInfo) -> Any:
@@ -42,13 +23,14 @@ class CompletionRequest(OpenAIRequest):
 
     refused_fields: ClassVar[Mapping[str, Unsupported]] = COMPLETION_FIELDS
 
-    prompt: Prompt
+    prompt: Prompts
     max_tokens: Annotated[
         Annotated[Integer, Field(ge=0, lt=INT32_LIMIT, description="default: 16; 0 is possible only with echo")] | None,
         NoLimit,
     ] = None
     logprobs: Annotated[Logprobs | None, BeforeValidator(_no_false)] = None
     echo: bool | None = None
+    add_special_tokens: bool | None = None  # vLLM's
 
     @model_validator(mode="after")
     def _check_amount(self) -> CompletionRequest:
@@ -61,10 +43,7 @@ class CompletionRequest(OpenAIRequest):
     @property
     def prompts(self) -> list[str | list[int]]:
         """The prompts as a list, each a text or token ids."""
-        prompt: Any = self.prompt
-        if isinstance(prompt, str) or not isinstance(prompt[0], str | list):
-            return [prompt]
-        return list(prompt)
+        return as_list(self.prompt)
 
 
 class CompletionLogprobs(BaseModel):

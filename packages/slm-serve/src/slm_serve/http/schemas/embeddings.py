@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, Field
 
-from slm_serve.http.schemas.completions import TokenIds
-from slm_serve.http.schemas.fields import INT32_LIMIT, Integer, StrictModel, Text
-
-MAX_INPUTS = 2048  # OpenAI's limit
-Inputs = (
-    Text
-    | Annotated[list[Text], Field(min_length=1, max_length=MAX_INPUTS)]
-    | TokenIds
-    | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_INPUTS)]
-)
+from slm_serve.http.schemas.fields import INT32_LIMIT, Integer, Text
+from slm_serve.http.schemas.lenience import LenientModel, Unsupported
+from slm_serve.http.schemas.prompts import Inputs, as_list
+from slm_serve.http.schemas.refused_fields import EMBEDDING_FIELDS
 
 
-class EmbeddingRequest(StrictModel):
+class EmbeddingRequest(LenientModel):
     """One or several inputs, as texts or token ids."""
+
+    refused_fields: ClassVar[Mapping[str, Unsupported]] = EMBEDDING_FIELDS
+    ignored_fields: ClassVar[frozenset[str]] = frozenset({"user"})
 
     input: Inputs
     model: Text | None = None
@@ -32,10 +30,7 @@ class EmbeddingRequest(StrictModel):
     @property
     def inputs(self) -> list[str | list[int]]:
         """The inputs as a list, each a text or token ids."""
-        given: Any = self.input
-        if isinstance(given, str) or not isinstance(given[0], str | list):
-            return [given]
-        return list(given)
+        return as_list(self.input)
 
 
 class Embedding(BaseModel):
