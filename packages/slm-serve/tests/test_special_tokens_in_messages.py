@@ -79,3 +79,5 @@ def test_a_completion_still_reads_special_tokens(server: RunningServer) -> None:
         counts.append(usage["prompt_tokens"])
     assert counts[0] == 2  # with the start token
     assert counts[1] > 10
+    counted = server.post("/tokenize", {"messages": [{"role": "user", "content": "<|endoftext|>"}]}).json()["count"]
+    assert counted == counts[1]
