@@ -16,7 +16,7 @@ from slm_kv import SamplingParams
 from slm_serve.backends.protocol import Job
 from slm_serve.errors import DeadlineError, RequestError
 from slm_serve.http.exception_handlers import CLIENT_CLOSED_REQUEST, error_responses
-from slm_serve.http.request_body import request_body
+from slm_serve.http.request_body import request_body, response_headers
 from slm_serve.http.responses import ServiceDependency
 from slm_serve.http.schemas.embeddings import EmbeddingList, EmbeddingRequest
 from slm_serve.http.streams import ClientDisconnected, cancel_on_disconnect
@@ -36,7 +36,7 @@ async def embeddings(
 ) -> Response:
     """Return the embedding of each input."""
     model = service.served_model(body.model).name
-    prompts = [await _tokenize(service, model, each) for each in body.inputs]
+    prompts = await _tokenize(service, model, body.inputs)
     jobs = [Job(prompt, SamplingParams(max_new_tokens=1), model, embeds=True) for prompt in prompts]
     for index, job in enumerate(jobs):  # all, before the first ones are computed
         _check_length(index, job, service.backend.context_length)
@@ -48,11 +48,12 @@ async def embeddings(
     tokens = sum(map(len, prompts))
     rest = {"model": model, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}}
     content = b'{"object":"list","data":[' + b",".join(items) + b"]," + orjson.dumps(rest)[1:]
-    return Response(content, media_type="application/json")
+    return Response(content, media_type="application/json", headers=response_headers(request))
 
 
-async def _tokenize(service: Service, model: str, text: str | list[int]) -> tuple[int, ...]:
-    return await service.tokenize(text, model) if isinstance(text, str) else tuple(text)
+async def _tokenize(service: Service, model: str, inputs: Sequence[str | list[int]]) -> list[tuple[int, ...]]:
+    ids = iter(await service.tokenize_many([each for each in inputs if isinstance(each, str)], model))
+    return [next(ids) if isinstance(each, str) else tuple(each) for each in inputs]
 
 
 async def _embed_all(service: Service, jobs: Sequence[Job], body: EmbeddingRequest) -> list[bytes]:
