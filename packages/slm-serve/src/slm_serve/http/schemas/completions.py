@@ -17,7 +17,7 @@ Texts = Annotated[list[Text], Field(min_length=1, max_length=MAX_CHOICES, fail_f
 ManyIds = Annotated[list[PromptIds], Field(min_length=1, max_length=MAX_CHOICES, fail_fast=True)]
 
 
-def _prompt_tag(value: Any) -> str:
+def prompt_tag(value: Any) -> str:
     """Return the tag of the kind of prompts, by the first of several."""
     if not isinstance(value, list) or not value:
         return "<text>" if not isinstance(value, list) else "<texts>"
@@ -29,7 +29,7 @@ Prompt = Annotated[
     | Annotated[Texts, Tag("<texts>")]
     | Annotated[PromptIds, Tag("<ids>")]
     | Annotated[ManyIds, Tag("<many ids>")],
-    Discriminator(_prompt_tag),
+    Discriminator(prompt_tag),
 ]
 
 

@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Discriminator, Field, Tag
 
-from slm_serve.http.schemas.completions import TokenIds
-from slm_serve.http.schemas.fields import INT32_LIMIT, Integer, StrictModel, Text
+from slm_serve.http.schemas.completions import PromptIds, prompt_tag
+from slm_serve.http.schemas.fields import INT32_LIMIT, Integer, Text
+from slm_serve.http.schemas.lenience import LenientModel, Unsupported, refused
 
 MAX_INPUTS = 2048  # OpenAI's limit
-Inputs = (
-    Text
-    | Annotated[list[Text], Field(min_length=1, max_length=MAX_INPUTS)]
-    | TokenIds
-    | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_INPUTS)]
-)
+_Texts = Annotated[list[Text], Field(min_length=1, max_length=MAX_INPUTS, fail_fast=True)]
+_ManyIds = Annotated[list[PromptIds], Field(min_length=1, max_length=MAX_INPUTS, fail_fast=True)]
+Inputs = Annotated[
+    Annotated[Text, Tag("<text>")]
+    | Annotated[_Texts, Tag("<texts>")]
+    | Annotated[PromptIds, Tag("<ids>")]
+    | Annotated[_ManyIds, Tag("<many ids>")],
+    Discriminator(prompt_tag),
+]
 
 
-class EmbeddingRequest(StrictModel):
+class EmbeddingRequest(LenientModel):
     """One or several inputs, as texts or token ids."""
+
+    ignored_fields: ClassVar[frozenset[str]] = frozenset({"user"})
+    refused_fields: ClassVar[Mapping[str, Unsupported]] = {
+        "truncate_prompt_tokens": refused("shorten the input"),
+        "pooling": refused("embeddings are the mean of all tokens; leave it out", "mean"),
+        "normalize": Unsupported("embeddings have length 1; leave it out", (True,)),
+    }
 
     input: Inputs
     model: Text | None = None
@@ -27,6 +39,7 @@ class EmbeddingRequest(StrictModel):
     dimensions: Annotated[
         Integer | None, Field(ge=1, lt=INT32_LIMIT, description="only the length of the model's hidden states")
     ] = None
+    add_special_tokens: Annotated[bool | None, Field(description="vLLM's; default: true")] = None
     user: Annotated[Text | None, Field(description="accepted for compatibility; has no effect")] = None
 
     @property
