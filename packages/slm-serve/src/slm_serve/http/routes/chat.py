@@ -6,7 +6,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -29,9 +29,6 @@ from slm_serve.http.streams import DONE_EVENT, EVENT_STREAM_RESPONSE, encode_eve
 from slm_serve.http.token_decoder import TokenDecoder, token_decoder
 from slm_serve.http.tools.plan import ToolPlan
 from slm_serve.http.tools.streaming import TextAnswer, ToolAnswer
-
-if TYPE_CHECKING:
-    pass  # its module imports torch, which a type does not need
 
 router = APIRouter(prefix="/v1")
 
