@@ -7,7 +7,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from slm_data import sample_base
-from slm_kv import SampledToken, SamplingParams
+from slm_kv import Grammar, SampledToken, SamplingParams
 from slm_serve import Job
 from slm_serve.backends.vllm.outputs import OutputDecoder
 from slm_serve.backends.vllm.sampling import sampling_arguments
@@ -31,11 +31,13 @@ def test_every_parameter_of_a_request_is_passed_to_vllm() -> None:
     params = SamplingParams(
         max_new_tokens=9, min_new_tokens=2, temperature=0.5, top_k=3, top_p=0.9, min_p=0.1, repetition_penalty=1.2,
         presence_penalty=0.3, frequency_penalty=0.4, seed=-1, stop_token_ids=(7, 5000), logprobs=2, prompt_logprobs=0,
+        logit_bias=((3, -100), (4, 2.5)), grammar=Grammar("json_object"),
     )  # fmt: skip
     assert sampling_arguments(params, {END}, VOCABULARY) == {
         "max_tokens": 9, "min_tokens": 2, "temperature": 0.5, "top_k": 3, "top_p": 0.9, "min_p": 0.1,
         "repetition_penalty": 1.2, "presence_penalty": 0.3, "frequency_penalty": 0.4, "seed": 2**63 - 1,
         "stop_token_ids": [END, 7], "ignore_eos": True, "logprobs": 2, "prompt_logprobs": 0, "detokenize": False,
+        "logit_bias": {3: -100, 4: 2.5}, "structured_outputs": {"json_object": True},
     }  # fmt: skip
 
 
@@ -44,6 +46,22 @@ def test_parameters_outside_the_ranges_of_vllm_are_clamped() -> None:
     arguments = sampling_arguments(params, {END}, VOCABULARY)
     clamped = [arguments[name] for name in ("min_tokens", "top_k", "stop_token_ids", "seed")]
     assert clamped == [3, VOCABULARY, [], None]
+
+
+@pytest.mark.parametrize(
+    ("grammar", "arguments"),
+    [
+        (Grammar.from_schema({"type": "integer", "x-guidance": {"lenient": True}}), {"json": {"type": "integer"}}),
+        (Grammar.from_schema(True), {"json": {}}),
+        (Grammar("regex", "a+"), {"regex": "a+"}),
+        (Grammar.from_choices(["yes", "no"]), {"choice": ["yes", "no"]}),
+        (Grammar("lark", 'start: "a"'), {"grammar": 'start: "a"'}),
+    ],
+)
+def test_grammars_are_passed_to_vllm_and_end_with_its_end_token(grammar: Grammar, arguments: dict[str, Any]) -> None:
+    passed = sampling_arguments(SamplingParams(grammar=grammar, ignore_eos=True), {END}, VOCABULARY)
+    assert passed["structured_outputs"] == arguments
+    assert passed["stop_token_ids"] == [END]
 
 
 def vllm_logprobs(*positions: dict[int, float]) -> list[dict[int, Any]]:

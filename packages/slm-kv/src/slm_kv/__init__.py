@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from slm_kv.attention.layer_attention import LayerAttention
     from slm_kv.attention.step_batch import StepBatch
     from slm_kv.command_line import DefaultsHelpFormatter, add_model_flags, positive_int, read_int8_text, run_command
+    from slm_kv.constraints.compiler import GrammarCompiler
     from slm_kv.constraints.grammar import Grammar
     from slm_kv.engine.adapters import BASE_ADAPTER
     from slm_kv.engine.engine import Engine
@@ -37,6 +38,7 @@ __all__ = [
     "Engine",
     "EngineLoad",
     "Grammar",
+    "GrammarCompiler",
     "GrammarError",
     "Handle",
     "InvalidLogits",
@@ -73,6 +75,7 @@ _EXPORTS = {
     "Engine": "engine.engine:Engine",
     "EngineLoad": "engine.text_engine:EngineLoad",
     "Grammar": "constraints.grammar:Grammar",
+    "GrammarCompiler": "constraints.compiler:GrammarCompiler",
     "GrammarError": "errors:GrammarError",
     "Handle": "engine.requests:Handle",
     "InvalidLogits": "errors:InvalidLogits",

@@ -54,7 +54,7 @@ def test_a_template_whose_calls_cannot_be_read_is_refused(source: str) -> None:
 def test_a_template_that_joins_arguments_as_text_is_read() -> None:
     source = (
         "{{ tools }}{% for m in messages %}{{ m.role + m.content }}{% for c in m.tool_calls or [] %}"
-        "{{ '<call>' + c.function.name + '<sep>' + c.function.arguments + '</call>' }}{% endfor %}{{ '\\n' }}{% endfor %}"
+        "{{ '<call>' + c.function.name + '<sep>' + c.function.arguments + '</call>' }}{% endfor %}|{% endfor %}"
     )
     form = call_format(ChatTemplate("own", source), tokenizer_with())
     assert (form.prefix, form.middle, form.separator, form.suffix) == ("<call>", "<sep>", "</call><call>", "</call>")

@@ -59,7 +59,7 @@ class Grammar:
 
     @staticmethod
     def schema_rule(schema: Mapping[str, Any] | bool, *, one_line: bool = False) -> str:
-        """Return a JSON schema as a part of a rule of kind ``lark``; ``one_line`` allows single spaces only."""
+        """Return a JSON schema as a part of a rule of a grammar of kind ``lark``; ``one_line``: only single spaces."""
         if schema is not False:
             options = {"lenient": False, "whitespace_pattern": ONE_SPACE if one_line else WHITESPACE}
             schema = ({} if schema is True else dict(schema)) | {"x-guidance": options}

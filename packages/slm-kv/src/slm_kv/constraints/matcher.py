@@ -11,10 +11,13 @@ from numpy.typing import NDArray
 
 from slm_kv.constraints.error_texts import reason
 from slm_kv.constraints.grammar import Grammar
-from slm_kv.constraints.lark_text import HEADER, lark_text
+from slm_kv.constraints.lark_text import lark_text
 from slm_kv.constraints.token_bytes import TokenBytes
 from slm_kv.errors import GrammarError
 
+# Where the grammar dictates the text, its tokens are those that the tokenizer splits it into. Without a tokenizer for
+# the inside of a text the model chooses.
+HEADERS = {True: "%llguidance {}\n", False: '%llguidance {"no_forcing": true}\n'}
 END_NAME = b"<|end of the grammar|>"
 _LIMITS = LLParserLimits(verbose_errors=False)
 
@@ -26,10 +29,11 @@ class TokenTable:
         self.vocab_size = len(vocabulary.tokens)
         # One id more, after the vocabulary, stands for the end of the text: the model may have none, or several.
         self.tokenizer = LLTokenizer(TokenizerWrapper(_Vocabulary(vocabulary)), n_vocab=self.vocab_size + 1)
+        self._header = HEADERS[vocabulary.encoder is not None]
 
     def compile(self, grammar: Grammar) -> Matcher:
         """Return a matcher at the beginning of ``grammar``. Raises GrammarError."""
-        matcher = LLMatcher(self.tokenizer, _source(grammar), log_level=0, limits=_LIMITS)
+        matcher = LLMatcher(self.tokenizer, self._header + _source(grammar), log_level=0, limits=_LIMITS)
         if matcher.is_error():
             raise GrammarError(reason(grammar.kind, matcher.get_error()))
         return Matcher(matcher, grammar, self.vocab_size)
@@ -42,9 +46,14 @@ class _Vocabulary:
         self.tokens = [*vocabulary.tokens, END_NAME]
         self.special_token_ids = [*vocabulary.special_ids, len(vocabulary.tokens)]
         self.eos_token_id, self.bos_token_id = len(vocabulary.tokens), None
+        self._encoder = vocabulary.encoder
 
     def __call__(self, text: str | bytes) -> list[int]:
-        return []  # only asked for texts that a grammar dictates, and the model chooses their tokens
+        """Return the tokens of a text that a grammar dictates."""
+        if self._encoder is None:
+            return []
+        decoded = text if isinstance(text, str) else text.decode(errors="replace")
+        return list(self._encoder.encode(decoded, add_special_tokens=False).ids)
 
 
 class Matcher:
@@ -84,9 +93,9 @@ def _source(grammar: Grammar) -> str:
     """Return the grammar in llguidance's dialect of Lark."""
     try:
         if grammar.kind == "regex":
-            return f"{HEADER}start: /{regex_to_lark(grammar.text, '')}/"
+            return f"start: /{regex_to_lark(grammar.text, '')}/"
         if grammar.kind == "lark" and "::=" in grammar.text:
-            return HEADER + any_to_lark(grammar.text)
+            return str(any_to_lark(grammar.text))
     except Exception as error:  # the converter of GBNF raises what its parser happens to raise
         raise GrammarError(f"the grammar cannot be read: {error}") from error
     return lark_text(grammar)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
+from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from slm_kv.errors import GrammarError
@@ -16,10 +17,17 @@ _PLAIN_DECODERS = ("Fuse", "Strip")  # they join tokens, or change the beginning
 
 
 class TokenBytes(NamedTuple):
-    """``tokens``: the bytes of each id, empty for ids without text. ``special_ids``: ids that are no text."""
+    """What llguidance has to know of a tokenizer.
+
+    Attributes:
+        tokens: The bytes of each id, empty for ids without text.
+        special_ids: Ids that are no text.
+        encoder: A tokenizer that splits the inside of a text as the model knows it; None if there is none.
+    """
 
     tokens: list[bytes]
     special_ids: list[int]
+    encoder: Tokenizer | None
 
 
 def token_bytes(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> TokenBytes:
@@ -41,19 +49,33 @@ def token_bytes(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> TokenByt
         if 0 <= id < vocab_size:
             tokens[id] = text.encode() if id in special else convert(text)
     _check(tokenizer, tokens, special)
-    return TokenBytes(tokens, sorted(id for id in special if id < vocab_size and tokens[id]))
+    special_ids = sorted(id for id in special if id < vocab_size and tokens[id])
+    return TokenBytes(tokens, special_ids, _encoder(backend) if convert.byte_level else None)
+
+
+def _encoder(backend: Any) -> Tokenizer:
+    """Return a byte-level tokenizer for the inside of a text: it changes nothing, and special tokens are text there.
+
+    Others write something at the beginning of a text.
+    """
+    encoder = Tokenizer.from_str(backend.to_str())
+    encoder.no_padding()
+    encoder.no_truncation()
+    encoder.normalizer = None
+    encoder.encode_special_tokens = True
+    return encoder
 
 
 class _Converter:
     """Converts the texts of a vocabulary to bytes, as the tokenizer's decoder does."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, decoders: list[dict[str, Any]]) -> None:
-        self._byte_level = self._byte_fallback = False
+        self.byte_level = self._byte_fallback = False
         self._replacements: list[tuple[str, str]] = []
         for decoder in decoders:
             kind = decoder["type"]
             if kind == "ByteLevel":
-                self._byte_level = True
+                self.byte_level = True
             elif kind == "ByteFallback":
                 self._byte_fallback = True
             elif kind == "Metaspace":
@@ -64,7 +86,7 @@ class _Converter:
                 raise _unsupported(tokenizer, f"its decoder {kind} joins tokens in its own way")
 
     def __call__(self, text: str) -> bytes:
-        if self._byte_level:
+        if self.byte_level:
             try:
                 return bytes(_BYTES_BY_CHARACTER[character] for character in text)
             except KeyError:  # added tokens may have other characters; the decoder takes them as they are

@@ -93,7 +93,7 @@ def _names(ignored: Iterable[str]) -> str:
 def parse_json(raw: bytes) -> Any:
     """Parse a body. Raises RequestValidationError."""
     if not raw.strip():
-        raise _error("missing", "the body is empty; send a JSON object")
+        raise _error("empty_body", "the body is empty; send a JSON object")
     if _is_too_complex(raw):
         raise _error(
             "json_invalid", f"the body has more than {MAX_OBJECTS:,} objects, or numbers of 400 digits; send less"

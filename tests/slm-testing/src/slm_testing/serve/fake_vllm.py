@@ -174,6 +174,8 @@ def fake_vllm(engines: list[FakeEngine], failing: int | None = None, failing_lor
         lora_request=lambda *args: args,
         tokens_input=lambda ids: ("tokens", ids),
         engine_dead_error=FakeEngineDeadError,
+        structured_outputs_params=dict,
+        structured_outputs_config=dict,
     )
 
 

@@ -1,19 +1,24 @@
-"""The built-in base with the chat templates of models that call tools."""
+"""Models with the chat templates of models that call tools."""
 
 from pathlib import Path
 
 import torch
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from slm_adapters import load
+from slm_data import sample_base
 from slm_testing.data.tool_templates import TOOL_FAMILIES
 
 
 def save_tool_model(folder: Path, name: str) -> Path:
-    """Save the built-in base with the template and the special tokens of a family in TOOL_FAMILIES."""
-    family, loaded = TOOL_FAMILIES[name], load("sample", device="cpu", dtype=torch.float32)
-    loaded.tokenizer.chat_template = family.source
-    if loaded.tokenizer.add_special_tokens({"additional_special_tokens": list(family.tokens)}):
-        loaded.model.resize_token_embeddings(len(loaded.tokenizer) + 3)  # some rows of padding
-    loaded.model.save_pretrained(folder)
-    loaded.tokenizer.save_pretrained(folder)
+    """Save a tiny random model with the template and the special tokens of a family in TOOL_FAMILIES."""
+    family = TOOL_FAMILIES[name]
+    tokenizer = AutoTokenizer.from_pretrained(sample_base(), additional_special_tokens=list(family.tokens))
+    tokenizer.chat_template = family.source
+    torch.manual_seed(0)
+    size = len(tokenizer) + 3  # some rows of padding
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    LlamaForCausalLM(
+        LlamaConfig(**sizes, vocab_size=size, max_position_embeddings=4096, eos_token_id=1)
+    ).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder

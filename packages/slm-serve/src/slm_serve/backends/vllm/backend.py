@@ -25,13 +25,16 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from transformers import PreTrainedTokenizerBase
+
+from slm_kv import Grammar, GrammarCompiler, GrammarError
 from slm_serve.backends.answer import Answer
 from slm_serve.backends.protocol import BackendKind, BackendLoad, Job
 from slm_serve.backends.running_jobs import RunningJob, ServerLoop
 from slm_serve.backends.served_models import ServedModel
 from slm_serve.backends.vllm.library import VLLMLibrary, import_vllm, set_cpu_threads, set_environment_defaults
 from slm_serve.backends.vllm.outputs import OutputDecoder, TextPiece
-from slm_serve.backends.vllm.plan import ServingPlan, format_summary, plan_serving
+from slm_serve.backends.vllm.plan import ServingPlan, format_summary, plan_serving, tokenizer_folder
 from slm_serve.backends.vllm.routes import Route, Routes
 from slm_serve.backends.vllm.sampling import check_job, sampling_arguments
 from slm_serve.errors import BackendStoppedError, ModelFailedError, RequestError, StartError
@@ -65,7 +68,8 @@ class VLLMBackend:
     ) -> None:
         self._served, self._tokenizers = dict(plan.served), dict(plan.tokenizers)
         self.served: Mapping[str, ServedModel] = self._served
-        self.tokenizer, self.tokenizers = plan.tokenizer, self._tokenizers
+        self.tokenizer = plan.tokenizer
+        self.tokenizers: Mapping[str, PreTrainedTokenizerBase] = self._tokenizers
         self.context_length = plan.context_length
         self.kind: BackendKind = "vllm"
         self.reason: str | None = None
@@ -74,6 +78,7 @@ class VLLMBackend:
         self._plan, self._vllm, self._server = plan, vllm, ServerLoop(loop)
         # A copy: a fast tokenizer must not be used by two threads at once.
         self._thread_tokenizer = copy.deepcopy(plan.tokenizer)
+        self._grammars = GrammarCompiler(copy.deepcopy(plan.tokenizer), plan.vocabulary_size)
         self._routes = Routes(plan, settings, vllm)
         self._removals: set[asyncio.Task[None]] = set()  # the loop itself holds weak references only
         self._running: dict[asyncio.Task[None], _VLLMJob] = {}
@@ -110,6 +115,12 @@ class VLLMBackend:
         per_engine = Counter(job.route.engine_number for job in list(self._running.values()))
         running = sum(min(count, self.max_sequences) for count in per_engine.values())
         return BackendLoad(running, per_engine.total() - running, 0, 0, 0)
+
+    def compile_grammar(self, grammar: Grammar) -> None:
+        """Validate a grammar with the library that vLLM compiles it with."""
+        if tokenizer_folder(self._plan) is None:
+            raise GrammarError("vLLM needs the tokenizer.json of the base model for this; use --backend engine")
+        self._grammars.compile(grammar)
 
     def check(self, job: Job) -> None:
         self._routes.of(job.model)
@@ -252,7 +263,7 @@ class VLLMBackend:
         """Send the pieces of one text. Leaving early, or being cancelled, aborts the request in vLLM."""
         vllm, job = self._vllm, running.job
         arguments = sampling_arguments(job.params, running.route.end_ids, self._plan.vocabulary_size)
-        params = vllm.sampling_params(**arguments, output_kind=vllm.delta_output)
+        params = vllm.job_params(**arguments)
         prompt, request_id = vllm.tokens_input(list(job.prompt_ids)), secrets.token_hex(8)
         stream = running.route.engine.generate(prompt, params, request_id, lora_request=running.route.lora)
         async with aclosing(stream) as outputs:

@@ -27,17 +27,25 @@ class VLLMLibrary:
     lora_request: Any  # LoRARequest
     tokens_input: Any
     engine_dead_error: type[Exception]  # EngineDeadError
+    structured_outputs_params: Any  # StructuredOutputsParams
+    structured_outputs_config: Any  # StructuredOutputsConfig
+
+    def job_params(self, structured_outputs: dict[str, Any] | None, **arguments: Any) -> Any:
+        """Return the SamplingParams of a job, whose texts arrive in pieces."""
+        structured = self.structured_outputs_params(**structured_outputs) if structured_outputs else None
+        return self.sampling_params(**arguments, structured_outputs=structured, output_kind=self.delta_output)
 
 
 def import_vllm() -> VLLMLibrary:
     """Import vLLM. Raises StartError if it is not installed."""
     try:
         import vllm
+        from vllm.config import StructuredOutputsConfig
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.inputs import tokens_input
         from vllm.lora.request import LoRARequest
         from vllm.platforms import current_platform
-        from vllm.sampling_params import RequestOutputKind
+        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
         from vllm.v1.engine.async_llm import AsyncLLM
         from vllm.v1.engine.exceptions import EngineDeadError
     except ImportError as error:
@@ -54,6 +62,8 @@ def import_vllm() -> VLLMLibrary:
         lora_request=LoRARequest,
         tokens_input=tokens_input,
         engine_dead_error=EngineDeadError,
+        structured_outputs_params=StructuredOutputsParams,
+        structured_outputs_config=StructuredOutputsConfig,
     )
 
 

@@ -61,7 +61,7 @@ class OutputDecoder:
     def __init__(self, job: Job, eos_token_ids: Collection[int], tokenizer: PreTrainedTokenizerBase) -> None:
         self._params, self._prompt_ids = job.params, job.prompt_ids
         self._stop_token_ids = stop_token_ids(job.params, eos_token_ids)
-        self._text_stream = TextStream(tokenizer, job.params.stop, job.prompt_ids)
+        self._text_stream = TextStream(tokenizer, job.params.stop, job.prompt_ids, job.params.visible_special_ids)
         self._tokens = 0
 
     def decode(self, output: Any) -> TextPiece:

@@ -130,6 +130,12 @@ def kv_cache_bytes(config: Any, settings: Settings) -> int:
     return blocks * BLOCK_SIZE * 2 * config.num_hidden_layers * heads * head_size * itemsize
 
 
+def tokenizer_folder(plan: ServingPlan) -> str | None:
+    """Return the folder of the tokenizer that vLLM loads, for grammars; None if the base has no fast tokenizer."""
+    folder = plan.engines[0].folder
+    return folder if Path(folder, "tokenizer.json").is_file() else None
+
+
 def engine_arguments(plan: ServingPlan, engine: EnginePlan, settings: Settings, device: str) -> dict[str, Any]:
     """Return the arguments of vLLM's AsyncEngineArgs for ``engine``.
 
@@ -137,7 +143,8 @@ def engine_arguments(plan: ServingPlan, engine: EnginePlan, settings: Settings, 
     """
     arguments: dict[str, Any] = {
         "model": engine.folder,
-        "skip_tokenizer_init": True,
+        "skip_tokenizer_init": tokenizer_folder(plan) is None,
+        "tokenizer": tokenizer_folder(plan),
         "load_format": "safetensors",
         "trust_remote_code": False,
         "dtype": settings.dtype,

@@ -86,6 +86,8 @@ class Routes:
         vllm, arguments = self._vllm, engine_arguments(self._plan, engine_plan, self._settings, self._vllm.device)
         name = engine_plan.model
         try:
+            # Its library is slm_kv's; the default would not read the grammars of tool calls.
+            arguments["structured_outputs_config"] = vllm.structured_outputs_config(backend="guidance")
             engine = vllm.engine.from_engine_args(vllm.engine_args(**arguments))
             self._by_model[name] = Route(engine, number, self._plan.eos_token_ids)
             await self._warm_up(self._by_model[name])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from slm_kv import KVError, SamplingParams
+from slm_kv import Grammar, KVError, SamplingParams
 from slm_serve.backends.protocol import Job
 from slm_serve.errors import RequestError
 
@@ -13,12 +13,30 @@ MAX_TEMPERATURE = 2.0  # vLLM 0.32 rejects higher ones
 
 
 def stop_token_ids(params: SamplingParams, eos_token_ids: Collection[int]) -> set[int]:
-    """Return all tokens that end a text: those of the request and, unless ignored, the model's."""
-    return {*params.stop_token_ids, *(() if params.ignore_eos else eos_token_ids)}
+    """Return all tokens that end a text: those of the request and, unless ignored, the model's.
+
+    Under a grammar they are not ignored: at the end of the grammar vLLM samples the end of text.
+    """
+    ignores = params.ignore_eos and params.grammar is None
+    return {*params.stop_token_ids, *(() if ignores else eos_token_ids)}
+
+
+def structured_outputs(grammar: Grammar | None) -> dict[str, Any] | None:
+    """Return the arguments of vLLM's StructuredOutputsParams; None without a grammar."""
+    if grammar is None:
+        return None
+    if grammar.kind == "json_object":
+        return {"json_object": True}
+    if grammar.kind == "json_schema":
+        # x-guidance has options of llguidance, by which a schema could turn off its own keywords.
+        schema = grammar.data if isinstance(grammar.data, dict) else {}
+        return {"json": {name: value for name, value in schema.items() if name != "x-guidance"}}
+    name = {"regex": "regex", "choice": "choice", "lark": "grammar"}[grammar.kind]
+    return {name: grammar.data if grammar.kind == "choice" else grammar.text}
 
 
 def sampling_arguments(params: SamplingParams, eos_token_ids: Collection[int], vocabulary_size: int) -> dict[str, Any]:
-    """Return the arguments of vLLM's SamplingParams.
+    """Return the arguments of vLLM's SamplingParams, with those of its StructuredOutputsParams as a dict.
 
     vLLM's own handling of the end of text is off, and end tokens are passed as ``stop_token_ids``, so that texts end as
     in slm_kv. vLLM returns only token ids; slm_kv decodes them and finds stop strings. Two differences remain: vLLM
@@ -41,6 +59,8 @@ def sampling_arguments(params: SamplingParams, eos_token_ids: Collection[int], v
         "logprobs": params.logprobs,
         "prompt_logprobs": params.prompt_logprobs,
         "detokenize": False,
+        "logit_bias": dict(params.logit_bias) or None,
+        "structured_outputs": structured_outputs(params.grammar),
     }
 
 
@@ -57,7 +77,7 @@ def check_job(job: Job, context_length: int, vocabulary_size: int) -> None:
         raise KVError("use_cache=False is not possible with vLLM, which always caches; use --backend engine")
     if not prompt_length:
         raise KVError("the prompt is empty; give at least one token")
-    for token in job.prompt_ids:
+    for token in (*job.prompt_ids, *(token for token, _ in job.params.logit_bias)):
         if not isinstance(token, int) or not 0 <= token < vocabulary_size:
             raise KVError(f"token id {token!r} is outside the vocabulary of {vocabulary_size}")
     if prompt_length >= context_length:

@@ -5,18 +5,16 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import dataclass, field
+from typing import Annotated
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from slm_serve.backends.answer import Delta
-from slm_serve.backends.protocol import Job
+from slm_serve.http.chat_jobs import chat_jobs
+from slm_serve.http.chat_logprobs import logprobs_content
 from slm_serve.http.exception_handlers import error_responses
-from slm_serve.http.prompts.chat_prompt import chat_template
-from slm_serve.http.prompts.encoding import encode_chat
-from slm_serve.http.prompts.limits import PromptLimits
 from slm_serve.http.request_body import request_body
 from slm_serve.http.responses import (
     Deltas,
@@ -24,19 +22,13 @@ from slm_serve.http.responses import (
     Json,
     ServiceDependency,
     respond,
-    seed_argument,
     usage_body,
 )
 from slm_serve.http.schemas.chat import ChatCompletion, ChatRequest
 from slm_serve.http.streams import DONE_EVENT, EVENT_STREAM_RESPONSE, encode_event
-from slm_serve.http.structured_output import compile_tools, output_grammar
 from slm_serve.http.token_decoder import TokenDecoder, token_decoder
-from slm_serve.http.tools.plan import ToolPlan, plan_tools
+from slm_serve.http.tools.plan import ToolPlan
 from slm_serve.http.tools.streaming import TextAnswer, ToolAnswer
-from slm_serve.service import Service
-
-if TYPE_CHECKING:
-    from slm_kv import Grammar, SampledToken  # its module imports torch, which a type does not need
 
 router = APIRouter(prefix="/v1")
 
@@ -50,7 +42,7 @@ async def chat(
     body: Annotated[ChatRequest, request_body(ChatRequest)], request: Request, service: ServiceDependency
 ) -> Response:
     """Answer the last message, using the model's chat template or a plain format if there is none."""
-    jobs, plan = await _jobs(body, request, service)
+    jobs, plan = await chat_jobs(body, request, service)
     prompt_tokens = len(jobs[0].prompt_ids)
     encoder = _ChatEncoder(body, token_decoder(service.backend.tokenizer), jobs[0].model, prompt_tokens, plan)
     return await respond(
@@ -61,34 +53,6 @@ async def chat(
         encode_events=encoder.events,
         build_body=encoder.completion,
     )
-
-
-async def _jobs(body: ChatRequest, request: Request, service: Service) -> tuple[list[Job], ToolPlan | None]:
-    """Return the ``n`` jobs, and how they call tools."""
-    model = service.served_model(body.model).name
-    grammar = await output_grammar(body, service)
-    plan = await _plan(body, service, model, grammar)
-    prompt = await encode_chat(request, body, service, model, plan.definitions if plan else ())
-    max_new_tokens = PromptLimits.of(service).new_tokens(body.token_limit, len(prompt.ids))
-    top_logprobs = (body.top_logprobs or 0) if body.logprobs else None
-    # A grammar ends the text, in which the texts that otherwise end it may occur: in a string of JSON.
-    stop = prompt.stop if grammar is None and not (plan and plan.required) else ()
-    options = {"grammar": plan.grammar, "visible_special_ids": plan.visible_ids} if plan else {"grammar": grammar}
-    jobs = []
-    for index in range(body.choices):
-        params = body.sampling_params(max_new_tokens, top_logprobs, None, **seed_argument(body.seed, index), **options)
-        params = replace(params, stop=(*params.stop, *stop))
-        jobs.append(Job(prompt.ids, params, model, open_ended=body.token_limit is None))
-    return jobs, plan
-
-
-async def _plan(body: ChatRequest, service: Service, model: str, grammar: Grammar | None) -> ToolPlan | None:
-    if not body.wants_tools:
-        return None
-    tokenizer = service.backend.tokenizers[model]
-    plan = plan_tools(body, grammar, chat_template(tokenizer, with_tools=True), tokenizer)
-    await compile_tools(plan, service)
-    return plan
 
 
 @dataclass
@@ -145,18 +109,7 @@ class _ChatEncoder:
         return body if tokens is None else body | {"usage": usage_body(self.prompt_tokens, tokens)}
 
     def _logprobs(self, delta: Delta) -> Json | None:
-        if not self.body.logprobs:
-            return None
-        return {"content": [self._token(token) for token in delta.logprobs]}
-
-    def _token(self, token: SampledToken) -> Json:
-        assert token.logprob is not None
-        top = [self._logprob(token_id, logprob) for token_id, logprob in token.top]
-        return self._logprob(token.token_id, token.logprob) | {"top_logprobs": top}
-
-    def _logprob(self, token_id: int, logprob: float) -> Json:
-        decoder = self.token_decoder
-        return {"token": decoder.text(token_id), "logprob": logprob, "bytes": list(decoder.bytes(token_id))}
+        return {"content": logprobs_content(delta, self.token_decoder)} if self.body.logprobs else None
 
 
 def _choice(index: int, delta: Json, logprobs: Json | None = None, finish_reason: str | None = None) -> Json:

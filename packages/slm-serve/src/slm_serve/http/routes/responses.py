@@ -14,17 +14,20 @@ from starlette.responses import Response
 
 from slm_serve.backends.answer import Delta
 from slm_serve.errors import RequestError
+from slm_serve.http.chat_jobs import chat_jobs
+from slm_serve.http.chat_logprobs import logprobs_content
 from slm_serve.http.exception_handlers import error_responses
 from slm_serve.http.request_body import request_body
 from slm_serve.http.response_input import chat_request
 from slm_serve.http.response_items import OutputItems
 from slm_serve.http.responses import Deltas, GeneratedText, Json, ServiceDependency, respond
-from slm_serve.http.routes.chat import _jobs
 from slm_serve.http.schemas.responses import ResponseObject, ResponsesRequest
 from slm_serve.http.streams import EVENT_STREAM_RESPONSE, encode_event
+from slm_serve.http.token_decoder import TokenDecoder, token_decoder
+from slm_serve.http.tools.streaming import TextAnswer, ToolAnswer
 
 router = APIRouter(prefix="/v1")
-STATUSES = {None: "in_progress", "stop": "completed", "tool_calls": "completed", "length": "incomplete"}
+STATUSES: dict[str | None, str] = {None: "in_progress", "stop": "completed", "length": "incomplete"}
 
 
 @router.post(
@@ -36,8 +39,10 @@ async def responses(
     body: Annotated[ResponsesRequest, request_body(ResponsesRequest)], request: Request, service: ServiceDependency
 ) -> Response:
     """Answer a text or a conversation; with `stream`, as typed events. Nothing is stored."""
-    jobs = await _jobs(chat_request(body), request, service)
-    encoder = _ResponseEncoder(body, jobs[0].model, len(jobs[0].prompt_ids))
+    jobs, plan = await chat_jobs(chat_request(body), request, service)
+    answer = ToolAnswer(plan) if plan else TextAnswer()
+    decoder = token_decoder(service.backend.tokenizer)
+    encoder = _ResponseEncoder(body, decoder, jobs[0].model, len(jobs[0].prompt_ids), answer)
     return await respond(
         request,
         service,
@@ -53,8 +58,10 @@ class _ResponseEncoder:
     """Encodes one text as a response."""
 
     body: ResponsesRequest
+    token_decoder: TokenDecoder
     model: str
     prompt_tokens: int
+    answer: TextAnswer
     id: str = field(default_factory=lambda: f"resp_{uuid.uuid4().hex}")
     created: int = field(default_factory=lambda: int(time.time()))
     output: OutputItems = field(default_factory=OutputItems)
@@ -82,12 +89,11 @@ class _ResponseEncoder:
 
     def _add(self, delta: Delta) -> Iterator[Json]:
         """Add a delta to the output; yield the events for it."""
-        yield from self.output.add({"content": delta.text}, self._logprobs(delta))
-        if delta.finish_reason:
-            yield from self.output.finish("completed" if delta.finish_reason == "stop" else "incomplete")
-
-    def _logprobs(self, delta: Delta) -> list[Json]:
-        return []
+        is_last = delta.finish_reason is not None
+        logprobs = logprobs_content(delta, self.token_decoder) if self.body.wants_logprobs else []
+        yield from self.output.add(self.answer.push(delta.text, is_last=is_last), logprobs)
+        if is_last:
+            yield from self.output.finish(STATUSES[delta.finish_reason])
 
     def _response(self, finish_reason: str | None, tokens: int | None = None) -> Json:
         """Return the response so far; with a finish reason it is complete."""

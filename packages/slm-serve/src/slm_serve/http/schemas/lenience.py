@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, ClassVar
 
 from pydantic import ValidationInfo, model_validator
@@ -76,7 +77,7 @@ class LenientModel(StrictModel):
     @classmethod
     def _takes(cls, name: str, value: Any, reading: Reading) -> bool:
         """Whether the field is to be validated. Raises PydanticCustomError for a field that is refused."""
-        if name in cls.model_fields and name not in cls.ignored_fields:
+        if name in _names(cls) and name not in cls.ignored_fields:
             return True
         unsupported = cls.refused_fields.get(name)
         if unsupported is None:
@@ -85,6 +86,12 @@ class LenientModel(StrictModel):
         elif not unsupported.asks_for_nothing(value):
             raise unsupported_error(name, f"is not supported; {unsupported.remedy}")
         return False
+
+
+@cache
+def _names(model: type[LenientModel]) -> frozenset[str]:
+    """The names of the fields in a body."""
+    return frozenset(field.alias or name for name, field in model.model_fields.items())
 
 
 def is_lenient(info: ValidationInfo) -> bool:
