@@ -39,7 +39,7 @@ def call_grammar(
     rules = [f"call: {' | '.join(f'function{number}' for number in range(len(functions)))}"]
     for number, function in enumerate(functions):
         head = _sequence(function.name + form.middle, special_ids)
-        rules.append(f"function{number}: {head} {Grammar.schema_rule(arguments_schema(function), one_line=True)}")
+        rules.append(f"function{number}: {head} {Grammar.schema_rule(arguments_schema(function))}")
     prefix = _sequence(form.prefix, special_ids)
     if required:
         rules.append(f"start: {prefix} call {more} {suffix}")
@@ -52,12 +52,8 @@ def call_grammar(
 
 
 def arguments_schema(function: FunctionDefinition) -> Schema:
-    """Return the schema of the arguments, which are an object; without a word on other properties it has none."""
-    schema: Schema = {"properties": {}} if function.parameters is None else function.parameters
-    schema = {"type": "object", **schema}
-    closed = "properties" in schema and not {"additionalProperties", "patternProperties"} & schema.keys()
-    combined = {"allOf", "anyOf", "oneOf", "$ref"} & schema.keys()
-    return schema | {"additionalProperties": False} if closed and not combined else schema
+    """Return the schema of the arguments, which are an object; a function without parameters has none."""
+    return {"type": "object", **({"properties": {}} if function.parameters is None else function.parameters)}
 
 
 def _optional_calls(form: CallFormat, special_ids: Mapping[str, int], calls: str) -> list[str]:
