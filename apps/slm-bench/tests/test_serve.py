@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from slm_bench.harness.presenter import present
 from slm_bench.harness.provenance import new_result
 from slm_bench.harness.result_file import Findings
 from slm_bench.serve import benchmark
+from slm_bench.serve.abuse import ATTACKS, Abuse, Phase
 from slm_bench.serve.arguments import add_serve
 from slm_bench.serve.client.closed_loop import Reply
 from slm_bench.serve.client.prompts import Prompts
@@ -26,7 +28,7 @@ from slm_bench.serve.setting import Sizes
 from slm_bench.serve.sigterm import Sigterm
 from slm_data import sample_base
 
-SMALL = Sizes(prompt=9, new=6, overload_seconds=0.5, disconnects=12, in_flight=12)
+SMALL = Sizes(prompt=9, new=6, overload_seconds=0.5, disconnects=12, abuse_seconds=3, in_flight=12)
 
 # A server that returns one token less than requested, and a load generator that sends nothing.
 SERVER = """
@@ -111,12 +113,16 @@ def test_a_run_measures_keeps_its_guarantees_and_writes_every_sample(
     assert sum(results["disconnects"]["left"].values()) == 12
     assert results["sigterm"]["statuses"] == {"200": 12}
     assert "folder" not in content["settings"]
-    assert len(content["promises"]) == 8
+    assert [phase["attack"] for phase in results["abuse"]["phases"]] == ["no attack", *ATTACKS]
+    assert all(phase["latencies"] for phase in results["abuse"]["phases"])
+    assert all(phase["attacker"] for phase in results["abuse"]["phases"][1:])
+    assert len(content["promises"]) == 12
     titles = [comparison["title"] for comparison in results["comparisons"]]
-    assert titles == ["throughput", "by vLLM's own load generator", "what HTTP costs"]
+    assert titles[:3] == ["throughput", "by vLLM's own load generator", "what HTTP costs"]
+    assert titles[3:] == ["16 honest clients under attack"]
     assert plot.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     assert "transformers serve is left out" in printed.err
-    assert printed.out.count("kept") == 8
+    assert printed.out.count("kept") == 12
     assert "slm-serve is" in printed.out
     assert "the load generator took at most" in printed.out
     assert printed.out.count("MB before") == 1
@@ -124,6 +130,16 @@ def test_a_run_measures_keeps_its_guarantees_and_writes_every_sample(
 
 NOTHING_HELD = {"slm_running": 0, "slm_queue": 0, "slm_pages_used": 0}
 LEAK = NOTHING_HELD | {"slm_pages_used": 3}
+CALM = Phase("no attack", (0.1,), {200: 1}, 0, 2.0, 0, 10**9, {})  # its own health and memory are not judged
+
+
+def attacked(**observed: Any) -> Abuse:
+    """Return an abuse with one attack that broke nothing, except for ``observed``."""
+    return Abuse(
+        16,
+        (CALM, replace(Phase("slow_requests", (0.1,), {200: 9, 429: 1}, 0, 0.1, 0, 0, {}), **observed)),
+        NOTHING_HELD,
+    )
 
 
 @pytest.mark.parametrize(
@@ -138,6 +154,12 @@ LEAK = NOTHING_HELD | {"slm_pages_used": 3}
         (Disconnects({}, LEAK, Reply(200, 0, 0, 6), 6), "holds nothing for clients"),
         (Disconnects({}, NOTHING_HELD, Reply(200, 0, 0, 5), 6), "answers the next request"),
         (Disconnects({}, NOTHING_HELD, Reply(503, 0, 0, 0), 6), "answers the next request"),
+        (attacked(unanswered=1), "each honest client is answered"),
+        (attacked(statuses={200: 9, 503: 1}), "each honest client is answered"),
+        (attacked(statuses={200: 9, 0: 1}), "each honest client is answered"),
+        (attacked(slowest_health=1.2), "health checks"),
+        (attacked(rss_peak=300_000_000), "no attack takes 256 MB"),
+        (replace(attacked(), held=LEAK), "after the attacks it holds nothing"),
         (Sigterm(5, 5, {200: 4, 504: 1}, 0, 1, 0), "answered whole"),
         (Sigterm(5, 5, {200: 5}, 1, 1, 0), "answered whole"),
         (Sigterm(5, 0, {200: 5}, 0, 1, 0), "answered whole"),  # nothing was in flight

@@ -71,16 +71,6 @@ def page(browser: Browser, stub: StubServer) -> Browser:
 
 
 @pytest.fixture
-def real_page(browser: Browser, server: RunningServer) -> Browser:
-    """The playground of a real server, with empty local storage."""
-    browser.call("Storage.clearDataForOrigin", origin=server.url, storageTypes="local_storage")
-    browser.resize(1280, 800)
-    browser.open(f"{server.url}/")
-    browser.wait("document.querySelector('#model').value")
-    return browser
-
-
-@pytest.fixture
 def chat(page: Browser) -> Browser:
     """The playground in chat mode."""
     page.click("[name=mode][value=chat]")

@@ -51,9 +51,29 @@ def test_an_end_of_turn_that_is_spelled_out_is_a_stop_string(tokenizer: Any) -> 
     assert chat_prompt(with_token, [Message(role="user", content="Hello")]).stop == ()
 
 
-@pytest.mark.parametrize("template", [FAMILIES["gemma"].source, "{% for m in messages %}"])
-def test_messages_that_the_template_rejects_are_an_error_of_the_request(template: str, tokenizer: Any) -> None:
+@pytest.mark.parametrize("template", ["{% for m in messages %}", "{{ messages[0].content }}"])
+def test_messages_that_the_template_rejects_or_loses_are_an_error_of_the_request(template: str, tokenizer: Any) -> None:
     tokenizer.chat_template = template
     with pytest.raises(RequestError, match="chat template rejects these messages") as error:
-        chat_prompt(tokenizer, [Message(role="system", content="Be kind."), Message(role="user", content="Hello")])
+        chat_prompt(tokenizer, MESSAGES)
     assert error.value.status == 422
+
+
+def test_the_last_message_of_the_assistant_is_continued_on_request(tokenizer: Any) -> None:
+    messages = [Message(role="user", content="Count."), Message(role="assistant", content="One, two,")]
+    assert chat_prompt(tokenizer, messages).text == "User: Count.\n\nAssistant: One, two,\n\nAssistant:"
+    continued = chat_prompt(tokenizer, messages, continue_final=True)
+    assert continued.text == "User: Count.\n\nAssistant: One, two,"
+    tokenizer.chat_template = FAMILIES["zephyr"].source
+    assert chat_prompt(tokenizer, messages, continue_final=True).text.endswith("<|assistant|>\nOne, two,")
+    closed = chat_prompt(tokenizer, messages, opens_answer=False)
+    assert closed.text.endswith("One, two,<|endoftext|>\n")
+
+
+def test_variables_reach_the_template_but_not_the_arguments_of_transformers(tokenizer: Any) -> None:
+    tokenizer.chat_template = "{{ messages[0].content }}{% if thinks %}<think>{% endif %}"
+    messages = [Message(role="user", content="Hello")]
+    assert chat_prompt(tokenizer, messages, variables={"thinks": True}).text == "Hello<think>"
+    for name in ("tokenize", "messages", "chat_template", "conversation"):
+        with pytest.raises(RequestError, match=name):
+            chat_prompt(tokenizer, messages, variables={name: "x"})

@@ -46,13 +46,14 @@ def test_the_help_lists_every_setting(capsys: pytest.CaptureFixture[str]) -> Non
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        (["--port", "70000"], "port: Input should be less than or equal to 65535"),
-        (["--max_pages", "0"], "max_pages: Input should be greater than or equal to 1"),
+        (["--port", "70000"], "port must be at most 65535, not 70000"),
+        (["--max_pages", "0"], "max_pages must be at least 1, not 0"),
+        (["--max_queue", "many"], "max_queue must be an integer, not 'many'"),
         (["--adapter", "nameless"], "adapter: 'nameless' is not of the form name=path"),
         (["--adapter", "a b=c"], "adapter: 'a b' is not a valid name"),
         (["--adapter", "a=b", "--adapter", "a=c"], "two adapters have the same name (a, a); rename one"),
         (["--api_key", " "], "api_key: the key is empty"),
-        (["--request_timeout", "0"], "request_timeout: Input should be greater than 0"),
+        (["--request_timeout", "0"], "request_timeout must be greater than 0, not 0"),
     ],
 )
 def test_an_invalid_flag_is_rejected_in_one_sentence(

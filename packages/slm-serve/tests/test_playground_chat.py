@@ -8,7 +8,6 @@ import pytest
 
 from slm_data import Conversation, SourceOptions, load_corpus
 from slm_testing.serve.browser import Browser, needs_browser
-from slm_testing.serve.running_server import RunningServer
 from slm_testing.serve.stub_server import StubServer
 from slm_testing.serve.waiting import wait_until
 
@@ -64,7 +63,7 @@ def test_history_and_system_prompt_are_sent_and_answers_are_shown_as_text(chat: 
     expected: dict[str, Any] = {"model": ADAPTER, "stream": True, "seed": 5, "temperature": 0.4, "max_tokens": 50}
     assert body == body | expected
     shown = dict(entry.split("\n") for entry in chat.texts(".answer:first-child dl div"))
-    assert shown["tokens"], shown["finish reason"] == ("9", "stop")
+    assert (shown["tokens"], shown["finish reason"], shown["seed"]) == ("9", "stop", "5")
     assert chat.console_errors == []
 
 
@@ -136,6 +135,20 @@ def test_stop_keeps_the_partial_answer_and_its_turn(chat: Browser, stub: StubSer
     assert partial.startswith("more more")
     say(chat, "next")
     assert stub.bodies[-1]["messages"] == [user("endless"), assistant(partial), user("next")]
+
+
+def test_an_answer_that_was_cut_is_continued(chat: Browser, stub: StubServer) -> None:
+    chat.send("endless")
+    chat.wait("document.querySelector('.answer .text')?.innerText.includes('more more')")
+    chat.click("#stop-chat")
+    chat.wait("document.querySelector('#chat-status').innerText === 'Stopped.'")
+    partial = chat.text(ANSWERS)
+    click_action(chat, ".answer", "Continue")
+    chat.wait(FINISHED)
+    assert stub.bodies[-1]["messages"] == [user("endless"), assistant(partial)]
+    assert (stub.bodies[-1]["continue_final_message"], stub.bodies[-1]["add_generation_prompt"]) == (True, False)
+    assert chat.text(ANSWERS) == f"{partial} {answer(ADAPTER, 2, partial)}"
+    assert "Continue" not in chat.text(".answer .actions-row")  # the model has ended its turn
 
 
 @pytest.mark.parametrize("message", ["status 500", "empty"])
@@ -253,19 +266,3 @@ def test_a_long_conversation_follows_the_answer(chat: Browser) -> None:
     chat("scrollTo(0, 0)")
     chat.wait("scrollY === 0")
     assert chat("document.querySelector('#composer').getBoundingClientRect().bottom") <= 500
-
-
-def test_with_the_real_server_a_chat_remembers_its_turns(real_page: Browser, server: RunningServer) -> None:
-    real_page.click("[name=mode][value=chat]")
-    real_page.set("model", "red")
-    real_page.set("max_new_tokens", "12")
-    real_page.set("seed", "3")
-    say(real_page, "Tell me about a fox.", "And then?")
-    first, second = (text.strip() for text in real_page.texts(ANSWERS))
-    messages = [user("Tell me about a fox."), assistant(first), user("And then?")]
-    settings = {"model": "red", "max_tokens": 12, "seed": 3, "temperature": 0.8, "messages": messages}
-    response = server.post("/v1/chat/completions", settings).json()
-    assert response["choices"][0]["message"]["content"].strip() == second
-    tokens = server.post("/tokenize", {"model": "red", "messages": messages}).json()["count"]
-    assert tokens == response["usage"]["prompt_tokens"]
-    assert real_page.console_errors == []

@@ -1,10 +1,12 @@
 """What both modes of the playground share: models, settings, errors, and the layout, in a browser."""
 
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
 from slm_testing.serve.browser import Browser, needs_browser
+from slm_testing.serve.running_server import running_server
 from slm_testing.serve.stub_server import BASE_AND_ADAPTER, StubServer, model_card
 
 FINISHED = "document.querySelector('#status').innerText === 'Finished.'"
@@ -127,6 +129,14 @@ def test_a_model_that_is_no_longer_served_leaves_the_picker(page: Browser, stub:
     assert stub.bodies[-1]["adapter"] == "sample"
 
 
+def test_an_adapter_that_was_added_is_in_the_picker_when_the_user_comes_back(page: Browser, stub: StubServer) -> None:
+    page.set("model", "sample")
+    stub.models = [*BASE_AND_ADAPTER, model_card("new", parent="sample")]
+    page("document.dispatchEvent(new Event('visibilitychange'))")
+    page.wait("document.querySelectorAll('#model option').length === 3")
+    assert page("document.querySelector('#model').value") == "sample"
+
+
 def test_new_tokens_are_limited_to_what_fits(page: Browser, stub: StubServer) -> None:
     slider = "document.querySelector('#max_new_tokens')"
     page.wait(f"{slider}.max === '512'")
@@ -185,6 +195,17 @@ def test_nothing_is_wider_than_the_screen(page: Browser, stub: StubServer, width
     assert page("document.documentElement.scrollWidth <= innerWidth")
     assert page("innerWidth") == width
     assert page.console_errors == []
+
+
+def test_the_browser_sends_the_api_key_as_a_password(browser: Browser, tiny_model: Path) -> None:
+    with running_server(model_path=str(tiny_model), api_key="a key") as server:
+        browser.open(server.url.replace("//", "//anyone:a%20key@"))
+        browser.wait(MODELS_LOADED)
+        browser.open(server.url)
+        browser.wait(MODELS_LOADED)
+        browser.generate("Hello")
+        browser.wait(FINISHED)
+        assert browser.console_errors == []
 
 
 def test_everything_is_loaded_from_the_server_of_the_page(chat: Browser, stub: StubServer) -> None:

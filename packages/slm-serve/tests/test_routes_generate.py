@@ -135,7 +135,6 @@ def test_an_unknown_or_invalid_field_is_422_and_named(server: RunningServer, cha
         b'{"prompt": "a", "temperature": 1e999}',
         b'{"prompt": "a", "seed": 1' + b"0" * 5000 + b"}",
         b'{"prompt": "\\ud800"}',
-        b'{"prompt": "a", "\\ud800": 1}',
         b'{"prompt": "a", "stop": "\\udfff"}',
         b"[" * 100_000,
         b'{"prompt": ' + b'{"a": ' * 5000 + b"1" + b"}" * 5001,

@@ -166,9 +166,9 @@ def test_without_a_chat_template_turns_are_paragraphs_and_the_next_turn_ends_the
         ({"temperature": -1}, "temperature"),
         ({"n": 0}, "n"),
         ({"logprobs": 21}, "logprobs"),
-        ({"max_tokens": -1}, "max_tokens"),
+        ({"max_tokens": -2}, "max_tokens"),
         ({"presence_penalty": 3}, "presence_penalty"),
-        ({"stream_options": {"include_usage": True}}, "stream_options"),
+        ({"stream_options": {"include_usage": "yes"}}, "stream_options"),
         ({"prompt": []}, "prompt"),
         ({"prompt": [[]]}, "prompt"),
         ({"prompt": [[1], "a"]}, "prompt"),
@@ -192,6 +192,6 @@ def test_unknown_token_ids_models_and_roles_are_rejected(client: OpenAI) -> None
         client.completions.create(model="green", prompt="a")
     body: Any = raised.value.body
     assert body["code"] == "model_not_found"
-    messages: Any = [{"role": "tool", "content": "a"}]
+    messages: Any = [{"role": "critic", "content": "a"}]
     with pytest.raises(openai.BadRequestError):
         client.chat.completions.create(model="sample", messages=messages)

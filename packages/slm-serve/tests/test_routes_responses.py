@@ -80,6 +80,16 @@ def test_a_stream_has_the_events_of_the_whole_response(client: OpenAI) -> None:
     assert last.response.usage == whole.usage
 
 
+@pytest.mark.parametrize("field", [{"stop": None}, {"logit_bias": {"5": 100}}, {"repetition_penalty": 5.0}])
+def test_fields_of_chats_have_the_effect_that_they_have_there(client: OpenAI, field: dict[str, Any]) -> None:
+    plain = client.responses.create(input=QUESTION, **LIMITED).output_text
+    field = field if field.get("stop", True) else {"stop": [plain[3:6]]}
+    expected = chat(client, [{"role": "user", "content": QUESTION}], extra_body=field)
+    response = client.responses.create(input=QUESTION, extra_body=field, **LIMITED)
+    assert response.output_text == expected.choices[0].message.content
+    assert response.output_text != plain
+
+
 def test_logprobs_are_those_of_the_chat(client: OpenAI) -> None:
     content = chat(client, [{"role": "user", "content": QUESTION}], logprobs=True, top_logprobs=2).choices[0].logprobs
     response = client.responses.create(input=QUESTION, top_logprobs=2, **LIMITED)
@@ -94,6 +104,9 @@ def test_logprobs_are_those_of_the_chat(client: OpenAI) -> None:
         ({"previous_response_id": "resp_1"}, "previous_response_id"),
         ({"conversation": "conv_1"}, "conversation"),
         ({"background": True}, "background"),
+        ({"seed": "x"}, "seed"),
+        ({"num_beams": 3}, "num_beams"),
+        ({"n": 2}, "n"),
         ({"tools": [{"type": "web_search"}]}, "tools.0"),
         ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}, "input.0.content.0"),
         ({"input": [{"role": "user", "content": "x"}, {"type": "item_reference", "id": "x"}]}, "input.1"),

@@ -4,7 +4,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -43,6 +43,7 @@ TOKENS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@settings(deadline=None)
 @given(text=TEXTS)
 def test_the_bytes_of_all_tokens_are_those_of_the_text(kind: str, text: str) -> None:
     tokenizer = TOKENIZERS[kind]
@@ -54,6 +55,7 @@ def test_the_bytes_of_all_tokens_are_those_of_the_text(kind: str, text: str) -> 
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@settings(deadline=None)
 @given(text=TEXTS)
 def test_the_slices_between_the_offsets_of_tokens_are_the_text(kind: str, text: str) -> None:
     tokenizer = TOKENIZERS[kind]
@@ -72,6 +74,7 @@ def test_the_slices_between_the_offsets_of_tokens_are_the_text(kind: str, text: 
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@settings(deadline=None)
 @given(prompt=TEXTS, data=st.data())
 def test_offsets_after_a_prompt_count_the_characters_that_a_stream_adds(kind: str, prompt: str, data: Any) -> None:
     """Also for tokens that are not the encoding of any text, as a model may write them."""

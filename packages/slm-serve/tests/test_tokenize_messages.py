@@ -27,7 +27,7 @@ def test_the_count_is_that_of_the_chat_request(limited_server: RunningServer, me
         ({}, "give either prompt or messages"),
         ({"prompt": "Hello", "messages": MESSAGES}, "give either prompt or messages"),
         ({"messages": MESSAGES, "add_special_tokens": False}, "add_special_tokens has no effect on messages"),
-        ({"messages": []}, "at least 1 item"),
+        ({"messages": []}, "must not be empty"),
         ({"messages": [{"role": "narrator", "content": "Hello"}]}, "'user'"),
     ],
 )

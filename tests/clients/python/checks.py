@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 KEY = "key"  # the server requires none, but most clients do
 QUESTION = "What should I pack for a walk in the rain?"
@@ -17,8 +17,26 @@ QUESTION = "What should I pack for a walk in the rain?"
 class Weather(BaseModel):
     """A weather report, with bounds that a model of any quality reaches in a few tokens."""
 
+    model_config = ConfigDict(extra="forbid")  # with more fields the object may have no end
+
     sky: Literal["clear", "cloudy", "rain"]
     degrees: int = Field(ge=-30, le=50)
+
+
+# The schema is short, because the built-in model has a context of 512 tokens.
+PARAMETERS = {
+    "type": "object",
+    "properties": {
+        "sky": {"enum": ["clear", "cloudy", "rain"]},
+        "degrees": {"type": "integer", "maximum": 50, "minimum": 0},
+    },
+    "required": ["sky", "degrees"],
+    "additionalProperties": False,
+}
+TOOL = {
+    "type": "function",
+    "function": {"name": "weather", "description": "Report the weather.", "parameters": PARAMETERS},
+}
 
 
 def run(*checks: Callable[[str, str], Any]) -> None:

@@ -9,14 +9,10 @@ from __future__ import annotations
 import json
 
 import litellm
-from checks import KEY, QUESTION, Weather, run
+from checks import KEY, QUESTION, TOOL, Weather, run
 
 MESSAGES = [{"role": "user", "content": QUESTION}]
 PROVIDERS = ("openai", "hosted_vllm")
-TOOL = {
-    "type": "function",
-    "function": {"name": "weather", "description": "Report the weather.", "parameters": Weather.model_json_schema()},
-}
 
 
 def _options(url: str, model: str, provider: str) -> dict[str, object]:

@@ -11,14 +11,10 @@ import math
 from collections.abc import Callable
 
 import openai
-from checks import KEY, QUESTION, Weather, run
+from checks import KEY, QUESTION, TOOL, Weather, run
 from openai import OpenAI
 
 MESSAGES = [{"role": "user", "content": QUESTION}]
-TOOL = {
-    "type": "function",
-    "function": {"name": "weather", "description": "Report the weather.", "parameters": Weather.model_json_schema()},
-}
 
 
 def client(url: str) -> OpenAI:
@@ -55,7 +51,13 @@ def structured(url: str, model: str) -> None:
 
 
 def tools(url: str, model: str) -> None:
-    options = {"model": model, "tools": [TOOL], "tool_choice": "required", "max_tokens": 80}
+    options = {
+        "model": model,
+        "tools": [TOOL],
+        "tool_choice": "required",
+        "parallel_tool_calls": False,
+        "max_tokens": 120,
+    }
     answer = client(url).chat.completions.create(**options, messages=MESSAGES)
     call = answer.choices[0].message.tool_calls[0]
     assert answer.choices[0].finish_reason == "tool_calls"

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from slm_data.sources.hub.errors import HUB_ERROR_REASONS
     from slm_data.sources.options import SourceOptions
     from slm_data.tokens.bpe import train_tokenizer
+    from slm_data.tokens.literal import LiteralEncoder
     from slm_data.tokens.settings import EncodingOptions
     from slm_data.tokens.split_stores import tokenize_splits
     from slm_data.tokens.store import TokenCounts, TokenStore, token_cache_dir, tokenize
@@ -71,6 +72,7 @@ __all__ = [
     "EncodingOptions",
     "Example",
     "Ints",
+    "LiteralEncoder",
     "LongRows",
     "Mask",
     "Message",
@@ -116,6 +118,7 @@ _EXPORTS = {
     "Mask": "rows.predicted_tokens:Mask",
     "select_rows": "rows.packing:select_rows",
     "EncodingOptions": "tokens.settings:EncodingOptions",
+    "LiteralEncoder": "tokens.literal:LiteralEncoder",
     "Example": "examples.types:Example",
     "Pair": "examples.types:Pair",
     "Message": "examples.types:Message",

@@ -12,7 +12,7 @@ from slm_bench.errors import BenchError
 from slm_bench.harness.comparison import Comparison, Row
 from slm_bench.harness.guarantees import Guarantee, format_counts, format_statuses
 from slm_bench.serve.client.closed_loop import completion, percentile
-from slm_bench.serve.client.honest import HonestClient, slowest_health_check
+from slm_bench.serve.client.honest import HonestClient, highest, slowest_health_check
 from slm_bench.serve.client.metrics import wait_until_idle
 from slm_bench.serve.client.prompts import Prompts
 from slm_bench.serve.servers.processes import Program, Server, running
@@ -32,6 +32,7 @@ NEW_TOKENS = 16
 OPEN_FILES = 1024  # the usual limit of a process
 PATIENCE = 1.0  # seconds that a health check may take
 MEMORY_BYTES = 256e6  # that an attack may take
+HEAD_START = 2.0  # seconds of an attack before the honest clients begin
 ATTACKER_SECONDS = 30.0  # in which the attacking process must end after its attack
 TOO_MANY_REQUESTS = 429
 
@@ -96,7 +97,10 @@ class Abuse:
 def measure(setting: Setting, prompts: Prompts) -> Abuse:
     """Start a server with the usual limit of open files, and attack it."""
     seconds = setting.sizes.abuse_seconds
-    print(f"abuse: {len(ATTACKS)} attacks, {seconds * sum(ATTACKS.values()):.0f} s", file=sys.stderr)
+    print(
+        f"abuse: {len(ATTACKS)} attacks, {sum(ATTACKS.values()) * seconds + len(ATTACKS) * HEAD_START:.0f} s",
+        file=sys.stderr,
+    )
     program = _with_file_limit(slm_serve(setting, request_timeout=seconds))
     with running(program, setting.logs, setting.cores.server) as server:
         return asyncio.run(_measure(setting, server, prompts.take(CLIENTS)))
@@ -129,32 +133,36 @@ async def _measure(setting: Setting, server: Server, prompts: Sequence[str]) -> 
 
 async def _phase(server: Server, bodies: Sequence[bytes], attack: str, seconds: float, places: int) -> Phase:
     """Serve honest clients for ``seconds``, in which the attack happens as well."""
-    memory = [server.rss()]
+    await wait_until_idle(server.port)  # after the previous attack
+    rss_before = server.rss()
     attacker = None if attack == NO_ATTACK else await _start_attack(server, attack, places, seconds)
     start = time.perf_counter()
     end = start + seconds
+    slowest = asyncio.create_task(slowest_health_check(server.port, end))
+    rss_peak = asyncio.create_task(highest(server.rss, end))
     clients = [HonestClient() for _ in bodies]
-    tasks = [client.run(server.port, body, NEW_TOKENS, end) for client, body in zip(clients, bodies, strict=True)]
-    slowest, *_ = await asyncio.gather(
-        slowest_health_check(server.port, end, lambda: memory.append(server.rss())), *tasks
+    await asyncio.gather(
+        *(client.run(server.port, body, NEW_TOKENS, end) for client, body in zip(clients, bodies, strict=True))
     )
     return Phase(
         attack,
         tuple(latency for client in clients for latency in client.latencies),
         dict(sum((client.statuses for client in clients), Counter[int]())),
         sum(client.last_answer < start + seconds / 2 for client in clients),
-        slowest,
-        memory[0],
-        max(memory),
+        await slowest,
+        rss_before,
+        await rss_peak,
         await _attacker_counts(attacker) if attacker else {},
     )
 
 
 async def _start_attack(server: Server, attack: str, places: int, seconds: float) -> asyncio.subprocess.Process:
-    words = [attack, str(server.port), server.program.model, str(places), str(seconds)]
-    return await asyncio.create_subprocess_exec(
+    words = [attack, str(server.port), server.program.model, str(places), str(HEAD_START + seconds)]
+    process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "slm_bench.serve.attacks", *words, stdout=asyncio.subprocess.PIPE
     )
+    await asyncio.sleep(HEAD_START)
+    return process
 
 
 async def _attacker_counts(process: asyncio.subprocess.Process) -> dict[str, int]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -15,6 +14,7 @@ from tokenizers import Encoding, Tokenizer
 
 from slm_data.examples.rendering import Range, Rendered, render_pair
 from slm_data.examples.types import Conversation, Example, Pair
+from slm_data.tokens.literal import SpecialTexts
 from slm_data.tokens.settings import EncodingSettings, literal_tokenizer, offset_tokenizer
 
 Bools = npt.NDArray[np.bool_]
@@ -72,7 +72,7 @@ class Encoder:
 
     def __init__(self, settings: EncodingSettings):
         self.settings = settings
-        self._special = _SpecialTexts(settings.special_tokens)
+        self._special = SpecialTexts(settings.special_tokens)
 
     def __call__(self, examples: Sequence[Example]) -> EncodedBatch:
         if self.settings.chat is None:
@@ -172,40 +172,6 @@ class Encoder:
     @cached_property
     def _literal(self) -> tuple[Tokenizer, dict[str, str]]:
         return literal_tokenizer(self.settings)
-
-
-class _SpecialTexts:
-    """Finds special tokens that are written in texts."""
-
-    def __init__(self, tokens: Iterable[str]):
-        by_length = sorted(filter(None, tokens), key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(re.escape, by_length))) if by_length else None
-        self._beginnings = {token[:2] for token in by_length}  # searching for these first is much faster
-
-    def count(self, text: str) -> int:
-        if self._pattern is None or not any(beginning in text for beginning in self._beginnings):
-            return 0
-        return sum(1 for _ in self._pattern.finditer(text))
-
-    def rename(
-        self, text: str, literal: Sequence[Range], ranges: Sequence[Range], names: dict[str, str]
-    ) -> tuple[str, tuple[Range, ...]]:
-        """Give the special tokens outside of ``literal`` ranges other names; return the text, and where ranges are."""
-        assert self._pattern
-        parts: list[str] = []
-        position, shifts = 0, [(0, 0)]  # shifts: from this character on, by so many characters
-        for match in self._pattern.finditer(text):
-            if any(start < match.end() and match.start() < end for start, end in literal):
-                continue
-            parts += [text[position : match.start()], names[match.group()]]
-            position = match.end()
-            shifts.append((position, shifts[-1][1] + len(names[match.group()]) - len(match.group())))
-        moved = tuple((_moved(start, shifts), _moved(end, shifts)) for start, end in ranges)
-        return "".join([*parts, text[position:]]), moved
-
-
-def _moved(position: int, shifts: Sequence[tuple[int, int]]) -> int:
-    return position + next(shift for start, shift in reversed(shifts) if start <= position)
 
 
 def _scored_tokens(

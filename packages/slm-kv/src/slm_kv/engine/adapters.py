@@ -106,7 +106,7 @@ class Adapters:
             self.check_new(name)
         self._models.append(model)
         self._by_name |= dict.fromkeys(model.names, model)
-        self._prefix_roots |= digests
+        self._prefix_roots.update(digests.items())
         self.names = (*self.names, *model.names)
 
     def remove(self, name: str) -> None:
@@ -212,5 +212,5 @@ def _digests(models: Sequence[AdaptedModel]) -> tuple[bytes, dict[str | None, by
     base_digest = models[0].base_digest()
     roots: dict[str | None, bytes] = {None: base_digest}
     for model in models:
-        roots |= model.digests(base_digest if model is models[0] else model.base_digest())
+        roots.update(model.digests(base_digest if model is models[0] else model.base_digest()).items())
     return base_digest, roots

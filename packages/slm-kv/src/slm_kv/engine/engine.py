@@ -152,15 +152,17 @@ class Engine(TextEngine):
         for copy in plan.copies:
             self.storage.copy(copy.source, copy.target)
         embedding, generating = _split(plan.work)
-        results = [(self._sample, result) for result in self._run(generating, self._runner.run)]
-        results += [(self._embed, result) for result in self._run(embedding, self._runner.run_hidden)]
-        for process, (work, rows) in results:
+        self._process(self._run(generating, self._runner.run), self._sample)
+        self._process(self._run(embedding, self._runner.run_hidden), self._embed)
+        updates, self._updates = self._updates, []
+        return updates
+
+    def _process(self, results: list[tuple[Work, Tensor]], process: Callable[[Work, Tensor], None]) -> None:
+        for work, rows in results:
             try:
                 process(work, rows)
             except Exception as error:  # ends this request only
                 self._fail(work.sequence, error)
-        updates, self._updates = self._updates, []
-        return updates
 
     def weights_changed(self) -> None:
         """Drop all known prefixes. Must be called after weights were changed in place."""

@@ -18,7 +18,8 @@ from slm_serve.http.exception_handlers import error_response
 from slm_serve.metrics import Metrics
 
 HEALTH_PATHS = ("/health", "/health/live", "/health/ready")  # need no key
-CHALLENGE = {"WWW-Authenticate": 'Bearer, Basic realm="slm-serve", charset="UTF-8"'}
+# Each in a header of its own: Chromium does not ask for a password if another scheme comes first in the same header.
+CHALLENGES = ("Bearer", 'Basic realm="slm-serve", charset="UTF-8"')
 
 
 class ApiKeyMiddleware:
@@ -35,8 +36,11 @@ class ApiKeyMiddleware:
         if scope["type"] != "http" or scope["path"] in HEALTH_PATHS or self._has_key(scope):
             await self._app(scope, receive, send)
             return
-        error = RequestError(401, "the API key is missing or wrong; send it as a bearer token", headers=CHALLENGE)
-        await error_response(scope["path"], error)(scope, receive, send)
+        error = RequestError(401, "the API key is missing or wrong; send it as a bearer token")
+        response = error_response(scope["path"], error)
+        for challenge in CHALLENGES:
+            response.headers.append("WWW-Authenticate", challenge)
+        await response(scope, receive, send)
 
     def _has_key(self, scope: Scope) -> bool:
         # Bytes, because Starlette decodes headers as Latin-1, but clients send keys in UTF-8.

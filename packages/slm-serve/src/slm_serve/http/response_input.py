@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from slm_serve.errors import RequestError
 from slm_serve.http.schemas.chat import ChatRequest
 from slm_serve.http.schemas.lenience import Reading
-from slm_serve.http.schemas.responses import Item, ResponsesRequest
+from slm_serve.http.schemas.responses import SHARED_FIELDS, Item, ResponsesRequest
 
 Json = dict[str, Any]
 TOOL_FIELDS = ("name", "description", "parameters", "strict")
@@ -36,6 +36,7 @@ def chat_request(request: ResponsesRequest) -> ChatRequest:
         "tool_choice": _chat_tool_choice(request.tool_choice) if request.tools else None,
         "parallel_tool_calls": request.parallel_tool_calls if request.tools else None,
         "response_format": _chat_format(request.text.format if request.text else None),
+        **{name: getattr(request, name) for name in SHARED_FIELDS},
     }
     try:
         return ChatRequest.model_validate(body, context=Reading(strict=False))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from slm_serve.http.schemas.lenience import UNSUPPORTED
 
 _KINDS = {str: "a string", bytes: "a string", list: "a list", tuple: "a list", dict: "an object"}
+NUMBER = re.compile(r"-?[0-9.]{1,30}")
 MAX_VALUE = 40  # characters of a value that an error shows
 # By pydantic's type of the error, with the fields of its context. The value follows those that say what it must be.
 _SENTENCES = {
@@ -31,10 +33,10 @@ _SENTENCES = {
     "model_type": "must be an object",
     "model_attributes_type": "must be an object",
     "literal_error": "must be {expected}",
-    "greater_than": "must be greater than {gt:g}",
-    "greater_than_equal": "must be at least {ge:g}",
+    "greater_than": "must be greater than {gt:.15g}",
+    "greater_than_equal": "must be at least {ge:.15g}",
     "less_than": "must be less than {lt:.15g}",
-    "less_than_equal": "must be at most {le:g}",
+    "less_than_equal": "must be at most {le:.15g}",
     "too_short": "must not be empty",
     "string_too_short": "must not be empty",
     "too_long": "has more than {max_length} items; send fewer",
@@ -73,7 +75,7 @@ def with_subject(field: str, text: str) -> str:
 
 def _shown(value: Any, shows_text: bool) -> str:
     if isinstance(value, str) and shows_text:
-        return repr(value[:MAX_VALUE])
+        return value if NUMBER.fullmatch(value) else repr(value[:MAX_VALUE])
     if type(value) in _KINDS:
         return _KINDS[type(value)]
     if value is None or isinstance(value, bool | float):

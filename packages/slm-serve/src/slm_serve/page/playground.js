@@ -61,6 +61,11 @@ async function loadModels(chosen = stored()) {
   return true;
 }
 
+/** Load the models again and keep the choice: adapters are added and removed while the server runs. */
+function reloadModels() {
+  if (models.areLoaded()) loadModels(readFields(models.form));
+}
+
 function showLoadingProblem({ message, status }) {
   const isTemporary = status === 503;
   notice.textContent = isTemporary ? `${message} This page tries again every two seconds.` : message;
@@ -84,7 +89,8 @@ settings.form.addEventListener("reset", () => setTimeout(changed));
 chat.form.addEventListener("submit", (event) => submit(event, chat.send));
 chat.form.addEventListener("input", () => limitNewTokens());
 document.addEventListener("prompt-changed", () => limitNewTokens());
-document.addEventListener("models-outdated", () => loadModels(readFields(models.form)));
+document.addEventListener("models-outdated", reloadModels);
+document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && reloadModels());
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") mode().control.stop();
   if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey) || mode() === chat) return;

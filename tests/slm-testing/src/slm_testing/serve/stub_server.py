@@ -159,7 +159,7 @@ class StubHandler(BaseHTTPRequestHandler):
     def chat_endless(self, _: dict[str, Any]) -> None:
         self.start(200, "text/event-stream")
         try:
-            for _ in range(500):
+            for _number in range(500):
                 self.send_chat(" more")
                 time.sleep(0.01)
         except OSError:

@@ -44,8 +44,8 @@ class HonestClient:
                 await asyncio.sleep(PAUSE)
 
 
-async def slowest_health_check(port: int, end: float, on_check: Callable[[], None]) -> float:
-    """Check the server's health until ``end`` and return the seconds of the slowest check; call ``on_check`` each time.
+async def slowest_health_check(port: int, end: float) -> float:
+    """Check the server's health until ``end`` and return the seconds of the slowest check.
 
     A check that fails, or is not answered by then, counts as one that takes until ``end``.
     """
@@ -58,9 +58,17 @@ async def slowest_health_check(port: int, end: float, on_check: Callable[[], Non
         except (BenchError, OSError):
             await asyncio.sleep(end - time.perf_counter())
         slowest = max(slowest, time.perf_counter() - start)
-        on_check()
         await asyncio.sleep(PAUSE)
     return slowest
+
+
+async def highest(value: Callable[[], int], end: float) -> int:
+    """Read ``value`` until ``end`` and return the highest one."""
+    highest_value = value()
+    while time.perf_counter() < end:
+        await asyncio.sleep(PAUSE)
+        highest_value = max(highest_value, value())
+    return highest_value
 
 
 async def _check_health(port: int) -> None:

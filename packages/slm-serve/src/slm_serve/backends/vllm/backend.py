@@ -25,6 +25,8 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from transformers import PreTrainedTokenizerBase
+
 from slm_kv import Grammar, GrammarCompiler, GrammarError
 from slm_serve.backends.answer import Answer
 from slm_serve.backends.protocol import BackendKind, BackendLoad, Job
@@ -66,7 +68,8 @@ class VLLMBackend:
     ) -> None:
         self._served, self._tokenizers = dict(plan.served), dict(plan.tokenizers)
         self.served: Mapping[str, ServedModel] = self._served
-        self.tokenizer, self.tokenizers = plan.tokenizer, self._tokenizers
+        self.tokenizer = plan.tokenizer
+        self.tokenizers: Mapping[str, PreTrainedTokenizerBase] = self._tokenizers
         self.context_length = plan.context_length
         self.kind: BackendKind = "vllm"
         self.reason: str | None = None

@@ -102,8 +102,7 @@ def _encode_chat(body: ChatRequest, service: Service, tokenizer: Any, tools: Seq
             variables=body.chat_template_kwargs,
             tools=tools,
         )
-        ids = tokenizer(prompt.text, add_special_tokens=prompt.add_special_tokens, verbose=False)["input_ids"]
-        return EncodedChat(tuple(ids), prompt.stop)
+        return EncodedChat(prompt.ids(tokenizer), prompt.stop)
 
     encoded, longest = encode(body.messages), limits.truncated_prompt(requested)
     if service.settings.truncate_prompt and len(encoded.ids) > longest:

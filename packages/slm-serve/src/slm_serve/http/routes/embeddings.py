@@ -15,9 +15,9 @@ from starlette.responses import Response
 from slm_kv import SamplingParams
 from slm_serve.backends.protocol import Job
 from slm_serve.errors import DeadlineError, RequestError
-from slm_serve.http.exception_handlers import error_responses
+from slm_serve.http.exception_handlers import CLIENT_CLOSED_REQUEST, error_responses
 from slm_serve.http.request_body import request_body
-from slm_serve.http.responses import CLIENT_CLOSED_REQUEST, ServiceDependency
+from slm_serve.http.responses import ServiceDependency
 from slm_serve.http.schemas.embeddings import EmbeddingList, EmbeddingRequest
 from slm_serve.http.streams import ClientDisconnected, cancel_on_disconnect
 from slm_serve.service import Service

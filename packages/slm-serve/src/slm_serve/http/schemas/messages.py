@@ -101,13 +101,15 @@ class Message(LenientModel):
     tool_call_id: Text | None = None
 
     @model_validator(mode="after")
-    def _check_consistency(self) -> Message:
+    def _check_consistency(self, info: ValidationInfo) -> Message:
         if self.content is None and self.role in ("system", "developer", "user"):
             raise unsupported_error("content", "is missing; give a text or a list of text parts")
         if self.calls and self.role != "assistant":
             raise unsupported_error(
                 "tool_calls", f"belongs to the role 'assistant', not to {self.role!r}; leave it out"
             )
+        if self.name is not None and self.role not in ("tool", "function") and is_lenient(info):
+            info.context.ignored["messages.name"] = None  # templates do not write it
         return self
 
     @property

@@ -21,24 +21,38 @@ from slm_serve.http.schemas.fields import (
     text_or_list,
 )
 from slm_serve.http.schemas.lenience import LenientModel, Unsupported, refused
+from slm_serve.http.schemas.refused_fields import CHAT_FIELDS
 
 Item = dict[str, Any]
+SHARED_FIELDS = (
+    "stop",
+    "seed",
+    "presence_penalty",
+    "frequency_penalty",
+    "logit_bias",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "ignore_eos",
+    "min_tokens",
+    "structured_outputs",
+)
 MAX_ITEMS = 1000
 MAX_TOOLS = 128
 LOGPROBS = "message.output_text.logprobs"  # in ``include``
 _STORED = Unsupported("the server stores no responses, so send all items in input", ())
 _REFUSED: Mapping[str, Unsupported] = {
+    **CHAT_FIELDS,
     "previous_response_id": _STORED,
     "conversation": _STORED,
     "prompt": Unsupported("send its text as instructions", ()),
     "background": refused("the server keeps no responses, so set it to false"),
     "max_tool_calls": Unsupported("the client calls the functions, so leave it out", ()),
-    "stop": refused("the responses API has no stop strings; use /v1/chat/completions"),
     "messages": refused("use input, or /v1/chat/completions"),
     "max_tokens": Unsupported("use max_output_tokens", ()),
     "max_completion_tokens": Unsupported("use max_output_tokens", ()),
     "response_format": refused("use text.format"),
-    "modalities": refused("the models read and write text only, so leave it out", ["text"]),
+    "n": refused("send several requests", 1),
 }
 
 
@@ -74,6 +88,18 @@ class ResponsesRequest(LenientModel):
     include: Annotated[list[Text], Field(max_length=32, fail_fast=True)] | None = None
     truncation: Literal["auto", "disabled"] | None = None
     metadata: Annotated[Item | None, Field(description="returned as it is")] = None
+    # Fields of chats that change the answer, which the chat validates
+    stop: Any = None
+    seed: Any = None
+    presence_penalty: Any = None
+    frequency_penalty: Any = None
+    logit_bias: Any = None
+    top_k: Any = None
+    min_p: Any = None
+    repetition_penalty: Any = None
+    ignore_eos: Any = None
+    min_tokens: Any = None
+    structured_outputs: Any = None
     store: Annotated[bool | None, Field(description="accepted for compatibility; nothing is stored")] = None
 
     @model_validator(mode="after")

@@ -36,14 +36,26 @@ function changed() {
 }
 
 function answerView(record, index) {
-  const correct = (text) => {
-    control.stop();
-    record.text = text;
-    delete record.error;
-    render();
-    changed();
-  };
-  return new AnswerView(record, correct, () => regenerate(index));
+  const isLast = index === conversation.turns.length - 1;
+  return new AnswerView(record, {
+    onEdit: (text) => correct(record, text),
+    onRegenerate: () => ask(conversation.turns[index].user, index),
+    onContinue: isLast ? (view) => continueAnswer(view, index) : undefined,
+  });
+}
+
+function correct(record, text) {
+  control.stop();
+  record.text = text;
+  delete record.error;
+  render();
+  changed();
+}
+
+function continueAnswer(view, index) {
+  if (!settings.areValid()) return;
+  delete view.answer.error;
+  control.run((signal) => streamAnswers([view], index, signal));
 }
 
 function turnViews(turn, index) {
@@ -75,19 +87,25 @@ function ask(text, index = conversation.turns.length) {
   control.run((signal) => streamAnswers(views, index, signal));
 }
 
-const regenerate = (index) => ask(conversation.turns[index].user, index);
+/** The request for an answer, or for more of it if it has text. */
+function request({ model, text }, index) {
+  const messages = conversation.prompt(model, index);
+  if (text === "") return { model, messages };
+  messages.push({ role: "assistant", content: text.trimStart() });
+  return { model, messages, continue_final_message: true, add_generation_prompt: false };
+}
 
 async function streamAnswers(views, index, signal) {
-  const prompts = views.map(({ answer: { model } }) => ({ model, messages: conversation.prompt(model, index) }));
+  const bodies = views.map(({ answer }) => request(answer, index));
   for (const view of views) view.start();
-  await limitToFit(prompts, signal).catch((error) => {
+  await limitToFit(bodies.map(({ model, messages }) => ({ model, messages })), signal).catch((error) => {
     for (const view of views) view.end("stopped");
     throw error;
   });
   const { max_new_tokens: max_tokens, ...sampling } = settings.sampling();
   const requests = views.map((view, position) => {
     view.start(sampling.seed);
-    return streamInto(view, answer({ ...prompts[position], ...sampling, max_tokens }, signal), signal);
+    return streamInto(view, answer({ ...bodies[position], ...sampling, max_tokens }, signal), signal);
   });
   const problems = await Promise.all(requests);
   if (!changed()) problems.push("The conversation is too long for the browser's storage: only its latest turns are kept.");
@@ -141,7 +159,7 @@ system.addEventListener("input", () => {
 });
 byId("clear-chat").addEventListener("click", clear);
 undoButton.addEventListener("click", undo);
-addEventListener("pagehide", () => conversation.save());
+addEventListener("pagehide", () => control.isRunning && conversation.save());
 new ResizeObserver(() => follow.scroll()).observe(turnList);
 connectExports(conversation, (text) => control.fail(text));
 

@@ -53,10 +53,10 @@ export class QuestionView extends EditableTurn {
 
 /** One model's answer to a turn. */
 export class AnswerView extends EditableTurn {
-  /** `onEdit` is called with the corrected text, `onRegenerate` without arguments. */
-  constructor(answer, onEdit, onRegenerate) {
+  /** `onEdit` is called with the corrected text, `onRegenerate` without arguments, `onContinue`, if any, with this. */
+  constructor(answer, { onEdit, onRegenerate, onContinue }) {
     super();
-    this.answer = answer;
+    Object.assign(this, { answer, onContinue });
     this.element = element("article", { className: "answer" });
     this.error = element("p", { className: "error", hidden: true });
     this.note = element("p", { className: "hint" });
@@ -64,8 +64,9 @@ export class AnswerView extends EditableTurn {
     this.body = element("p", { className: "text continuation" });
     this.editButton = button("Edit", () => this.edit(answer.text.trim(), "Edit answer", onEdit));
     this.copyButton = button("Copy", () => copyFrom(this.copyButton, answer.text.trim()));
-    const regenerate = button("Regenerate", onRegenerate);
-    this.actions = element("div", { className: "actions-row" }, regenerate, this.editButton, this.copyButton);
+    this.continueButton = button("Continue", () => onContinue(this));
+    this.actions = element("div", { className: "actions-row" });
+    this.actions.append(button("Regenerate", onRegenerate), this.continueButton, this.editButton, this.copyButton);
     const footer = element("footer", {}, this.actions, this.figures);
     this.element.append(heading(answer.model), this.error, this.body, this.note, footer);
     this.text = new GrowingText(this.body, answer.text.trimStart());
@@ -73,7 +74,8 @@ export class AnswerView extends EditableTurn {
   }
 
   start(seed) {
-    this.timing = new Timing(seed);
+    this.timing = new Timing(seed, this.answer.figures);
+    this.error.hidden = true;
     this.element.ariaBusy = "true";
     this.actions.hidden = true;
     this.note.textContent = "";
@@ -110,6 +112,7 @@ export class AnswerView extends EditableTurn {
     this.element.ariaBusy = "false";
     this.actions.hidden = false;
     this.body.hidden = !hasText;
+    this.continueButton.hidden = !hasText || !this.onContinue || shown["finish reason"] === "stop";
     this.editButton.hidden = this.copyButton.hidden = !hasText;
     this.error.hidden = !error;
     this.error.textContent = error ?? "";

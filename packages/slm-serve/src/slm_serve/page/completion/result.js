@@ -24,8 +24,7 @@ export class Result {
 
   /** Prepare for more text, made with this seed. */
   start(seed) {
-    const { tokens = 0, seconds = 0 } = this.record.figures;
-    this.timing = new Timing(seed, { tokens, seconds: Number(seconds) });
+    this.timing = new Timing(seed, this.record.figures);
     this.error.hidden = true;
     this.element.ariaBusy = "true";
     this.actions.hidden = true;

@@ -39,8 +39,11 @@ function orFail(promise, message) {
   });
 }
 
+/** The response to a request; `address` is relative to the page, which may be behind a path of a proxy. */
 export async function fetchOrFail(address, options) {
-  const response = await orFail(fetch(address, options), UNREACHABLE);
+  // Without a user and password of the page's own address, with which fetch refuses an address.
+  const url = new URL(address, location.origin + location.pathname);
+  const response = await orFail(fetch(url, options), UNREACHABLE);
   if (!response.ok) throw new RequestFailure(await errorMessage(response), response.status);
   return response;
 }

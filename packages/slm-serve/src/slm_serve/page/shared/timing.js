@@ -1,8 +1,9 @@
 /** What is shown about a text: counts, speed, and why it ended. Updated with each piece of the text. */
 export class Timing {
-  /** `before` has the tokens and seconds of the text that this one continues. */
-  constructor(seed, before = { tokens: 0, seconds: 0 }) {
-    Object.assign(this, { seed, before, since: performance.now() });
+  /** The last argument is what was shown about the text that this one continues. */
+  constructor(seed, { tokens = 0, seconds = 0 }) {
+    Object.assign(this, { seed, since: performance.now() });
+    this.before = { tokens, seconds: Number(seconds) };
     this.values = {};
   }
 
