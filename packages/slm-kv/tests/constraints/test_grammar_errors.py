@@ -120,7 +120,7 @@ def test_a_tokenizer_that_joins_words_in_its_own_way_is_refused() -> None:
 
 
 def test_without_a_tokenizer_grammars_are_refused() -> None:
-    with make_engine(None) as engine, pytest.raises(GrammarError, match="the engine has no tokenizer"):
+    with make_engine(None) as engine, pytest.raises(GrammarError, match="the engine has no fast tokenizer"):
         engine.check([1, 2], SamplingParams(max_new_tokens=9, grammar=Grammar("json_object")))
 
 

@@ -22,6 +22,7 @@ def call_grammar(
     required: bool,
     parallel: bool,
     answer: Grammar | None = None,
+    end: str = "",
 ) -> Grammar:
     """Return the grammar of an answer.
 
@@ -32,10 +33,11 @@ def call_grammar(
         required: Whether the answer must be a call; otherwise it may be any text, with calls at its end.
         parallel: Whether there may be several calls.
         answer: The format of an answer without calls: a JSON schema or any JSON object.
+        end: How the model ends its turn if it has no token for that.
     """
     separator = form.separator if parallel else None
     more = f"({_sequence(separator, special_ids)} call)*" if separator else ""
-    suffix = _sequence(form.suffix, special_ids)
+    suffix = _sequence(form.suffix, special_ids) + (f" {json.dumps(end, ensure_ascii=False)}?" if end else "")
     rules = [f"call: {' | '.join(f'function{number}' for number in range(len(functions)))}"]
     for number, function in enumerate(functions):
         head = _sequence(function.name + form.middle, special_ids)
