@@ -26,7 +26,7 @@ from typing import Any, Self, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
-from slm_kv import Grammar, GrammarCompiler, GrammarError
+from slm_kv import Grammar, GrammarCompiler
 from slm_serve.backends.answer import Answer
 from slm_serve.backends.protocol import BackendKind, BackendLoad, Job
 from slm_serve.backends.running_jobs import ServerLoop
@@ -68,7 +68,9 @@ class VLLMBackend:
         self._plan, self._vllm, self._server = plan, vllm, ServerLoop(loop)
         # A copy: a fast tokenizer must not be used by two threads at once.
         self._thread_tokenizer = copy.deepcopy(plan.tokenizer)
-        self._grammars = GrammarCompiler(copy.deepcopy(plan.tokenizer), plan.vocabulary_size)
+        self._grammars = GrammarCompiler(
+            copy.deepcopy(plan.tokenizer) if tokenizer_folder(plan) else None, plan.vocabulary_size
+        )
         self._routes = Routes(plan, settings, vllm)
         self._removals: set[asyncio.Task[None]] = set()  # the loop itself holds weak references only
         self._running: dict[asyncio.Task[None], VLLMJob] = {}
@@ -107,10 +109,7 @@ class VLLMBackend:
         return BackendLoad(running, per_engine.total() - running, 0, 0, 0)
 
     def compile_grammar(self, grammar: Grammar) -> None:
-        """Validate a grammar with the library that vLLM compiles it with."""
-        if tokenizer_folder(self._plan) is None:
-            raise GrammarError("vLLM needs the tokenizer.json of the base model for this; use --backend engine")
-        self._grammars.compile(grammar)
+        self._grammars.compile(grammar)  # with the library that vLLM itself uses
 
     def check(self, job: Job) -> None:
         self._routes.of(job.model)
