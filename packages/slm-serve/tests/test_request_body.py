@@ -1,6 +1,7 @@
 """Reading bodies: what is no body, and bodies that are made to keep the server busy."""
 
 import asyncio
+import gzip
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager

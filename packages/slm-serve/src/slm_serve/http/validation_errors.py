@@ -9,9 +9,11 @@ from typing import Any
 
 from slm_serve.http.schemas.lenience import UNSUPPORTED
 
-_KINDS = {str: "a string", bytes: "a string", list: "a list", tuple: "a list", dict: "an object"}
+# Parts of locations that are no fields: tags of unions, and what pydantic calls the members of those without tags.
+_INTERNAL = re.compile(r"<|(function-\w+|list|dict|nullable|constrained-\w+|tagged-union|literal)\[|\[key\]$")
+_KINDS: dict[type, str] = {str: "a string", bytes: "a string", list: "a list", tuple: "a list", dict: "an object"}
+WORD = re.compile(r"[A-Za-z0-9_.-]{1,30}")
 NUMBER = re.compile(r"-?[0-9.]{1,30}")
-KEY = "[key]"  # at the end of the location of an error in the key of an object
 MAX_VALUE = 40  # characters of a value that an error shows
 # By pydantic's type of the error, with the fields of its context. The value follows those that say what it must be.
 _SENTENCES = {
@@ -34,7 +36,7 @@ _SENTENCES = {
     "model_type": "must be an object",
     "model_attributes_type": "must be an object",
     "literal_error": "must be {expected}",
-    "string_pattern_mismatch": "does not match the pattern {pattern}; change it",
+    "string_pattern_mismatch": "must match {pattern}",
     "greater_than": "must be greater than {gt}",
     "greater_than_equal": "must be at least {ge}",
     "less_than": "must be less than {lt}",
@@ -47,9 +49,10 @@ _SENTENCES = {
 
 
 def location(problem: Mapping[str, Any]) -> tuple[int | str, ...]:
-    """Return where an error is, as names and indices, without the tags of unions and of keys."""
-    parts = [part for part in problem["loc"] if not (isinstance(part, str) and (part.startswith("<") or part == KEY))]
-    return (*parts, _context(problem)["field"]) if problem["type"] == UNSUPPORTED else tuple(parts)
+    """Return where an error is, as names and indices, without the tags of unions."""
+    parts = [part for part in problem["loc"] if not (isinstance(part, str) and _INTERNAL.match(part))]
+    context = problem.get("ctx") or {}
+    return (*parts, context["field"]) if problem["type"] == UNSUPPORTED else tuple(parts)
 
 
 def sentence(problem: Mapping[str, Any], *, shows_text: bool = False) -> str:
@@ -63,20 +66,18 @@ def sentence(problem: Mapping[str, Any], *, shows_text: bool = False) -> str:
     template = _SENTENCES.get(kind)
     if template is None:
         return str(problem["msg"]).removeprefix("Value error, ")
-    context = {name: f"{each:.15g}" if isinstance(each, float) else each for name, each in _context(problem).items()}
-    text = template.format(**context)
-    return f"{text}, not {_shown(value, shows_text)}" if text.startswith("must be ") else text
+    context = (problem.get("ctx") or {}).items()  # whole numbers with all digits
+    text = template.format(**{name: f"{each:.15g}" if isinstance(each, float) else each for name, each in context})
+    # The value of a field with few values is a word, if it is not a text by mistake.
+    shows_text = shows_text or (kind == "literal_error" and bool(WORD.fullmatch(str(value))))
+    return f"{text}, not {_shown(value, shows_text)}" if text.startswith("must ") and text[5:8] != "not" else text
 
 
 def with_subject(field: str, text: str) -> str:
     """Return a sentence about ``field``; without one, about the body, or what ``text`` names by itself."""
-    if text.split(" ")[0] in ("must", "is", "has", "contains", "belongs", "does"):
+    if text.split(" ")[0] in ("must", "is", "has", "contains", "belongs"):
         return f"{field or 'the body'} {text}"
     return f"{field}: {text}" if field else text
-
-
-def _context(problem: Mapping[str, Any]) -> Mapping[str, Any]:
-    return problem.get("ctx") or {}
 
 
 def _shown(value: Any, shows_text: bool) -> str:

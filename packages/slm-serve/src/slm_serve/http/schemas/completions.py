@@ -5,13 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field, ValidationInfo, model_validator
+from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag, ValidationInfo, model_validator
 
-from slm_serve.http.schemas.fields import INT32_LIMIT, MAX_CHOICES, Integer, Logprobs
+from slm_serve.http.schemas.fields import INT32_LIMIT, MAX_CHOICES, Integer, Logprobs, PromptIds, Text, prompt_tag
 from slm_serve.http.schemas.lenience import Unsupported, is_lenient
 from slm_serve.http.schemas.openai_requests import NoLimit, OpenAIRequest, Usage
-from slm_serve.http.schemas.prompts import Prompts, as_list
 from slm_serve.http.schemas.refused_fields import COMPLETION_FIELDS
+
+Texts = Annotated[list[Text], Field(min_length=1, max_length=MAX_CHOICES, fail_fast=True)]
+ManyIds = Annotated[list[PromptIds], Field(min_length=1, max_length=MAX_CHOICES, fail_fast=True)]
+
+
+Prompt = Annotated[
+    Annotated[Text, Tag("<text>")]
+    | Annotated[Texts, Tag("<texts>")]
+    | Annotated[PromptIds, Tag("<ids>")]
+    | Annotated[ManyIds, Tag("<many ids>")],
+    Discriminator(prompt_tag),
+]
 
 
 def _no_false(value: Any, info: ValidationInfo) -> Any:
@@ -23,7 +34,7 @@ class CompletionRequest(OpenAIRequest):
 
     refused_fields: ClassVar[Mapping[str, Unsupported]] = COMPLETION_FIELDS
 
-    prompt: Prompts
+    prompt: Prompt
     max_tokens: Annotated[
         Annotated[Integer, Field(ge=0, lt=INT32_LIMIT, description="default: 16; 0 is possible only with echo")] | None,
         NoLimit,
@@ -43,7 +54,10 @@ class CompletionRequest(OpenAIRequest):
     @property
     def prompts(self) -> list[str | list[int]]:
         """The prompts as a list, each a text or token ids."""
-        return as_list(self.prompt)
+        prompt: Any = self.prompt
+        if isinstance(prompt, str) or not isinstance(prompt[0], str | list):
+            return [prompt]
+        return list(prompt)
 
 
 class CompletionLogprobs(BaseModel):

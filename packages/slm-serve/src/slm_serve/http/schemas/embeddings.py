@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Discriminator, Field, Tag
 
-from slm_serve.http.schemas.fields import INT32_LIMIT, Integer, Text
+from slm_serve.http.schemas.fields import INT32_LIMIT, Integer, PromptIds, Text, prompt_tag
 from slm_serve.http.schemas.lenience import LenientModel, Unsupported
-from slm_serve.http.schemas.prompts import Inputs, as_list
 from slm_serve.http.schemas.refused_fields import EMBEDDING_FIELDS
+
+MAX_INPUTS = 2048  # OpenAI's limit
+Texts = Annotated[list[Text], Field(min_length=1, max_length=MAX_INPUTS, fail_fast=True)]
+ManyIds = Annotated[list[PromptIds], Field(min_length=1, max_length=MAX_INPUTS, fail_fast=True)]
+Inputs = Annotated[
+    Annotated[Text, Tag("<text>")]
+    | Annotated[Texts, Tag("<texts>")]
+    | Annotated[PromptIds, Tag("<ids>")]
+    | Annotated[ManyIds, Tag("<many ids>")],
+    Discriminator(prompt_tag),
+]
 
 
 class EmbeddingRequest(LenientModel):
@@ -25,12 +35,16 @@ class EmbeddingRequest(LenientModel):
     dimensions: Annotated[
         Integer | None, Field(ge=1, lt=INT32_LIMIT, description="only the length of the model's hidden states")
     ] = None
+    add_special_tokens: Annotated[bool | None, Field(description="vLLM's; default: true")] = None
     user: Annotated[Text | None, Field(description="accepted for compatibility; has no effect")] = None
 
     @property
     def inputs(self) -> list[str | list[int]]:
         """The inputs as a list, each a text or token ids."""
-        return as_list(self.input)
+        given: Any = self.input
+        if isinstance(given, str) or not isinstance(given[0], str | list):
+            return [given]
+        return list(given)
 
 
 class Embedding(BaseModel):

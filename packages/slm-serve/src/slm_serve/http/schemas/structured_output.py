@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationInfo, model_validator
 
 from slm_kv import Grammar
-from slm_serve.http.schemas.fields import Text
+from slm_serve.http.schemas.fields import TEXT_TAG, Text
 from slm_serve.http.schemas.lenience import LenientModel, Unsupported, is_lenient, refused
 from slm_serve.http.schemas.refused_fields import RESPONSE_FORMAT_FIELDS
 
@@ -20,7 +20,14 @@ def _empty_to_none(value: Any, info: ValidationInfo) -> Any:
     return None if is_lenient(info) and value in ("", [], {}, False) and value is not True else value
 
 
+def _schema_tag(value: Any) -> str:
+    return TEXT_TAG if isinstance(value, str) else "<bool>" if isinstance(value, bool) else "<object>"
+
+
 Schema = dict[str, Any]
+ObjectTag, TextTag = Tag("<object>"), Tag(TEXT_TAG)
+SchemaOrText = Annotated[Annotated[Schema, ObjectTag] | Annotated[Text, TextTag], Discriminator(_schema_tag)]
+SchemaOrBool = Annotated[Annotated[Schema, ObjectTag] | Annotated[bool, Tag("<bool>")], Discriminator(_schema_tag)]
 Choices = Annotated[list[Annotated[Text, Field(min_length=1)]], Field(min_length=1, max_length=MAX_CHOICES)]
 OrNothing = BeforeValidator(_empty_to_none)
 
@@ -32,7 +39,7 @@ class JSONSchemaFormat(LenientModel):
 
     name: Text | None = None
     description: Text | None = None
-    schema_: Annotated[Schema | bool, Field(alias="schema")]
+    schema_: Annotated[SchemaOrBool, Field(alias="schema")]
     strict: Annotated[bool | None, Field(description="has no effect: the schema always holds")] = None
 
 
@@ -45,7 +52,7 @@ class ResponseFormat(LenientModel):
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JSONSchemaFormat | None = None
     schema_: Annotated[
-        Schema | bool | None, Field(alias="schema", description="the schema, where other servers expect it")
+        SchemaOrBool | None, Field(alias="schema", description="the schema, where other servers expect it")
     ] = None
 
     @model_validator(mode="after")
@@ -78,7 +85,7 @@ class StructuredOutputs(LenientModel):
         "whitespace_pattern": refused("leave it out"),
     }
 
-    json_: Annotated[Schema | Text | None, OrNothing, Field(alias="json")] = None
+    json_: Annotated[SchemaOrText | None, OrNothing, Field(alias="json")] = None
     regex: Annotated[Text | None, OrNothing] = None
     choice: Annotated[Choices | None, OrNothing] = None
     grammar: Annotated[Text | None, OrNothing, Field(description="in the syntax of Lark or GBNF")] = None
@@ -91,7 +98,7 @@ class OutputFormats(LenientModel):
     response_format: ResponseFormat | None = None
     # Fields of vLLM, in its present and its older form
     structured_outputs: Annotated[StructuredOutputs | None, OrNothing] = None
-    guided_json: Annotated[Schema | Text | None, OrNothing] = None
+    guided_json: Annotated[SchemaOrText | None, OrNothing] = None
     guided_regex: Annotated[Text | None, OrNothing] = None
     guided_choice: Annotated[Choices | None, OrNothing] = None
     guided_grammar: Annotated[Text | None, OrNothing] = None
