@@ -56,8 +56,7 @@ class BodyReader(Generic[Model]):
             body = await loop.run_in_executor(_parsing_thread, self._parse, raw, reading)
         else:
             body = self._parse(raw, reading)
-        if reading.ignored:
-            add_response_header(request, IGNORED_HEADER, _names(reading.ignored))
+        add_ignored_fields(request, reading.ignored)
         return body
 
     def _parse(self, raw: bytes, reading: Reading) -> Model:
@@ -83,6 +82,14 @@ def response_headers(request: Request) -> dict[str, str]:
     """Return the headers that were added while the request was read."""
     headers: dict[str, str] = getattr(request.state, "response_headers", {})
     return headers
+
+
+def add_ignored_fields(request: Request, names: Iterable[str]) -> None:
+    """List ignored fields in the response, after those that are listed already."""
+    listed: dict[str, None] = getattr(request.state, "ignored_fields", {})
+    request.state.ignored_fields = listed | dict.fromkeys(names)
+    if request.state.ignored_fields:
+        add_response_header(request, IGNORED_HEADER, _names(request.state.ignored_fields))
 
 
 def _names(ignored: Iterable[str]) -> str:
