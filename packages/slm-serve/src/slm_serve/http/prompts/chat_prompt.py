@@ -58,7 +58,8 @@ def chat_prompt(
     Raises RequestError 422 if the template rejects or leaves out messages.
     """
     options = {"add_generation_prompt": opens_answer and not continue_final, "continue_final_message": continue_final}
-    _check_variables(tokenizer, variables or {})
+    if variables:
+        _check_variables(tokenizer, variables)
     try:
         template = chat_template(tokenizer, with_tools=bool(tools))
         turns, encoder = chat_turns(template, tokenizer, messages), _literal_encoder(tokenizer)
