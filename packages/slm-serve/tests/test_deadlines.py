@@ -168,7 +168,7 @@ def test_texts_without_a_limit_are_kept_when_draining_takes_too_long(
         unlimited = threads.submit(server.post, path, BODIES[path])
         limited = threads.submit(server.post, path, BODIES[path] | {LIMITS[path]: 100})
         wait_until(lambda: server.metric("slm_running") == 2)
-        server.service.backend._loop.call_soon_threadsafe(server.service.drain)
+        server.loop.call_soon_threadsafe(server.service.drain)
         assert limited.result().status_code == 504
         assert unlimited.result().status_code == 200
         assert finish_reasons(path, unlimited.result().json()) == ["length"]

@@ -28,14 +28,21 @@ def test_requests_from_the_schema_get_responses_from_the_schema(tiny_server: Run
     assert {operation.path for operation in operations} == {
         "/generate",
         "/v1/completions",
+        "/v1/embeddings",
+        "/v1/load_lora_adapter",
+        "/v1/responses",
+        "/v1/unload_lora_adapter",
+        "/tokenizer_info",
         "/v1/chat/completions",
         "/v1/models",
         "/v1/models/{name}",
         "/tokenize",
         "/detokenize",
+        "/health",
         "/health/live",
         "/health/ready",
         "/metrics",
+        "/version",
     }
     for operation in operations:
         _send_requests(operation, requests)

@@ -1,13 +1,15 @@
 """Request ids, HEAD, trailing slashes, health and version."""
 
+import asyncio
 import logging
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from slm_serve import __version__
-from slm_serve.http.request_id import LOG_FORMAT, RequestIdFilter
+from slm_serve import Answer, __version__
+from slm_serve.http.request_id import LOG_FORMAT, RequestIdFilter, RequestIdMiddleware
 from slm_testing.serve.raw_http import exchange
 from slm_testing.serve.running_server import RunningServer, running_server
 from slm_testing.serve.waiting import wait_until
@@ -54,6 +56,23 @@ def test_log_messages_about_a_request_have_its_id(
     wait_until(lambda: f"ERROR [{HEADERS[ID]}] Exception in ASGI application" in caplog.text)
     logging.getLogger("slm_serve").error("about no request")
     assert "ERROR about no request" in caplog.text
+
+
+def test_a_backend_logs_with_the_id_from_its_own_thread(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.handler.addFilter(RequestIdFilter())
+    caplog.handler.setFormatter(logging.Formatter(LOG_FORMAT))
+    answers: list[Answer] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        answers.append(Answer(1))
+
+    scope = {"type": "http", "headers": [(ID.encode(), b"trace-2")]}
+    asyncio.run(RequestIdMiddleware(app)(scope, None, None))  # type: ignore[arg-type]
+    log = logging.getLogger("slm_serve").error
+    thread = threading.Thread(target=lambda: answers[0].context.run(log, "a request failed"))
+    thread.start()
+    thread.join()
+    assert "ERROR [trace-2] a request failed" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,8 @@ import pytest
 import slm_testing.forked as forked
 from slm_serve import Settings
 from slm_serve.cli import main
-from slm_serve.server import _warn_if_public
+from slm_serve.errors import StartError
+from slm_serve.server import _raise_file_limit, _warn_if_public
 from slm_testing.serve.waiting import TIMEOUT
 
 START_TIMEOUT = 180  # seconds for the imports and the model, while other processes run
@@ -145,6 +146,7 @@ def test_the_app_factory_reads_the_environment(tiny_model: Path, tmp_path: Path)
     file = tmp_path / "environment"
     file.write_text(f"SLM_MODEL_PATH={tiny_model}\nSLM_SERVED_MODEL_NAME=mine\nSLM_API_KEY=s3cret\nSLM_THREADS=1\n")
     uvicorn = [sys.executable, "-m", "uvicorn", "slm_serve.app:create_app", "--factory", "--env-file", str(file)]
+    uvicorn += ["--http", "slm_serve.http.protocol:HttpProtocol", "--ws", "none"]
     with subprocess.Popen([*uvicorn, "--port", "0"], stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stderr
@@ -176,6 +178,22 @@ def test_a_port_in_use_is_reported_immediately(capsys: pytest.CaptureFixture[str
         assert main(["--port", str(port)]) == 2
     printed = capsys.readouterr().err
     assert printed.splitlines()[-1].startswith(f"slm-serve: cannot listen on 127.0.0.1:{port}: ")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
+def test_the_limit_of_open_files_is_raised_for_the_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    import resource
+
+    limits = [(256, 4096)]
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: limits[-1])
+    monkeypatch.setattr(resource, "setrlimit", lambda kind, limit: limits.append(limit))
+    _raise_file_limit(1000)
+    assert limits[-1][0] > 1000
+    assert limits[-1][1] == 4096
+    _raise_file_limit(100)
+    assert len(limits) == 2
+    with pytest.raises(StartError, match="max_connections is 5000 and this process may open 4096 files"):
+        _raise_file_limit(5000)
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ def test_sigterm_does_not_wait_for_clients_that_stall(tiny_model: Path, caplog: 
             wait_until(lambda: blocked(server))
             server.server._drain_seconds = 1.0
             start = time.monotonic()
-            server.service.backend._loop.call_soon_threadsafe(server.server.handle_exit, signal.SIGTERM, None)
+            server.loop.call_soon_threadsafe(server.server.handle_exit, signal.SIGTERM, None)
             wait_until(lambda: not server.server.server_state.connections)
             assert time.monotonic() - start < 4
         for connection in (idle, slow_head, slow_body):

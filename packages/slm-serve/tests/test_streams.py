@@ -33,7 +33,7 @@ def test_a_closed_answer_frees_its_pages_within_two_steps(slow_server: RunningSe
     wait_until(lambda: slow_server.engine.pool.used_pages > 0)
     (answer,), (sequence,) = slow_server.service._answers, slow_server.engine.scheduler.running
     before = len(sequence.handle.token_ids)
-    slow_server.service._backend._loop.call_soon_threadsafe(answer.close)
+    slow_server.loop.call_soon_threadsafe(answer.close)
     wait_until(lambda: slow_server.engine.pool.used_pages == 0)
     assert len(sequence.handle.token_ids) <= before + 2
     connection.close()

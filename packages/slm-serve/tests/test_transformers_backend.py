@@ -194,7 +194,7 @@ def test_running_requests_are_finished_while_draining(folders: dict[str, Path], 
         monkeypatch.setattr(server.engine, "step", delayed(server.engine.step, 0.02))
         running = threads.submit(server.post, "/v1/completions", body)
         wait_until(lambda: server.metric("slm_running") == 1)
-        server.service.backend._loop.call_soon_threadsafe(server.service.drain)
+        server.loop.call_soon_threadsafe(server.service.drain)
         assert running.result().json()["usage"]["completion_tokens"] == 10
         assert server.post("/v1/completions", body).status_code == 503
         assert server.get("/health/ready").status_code == 503

@@ -98,7 +98,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.service, app.state.connections = service, _connections(settings, service)
     add_exception_handlers(app)
-    for module in (generate, completions, chat, responses, embeddings, adapters, tokens, system, playground):
+    for module in (generate, completions, chat, tokens, system, responses, embeddings, adapters, playground):
         app.include_router(module.router)
     app.mount("/static", playground.static_files)
     _add_middleware(app, settings, service)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -53,6 +54,7 @@ class Answer:
         open_ended: whether all jobs are, see Job.
 
     Attributes:
+        context: of the request, in which a backend logs messages about it from its own thread.
         unfinished: texts that the backend still generates.
         failed: whether ``fail`` was called.
         on_close: actions that cancel the jobs, added by the backend.
@@ -64,6 +66,7 @@ class Answer:
         self, jobs: int, on_delta: Callable[[int, Delta, int], None] = _ignore_delta, *, open_ended: bool = False
     ) -> None:
         self.unfinished, self.open_ended, self.failed = jobs, open_ended, False
+        self.context = copy_context()
         self.on_close: list[Callable[[], None]] = []
         self.on_fail: Callable[[], None] = lambda: None
         self.on_finish: Callable[[Exception], None] = self.fail

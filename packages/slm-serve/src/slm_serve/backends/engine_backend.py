@@ -95,6 +95,7 @@ class EngineBackend:
         self.max_sequences, self.summary = engine.max_sequences, summary or engine.summary
         self.kind: BackendKind = "engine" if engine.kind == "paged" else engine.kind
         self.reason = engine.reason
+        engine.prepare_grammars()  # while the model is loading: later it would block the event loop
         self._engine, self._server = engine, ServerLoop(loop)
         self._stream_interval = stream_interval
         self._inbox: queue.SimpleQueue[Action | None] = queue.SimpleQueue()  # None: stop
@@ -241,16 +242,16 @@ class EngineBackend:
     def _last_result(self, running: _EngineJob, handle: Handle, now: float) -> Delta | RequestError:
         if handle.finish_reason == "stop" or handle.finish_reason == "length":
             return running.next_delta(handle, handle.finish_reason, running.timing(now))
-        return self._client_error(handle)
+        return self._client_error(running.answer, handle)
 
-    def _client_error(self, handle: Handle) -> RequestError:
+    def _client_error(self, answer: Answer, handle: Handle) -> RequestError:
         """Return the error for the client, without details of the server."""
         if isinstance(handle.exception, GrammarError):
             return RequestError(422, str(handle.exception))
         if isinstance(handle.exception, InvalidLogits):
             self._failure = str(handle.exception)
             return ModelFailedError(str(handle.exception))
-        logger.error("a request failed", exc_info=handle.exception)
+        answer.context.run(logger.error, "a request failed", exc_info=handle.exception)
         return ModelFailedError("the model failed on this request; see the server's log")
 
 

@@ -40,7 +40,7 @@ class HostMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and self._must_check(scope) and scope["path"] not in HEALTH_PATHS:
-            host = Headers(scope=scope).get("host")
+            host: bytes | None = next((value for name, value in scope["headers"] if name == b"host"), None)
             if host is not None and not self._is_allowed(host):  # HTTP/1.0 has none
                 message = "this server does not answer for the name in the Host header; add it with --allowed_hosts"
                 await error_response(scope["path"], RequestError(421, message))(scope, receive, send)
@@ -53,8 +53,8 @@ class HostMiddleware:
         server = scope.get("server")  # uvicorn's own command line may listen elsewhere than the settings say
         return self._checks_loopback and server is not None and is_loopback(server[0])
 
-    def _matches(self, host: str) -> bool:
-        name = host_name(host)
+    def _matches(self, host: bytes) -> bool:
+        name = host_name(host.decode("latin-1"))
         parents = (f"*.{name.split('.', count)[-1]}" for count in range(1, name.count(".") + 1))
         return "*" in self._names or name in self._names or any(parent in self._names for parent in parents)
 
@@ -93,6 +93,7 @@ class CrossOriginMiddleware:
         return origin is not None and urlsplit(origin).netloc.lower() != headers.get("host", "").lower()
 
 
+@lru_cache(maxsize=64)
 def is_loopback(host: str) -> bool:
     """Whether ``host`` is an address of this machine; False for a name other than localhost."""
     if host == "localhost":

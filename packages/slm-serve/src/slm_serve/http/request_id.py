@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
-import uuid
 from contextvars import ContextVar
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -26,7 +26,7 @@ class RequestIdMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = _sent_id(scope) or uuid.uuid4().hex.encode()
+        request_id = _sent_id(scope) or os.urandom(16).hex().encode()
         _request_id.set(request_id.decode())
 
         async def send_with_id(message: Message) -> None:

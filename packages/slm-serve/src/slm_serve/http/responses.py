@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from slm_serve.backends.answer import Delta
 from slm_serve.backends.protocol import Job
 from slm_serve.http.exception_handlers import CLIENT_CLOSED_REQUEST
 from slm_serve.http.request_body import response_headers
 from slm_serve.http.streams import ClientDisconnected, EventStreamResponse, cancel_on_disconnect
+from slm_serve.http.whole_answers import GeneratedText as GeneratedText
+from slm_serve.http.whole_answers import whole_answer
 from slm_serve.service import Service
 
 
@@ -25,21 +27,6 @@ async def _get_service(request: Request) -> Service:  # async, because FastAPI r
 ServiceDependency = Annotated[Service, Depends(_get_service)]
 Json = dict[str, Any]
 Deltas = AsyncIterator[tuple[int, Delta]]  # the index of a text, and what was added to it
-
-
-@dataclass
-class GeneratedText:
-    """The text so far, its number of tokens, and its latest delta."""
-
-    last: Delta = field(default_factory=Delta)
-    text: str = ""
-    tokens: int = 0
-
-    def add(self, delta: Delta) -> None:
-        """Append a delta."""
-        self.last = delta
-        self.text += delta.text
-        self.tokens += len(delta.token_ids)
 
 
 def seed_argument(seed: int | None, index: int) -> dict[str, int]:
@@ -74,11 +61,12 @@ async def respond(
     Raises RequestError or KVError for requests that are rejected, or that fail before anything was sent. Later errors
     become the last event of the stream.
     """
+    response: Response
     if stream:
         response = _stream(service, jobs, encode_events)
     else:
         try:
-            response = JSONResponse(build_body(await _generate(request, service, jobs)))
+            response = await whole_answer(await _generate(request, service, jobs), build_body)
         except ClientDisconnected:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
     response.headers.update(response_headers(request))

@@ -1,5 +1,6 @@
 """A server on a free port of this machine, run on a thread."""
 
+import asyncio
 import socket
 import threading
 import time
@@ -30,6 +31,10 @@ class RunningServer:
     @property
     def engine(self) -> Any:
         return self.service.backend._engine
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        return self.server.servers[0].get_loop()
 
     def post(self, path: str, body: Any, **options: Any) -> httpx.Response:
         return httpx.post(f"{self.url}{path}", json=body, timeout=TIMEOUT, **options)

@@ -71,7 +71,7 @@ def chat_prompt(
         reason = f"the model's chat template rejects these messages: {error}"
         raise RequestError(422, reason, param="messages") from error
     text = encoder.reveal(hidden) if encoder else hidden
-    stop = PLAIN_STOPS if template.is_plain else _spelled_out_end(template, tokenizer)
+    stop = PLAIN_STOPS if template.is_plain else spelled_out_end(template, tokenizer)
     return ChatPrompt(text, template.is_plain, stop, hidden if hidden != text else None)
 
 
@@ -110,7 +110,7 @@ def _check_variables(tokenizer: Any, variables: Mapping[str, Any]) -> None:
 
 
 @lru_cache(maxsize=16)
-def _spelled_out_end(template: ChatTemplate, tokenizer: Any) -> tuple[str, ...]:
+def spelled_out_end(template: ChatTemplate, tokenizer: Any) -> tuple[str, ...]:
     """Return the end-of-turn marker of a template whose marker is not a token of the vocabulary."""
     try:
         end = end_of_turn(template, tokenizer)

@@ -23,6 +23,7 @@ Inputs = Annotated[
 REFUSED_FIELDS: Mapping[str, Unsupported] = {
     "truncate_prompt_tokens": Unsupported("shorten the inputs", (-1,)),
     "normalize": Unsupported("embeddings are always normalised, so leave it out", (True,)),
+    "pooling": refused("embeddings are the mean of all tokens, so leave it out", "mean"),
     "messages": refused("use input"),
 }
 
@@ -39,6 +40,7 @@ class EmbeddingRequest(LenientModel):
     dimensions: Annotated[
         Integer | None, Field(ge=1, lt=INT32_LIMIT, description="only the length of the model's hidden states")
     ] = None
+    add_special_tokens: Annotated[bool | None, Field(description="vLLM's; default: true")] = None
     user: Annotated[Text | None, Field(description="accepted for compatibility; has no effect")] = None
 
     @property
