@@ -145,7 +145,7 @@ def _tool_names(turns: Sequence[Turn]) -> dict[Any, str]:
 
 
 def _short_ids(turns: list[Turn]) -> list[Turn]:
-    """Give calls the ids that Mistral's templates demand, nine letters and digits; they only connect results to calls."""
+    """Give calls the ids that Mistral's templates demand: nine letters and digits, alike for calls and results."""
     result = []
     for turn in turns:
         changed = dict(turn)
