@@ -63,6 +63,7 @@ class Service:
             await asyncio.wait([self._loading])
         if self._backend:
             await asyncio.to_thread(self._backend.close)
+            gc.unfreeze()  # see _load
 
     @property
     def is_loading(self) -> bool:
