@@ -123,6 +123,16 @@ def test_what_cannot_be_embedded_is_an_error(
         assert "maximum context length is 512 tokens" in error["message"]
 
 
+def test_fields_that_cannot_change_the_answer_are_ignored_and_listed_and_others_refused(server: RunningServer) -> None:
+    body = {"input": "a", "dimensions": None, "metadata": {"x": "y"}, "user": "me", "normalize": True}
+    response = server.post("/v1/embeddings", body)
+    assert response.status_code == 200
+    assert response.headers["x-slm-ignored"] == "metadata, user"
+    for field, value in (("truncate_prompt_tokens", 5), ("pooling", "last"), ("normalize", False)):
+        response = server.post("/v1/embeddings", {"input": "a", field: value})
+        assert (response.status_code, response.json()["error"]["param"]) == (400, field)
+
+
 def test_the_width_of_the_model_is_accepted_as_dimensions(server: RunningServer) -> None:
     width = len(server.post("/v1/embeddings", {"input": "a"}).json()["data"][0]["embedding"])
     assert server.post("/v1/embeddings", {"input": "a", "dimensions": width}).status_code == 200

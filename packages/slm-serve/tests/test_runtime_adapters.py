@@ -14,6 +14,7 @@ from transformers import AutoTokenizer
 
 from slm_adapters import load
 from slm_data import sample_base
+from slm_serve.cli import main
 from slm_testing.serve.backend_jobs import generate_with_engine, greedy_params
 from slm_testing.serve.running_server import RunningServer, delayed, running_server
 from slm_testing.serve.small_models import BUTTERFLY, lora_config, save_adapter, save_base
@@ -253,6 +254,20 @@ def test_without_a_root_or_a_key_nothing_is_loaded(tiny_model: Path, settings: d
         for response in (load_adapter(server, "x", "red"), unload(server, "x")):
             assert response.status_code == 403
             assert remedy in response.json()["error"]["message"]
+
+
+def test_a_root_that_is_no_folder_is_refused_at_the_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    missing = tmp_path / "missing"
+    assert main(["--port", "0", "--threads", "1", "--adapter_root", str(missing)]) == 2
+    assert f"--adapter_root {missing} is not a folder; create it" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_nothing_is_loaded_while_the_server_stops(root: Path) -> None:
+    with running_server(
+        model_path=str(root.parent / "base"), adapter_root=str(root), api_key=KEY, drain_timeout=1
+    ) as server:
+        server.service.drain()
+        assert load_adapter(server, "red", "red").status_code == 503
 
 
 def test_the_chat_template_of_a_loaded_adapter_is_used_and_goes_with_it(server: RunningServer, root: Path) -> None:

@@ -102,6 +102,14 @@ def test_other_grammars_are_refused_with_the_reason(engine: Engine, kind: Any, t
     assert "\n" not in str(caught.value)
 
 
+def test_a_schema_that_is_nested_too_deeply_is_refused(engine: Engine) -> None:
+    schema: dict[str, Any] = {}
+    for _ in range(400):
+        schema = {"items": schema}
+    with pytest.raises(GrammarError):
+        engine.check([1, 2], SamplingParams(max_new_tokens=9, grammar=Grammar.from_schema(schema)))
+
+
 def test_a_grammar_in_the_syntax_of_llama_cpp_is_converted(engine: Engine) -> None:
     engine.check([1, 2], SamplingParams(max_new_tokens=9, grammar=Grammar("lark", 'root ::= "yes" | "no" [0-9]+')))
 
@@ -112,7 +120,7 @@ def test_a_tokenizer_that_joins_words_in_its_own_way_is_refused() -> None:
 
 
 def test_without_a_tokenizer_grammars_are_refused() -> None:
-    with make_engine(None) as engine, pytest.raises(GrammarError, match="the engine has no tokenizer"):
+    with make_engine(None) as engine, pytest.raises(GrammarError, match="the engine has no fast tokenizer"):
         engine.check([1, 2], SamplingParams(max_new_tokens=9, grammar=Grammar("json_object")))
 
 

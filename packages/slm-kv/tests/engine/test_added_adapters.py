@@ -4,6 +4,7 @@ import copy
 import gc
 import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -237,3 +238,20 @@ def test_an_adapter_with_its_own_end_of_text_ends_its_own_texts_only() -> None:
                 engine.step()
             reasons.append((handle.finish_reason, len(handle.token_ids)))
     assert reasons == [("stop", text.index(end) + 1), ("length", 8)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attaching_on_another_thread_does_not_disturb_running_texts(dtype: torch.dtype) -> None:
+    with Engine(make_model("gpt2").to(dtype), page_size=4, max_pages=80) as engine:
+        expected = tokens(engine, "__base__", 40)
+        for number in range(3):
+            name = f"x{number}"
+            base = engine.copy_base()
+            with ThreadPoolExecutor(1) as threads:
+                attaching = threads.submit(base.attach, name, attach(name, seed=number))
+                texts = []
+                while not attaching.done():
+                    texts.append(tokens(engine, "__base__", 40))
+            engine.install_adapter(attaching.result())
+            assert texts == [expected] * len(texts)
+            assert tokens(engine, name) != expected[:8]

@@ -46,7 +46,7 @@ class Service:
         self.load_failure: str | None = None
         self.on_load_failure: Callable[[], None] = lambda: None
         self.waits_for_loading = True
-        self.adapters = AdapterManager(settings, lambda: self.backend)
+        self.adapters = AdapterManager(settings, self._accepting_backend)
         self._admission = AdmissionControl(settings)
         self._backend: Backend | None = None
         self._loading: asyncio.Task[None] | None = None
@@ -104,6 +104,12 @@ class Service:
                 503, self.load_failure or "the model is loading; try again soon", headers={"Retry-After": "5"}
             )
         return self._backend
+
+    def _accepting_backend(self) -> Backend:
+        """Return the backend. Raises RequestError 503 before it is loaded, and while the server is stopping."""
+        if self._draining:
+            raise _stopping_error()
+        return self.backend
 
     def served_model(self, name: str | None) -> ServedModel:
         """Return the model served as ``name``, or the default for None.

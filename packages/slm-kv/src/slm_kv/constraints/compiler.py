@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Collection
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from transformers import PreTrainedTokenizerBase
@@ -34,6 +35,11 @@ class GrammarCompiler:
         self._table: TokenTable | None = None
         self._table_lock, self._cache_lock = threading.Lock(), threading.Lock()
         self._compiled: OrderedDict[Grammar, Matcher] = OrderedDict()
+
+    def prepare(self) -> None:
+        """Build the table of tokens now, unless no grammar is possible."""
+        with suppress(GrammarError):
+            self._token_table()
 
     def compile(self, grammar: Grammar) -> Matcher:
         """Return a matcher at the beginning of ``grammar``, which is not to be advanced.
@@ -81,7 +87,7 @@ class GrammarCompiler:
 
     def _token_table(self) -> TokenTable:
         if self._tokenizer is None:
-            raise GrammarError("a grammar is about text and the engine has no tokenizer; give one")
+            raise GrammarError("grammars are about text and the engine has no fast tokenizer; give it one")
         module = import_optional("constraints.matcher")
         if module is None:
             raise GrammarError("grammars need llguidance, which is not installed; pip install 'slm-kv[structured]'")

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from slm_kv.constraints.closed_schema import closed_schema
 from slm_kv.errors import GrammarError
 
 GrammarKind = Literal["json_schema", "json_object", "regex", "choice", "lark"]
 MAX_CHARACTERS = 100_000
-# Between the tokens of JSON, as in llama.cpp: a model that is unsure may otherwise write spaces up to its last token.
-WHITESPACE = r" |\n[ \t]{0,20}"
-ONE_SPACE = " "
+# JSON is written on one line, as by outlines: a model that is unsure may otherwise write spaces up to its last token.
+SCHEMA_OPTIONS: dict[str, Any] = {"lenient": False, "whitespace_pattern": " "}
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,10 @@ class Grammar:
         return cls("choice", _to_json(list(choices)))
 
     @staticmethod
-    def schema_rule(schema: Mapping[str, Any] | bool, *, one_line: bool = False) -> str:
-        """Return a JSON schema as a part of a rule of a grammar of kind ``lark``; ``one_line``: only single spaces."""
+    def schema_rule(schema: Mapping[str, Any] | bool) -> str:
+        """Return a JSON schema as a part of a rule of a grammar of kind ``lark``."""
         if schema is not False:
-            options = {"lenient": False, "whitespace_pattern": ONE_SPACE if one_line else WHITESPACE}
-            schema = ({} if schema is True else dict(schema)) | {"x-guidance": options}
+            schema = _closed({} if schema is True else dict(schema)) | {"x-guidance": SCHEMA_OPTIONS}
         return f"%json {_to_json(schema)}"
 
     @property
@@ -79,6 +78,13 @@ class Grammar:
             raise GrammarError("the choices are not a list of at least one string")
         if "" in choices:
             raise GrammarError("one of the choices is empty; leave it out")
+
+
+def _closed(schema: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return dict(closed_schema(schema))
+    except RecursionError as error:
+        raise GrammarError("the JSON schema is nested too deeply; give a flatter one") from error
 
 
 def _to_json(value: Any) -> str:

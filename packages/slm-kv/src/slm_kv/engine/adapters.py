@@ -41,12 +41,16 @@ class Adapters:
         names: The adapters that requests can name.
         removed: Those that they cannot name any more, but that running requests still use.
 
+    Args:
+        models: The models.
+        with_digests: Whether prefixes will be cached. Without it no digest is computed, which reads all weights.
+
     Raises:
         KVError: two models have an adapter of the same name, several adapters of one model are active, or one learns
             a prompt, which only PEFT's own ``forward`` adds.
     """
 
-    def __init__(self, models: Sequence[PreTrainedModel]) -> None:
+    def __init__(self, models: Sequence[PreTrainedModel], *, with_digests: bool = True) -> None:
         self._models = [AdaptedModel(model) for model in models]
         self._by_name = {name: model for model in self._models for name in model.names}
         self.names: tuple[str, ...] = tuple(name for model in self._models for name in model.names)
@@ -55,7 +59,7 @@ class Adapters:
             raise KVError(f"two models have an adapter of the same name ({', '.join(self.names)}); rename one")
         self.default = self._models[0].default
         self._default_removed = False
-        self._base_digest, self._prefix_roots = _digests(self._models)
+        self._base_digest, self._prefix_roots = _digests(self._models) if with_digests else (b"", {})
 
     def resolve(self, name: str | None) -> str | None:
         """Resolve the adapter of a request: None stands for the active adapter, BASE_ADAPTER for no adapter (None).

@@ -186,8 +186,8 @@ class Engine(TextEngine):
         probe = prepared.install_attention(limits.positions)
         if (probe.shapes, probe.windows, probe.dtype) != (self._probe.shapes, self._probe.windows, self._probe.dtype):
             raise KVError("the adapter changes the shapes or the dtype of keys, so that it cannot share pages")
-        token_ids = self._vocabulary.ordinary_ids()
-        if verify(prepared, Adapters([model]), probe, token_ids, limits, shared=True) < limits.positions:
+        token_ids, adapters = self._vocabulary.ordinary_ids(), Adapters([model], with_digests=False)
+        if verify(prepared, adapters, probe, token_ids, limits, shared=True) < limits.positions:
             raise KVError(f"with the adapter, texts in a batch are independent in fewer than {limits.positions} tokens")
         prepared.pack_copy(copied)
 

@@ -157,10 +157,18 @@ class TextEngine(AdapterHost):
         if params.grammar:
             self._grammars.compile(params.grammar)
 
+    def prepare_grammars(self) -> None:
+        """Build the table of tokens that grammars need, which takes a second and holds the interpreter's lock.
+
+        Without this call the first grammar builds it. Does nothing if no grammar is possible, with this tokenizer or
+        without llguidance: a request with a grammar says why.
+        """
+        self._grammars.prepare()
+
     def compile_grammar(self, grammar: Grammar) -> None:
         """Compile a grammar that requests will use; thread-safe.
 
-        The first one takes up to a second, others milliseconds. The latest ones are kept.
+        It takes milliseconds; the first one also builds the table of tokens. The latest ones are kept.
 
         Raises:
             GrammarError: the grammar is invalid, empty or not supported, or the tokenizer is not.

@@ -95,6 +95,7 @@ class EngineBackend:
         self.max_sequences, self.summary = engine.max_sequences, summary or engine.summary
         self.kind: BackendKind = "engine" if engine.kind == "paged" else engine.kind
         self.reason = engine.reason
+        engine.prepare_grammars()  # while the model is loading: later it would block the event loop
         self._engine, self._server = engine, ServerLoop(loop)
         self._stream_interval = stream_interval
         self._inbox: queue.SimpleQueue[Action | None] = queue.SimpleQueue()  # None: stop

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slm_serve.backends.protocol import Backend
@@ -14,12 +16,15 @@ if TYPE_CHECKING:
     from slm_adapters import LoadedAdapters
     from slm_kv import TextEngine
 
+logger = logging.getLogger("slm_serve")
+
 
 def load_backend(settings: Settings, loop: asyncio.AbstractEventLoop) -> Backend:
     """Load the backend selected by ``settings``; its results arrive on ``loop``. Slow: it reads the models' weights.
 
     Raises ValueError, one sentence, for anything missing, damaged or unsuitable.
     """
+    _check_adapter_root(settings)
     if settings.backend == "transformers" and settings.int8 is not None:
         raise StartError("--int8 needs the paged engine; leave it out with --backend transformers")
     if settings.backend == "vllm":
@@ -27,6 +32,16 @@ def load_backend(settings: Settings, loop: asyncio.AbstractEventLoop) -> Backend
 
         return VLLMBackend.start(settings, loop)
     return _load_engine_backend(settings, loop)
+
+
+def _check_adapter_root(settings: Settings) -> None:
+    root = settings.adapter_root
+    if root is None:
+        return
+    if not Path(root).expanduser().is_dir():
+        raise StartError(f"--adapter_root {root} is not a folder; create it, or give another one")
+    if settings.api_key is None:
+        logger.warning("--adapter_root has no effect without an API key; set SLM_API_KEY")
 
 
 def _load_engine_backend(settings: Settings, loop: asyncio.AbstractEventLoop) -> Backend:

@@ -9,7 +9,10 @@ from typing import Any
 
 from slm_serve.http.schemas.lenience import UNSUPPORTED
 
-_KINDS = {str: "a string", bytes: "a string", list: "a list", tuple: "a list", dict: "an object"}
+# Parts of locations that are no fields: tags of unions, and what pydantic calls the members of those without tags.
+_INTERNAL = re.compile(r"<|(function-\w+|list|dict|nullable|constrained-\w+|tagged-union|literal)\[|\[key\]$")
+_KINDS: dict[type, str] = {str: "a string", bytes: "a string", list: "a list", tuple: "a list", dict: "an object"}
+WORD = re.compile(r"[A-Za-z0-9_.-]{1,30}")
 NUMBER = re.compile(r"-?[0-9.]{1,30}")
 MAX_VALUE = 40  # characters of a value that an error shows
 # By pydantic's type of the error, with the fields of its context. The value follows those that say what it must be.
@@ -33,6 +36,7 @@ _SENTENCES = {
     "model_type": "must be an object",
     "model_attributes_type": "must be an object",
     "literal_error": "must be {expected}",
+    "string_pattern_mismatch": "must match {pattern}",
     "greater_than": "must be greater than {gt:.15g}",
     "greater_than_equal": "must be at least {ge:.15g}",
     "less_than": "must be less than {lt:.15g}",
@@ -46,7 +50,7 @@ _SENTENCES = {
 
 def location(problem: Mapping[str, Any]) -> tuple[int | str, ...]:
     """Return where an error is, as names and indices, without the tags of unions."""
-    parts = [part for part in problem["loc"] if not (isinstance(part, str) and part.startswith("<"))]
+    parts = [part for part in problem["loc"] if not (isinstance(part, str) and _INTERNAL.match(part))]
     context = problem.get("ctx") or {}
     return (*parts, context["field"]) if problem["type"] == UNSUPPORTED else tuple(parts)
 
@@ -63,7 +67,9 @@ def sentence(problem: Mapping[str, Any], *, shows_text: bool = False) -> str:
     if template is None:
         return str(problem["msg"]).removeprefix("Value error, ")
     text = template.format(**(problem.get("ctx") or {}))
-    return f"{text}, not {_shown(value, shows_text)}" if text.startswith("must be ") else text
+    # The value of a field with few values is a word, if it is not a text by mistake.
+    shows_text = shows_text or (kind == "literal_error" and bool(WORD.fullmatch(str(value))))
+    return f"{text}, not {_shown(value, shows_text)}" if text.startswith("must ") and text[5:8] != "not" else text
 
 
 def with_subject(field: str, text: str) -> str:

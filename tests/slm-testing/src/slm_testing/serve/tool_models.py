@@ -1,6 +1,7 @@
 """Models with the chat templates of models that call tools."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
@@ -16,7 +17,12 @@ def save_tool_model(folder: Path, name: str) -> Path:
     tokenizer.chat_template = family.source
     torch.manual_seed(0)
     size = len(tokenizer) + 3  # some rows of padding
-    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sizes: dict[str, Any] = {
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
     LlamaForCausalLM(
         LlamaConfig(**sizes, vocab_size=size, max_position_embeddings=4096, eos_token_id=1)
     ).save_pretrained(folder)

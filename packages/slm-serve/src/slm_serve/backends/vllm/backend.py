@@ -19,7 +19,6 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing
-from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -27,11 +26,12 @@ from typing import Any, Self, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
-from slm_kv import Grammar, GrammarCompiler, GrammarError
+from slm_kv import Grammar, GrammarCompiler
 from slm_serve.backends.answer import Answer
 from slm_serve.backends.protocol import BackendKind, BackendLoad, Job
-from slm_serve.backends.running_jobs import RunningJob, ServerLoop
+from slm_serve.backends.running_jobs import ServerLoop
 from slm_serve.backends.served_models import ServedModel
+from slm_serve.backends.vllm.jobs import VLLMJob
 from slm_serve.backends.vllm.library import VLLMLibrary, import_vllm, set_cpu_threads, set_environment_defaults
 from slm_serve.backends.vllm.outputs import OutputDecoder, TextPiece
 from slm_serve.backends.vllm.plan import ServingPlan, format_summary, plan_serving, tokenizer_folder
@@ -44,16 +44,6 @@ T = TypeVar("T")
 logger = logging.getLogger("slm_serve")
 # Seconds that vLLM's processes get to exit. They need 8 to 10; by default vLLM 0.32 kills them after 5.
 SHUTDOWN_TIMEOUT = 60
-
-
-@dataclass
-class _VLLMJob(RunningJob):
-    """A running job; ``whole_text`` collects the pieces of a job that does not stream."""
-
-    route: Route = field(kw_only=True)
-    decoder: OutputDecoder = field(kw_only=True)
-    whole_text: TextPiece = field(default_factory=TextPiece)
-    finished: bool = False
 
 
 class VLLMBackend:
@@ -78,10 +68,12 @@ class VLLMBackend:
         self._plan, self._vllm, self._server = plan, vllm, ServerLoop(loop)
         # A copy: a fast tokenizer must not be used by two threads at once.
         self._thread_tokenizer = copy.deepcopy(plan.tokenizer)
-        self._grammars = GrammarCompiler(copy.deepcopy(plan.tokenizer), plan.vocabulary_size)
+        self._grammars = GrammarCompiler(
+            copy.deepcopy(plan.tokenizer) if tokenizer_folder(plan) else None, plan.vocabulary_size
+        )
         self._routes = Routes(plan, settings, vllm)
         self._removals: set[asyncio.Task[None]] = set()  # the loop itself holds weak references only
-        self._running: dict[asyncio.Task[None], _VLLMJob] = {}
+        self._running: dict[asyncio.Task[None], VLLMJob] = {}
         self._failure: str | None = None
         self._thread_loop = asyncio.new_event_loop()
         self._stopping = asyncio.Event()
@@ -117,10 +109,7 @@ class VLLMBackend:
         return BackendLoad(running, per_engine.total() - running, 0, 0, 0)
 
     def compile_grammar(self, grammar: Grammar) -> None:
-        """Validate a grammar with the library that vLLM compiles it with."""
-        if tokenizer_folder(self._plan) is None:
-            raise GrammarError("vLLM needs the tokenizer.json of the base model for this; use --backend engine")
-        self._grammars.compile(grammar)
+        self._grammars.compile(grammar)  # with the library that vLLM itself uses
 
     def check(self, job: Job) -> None:
         self._routes.of(job.model)
@@ -227,7 +216,7 @@ class VLLMBackend:
             self._server.call(partial(answer.fail, BackendStoppedError()))
             return []
         running = [
-            _VLLMJob(answer, index, job, route=route, decoder=OutputDecoder(job, route.end_ids, self._thread_tokenizer))
+            VLLMJob(answer, index, job, route=route, decoder=OutputDecoder(job, route.end_ids, self._thread_tokenizer))
             for index, (job, route) in enumerate(zip(jobs, routes, strict=True))
         ]
         tasks = {self._thread_loop.create_task(self._run_job(job)): job for job in running}
@@ -245,7 +234,7 @@ class VLLMBackend:
             self._removals.add(removal := self._thread_loop.create_task(self._routes.retire(route)))
             removal.add_done_callback(self._removals.discard)
 
-    async def _run_job(self, running: _VLLMJob) -> None:
+    async def _run_job(self, running: VLLMJob) -> None:
         try:
             await self._generate(running)
         except self._vllm.engine_dead_error:
@@ -259,7 +248,7 @@ class VLLMBackend:
             failure = ModelFailedError("the model failed on this request; see the server's log")
             self._server.call(partial(running.answer.fail, failure))
 
-    async def _generate(self, running: _VLLMJob) -> None:
+    async def _generate(self, running: VLLMJob) -> None:
         """Send the pieces of one text. Leaving early, or being cancelled, aborts the request in vLLM."""
         vllm, job = self._vllm, running.job
         arguments = sampling_arguments(job.params, running.route.end_ids, self._plan.vocabulary_size)
@@ -274,7 +263,7 @@ class VLLMBackend:
                     return
         raise ModelFailedError("vLLM ended this text without a finish reason")
 
-    def _send(self, running: _VLLMJob, piece: TextPiece) -> None:
+    def _send(self, running: VLLMJob, piece: TextPiece) -> None:
         now = time.perf_counter()
         running.note_tokens(now, len(piece.token_ids))
         if not running.job.streams:

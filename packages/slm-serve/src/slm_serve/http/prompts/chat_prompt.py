@@ -58,7 +58,8 @@ def chat_prompt(
     Raises RequestError 422 if the template rejects or leaves out messages.
     """
     options = {"add_generation_prompt": opens_answer and not continue_final, "continue_final_message": continue_final}
-    _check_variables(tokenizer, variables or {})
+    if variables:
+        _check_variables(tokenizer, variables)
     try:
         template = chat_template(tokenizer, with_tools=bool(tools))
         turns, encoder = chat_turns(template, tokenizer, messages), _literal_encoder(tokenizer)
@@ -70,7 +71,7 @@ def chat_prompt(
         reason = f"the model's chat template rejects these messages: {error}"
         raise RequestError(422, reason, param="messages") from error
     text = encoder.reveal(hidden) if encoder else hidden
-    stop = PLAIN_STOPS if template.is_plain else _spelled_out_end(template, tokenizer)
+    stop = PLAIN_STOPS if template.is_plain else spelled_out_end(template, tokenizer)
     return ChatPrompt(text, template.is_plain, stop, hidden if hidden != text else None)
 
 
@@ -109,7 +110,7 @@ def _check_variables(tokenizer: Any, variables: Mapping[str, Any]) -> None:
 
 
 @lru_cache(maxsize=16)
-def _spelled_out_end(template: ChatTemplate, tokenizer: Any) -> tuple[str, ...]:
+def spelled_out_end(template: ChatTemplate, tokenizer: Any) -> tuple[str, ...]:
     """Return the end-of-turn marker of a template whose marker is not a token of the vocabulary."""
     try:
         end = end_of_turn(template, tokenizer)

@@ -55,10 +55,15 @@ async def encode_chat(
 ) -> EncodedChat:
     """Return the prompt of a chat. Raises RequestError for messages that are rejected or do not fit."""
     encode = partial(_encode_chat, body, service, service.backend.tokenizers[model], tools)
-    is_long = len(body.messages) > MANY_MESSAGES or sum(len(message.text) for message in body.messages) > LONG_TEXT
-    encoded = await _run(encode, on_thread=is_long)
+    encoded = await _run(encode, on_thread=_is_long(body.messages))
     _announce(request, encoded.dropped, "turns")
     return encoded
+
+
+async def encode_messages(messages: Sequence[Message], service: Service, model: str) -> tuple[int, ...]:
+    """Return the prompt for the answer to ``messages``, which need not fit. Raises RequestError."""
+    tokenizer = service.backend.tokenizers[model]
+    return await _run(lambda: chat_prompt(tokenizer, messages).ids(tokenizer), on_thread=_is_long(messages))
 
 
 async def encode_prompts(
@@ -83,6 +88,10 @@ async def encode_prompts(
 
 async def _run(work: Callable[[], T], *, on_thread: bool) -> T:
     return await asyncio.to_thread(work) if on_thread else work()
+
+
+def _is_long(messages: Sequence[Message]) -> bool:
+    return len(messages) > MANY_MESSAGES or sum(len(message.text) for message in messages) > LONG_TEXT
 
 
 def _announce(request: Request, dropped: int, unit: str) -> None:

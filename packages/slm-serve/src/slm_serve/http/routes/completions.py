@@ -71,16 +71,13 @@ def _jobs(
     # The engine generates at least one token; with max_tokens=0 the response leaves it out.
     requested = DEFAULT_MAX_TOKENS if body.max_tokens is None else max(body.max_tokens, 1)
     max_tokens = limits.new_tokens(requested, len(prompt.ids))
-    options = {"logprobs": body.logprobs, "prompt_logprobs": prompt_logprobs, "grammar": grammar}
-    return [
-        Job(
-            prompt.ids,
-            body.sampling_params(max_tokens, **options, **seed_argument(body.seed, index)),
-            model,
-            open_ended=body.max_tokens is None,
+    params = [
+        body.sampling_params(
+            max_tokens, body.logprobs, prompt_logprobs, grammar=grammar, **seed_argument(body.seed, index)
         )
         for index in range(body.choices)
     ]
+    return [Job(prompt.ids, each, model, open_ended=body.max_tokens is None) for each in params]
 
 
 @dataclass

@@ -16,7 +16,7 @@ from slm_kv import SamplingParams
 from slm_serve.backends.protocol import Job
 from slm_serve.errors import DeadlineError, RequestError
 from slm_serve.http.exception_handlers import CLIENT_CLOSED_REQUEST, error_responses
-from slm_serve.http.request_body import request_body
+from slm_serve.http.request_body import request_body, response_headers
 from slm_serve.http.responses import ServiceDependency
 from slm_serve.http.schemas.embeddings import EmbeddingList, EmbeddingRequest
 from slm_serve.http.streams import ClientDisconnected, cancel_on_disconnect
@@ -36,23 +36,26 @@ async def embeddings(
 ) -> Response:
     """Return the embedding of each input."""
     model = service.served_model(body.model).name
-    prompts = [await _tokenize(service, model, each) for each in body.inputs]
+    prompts = await _tokenize(service, model, body)
     jobs = [Job(prompt, SamplingParams(max_new_tokens=1), model, embeds=True) for prompt in prompts]
-    for index, job in enumerate(jobs):  # all, before the first ones are computed
-        _check_length(index, job, service.backend.context_length)
+    for job in jobs:  # all, before the first ones are computed
+        _check_length(len(job.prompt_ids), service.backend.context_length)
         service.check(job)
+        await asyncio.sleep(0)  # so that many inputs do not block the event loop
     try:
         items = await cancel_on_disconnect(request, _embed_all(service, jobs, body))
     except ClientDisconnected:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
-    tokens = sum(map(len, prompts))
+    tokens = sum(len(job.prompt_ids) for job in jobs)
     rest = {"model": model, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}}
     content = b'{"object":"list","data":[' + b",".join(items) + b"]," + orjson.dumps(rest)[1:]
-    return Response(content, media_type="application/json")
+    return Response(content, media_type="application/json", headers=response_headers(request))
 
 
-async def _tokenize(service: Service, model: str, text: str | list[int]) -> tuple[int, ...]:
-    return await service.tokenize(text, model) if isinstance(text, str) else tuple(text)
+async def _tokenize(service: Service, model: str, body: EmbeddingRequest) -> list[tuple[int, ...]]:
+    texts, special = [each for each in body.inputs if isinstance(each, str)], body.add_special_tokens is not False
+    ids = iter(await service.tokenize_many(texts, model, special))
+    return [next(ids) if isinstance(each, str) else tuple(each) for each in body.inputs]
 
 
 async def _embed_all(service: Service, jobs: Sequence[Job], body: EmbeddingRequest) -> list[bytes]:
@@ -84,12 +87,12 @@ async def _embed(service: Service, jobs: Sequence[Job]) -> AsyncIterator[tuple[i
         service.release(answer)
 
 
-def _check_length(index: int, job: Job, context_length: int) -> None:
-    if len(job.prompt_ids) > context_length:
+def _check_length(tokens: int, context_length: int) -> None:
+    if tokens > context_length:
         raise RequestError(
             400,
-            f"This model's maximum context length is {context_length} tokens, and input {index} has "
-            f"{len(job.prompt_ids)}; shorten it",
+            f"This model's maximum context length is {context_length} tokens. However, your input resulted in {tokens} "
+            "tokens. Please reduce the length of the input.",
             param="input",
             code="context_length_exceeded",
         )

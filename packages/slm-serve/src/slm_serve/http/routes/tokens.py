@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from slm_serve.errors import RequestError
 from slm_serve.http.exception_handlers import error_responses
-from slm_serve.http.prompts.chat_prompt import chat_prompt
+from slm_serve.http.prompts.encoding import encode_messages
 from slm_serve.http.request_body import request_body
 from slm_serve.http.responses import ServiceDependency
 from slm_serve.http.schemas.tokens import (
@@ -31,11 +31,10 @@ async def tokenize(body: Annotated[TokenizeRequest, request_body(TokenizeRequest
     """Return the token ids of a text, or of the prompt that the messages of a chat become."""
     backend = service.backend
     model = service.served_model(body.model).name
-    text, add_special_tokens = body.prompt or "", body.add_special_tokens
     if body.messages is not None:
-        prompt = chat_prompt(backend.tokenizers[model], body.messages)
-        text, add_special_tokens = prompt.text, prompt.add_special_tokens
-    ids = await service.tokenize(text, model, add_special_tokens)
+        ids = await encode_messages(body.messages, service, model)
+    else:
+        ids = await service.tokenize(body.prompt or "", model, body.add_special_tokens)
 
     def encode() -> bytes:
         strings = backend.tokenizer.convert_ids_to_tokens(list(ids)) if body.return_token_strs else None

@@ -7,21 +7,13 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag, ValidationInfo, model_validator
 
-from slm_serve.http.schemas.fields import INT32_LIMIT, MAX_CHOICES, Integer, Logprobs, Text, TokenIds
+from slm_serve.http.schemas.fields import INT32_LIMIT, MAX_CHOICES, Integer, Logprobs, PromptIds, Text, prompt_tag
 from slm_serve.http.schemas.lenience import Unsupported, is_lenient
 from slm_serve.http.schemas.openai_requests import NoLimit, OpenAIRequest, Usage
 from slm_serve.http.schemas.refused_fields import COMPLETION_FIELDS
 
-PromptIds = Annotated[TokenIds, Field(min_length=1)]
 Texts = Annotated[list[Text], Field(min_length=1, max_length=MAX_CHOICES, fail_fast=True)]
 ManyIds = Annotated[list[PromptIds], Field(min_length=1, max_length=MAX_CHOICES, fail_fast=True)]
-
-
-def _prompt_tag(value: Any) -> str:
-    """Return the tag of the kind of prompts, by the first of several."""
-    if not isinstance(value, list) or not value:
-        return "<text>" if not isinstance(value, list) else "<texts>"
-    return {str: "<texts>", list: "<many ids>"}.get(type(value[0]), "<ids>")
 
 
 Prompt = Annotated[
@@ -29,7 +21,7 @@ Prompt = Annotated[
     | Annotated[Texts, Tag("<texts>")]
     | Annotated[PromptIds, Tag("<ids>")]
     | Annotated[ManyIds, Tag("<many ids>")],
-    Discriminator(_prompt_tag),
+    Discriminator(prompt_tag),
 ]
 
 

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Discriminator, Field, Tag
 
-from slm_serve.http.schemas.completions import TokenIds
-from slm_serve.http.schemas.fields import INT32_LIMIT, Integer, StrictModel, Text
+from slm_serve.http.schemas.fields import INT32_LIMIT, Integer, PromptIds, Text, prompt_tag
+from slm_serve.http.schemas.lenience import LenientModel, Unsupported, refused
 
 MAX_INPUTS = 2048  # OpenAI's limit
-Inputs = (
-    Text
-    | Annotated[list[Text], Field(min_length=1, max_length=MAX_INPUTS)]
-    | TokenIds
-    | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_INPUTS)]
-)
+Texts = Annotated[list[Text], Field(min_length=1, max_length=MAX_INPUTS, fail_fast=True)]
+ManyIds = Annotated[list[PromptIds], Field(min_length=1, max_length=MAX_INPUTS, fail_fast=True)]
+Inputs = Annotated[
+    Annotated[Text, Tag("<text>")]
+    | Annotated[Texts, Tag("<texts>")]
+    | Annotated[PromptIds, Tag("<ids>")]
+    | Annotated[ManyIds, Tag("<many ids>")],
+    Discriminator(prompt_tag),
+]
+REFUSED_FIELDS: Mapping[str, Unsupported] = {
+    "truncate_prompt_tokens": Unsupported("shorten the inputs", (-1,)),
+    "normalize": Unsupported("embeddings are always normalised, so leave it out", (True,)),
+    "pooling": refused("embeddings are the mean of all tokens, so leave it out", "mean"),
+    "messages": refused("use input"),
+}
 
 
-class EmbeddingRequest(StrictModel):
+class EmbeddingRequest(LenientModel):
     """One or several inputs, as texts or token ids."""
+
+    refused_fields: ClassVar[Mapping[str, Unsupported]] = REFUSED_FIELDS
+    ignored_fields: ClassVar[frozenset[str]] = frozenset({"user"})
 
     input: Inputs
     model: Text | None = None
@@ -27,6 +40,7 @@ class EmbeddingRequest(StrictModel):
     dimensions: Annotated[
         Integer | None, Field(ge=1, lt=INT32_LIMIT, description="only the length of the model's hidden states")
     ] = None
+    add_special_tokens: Annotated[bool | None, Field(description="vLLM's; default: true")] = None
     user: Annotated[Text | None, Field(description="accepted for compatibility; has no effect")] = None
 
     @property

@@ -54,6 +54,7 @@ StopText = Annotated[Text, Field(min_length=1, max_length=1000)]
 TokenId = Annotated[int, Field(ge=0, lt=INT32_LIMIT)]
 # fail_fast: without it there would be an error for each of possibly hundreds of thousands of items.
 TokenIds = Annotated[list[TokenId], Field(fail_fast=True), BeforeValidator(_integral_items_to_int)]
+PromptIds = Annotated[TokenIds, Field(min_length=1)]
 NewTokens = Annotated[Integer, Field(ge=1, lt=INT32_LIMIT)]
 Seed = Annotated[Integer, Field(ge=-INT64_LIMIT, lt=INT64_LIMIT)] | None
 Temperature = Annotated[float, Field(ge=0, le=1000, description="0 always takes the most likely token")]
@@ -70,6 +71,15 @@ TEXT_TAG, LIST_TAG = "<text>", "<list>"
 def text_or_list(value: Any) -> str:
     """Return the tag of a value that may be a text or a list."""
     return LIST_TAG if isinstance(value, list | tuple) else TEXT_TAG
+
+
+def prompt_tag(value: Any) -> str:
+    """Return the tag of the kind of prompts, by the first of several."""
+    if not isinstance(value, list):
+        return "<text>"
+    if not value or isinstance(value[0], str):
+        return "<texts>"
+    return "<many ids>" if isinstance(value[0], list) else "<ids>"
 
 
 StopTexts = Annotated[list[StopText], Field(max_length=MAX_STOPS, fail_fast=True)]

@@ -97,3 +97,9 @@ def _names(model: type[LenientModel]) -> frozenset[str]:
 def is_lenient(info: ValidationInfo) -> bool:
     """Whether a body is read leniently; objects made in Python are not."""
     return isinstance(info.context, Reading) and not info.context.strict
+
+
+def ignore(info: ValidationInfo, name: str) -> None:
+    """List a field that is ignored."""
+    if isinstance(info.context, Reading):
+        info.context.ignored[name] = None

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationInfo, model_validator
 
 from slm_serve.http.schemas.fields import LIST_TAG, TEXT_TAG, Text, text_or_list
-from slm_serve.http.schemas.lenience import LenientModel, Unsupported, is_lenient, unsupported_error
+from slm_serve.http.schemas.lenience import LenientModel, Unsupported, ignore, is_lenient, unsupported_error
 from slm_serve.http.schemas.refused_fields import MESSAGE_FIELDS
 
 MAX_PARTS = 1000
@@ -109,7 +109,7 @@ class Message(LenientModel):
                 "tool_calls", f"belongs to the role 'assistant', not to {self.role!r}; leave it out"
             )
         if self.name is not None and self.role not in ("tool", "function") and is_lenient(info):
-            info.context.ignored["messages.name"] = None  # templates do not write it
+            ignore(info, "messages.name")  # templates do not write it
         return self
 
     @property

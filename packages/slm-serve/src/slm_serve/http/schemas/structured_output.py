@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationInfo, model_validator
 
 from slm_kv import Grammar
-from slm_serve.http.schemas.fields import Text
+from slm_serve.http.schemas.fields import TEXT_TAG, Text
 from slm_serve.http.schemas.lenience import LenientModel, Unsupported, is_lenient, refused
 
 MAX_CHOICES = 10_000
@@ -19,7 +19,14 @@ def _empty_to_none(value: Any, info: ValidationInfo) -> Any:
     return None if is_lenient(info) and value in ("", [], {}, False) and value is not True else value
 
 
+def _schema_tag(value: Any) -> str:
+    return TEXT_TAG if isinstance(value, str) else "<bool>" if isinstance(value, bool) else "<object>"
+
+
 Schema = dict[str, Any]
+ObjectTag, TextTag = Tag("<object>"), Tag(TEXT_TAG)
+SchemaOrText = Annotated[Annotated[Schema, ObjectTag] | Annotated[Text, TextTag], Discriminator(_schema_tag)]
+SchemaOrBool = Annotated[Annotated[Schema, ObjectTag] | Annotated[bool, Tag("<bool>")], Discriminator(_schema_tag)]
 Choices = Annotated[list[Annotated[Text, Field(min_length=1)]], Field(min_length=1, max_length=MAX_CHOICES)]
 OrNothing = BeforeValidator(_empty_to_none)
 
@@ -31,7 +38,7 @@ class JSONSchemaFormat(LenientModel):
 
     name: Text | None = None
     description: Text | None = None
-    schema_: Annotated[Schema | bool, Field(alias="schema")]
+    schema_: Annotated[SchemaOrBool, Field(alias="schema")]
     strict: Annotated[bool | None, Field(description="has no effect: the schema always holds")] = None
 
 
@@ -68,7 +75,7 @@ class StructuredOutputs(LenientModel):
         "whitespace_pattern": refused("leave it out"),
     }
 
-    json_: Annotated[Schema | Text | None, OrNothing, Field(alias="json")] = None
+    json_: Annotated[SchemaOrText | None, OrNothing, Field(alias="json")] = None
     regex: Annotated[Text | None, OrNothing] = None
     choice: Annotated[Choices | None, OrNothing] = None
     grammar: Annotated[Text | None, OrNothing, Field(description="in the syntax of Lark or GBNF")] = None
@@ -81,7 +88,7 @@ class OutputFormats(LenientModel):
     response_format: ResponseFormat | None = None
     # Fields of vLLM, in its present and its older form
     structured_outputs: Annotated[StructuredOutputs | None, OrNothing] = None
-    guided_json: Annotated[Schema | Text | None, OrNothing] = None
+    guided_json: Annotated[SchemaOrText | None, OrNothing] = None
     guided_regex: Annotated[Text | None, OrNothing] = None
     guided_choice: Annotated[Choices | None, OrNothing] = None
     guided_grammar: Annotated[Text | None, OrNothing] = None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
 
-from slm_serve.http.schemas.fields import Text
+from slm_serve.http.schemas.fields import TEXT_TAG, Text
 from slm_serve.http.schemas.lenience import LenientModel, unsupported_error
 
 MAX_TOOLS = 128
@@ -56,11 +56,21 @@ class NamedTool(LenientModel):
     function: FunctionName
 
 
+def _choice_tag(value: Any) -> str:
+    return "<object>" if isinstance(value, dict | NamedTool) else TEXT_TAG
+
+
+ToolChoice = Annotated[
+    Annotated[Literal["none", "auto", "required"], Tag(TEXT_TAG)] | Annotated[NamedTool, Tag("<object>")],
+    Discriminator(_choice_tag),
+]
+
+
 class ToolFields(LenientModel):
     """The fields of a chat that concern tools."""
 
     tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
 
     @property

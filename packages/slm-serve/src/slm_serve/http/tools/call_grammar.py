@@ -22,6 +22,7 @@ def call_grammar(
     required: bool,
     parallel: bool,
     answer: Grammar | None = None,
+    end: str = "",
 ) -> Grammar:
     """Return the grammar of an answer.
 
@@ -32,14 +33,15 @@ def call_grammar(
         required: Whether the answer must be a call; otherwise it may be any text, with calls at its end.
         parallel: Whether there may be several calls.
         answer: The format of an answer without calls: a JSON schema or any JSON object.
+        end: How the model ends its turn if it has no token for that.
     """
     separator = form.separator if parallel else None
     more = f"({_sequence(separator, special_ids)} call)*" if separator else ""
-    suffix = _sequence(form.suffix, special_ids)
+    suffix = _sequence(form.suffix, special_ids) + (f" {json.dumps(end, ensure_ascii=False)}?" if end else "")
     rules = [f"call: {' | '.join(f'function{number}' for number in range(len(functions)))}"]
     for number, function in enumerate(functions):
         head = _sequence(function.name + form.middle, special_ids)
-        rules.append(f"function{number}: {head} {Grammar.schema_rule(arguments_schema(function), one_line=True)}")
+        rules.append(f"function{number}: {head} {Grammar.schema_rule(arguments_schema(function))}")
     prefix = _sequence(form.prefix, special_ids)
     if required:
         rules.append(f"start: {prefix} call {more} {suffix}")
@@ -52,12 +54,8 @@ def call_grammar(
 
 
 def arguments_schema(function: FunctionDefinition) -> Schema:
-    """Return the schema of the arguments, which are an object; without a word on other properties it has none."""
-    schema: Schema = {"properties": {}} if function.parameters is None else function.parameters
-    schema = {"type": "object", **schema}
-    closed = "properties" in schema and not {"additionalProperties", "patternProperties"} & schema.keys()
-    combined = {"allOf", "anyOf", "oneOf", "$ref"} & schema.keys()
-    return schema | {"additionalProperties": False} if closed and not combined else schema
+    """Return the schema of the arguments, which are an object; a function without parameters has none."""
+    return {"type": "object", **({"properties": {}} if function.parameters is None else function.parameters)}
 
 
 def _optional_calls(form: CallFormat, special_ids: Mapping[str, int], calls: str) -> list[str]:

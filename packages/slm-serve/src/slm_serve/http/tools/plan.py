@@ -9,6 +9,7 @@ from typing import Any
 from slm_data import ChatTemplate
 from slm_kv import Grammar, GrammarError
 from slm_serve.errors import RequestError
+from slm_serve.http.prompts.chat_prompt import spelled_out_end
 from slm_serve.http.schemas.tools import FunctionDefinition, NamedTool, Tool, ToolFields
 from slm_serve.http.tools.call_format import CallFormat, call_format
 from slm_serve.http.tools.call_grammar import arguments_schema, call_grammar
@@ -61,9 +62,8 @@ def plan_tools(body: ToolFields, answer: Grammar | None, template: ChatTemplate,
     form = call_format(template, tokenizer)
     special_ids = {str(token): id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
     required = body.tool_choice == "required" or isinstance(body.tool_choice, NamedTool)
-    options: Any = {"required": required, "parallel": body.parallel_tool_calls is not False, "answer": answer}
-    if isinstance(body.tool_choice, NamedTool):
-        options["parallel"] = False
+    options: Any = {"required": required, "parallel": _is_parallel(body), "answer": answer}
+    options["end"] = "".join(spelled_out_end(template, tokenizer))
     functions = _callable_functions(body)
     try:
         grammar = call_grammar(functions, form, special_ids, **options)
@@ -73,6 +73,10 @@ def plan_tools(body: ToolFields, answer: Grammar | None, template: ChatTemplate,
     visible = tuple(id for name, id in special_ids.items() if name in written)
     schemas = {f"tools.{n}.function.parameters": arguments_schema(t.function) for n, t in enumerate(tools)}
     return ToolPlan(tuple(map(_definition, tools)), form, grammar, visible, required, answer is not None, schemas)
+
+
+def _is_parallel(body: ToolFields) -> bool:
+    return body.parallel_tool_calls is not False and not isinstance(body.tool_choice, NamedTool)
 
 
 def _callable_functions(body: ToolFields) -> list[FunctionDefinition]:
