@@ -112,5 +112,6 @@ def check_keeps_base(folder: ModelFolder) -> None:
     else:
         return
     raise AdapterError(
-        f"the adapter in {folder.path} changes the base ({setting}), which other adapters and requests use; merge it first"
+        f"the adapter in {folder.path} changes the base ({setting}), which other adapters and requests use; "
+        "merge it first"
     )
