@@ -37,10 +37,10 @@ _SENTENCES = {
     "model_attributes_type": "must be an object",
     "literal_error": "must be {expected}",
     "string_pattern_mismatch": "must match {pattern}",
-    "greater_than": "must be greater than {gt:.15g}",
-    "greater_than_equal": "must be at least {ge:.15g}",
-    "less_than": "must be less than {lt:.15g}",
-    "less_than_equal": "must be at most {le:.15g}",
+    "greater_than": "must be greater than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
     "too_short": "must not be empty",
     "string_too_short": "must not be empty",
     "too_long": "has more than {max_length} items; send fewer",
@@ -66,7 +66,7 @@ def sentence(problem: Mapping[str, Any], *, shows_text: bool = False) -> str:
     template = _SENTENCES.get(kind)
     if template is None:
         return str(problem["msg"]).removeprefix("Value error, ")
-    text = template.format(**(problem.get("ctx") or {}))
+    text = template.format(**{key: _plain(each) for key, each in (problem.get("ctx") or {}).items()})
     # The value of a field with few values is a word, if it is not a text by mistake.
     shows_text = shows_text or (kind == "literal_error" and bool(WORD.fullmatch(str(value))))
     return f"{text}, not {_shown(value, shows_text)}" if text.startswith("must ") and text[5:8] != "not" else text
@@ -77,6 +77,10 @@ def with_subject(field: str, text: str) -> str:
     if text.split(" ")[0] in ("must", "is", "has", "contains", "belongs"):
         return f"{field or 'the body'} {text}"
     return f"{field}: {text}" if field else text
+
+
+def _plain(value: Any) -> str:
+    return f"{value:.15g}" if isinstance(value, float) else str(value)
 
 
 def _shown(value: Any, shows_text: bool) -> str:
