@@ -1,5 +1,6 @@
 """Several adapters of any methods over one base in memory: each gives the same logits as alone."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,16 @@ def test_a_folder_that_is_no_adapter_or_of_another_model_is_refused(
     other = save_run(adapted(tiny("llama"), "lora"), tmp_path / "llama", str(make_base("llama")))
     with pytest.raises(AdapterError, match="does not fit"):
         load_adapters(make_base("gpt2"), {"lora": runs["lora"], "other": other}, device="cpu")
+
+
+@pytest.mark.parametrize(("setting", "value"), [("init_lora_weights", "pissa"), ("bias", "all")])
+def test_an_adapter_that_changes_the_base_is_refused(
+    make_base: MakeBase, runs: dict[str, Path], setting: str, value: str
+) -> None:
+    config = runs["lora"] / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {setting: value}))
+    with pytest.raises(AdapterError, match=f"changes the base \\({setting}='{value}'\\).* merge it first"):
+        load_adapters(make_base("gpt2"), runs, device="cpu")
 
 
 def test_adapters_trained_over_4_bit_weights_have_their_own_4_bit_base(

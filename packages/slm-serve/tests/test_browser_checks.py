@@ -88,6 +88,7 @@ def test_cors_allows_posts_from_its_origins_only(open_server: RunningServer) -> 
     allowed = open_server.post("/generate", BODY, headers={"Origin": PAGE, "Sec-Fetch-Site": "cross-site"})
     assert allowed.status_code == 200
     assert allowed.headers["access-control-allow-origin"] == PAGE
+    assert "x-request-id" in allowed.headers["access-control-expose-headers"]
     other = open_server.post("/generate", BODY, headers={"Origin": "https://other.example"})
     assert other.status_code == 403
 

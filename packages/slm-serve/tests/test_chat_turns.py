@@ -43,6 +43,18 @@ def test_a_template_that_knows_tools_gets_calls_with_their_arguments_as_objects(
     )
 
 
+def test_a_template_that_demands_ids_of_nine_characters_gets_them_for_calls_and_results_alike() -> None:
+    template = TOOL_TEMPLATE.replace(
+        "{{ m.content }}</result>",
+        "{% if m.tool_call_id | length != 9 %}{{ raise_exception('length 9') }}{% endif %}"
+        "{{ m.tool_call_id }} {{ m.content }}</result>",
+    ).replace("<call>", "<call>{{ c.id }} ")
+    text = rendered(template, TOOLS)
+    call_id = text.partition("<call>")[2].partition(" ")[0]
+    assert len(call_id) == 9
+    assert f"<result>{call_id} 21 degrees</result>" in text
+
+
 @pytest.mark.parametrize("template", [PLAIN_TEMPLATE, FAMILIES["gemma"].source, FAMILIES["zephyr"].source, ALTERNATING])
 def test_calls_and_results_are_written_as_text_where_the_template_would_lose_or_reject_them(template: str) -> None:
     text = rendered(template, [*TOOLS, {"role": "user", "content": "Thanks"}])

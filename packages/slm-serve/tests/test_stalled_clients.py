@@ -36,8 +36,12 @@ def blocked(server: RunningServer) -> int:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_finished_texts_free_their_places_although_nobody_reads_them(server: RunningServer, stream: bool) -> None:
-    with open_stream(server, LONG | {"stream": stream}, "/v1/completions", receive_buffer=BUFFER):
+def test_finished_texts_free_their_places_although_nobody_reads_them(tiny_model: Path, stream: bool) -> None:
+    limits: dict[str, Any] = {"max_sequences": 2, "max_queue": 0, "send_timeout": 60, "send_buffer": BUFFER}
+    with (
+        running_server(model_path=str(tiny_model), **limits) as server,
+        open_stream(server, LONG | {"stream": stream}, "/v1/completions", receive_buffer=BUFFER),
+    ):
         wait_until(lambda: blocked(server) and not server.engine.busy)
         assert server.engine.load().pages_used == 0
         assert server.post("/v1/completions", SHORT).status_code == 200

@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from llguidance import LLParserLimits
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from slm_kv import Engine, Grammar, GrammarError, KVError, SamplingParams
-from slm_kv.constraints import compiler
+from slm_kv.constraints import compiler, matcher
 from slm_testing.kv.small_tokenizers import byte_level, word_pieces
 from slm_testing.kv.tiny_models import GROUPED_HEADS, SIZES
 
@@ -108,6 +109,19 @@ def test_a_schema_that_is_nested_too_deeply_is_refused(engine: Engine) -> None:
         schema = {"items": schema}
     with pytest.raises(GrammarError):
         engine.check([1, 2], SamplingParams(max_new_tokens=9, grammar=Grammar.from_schema(schema)))
+
+
+def test_a_grammar_that_becomes_too_complex_ends_its_request_only(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(matcher, "_LIMITS", LLParserLimits(verbose_errors=False, step_max_items=2000))
+    ambiguous = Grammar("lark", "start: s\ns: s s s | s s | /[a-z ]/ |")
+    params = SamplingParams(max_new_tokens=40, grammar=ambiguous, seed=0, ignore_eos=True)
+    handles = [engine.submit([1, 2], params), engine.submit([1, 2], SamplingParams(max_new_tokens=40, ignore_eos=True))]
+    while engine.busy:
+        engine.step()
+    assert [handle.finish_reason for handle in handles] == ["error", "length"]
+    assert str(handles[0].error).endswith("is too complex; simplify it")
 
 
 def test_a_grammar_in_the_syntax_of_llama_cpp_is_converted(engine: Engine) -> None:

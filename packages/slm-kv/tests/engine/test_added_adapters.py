@@ -30,7 +30,7 @@ def attach(name: str, seed: int = 0, config: Any = None) -> Attach:
         with torch.no_grad():
             for key, weight in adapted.named_parameters():
                 if f".{name}" in key:
-                    weight.normal_(1 if "ia3" in key else 0, 0.5)
+                    weight.copy_(torch.empty(weight.shape).normal_(1 if "ia3" in key else 0, 0.5))  # the same on a GPU
         result: PreTrainedModel = adapted
         return result
 
@@ -255,3 +255,15 @@ def test_attaching_on_another_thread_does_not_disturb_running_texts(dtype: torch
             engine.install_adapter(attaching.result())
             assert texts == [expected] * len(texts)
             assert tokens(engine, name) != expected[:8]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_an_added_adapter_gives_the_texts_and_embeddings_of_a_cpu() -> None:
+    with Engine(make_model("llama"), page_size=4, max_pages=80) as engine:
+        engine.add_adapter("red", attach("red"))
+        expected = engine.embed(PROMPT, adapter="red")
+    with Engine(make_model("llama").cuda(), page_size=4, max_pages=80) as engine:
+        engine.add_adapter("red", attach("red"))
+        assert tokens(engine, "red") == alone("llama", attach("red"))
+        torch.testing.assert_close(engine.embed(PROMPT, adapter="red"), expected, rtol=0, atol=1e-4)

@@ -143,6 +143,21 @@ def test_cached_prefixes_are_not_used_and_none_is_left() -> None:
         assert handle.reused_tokens == 0
 
 
+def test_a_text_does_not_wait_for_an_embedding_of_its_prefix() -> None:
+    prompt = list(range(1, 60))
+    with Engine(make_model("gpt2"), page_size=4, max_pages=80, max_step_tokens=16, max_sequences=4) as engine:
+        engine.submit_embedding(prompt)
+        engine.step()
+        engine.submit(prompt, greedy_params(1))
+        engine.step()
+        assert engine.load().waiting == 1  # the embedding takes all rows of the step
+        for _ in range(2):
+            engine.step()
+        # The embedding ended with 11 rows of the last step, in which the text began.
+        assert (engine.load().running, engine.load().waiting) == (1, 0)
+        run_to_end(engine)
+
+
 def test_a_prompt_that_cannot_be_embedded_is_refused() -> None:
     with Engine(make_model("llama"), page_size=4, max_pages=80) as engine:
         for prompt, message in [

@@ -25,7 +25,7 @@ from slm_serve.http.middleware import (
     PathMiddleware,
     ResponseCountMiddleware,
 )
-from slm_serve.http.request_body import add_request_bodies
+from slm_serve.http.request_body import IGNORED_HEADER, add_request_bodies
 from slm_serve.http.request_id import RequestIdMiddleware
 from slm_serve.http.routes import (
     adapters,
@@ -41,6 +41,7 @@ from slm_serve.http.routes import (
 from slm_serve.service import Service
 from slm_serve.settings import Settings, unknown_variables
 
+EXPOSED_HEADERS = ("x-request-id", IGNORED_HEADER, "retry-after")  # that pages which CORS allows may read
 logger = logging.getLogger("slm_serve")
 
 
@@ -113,7 +114,13 @@ def _add_middleware(app: FastAPI, settings: Settings, service: Service) -> None:
     app.add_middleware(CrossOriginMiddleware, allowed_origins=settings.cors_origin)
     # Outside the API key: a browser sends CORS preflight requests without it.
     if settings.cors_origin:
-        app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origin, allow_methods=["*"], allow_headers=["*"])
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origin,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=EXPOSED_HEADERS,
+        )
     app.add_middleware(HostMiddleware, host=settings.host, allowed_hosts=settings.allowed_hosts)
     app.add_middleware(ResponseCountMiddleware, metrics=service.metrics)
 

@@ -34,6 +34,7 @@ class Server(uvicorn.Server):
     """
 
     def __init__(self, app: FastAPI, settings: Settings) -> None:
+        self._drain_seconds = settings.drain_timeout + SECONDS_AFTER_DRAINING
         config = uvicorn.Config(
             app,
             backlog=BACKLOG,
@@ -42,9 +43,10 @@ class Server(uvicorn.Server):
             http=HttpProtocol,
             ws="none",
             server_header=False,
+            # The last resort, for requests that do not end when their connection does.
+            timeout_graceful_shutdown=int(self._drain_seconds) + 10,
         )
         super().__init__(config)
-        self._drain_seconds = settings.drain_timeout + SECONDS_AFTER_DRAINING
         self._service: Service = app.state.service
         self._service.on_load_failure = self._stop
         # vLLM starts processes while it loads, which must be ended; a loading engine of slm-kv can be abandoned.
@@ -63,7 +65,7 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop accepting connections, wait for responses in progress, and abort connections that take too long.
 
-        uvicorn's own limit, ``timeout_graceful_shutdown``, cancels tasks, which logs a traceback for each of them.
+        uvicorn's own limit, ``timeout_graceful_shutdown``, cancels requests, which logs a traceback for each of them.
         """
         timer = asyncio.get_running_loop().call_later(self._drain_seconds, self._abort_connections)
         await super().shutdown(sockets)
@@ -137,7 +139,8 @@ def serve_reloading(settings: Settings) -> int:
     uvicorn runs the app in a subprocess, so the settings are passed in the environment.
     """
     os.environ.update(settings.environment())
-    uvicorn.run("slm_serve.app:create_app", factory=True, reload=True, host=settings.host, port=settings.port)
+    app, protocol = "slm_serve.app:create_app", "slm_serve.http.protocol:HttpProtocol"
+    uvicorn.run(app, factory=True, reload=True, host=settings.host, port=settings.port, http=protocol, ws="none")
     return 0
 
 

@@ -62,6 +62,7 @@ class Service:
         if self._loading and self.waits_for_loading:
             await asyncio.wait([self._loading])
         if self._backend:
+            gc.unfreeze()  # so that closing can collect what was loaded; see _load
             await asyncio.to_thread(self._backend.close)
 
     @property

@@ -15,6 +15,8 @@ from slm_serve.errors import StartError
 # Variables with the prefix SLM_ that other packages of the workspace read. They are not settings of the server.
 FOREIGN_VARIABLES = {"SLM_CACHE"}
 ADAPTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]*")
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s?#@]+")  # as browsers send it: without a path
+HOST_NAME = re.compile(r"\*|(\*\.)?[^/\s:*?#@\[\]]+|\[[0-9A-Fa-f:.]+\]")
 PositiveInt = Annotated[int, Field(ge=1)]
 
 
@@ -52,7 +54,9 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="SLM_", frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    model_path: str = Field("sample", description="model folder, name on the hub, or 'sample' for the built-in base")
+    model_path: str = Field(
+        "sample", min_length=1, description="model folder, name on the hub, or 'sample' for the built-in base"
+    )
     adapter_path: str | None = Field(None, description="adapter folder; served under the folder's name, as the default")
     adapter: Annotated[tuple[NamedAdapter, ...], NoDecode] = Field(
         (), description="an adapter folder and the name it is served under, as name=path; may be repeated"
@@ -83,7 +87,7 @@ class Settings(BaseSettings):
         description="text file to test 8-bit linear layers on a CPU; used if its perplexity rises by at most 1 %",
     )
 
-    host: str = Field("127.0.0.1", description="address to listen on")
+    host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 picks a free one")
     api_key: SecretStr | None = Field(
         None, description="key required for all requests except health checks; prefer the variable SLM_API_KEY"
@@ -96,7 +100,9 @@ class Settings(BaseSettings):
         description="further name by which clients address this server, checked against the Host header; *.name allows "
         "subdomains and * any name; may be repeated (default: names of this machine on loopback, else any)",
     )
-    max_connections: PositiveInt = Field(
+    max_connections: ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s?#@]+")  # as browsers send it: without a path
+HOST_NAME = re.compile(r"\*|(\*\.)?[^/\s:*?#@\[\]]+|\[[0-9A-Fa-f:.]+\]")
+PositiveInt = Field(
         1000, description="open connections; beyond that, those that wait longest for their clients are closed"
     )
     header_timeout: float = Field(10, gt=0, description="seconds for the headers of a request to arrive")
@@ -105,10 +111,18 @@ class Settings(BaseSettings):
         30, gt=0, description="seconds after which a client that does not read its answer is disconnected"
     )
 
-    page_size: PositiveInt = Field(16, description="tokens per page of the KV cache")
-    max_pages: PositiveInt = Field(512, description="pages in the pool, which is allocated at start-up and never grows")
-    max_sequences: PositiveInt = Field(16, description="texts generated at the same time, in turn with transformers")
-    max_step_tokens: PositiveInt = Field(
+    page_size: ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s?#@]+")  # as browsers send it: without a path
+HOST_NAME = re.compile(r"\*|(\*\.)?[^/\s:*?#@\[\]]+|\[[0-9A-Fa-f:.]+\]")
+PositiveInt = Field(16, description="tokens per page of the KV cache")
+    max_pages: ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s?#@]+")  # as browsers send it: without a path
+HOST_NAME = re.compile(r"\*|(\*\.)?[^/\s:*?#@\[\]]+|\[[0-9A-Fa-f:.]+\]")
+PositiveInt = Field(512, description="pages in the pool, which is allocated at start-up and never grows")
+    max_sequences: ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s?#@]+")  # as browsers send it: without a path
+HOST_NAME = re.compile(r"\*|(\*\.)?[^/\s:*?#@\[\]]+|\[[0-9A-Fa-f:.]+\]")
+PositiveInt = Field(16, description="texts generated at the same time, in turn with transformers")
+    max_step_tokens: ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s?#@]+")  # as browsers send it: without a path
+HOST_NAME = re.compile(r"\*|(\*\.)?[^/\s:*?#@\[\]]+|\[[0-9A-Fa-f:.]+\]")
+PositiveInt = Field(
         256, description="tokens computed in one step of the engine, in prompts and new texts together"
     )
 
@@ -133,7 +147,9 @@ class Settings(BaseSettings):
         120, gt=0, description="seconds after which a request gets 504, or, if it has no token limit, its text so far"
     )
     drain_timeout: float = Field(30, ge=0, description="seconds that running requests get to finish after SIGTERM")
-    max_body_bytes: PositiveInt = Field(1_000_000, description="maximum size of a request body; larger ones get 413")
+    max_body_bytes: ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s?#@]+")  # as browsers send it: without a path
+HOST_NAME = re.compile(r"\*|(\*\.)?[^/\s:*?#@\[\]]+|\[[0-9A-Fa-f:.]+\]")
+PositiveInt = Field(1_000_000, description="maximum size of a request body; larger ones get 413")
     log_prompts: bool = Field(False, description="log prompts and generated texts")
 
     @field_validator("adapter", mode="before")
@@ -145,6 +161,22 @@ class Settings(BaseSettings):
     @classmethod
     def _parse_names(cls, value: Any) -> Any:
         return tuple(_as_list(value))
+
+    @field_validator("cors_origin")
+    @classmethod
+    def _check_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if origin not in ("*", "null") and not ORIGIN.fullmatch(origin):
+                raise ValueError(f"{origin!r} is not an origin; give it as https://name or http://name:port")
+        return origins
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _check_hosts(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if not HOST_NAME.fullmatch(name):
+                raise ValueError(f"{name!r} is not the name of a host; give it without scheme, port and path")
+        return names
 
     @field_validator("api_key")
     @classmethod

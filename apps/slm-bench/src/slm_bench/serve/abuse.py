@@ -13,7 +13,7 @@ from slm_bench.harness.comparison import Comparison, Row
 from slm_bench.harness.guarantees import Guarantee, format_counts, format_statuses
 from slm_bench.serve.client.closed_loop import completion, percentile
 from slm_bench.serve.client.honest import HonestClient, highest, slowest_health_check
-from slm_bench.serve.client.metrics import wait_until_idle
+from slm_bench.serve.client.metrics import TIMEOUT, wait_until_idle
 from slm_bench.serve.client.prompts import Prompts
 from slm_bench.serve.servers.processes import Program, Server, running
 from slm_bench.serve.servers.programs import slm_serve
@@ -32,6 +32,7 @@ NEW_TOKENS = 16
 OPEN_FILES = 1024  # the usual limit of a process
 PATIENCE = 1.0  # seconds that a health check may take
 MEMORY_BYTES = 256e6  # that an attack may take
+RECOVERY_TRIES = 20
 HEAD_START = 2.0  # seconds of an attack before the honest clients begin
 ATTACKER_SECONDS = 30.0  # in which the attacking process must end after its attack
 TOO_MANY_REQUESTS = 429
@@ -128,12 +129,12 @@ async def _measure(setting: Setting, server: Server, prompts: Sequence[str]) -> 
     phases = [await _phase(server, bodies, NO_ATTACK, seconds, places)]
     for attack, factor in ATTACKS.items():
         phases.append(await _phase(server, bodies, attack, seconds * factor, places))
-    return Abuse(len(prompts), tuple(phases), await wait_until_idle(server.port))
+    return Abuse(len(prompts), tuple(phases), await _recovered(server.port))
 
 
 async def _phase(server: Server, bodies: Sequence[bytes], attack: str, seconds: float, places: int) -> Phase:
     """Serve honest clients for ``seconds``, in which the attack happens as well."""
-    await wait_until_idle(server.port)  # after the previous attack
+    await _recovered(server.port)  # from the previous attack
     rss_before = server.rss()
     attacker = None if attack == NO_ATTACK else await _start_attack(server, attack, places, seconds)
     start = time.perf_counter()
@@ -154,6 +155,16 @@ async def _phase(server: Server, bodies: Sequence[bytes], attack: str, seconds: 
         await rss_peak,
         await _attacker_counts(attacker) if attacker else {},
     )
+
+
+async def _recovered(port: int) -> dict[str, int]:
+    """Wait until nothing is in use after an attack; return how many sequences and pages still are."""
+    for _ in range(RECOVERY_TRIES):
+        try:
+            return await asyncio.wait_for(wait_until_idle(port), 2 * TIMEOUT)
+        except (BenchError, OSError, TimeoutError):  # it does not accept connections, or drops them
+            await asyncio.sleep(1)
+    return {"unreachable": 1}
 
 
 async def _start_attack(server: Server, attack: str, places: int, seconds: float) -> asyncio.subprocess.Process:

@@ -61,7 +61,7 @@ class AdapterLoader:
                 f"the adapter in {path} was trained over {trained}, and the base was loaded with {loaded}; give it "
                 "when the base is loaded"
             )
-        _check_keeps_base(folder)
+        check_keeps_base(folder)
         return AdapterFolder(folder, self._own_tokenizer(folder))
 
     def attach(self, model: PreTrainedModel, adapter: AdapterFolder, name: str) -> PreTrainedModel:
@@ -99,7 +99,7 @@ class AdapterLoader:
         return own
 
 
-def _check_keeps_base(folder: ModelFolder) -> None:
+def check_keeps_base(folder: ModelFolder) -> None:
     """Raise AdapterError for settings with which PEFT writes into the base, which other adapters and requests use."""
     config: dict[str, Any] = folder.config
     init, bias = config.get("init_lora_weights", True), config.get("bias") or "none"
@@ -112,5 +112,6 @@ def _check_keeps_base(folder: ModelFolder) -> None:
     else:
         return
     raise AdapterError(
-        f"the adapter in {folder.path} changes the base ({setting}), which is in use; merge it, or serve it alone"
+        f"the adapter in {folder.path} changes the base ({setting}), which other adapters and requests use; "
+        "merge it first"
     )

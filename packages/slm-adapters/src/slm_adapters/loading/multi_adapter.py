@@ -16,7 +16,7 @@ from slm_adapters.base.model_folder import ModelFolder
 from slm_adapters.base.model_loading import check_finite, load_base
 from slm_adapters.base.vocabulary import check_vocabulary
 from slm_adapters.errors import AdapterError
-from slm_adapters.loading.adapter_loader import AdapterLoader
+from slm_adapters.loading.adapter_loader import AdapterLoader, check_keeps_base
 from slm_adapters.loading.added_rows import add_recorded_rows, write_added_rows
 from slm_adapters.loading.end_tokens import add_end_ids
 from slm_adapters.loading.load import (
@@ -64,10 +64,12 @@ def load_adapters(
     ``model_path``, ``dtype`` and ``device`` are as in ``load``. If ``model_path`` is an adapter's folder, the base that
     it records is loaded.
 
-    Raises AdapterError, one sentence, as ``load`` does, and for adapters of different bases or vocabularies.
+    Raises AdapterError, one sentence, as ``load`` does, and for adapters of different bases or vocabularies, or with
+    which PEFT would write into the base (PiSSA, trained biases).
     """
     folders = {name: read_adapter_folder(path) for name, path in adapters.items()}
     for folder in folders.values():
+        check_keeps_base(folder)
         if folder.four_bit:
             check_bitsandbytes_installed(folder)
     base = probe_base(common_base(model_path, list(folders.values())))

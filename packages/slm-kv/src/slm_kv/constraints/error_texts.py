@@ -25,7 +25,7 @@ _REWRITTEN = [
     (r"regex parse error:.*error: (?P<why>.*)", r"has a pattern that is not supported: \g<why>"),
     (r"min/maxProperties only.*", "has minProperties or maxProperties, which needs all properties to be required"),
     (r"NoExtension.*", "cannot be satisfied: no token of the vocabulary continues its text"),
-    (r"(ParserTooComplex|LexerTooComplex).*", "is too complex; simplify it"),
+    (r"(Parser|Lexer)TooComplex.*|(lexer|parser) error: .*[Tt]oo (many|complex).*", "is too complex; simplify it"),
     (r"lookarounds not supported yet.*", "has an anchor or look-around inside, which is not supported"),
 ]
 

@@ -41,6 +41,7 @@ class EmbeddingSequence(Sequence):
 
     def start(self, table: BlockTable) -> None:
         super().start(table)
+        table.chained = False  # no other sequence waits for its prefix, which does not become known
         self._sum_D = None  # it may have been preempted
 
     def add_hidden_states(self, hidden_TD: Tensor) -> None:

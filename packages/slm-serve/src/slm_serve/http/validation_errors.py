@@ -66,8 +66,7 @@ def sentence(problem: Mapping[str, Any], *, shows_text: bool = False) -> str:
     template = _SENTENCES.get(kind)
     if template is None:
         return str(problem["msg"]).removeprefix("Value error, ")
-    context = (problem.get("ctx") or {}).items()  # whole numbers with all digits
-    text = template.format(**{name: f"{each:.15g}" if isinstance(each, float) else each for name, each in context})
+    text = template.format(**{key: _plain(each) for key, each in (problem.get("ctx") or {}).items()})
     # The value of a field with few values is a word, if it is not a text by mistake.
     shows_text = shows_text or (kind == "literal_error" and bool(WORD.fullmatch(str(value))))
     return f"{text}, not {_shown(value, shows_text)}" if text.startswith("must ") and text[5:8] != "not" else text
@@ -78,6 +77,10 @@ def with_subject(field: str, text: str) -> str:
     if text.split(" ")[0] in ("must", "is", "has", "contains", "belongs"):
         return f"{field or 'the body'} {text}"
     return f"{field}: {text}" if field else text
+
+
+def _plain(value: Any) -> str:
+    return f"{value:.15g}" if isinstance(value, float) else str(value)
 
 
 def _shown(value: Any, shows_text: bool) -> str:

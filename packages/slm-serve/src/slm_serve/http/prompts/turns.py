@@ -6,6 +6,7 @@ tools. That is found out by rendering turns of the same roles whose contents are
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from functools import lru_cache, reduce
@@ -26,8 +27,8 @@ def chat_turns(template: ChatTemplate, tokenizer: Any, messages: Sequence[Messag
     """Return the turns of ``messages``, all of which the template renders.
 
     A developer is the system, unless the template knows developers. If the template loses or rejects turns as they
-    are, system messages become the beginning of the next user turn, calls of tools become JSON, and their results
-    become user turns.
+    are, calls get other ids, system messages become the beginning of the next user turn, or calls of tools become JSON,
+    and their results user turns.
 
     Raises RequestError 422 if the template loses or rejects turns even so.
     """
@@ -43,7 +44,7 @@ def _rewrites(template: ChatTemplate, tokenizer: Any, shape: Shape) -> tuple[Cal
     """Return the fewest rewrites with which the template renders turns of this shape. Raises RequestError."""
     probes = [_turn(_probe(index, *message), template) for index, message in enumerate(shape)]
     reasons = []
-    for rewrites in ((), (_merge_system,), (_tools_as_text,), (_tools_as_text, _merge_system)):
+    for rewrites in _REWRITES:
         turns = reduce(lambda result, rewrite: rewrite(result), rewrites, probes)
         reason = _loss(template, tokenizer, turns, shape)
         if reason is None:
@@ -82,7 +83,9 @@ def _probe(index: int, role: Any, calls: int) -> Message:
         for call in range(calls)
     ]
     tool_calls = [ToolCall.model_validate({"id": f"call{n}", "function": each}) for n, each in enumerate(functions)]
-    return Message(role=role, content="" if calls else _marker(index), tool_calls=tool_calls or None)
+    call_id = "call0" if role == "tool" else None
+    content = "" if calls else _marker(index)
+    return Message(role=role, content=content, tool_calls=tool_calls or None, tool_call_id=call_id)
 
 
 def _turn(message: Message, template: ChatTemplate) -> Turn:
@@ -141,6 +144,23 @@ def _tool_names(turns: Sequence[Turn]) -> dict[Any, str]:
     return {call["id"]: call["function"]["name"] for call in calls if call["id"]}
 
 
+def _short_ids(turns: list[Turn]) -> list[Turn]:
+    """Give calls the ids that Mistral's templates demand: nine letters and digits, alike for calls and results."""
+    result = []
+    for turn in turns:
+        changed = dict(turn)
+        if turn.get("tool_call_id"):
+            changed["tool_call_id"] = _short_id(turn["tool_call_id"])
+        if calls := turn.get("tool_calls"):
+            changed["tool_calls"] = [call | {"id": _short_id(call["id"])} for call in calls]
+        result.append(changed)
+    return result
+
+
+def _short_id(call_id: str | None) -> str:
+    return hashlib.blake2b((call_id or "").encode()).hexdigest()[:9]
+
+
 def _merge_system(turns: list[Turn]) -> list[Turn]:
     """Write system messages before the next turn of the user."""
     result, system = list[Turn](), list[str]()
@@ -153,3 +173,14 @@ def _merge_system(turns: list[Turn]) -> list[Turn]:
         else:
             result.append(turn)
     return [*result, {"role": "user", "content": "\n\n".join(system)}] if system else result
+
+
+# From the fewest changes to the most.
+_REWRITES: tuple[tuple[Callable[[list[Turn]], list[Turn]], ...], ...] = (
+    (),
+    (_short_ids,),
+    (_merge_system,),
+    (_short_ids, _merge_system),
+    (_tools_as_text,),
+    (_tools_as_text, _merge_system),
+)

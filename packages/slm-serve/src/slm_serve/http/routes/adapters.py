@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, Response
 
 from slm_serve.http.exception_handlers import error_responses
 from slm_serve.http.request_body import request_body
@@ -18,7 +18,7 @@ SUCCESS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {"sc
 
 @router.post(
     "/load_lora_adapter",
-    response_class=PlainTextResponse,
+    response_class=Response,  # not PlainTextResponse: errors are JSON
     responses=SUCCESS | error_responses(400, 403, 409, 422, 503, openai=True),
 )
 async def load_lora_adapter(
@@ -31,7 +31,7 @@ async def load_lora_adapter(
 
 @router.post(
     "/unload_lora_adapter",
-    response_class=PlainTextResponse,
+    response_class=Response,  # not PlainTextResponse: errors are JSON
     responses=SUCCESS | error_responses(400, 403, 404, 409, 503, openai=True),
 )
 async def unload_lora_adapter(

@@ -130,6 +130,8 @@ COMPLETION_FIELDS: Mapping[str, Unsupported] = {
     "system": refused("write it into the prompt"),
     "input": refused("use prompt"),
     "images": refused(_TEXT_ONLY),
+    "audio": refused(_TEXT_ONLY),
+    "modalities": refused(_TEXT_ONLY, ["text"]),
     "top_logprobs": refused("use logprobs", 0),
     "max_completion_tokens": Unsupported("use max_tokens", ()),
 }
