@@ -193,7 +193,6 @@ def test_the_names_of_unknown_fields_cannot_do_harm_in_the_header(server: Runnin
         (RESPONSE_PATH, "logprobs", True),
         (RESPONSE_PATH, "max_tokens", 5),
         (RESPONSE_PATH, "stop_token_ids", ["a"]),
-        (TEXT_PATH, "tools", [{"type": "function", "function": {"name": "f"}}]),
         (TEXT_PATH, "chat_template_kwargs", {"enable_thinking": False}),
         (TEXT_PATH, "system", "Be kind."),
         (TEXT_PATH, "best_of", 2),

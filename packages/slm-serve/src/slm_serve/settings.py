@@ -100,9 +100,7 @@ class Settings(BaseSettings):
         description="further name by which clients address this server, checked against the Host header; *.name allows "
         "subdomains and * any name; may be repeated (default: names of this machine on loopback, else any)",
     )
-    max_connections: ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s?#@]+")  # as browsers send it: without a path
-HOST_NAME = re.compile(r"\*|(\*\.)?[^/\s:*?#@\[\]]+|\[[0-9A-Fa-f:.]+\]")
-PositiveInt = Field(
+    max_connections: PositiveInt = Field(
         1000, description="open connections; beyond that, those that wait longest for their clients are closed"
     )
     header_timeout: float = Field(10, gt=0, description="seconds for the headers of a request to arrive")
@@ -111,18 +109,10 @@ PositiveInt = Field(
         30, gt=0, description="seconds after which a client that does not read its answer is disconnected"
     )
 
-    page_size: ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s?#@]+")  # as browsers send it: without a path
-HOST_NAME = re.compile(r"\*|(\*\.)?[^/\s:*?#@\[\]]+|\[[0-9A-Fa-f:.]+\]")
-PositiveInt = Field(16, description="tokens per page of the KV cache")
-    max_pages: ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s?#@]+")  # as browsers send it: without a path
-HOST_NAME = re.compile(r"\*|(\*\.)?[^/\s:*?#@\[\]]+|\[[0-9A-Fa-f:.]+\]")
-PositiveInt = Field(512, description="pages in the pool, which is allocated at start-up and never grows")
-    max_sequences: ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s?#@]+")  # as browsers send it: without a path
-HOST_NAME = re.compile(r"\*|(\*\.)?[^/\s:*?#@\[\]]+|\[[0-9A-Fa-f:.]+\]")
-PositiveInt = Field(16, description="texts generated at the same time, in turn with transformers")
-    max_step_tokens: ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s?#@]+")  # as browsers send it: without a path
-HOST_NAME = re.compile(r"\*|(\*\.)?[^/\s:*?#@\[\]]+|\[[0-9A-Fa-f:.]+\]")
-PositiveInt = Field(
+    page_size: PositiveInt = Field(16, description="tokens per page of the KV cache")
+    max_pages: PositiveInt = Field(512, description="pages in the pool, which is allocated at start-up and never grows")
+    max_sequences: PositiveInt = Field(16, description="texts generated at the same time, in turn with transformers")
+    max_step_tokens: PositiveInt = Field(
         256, description="tokens computed in one step of the engine, in prompts and new texts together"
     )
 
@@ -147,9 +137,7 @@ PositiveInt = Field(
         120, gt=0, description="seconds after which a request gets 504, or, if it has no token limit, its text so far"
     )
     drain_timeout: float = Field(30, ge=0, description="seconds that running requests get to finish after SIGTERM")
-    max_body_bytes: ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s?#@]+")  # as browsers send it: without a path
-HOST_NAME = re.compile(r"\*|(\*\.)?[^/\s:*?#@\[\]]+|\[[0-9A-Fa-f:.]+\]")
-PositiveInt = Field(1_000_000, description="maximum size of a request body; larger ones get 413")
+    max_body_bytes: PositiveInt = Field(1_000_000, description="maximum size of a request body; larger ones get 413")
     log_prompts: bool = Field(False, description="log prompts and generated texts")
 
     @field_validator("adapter", mode="before")
