@@ -58,7 +58,11 @@ class ResponseFormat(LenientModel):
     @model_validator(mode="after")
     def _check_schema(self) -> ResponseFormat:
         given = [name for name in ("json_schema", "schema_") if getattr(self, name) is not None]
-        allowed = {"text": [[]], "json_object": [[], ["schema_"]], "json_schema": [["json_schema"], ["schema_"]]}
+        allowed: dict[str, list[list[str]]] = {
+            "text": [[]],
+            "json_object": [[], ["schema_"]],
+            "json_schema": [["json_schema"], ["schema_"]],
+        }
         if given not in allowed[self.type]:
             problem = f"{given[-1].rstrip('_')} is given" if given else "json_schema is missing"
             raise ValueError(f"type is {self.type!r} and {problem}")
