@@ -1,6 +1,7 @@
 """What clients send that this server does not know: ignored and listed, or refused by name."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -280,3 +281,12 @@ def test_a_strict_server_rejects_what_it_does_not_know(strict_server: RunningSer
 def test_generate_is_always_strict(server: RunningServer) -> None:
     for change in ({"metadata": {}}, {"temperature": None}, {"max_new_tokens": 100_000}):
         assert server.post("/generate", {"prompt": "a"} | change).status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [(TEXT_PATH, TEXT, "stop"), ("/v1/load_lora_adapter", {"lora_path": "a"}, "lora_name")],
+)
+def test_the_length_of_a_text_is_in_characters(server: RunningServer, path: str, body: Any, field: str) -> None:
+    message = server.post(path, body | {field: "a" * 2000}).json()["error"]["message"]
+    assert re.fullmatch(rf"{field} has more than [0-9]+ characters; shorten it", message)
