@@ -1,6 +1,7 @@
 """What clients send that this server does not know: ignored and listed, or refused by name."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,21 @@ from typing import Any
 import httpx
 import pytest
 
+from slm_serve.http.schemas.chat import ChatRequest
+from slm_serve.http.schemas.responses import ResponsesRequest
 from slm_testing.serve.running_server import RunningServer, running_server
 
 HELLO = [{"role": "user", "content": "Hello"}]
 CHAT = {"model": "sample", "messages": HELLO, "max_tokens": 3, "temperature": 0}
 TEXT = {"model": "sample", "prompt": "Once upon", "max_tokens": 3, "temperature": 0}
 CHAT_PATH, TEXT_PATH = "/v1/chat/completions", "/v1/completions"
+EMBEDDING_PATH, RESPONSE_PATH = "/v1/embeddings", "/v1/responses"
+BODIES: dict[str, dict[str, Any]] = {
+    CHAT_PATH: CHAT,
+    TEXT_PATH: TEXT,
+    EMBEDDING_PATH: {"model": "sample", "input": "Once upon"},
+    RESPONSE_PATH: {"model": "sample", "input": "Hello", "max_output_tokens": 3, "temperature": 0},
+}
 PATHS = [(CHAT_PATH, CHAT), (TEXT_PATH, TEXT)]
 
 
@@ -86,6 +96,26 @@ def test_fields_without_influence_on_the_text_are_ignored_and_listed(
     assert "x-slm-ignored" not in server.post(path, body).headers
 
 
+def test_embeddings_ignore_and_list_fields_without_influence(server: RunningServer) -> None:
+    body = BODIES[EMBEDDING_PATH]
+    neutral = {"normalize": True, "truncate": "NONE", "dimensions": None, "metadata": {}}
+    response = server.post(EMBEDDING_PATH, body | neutral | {"user": 7, "service_tier": "auto"})
+    assert response.json() == server.post(EMBEDDING_PATH, body).json()
+    assert response.headers["x-slm-ignored"] == "user, service_tier"
+
+
+def test_every_field_of_chats_has_an_effect_on_responses_or_is_refused(server: RunningServer) -> None:
+    differently_named = {"messages", "max_tokens", "max_completion_tokens", "response_format", "n", "logprobs"}
+    known = ResponsesRequest.model_fields.keys() | ResponsesRequest.refused_fields.keys()
+    assert known >= ChatRequest.model_fields.keys() - {"stream_options", "user"} | differently_named
+    body = BODIES[RESPONSE_PATH] | {"max_output_tokens": 20}
+    token = server.post(
+        "/tokenize", {"prompt": server.post(RESPONSE_PATH, body).json()["output"][0]["content"][0]["text"]}
+    )
+    stopped = server.post(RESPONSE_PATH, body | {"stop_token_ids": token.json()["tokens"]})
+    assert stopped.json()["status"] == "completed"
+
+
 def test_fields_of_messages_and_parts_are_listed_with_their_place(server: RunningServer) -> None:
     part = {"type": "text", "text": "Hello", "cache_control": {"type": "ephemeral"}}
     answer = {"role": "assistant", "content": "Hi", "annotations": [], "refusal": None, "audio": None, "weight": 1}
@@ -139,6 +169,33 @@ def test_the_names_of_unknown_fields_cannot_do_harm_in_the_header(server: Runnin
         (CHAT_PATH, "messages", []),
         (CHAT_PATH, "continue_final_message", True),
         (CHAT_PATH, "chat_template_kwargs", {"tokenize": True}),
+        (CHAT_PATH, "add_special_tokens", True),
+        (CHAT_PATH, "instructions", "Be kind."),
+        (CHAT_PATH, "max_output_tokens", 5),
+        (CHAT_PATH, "mirostat_mode", 2),
+        (CHAT_PATH, "dry_multiplier", 0.8),
+        (CHAT_PATH, "guided_whitespace_pattern", " "),
+        (CHAT_PATH, "schema", {"type": "object"}),
+        (CHAT_PATH, "response_format", {"type": "json_object", "value": {"type": "object"}}),
+        (CHAT_PATH, "response_format", {"type": "text", "schema": {"type": "object"}}),
+        (CHAT_PATH, "tools", [{"type": "function", "function": {"name": "f", "input_schema": {"type": "object"}}}]),
+        (CHAT_PATH, "logit_bias", {"-5": 1}),
+        (CHAT_PATH, "seed", 2**63),
+        (EMBEDDING_PATH, "input", []),
+        (EMBEDDING_PATH, "input", [[]]),
+        (EMBEDDING_PATH, "input", None),
+        (EMBEDDING_PATH, "input", {"text": "a"}),
+        (EMBEDDING_PATH, "input", ["a", [1]]),
+        (EMBEDDING_PATH, "input", [{"type": "text", "text": "a"}]),
+        (EMBEDDING_PATH, "truncate_prompt_tokens", 5),
+        (EMBEDDING_PATH, "input_type", "query"),
+        (EMBEDDING_PATH, "normalize", False),
+        (RESPONSE_PATH, "guided_choice", ["a", "b"]),
+        (RESPONSE_PATH, "logprobs", True),
+        (RESPONSE_PATH, "max_tokens", 5),
+        (RESPONSE_PATH, "stop_token_ids", ["a"]),
+        (TEXT_PATH, "chat_template_kwargs", {"enable_thinking": False}),
+        (TEXT_PATH, "system", "Be kind."),
         (TEXT_PATH, "best_of", 2),
         (TEXT_PATH, "suffix", "the end"),
         (TEXT_PATH, "prompt_embeds", "AAAA"),
@@ -155,12 +212,22 @@ def test_the_names_of_unknown_fields_cannot_do_harm_in_the_header(server: Runnin
 def test_fields_that_would_change_the_answer_are_400_and_named(
     server: RunningServer, path: str, field: str, value: Any, stream: bool
 ) -> None:
-    body = {CHAT_PATH: CHAT, TEXT_PATH: TEXT}[path]
-    response = server.post(path, body | {field: value, "stream": stream})
+    streamed = {} if path == EMBEDDING_PATH else {"stream": stream}
+    response = server.post(path, BODIES[path] | streamed | {field: value})
     error = response.json()["error"]
     assert (response.status_code, error["type"]) == (400, "invalid_request_error")
     assert field in error["message"]
-    for internal in ("Input should", "pydantic", "Value error", "https://", "<"):
+    for internal in (
+        "Input should",
+        "String should",
+        "[key]",
+        "e+",
+        "function-",
+        "pydantic",
+        "Value error",
+        "https://",
+        "<",
+    ):
         assert internal not in error["message"]
 
 
@@ -178,6 +245,9 @@ def test_fields_that_would_change_the_answer_are_400_and_named(
         ({"role": "assistant", "tool_calls": [{"type": "custom", "custom": {"name": "f"}}]}, "tool_calls"),
         ({"role": "assistant", "content": None, "audio": {"id": "a1"}}, "audio"),
         ({"role": "assistant", "content": "a", "prefix": True}, "prefix"),
+        ({"role": "assistant", "content": "a", "partial": True}, "partial"),
+        ({"role": "assistant", "parts": [{"type": "text", "text": "a"}]}, "parts"),
+        ({"role": "user", "content": "a", "attachments": [{"url": "data:,"}]}, "attachments"),
     ],
 )
 def test_messages_that_cannot_be_read_are_400_and_named(server: RunningServer, message: Any, named: str) -> None:
@@ -211,3 +281,12 @@ def test_a_strict_server_rejects_what_it_does_not_know(strict_server: RunningSer
 def test_generate_is_always_strict(server: RunningServer) -> None:
     for change in ({"metadata": {}}, {"temperature": None}, {"max_new_tokens": 100_000}):
         assert server.post("/generate", {"prompt": "a"} | change).status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [(TEXT_PATH, TEXT, "stop"), ("/v1/load_lora_adapter", {"lora_path": "a"}, "lora_name")],
+)
+def test_the_length_of_a_text_is_in_characters(server: RunningServer, path: str, body: Any, field: str) -> None:
+    message = server.post(path, body | {field: "a" * 2000}).json()["error"]["message"]
+    assert re.fullmatch(rf"{field} has more than [0-9]+ characters; shorten it", message)

@@ -2,12 +2,14 @@
 
 import json
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
+from slm_serve.http import protocol
 from slm_serve.http.connections.limits import ConnectionLimits
 from slm_serve.http.connections.refusals import RefusalLog
 from slm_serve.http.connections.registry import Connections
@@ -224,6 +226,24 @@ def test_a_client_that_does_not_read_is_disconnected_and_its_bytes_are_dropped(a
         wait_until(lambda: app.connections.blocked)
         wait_until(lambda: not app.connections.blocked)
         assert len(read_answer(connection).content) < LARGE / 2
+
+
+def test_connections_that_close_by_themselves_while_the_server_stops_cause_no_error(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(protocol, "STOP_SECONDS", 0.1)
+    app = EchoApp(LIMITS)
+    with running_app(app, HttpProtocol) as (server, port), connect(port) as idle, connect(port) as busy:
+        idle.sendall(GET + b"\r\n")
+        assert idle.recv(100)
+        busy.sendall(b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n")
+        wait_until(lambda: len(server.server_state.tasks) == 1)
+        server.should_exit = True
+        assert read_answer(idle).closed
+        time.sleep(0.4)
+        busy.close()
+        wait_until(lambda: app.disconnected == 1)
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
 def test_a_client_that_reads_slowly_gets_everything(port: int) -> None:

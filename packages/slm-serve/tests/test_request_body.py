@@ -1,6 +1,7 @@
 """Reading bodies: what is no body, and bodies that are made to keep the server busy."""
 
 import asyncio
+import gzip
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -141,3 +142,30 @@ def test_the_schema_describes_the_bodies(server: RunningServer) -> None:
             reference = methods["post"]["requestBody"]["content"]["application/json"]["schema"]["$ref"]
             assert reference.rpartition("/")[2] in schema["components"]["schemas"]
             assert {"400", "422"} & set(methods["post"]["responses"]), path
+
+
+@pytest.mark.parametrize(
+    ("headers", "named"),
+    [
+        ({"Content-Encoding": "gzip"}, "content encoding"),
+        ({"Content-Encoding": "br, gzip"}, "content encoding"),
+        ({"Content-Type": "application/json; charset=ISO-8859-1"}, "charset"),
+        ({"Content-Type": "application/json; charset=utf-16"}, "charset"),
+    ],
+)
+@pytest.mark.parametrize("compressed", [False, True])
+def test_bodies_in_another_encoding_are_refused_by_name(
+    server: RunningServer, headers: dict[str, str], named: str, compressed: bool
+) -> None:
+    body = b'{"prompt": "\xc3\xa9", "max_tokens": 1}'
+    content = gzip.compress(body) if compressed else body
+    response = server.request("POST", "/v1/completions", content=content, headers=JSON | headers)
+    assert response.status_code == 400
+    assert named in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("charset", ["utf-8", "UTF8", '"utf-8"', "us-ascii"])
+def test_charsets_that_are_utf_8_are_read(server: RunningServer, charset: str) -> None:
+    headers = {"Content-Type": f"application/json; charset={charset}", "Content-Encoding": "identity"}
+    body = b'{"prompt": "\xc3\xa9", "max_tokens": 1}'
+    assert server.request("POST", "/v1/completions", content=body, headers=headers).status_code == 200

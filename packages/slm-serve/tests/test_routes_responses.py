@@ -178,3 +178,44 @@ def test_an_empty_answer_is_a_message_without_text() -> None:
     output = OutputItems()
     list(output.finish("completed"))
     assert [item["content"][0]["text"] for item in output.items] == [""]
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tools": [], "tool_choice": {"type": "function", "name": "f"}}, "tool_choice"),
+        ({"tool_choice": {"type": "allowed_tools", "mode": "required", "tools": []}}, "tool_choice"),
+        ({"input": [{"role": "assistant", "content": "a", "prefix": True}]}, "input.0.prefix"),
+        (
+            {"input": [{"role": "user", "content": "a", "tool_calls": [{"function": {"name": "f"}}]}]},
+            "input.0.tool_calls",
+        ),
+        ({"input": [{"role": "user", "content": [{"type": ["text"], "text": "a"}]}]}, "input.0.content.0"),
+    ],
+)
+def test_what_would_change_the_answer_is_not_left_out_of_the_chat(
+    server: RunningServer, fields: dict[str, Any], named: str
+) -> None:
+    response = server.post("/v1/responses", {"input": "Hello", **LIMITED, **fields})
+    assert response.status_code == 400, response.text
+    assert named in response.json()["error"]["message"]
+
+
+def test_messages_have_the_fields_of_chats_and_ignored_ones_are_listed(server: RunningServer) -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+    messages: list[Any] = [
+        {"role": "user", "content": QUESTION},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "content": "a fox"},
+        {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]},
+        {"role": "user", "content": "And now?"},
+    ]
+    extra = {"name": "ann", "weight": 1, "id": "m1", "status": "completed"}
+    items = [*messages[:-1], messages[-1] | extra]
+    expected = server.post("/v1/chat/completions", {"messages": messages, "max_tokens": 12, **GREEDY})
+    response = server.post("/v1/responses", {"input": items, "user": "x", **LIMITED})
+    assert response.json()["usage"]["input_tokens"] == expected.json()["usage"]["prompt_tokens"]
+    text = expected.json()["choices"][0]["message"]["content"]
+    assert response.json()["output"][0]["content"][0]["text"] == text
+    assert response.headers["x-slm-ignored"] == "user, input.weight, input.name"

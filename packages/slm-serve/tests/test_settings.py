@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from dotenv import dotenv_values
+from pydantic import ValidationError
 
 from slm_serve import Settings, create_app
 from slm_serve.backends.served_models import served_models
@@ -88,3 +89,33 @@ def test_a_misspelt_variable_causes_a_warning(
     monkeypatch.setenv("SLM_MODEL_PTH", "sample")
     create_app()
     assert "SLM_MODEL_PTH is not a setting" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("host", ""),  # an empty name would listen on all addresses
+        ("model_path", ""),
+        ("cors_origin", ("app.example",)),
+        ("cors_origin", ("https://app.example/",)),
+        ("cors_origin", ("*", "https://app.example/page")),
+        ("allowed_hosts", ("https://app.example",)),
+        ("allowed_hosts", ("app.example:8000",)),
+        ("allowed_hosts", ("app.example/",)),
+        ("allowed_hosts", ("a.*.example",)),
+    ],
+)
+def test_values_that_no_request_could_match_are_refused_at_start_up(name: str, value: object) -> None:
+    with pytest.raises(ValidationError, match=name):
+        Settings(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("cors_origin", ("*", "null", "https://app.example", "http://localhost:3000", "http://[::1]:80", "app://-")),
+        ("allowed_hosts", ("*", "*.example", "app.example", "localhost.", "192.0.2.1", "[::1]", "bücher.example")),
+    ],
+)
+def test_origins_and_names_of_hosts_are_kept(name: str, values: tuple[str, ...]) -> None:
+    assert getattr(Settings(**{name: values}), name) == values

@@ -40,6 +40,8 @@ def matches(pattern: str) -> Callable[[str], bool]:
 FORMATS: list[tuple[dict[str, Any], Callable[[str], bool]]] = [
     ({"response_format": FORMAT}, is_person),
     ({"response_format": {"type": "json_schema", "json_schema": {"schema": PERSON}}}, is_person),
+    ({"response_format": {"type": "json_object", "schema": PERSON}}, is_person),
+    ({"response_format": {"type": "json_schema", "schema": PERSON}}, is_person),
     ({"guided_json": PERSON}, is_person),
     ({"guided_json": json.dumps(PERSON)}, is_person),
     ({"structured_outputs": {"json": PERSON}}, is_person),

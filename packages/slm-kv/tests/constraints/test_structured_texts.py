@@ -95,6 +95,13 @@ def test_characters_of_several_tokens_are_whole(name: str) -> None:
             assert handle.text in choices
 
 
+def test_thousands_of_choices_of_which_some_begin_like_others_can_be_given() -> None:
+    choices = [str(number) for number in range(5000)]
+    with make_engine(TOKENIZERS["byte level"]) as engine:
+        for seed in range(4):
+            assert run(engine, Grammar.from_choices(choices), seed=seed).text in choices
+
+
 @pytest.mark.parametrize("use_cache", [True, False])
 @pytest.mark.parametrize("kind", [Engine, TransformersEngine])
 def test_both_engines_follow_grammars_with_and_without_a_cache(kind: type[TextEngine], use_cache: bool) -> None:

@@ -15,6 +15,8 @@ from slm_serve.errors import StartError
 # Variables with the prefix SLM_ that other packages of the workspace read. They are not settings of the server.
 FOREIGN_VARIABLES = {"SLM_CACHE"}
 ADAPTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]*")
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s?#@]+")  # as browsers send it: without a path
+HOST_NAME = re.compile(r"\*|(\*\.)?[^/\s:*?#@\[\]]+|\[[0-9A-Fa-f:.]+\]")
 PositiveInt = Annotated[int, Field(ge=1)]
 
 
@@ -52,7 +54,9 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="SLM_", frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    model_path: str = Field("sample", description="model folder, name on the hub, or 'sample' for the built-in base")
+    model_path: str = Field(
+        "sample", min_length=1, description="model folder, name on the hub, or 'sample' for the built-in base"
+    )
     adapter_path: str | None = Field(None, description="adapter folder; served under the folder's name, as the default")
     adapter: Annotated[tuple[NamedAdapter, ...], NoDecode] = Field(
         (), description="an adapter folder and the name it is served under, as name=path; may be repeated"
@@ -83,7 +87,7 @@ class Settings(BaseSettings):
         description="text file to test 8-bit linear layers on a CPU; used if its perplexity rises by at most 1 %",
     )
 
-    host: str = Field("127.0.0.1", description="address to listen on")
+    host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 picks a free one")
     api_key: SecretStr | None = Field(
         None, description="key required for all requests except health checks; prefer the variable SLM_API_KEY"
@@ -145,6 +149,22 @@ class Settings(BaseSettings):
     @classmethod
     def _parse_names(cls, value: Any) -> Any:
         return tuple(_as_list(value))
+
+    @field_validator("cors_origin")
+    @classmethod
+    def _check_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if origin not in ("*", "null") and not ORIGIN.fullmatch(origin):
+                raise ValueError(f"{origin!r} is not an origin; give it as https://name or http://name:port")
+        return origins
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _check_hosts(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if not HOST_NAME.fullmatch(name):
+                raise ValueError(f"{name!r} is not the name of a host; give it without scheme, port and path")
+        return names
 
     @field_validator("api_key")
     @classmethod

@@ -12,6 +12,7 @@ def lark_text(grammar: Grammar) -> str:
     if grammar.kind == "lark":
         return grammar.text
     if grammar.kind == "choice":
-        return f"start: {' | '.join(json.dumps(choice, ensure_ascii=False) for choice in grammar.data)}"
+        # A terminal: as alternatives of a rule, more than 2,000 choices exceed a limit of the parser.
+        return f"start: CHOICE\nCHOICE: {' | '.join(json.dumps(choice, ensure_ascii=False) for choice in grammar.data)}"
     schema = {"type": "object"} if grammar.kind == "json_object" else grammar.data
     return f"start: {Grammar.schema_rule(schema)}"

@@ -87,7 +87,9 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def abort(self) -> None:
-        """Close the socket at once and drop what was not sent, also by the kernel."""
+        """Close the socket at once and drop what was not sent, also by the kernel. A closed one stays as it is."""
+        if self not in self.connections:
+            return
         sock = self.transport.get_extra_info("socket")
         if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)

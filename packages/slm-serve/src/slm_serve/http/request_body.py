@@ -30,6 +30,7 @@ MAX_ELEMENTS = 1_100_000  # elements of objects and arrays
 IGNORED_HEADER = "x-slm-ignored"
 MAX_NAMES, MAX_NAME = 32, 64  # names in the header, and characters of a name
 UNSAFE = re.compile(r"[^A-Za-z0-9_.-]")
+CHARSETS = {"utf-8", "utf8", "us-ascii", "ascii"}
 LONG_NUMBER = b"0" * 400  # of so many digits; converting them takes quadratic time
 ZEROS = bytes.maketrans(b"123456789", b"0" * 9)
 # One thread for all: several that parse at once would leave little of the interpreter's lock to the event loop and the
@@ -47,6 +48,7 @@ class BodyReader(Generic[Model]):
     async def __call__(self, request: Request) -> Model:
         """Read the body. Raises RequestValidationError with at most ten errors."""
         _check_content_type(request.headers.get("content-type"))
+        _check_encoding(request.headers.get("content-encoding"))
         raw = await request.body()
         reading = Reading(strict=request.app.state.service.settings.strict)
         if len(raw) > LARGE_BODY:
@@ -54,8 +56,7 @@ class BodyReader(Generic[Model]):
             body = await loop.run_in_executor(_parsing_thread, self._parse, raw, reading)
         else:
             body = self._parse(raw, reading)
-        if reading.ignored:
-            add_response_header(request, IGNORED_HEADER, _names(reading.ignored))
+        add_ignored_fields(request, reading.ignored)
         return body
 
     def _parse(self, raw: bytes, reading: Reading) -> Model:
@@ -81,6 +82,14 @@ def response_headers(request: Request) -> dict[str, str]:
     """Return the headers that were added while the request was read."""
     headers: dict[str, str] = getattr(request.state, "response_headers", {})
     return headers
+
+
+def add_ignored_fields(request: Request, names: Iterable[str]) -> None:
+    """List ignored fields in the response, after those that are listed already."""
+    listed: dict[str, None] = getattr(request.state, "ignored_fields", {})
+    request.state.ignored_fields = listed | dict.fromkeys(names)
+    if request.state.ignored_fields:
+        add_response_header(request, IGNORED_HEADER, _names(request.state.ignored_fields))
 
 
 def _names(ignored: Iterable[str]) -> str:
@@ -139,6 +148,14 @@ def _check_content_type(value: str | None) -> None:
     if maintype != "application" or not (subtype == "json" or subtype.endswith("+json")):
         given = "is missing" if value is None else "is not JSON"
         raise _error("content_type", f"the content type {given}; send a JSON object as application/json")
+    if str(message.get_param("charset", "utf-8")).lower() not in CHARSETS:
+        raise _error("content_type", "the content type has another charset than UTF-8; encode the body as UTF-8")
+
+
+def _check_encoding(value: str | None) -> None:
+    """Reject compressed bodies: a small one can become larger than any limit."""
+    if value and value.strip().lower() != "identity":
+        raise _error("content_encoding", "the body has a content encoding; send it uncompressed, without one")
 
 
 def _is_too_complex(raw: bytes) -> bool:

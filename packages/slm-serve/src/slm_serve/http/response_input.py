@@ -14,11 +14,12 @@ from slm_serve.http.schemas.responses import SHARED_FIELDS, Item, ResponsesReque
 
 Json = dict[str, Any]
 TOOL_FIELDS = ("name", "description", "parameters", "strict")
-TEXT_PARTS = ("input_text", "output_text", "text")
+TEXT_PARTS = {"input_text": "text", "output_text": "text", "text": "text", "refusal": "refusal"}
+ITEM_FIELDS = ("type", "id", "status", "phase")  # of messages, which chats do not have
 
 
-def chat_request(request: ResponsesRequest) -> ChatRequest:
-    """Return the chat that asks for the same.
+def chat_request(request: ResponsesRequest) -> tuple[ChatRequest, list[str]]:
+    """Return the chat that asks for the same, and the names of ignored fields in the input and in formats.
 
     Raises RequestError 422 for what a chat cannot express, such as images, and RequestValidationError for items, tools
     and formats with invalid fields.
@@ -33,13 +34,14 @@ def chat_request(request: ResponsesRequest) -> ChatRequest:
         "logprobs": request.wants_logprobs or None,
         "top_logprobs": request.top_logprobs or None,
         "tools": [_chat_tool(index, tool) for index, tool in enumerate(request.tools or ())] or None,
-        "tool_choice": _chat_tool_choice(request.tool_choice) if request.tools else None,
+        "tool_choice": _chat_tool_choice(request.tool_choice),
         "parallel_tool_calls": request.parallel_tool_calls if request.tools else None,
         "response_format": _chat_format(request.text.format if request.text else None),
         **{name: getattr(request, name) for name in SHARED_FIELDS},
     }
+    reading = Reading(strict=False)
     try:
-        return ChatRequest.model_validate(body, context=Reading(strict=False))
+        return ChatRequest.model_validate(body, context=reading), [_ignored_name(name) for name in reading.ignored]
     except ValidationError as error:
         problems = error.errors(include_url=False)
     raise RequestValidationError([problem | {"loc": ("body", *_place(problem["loc"], places))} for problem in problems])
@@ -51,6 +53,10 @@ def _place(location: tuple[int | str, ...], places: list[str]) -> tuple[int | st
         return (places[location[1]], *location[2:])
     names = {"messages": "input", "response_format": "text.format", "max_completion_tokens": "max_output_tokens"}
     return tuple(names.get(str(part), part) for part in location)
+
+
+def _ignored_name(name: str) -> str:
+    return name.replace("messages.", "input.").replace("response_format.json_schema.", "text.format.")
 
 
 def _messages(request: ResponsesRequest) -> tuple[list[str], list[Json]]:
@@ -76,7 +82,8 @@ def _message(index: int, item: Item) -> Json | None:
     kind = item.get("type") or "message"
     place = f"input.{index}"
     if kind == "message":
-        return {"role": item.get("role"), "content": _content(f"{place}.content", item.get("content"))}
+        fields = {name: value for name, value in item.items() if name not in ITEM_FIELDS}
+        return fields | {"content": _content(f"{place}.content", item.get("content"))}
     if kind == "function_call":
         function = {"name": item.get("name"), "arguments": item.get("arguments")}
         call = {"id": item.get("call_id"), "type": "function", "function": function}
@@ -98,9 +105,10 @@ def _content(place: str, content: Any) -> Any:
 def _part(place: str, part: Any) -> Any:
     if not isinstance(part, dict):
         return part
-    if part.get("type") not in TEXT_PARTS:
-        raise _unsupported(place, f"parts of type {part.get('type')!r}", "input_text")
-    return {"type": "text", "text": part.get("text")}
+    kind = part.get("type")
+    if not isinstance(kind, str) or kind not in TEXT_PARTS:
+        raise _unsupported(place, f"parts of type {kind!r}", "input_text")
+    return {"type": "text", "text": part.get(TEXT_PARTS[kind])}
 
 
 def _chat_tool(index: int, tool: Item) -> Json:

@@ -63,6 +63,8 @@ def sentence(problem: Mapping[str, Any], *, shows_text: bool = False) -> str:
         shows_text: Whether texts are shown as well; a request may contain secrets.
     """
     kind, value = problem["type"], problem.get("input")
+    if kind == "too_long" and isinstance(value, str):  # of a text with a validator before its length
+        kind = "string_too_long"
     template = _SENTENCES.get(kind)
     if template is None:
         return str(problem["msg"]).removeprefix("Value error, ")

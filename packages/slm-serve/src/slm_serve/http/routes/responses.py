@@ -17,7 +17,7 @@ from slm_serve.errors import RequestError
 from slm_serve.http.chat_jobs import chat_jobs
 from slm_serve.http.chat_logprobs import logprobs_content
 from slm_serve.http.exception_handlers import error_responses
-from slm_serve.http.request_body import request_body
+from slm_serve.http.request_body import add_ignored_fields, request_body
 from slm_serve.http.response_input import chat_request
 from slm_serve.http.response_items import OutputItems
 from slm_serve.http.responses import Deltas, GeneratedText, Json, ServiceDependency, respond
@@ -39,7 +39,9 @@ async def responses(
     body: Annotated[ResponsesRequest, request_body(ResponsesRequest)], request: Request, service: ServiceDependency
 ) -> Response:
     """Answer a text or a conversation; with `stream`, as typed events. Nothing is stored."""
-    jobs, plan = await chat_jobs(chat_request(body), request, service)
+    chat, ignored = chat_request(body)
+    add_ignored_fields(request, ignored)
+    jobs, plan = await chat_jobs(chat, request, service)
     answer = ToolAnswer(plan) if plan else TextAnswer()
     decoder = token_decoder(service.backend.tokenizer)
     encoder = _ResponseEncoder(body, decoder, jobs[0].model, len(jobs[0].prompt_ids), answer)

@@ -41,6 +41,7 @@ class CompletionRequest(OpenAIRequest):
     ] = None
     logprobs: Annotated[Logprobs | None, BeforeValidator(_no_false)] = None
     echo: bool | None = None
+    add_special_tokens: bool | None = None  # vLLM's
 
     @model_validator(mode="after")
     def _check_amount(self) -> CompletionRequest:

@@ -8,7 +8,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, Discriminator, Field, Tag
 
 from slm_serve.http.schemas.fields import INT32_LIMIT, Integer, PromptIds, Text, prompt_tag
-from slm_serve.http.schemas.lenience import LenientModel, Unsupported, refused
+from slm_serve.http.schemas.lenience import LenientModel, Unsupported
+from slm_serve.http.schemas.refused_fields import EMBEDDING_FIELDS
 
 MAX_INPUTS = 2048  # OpenAI's limit
 Texts = Annotated[list[Text], Field(min_length=1, max_length=MAX_INPUTS, fail_fast=True)]
@@ -20,18 +21,12 @@ Inputs = Annotated[
     | Annotated[ManyIds, Tag("<many ids>")],
     Discriminator(prompt_tag),
 ]
-REFUSED_FIELDS: Mapping[str, Unsupported] = {
-    "truncate_prompt_tokens": Unsupported("shorten the inputs", (-1,)),
-    "normalize": Unsupported("embeddings are always normalised, so leave it out", (True,)),
-    "pooling": refused("embeddings are the mean of all tokens, so leave it out", "mean"),
-    "messages": refused("use input"),
-}
 
 
 class EmbeddingRequest(LenientModel):
     """One or several inputs, as texts or token ids."""
 
-    refused_fields: ClassVar[Mapping[str, Unsupported]] = REFUSED_FIELDS
+    refused_fields: ClassVar[Mapping[str, Unsupported]] = EMBEDDING_FIELDS
     ignored_fields: ClassVar[frozenset[str]] = frozenset({"user"})
 
     input: Inputs

@@ -80,7 +80,6 @@ class OpenAIRequest(OutputFormats):
     ignore_eos: bool | None = None
     min_tokens: Annotated[Integer, Field(ge=0, lt=INT32_LIMIT)] | None = None
     stop_token_ids: Annotated[TokenIds, Field(max_length=64)] | None = None
-    add_special_tokens: bool | None = None
 
     @property
     def choices(self) -> int:

@@ -22,6 +22,7 @@ from slm_serve.http.schemas.fields import (
 )
 from slm_serve.http.schemas.lenience import LenientModel, Unsupported, refused
 from slm_serve.http.schemas.refused_fields import CHAT_FIELDS
+from slm_serve.http.schemas.structured_output import OutputFormats
 
 Item = dict[str, Any]
 SHARED_FIELDS = (
@@ -35,12 +36,15 @@ SHARED_FIELDS = (
     "repetition_penalty",
     "ignore_eos",
     "min_tokens",
+    "stop_token_ids",
+    "chat_template_kwargs",
     "structured_outputs",
 )
 MAX_ITEMS = 1000
 MAX_TOOLS = 128
 LOGPROBS = "message.output_text.logprobs"  # in ``include``
 _STORED = Unsupported("the server stores no responses, so send all items in input", ())
+_OLDER_FORMATS = [name for name in OutputFormats.model_fields if name.startswith("guided_")]
 _REFUSED: Mapping[str, Unsupported] = {
     **CHAT_FIELDS,
     "previous_response_id": _STORED,
@@ -53,6 +57,10 @@ _REFUSED: Mapping[str, Unsupported] = {
     "max_completion_tokens": Unsupported("use max_output_tokens", ()),
     "response_format": refused("use text.format"),
     "n": refused("send several requests", 1),
+    "logprobs": refused("use top_logprobs", 0),
+    "add_generation_prompt": Unsupported("use /v1/chat/completions", (True,)),
+    "continue_final_message": refused("use /v1/chat/completions"),
+    **dict.fromkeys(_OLDER_FORMATS, refused("use text.format or structured_outputs")),
 }
 
 
@@ -99,6 +107,8 @@ class ResponsesRequest(LenientModel):
     repetition_penalty: Any = None
     ignore_eos: Any = None
     min_tokens: Any = None
+    stop_token_ids: Any = None
+    chat_template_kwargs: Any = None
     structured_outputs: Any = None
     store: Annotated[bool | None, Field(description="accepted for compatibility; nothing is stored")] = None
 

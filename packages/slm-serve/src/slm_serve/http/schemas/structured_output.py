@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationInfo,
 from slm_kv import Grammar
 from slm_serve.http.schemas.fields import TEXT_TAG, Text
 from slm_serve.http.schemas.lenience import LenientModel, Unsupported, is_lenient, refused
+from slm_serve.http.schemas.refused_fields import RESPONSE_FORMAT_FIELDS
 
 MAX_CHOICES = 10_000
 
@@ -46,14 +47,25 @@ class ResponseFormat(LenientModel):
     """``text``, any JSON object, or JSON that is valid by a schema."""
 
     place: ClassVar[str] = "response_format."
+    refused_fields: ClassVar[Mapping[str, Unsupported]] = RESPONSE_FORMAT_FIELDS
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JSONSchemaFormat | None = None
+    schema_: Annotated[
+        SchemaOrBool | None, Field(alias="schema", description="the schema, where other servers expect it")
+    ] = None
 
     @model_validator(mode="after")
     def _check_schema(self) -> ResponseFormat:
-        if (self.type == "json_schema") != (self.json_schema is not None):
-            raise ValueError(f"type is {self.type!r} and json_schema is {'given' if self.json_schema else 'missing'}")
+        given = [name for name in ("json_schema", "schema_") if getattr(self, name) is not None]
+        allowed: dict[str, list[list[str]]] = {
+            "text": [[]],
+            "json_object": [[], ["schema_"]],
+            "json_schema": [["json_schema"], ["schema_"]],
+        }
+        if given not in allowed[self.type]:
+            problem = f"{given[-1].rstrip('_')} is given" if given else "json_schema is missing"
+            raise ValueError(f"type is {self.type!r} and {problem}")
         return self
 
     @property
@@ -61,6 +73,8 @@ class ResponseFormat(LenientModel):
         """The grammar of the answer. Raises GrammarError."""
         if self.json_schema is not None:
             return Grammar.from_schema(self.json_schema.schema_)
+        if self.schema_ is not None and (self.schema_ or self.type == "json_schema"):
+            return Grammar.from_schema(self.schema_)
         return Grammar("json_object") if self.type == "json_object" else None
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
 
 from slm_serve.http.schemas.fields import TEXT_TAG, Text
-from slm_serve.http.schemas.lenience import LenientModel, unsupported_error
+from slm_serve.http.schemas.lenience import LenientModel, Unsupported, unsupported_error
+from slm_serve.http.schemas.refused_fields import FUNCTION_FIELDS
 
 MAX_TOOLS = 128
 FUNCTION_NAME = r"^[a-zA-Z0-9_.-]{1,128}$"
@@ -17,6 +19,7 @@ class FunctionDefinition(LenientModel):
     """A function that the model may call, with the JSON schema of its arguments."""
 
     place: ClassVar[str] = "tools.function."
+    refused_fields: ClassVar[Mapping[str, Unsupported]] = FUNCTION_FIELDS
 
     name: Annotated[str, Field(pattern=FUNCTION_NAME)]
     description: Text | None = None
