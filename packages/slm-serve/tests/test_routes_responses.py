@@ -6,7 +6,7 @@ import openai
 import pytest
 from openai import OpenAI
 
-from slm_serve.http.response_items import OutputItems
+from slm_serve.http.responses_api.output_items import OutputItems
 from slm_testing.serve.running_server import RunningServer
 
 QUESTION = "Who lives in the wood?"

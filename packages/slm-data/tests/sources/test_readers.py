@@ -122,13 +122,6 @@ def read(path: Path, separator: str = SEPARATOR, column: str | None = None) -> l
     return [text_of(record, column) for record in read_records([identify(path)], settings)]
 
 
-def error(path: Path, content: bytes, column: str | None = None, separator: str = "\n\n") -> str:
-    path.write_bytes(content)
-    with pytest.raises(DataError) as caught:
-        read(path, separator, column)
-    return str(caught.value)
-
-
 @pytest.mark.parametrize("compression", COMPRESSORS)
 @pytest.mark.parametrize(("name", "encode"), FORMATS)
 def test_every_format_gives_back_the_texts_that_went_in(

@@ -9,7 +9,6 @@ import base64
 import binascii
 import secrets
 
-from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -60,10 +59,11 @@ class BodySizeLimitMiddleware:
         self._app, self._max_bytes = app, max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != "http" or scope["method"] == "GET":  # no route reads the body of a GET
             await self._app(scope, receive, send)
             return
-        content_length = Headers(scope=scope).get("content-length", "0")
+        # Bytes, because Starlette's Headers would decode all names.
+        content_length = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
         if content_length.isdigit() and int(content_length) > self._max_bytes:
             await error_response(scope["path"], RequestError(413, self._message))(scope, receive, send)
             return

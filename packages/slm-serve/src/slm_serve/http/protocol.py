@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import Iterable
 from enum import Enum
 from typing import Any
 
@@ -18,6 +17,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from slm_serve.http.connections.close_delimited import CloseDelimitedSend
+from slm_serve.http.connections.head_checks import check_headers
 from slm_serve.http.connections.refusals import NO_RESPONSE, Refusal
 from slm_serve.http.connections.registry import Connections
 from slm_serve.http.connections.send_watch import SendWatch
@@ -29,13 +29,9 @@ LINGER_BYTES = 2**20
 STOP_SECONDS = 2.0  # that clients get to send or take the rest when the server stops
 NON_CONTENT_RATIO = 16  # bytes of a chunked body for each byte of content: chunks of one byte have six
 
-Headers = Iterable[tuple[bytes, bytes]]
 MALFORMED = "this is not a valid HTTP/1.1 request"
-HOST_COUNT = "an HTTP/1.1 request must have exactly one Host header"
 PIPELINED = "too many pipelined requests; wait for answers, or open further connections"
 NOT_CONTENT = "the body has more chunk headers and trailers than content; send larger chunks"
-TRANSFER_ENCODING = "the only transfer encoding of this server is chunked; send the body without another one"
-HTTP_VERSION = "the HTTP version is not supported; use HTTP/1.1"
 
 
 class Phase(Enum):
@@ -172,8 +168,7 @@ class HttpProtocol(HttpToolsProtocol):
 
         httptools drops the body of such a request. Java's HttpClient offers h2c with every first request.
         """
-        method = self.parser.get_method()
-        if method == b"CONNECT":
+        if (method := self.parser.get_method()) == b"CONNECT":
             self._refuse(Refusal(400, MALFORMED))
             return
         version = self.parser.get_http_version().encode()
@@ -201,8 +196,8 @@ class HttpProtocol(HttpToolsProtocol):
             raise Refusal(400, NOT_CONTENT)
 
     def _too_large(self) -> Refusal:
-        size, fields = self._limits.head_bytes, self._limits.head_fields
-        return Refusal(431, f"the headers have more than {size} bytes or {fields} fields; send fewer")
+        limits = f"{self._limits.head_bytes} bytes or {self._limits.head_fields} fields"
+        return Refusal(431, f"the headers have more than {limits}; send fewer")
 
     def _await_client(self) -> None:
         """Limit the time for the rest of the message; stop the timer while a whole request is answered."""
@@ -303,17 +298,3 @@ class HttpProtocol(HttpToolsProtocol):
     @property
     def _client(self) -> str:
         return self.client[0] if self.client else ""
-
-
-def check_headers(version: str, headers: Headers) -> None:
-    """Raise Refusal for what llhttp accepts but an HTTP/1.1 server must refuse (RFC 9112, 3.2 and 6.1)."""
-    if version not in ("1.0", "1.1"):
-        raise Refusal(505, HTTP_VERSION)
-    hosts = 0
-    for name, value in headers:
-        if name == b"host":
-            hosts += 1
-        elif name == b"transfer-encoding" and value.lower() != b"chunked":
-            raise Refusal(501, TRANSFER_ENCODING)
-    if hosts > 1 or (hosts == 0 and version == "1.1"):
-        raise Refusal(400, HOST_COUNT)

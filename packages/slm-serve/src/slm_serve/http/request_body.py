@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.json_schema import models_json_schema
 from starlette.routing import BaseRoute
 
-from slm_serve.http.schemas.lenience import Reading
+from slm_serve.http.schemas.base.lenience import Reading
 
 Model = TypeVar("Model", bound=BaseModel)
 Json = dict[str, Any]

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from slm_serve.http.schemas.lenience import UNSUPPORTED
+from slm_serve.http.schemas.base.lenience import UNSUPPORTED
 
 # Parts of locations that are no fields: tags of unions, and what pydantic calls the members of those without tags.
 _INTERNAL = re.compile(r"<|(function-\w+|list|dict|nullable|constrained-\w+|tagged-union|literal)\[|\[key\]$")

@@ -12,8 +12,8 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from slm_serve.backends.answer import Delta
-from slm_serve.http.chat_jobs import chat_jobs
-from slm_serve.http.chat_logprobs import logprobs_content
+from slm_serve.http.chat.jobs import chat_jobs
+from slm_serve.http.chat.logprobs import logprobs_content
 from slm_serve.http.exception_handlers import error_responses
 from slm_serve.http.request_body import request_body
 from slm_serve.http.responses import (

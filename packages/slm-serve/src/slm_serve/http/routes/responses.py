@@ -14,13 +14,13 @@ from starlette.responses import Response
 
 from slm_serve.backends.answer import Delta
 from slm_serve.errors import RequestError
-from slm_serve.http.chat_jobs import chat_jobs
-from slm_serve.http.chat_logprobs import logprobs_content
+from slm_serve.http.chat.jobs import chat_jobs
+from slm_serve.http.chat.logprobs import logprobs_content
 from slm_serve.http.exception_handlers import error_responses
 from slm_serve.http.request_body import add_ignored_fields, request_body
-from slm_serve.http.response_input import chat_request
-from slm_serve.http.response_items import OutputItems
 from slm_serve.http.responses import Deltas, GeneratedText, Json, ServiceDependency, respond
+from slm_serve.http.responses_api.chat_request import chat_request
+from slm_serve.http.responses_api.output_items import OutputItems
 from slm_serve.http.schemas.responses import ResponseObject, ResponsesRequest
 from slm_serve.http.streams import EVENT_STREAM_RESPONSE, encode_event
 from slm_serve.http.token_decoder import TokenDecoder, token_decoder

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from slm_serve.http.schemas.fields import Integer, StrictModel, Text
+from slm_serve.http.schemas.base.fields import Integer, StrictModel, Text
 
 Name = Annotated[Text, Field(min_length=1, max_length=200)]
 

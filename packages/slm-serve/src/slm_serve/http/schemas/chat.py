@@ -7,11 +7,11 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field, ValidationInfo, model_validator
 
-from slm_serve.http.schemas.fields import Logprobs, NewTokens
-from slm_serve.http.schemas.lenience import Unsupported, is_lenient
+from slm_serve.http.schemas.base.fields import Logprobs, NewTokens
+from slm_serve.http.schemas.base.lenience import Unsupported, is_lenient
+from slm_serve.http.schemas.base.refused_fields import CHAT_FIELDS
 from slm_serve.http.schemas.messages import Message
 from slm_serve.http.schemas.openai_requests import NoLimit, OpenAIRequest, Usage
-from slm_serve.http.schemas.refused_fields import CHAT_FIELDS
 from slm_serve.http.schemas.tools import AnswerCall, ToolFields
 
 

@@ -7,10 +7,10 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag, ValidationInfo, model_validator
 
-from slm_serve.http.schemas.fields import INT32_LIMIT, MAX_CHOICES, Integer, Logprobs, PromptIds, Text, prompt_tag
-from slm_serve.http.schemas.lenience import Unsupported, is_lenient
+from slm_serve.http.schemas.base.fields import INT32_LIMIT, MAX_CHOICES, Integer, Logprobs, PromptIds, Text, prompt_tag
+from slm_serve.http.schemas.base.lenience import Unsupported, is_lenient
+from slm_serve.http.schemas.base.refused_fields import COMPLETION_FIELDS
 from slm_serve.http.schemas.openai_requests import NoLimit, OpenAIRequest, Usage
-from slm_serve.http.schemas.refused_fields import COMPLETION_FIELDS
 
 Texts = Annotated[list[Text], Field(min_length=1, max_length=MAX_CHOICES, fail_fast=True)]
 ManyIds = Annotated[list[PromptIds], Field(min_length=1, max_length=MAX_CHOICES, fail_fast=True)]

@@ -7,9 +7,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, Discriminator, Field, Tag
 
-from slm_serve.http.schemas.fields import INT32_LIMIT, Integer, PromptIds, Text, prompt_tag
-from slm_serve.http.schemas.lenience import LenientModel, Unsupported
-from slm_serve.http.schemas.refused_fields import EMBEDDING_FIELDS
+from slm_serve.http.schemas.base.fields import INT32_LIMIT, Integer, PromptIds, Text, prompt_tag
+from slm_serve.http.schemas.base.lenience import LenientModel, Unsupported
+from slm_serve.http.schemas.base.refused_fields import EMBEDDING_FIELDS
 
 MAX_INPUTS = 2048  # OpenAI's limit
 Texts = Annotated[list[Text], Field(min_length=1, max_length=MAX_INPUTS, fail_fast=True)]

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field
 
 from slm_kv import SamplingParams
-from slm_serve.http.schemas.fields import (
+from slm_serve.http.schemas.base.fields import (
     INT32_LIMIT,
     Integer,
     MinP,

@@ -8,9 +8,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationInfo, model_validator
 
-from slm_serve.http.schemas.fields import LIST_TAG, TEXT_TAG, Text, text_or_list
-from slm_serve.http.schemas.lenience import LenientModel, Unsupported, ignore, is_lenient, unsupported_error
-from slm_serve.http.schemas.refused_fields import MESSAGE_FIELDS
+from slm_serve.http.schemas.base.fields import LIST_TAG, TEXT_TAG, Text, text_or_list
+from slm_serve.http.schemas.base.lenience import LenientModel, Unsupported, ignore, is_lenient, unsupported_error
+from slm_serve.http.schemas.base.refused_fields import MESSAGE_FIELDS
 
 MAX_PARTS = 1000
 MAX_TOOL_CALLS = 128

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BaseModel, BeforeValidator, Field, ValidationInfo, model_validator
 
 from slm_kv import SamplingParams
-from slm_serve.http.schemas.fields import (
+from slm_serve.http.schemas.base.fields import (
     INT32_LIMIT,
     MAX_CHOICES,
     Integer,
@@ -22,7 +22,7 @@ from slm_serve.http.schemas.fields import (
     TopP,
     stop_strings,
 )
-from slm_serve.http.schemas.lenience import LenientModel, is_lenient
+from slm_serve.http.schemas.base.lenience import LenientModel, is_lenient
 from slm_serve.http.schemas.structured_output import OutputFormats
 
 

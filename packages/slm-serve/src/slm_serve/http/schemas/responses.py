@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
 
-from slm_serve.http.schemas.fields import (
+from slm_serve.http.schemas.base.fields import (
     LIST_TAG,
     TEXT_TAG,
     Logprobs,
@@ -20,8 +20,8 @@ from slm_serve.http.schemas.fields import (
     TopP,
     text_or_list,
 )
-from slm_serve.http.schemas.lenience import LenientModel, Unsupported, refused
-from slm_serve.http.schemas.refused_fields import CHAT_FIELDS
+from slm_serve.http.schemas.base.lenience import LenientModel, Unsupported, refused
+from slm_serve.http.schemas.base.refused_fields import CHAT_FIELDS
 from slm_serve.http.schemas.structured_output import OutputFormats
 
 Item = dict[str, Any]

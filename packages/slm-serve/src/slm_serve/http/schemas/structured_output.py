@@ -8,9 +8,9 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationInfo, model_validator
 
 from slm_kv import Grammar
-from slm_serve.http.schemas.fields import TEXT_TAG, Text
-from slm_serve.http.schemas.lenience import LenientModel, Unsupported, is_lenient, refused
-from slm_serve.http.schemas.refused_fields import RESPONSE_FORMAT_FIELDS
+from slm_serve.http.schemas.base.fields import TEXT_TAG, Text
+from slm_serve.http.schemas.base.lenience import LenientModel, Unsupported, is_lenient, refused
+from slm_serve.http.schemas.base.refused_fields import RESPONSE_FORMAT_FIELDS
 
 MAX_CHOICES = 10_000
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field, model_validator
 
-from slm_serve.http.schemas.fields import StrictModel, Text, TokenIds
+from slm_serve.http.schemas.base.fields import StrictModel, Text, TokenIds
 from slm_serve.http.schemas.messages import Message
 
 

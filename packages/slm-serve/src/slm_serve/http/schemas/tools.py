@@ -7,9 +7,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
 
-from slm_serve.http.schemas.fields import TEXT_TAG, Text
-from slm_serve.http.schemas.lenience import LenientModel, Unsupported, unsupported_error
-from slm_serve.http.schemas.refused_fields import FUNCTION_FIELDS
+from slm_serve.http.schemas.base.fields import TEXT_TAG, Text
+from slm_serve.http.schemas.base.lenience import LenientModel, Unsupported, unsupported_error
+from slm_serve.http.schemas.base.refused_fields import FUNCTION_FIELDS
 
 MAX_TOOLS = 128
 FUNCTION_NAME = r"^[a-zA-Z0-9_.-]{1,128}$"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from slm_serve.http.schemas.lenience import Unsupported, refused
+from slm_serve.http.schemas.base.lenience import Unsupported, refused
 
 _LEAVE_OUT = "leave it out"
 _TEXT_ONLY = "the models read and write text only, so leave it out"

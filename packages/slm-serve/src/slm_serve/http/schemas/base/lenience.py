@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from pydantic import ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError
 
-from slm_serve.http.schemas.fields import StrictModel
+from slm_serve.http.schemas.base.fields import StrictModel
 
 UNSUPPORTED = "unsupported_field"  # type of the error; its context has the name of the field
 

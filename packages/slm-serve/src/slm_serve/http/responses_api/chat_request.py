@@ -8,8 +8,8 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
 from slm_serve.errors import RequestError
+from slm_serve.http.schemas.base.lenience import Reading
 from slm_serve.http.schemas.chat import ChatRequest
-from slm_serve.http.schemas.lenience import Reading
 from slm_serve.http.schemas.responses import SHARED_FIELDS, Item, ResponsesRequest
 
 Json = dict[str, Any]

@@ -1,0 +1,1 @@
+"""Chats: their jobs, and the log-probabilities of their answers."""

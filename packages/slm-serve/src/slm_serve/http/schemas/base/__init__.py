@@ -1,0 +1,1 @@
+"""What the schemas have in common: field types, and which unknown fields are ignored or refused."""
