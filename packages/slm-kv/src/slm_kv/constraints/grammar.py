@@ -12,8 +12,14 @@ from slm_kv.errors import GrammarError
 
 GrammarKind = Literal["json_schema", "json_object", "regex", "choice", "lark"]
 MAX_CHARACTERS = 100_000
-# JSON is written on one line, as by outlines: a model that is unsure may otherwise write spaces up to its last token.
-SCHEMA_OPTIONS: dict[str, Any] = {"lenient": False, "whitespace_pattern": " "}
+# JSON is written on one line, with at most one space after a comma or colon: a model that is unsure may otherwise write
+# spaces up to its last token. (llguidance 1.7 takes whitespace_pattern, but repeats it.)
+SCHEMA_OPTIONS: dict[str, Any] = {
+    "lenient": False,
+    "whitespace_flexible": False,
+    "item_separator": ", ?",
+    "key_separator": ": ?",
+}
 
 
 @dataclass(frozen=True)
