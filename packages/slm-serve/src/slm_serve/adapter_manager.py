@@ -98,7 +98,7 @@ def _folder_below(root: Path, path: str) -> Path:
     if not allowed:
         raise _forbidden("lora_path must be a folder below --adapter_root")
     if not folder.is_dir():
-        raise AdapterRefusedError("there is no folder lora_path below --adapter_root; check the path")
+        raise AdapterRefusedError("lora_path is not a folder below --adapter_root; check the path")
     return folder
 
 
