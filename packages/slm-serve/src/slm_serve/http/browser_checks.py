@@ -7,12 +7,12 @@ from collections.abc import Collection
 from functools import lru_cache
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from slm_serve.errors import RequestError
 from slm_serve.http.exception_handlers import error_response
 from slm_serve.http.middleware import HEALTH_PATHS
+from slm_serve.http.raw_headers import header
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
@@ -40,7 +40,7 @@ class HostMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and self._must_check(scope) and scope["path"] not in HEALTH_PATHS:
-            host: bytes | None = next((value for name, value in scope["headers"] if name == b"host"), None)
+            host = header(scope, b"host")
             if host is not None and not self._is_allowed(host):  # HTTP/1.0 has none
                 message = "this server does not answer for the name in the Host header; add it with --allowed_hosts"
                 await error_response(scope["path"], RequestError(421, message))(scope, receive, send)
@@ -73,7 +73,7 @@ class CrossOriginMiddleware:
         self._app, self._allowed_origins = app, allowed_origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] not in SAFE_METHODS and self._is_foreign(Headers(scope=scope)):
+        if scope["type"] == "http" and scope["method"] not in SAFE_METHODS and self._is_foreign(scope):
             message = (
                 "the request comes from a page of another origin; allow it with --cors_origin, or, behind a proxy, "
                 "pass the Host header on"
@@ -82,15 +82,17 @@ class CrossOriginMiddleware:
             return
         await self._app(scope, receive, send)
 
-    def _is_foreign(self, headers: Headers) -> bool:
-        origin, site = headers.get("origin"), headers.get("sec-fetch-site")
+    def _is_foreign(self, scope: Scope) -> bool:
+        origin, site = header(scope, b"origin"), header(scope, b"sec-fetch-site")
         if origin is None and site is None:
             return False
-        if origin in self._allowed_origins or "*" in self._allowed_origins:
+        name = (origin or b"").decode("latin-1")
+        if name in self._allowed_origins or "*" in self._allowed_origins:
             return False
         if site is not None:
-            return site not in SAME_SITE
-        return origin is not None and urlsplit(origin).netloc.lower() != headers.get("host", "").lower()
+            return site.decode("latin-1") not in SAME_SITE
+        host = (header(scope, b"host") or b"").decode("latin-1")
+        return urlsplit(name).netloc.lower() != host.lower()
 
 
 @lru_cache(maxsize=64)

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from slm_serve.errors import RequestError
 from slm_serve.http.exception_handlers import error_response
+from slm_serve.http.raw_headers import header
 from slm_serve.metrics import Metrics
 
 HEALTH_PATHS = ("/health", "/health/live", "/health/ready")  # need no key
@@ -43,8 +44,7 @@ class ApiKeyMiddleware:
 
     def _has_key(self, scope: Scope) -> bool:
         # Bytes, because Starlette decodes headers as Latin-1, but clients send keys in UTF-8.
-        header: bytes = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
-        scheme, _, credentials = header.partition(b" ")
+        scheme, _, credentials = (header(scope, b"authorization") or b"").partition(b" ")
         if scheme.lower() == b"basic":
             credentials = _basic_password(credentials)
         elif scheme.lower() != b"bearer":
@@ -62,8 +62,7 @@ class BodySizeLimitMiddleware:
         if scope["type"] != "http" or scope["method"] == "GET":  # no route reads the body of a GET
             await self._app(scope, receive, send)
             return
-        # Bytes, because Starlette's Headers would decode all names.
-        content_length = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+        content_length = header(scope, b"content-length") or b"0"
         if content_length.isdigit() and int(content_length) > self._max_bytes:
             await error_response(scope["path"], RequestError(413, self._message))(scope, receive, send)
             return

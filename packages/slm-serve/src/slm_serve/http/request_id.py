@@ -9,6 +9,8 @@ from contextvars import ContextVar
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from slm_serve.http.raw_headers import header
+
 HEADER = b"x-request-id"
 SAFE_ID = re.compile(rb"[!-~]{1,128}")  # printable ASCII without spaces; an id is copied into logs
 LOG_FORMAT = "%(asctime)s %(levelname)s %(request_id)s%(message)s"
@@ -48,5 +50,5 @@ class RequestIdFilter(logging.Filter):
 
 def _sent_id(scope: Scope) -> bytes | None:
     """Return the id that the client sent; None for one that does not belong into a log."""
-    value = next((value for name, value in scope["headers"] if name == HEADER), b"")
-    return value if SAFE_ID.fullmatch(value) else None
+    value = header(scope, HEADER)
+    return value if value and SAFE_ID.fullmatch(value) else None

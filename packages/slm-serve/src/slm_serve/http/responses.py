@@ -19,9 +19,14 @@ from slm_serve.http.whole_answers import whole_answer
 from slm_serve.service import Service
 
 
-async def _get_service(request: Request) -> Service:  # async, because FastAPI runs a plain function on a thread
+def service_of(request: Request) -> Service:
+    """Return the service. Routes that generate text call it, which is cheaper than a dependency of FastAPI."""
     service: Service = request.app.state.service
     return service
+
+
+async def _get_service(request: Request) -> Service:  # async, because FastAPI runs a plain function on a thread
+    return service_of(request)
 
 
 ServiceDependency = Annotated[Service, Depends(_get_service)]

@@ -20,8 +20,8 @@ from slm_serve.http.responses import (
     Deltas,
     GeneratedText,
     Json,
-    ServiceDependency,
     respond,
+    service_of,
     usage_body,
 )
 from slm_serve.http.schemas.chat import ChatCompletion, ChatRequest
@@ -38,10 +38,9 @@ router = APIRouter(prefix="/v1")
     response_model=ChatCompletion,
     responses={200: EVENT_STREAM_RESPONSE, **error_responses(400, 404, 429, 500, 503, 504, openai=True)},
 )
-async def chat(
-    body: Annotated[ChatRequest, request_body(ChatRequest)], request: Request, service: ServiceDependency
-) -> Response:
+async def chat(body: Annotated[ChatRequest, request_body(ChatRequest)], request: Request) -> Response:
     """Answer the last message, using the model's chat template or a plain format if there is none."""
+    service = service_of(request)
     jobs, plan = await chat_jobs(body, request, service)
     prompt_tokens = len(jobs[0].prompt_ids)
     encoder = _ChatEncoder(body, token_decoder(service.backend.tokenizer), jobs[0].model, prompt_tokens, plan)

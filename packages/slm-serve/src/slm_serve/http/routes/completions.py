@@ -21,9 +21,9 @@ from slm_serve.http.responses import (
     Deltas,
     GeneratedText,
     Json,
-    ServiceDependency,
     respond,
     seed_argument,
+    service_of,
     usage_body,
 )
 from slm_serve.http.schemas.completions import Completion, CompletionRequest
@@ -44,9 +44,10 @@ DEFAULT_MAX_TOKENS = 16  # OpenAI's default
     responses={200: EVENT_STREAM_RESPONSE, **error_responses(400, 404, 429, 500, 503, 504, openai=True)},
 )
 async def completions(
-    body: Annotated[CompletionRequest, request_body(CompletionRequest)], request: Request, service: ServiceDependency
+    body: Annotated[CompletionRequest, request_body(CompletionRequest)], request: Request
 ) -> Response:
     """Continue prompts, given as texts or as token ids."""
+    service = service_of(request)
     model = service.served_model(body.model).name
     prompts = await encode_prompts(request, body, service, model)
     limits = PromptLimits.of(service)

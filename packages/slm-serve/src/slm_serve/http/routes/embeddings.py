@@ -17,7 +17,7 @@ from slm_serve.backends.protocol import Job
 from slm_serve.errors import DeadlineError, RequestError
 from slm_serve.http.exception_handlers import CLIENT_CLOSED_REQUEST, error_responses
 from slm_serve.http.request_body import request_body, response_headers
-from slm_serve.http.responses import ServiceDependency
+from slm_serve.http.responses import service_of
 from slm_serve.http.schemas.embeddings import EmbeddingList, EmbeddingRequest
 from slm_serve.http.streams import ClientDisconnected, cancel_on_disconnect
 from slm_serve.service import Service
@@ -31,10 +31,9 @@ Vector = tuple[float, ...]
     response_model=EmbeddingList,
     responses=error_responses(400, 404, 429, 500, 501, 503, 504, openai=True),
 )
-async def embeddings(
-    body: Annotated[EmbeddingRequest, request_body(EmbeddingRequest)], request: Request, service: ServiceDependency
-) -> Response:
+async def embeddings(body: Annotated[EmbeddingRequest, request_body(EmbeddingRequest)], request: Request) -> Response:
     """Return the embedding of each input."""
+    service = service_of(request)
     model = service.served_model(body.model).name
     prompts = await _tokenize(service, model, body)
     jobs = [Job(prompt, SamplingParams(max_new_tokens=1), model, embeds=True) for prompt in prompts]

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from slm_serve.backends.protocol import Job
 from slm_serve.http.exception_handlers import error_responses
 from slm_serve.http.request_body import request_body
-from slm_serve.http.responses import Deltas, GeneratedText, ServiceDependency, respond
+from slm_serve.http.responses import Deltas, GeneratedText, respond, service_of
 from slm_serve.http.schemas.generate import GenerateRequest, GenerateResponse
 from slm_serve.http.streams import DONE_EVENT, EVENT_STREAM_RESPONSE, encode_event
 from slm_serve.service import Service
@@ -24,10 +24,9 @@ router = APIRouter()
     response_model=GenerateResponse,
     responses={200: EVENT_STREAM_RESPONSE, **error_responses(404, 422, 429, 500, 503, 504)},
 )
-async def generate(
-    body: Annotated[GenerateRequest, request_body(GenerateRequest)], request: Request, service: ServiceDependency
-) -> Response:
+async def generate(body: Annotated[GenerateRequest, request_body(GenerateRequest)], request: Request) -> Response:
     """Continue a prompt; with `stream`, as server-sent events, of which the last has the timing."""
+    service = service_of(request)
     job = await _job(body, service)
     return await respond(
         request,

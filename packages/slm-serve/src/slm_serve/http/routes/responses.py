@@ -18,7 +18,7 @@ from slm_serve.http.chat.jobs import chat_jobs
 from slm_serve.http.chat.logprobs import logprobs_content
 from slm_serve.http.exception_handlers import error_responses
 from slm_serve.http.request_body import add_ignored_fields, request_body
-from slm_serve.http.responses import Deltas, GeneratedText, Json, ServiceDependency, respond
+from slm_serve.http.responses import Deltas, GeneratedText, Json, respond, service_of
 from slm_serve.http.responses_api.chat_request import chat_request
 from slm_serve.http.responses_api.output_items import OutputItems
 from slm_serve.http.schemas.responses import ResponseObject, ResponsesRequest
@@ -35,10 +35,9 @@ STATUSES: dict[str | None, str] = {None: "in_progress", "stop": "completed", "le
     response_model=ResponseObject,
     responses={200: EVENT_STREAM_RESPONSE, **error_responses(400, 404, 429, 500, 503, 504, openai=True)},
 )
-async def responses(
-    body: Annotated[ResponsesRequest, request_body(ResponsesRequest)], request: Request, service: ServiceDependency
-) -> Response:
+async def responses(body: Annotated[ResponsesRequest, request_body(ResponsesRequest)], request: Request) -> Response:
     """Answer a text or a conversation; with `stream`, as typed events. Nothing is stored."""
+    service = service_of(request)
     chat, ignored = chat_request(body)
     add_ignored_fields(request, ignored)
     jobs, plan = await chat_jobs(chat, request, service)
