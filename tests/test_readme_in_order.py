@@ -34,7 +34,7 @@ def run_block(block: Block) -> None:
 def run_curl(words: Sequence[str]) -> None:
     result = subprocess.run([*words, "--silent", "--show-error", "--fail-with-body"], capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert '"text":' in result.stdout
+    assert '"text":' in result.stdout or '"content":' in result.stdout
 
 
 def run_command(words: Sequence[str]) -> None:

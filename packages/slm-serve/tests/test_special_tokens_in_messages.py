@@ -1,14 +1,13 @@
 """Special tokens that are written in messages are plain text: no message can end its turn, as in training."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from transformers import AutoTokenizer
 
-from slm_data import Conversation, EncodingOptions, sample_base
+from slm_data import Conversation, Documents, sample_base, tokenize
 from slm_data import Message as TrainingMessage
-from slm_data.tokens.encoder import Encoder
-from slm_data.tokens.settings import encoding_settings
 from slm_serve.http.prompts.chat_prompt import chat_prompt
 from slm_serve.http.schemas.messages import Message
 from slm_testing.data.chat_templates import FAMILIES
@@ -32,15 +31,16 @@ def tokenizer_of(family: str) -> Any:
 
 @pytest.mark.parametrize("chat", CHATS.values(), ids=CHATS)
 @pytest.mark.parametrize("family", ["plain", *FAMILIES])
-def test_prompts_are_tokenised_as_in_training(family: str, chat: list[tuple[str, str]]) -> None:
+def test_prompts_are_tokenised_as_in_training(family: str, chat: list[tuple[str, str]], tmp_path: Path) -> None:
     tokenizer = tokenizer_of(family)
-    settings = encoding_settings(tokenizer, EncodingOptions(), data_format="conversation")
     messages = [TrainingMessage(role, content) for role, content in chat]
-    trained = Encoder(settings)([Conversation((*messages, TrainingMessage("assistant", "Yes.", True)))])
+    conversation = Conversation((*messages, TrainingMessage("assistant", "Yes.", True)))
+    documents = Documents("chat", "chat", lambda: iter([conversation]), "conversation")
+    trained = tokenize(documents, tokenizer, cache_dir=tmp_path)
     prompt = chat_prompt(tokenizer, [Message.model_validate({"role": role, "content": text}) for role, text in chat])
     ids = list(prompt.ids(tokenizer))
-    assert trained.ids[: len(ids)].tolist() == ids
-    assert len(trained.ids) > len(ids)
+    assert trained.tokens[: len(ids)].tolist() == ids
+    assert len(trained.tokens) > len(ids)
 
 
 def test_only_the_template_writes_special_tokens() -> None:

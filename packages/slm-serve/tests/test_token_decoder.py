@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from slm_data import sample_base
-from slm_kv.engine.text_stream import TextStream
+from slm_kv import TextStream
 from slm_serve.http.token_decoder import TextOffsets, TokenDecoder
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("ab é☃🌨👩‍🚀 \n▁"), min_size=1, max_size=12)

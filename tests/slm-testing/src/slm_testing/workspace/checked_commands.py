@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import entry_points
 from typing import Any
 from unittest.mock import patch
 
+import jsonschema
 from accelerate.commands.launch import launch_command_parser
 from torch.distributed.run import get_args_parser
 
 from slm_lab import parse_command_line
-from slm_serve import GenerateRequest
+from slm_serve import Settings, create_app
 from slm_testing.workspace.readme_blocks import ROOT
 from slm_testing.workspace.wrapper_lines import program_line
 from slm_train import parse_arguments
 
 # Flags of uv run, and the number of words that follow each.
 UV_RUN_FLAGS = {"--isolated": 0, "--all-packages": 0, "--package": 1, "--extra": 1, "--group": 1, "--with": 1}
+SERVER = "http://localhost:8000"
 OTHER_PROGRAMS = {"uv", "pip", "printf", "pytest", "vllm"}  # not ours: their flags are not checked
 
 
@@ -41,9 +44,18 @@ def check(words: Sequence[str]) -> None:
     elif program == "python":
         assert (ROOT / rest[0]).is_file(), f"there is no {rest[0]}"
     elif program == "curl":
-        GenerateRequest.model_validate_json(rest[rest.index("-d") + 1])
+        _check_request(rest)
     elif program not in OTHER_PROGRAMS:
         _check_program(program, rest)
+
+
+def _check_request(words: Sequence[str]) -> None:
+    """Check the path and the body of a request to slm-serve against its OpenAPI schema."""
+    (url,) = (word for word in words if word.startswith(SERVER))
+    schema = create_app(Settings()).openapi()
+    operation = schema["paths"][url.removeprefix(SERVER)]["post"]
+    body = operation["requestBody"]["content"]["application/json"]["schema"]
+    jsonschema.validate(json.loads(words[words.index("-d") + 1]), body | {"components": schema["components"]})
 
 
 def _without_uv_flags(words: Sequence[str]) -> Sequence[str]:

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from slm_serve.errors import RequestError
+from slm_serve.errors import RequestError, ServeError
 from slm_serve.http.exception_handlers import error_response
 
 logger = logging.getLogger("slm_serve")
@@ -14,7 +14,7 @@ LOG_SECONDS = 10.0  # between two messages
 NO_RESPONSE = 0  # status of a connection that was closed without a response
 
 
-class Refusal(Exception):
+class Refusal(ServeError):
     """A request that is refused by the protocol.
 
     Args:
