@@ -173,7 +173,7 @@ def test_many_cycles_with_the_same_name_never_mix_weights_or_prefixes(server: Ru
         ("words", "has another vocabulary than the one in use"),
         ("pissa", "changes the base (init_lora_weights='pissa')"),
         ("empty", "has neither config.json nor adapter_config.json"),
-        ("missing", "there is no folder"),
+        ("missing", "is not a folder below --adapter_root"),
     ],
 )
 def test_an_adapter_that_cannot_be_served_is_422_in_one_sentence_and_changes_nothing(
