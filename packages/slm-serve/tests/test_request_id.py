@@ -67,7 +67,8 @@ def test_a_backend_logs_with_the_id_from_its_own_thread(caplog: pytest.LogCaptur
         answers.append(Answer(1))
 
     scope = {"type": "http", "headers": [(ID.encode(), b"trace-2")]}
-    asyncio.run(RequestIdMiddleware(app)(scope, None, None))  # type: ignore[arg-type]
+    unused: Any = None
+    asyncio.run(RequestIdMiddleware(app)(scope, unused, unused))
     log = logging.getLogger("slm_serve").error
     thread = threading.Thread(target=lambda: answers[0].context.run(log, "a request failed"))
     thread.start()
