@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from slm_kv.sampling.logprobs import SampledToken
     from slm_kv.sampling.params import MAX_LOGPROBS, SamplingParams
     from slm_kv.threads import set_threads
+    from slm_kv.weight_dtype import DtypeChoice, automatic_dtype
 
 __version__ = "0.7.0"
 
@@ -35,6 +36,7 @@ __all__ = [
     "BASE_ADAPTER",
     "MAX_LOGPROBS",
     "DefaultsHelpFormatter",
+    "DtypeChoice",
     "Engine",
     "EngineLoad",
     "Grammar",
@@ -58,6 +60,7 @@ __all__ = [
     "UnsupportedModel",
     "Update",
     "add_model_flags",
+    "automatic_dtype",
     "create_engine",
     "load",
     "pack",
@@ -71,6 +74,7 @@ __all__ = [
 # "Name": "module:attribute". Imported on first use, so that a command line can answer --help without torch.
 _EXPORTS = {
     "DefaultsHelpFormatter": "command_line:DefaultsHelpFormatter",
+    "DtypeChoice": "weight_dtype:DtypeChoice",
     "BASE_ADAPTER": "engine.adapters:BASE_ADAPTER",
     "Engine": "engine.engine:Engine",
     "EngineLoad": "engine.text_engine:EngineLoad",
@@ -96,6 +100,7 @@ _EXPORTS = {
     "UnsupportedModel": "errors:UnsupportedModel",
     "Update": "engine.requests:Update",
     "add_model_flags": "command_line:add_model_flags",
+    "automatic_dtype": "weight_dtype:automatic_dtype",
     "create_engine": "engine_choice:create_engine",
     "load": "loading:load",
     "pack": "linear.packing:pack",

@@ -37,7 +37,12 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--model_path", default="sample", help="a folder, a name on the hub, or sample: the built-in base model")
     add("--adapter_path", help="folder of a PEFT adapter, such as slm-train writes; it stays unmerged")
-    add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="dtype of weights and KV cache")
+    add(
+        "--dtype",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        default="auto",
+        help="dtype of weights and KV cache; auto: that of the checkpoint, or float32 where that would be slower",
+    )
     add("--device", help="cpu or cuda; the default is cuda if available")
     add("--threads", type=positive_int, help="CPU threads; the default is the fastest number in a short probe")
 

@@ -57,16 +57,17 @@ def run(args: argparse.Namespace) -> int:
         **{name: getattr(args, name) for name in SAMPLING_FLAGS},
     )
     int8_text = None if args.int8 is None else read_int8_text(args.int8)
-    import torch
     from transformers.utils.logging import disable_progress_bar
 
     from slm_kv.chat import chat_ids
     from slm_kv.engine_choice import create_engine
     from slm_kv.loading import load
     from slm_kv.threads import set_threads
+    from slm_kv.weight_dtype import DtypeChoice
 
     disable_progress_bar()
-    loaded = load(args.model_path, args.adapter_path, dtype=getattr(torch, args.dtype), device=args.device)
+    dtype = DtypeChoice(args.dtype)
+    loaded = load(args.model_path, args.adapter_path, dtype=dtype, device=args.device)
     threads = set_threads(loaded.model, args.threads)
     with create_engine(
         loaded.model,
@@ -78,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
         on_full=args.on_full,
         int8_text=int8_text,
     ) as engine:
+        print(f"weights: {dtype.reason}")
         print(f"{engine.summary}, threads: {threads}")
         if engine.int8:
             print(f"int8: {engine.int8.summary} of {args.int8} (limit 1 %)")

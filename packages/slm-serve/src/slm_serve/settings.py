@@ -77,8 +77,10 @@ class Settings(BaseSettings):
         description="folder in which --backend vllm keeps merged models (default: $SLM_CACHE/merged, else "
         "~/.cache/slm/merged)",
     )
-    dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="data type of the weights and the KV cache"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto",
+        description="data type of the weights and the KV cache; auto takes that of the checkpoint, or float32 where "
+        "that would be slower and with --backend vllm",
     )
     device: str | None = Field(None, description="cpu or cuda (default: cuda if available)")
     threads: PositiveInt | None = Field(None, description="CPU threads (default: the fastest number in a short test)")
@@ -181,6 +183,11 @@ class Settings(BaseSettings):
             if value is not None:
                 variables[f"SLM_{name.upper()}"] = _to_variable(value)
         return variables
+
+    @property
+    def vllm_dtype(self) -> str:
+        """The dtype for vLLM, whose merged models are saved in float32."""
+        return "float32" if self.dtype == "auto" else self.dtype
 
     @property
     def _unnamed_adapter(self) -> str | None:

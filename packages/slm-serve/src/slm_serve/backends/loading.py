@@ -46,17 +46,16 @@ def _check_adapter_root(settings: Settings) -> None:
 
 def _load_engine_backend(settings: Settings, loop: asyncio.AbstractEventLoop) -> Backend:
     # Imported here, on the loading thread, so that the server answers while torch is being imported.
-    import torch
     from transformers.utils.logging import disable_progress_bar
 
     from slm_adapters import load_adapters
-    from slm_kv import BASE_ADAPTER, read_int8_text, set_threads
+    from slm_kv import BASE_ADAPTER, DtypeChoice, read_int8_text, set_threads
     from slm_serve.backends.engine_backend import EngineBackend
     from slm_serve.backends.readiness import check_generation
 
     disable_progress_bar()
     int8_text = None if settings.int8 is None else read_int8_text(settings.int8)
-    dtype = getattr(torch, settings.dtype)
+    dtype = DtypeChoice(settings.dtype)
     loaded = load_adapters(settings.model_path, settings.adapters, dtype=dtype, device=settings.device)
     served = served_models(settings, loaded.base, dict.fromkeys(settings.adapters, "unmerged"))
     set_threads(loaded.models[0], settings.threads)
@@ -68,7 +67,7 @@ def _load_engine_backend(settings: Settings, loop: asyncio.AbstractEventLoop) ->
         loaded.adapters,
         served_tokenizers(served, loaded.tokenizers),
         loop,
-        summary=_summary(engine),
+        summary=_summary(engine, dtype.reason),
         stream_interval=settings.stream_interval,
         loader=loaded.loader,
     )
@@ -95,11 +94,12 @@ def _create_engine(settings: Settings, loaded: LoadedAdapters, int8_text: str | 
         raise StartError(f"{reason}; serve it with --backend transformers instead of engine") from error
 
 
-def _summary(engine: TextEngine) -> str:
+def _summary(engine: TextEngine, weights: str) -> str:
     import torch
 
+    activations = str(engine.dtype).removeprefix("torch.")
     name = "engine" if engine.kind == "paged" else engine.kind
-    dtype = str(engine.dtype).removeprefix("torch.")
     int8 = f", linear layers in 8 bits ({engine.int8.summary})" if engine.int8 else ""
     *lines, _ = engine.summary.splitlines()  # the last one describes the model
-    return "\n".join([f"backend: {name} on {engine.device}, {dtype}, threads: {torch.get_num_threads()}{int8}", *lines])
+    backend = f"backend: {name} on {engine.device}, {activations}, threads: {torch.get_num_threads()}{int8}"
+    return "\n".join([f"weights: {weights}", backend, *lines])
