@@ -13,10 +13,10 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from slm_kv import __version__
-from slm_kv.command_line import DefaultsHelpFormatter, add_model_flags, read_int8_text, run_command
+from slm_kv.command_line import DefaultsHelpFormatter, add_model_flags, positive_int, read_int8_text, run_command
 from slm_kv.sampling.params import SamplingParams
 
 if TYPE_CHECKING:
@@ -68,13 +68,16 @@ def run(args: argparse.Namespace) -> int:
     disable_progress_bar()
     dtype = DtypeChoice(args.dtype)
     loaded = load(args.model_path, args.adapter_path, dtype=dtype, device=args.device)
+    prompt = chat_ids(loaded.tokenizer, args.prompt) if args.chat else args.prompt
+    ids = loaded.tokenizer(prompt, verbose=False)["input_ids"] if isinstance(prompt, str) else prompt
+    pages = args.max_pages or pages_for(len(ids) + args.max_new_tokens, args.page_size, args.on_full, loaded.model)
     threads = set_threads(loaded.model, args.threads)
     with create_engine(
         loaded.model,
         loaded.tokenizer,
         backend=args.backend,
         page_size=args.page_size,
-        max_pages=args.max_pages,
+        max_pages=pages,
         max_sequences=1,
         on_full=args.on_full,
         int8_text=int8_text,
@@ -84,12 +87,25 @@ def run(args: argparse.Namespace) -> int:
         if engine.int8:
             print(f"int8: {engine.int8.summary} of {args.int8} (limit 1 %)")
         print(flush=True)
-        handle = engine.submit(chat_ids(loaded.tokenizer, args.prompt) if args.chat else args.prompt, params)
+        handle = engine.submit(prompt, params)
         print(args.prompt, end="\n\n" if args.chat else "", flush=True)
         statistics = StreamStatistics()
         statistics.print_stream(engine, handle)
         print("\n\n" + "\n".join(statistics.report(engine, handle)))
     return 0 if handle.error is None else 2
+
+
+def pages_for(tokens: int, page_size: int, on_full: str, model: Any) -> int:
+    """Return the pages that a prompt and its completion of ``tokens`` together need, within the model's positions.
+
+    A text that goes on in a window keeps within the positions. Otherwise a page more than they need makes them, not the
+    pages, the limit.
+    """
+    needed = max(1, tokens - 1)  # the keys and values of the last token are never read
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or needed
+    if needed <= positions or page_size < 1:
+        return -(-needed // max(1, page_size))
+    return max(1, positions // page_size) + (on_full != "window")
 
 
 @dataclass
@@ -192,10 +208,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--page_size", type=int, default=64, help="tokens in a page")
     add(
         "--max_pages",
-        type=int,
-        default=6,
+        type=positive_int,
         help="pages of the pool, which is allocated at the start and never grows; without pages, their tokens in total "
-        "are the limit of a text",
+        "are the limit of a text; by default what the prompt and --max_new_tokens need, within the model's positions",
     )
     add(
         "--on_full",
