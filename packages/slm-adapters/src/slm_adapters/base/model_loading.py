@@ -114,6 +114,9 @@ def check_finite(model: PreTrainedModel, source: str | Path) -> None:
 
 
 def _check_finite_weight(name: str, weight: torch.Tensor, source: str | Path) -> None:
-    if not torch.isfinite(weight).all():
+    # NaN and infinities show in the extremes; these take a tenth of the time of a test of each number. torch has no
+    # extremes of 8-bit floats.
+    weight = weight.float() if weight.element_size() == 1 else weight
+    if weight.numel() and not torch.isfinite(torch.stack(torch.aminmax(weight))).all():
         layer = name.removeprefix("base_model.model.")
         raise AdapterError(f"{source}: {layer} has weights that are not finite; train it again or copy it again")

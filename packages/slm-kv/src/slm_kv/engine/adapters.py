@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from secrets import token_bytes
 from typing import Any
 
 from torch import Tensor
@@ -189,12 +190,6 @@ class AdaptedModel:
                 with only_adapter(self.model, name):
                     yield ModelCall(self.model, items, None)
 
-    def base_digest(self) -> bytes:
-        """A digest of the weights without those of the adapters."""
-        state = self._state()
-        of_adapters: set[str] = set().union(*(self._keys(name, state) for name in self.names))
-        return weight_digest((key, state[key]) for key in sorted(state.keys() - of_adapters))
-
     def digests(self, base_digest: bytes) -> dict[str, bytes]:
         """Digests of each adapter's weights and settings on top of those of a base."""
         state, digests = self._state(), {}
@@ -212,9 +207,13 @@ class AdaptedModel:
 
 
 def _digests(models: Sequence[AdaptedModel]) -> tuple[bytes, dict[str | None, bytes]]:
-    """The digest of the base, which is that of the first model, and the roots of all prefixes."""
-    base_digest = models[0].base_digest()
+    """An identity of the base, which is that of the first model, and the roots of all prefixes.
+
+    The identity is random, not a digest of the weights (half a second for 540 MB): prefixes are known to this process
+    only, and after each change of weights they must not match those before it.
+    """
+    base_digest = token_bytes(16)
     roots: dict[str | None, bytes] = {None: base_digest}
     for model in models:
-        roots.update(model.digests(base_digest if model is models[0] else model.base_digest()).items())
+        roots.update(model.digests(base_digest if model is models[0] else token_bytes(16)).items())
     return base_digest, roots
