@@ -1,4 +1,4 @@
-"""Memory by address in compiled code: loads, arrays over addresses, atomic counters, and calls of compiled operations."""
+"""Memory by address in compiled code: loads, arrays, atomic counters, and calls of compiled operations."""
 
 # numba reads the signatures, and accepts no annotations in them.
 # mypy: disallow-untyped-defs=False, disallow-untyped-decorators=False
