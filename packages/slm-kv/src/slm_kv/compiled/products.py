@@ -109,8 +109,9 @@ def compile_operation(function: Callable[..., None]) -> Any:
 def product(
     parts: Sequence[tuple[BlockWeight, int]], x: Buffer, out: Buffer, *, bias: np.ndarray | None = None
 ) -> list[Instruction]:
-    """Return the instructions for ``out = x @ weight.T + bias``. ``out`` may be the input of what follows on one thread
-    only, in blocks of 64 columns; a reader of other columns needs a barrier.
+    """Return the instructions for ``out = x @ weight.T + bias``.
+
+    A thread that reads columns of ``out`` besides its own share of the blocks of 64 needs a barrier first.
 
     Args:
         parts: Weights with the same inputs, and the first column of ``out`` for each, divisible by 64.
