@@ -166,7 +166,8 @@ def product(
         ValueError: a weight in 8 or 4 bits has no scratch, or inputs that are not divisible by 32.
     """
     units = sum(-(-weight.outputs // BLOCK) for weight, _ in parts)
-    instructions, first_unit, read = [], 0, x
+    instructions: list[Instruction] = []
+    first_unit, read = 0, x
     if any(weight.format in QUANTISED for weight, _ in parts):
         inputs = parts[0][0].inputs
         if scratch is None or inputs % GROUP:
