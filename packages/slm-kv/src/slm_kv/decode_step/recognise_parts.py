@@ -26,7 +26,7 @@ ATTENTION_READS = frozenset(
     "head_dim num_heads num_key_value_heads num_attention_heads num_key_value_groups scaling attention_dropout "
     "layer_idx training is_causal _attn_implementation sliding_window is_sliding attn_logit_softcapping hidden_size "
     "split_size reorder_and_upcast_attn use_rope rotary_ndims rotary_emb dropout embed_dim layer_type head_size "
-    "resid_dropout attn_dropout residual_dropout attention_dropout_module".split()
+    "resid_dropout attn_dropout residual_dropout _upcast_and_reordered_attn".split()
 )
 FEED_FORWARD_READS = frozenset("training dropout residual_dropout config hidden_size intermediate_size".split())
 
