@@ -47,7 +47,7 @@ def test_the_number_of_threads_may_change_between_steps() -> None:
     for threads in (1, 3, 2, 3, 8):
         torch.set_num_threads(threads)
         assert doubling.is_right()
-        assert threads == 1 or team._process.team is not None and team._process.team.threads == min(threads, 3)
+        assert threads == 1 or (team._process.team is not None and team._process.team.threads == min(threads, 3))
 
 
 def test_workers_sleep_between_steps() -> None:
