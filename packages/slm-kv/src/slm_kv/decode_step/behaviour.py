@@ -24,6 +24,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 # GELU and its approximation by tanh differ by 4.7e-4; SiLU from others by 0.2.
 ACTIVATION_TOLERANCE = 5e-5
 NORM_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
+EPSILONS = ("variance_epsilon", "eps", "epsilon")
 STATIC_ROTARY_TYPES = ("default", "linear", "llama3", "yarn")  # frequencies do not depend on the text's length
 
 
@@ -46,7 +47,9 @@ def recognise_norm(module: Any, width: int) -> Norm | None:
     if parameters.keys() - {"weight", "bias"} or list(module.children()) or list(module.buffers()):
         return None
     weight, bias = parameters.get("weight"), parameters.get("bias")
-    eps = next((getattr(module, name) for name in ("variance_epsilon", "eps", "epsilon") if hasattr(module, name)), None)
+    eps = next(
+        (getattr(module, name) for name in ("variance_epsilon", "eps", "epsilon") if hasattr(module, name)), None
+    )
     if eps is None or any(p is not None and p.shape != (width,) for p in (weight, bias)):
         return None
     x = _example(width, torch.float32 if weight is None else weight.dtype)

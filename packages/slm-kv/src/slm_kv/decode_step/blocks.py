@@ -55,7 +55,10 @@ class Rotary:
 
 @dataclass(frozen=True, eq=False)
 class Attention:
-    """One layer's attention. ``query_norm`` and ``key_norm`` act on each head, or on all together if ``whole_norms``."""
+    """One layer's attention.
+
+    ``query_norm`` and ``key_norm`` act on each head, or on all heads together if ``whole_norms``.
+    """
 
     inputs: tuple[Linear, ...]  # of queries, keys and values; one layer may compute all three
     output: Linear

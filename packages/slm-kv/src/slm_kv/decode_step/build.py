@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-
 from slm_kv.compiled.operations.activation import activate
 from slm_kv.compiled.operations.attention import attend
 from slm_kv.compiled.operations.elementwise import add, scale, softcap

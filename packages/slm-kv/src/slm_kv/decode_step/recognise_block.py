@@ -29,8 +29,21 @@ ORDERS: tuple[tuple[str | None, str | None, str | None, str | None], ...] = (
     ("ln_1", None, None, None),
 )
 READS = frozenset(
-    "hidden_size training dropout residual_multiplier use_parallel_residual attention_type layer_idx layer_type "
-    "activation_dropout do_layer_norm_before hidden_dropout resid_dropout is_sliding".split()
+    [
+        "hidden_size",
+        "training",
+        "dropout",
+        "residual_multiplier",
+        "use_parallel_residual",
+        "attention_type",
+        "layer_idx",
+        "layer_type",
+        "activation_dropout",
+        "do_layer_norm_before",
+        "hidden_dropout",
+        "resid_dropout",
+        "is_sliding",
+    ]
 )
 
 

@@ -23,12 +23,40 @@ ACTIVATION = ("act_fn", "act", "activation_fn")
 NORMS = (("q_norm", "k_norm"), ("q_layernorm", "k_layernorm"))
 # Settings that only choose what the probe has recorded, or shapes.
 ATTENTION_READS = frozenset(
-    "head_dim num_heads num_key_value_heads num_attention_heads num_key_value_groups scaling attention_dropout "
-    "layer_idx training is_causal _attn_implementation sliding_window is_sliding attn_logit_softcapping hidden_size "
-    "split_size reorder_and_upcast_attn use_rope rotary_ndims rotary_emb dropout embed_dim layer_type head_size "
-    "resid_dropout attn_dropout residual_dropout _upcast_and_reordered_attn".split()
+    [
+        "head_dim",
+        "num_heads",
+        "num_key_value_heads",
+        "num_attention_heads",
+        "num_key_value_groups",
+        "scaling",
+        "attention_dropout",
+        "layer_idx",
+        "training",
+        "is_causal",
+        "_attn_implementation",
+        "sliding_window",
+        "is_sliding",
+        "attn_logit_softcapping",
+        "hidden_size",
+        "split_size",
+        "reorder_and_upcast_attn",
+        "use_rope",
+        "rotary_ndims",
+        "rotary_emb",
+        "dropout",
+        "embed_dim",
+        "layer_type",
+        "head_size",
+        "resid_dropout",
+        "attn_dropout",
+        "residual_dropout",
+        "_upcast_and_reordered_attn",
+    ]
 )
-FEED_FORWARD_READS = frozenset("training dropout residual_dropout config hidden_size intermediate_size".split())
+FEED_FORWARD_READS = frozenset(
+    ["training", "dropout", "residual_dropout", "config", "hidden_size", "intermediate_size"]
+)
 
 
 class NotRecognised(Exception):
@@ -65,7 +93,9 @@ class Children:
 
 
 def linear(module: Any) -> Linear:
-    """A packed linear layer."""
+    """A packed linear layer, without the adapters around it."""
+    while hasattr(module, "base_layer"):
+        module = module.base_layer
     require(
         isinstance(module, PackedLayer) and getattr(module, "block_weight", None) is not None,
         f"{type(module).__name__} is no packed linear layer",
@@ -95,9 +125,7 @@ def recognise_attention(module: Any, rotary_module: Any, probe: AttentionProbe, 
     children.finish()
     _require_known_reads(module, ATTENTION_READS)
     rotary = _rotary(module, rotary_module, dim)
-    return Attention(
-        inputs, output, heads, kv_heads, dim, probe.scores[index], rotary, query_norm, key_norm, whole
-    )
+    return Attention(inputs, output, heads, kv_heads, dim, probe.scores[index], rotary, query_norm, key_norm, whole)
 
 
 def _head_norms(children: Children, heads: int, kv_heads: int, dim: int) -> tuple[Norm | None, Norm | None, bool]:

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from slm_kv.compiled.program import MAX_ROWS, StepContext
+from slm_kv.decode_step.blocks import ModelDescription
 from slm_kv.decode_step.build import StepBuilder
-from slm_kv.decode_step.recognise import position_rows, recognise
+from slm_kv.decode_step.recognise import position_rows
 from slm_kv.pages.block_table import BlockTable
 from slm_kv.pages.storage import PagedStorage
 
@@ -34,22 +35,18 @@ class DecodeStep:
     """A model's step of at most ``MAX_ROWS`` rows on the pages of one storage.
 
     Args:
-        model: The model without a PeftModel wrapper, with packed linear layers.
+        model: What it computes.
         storage: The pages.
         positions: The number of positions that a text can have.
-        token_id: An ordinary token.
-
-    Raises:
-        NotRecognised: a part of the model is not understood.
     """
 
-    max_rows = MAX_ROWS
+    max_rows, rows = MAX_ROWS, Rows
 
-    def __init__(self, model: Any, storage: PagedStorage, positions: int, token_id: int) -> None:
-        self._model = recognise(model, positions, token_id)
+    def __init__(self, model: ModelDescription, storage: PagedStorage, positions: int) -> None:
+        self._model = model
         self._page_size = storage.page_size
         threads = max(torch.get_num_threads(), min(os.cpu_count() or 1, MAX_THREADS))
-        builder = StepBuilder(self._model, storage, positions, threads)
+        builder = StepBuilder(model, storage, positions, threads)
         self._program = builder.build()
         self._rotary = list(builder.rotary.values())
         self._x = torch.from_numpy(builder.workspace.array(builder.x))
