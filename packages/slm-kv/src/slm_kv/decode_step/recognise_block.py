@@ -62,6 +62,8 @@ def recognise_block(layer: Any, rotary: Any, probe: AttentionProbe, index: int, 
     unknown = unknown_reads(layer, READS)
     if unknown:
         raise NotRecognised(f"{children.name} has the setting {', '.join(unknown)}")
+    if not getattr(layer, "do_layer_norm_before", True):
+        raise NotRecognised(f"{children.name} has norms after its sums")
     parallel = norms[0] is not None and norms[1:] == (None,) * 3
     if getattr(layer, "use_parallel_residual", False):
         parallel = True
