@@ -20,6 +20,9 @@ from slm_kv.engine.requests import FinishReason, Handle, Update
 from slm_kv.engine.scheduler import Scheduler, Work
 from slm_kv.engine.sequence import Sequence
 from slm_kv.engine.text_engine import EngineLoad, TextEngine
+from slm_kv.engine.verification.comparison import Subject
+from slm_kv.engine.verification.compiled_step import CompiledStep, compile_step
+from slm_kv.engine.verification.model_state import keep_state
 from slm_kv.engine.verification.verify import verify
 from slm_kv.engine.vocabulary import Prompt
 from slm_kv.errors import KVError, require_at_least
@@ -99,10 +102,12 @@ class Engine(TextEngine):
                 self._prepared.pack()
             # Allocated after packing, whose temporary memory is free again by then: the peak is lower.
             self.storage = PagedStorage(probe.shapes, max_pages, page_size, probe.dtype, probe.device)
+            self._compiled = self._compile_step()
         except BaseException:
             self._prepared.restore()
             raise
-        self._runner = ModelRunner(base_model(self.model), self.adapters, self.storage)
+        step = self._compiled.on(self.storage, self.context_limits.positions)
+        self._runner = ModelRunner(base_model(self.model), self.adapters, self.storage, step)
         self.scheduler = Scheduler(self.pool, max_sequences, max_step_tokens)
         self._sequences: dict[int, Sequence] = {}
 
@@ -137,7 +142,7 @@ class Engine(TextEngine):
             f"{storage.nbytes / 1e6:.1f} MB ({str(storage.dtype)[6:]}, {len(storage.keys)} layers)\n"
             f"model: {type(base_model(self.model)).__name__} on {storage.device.type}, {adapter}, "
             f"{layers} linear layer{'' if layers == 1 else 's'} prepacked{' in 8 bits' if self.int8 else ''}"
-            f"{limits.limitation}"
+            f", {self._compiled.summary}{limits.limitation}"
         )
 
     @property
@@ -164,8 +169,21 @@ class Engine(TextEngine):
             except Exception as error:  # ends this request only
                 self._fail(work.sequence, error)
 
+    def _compile_step(self) -> CompiledStep:
+        """The base model's compiled decode step, compared with the model."""
+        limits, ids = self.context_limits, self._vocabulary.ordinary_ids()
+        model = self.models[0]
+        with keep_state(model):
+            return compile_step(
+                Subject(
+                    self._prepared, model, self.adapters, None, self._probe, ids, limits.page_size, limits.positions
+                )
+            )
+
     def weights_changed(self) -> None:
         """Drop all known prefixes. Must be called after weights were changed in place."""
+        self._compiled = self._compile_step()
+        self._runner.step = self._compiled.on(self.storage, self.context_limits.positions)
         self.adapters.refresh()
         self.pool.clear_cache()
 
@@ -173,6 +191,8 @@ class Engine(TextEngine):
         """Cancel all requests and restore the models."""
         for sequence in list(self._sequences.values()):
             self._finish(sequence, "cancelled")
+        self._runner.step = None
+        self._compiled = CompiledStep(None, "the engine is closed")
         self._prepared.restore()
 
     def copy_base(self) -> BaseCopy:

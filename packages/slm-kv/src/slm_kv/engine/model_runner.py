@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from contextlib import closing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,6 +25,9 @@ from slm_kv.errors import InvalidLogits
 from slm_kv.pages.storage import PagedStorage
 from slm_kv.peft_models import base_model
 
+if TYPE_CHECKING:  # numba may not be installed
+    from slm_kv.decode_step.step import DecodeStep
+
 
 class ModelRunner:
     """Runs models on the pages of one storage.
@@ -33,10 +36,13 @@ class ModelRunner:
         model: One of the models, without its PeftModel wrapper.
         adapters: The models with their adapters.
         storage: The pages.
+        step: The base model's compiled decode step on these pages; None for none.
     """
 
-    def __init__(self, model: PreTrainedModel, adapters: Adapters, storage: PagedStorage) -> None:
-        self.adapters, self.storage = adapters, storage
+    def __init__(
+        self, model: PreTrainedModel, adapters: Adapters, storage: PagedStorage, step: DecodeStep | None = None
+    ) -> None:
+        self.adapters, self.storage, self.step = adapters, storage, step
         self._attend = select_attention(storage.device, storage.dtype)
         self._supports_logits_to_keep = "logits_to_keep" in inspect.signature(model.forward).parameters
 
@@ -48,6 +54,9 @@ class ModelRunner:
             For each call of a model, its work and the logits of each item: [1, V] for the last row; all rows if
             logprobs of the prompt are requested; [0, V] for a chunk that ends before the prompt's last token.
         """
+        if self.step is not None and self._fits_step(self.step, work):
+            yield list(work), self._run_step(self.step, work)
+            return
         with closing(self.adapters.calls(work)) as calls:  # closing the generator restores the adapters after an error
             for call in calls:
                 yield call.work, self._run_call(call)
@@ -77,6 +86,28 @@ class ModelRunner:
         keys_NGD = self.storage.keys[-1].flatten(0, 1)[self._tensor(self._slots(work).tolist())]
         if bool(keys_NGD.isnan().any()):
             raise InvalidLogits("the model gave NaN keys for the prompt; check its weights, or try dtype float32")
+
+    def _fits_step(self, step: DecodeStep, work: tuple[Work, ...]) -> bool:
+        rows = 0
+        for item in work:
+            rows += item.count
+            if rows > step.max_rows or item.sequence.handle.adapter is not None:
+                return False
+        return rows > 0
+
+    def _run_step(self, step: DecodeStep, work: tuple[Work, ...]) -> list[Tensor]:
+        rows = [
+            step.rows(item.sequence.next_ids(item.count), item.sequence.position, item.sequence.block_table)
+            for item in work
+        ]
+        logits_RV = step.run(rows)
+        first, logits = 0, []
+        for item in work:
+            end = first + item.count
+            needed = first if item.sequence.needs_prompt_logits else end - 1
+            logits.append(logits_RV[needed if item.needs_logits else end : end])
+            first = end
+        return logits
 
     def _run_call(self, call: ModelCall) -> list[Tensor]:
         work, names = call.work, call.row_adapters
