@@ -9,13 +9,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from slm_kv.compiled.block_weights import BlockWeight
 from slm_kv.compiled.operations.activation import activate
 from slm_kv.compiled.operations.attention import attend
 from slm_kv.compiled.operations.elementwise import add, scale, softcap
 from slm_kv.compiled.operations.normalisation import normalise
 from slm_kv.compiled.operations.rotary import Pages, rotate_and_store
-from slm_kv.compiled.products import product
+from slm_kv.compiled.products import QUANTISED, product
 from slm_kv.compiled.program import Buffer, Instruction, Program, Workspace, barrier
+from slm_kv.compiled.quantised_inputs import quantised_width
 from slm_kv.decode_step.blocks import Attention, Block, FeedForward, Linear, ModelDescription, Norm, Rotary
 from slm_kv.decode_step.rotary_cache import RotaryCache
 from slm_kv.pages.storage import PagedStorage
@@ -145,7 +147,17 @@ class StepBuilder:
         for layer in layers:
             parts.append((layer.module.block_weight, column))
             column += layer.outputs
-        return product(parts, x, out, bias=self._bias(layers))
+        return product(parts, x, out, bias=self._bias(layers), scratch=self._scratch([weight for weight, _ in parts]))
+
+    def _scratch(self, weights: Sequence[BlockWeight]) -> Buffer | None:
+        """Memory for the inputs in 8 bits, if a weight needs it. A thread overwrites only its own."""
+        if all(weight.format not in QUANTISED for weight in weights):
+            return None
+        width = quantised_width(weights[0].inputs)
+        key = ("quantised", width)
+        if key not in self._shared:
+            self._shared[key] = self.workspace.private(width)
+        return self._shared[key]
 
     def _bias(self, layers: Sequence[Linear]) -> np.ndarray | None:
         if all(layer.bias is None for layer in layers):
