@@ -142,7 +142,7 @@ class Engine(TextEngine):
             f"{storage.nbytes / 1e6:.1f} MB ({str(storage.dtype)[6:]}, {len(storage.keys)} layers)\n"
             f"model: {type(base_model(self.model)).__name__} on {storage.device.type}, {adapter}, "
             f"{layers} linear layer{'' if layers == 1 else 's'} prepacked{' in 8 bits' if self.int8 else ''}"
-            f", {self._compiled.summary}{limits.limitation}"
+            f", {self._compiled.summary(bool(self.adapters.names))}{limits.limitation}"
         )
 
     @property

@@ -37,10 +37,11 @@ class CompiledStep:
     description: ModelDescription | None
     reason: str = ""
 
-    @property
-    def summary(self) -> str:
+    def summary(self, has_adapters: bool) -> str:
         """A clause for the engine's summary."""
-        return f"no compiled decode step: {self.reason}" if self.description is None else "compiled decode step"
+        if self.description is None:
+            return f"no compiled decode step: {self.reason}"
+        return "compiled decode step" + (" without adapters" if has_adapters else "")
 
     def on(self, storage: PagedStorage, positions: int) -> DecodeStep | None:
         """The step on the pages of ``storage`` for texts of so many positions."""
