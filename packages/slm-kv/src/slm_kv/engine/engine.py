@@ -21,7 +21,7 @@ from slm_kv.engine.scheduler import Scheduler, Work
 from slm_kv.engine.sequence import Sequence
 from slm_kv.engine.text_engine import EngineLoad, TextEngine
 from slm_kv.engine.verification.comparison import Subject
-from slm_kv.engine.verification.compiled_step import CompiledStep, compile_step
+from slm_kv.engine.verification.compiled_step import CompiledStep, compile_step, reference_logits
 from slm_kv.engine.verification.model_state import keep_state
 from slm_kv.engine.verification.verify import verify
 from slm_kv.engine.vocabulary import Prompt
@@ -93,6 +93,7 @@ class Engine(TextEngine):
         try:
             limits = ContextLimits.from_config(self.model.config, page_size, max_pages, None, on_full)
             self._probe = probe = self._prepared.install_attention(limits.positions)
+            reference = reference_logits(self._subject(limits)) if packed else None
             known = verify(self._prepared, self.adapters, probe, self._vocabulary.ordinary_ids(), limits)
             self.context_limits = limits.narrowed(known, probe.window)
             self.pool = PagePool(page_size, max_pages, prefix_caching=prefix_caching, window=probe.window)
@@ -102,7 +103,10 @@ class Engine(TextEngine):
                 self._prepared.pack()
             # Allocated after packing, whose temporary memory is free again by then: the peak is lower.
             self.storage = PagedStorage(probe.shapes, max_pages, page_size, probe.dtype, probe.device)
-            self._compiled = self._compile_step()
+            with keep_state(self.models[0]):
+                self._compiled = compile_step(
+                    self._subject(self.context_limits), None if int8_text is not None else reference
+                )
         except BaseException:
             self._prepared.restore()
             raise
@@ -142,7 +146,7 @@ class Engine(TextEngine):
             f"{storage.nbytes / 1e6:.1f} MB ({str(storage.dtype)[6:]}, {len(storage.keys)} layers)\n"
             f"model: {type(base_model(self.model)).__name__} on {storage.device.type}, {adapter}, "
             f"{layers} linear layer{'' if layers == 1 else 's'} prepacked{' in 8 bits' if self.int8 else ''}"
-            f", {self._compiled.summary}{limits.limitation}"
+            f", {self._compiled.summary(bool(self.adapters.names))}{limits.limitation}"
         )
 
     @property
@@ -169,20 +173,16 @@ class Engine(TextEngine):
             except Exception as error:  # ends this request only
                 self._fail(work.sequence, error)
 
-    def _compile_step(self) -> CompiledStep:
-        """The base model's compiled decode step, compared with the model."""
-        limits, ids = self.context_limits, self._vocabulary.ordinary_ids()
-        model = self.models[0]
-        with keep_state(model):
-            return compile_step(
-                Subject(
-                    self._prepared, model, self.adapters, None, self._probe, ids, limits.page_size, limits.positions
-                )
-            )
+    def _subject(self, limits: ContextLimits) -> Subject:
+        """The first model without adapters, for comparisons."""
+        ids, model = self._vocabulary.ordinary_ids(), self.models[0]
+        return Subject(self._prepared, model, self.adapters, None, self._probe, ids, limits.page_size, limits.positions)
 
     def weights_changed(self) -> None:
         """Drop all known prefixes. Must be called after weights were changed in place."""
-        self._compiled = self._compile_step()
+        if self._runner.step is not None:
+            with keep_state(self.models[0]):
+                self._compiled = compile_step(self._subject(self.context_limits), None, verified=True)
         self._runner.step = self._compiled.on(self.storage, self.context_limits.positions)
         self.adapters.refresh()
         self.pool.clear_cache()

@@ -100,14 +100,8 @@ class ModelRunner:
             step.rows(item.sequence.next_ids(item.count), item.sequence.position, item.sequence.block_table)
             for item in work
         ]
-        logits_RV = step.run(rows)
-        first, logits = 0, []
-        for item in work:
-            end = first + item.count
-            needed = first if item.sequence.needs_prompt_logits else end - 1
-            logits.append(logits_RV[needed if item.needs_logits else end : end])
-            first = end
-        return logits
+        keep, counts = _rows_with_logits(list(work))
+        return list(step.run(rows)[keep].split(counts))
 
     def _run_call(self, call: ModelCall) -> list[Tensor]:
         work, names = call.work, call.row_adapters

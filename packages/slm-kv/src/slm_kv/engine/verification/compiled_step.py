@@ -1,4 +1,7 @@
-"""Building a model's compiled decode step, and comparing its logits with those of the model called on the same pages.
+"""Building a model's compiled decode step, and comparing its logits with those of the model itself.
+
+The step multiplies by weights of 16 bits exactly, and keeps everything else in float32. So it is compared on pages in
+float32 with the model in float32, which has the same weights; in bfloat16 the model's own error hides a wrong step.
 
 Shapes: T tokens of a text, V vocabulary.
 """
@@ -12,8 +15,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from slm_kv.engine.verification.comparison import LAST_ROWS, Subject, relative_errors, tokens_past_window
-from slm_kv.errors import KVError
+from slm_kv.engine.verification.comparison import (
+    LAST_ROWS,
+    SHORT,
+    Subject,
+    own_logits,
+    relative_errors,
+    tokens_past_window,
+)
+from slm_kv.engine.verification.model_state import float32_weights
 from slm_kv.optional_imports import import_optional
 from slm_kv.pages.storage import PagedStorage
 from slm_kv.peft_models import base_model, keep_adapter_state, only_adapter
@@ -26,8 +36,7 @@ if TYPE_CHECKING:  # numba may not be installed
 TOLERANCE = 1e-4
 # The median of all rows. The step keeps in float32 what the model rounds to bfloat16.
 LOW_PRECISION_TOLERANCE = 0.1
-TOKENS, FIRST_ROWS, OTHER_TOKENS = 14, 5, 4  # of a text, of its first step, and of a text beside it
-FAR_POSITION = 2048  # at most: positions before it are computed
+FIRST_ROWS, OTHER_TOKENS = 5, 4  # of a text's first step, and of a text beside it
 
 
 @dataclass(frozen=True)
@@ -37,10 +46,11 @@ class CompiledStep:
     description: ModelDescription | None
     reason: str = ""
 
-    @property
-    def summary(self) -> str:
+    def summary(self, has_adapters: bool) -> str:
         """A clause for the engine's summary."""
-        return f"no compiled decode step: {self.reason}" if self.description is None else "compiled decode step"
+        if self.description is None:
+            return f"no compiled decode step: {self.reason}"
+        return "compiled decode step" + (" without adapters" if has_adapters else "")
 
     def on(self, storage: PagedStorage, positions: int) -> DecodeStep | None:
         """The step on the pages of ``storage`` for texts of so many positions."""
@@ -51,8 +61,20 @@ class CompiledStep:
         return decode_step
 
 
-def compile_step(subject: Subject) -> CompiledStep:
-    """Recognise a model whose layers are packed, without its adapters, and compare the step with it."""
+def reference_logits(subject: Subject) -> list[Tensor] | None:
+    """The logits of the model's own forward pass in float32, before its layers are packed; None if memory is short."""
+    with float32_weights(subject.model) as exact:
+        return [own_logits(subject, text).float() for text in _texts(subject)] if exact else None
+
+
+def compile_step(subject: Subject, expected: list[Tensor] | None, *, verified: bool = False) -> CompiledStep:
+    """Recognise a model whose layers are packed, without its adapters, and compare the step with it.
+
+    Args:
+        subject: The model.
+        expected: Its ``reference_logits``; None compares with the packed model in its own precision.
+        verified: The structure was compared before, with other weights.
+    """
     module = import_optional("decode_step.recognise")
     if subject.probe.device.type != "cpu":
         return CompiledStep(None, f"the model is on {subject.probe.device.type}")
@@ -63,58 +85,45 @@ def compile_step(subject: Subject) -> CompiledStep:
     try:
         with keep_adapter_state(subject.model), only_adapter(subject.model, None):
             model: Any = base_model(subject.model)
-            description = module.recognise(model, subject.positions, subject.token_ids[-1])
+            step = CompiledStep(module.recognise(model, subject.positions, subject.token_ids[-1]))
+            fault = None if verified else _fault(subject, step, expected)
     except module.NotRecognised as error:
         return CompiledStep(None, str(error))
     except Exception as error:
-        return CompiledStep(None, f"{type(error).__name__} while it was recognised")
-    step = CompiledStep(description)
-    fault = _fault(subject, step)
+        return CompiledStep(None, f"{type(error).__name__} while it was tried")
     return step if fault is None else CompiledStep(None, f"its logits differ ({fault})")
 
 
-def _fault(subject: Subject, step: CompiledStep) -> str | None:
+def _texts(subject: Subject) -> list[list[int]]:
+    """A text, another one, and one that is longer than a window if there is one."""
+    length, long = min(SHORT, subject.positions), tokens_past_window(subject)
+    return subject.texts([length, min(OTHER_TOKENS, length)] + [long] * bool(long))
+
+
+def _fault(subject: Subject, step: CompiledStep, expected: list[Tensor] | None) -> str | None:
     """What differs first between the step and the model."""
-    exact = subject.probe.dtype is torch.float32
-    try:
-        for what, errors_R in _compare(subject, step):
-            if len(errors_R) and not (
-                errors_R.max() <= TOLERANCE if exact else errors_R.median() <= LOW_PRECISION_TOLERANCE
-            ):
-                return what
-    except KVError as error:
-        return str(error)
+    for what, errors_R in _compare(subject, step, expected):
+        exact = expected is not None or subject.probe.dtype is torch.float32
+        error, limit = (errors_R.max(), TOLERANCE) if exact else (errors_R.median(), LOW_PRECISION_TOLERANCE)
+        if len(errors_R) and not float(error) <= limit:
+            return what
     return None
 
 
-def _compare(subject: Subject, step: CompiledStep) -> Iterator[tuple[str, Tensor]]:
+def _compare(subject: Subject, step: CompiledStep, expected: list[Tensor] | None) -> Iterator[tuple[str, Tensor]]:
     """What was compared, and the relative error of each row's logits [R]."""
-    length, long = min(TOKENS, subject.positions), tokens_past_window(subject)
-    lengths = [length, min(OTHER_TOKENS, length), 1] + [long] * bool(long)
-    text, other, far, *past_window = subject.texts(lengths)
-    first = min(FIRST_ROWS, length - 1)
-    trial = subject.trial(subject.probe.dtype, 2 * sum(lengths), 8)
-    compiled = step.on(trial.storage, subject.positions)
-    own, stepped, beside, own_beside = (trial.open(ids, None) for ids in (text, text, other, other))
-    expected, expected_beside = trial.run((own, length))[0], trial.run((own_beside, len(other)))[0]
-    with trial.stepping(compiled):
-        rows = trial.run((stepped, first), (beside, len(other)))
-        yield "several rows of two texts", relative_errors(rows, [expected[:first], expected_beside])
-        single = [trial.run((stepped, 1))[0] for _ in range(length - first)]
-        yield "decode steps", relative_errors(single, [expected[first:]])
-    position = min(subject.positions - 1, FAR_POSITION)
-    alone, alone_stepped = (trial.open(far, None, position=position) for _ in range(2))
-    expected = trial.run((alone, 1))[0]
-    with trial.stepping(compiled):
-        yield "a far position", relative_errors(trial.run((alone_stepped, 1)), [expected])
-    if past_window:
-        yield "a text longer than a sliding window", _errors_past_window(trial, compiled, past_window[0])
-
-
-def _errors_past_window(trial: Any, compiled: DecodeStep | None, token_ids: list[int]) -> Tensor:
-    own, stepped = (trial.open(token_ids, None, all_logits=False) for _ in range(2))
-    head = len(token_ids) - LAST_ROWS
-    trial.run((own, head), (stepped, head))
-    expected = [trial.run((own, 1))[0] for _ in range(LAST_ROWS)]
-    with trial.stepping(compiled):
-        return relative_errors([trial.run((stepped, 1))[0] for _ in range(LAST_ROWS)], expected)
+    texts = _texts(subject)
+    dtype = subject.probe.dtype if expected is None else torch.float32
+    trial = subject.trial(dtype, 2 * sum(map(len, texts)), 8)
+    if expected is None:
+        expected = [trial.run((trial.open(text, None), len(text)))[0] for text in texts]
+    text, beside, *past_window = (trial.open(ids, None) for ids in texts)
+    first = min(FIRST_ROWS, len(texts[0]) - 1)
+    with trial.stepping(step.on(trial.storage, subject.positions)):
+        rows = trial.run((text, first), (beside, len(texts[1])))
+        yield "several rows of two texts", relative_errors(rows, [expected[0][:first], expected[1]])
+        single = [trial.run((text, 1))[0] for _ in texts[0][first:]]
+        yield "decode steps", relative_errors(single, [expected[0][first:]])
+        for sequence in past_window:
+            logits = torch.cat([trial.run((sequence, 1))[0] for _ in texts[2]])[-LAST_ROWS:]
+            yield "a text longer than a sliding window", relative_errors([logits], [expected[2][-LAST_ROWS:]])
