@@ -112,7 +112,8 @@ def test_an_interrupted_step_leaves_no_worker_waiting() -> None:
     broken = team.Team(interrupted, 3)
     with pytest.raises(KeyboardInterrupt):
         broken.run(context, matrix)
-    assert broken.stopped and not any(worker.is_alive() for worker in broken._workers)
+    assert broken.stopped
+    assert not any(worker.is_alive() for worker in broken._workers)
 
 
 def test_a_step_of_too_many_rows_is_refused() -> None:

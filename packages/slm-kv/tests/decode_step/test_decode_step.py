@@ -98,3 +98,36 @@ def test_changed_weights_are_those_of_the_next_step() -> None:
         assert before != changed == texts(engine)
     finally:
         engine.close()
+
+
+def test_hooks_of_modules_are_called() -> None:
+    model = build("llama")
+    calls: list[int] = []
+    model.model.layers[1].register_forward_hook(lambda *_: calls.append(1))
+    engine = Engine(model, max_pages=64)
+    try:
+        assert "no compiled decode step: hooks are registered" in engine.summary
+        before = len(calls)
+        texts(engine)
+        assert len(calls) > before
+    finally:
+        engine.close()
+
+
+def test_a_head_whose_logits_are_zero_at_first_is_not_described_by_a_factor_of_zero(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = build("llama")
+    forward = type(model).forward
+
+    def silent(self: Any, *arguments: Any, **options: Any) -> Any:
+        output = forward(self, *arguments, **options)
+        output.logits = output.logits * 0
+        return output
+
+    monkeypatch.setattr(type(model), "forward", silent)
+    engine = Engine(model, max_pages=64)
+    try:
+        assert "no compiled decode step" in engine.summary
+    finally:
+        engine.close()

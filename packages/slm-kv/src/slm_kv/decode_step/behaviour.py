@@ -75,7 +75,7 @@ def recognise_rotary(module: Any, attention: nn.Module, layer_type: str | None, 
     """How ``attention`` rotates heads of ``dim`` numbers by the tables of ``module``; None if it is unclear."""
     rope_type = getattr(module, "rope_type", "default")
     by_layer = isinstance(rope_type, dict)
-    if (rope_type.get(layer_type) if by_layer else rope_type) not in STATIC_ROTARY_TYPES:
+    if (rope_type.get(layer_type) if isinstance(rope_type, dict) else rope_type) not in STATIC_ROTARY_TYPES:
         return None
     rotate = getattr(sys.modules[type(attention).__module__], "apply_rotary_pos_emb", None)
     found = Rotary(module, layer_type if by_layer else None, dim, False)

@@ -98,8 +98,15 @@ class StepBuilder:
         )
         sinks = None if scores.sinks is None else scores.sinks.detach().float().contiguous().numpy()
         self._keep.append(sinks)
-        options = {"scale": scores.scale, "window": scores.window or 0, "softcap": scores.softcap or 0.0}
-        return [*code, barrier(), attend(qkv, attended, pages, heads=heads, sinks=sinks, **options), barrier()]
+        attention_code = attend(
+            *(qkv, attended, pages),
+            heads=heads,
+            scale=scores.scale,
+            window=scores.window or 0,
+            softcap=scores.softcap or 0.0,
+            sinks=sinks,
+        )
+        return [*code, barrier(), attention_code, barrier()]
 
     def _in_place(self, *parts: tuple[Buffer, Norm | None, str]) -> Instructions:
         """Normalise columns that other threads have written, and put the result into their place."""
@@ -118,7 +125,7 @@ class StepBuilder:
             gate, up = both.columns(0, width), both.columns(width, width)
             return [*self._linears(network.inputs, x, both), barrier(), activate(network.activation, gate, up, out)]
         code = self._linears(network.inputs[:1], x, out)
-        up = None
+        up: Buffer | None = None
         if gated:
             up = self._rows("up", width)
             code += self._linears(network.inputs[1:], x, up)

@@ -37,6 +37,8 @@ def recognise(model: Any, positions: int, token_id: int) -> ModelDescription:
     Raises:
         NotRecognised: a part of it is not understood.
     """
+    hooked = [module for module in model.modules() if module._forward_hooks or module._forward_pre_hooks]
+    require(not hooked, "hooks are registered at its modules, which a compiled step would not call")
     body, head = _body_and_head(model)
     children = Children(body)
     embedding, position_embedding = _embeddings(body, children)
@@ -129,7 +131,7 @@ def _logit_scale(model: Any, head: Tensor, logits: Tensor) -> tuple[float, float
 
 def _factor(x: Tensor, y: Tensor, tolerance: float, reason: str) -> float:
     factor = float((x @ y) / (x @ x).clamp_min(1e-30))
-    require(_near(factor * x, y, tolerance), reason)
+    require(factor != 0 and _near(factor * x, y, tolerance), reason)  # zeros would agree with anything
     return 1.0 if math.isclose(factor, 1, rel_tol=tolerance) else factor
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
-from collections.abc import Set
+from collections.abc import Hashable, Set
 from functools import cache
 from typing import Any
 
@@ -26,7 +26,7 @@ def _is_off(module: Any, name: str) -> bool:
 
 
 @cache
-def _forward_reads(kind: type) -> tuple[str, ...]:
+def _forward_reads(kind: Hashable) -> tuple[str, ...]:
     """Names after ``self.`` and ``config.``."""
     try:
         source = textwrap.dedent(inspect.getsource(inspect.unwrap(kind.forward)))  # type: ignore[attr-defined]

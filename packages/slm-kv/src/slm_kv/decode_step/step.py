@@ -58,7 +58,7 @@ class DecodeStep:
         self._adapters = np.full(MAX_ROWS, -1, np.int32)
         self._pages = np.zeros((MAX_ROWS, 16), np.int32)
         fields = (StepContext.POSITIONS, StepContext.SLOTS, StepContext.LENGTHS, StepContext.ADAPTERS)
-        arrays = (self._positions, self._slots, self._lengths, self._adapters)
+        arrays: tuple[np.ndarray, ...] = (self._positions, self._slots, self._lengths, self._adapters)
         for field, array in zip(fields, arrays, strict=True):
             self._context.set_array(field, array)
 
