@@ -122,8 +122,8 @@ class StepBuilder:
         width, gated = network.width, network.gated
         if gated and len(network.inputs) == 1:  # threads compute other columns of both halves
             both = self._rows("both", 2 * width)
-            gate, up = both.columns(0, width), both.columns(width, width)
-            return [*self._linears(network.inputs, x, both), barrier(), activate(network.activation, gate, up, out)]
+            halves = both.columns(0, width), both.columns(width, width)
+            return [*self._linears(network.inputs, x, both), barrier(), activate(network.activation, *halves, out)]
         code = self._linears(network.inputs[:1], x, out)
         up: Buffer | None = None
         if gated:

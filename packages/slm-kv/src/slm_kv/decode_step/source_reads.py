@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
-from collections.abc import Hashable, Set
+from collections.abc import Set
 from functools import cache
 from typing import Any
 
@@ -16,7 +16,8 @@ def unknown_reads(module: Any, known: Set[str]) -> list[str]:
     An attribute that is None or False is a switch that is off.
     """
     children = dict(module.named_children()).keys()
-    return [name for name in _forward_reads(type(module)) if name not in known | children and not _is_off(module, name)]
+    reads = _forward_reads(type(module))  # type: ignore[arg-type]  # mypy takes no type as Hashable
+    return [name for name in reads if name not in known | children and not _is_off(module, name)]
 
 
 def _is_off(module: Any, name: str) -> bool:
@@ -26,7 +27,7 @@ def _is_off(module: Any, name: str) -> bool:
 
 
 @cache
-def _forward_reads(kind: Hashable) -> tuple[str, ...]:
+def _forward_reads(kind: type) -> tuple[str, ...]:
     """Names after ``self.`` and ``config.``."""
     try:
         source = textwrap.dedent(inspect.getsource(inspect.unwrap(kind.forward)))  # type: ignore[attr-defined]
