@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from slm_kv.engine.adapters import Adapters
 from slm_kv.engine.base_copy import BaseCopy
 from slm_kv.engine.context_limits import ContextLimits, OnFull
-from slm_kv.engine.embeddings import EmbeddingSequence
+from slm_kv.engine.embeddings import EmbeddingSequence, split_embeddings
 from slm_kv.engine.model_runner import ModelRunner
 from slm_kv.engine.prepared_models import PreparedModels
 from slm_kv.engine.requests import FinishReason, Handle, Update
@@ -22,7 +22,6 @@ from slm_kv.engine.sequence import Sequence
 from slm_kv.engine.text_engine import EngineLoad, TextEngine
 from slm_kv.engine.verification.comparison import Subject
 from slm_kv.engine.verification.compiled_step import CompiledStep, compile_step, reference_logits
-from slm_kv.engine.verification.model_state import keep_state
 from slm_kv.engine.verification.verify import verify
 from slm_kv.engine.vocabulary import Prompt
 from slm_kv.errors import KVError, require_at_least
@@ -103,10 +102,7 @@ class Engine(TextEngine):
                 self._prepared.pack()
             # Allocated after packing, whose temporary memory is free again by then: the peak is lower.
             self.storage = PagedStorage(probe.shapes, max_pages, page_size, probe.dtype, probe.device)
-            with keep_state(self.models[0]):
-                self._compiled = compile_step(
-                    self._subject(self.context_limits), None if int8_text is not None else reference
-                )
+            self._compiled = compile_step(self._subject(self.context_limits), None if self.int8 else reference)
         except BaseException:
             self._prepared.restore()
             raise
@@ -160,7 +156,7 @@ class Engine(TextEngine):
         plan = self.scheduler.plan()
         for copy in plan.copies:
             self.storage.copy(copy.source, copy.target)
-        embedding, generating = _split(plan.work)
+        embedding, generating = split_embeddings(plan.work)
         self._process(self._run(generating, self._runner.run), self._sample)
         self._process(self._run(embedding, self._runner.run_hidden), self._embed)
         updates, self._updates = self._updates, []
@@ -181,8 +177,7 @@ class Engine(TextEngine):
     def weights_changed(self) -> None:
         """Drop all known prefixes. Must be called after weights were changed in place."""
         if self._runner.step is not None:
-            with keep_state(self.models[0]):
-                self._compiled = compile_step(self._subject(self.context_limits), None, verified=True)
+            self._compiled = compile_step(self._subject(self.context_limits), None, verified=True)
         self._runner.step = self._compiled.on(self.storage, self.context_limits.positions)
         self.adapters.refresh()
         self.pool.clear_cache()
@@ -303,9 +298,3 @@ class Engine(TextEngine):
         del self._sequences[sequence.handle.id]
         self.scheduler.remove(sequence)
         self._discard_unused()
-
-
-def _split(work: tuple[Work, ...]) -> tuple[tuple[Work, ...], tuple[Work, ...]]:
-    """The work of embeddings, and the rest."""
-    embedding = tuple(item for item in work if isinstance(item.sequence, EmbeddingSequence))
-    return embedding, tuple(item for item in work if item not in embedding) if embedding else work

@@ -23,7 +23,7 @@ from slm_kv.engine.verification.comparison import (
     relative_errors,
     tokens_past_window,
 )
-from slm_kv.engine.verification.model_state import float32_weights
+from slm_kv.engine.verification.model_state import float32_weights, keep_state
 from slm_kv.optional_imports import import_optional
 from slm_kv.pages.storage import PagedStorage
 from slm_kv.peft_models import base_model, keep_adapter_state, only_adapter
@@ -83,7 +83,7 @@ def compile_step(subject: Subject, expected: list[Tensor] | None, *, verified: b
     if subject.probe.dtype not in (torch.float32, torch.bfloat16):
         return CompiledStep(None, f"keys are {str(subject.probe.dtype)[6:]}")
     try:
-        with keep_adapter_state(subject.model), only_adapter(subject.model, None):
+        with keep_state(subject.model), keep_adapter_state(subject.model), only_adapter(subject.model, None):
             model: Any = base_model(subject.model)
             step = CompiledStep(module.recognise(model, subject.positions, subject.token_ids[-1]))
             fault = None if verified else _fault(subject, step, expected)
