@@ -11,6 +11,7 @@ from slm_kv.attention.probe import AttentionProbe
 from slm_kv.decode_step.behaviour import activation_kind, as_float32, recognise_norm, recognise_rotary
 from slm_kv.decode_step.blocks import Attention, FeedForward, Linear, Norm, Rotary
 from slm_kv.decode_step.source_reads import unknown_reads
+from slm_kv.errors import KVError
 from slm_kv.linear.packed_linear import PackedLayer
 
 IGNORED = (nn.Dropout, nn.Identity)
@@ -59,7 +60,7 @@ FEED_FORWARD_READS = frozenset(
 )
 
 
-class NotRecognised(Exception):
+class NotRecognised(KVError):
     """A part of a model is not understood; the message is a clause that names it."""
 
 

@@ -17,7 +17,6 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from slm_kv.engine.requests import Handle
-from slm_kv.engine.scheduler import Work
 from slm_kv.engine.sequence import Sequence
 from slm_kv.engine.text_stream import TextStream
 from slm_kv.errors import InvalidLogits, KVError
@@ -79,9 +78,3 @@ def last_hidden_states(model: Any, input_ids: Tensor, **options: Any) -> Tensor:
         raise KVError(f"{type(model).__name__} does not give its hidden states; it cannot compute embeddings")
     states_TD: Tensor = hidden.flatten(0, 1)
     return states_TD
-
-
-def split_embeddings(work: tuple[Work, ...]) -> tuple[tuple[Work, ...], tuple[Work, ...]]:
-    """The work of embeddings, and the rest."""
-    embedding = tuple(item for item in work if isinstance(item.sequence, EmbeddingSequence))
-    return embedding, tuple(item for item in work if item not in embedding) if embedding else work

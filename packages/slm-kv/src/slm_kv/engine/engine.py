@@ -13,8 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from slm_kv.engine.adapters import Adapters
 from slm_kv.engine.base_copy import BaseCopy
 from slm_kv.engine.context_limits import ContextLimits, OnFull
-from slm_kv.engine.embeddings import EmbeddingSequence, split_embeddings
-from slm_kv.engine.model_runner import ModelRunner
+from slm_kv.engine.embeddings import EmbeddingSequence
+from slm_kv.engine.model_runner import ModelRunner, split_embeddings
 from slm_kv.engine.prepared_models import PreparedModels
 from slm_kv.engine.requests import FinishReason, Handle, Update
 from slm_kv.engine.scheduler import Scheduler, Work

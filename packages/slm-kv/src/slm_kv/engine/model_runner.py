@@ -19,7 +19,7 @@ from slm_kv.attention.backends import select_attention
 from slm_kv.attention.interface import AttentionStep, attention_step
 from slm_kv.attention.step_batch import Chunk, StepBatch
 from slm_kv.engine.adapters import Adapters, ModelCall
-from slm_kv.engine.embeddings import last_hidden_states
+from slm_kv.engine.embeddings import EmbeddingSequence, last_hidden_states
 from slm_kv.engine.scheduler import Work
 from slm_kv.errors import InvalidLogits
 from slm_kv.pages.storage import PagedStorage
@@ -192,3 +192,9 @@ def _rows_with_logits(work: list[Work]) -> tuple[list[int], list[int]]:
         counts.append(len(rows))
         first = end
     return keep, counts
+
+
+def split_embeddings(work: tuple[Work, ...]) -> tuple[tuple[Work, ...], tuple[Work, ...]]:
+    """The work of embeddings, and the rest."""
+    embedding = tuple(item for item in work if isinstance(item.sequence, EmbeddingSequence))
+    return embedding, tuple(item for item in work if item not in embedding) if embedding else work
