@@ -47,9 +47,7 @@ def recognise_norm(module: Any, width: int) -> Norm | None:
     if parameters.keys() - {"weight", "bias"} or list(module.children()) or list(module.buffers()):
         return None
     weight, bias = parameters.get("weight"), parameters.get("bias")
-    eps = next(
-        (getattr(module, name) for name in ("variance_epsilon", "eps", "epsilon") if hasattr(module, name)), None
-    )
+    eps = next((getattr(module, name) for name in EPSILONS if hasattr(module, name)), None)
     if eps is None or any(p is not None and p.shape != (width,) for p in (weight, bias)):
         return None
     x = _example(width, torch.float32 if weight is None else weight.dtype)

@@ -16,7 +16,7 @@ def unknown_reads(module: Any, known: Set[str]) -> list[str]:
     An attribute that is None or False is a switch that is off.
     """
     children = dict(module.named_children()).keys()
-    reads = _forward_reads(type(module))  # type: ignore[arg-type]  # mypy takes no type as Hashable
+    reads = _forward_reads(type(module).forward)
     return [name for name in reads if name not in known | children and not _is_off(module, name)]
 
 
@@ -27,10 +27,10 @@ def _is_off(module: Any, name: str) -> bool:
 
 
 @cache
-def _forward_reads(kind: type) -> tuple[str, ...]:
-    """Names after ``self.`` and ``config.``."""
+def _forward_reads(forward: Any) -> tuple[str, ...]:
+    """Names after ``self.`` and ``config.`` in the source of a method."""
     try:
-        source = textwrap.dedent(inspect.getsource(inspect.unwrap(kind.forward)))  # type: ignore[attr-defined]
+        source = textwrap.dedent(inspect.getsource(inspect.unwrap(forward)))
     except (OSError, TypeError):
         return ("forward",)  # without source everything is unknown
     nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute)]

@@ -1,7 +1,7 @@
 """Attention of rows to the pages of their sequences."""
 
-# numba reads the signatures, and accepts no annotations in them.
-# mypy: disallow-untyped-defs=False, disallow-untyped-decorators=False
+# In compiled functions the annotation ``int`` stands for int64, also for an address.
+# mypy: disallow-untyped-decorators=False
 
 from __future__ import annotations
 
@@ -13,7 +13,17 @@ from slm_kv.compiled.elements import to_float32
 from slm_kv.compiled.operations.rotary import Pages
 from slm_kv.compiled.operations.shares import address_of, float_of, floats_at
 from slm_kv.compiled.paged_attention import NO_SINK, cap_scores, softmax_weights
-from slm_kv.compiled.program import OPERATION_OPTIONS, SIGNATURE, Buffer, Instruction, float_bits
+from slm_kv.compiled.program import (
+    LENGTHS,
+    OPERATION_OPTIONS,
+    PAGES,
+    PAGES_STRIDE,
+    ROWS,
+    SIGNATURE,
+    Buffer,
+    Instruction,
+    float_bits,
+)
 
 
 def attend(
@@ -46,7 +56,17 @@ def attend(
 
 
 @njit(inline="always")
-def products(query, keys, pages, begin, length, page_size, groups, group, scores):
+def products(
+    query: np.ndarray,
+    keys: np.ndarray,
+    pages: np.ndarray,
+    begin: int,
+    length: int,
+    page_size: int,
+    groups: int,
+    group: int,
+    scores: np.ndarray,
+) -> None:
     """Write the products of ``query`` [D] and keys ``begin`` to ``length`` - 1 to ``scores`` [length - begin]."""
     dim = len(query)
     for t in range(begin, length):
@@ -58,7 +78,17 @@ def products(query, keys, pages, begin, length, page_size, groups, group, scores
 
 
 @njit(inline="always")
-def weighted_sum(weights, values, pages, begin, length, page_size, groups, group, out):
+def weighted_sum(
+    weights: np.ndarray,
+    values: np.ndarray,
+    pages: np.ndarray,
+    begin: int,
+    length: int,
+    page_size: int,
+    groups: int,
+    group: int,
+    out: np.ndarray,
+) -> None:
     """Write values ``begin`` to ``length`` - 1, summed by ``weights`` [length - begin], to ``out`` [D]."""
     dim = len(out)
     out[:] = np.float32(0.0)
@@ -70,22 +100,18 @@ def weighted_sum(weights, values, pages, begin, length, page_size, groups, group
 
 
 @cfunc(SIGNATURE, **OPERATION_OPTIONS)
-def _attend(context, arguments, thread, threads):
+def _attend(context: int, arguments: int, thread: int, threads: int) -> None:
     keys, values, itemsize, page_size = (word(arguments, 6), word(arguments, 7), word(arguments, 8), word(arguments, 9))
-    groups, dim, heads, scale = (
-        word(arguments, 10),
-        word(arguments, 11),
-        word(arguments, 12),
-        float_of(word(arguments, 13)),
-    )
+    groups, dim, heads = word(arguments, 10), word(arguments, 11), word(arguments, 12)
+    scale = float_of(word(arguments, 13))
     window, softcap, sinks = word(arguments, 14), float_of(word(arguments, 15)), word(arguments, 16)
-    rows, query = word(context, 0), np.empty(dim, np.float32)
-    stride, lengths = word(context, 5), carray(int32_at(word(context, 6)), (rows,))
+    rows, query = word(context, ROWS), np.empty(dim, np.float32)
+    stride, lengths = word(context, PAGES_STRIDE), carray(int32_at(word(context, LENGTHS)), (rows,))
     for unit in range(rows * heads * thread // threads, rows * heads * (thread + 1) // threads):
         row, head = unit // heads, unit % heads
         length, group = np.int64(lengths[row]), head // (heads // groups)
         begin = max(0, length - window) if window > 0 else 0
-        pages = carray(int32_at(word(context, 4) + 4 * row * stride), (stride,))
+        pages = carray(int32_at(word(context, PAGES) + 4 * row * stride), (stride,))
         q = floats_at(word(arguments, 0) + row * word(arguments, 1) + 4 * head * dim, dim)
         out = floats_at(word(arguments, 3) + row * word(arguments, 4) + 4 * head * dim, dim)
         for d in range(dim):
