@@ -6,7 +6,6 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -18,12 +17,7 @@ from slm_kv.compiled import team
 from slm_kv.compiled.operations import add
 from slm_kv.compiled.program import WORDS, Program, StepContext, Workspace, barrier, execute
 
-
-@pytest.fixture(autouse=True)
-def torch_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("torch_threads")
 
 
 class Doubling:

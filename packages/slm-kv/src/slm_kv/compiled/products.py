@@ -153,7 +153,7 @@ def product(
     A thread that reads columns of ``out`` besides its own share of the blocks of 64 needs a barrier first.
 
     Args:
-        parts: Weights with the same inputs, and the first column of ``out`` for each, divisible by 64.
+        parts: Weights with the same inputs, and the first column of ``out`` for each.
         x: Float32 [R, I].
         out: Float32 [R, columns].
         bias: Float32 [columns], which must outlive the program; None for none.

@@ -12,7 +12,7 @@ from numba import cfunc, njit
 
 from slm_kv.compiled.addresses import word
 from slm_kv.compiled.elements import exp
-from slm_kv.compiled.operations.shares import first_column, row_at
+from slm_kv.compiled.operations.shares import row_at, thread_columns
 from slm_kv.compiled.program import OPERATION_OPTIONS, ROWS, SIGNATURE, Buffer, Instruction
 
 KINDS = ("silu", "gelu_tanh", "gelu", "relu", "relu2", "quick_gelu")
@@ -48,7 +48,7 @@ def sigmoid(z: np.float32) -> np.float32:
 @cfunc(SIGNATURE, **OPERATION_OPTIONS)
 def _activate(context: int, arguments: int, thread: int, threads: int) -> None:
     width, kind, gated = word(arguments, 9), word(arguments, 10), word(arguments, 3) != 0
-    first, end = first_column(width, thread, threads), first_column(width, thread + 1, threads)
+    first, end = thread_columns(width, thread, threads)
     for row in range(word(context, ROWS)):
         x, out = row_at(arguments, 0, row, thread, width), row_at(arguments, 6, row, thread, width)
         if kind == SILU:

@@ -56,7 +56,14 @@ def attend(
 
 
 @njit(inline="always")
-def products(
+def first_element(pages: np.ndarray, token: int, page_size: int, groups: int, group: int, dim: int) -> np.int64:
+    """The index, among all elements of a layer's pages, of the first one of head ``group`` of a token."""
+    slot = np.int64(pages[token // page_size]) * page_size + token % page_size
+    return (slot * groups + group) * dim
+
+
+@njit(inline="always")
+def compute_scores(
     query: np.ndarray,
     keys: np.ndarray,
     pages: np.ndarray,
@@ -70,7 +77,7 @@ def products(
     """Write the products of ``query`` [D] and keys ``begin`` to ``length`` - 1 to ``scores`` [length - begin]."""
     dim = len(query)
     for t in range(begin, length):
-        start = ((np.int64(pages[t // page_size]) * page_size + t % page_size) * groups + group) * dim
+        start = first_element(pages, t, page_size, groups, group, dim)
         dot = np.float32(0.0)
         for d in range(dim):
             dot += query[d] * to_float32(keys[start + d])
@@ -93,7 +100,7 @@ def weighted_sum(
     dim = len(out)
     out[:] = np.float32(0.0)
     for t in range(begin, length):
-        start = ((np.int64(pages[t // page_size]) * page_size + t % page_size) * groups + group) * dim
+        start = first_element(pages, t, page_size, groups, group, dim)
         weight = weights[t - begin]
         for d in range(dim):
             out[d] += weight * to_float32(values[start + d])
@@ -119,10 +126,10 @@ def _attend(context: int, arguments: int, thread: int, threads: int) -> None:
         scores = np.empty(length - begin, np.float32)
         if itemsize == 4:
             flat = carray(float32_at(keys), (1,))
-            products(query, flat, pages, begin, length, page_size, groups, group, scores)
+            compute_scores(query, flat, pages, begin, length, page_size, groups, group, scores)
         else:
             halves = carray(uint16_at(keys), (1,))
-            products(query, halves, pages, begin, length, page_size, groups, group, scores)
+            compute_scores(query, halves, pages, begin, length, page_size, groups, group, scores)
         if softcap > 0:
             cap_scores(scores, softcap)
         total = softmax_weights(scores, floats_at(sinks, heads)[head] if sinks else NO_SINK)

@@ -9,7 +9,7 @@ from numba import cfunc
 
 from slm_kv.compiled.addresses import word
 from slm_kv.compiled.elements import tanh
-from slm_kv.compiled.operations.shares import first_column, float_of, row_at
+from slm_kv.compiled.operations.shares import float_of, row_at, thread_columns
 from slm_kv.compiled.program import OPERATION_OPTIONS, ROWS, SIGNATURE, Buffer, Instruction, float_bits
 
 
@@ -31,7 +31,7 @@ def softcap(x: Buffer, cap: float) -> Instruction:
 @cfunc(SIGNATURE, **OPERATION_OPTIONS)
 def _add(context: int, arguments: int, thread: int, threads: int) -> None:
     width, factor = word(arguments, 6), float_of(word(arguments, 7))
-    first, end = first_column(width, thread, threads), first_column(width, thread + 1, threads)
+    first, end = thread_columns(width, thread, threads)
     for row in range(word(context, ROWS)):
         x, y = row_at(arguments, 0, row, thread, width), row_at(arguments, 3, row, thread, width)
         for i in range(first, end):
@@ -41,7 +41,7 @@ def _add(context: int, arguments: int, thread: int, threads: int) -> None:
 @cfunc(SIGNATURE, **OPERATION_OPTIONS)
 def _scale(context: int, arguments: int, thread: int, threads: int) -> None:
     width, factor = word(arguments, 3), float_of(word(arguments, 4))
-    first, end = first_column(width, thread, threads), first_column(width, thread + 1, threads)
+    first, end = thread_columns(width, thread, threads)
     for row in range(word(context, ROWS)):
         x = row_at(arguments, 0, row, thread, width)
         for i in range(first, end):
@@ -51,7 +51,7 @@ def _scale(context: int, arguments: int, thread: int, threads: int) -> None:
 @cfunc(SIGNATURE, **OPERATION_OPTIONS)
 def _softcap(context: int, arguments: int, thread: int, threads: int) -> None:
     width, cap = word(arguments, 3), float_of(word(arguments, 4))
-    first, end = first_column(width, thread, threads), first_column(width, thread + 1, threads)
+    first, end = thread_columns(width, thread, threads)
     for row in range(word(context, ROWS)):
         x = row_at(arguments, 0, row, thread, width)
         for i in range(first, end):

@@ -9,7 +9,7 @@ import numpy as np
 from numba import carray, cfunc
 
 from slm_kv.compiled.addresses import int32_at, word
-from slm_kv.compiled.operations.shares import first_column, float_of, floats_at, row_at
+from slm_kv.compiled.operations.shares import float_of, floats_at, row_at, thread_columns
 from slm_kv.compiled.program import ADAPTERS, OPERATION_OPTIONS, ROWS, SIGNATURE, Buffer, Instruction
 
 TABLE_WORDS = 4  # addresses of A [rank, inputs] and of B transposed [rank, outputs], rank, bits of the float32 scaling
@@ -49,7 +49,7 @@ def _down(context: int, arguments: int, thread: int, threads: int) -> None:
 def _up(context: int, arguments: int, thread: int, threads: int) -> None:
     rows, width, table = word(context, ROWS), word(arguments, 6), word(arguments, 7)
     adapters = carray(int32_at(word(context, ADAPTERS)), (rows,))
-    first, end = first_column(width, thread, threads), first_column(width, thread + 1, threads)
+    first, end = thread_columns(width, thread, threads)
     for row in range(rows):
         if adapters[row] < 0:
             continue

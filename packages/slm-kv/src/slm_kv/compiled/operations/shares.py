@@ -47,7 +47,8 @@ def floats_at(address: int, count: int) -> np.ndarray:
 
 
 @njit(inline="always")
-def first_column(width: int, thread: int, threads: int) -> int:
-    """Where the thread's share of ``width`` columns begins: whole blocks of 64. It ends where the next one begins."""
+def thread_columns(width: int, thread: int, threads: int) -> tuple[int, int]:
+    """Where the thread's share of ``width`` columns, whole blocks of 64, begins and ends."""
     blocks = (width + BLOCK - 1) // BLOCK
-    return min(width, blocks * thread // threads * BLOCK)
+    first, end = blocks * thread // threads * BLOCK, blocks * (thread + 1) // threads * BLOCK
+    return min(width, first), min(width, end)
