@@ -16,8 +16,8 @@ Speculate = Literal["auto", "off"]
 NGRAM_SIZES = (4, 3, 2)  # tokens that must match, the longest first
 FIRST_LENGTH, MAX_LENGTH = 4, 15  # tokens of a draft
 MAX_DECODE_ROWS = 16  # of a step, drafts included: the compiled products of a few rows read the weights once
-ROW_COST = 0.1  # time of one more row in a step, as a part of the time of a step of one row
-# In tokens. A failed draft loses time for which credit must exist: of 80 tokens, at most 0.5 + 0.8 = 1.6 %.
+ROW_COST = 0.15  # time of one more row in a step, as a part of the time of a step of one row
+# In tokens. A failed draft loses time, for which credit must exist: of 80 tokens, at most 0.5 + 0.8, which is 1.6 %.
 FIRST_CREDIT, MAX_CREDIT, CREDIT_PER_TOKEN = 0.5, 2.0, 0.01
 
 
