@@ -99,7 +99,7 @@ def test_texts_are_those_without_drafts_in_any_pool_and_at_any_limit(monkeypatch
     @given(st.data())
     @settings(max_examples=12, deadline=None)
     def check(data: st.DataObject) -> None:
-        options = data.draw(ENGINE_OPTIONS)
+        options: dict[str, Any] = data.draw(ENGINE_OPTIONS)
         tokens = data.draw(st.integers(24, 70), label="slots")
         options["max_pages"] = -(-tokens // options["page_size"])
         params = [
@@ -189,8 +189,8 @@ def test_updates_of_several_tokens_join_to_the_text_and_end_at_max_new_tokens(re
 
 def test_a_grammar_advances_with_accepted_tokens_only(repeating: Engine) -> None:
     grammar = Grammar("regex", r"(cat |dog ){9}end")
-    for options in ({"temperature": 0.0}, {"temperature": 1.0, "seed": 3}):
-        params = SamplingParams(max_new_tokens=60, grammar=grammar, **options)
+    for temperature in (0.0, 1.0):
+        params = SamplingParams(max_new_tokens=60, grammar=grammar, temperature=temperature, seed=3)
         plain, drafted = (steps(repeating, params, speculate=each)[-1].handle for each in (False, True))
         assert drafted.text == plain.text
         assert drafted.text.endswith("end")
@@ -209,9 +209,9 @@ def test_nan_logits_in_the_middle_of_a_draft_end_the_text_after_the_tokens_befor
         sampler_of[:] = [len(result.work[0].draft)] if result.work else [0]
         return result
 
-    def fail_at_the_third(logits: torch.Tensor) -> Any:
+    def fail_at_the_third(logits_V: torch.Tensor) -> Any:
         failing = sampler_of[0] > 2 and len(handle.token_ids) - before[0] == 2
-        return sample(torch.full_like(logits, torch.nan) if failing else logits)
+        return sample(torch.full_like(logits_V, torch.nan) if failing else logits_V)
 
     repeating.scheduler.plan, sequence.sampler.sample = planned, fail_at_the_third  # type: ignore[method-assign]
     before, received = [0], []

@@ -22,6 +22,7 @@ from slm_kv.engine.adapters import Adapters, ModelCall
 from slm_kv.engine.embeddings import last_hidden_states
 from slm_kv.engine.scheduler import Work
 from slm_kv.errors import InvalidLogits
+from slm_kv.pages.block_table import BlockTable
 from slm_kv.pages.storage import PagedStorage
 from slm_kv.peft_models import base_model
 
@@ -121,7 +122,8 @@ class ModelRunner:
 
     def _batch(self, work: list[Work]) -> StepBatch:
         # Each row of a draft attends to the tokens up to its own, like a sequence that shares the pages.
-        tables, lengths = [], []
+        tables: list[BlockTable] = []
+        lengths: list[int] = []
         for item in work:
             if item.decodes:
                 table = item.sequence.block_table
