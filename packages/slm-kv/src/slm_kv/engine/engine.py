@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Ids
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ from slm_kv.linear.plain_copy import PlainCopy
 from slm_kv.pages.pool import PagePool
 from slm_kv.pages.storage import PagedStorage
 from slm_kv.peft_models import base_model
-from slm_kv.sampling.speculation import Speculate
+from slm_kv.sampling.speculation import Speculate, require_speculate
 
 # Computes the rows of work: for each call of a model, its items and a tensor for each.
 Run = Callable[[tuple[Work, ...]], Iterable[tuple[list[Work], list[Tensor]]]]
@@ -91,8 +91,7 @@ class Engine(TextEngine):
         require_at_least(max_sequences, max_step_tokens=max_step_tokens)
         if int8_text is not None and not packed:
             raise KVError("int8_text packs the linear layers and packed=False does not; leave one of them out")
-        if speculate not in get_args(Speculate):
-            raise KVError(f"speculate={speculate!r} is not one of {', '.join(get_args(Speculate))}")
+        require_speculate(speculate)
         super().__init__(model, tokenizer)
         self.max_sequences = max_sequences
         self._prepared = PreparedModels(self.models)
@@ -160,10 +159,7 @@ class Engine(TextEngine):
         return bool(self._sequences or self._updates)
 
     def step(self) -> list[Update]:
-        """Compute one token for each sequence that decodes, and a chunk of the waiting prompts.
-
-        With speculation a sequence may get several tokens, in one update.
-        """
+        """Compute a token, or by speculation several, of each sequence that decodes, and a chunk of waiting prompts."""
         self._enforce_limits()
         plan = self.scheduler.plan()
         for copy in plan.copies:

@@ -98,10 +98,7 @@ class ModelRunner:
         return rows > 0
 
     def _run_step(self, step: DecodeStep, work: tuple[Work, ...]) -> list[Tensor]:
-        rows = [
-            step.rows(item.sequence.next_ids(item.count), item.sequence.position, item.sequence.block_table)
-            for item in work
-        ]
+        rows = [step.rows(item.token_ids, item.sequence.position, item.sequence.block_table) for item in work]
         keep, counts = _rows_with_logits(list(work))
         return list(step.run(rows)[keep].split(counts))
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
+
+from slm_kv.errors import KVError
 
 Speculate = Literal["auto", "off"]
 
@@ -19,6 +21,12 @@ MAX_DECODE_ROWS = 16  # of a step, drafts included: the compiled products of a f
 ROW_COST = 0.15  # time of one more row in a step, as a part of the time of a step of one row
 # In tokens. A failed draft loses time, for which credit must exist: of 80 tokens, at most 0.5 + 0.8, which is 1.6 %.
 FIRST_CREDIT, MAX_CREDIT, CREDIT_PER_TOKEN = 0.5, 2.0, 0.01
+
+
+def require_speculate(speculate: str) -> None:
+    """Raise KVError if the setting is unknown."""
+    if speculate not in get_args(Speculate):
+        raise KVError(f"speculate={speculate!r} is not one of {', '.join(get_args(Speculate))}")
 
 
 @dataclass
