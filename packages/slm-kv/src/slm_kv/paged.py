@@ -40,11 +40,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run ``slm-paged`` and return its exit code. ``argv`` None means the arguments of this process."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # read when transformers is imported
     args = _parser().parse_args(argv)
-    return run_command("slm-paged", lambda: run(args))
+    return run_command("slm-paged", lambda: run(args, owns_process=argv is None))
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace, *, owns_process: bool = False) -> int:
     """Load the model, stream the completion and print the report.
+
+    Args:
+        args: The parsed flags.
+        owns_process: Nothing else runs in this process, so that torch and transformers may be imported in part.
 
     Raises:
         KVError: a user's mistake.
@@ -57,6 +61,10 @@ def run(args: argparse.Namespace) -> int:
         **{name: getattr(args, name) for name in SAMPLING_FLAGS},
     )
     int8_text = None if args.int8 is None else read_int8_text(args.int8)
+    if owns_process:
+        from slm_kv.lean_imports import import_modelling_code
+
+        import_modelling_code(args.device)
     from transformers.utils.logging import disable_progress_bar
 
     from slm_kv.chat import chat_ids

@@ -123,8 +123,10 @@ def serve(settings: Settings) -> int:
             f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; give another --port or --host"
         ) from error
     app = create_app(settings)
-    Server(app, settings).run([listening_socket])
     service: Service = app.state.service
+    if settings.backend != "vllm":
+        service.before_loading = lambda: _import_in_part(settings)
+    Server(app, settings).run([listening_socket])
     if service.is_loading:
         sys.stdout.flush()
         os._exit(0)  # the loading thread cannot be stopped
@@ -142,6 +144,13 @@ def serve_reloading(settings: Settings) -> int:
     app, protocol = "slm_serve.app:create_app", "slm_serve.http.protocol:HttpProtocol"
     uvicorn.run(app, factory=True, reload=True, host=settings.host, port=settings.port, http=protocol, ws="none")
     return 0
+
+
+def _import_in_part(settings: Settings) -> None:
+    """Import torch and transformers without what this process, which only serves, does not use."""
+    from slm_kv import import_modelling_code
+
+    import_modelling_code(settings.device)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -13,6 +13,7 @@ from slm_adapters.base.causality import find_config_fault
 from slm_adapters.base.hub_errors import as_adapter_error
 from slm_adapters.base.layer_weights import read_weight, write_weight
 from slm_adapters.base.log_filters import quiet_bitsandbytes, quiet_loading_report
+from slm_adapters.base.meta_initialization import SkipMetaValues
 from slm_adapters.base.quantization import four_bit_config, is_quantized
 from slm_adapters.base.soft_cap import apply_soft_cap
 from slm_adapters.errors import AdapterError
@@ -31,7 +32,7 @@ def load_base(base: BaseLocation, device: torch.device, dtype: torch.dtype, four
         quantization = four_bit_config(dtype)
         options = {"dtype": torch.float32, "quantization_config": quantization, "device_map": {"": device}}
     errors = as_adapter_error(f"the model {base.name}", base.remedy, base.hub_error)
-    with errors, quiet_bitsandbytes(), quiet_loading_report():
+    with errors, quiet_bitsandbytes(), quiet_loading_report(), SkipMetaValues():
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             base.location,
             use_safetensors=True,
