@@ -23,8 +23,10 @@ from slm_kv.engine.text_engine import EngineLoad, TextEngine
 from slm_kv.engine.verification.verify import verify
 from slm_kv.engine.vocabulary import Prompt
 from slm_kv.errors import KVError, require_at_least
-from slm_kv.linear.int8_gate import Int8Model
+from slm_kv.linear.gate_text import built_in_text
 from slm_kv.linear.plain_copy import PlainCopy
+from slm_kv.linear.quantisation_gate import QuantisedModel
+from slm_kv.linear.quantised_selection import QuantisedFormat
 from slm_kv.pages.pool import PagePool
 from slm_kv.pages.storage import PagedStorage
 from slm_kv.peft_models import base_model
@@ -54,12 +56,13 @@ class Engine(TextEngine):
             first, which is approximate; others compute the last half again).
         prefix_caching: Keep the pages of finished requests for prompts with the same prefix, until pages are needed.
         packed: On a CPU, prepack the linear layers until ``close``.
-        int8_text: Pack them in 8 bits, if that raises the perplexity of this text by at most 1 %, measured with each
-            adapter and with none. The plain weights are kept for ``close``.
+        weights: Hold them in 8 bits (``q8``) or 4 (``q4``), if that raises the perplexity of a text by at most 1 % or
+            3 %, measured with each adapter and with none. The plain weights are kept for ``close``.
+        gate_text: The text, or its token ids; the default is a built-in one in English.
 
     Raises:
         UnsupportedModel: the model's logits on pages are not those of its own forward pass.
-        KVError: a size is invalid, or 8 bits raise the perplexity by more than 1 %. Models are left as they were.
+        KVError: a size is invalid, or quantised weights raise the perplexity too far. Models are left as they were.
     """
 
     kind: Literal["paged"] = "paged"
@@ -78,12 +81,12 @@ class Engine(TextEngine):
         on_full: OnFull = "refuse",
         prefix_caching: bool = True,
         packed: bool = True,
-        int8_text: Prompt | None = None,
+        weights: QuantisedFormat | None = None,
+        gate_text: Prompt | None = None,
     ) -> None:
         require_at_least(1, page_size=page_size, max_pages=max_pages, max_sequences=max_sequences)
         require_at_least(max_sequences, max_step_tokens=max_step_tokens)
-        if int8_text is not None and not packed:
-            raise KVError("int8_text packs the linear layers and packed=False does not; leave one of them out")
+        _check_weights(weights, gate_text, packed)
         super().__init__(model, tokenizer)
         self.max_sequences = max_sequences
         self._prepared = PreparedModels(self.models)
@@ -93,8 +96,9 @@ class Engine(TextEngine):
             known = verify(self._prepared, self.adapters, probe, self._vocabulary.ordinary_ids(), limits)
             self.context_limits = limits.narrowed(known, probe.window)
             self.pool = PagePool(page_size, max_pages, prefix_caching=prefix_caching, window=probe.window)
-            if int8_text is not None:
-                self._prepared.pack_int8(self._vocabulary.encode(int8_text), self.context_limits.positions)
+            if weights is not None:
+                text_ids = self._vocabulary.encode(built_in_text() if gate_text is None else gate_text)
+                self._prepared.pack_quantised(weights, text_ids, self.context_limits.positions)
             elif packed:
                 self._prepared.pack()
             # Allocated after packing, whose temporary memory is free again by then: the peak is lower.
@@ -123,20 +127,20 @@ class Engine(TextEngine):
         return self.storage.device
 
     @property
-    def int8(self) -> Int8Model | None:
-        """The model in 8 bits and the measured rise of its perplexity; None without ``int8_text``."""
-        return self._prepared.int8
+    def quantised(self) -> QuantisedModel | None:
+        """The quantised model and the measured rise of its perplexity; None without ``weights``."""
+        return self._prepared.quantised
 
     @property
     def summary(self) -> str:
         """The pool and the model in two lines, and a third if the context is shorter than the model's."""
-        limits, storage, layers = self.context_limits, self.storage, self._prepared.packed_layers
+        limits, storage = self.context_limits, self.storage
         adapter = f"adapter {self.adapters.default}" if self.adapters.default else "no adapter"
         return (
             f"pool: {limits.max_pages} pages of {limits.page_size} tokens, {limits.slots:,} tokens in total, "
             f"{storage.nbytes / 1e6:.1f} MB ({str(storage.dtype)[6:]}, {len(storage.keys)} layers)\n"
             f"model: {type(base_model(self.model)).__name__} on {storage.device.type}, {adapter}, "
-            f"{layers} linear layer{'' if layers == 1 else 's'} prepacked{' in 8 bits' if self.int8 else ''}"
+            f"{self._prepared.packed_layers}"
             f"{limits.limitation}"
         )
 
@@ -289,3 +293,12 @@ def _split(work: tuple[Work, ...]) -> tuple[tuple[Work, ...], tuple[Work, ...]]:
     """The work of embeddings, and the rest."""
     embedding = tuple(item for item in work if isinstance(item.sequence, EmbeddingSequence))
     return embedding, tuple(item for item in work if item not in embedding) if embedding else work
+
+
+def _check_weights(weights: str | None, gate_text: Prompt | None, packed: bool) -> None:
+    if weights not in (None, "q8", "q4"):
+        raise KVError(f"weights={weights!r} is not q8 or q4; load the model in another dtype instead")
+    if weights is not None and not packed:
+        raise KVError(f"weights={weights!r} packs the linear layers and packed=False does not; leave one of them out")
+    if weights is None and gate_text is not None:
+        raise KVError("gate_text is measured for quantised weights only; give weights='q8' or 'q4', or leave it out")
