@@ -1,0 +1,158 @@
+"""Products of a few rows and a packed weight, as compiled operations.
+
+With few rows the speed is limited by reading the weight: each thread reads its share of the blocks once, and multiplies
+all rows by a block while it is in the cache. Weights that share their input (queries, keys and values) are divided
+among the threads as one list of blocks.
+
+Shapes: R rows, I inputs, O outputs.
+"""
+
+# numba reads the signatures, and accepts no annotations in them.
+# mypy: disallow-untyped-decorators=False
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from numba import carray, cfunc, njit
+from torch import Tensor
+
+from slm_kv.compiled import team
+from slm_kv.compiled.addresses import float32_at, word
+from slm_kv.compiled.block_weights import BLOCK, BlockWeight
+from slm_kv.compiled.program import OPERATION_OPTIONS, SIGNATURE, WORDS, Buffer, Instruction, StepContext, execute
+from slm_kv.compiled.tiles import BFLOAT16, BFLOAT16_32, FLOAT32, MAX_TILE_ROWS, SUMS_ROW_BYTES, multiply_tile
+
+
+@njit(inline="always")
+def _write(sums, rows, out, out_row_bytes, bias, columns):  # type: ignore[no-untyped-def]
+    """Write ``sums`` [4, 64] plus the bias to ``out``; ``bias`` is an address, 0 for none."""
+    for row in range(rows):
+        to = carray(float32_at(out + row * out_row_bytes), (columns,))
+        if bias:
+            added = carray(float32_at(bias), (columns,))
+            for column in range(columns):
+                to[column] = sums[row, column] + added[column]
+        else:
+            for column in range(columns):
+                to[column] = sums[row, column]
+
+
+@njit(inline="always")
+def _multiply(tile_format, width, context, arguments, thread, threads):  # type: ignore[no-untyped-def]
+    """Multiply all rows by the thread's share of the blocks. The arguments are those of ``_part``."""
+    rows = word(context, 0)
+    x, x_row_bytes = word(arguments, 0) + thread * word(arguments, 2), word(arguments, 1)
+    out, out_row_bytes = word(arguments, 3) + thread * word(arguments, 5), word(arguments, 4)
+    bias, weights, block_bytes = word(arguments, 6), word(arguments, 7), word(arguments, 8)
+    outputs, inputs, first_unit, units = (
+        word(arguments, 9),
+        word(arguments, 10),
+        word(arguments, 11),
+        word(arguments, 12),
+    )
+    begin = max(0, units * thread // threads - first_unit) * BLOCK
+    end = min(outputs, (units * (thread + 1) // threads - first_unit) * BLOCK)
+    tiles = (rows + MAX_TILE_ROWS - 1) // MAX_TILE_ROWS
+    sums = np.empty((MAX_TILE_ROWS, SUMS_ROW_BYTES // 4), np.float32)
+    to = sums.ctypes.data
+    for column in range(begin, end, width):
+        block = weights + column // width * block_bytes
+        for tile in range(tiles):
+            row = rows * tile // tiles
+            count = rows * (tile + 1) // tiles - row
+            x_rows = x + row * x_row_bytes
+            if count == 1:
+                multiply_tile(tile_format, 1, block, inputs, x_rows, x_row_bytes, to)
+            elif count == 2:
+                multiply_tile(tile_format, 2, block, inputs, x_rows, x_row_bytes, to)
+            elif count == 3:
+                multiply_tile(tile_format, 3, block, inputs, x_rows, x_row_bytes, to)
+            else:
+                multiply_tile(tile_format, 4, block, inputs, x_rows, x_row_bytes, to)
+            added = bias + column * 4 if bias else 0
+            _write(sums, count, out + row * out_row_bytes + column * 4, out_row_bytes, added, min(width, end - column))
+
+
+# One function a format, so that only formats in use are compiled, and found in numba's cache on disk.
+
+
+def _float32(context, arguments, thread, threads):  # type: ignore[no-untyped-def]
+    _multiply(FLOAT32, 64, context, arguments, thread, threads)
+
+
+def _bfloat16(context, arguments, thread, threads):  # type: ignore[no-untyped-def]
+    _multiply(BFLOAT16, 64, context, arguments, thread, threads)
+
+
+def _bfloat16_32(context, arguments, thread, threads):  # type: ignore[no-untyped-def]
+    _multiply(BFLOAT16_32, 32, context, arguments, thread, threads)
+
+
+OPERATIONS: dict[tuple[str, int], Callable[..., None]] = {
+    ("float32", 64): _float32,
+    ("bfloat16", 64): _bfloat16,
+    ("bfloat16", 32): _bfloat16_32,
+}
+
+
+@cache
+def compile_operation(function: Callable[..., None]) -> Any:
+    """Compile an operation, or load it from numba's cache on disk."""
+    return cfunc(SIGNATURE, **OPERATION_OPTIONS)(function)
+
+
+def product(
+    parts: Sequence[tuple[BlockWeight, int]], x: Buffer, out: Buffer, *, bias: np.ndarray | None = None
+) -> list[Instruction]:
+    """Return the instructions for ``out = x @ weight.T + bias``.
+
+    A thread that reads columns of ``out`` besides its own share of the blocks of 64 needs a barrier first.
+
+    Args:
+        parts: Weights with the same inputs, and the first column of ``out`` for each, divisible by 64.
+        x: Float32 [R, I].
+        out: Float32 [R, columns].
+        bias: Float32 [columns], which must outlive the program; None for none.
+    """
+    units = sum(-(-weight.outputs // BLOCK) for weight, _ in parts)
+    instructions, first_unit = [], 0
+    for weight, column in parts:
+        address = 0 if bias is None else bias.ctypes.data + 4 * column
+        instructions.append(_part(weight, x, out.columns(column, weight.outputs), address, first_unit, units))
+        first_unit += -(-weight.outputs // BLOCK)
+    return instructions
+
+
+def _part(weight: BlockWeight, x: Buffer, out: Buffer, bias: int, first_unit: int, units: int) -> Instruction:
+    operation = compile_operation(OPERATIONS[weight.format, weight.width]).address
+    shape = (weight.block_bytes, weight.outputs, weight.inputs)
+    return (operation, *x.words, *out.words, bias, weight.address, *shape, first_unit, units)
+
+
+def multiply(x: Tensor, weight: BlockWeight, bias: np.ndarray | None = None) -> Tensor:
+    """Multiply [..., I] by a packed weight to [..., O], on the team of threads.
+
+    Args:
+        x: At least one row; float32 or bfloat16, which is also the result's.
+        weight: The weight.
+        bias: Float32 [O]; None for none.
+    """
+    rows = x.reshape(-1, weight.inputs).float().contiguous()
+    out = torch.empty(len(rows), weight.outputs)
+    context, matrix = np.zeros(StepContext.SIZE, np.int64), np.zeros((1, WORDS), np.int64)
+    context[StepContext.ROWS] = len(rows)
+    x_buffer, out_buffer = (Buffer(t.data_ptr(), 4 * t.shape[1], 0, t.shape[1]) for t in (rows, out))
+    for line, instruction in zip(matrix, product([(weight, 0)], x_buffer, out_buffer, bias=bias), strict=True):
+        line[: len(instruction)] = instruction
+    team.run(execute, context, matrix, torch.get_num_threads())
+    return out.to(x.dtype).view(*x.shape[:-1], weight.outputs)
+
+
+def max_rows(weight: BlockWeight) -> int:
+    """Rows up to which ``multiply`` is faster than oneDNN; 0 in bfloat16 on a CPU with AMX, where oneDNN is as fast."""
+    return 8 if weight.width == BLOCK else 0
