@@ -41,7 +41,7 @@ def add_kv(commands: Any) -> None:
 
 
 def check_flags(arguments: argparse.Namespace) -> None:
-    """Raise BenchError for a flag that would be ignored; set the default of ``--plot``, and what ``--weights`` means."""
+    """Raise BenchError for a flag that would be ignored; set ``--plot`` and ``weight_options``."""
     arguments.weight_options = weight_options(arguments.weights, arguments.weights_text, arguments.dtype)
     arguments.dtype = arguments.weight_options.dtype
     if arguments.weight_options.weights and not (arguments.engine or arguments.packed):

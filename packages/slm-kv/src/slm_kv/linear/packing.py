@@ -72,7 +72,9 @@ class PackedModel:
         if self.weights is None:
             return packed
         rest = layers - quantised
-        return f"{packed} in {self.weights}" + (f" ({rest} not: their inputs are no multiple of {GROUP})" if rest else "")
+        return f"{packed} in {self.weights}" + (
+            f" ({rest} not: their inputs are no multiple of {GROUP})" if rest else ""
+        )
 
     @property
     def nbytes(self) -> int:

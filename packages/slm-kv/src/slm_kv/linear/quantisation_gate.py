@@ -49,7 +49,8 @@ class QuantisedModel:
     def summary(self) -> str:
         """The measurement in a few words."""
         at_most = " at most" if len(self.rises) > 1 else ""
-        return f"perplexity {100 * self.rise:+.2f} %{at_most} on {self.tokens:,} tokens (limit {100 * MAX_RISES[self.weights]:g} %)"
+        limit = f"limit {100 * MAX_RISES[self.weights]:g} %"
+        return f"perplexity {100 * self.rise:+.2f} %{at_most} on {self.tokens:,} tokens ({limit})"
 
     @property
     def weights(self) -> QuantisedFormat:

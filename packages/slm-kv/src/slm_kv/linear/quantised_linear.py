@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from slm_kv.compiled.block_weights import BlockWeight
 from slm_kv.linear.block_formats import BLOCK, GROUP, QuantisedWeight
 from slm_kv.linear.packed_linear import PackedLayer
 from slm_kv.linear.widening_tile import WideningTile
@@ -38,8 +39,10 @@ class QuantisedLinear(PackedLayer):
         self._tile = tile
         padding = -weight.outputs % tile.outputs
         self._bias = None if bias_O is None else nn.functional.pad(bias_O.to(tile.dtype), (0, padding))
-        self._kernel: Any = None
-        self.block_weight: Any = None  # K's BlockWeight, where compiled code can read it
+        self._numpy_bias = None if bias_O is None else bias_O.float().numpy()
+        self._products: Any = import_optional("compiled.products")
+        self.block_weight = self._view_blocks()
+        self._max_few_rows = self._products.max_rows(self.block_weight) if self.block_weight else 0
 
     @property
     def nbytes(self) -> int:
@@ -63,9 +66,20 @@ class QuantisedLinear(PackedLayer):
         """
         self._refuse_gradients(x)
         x_NI = x.reshape(-1, self.in_features)
+        if 0 < len(x_NI) <= self._max_few_rows:
+            product: Tensor = self._products.multiply(x, self.block_weight, self._numpy_bias)
+            return product
         if self.rounds_inputs:
             x_NI = round_inputs(x_NI)
         return self._widened(x_NI.to(self._tile.dtype)).to(x.dtype).view(*x.shape[:-1], self.out_features)
+
+    def _view_blocks(self) -> BlockWeight | None:
+        """The blocks for compiled products, if these know the format."""
+        weight = self.weight_blocks
+        if not self._products or (weight.format, BLOCK) not in self._products.OPERATIONS:
+            return None
+        memory = weight.blocks.flatten(1).numpy()
+        return BlockWeight(weight.format, memory, weight.outputs, weight.inputs, BLOCK, weight.blocks)
 
     def _widened(self, x_NI: Tensor) -> Tensor:
         out_NO = x_NI.new_empty(len(x_NI), self.out_features)

@@ -26,7 +26,9 @@ def load_backend(settings: Settings, loop: asyncio.AbstractEventLoop) -> Backend
     """
     _check_adapter_root(settings)
     if settings.backend == "transformers" and settings.weights in ("q8", "q4"):
-        raise StartError(f"--weights {settings.weights} needs the paged engine; leave it out with --backend transformers")
+        raise StartError(
+            f"--weights {settings.weights} needs the paged engine; leave it out with --backend transformers"
+        )
     if settings.backend == "vllm":
         from slm_serve.backends.vllm.backend import VLLMBackend
 
@@ -104,4 +106,6 @@ def _summary(engine: TextEngine) -> str:
     quantised = engine.quantised
     weights = f", {quantised.layer_summary} ({quantised.summary})" if quantised else ""
     *lines, _ = engine.summary.splitlines()  # the last one describes the model
-    return "\n".join([f"backend: {name} on {engine.device}, {dtype}, threads: {torch.get_num_threads()}{weights}", *lines])
+    return "\n".join(
+        [f"backend: {name} on {engine.device}, {dtype}, threads: {torch.get_num_threads()}{weights}", *lines]
+    )
