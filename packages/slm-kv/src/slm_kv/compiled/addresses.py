@@ -28,6 +28,7 @@ def _pointer_at(numba_type, llvm_type):
     return intrinsic(pointer)
 
 
+int8_at = _pointer_at(types.int8, ir.IntType(8))
 float32_at = _pointer_at(types.float32, ir.FloatType())
 uint16_at = _pointer_at(types.uint16, ir.IntType(16))
 int32_at = _pointer_at(types.int32, ir.IntType(32))

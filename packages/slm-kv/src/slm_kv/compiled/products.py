@@ -24,8 +24,29 @@ from torch import Tensor
 from slm_kv.compiled import team
 from slm_kv.compiled.addresses import float32_at, word
 from slm_kv.compiled.block_weights import BLOCK, BlockWeight
-from slm_kv.compiled.program import OPERATION_OPTIONS, SIGNATURE, WORDS, Buffer, Instruction, StepContext, execute
-from slm_kv.compiled.tiles import BFLOAT16, BFLOAT16_32, FLOAT32, MAX_TILE_ROWS, SUMS_ROW_BYTES, multiply_tile
+from slm_kv.compiled.program import (
+    MAX_ROWS,
+    OPERATION_OPTIONS,
+    SIGNATURE,
+    WORDS,
+    Buffer,
+    Instruction,
+    StepContext,
+    execute,
+)
+from slm_kv.compiled.quantised_inputs import quantise_inputs, quantised_width
+from slm_kv.compiled.tiles import (
+    BFLOAT16,
+    BFLOAT16_32,
+    FLOAT32,
+    GROUP,
+    MAX_TILE_ROWS,
+    Q4,
+    Q8,
+    Q41,
+    SUMS_ROW_BYTES,
+    multiply_tile,
+)
 
 
 @njit(inline="always")
@@ -93,11 +114,27 @@ def _bfloat16_32(context, arguments, thread, threads):  # type: ignore[no-untype
     _multiply(BFLOAT16_32, 32, context, arguments, thread, threads)
 
 
+def _q8(context, arguments, thread, threads):  # type: ignore[no-untyped-def]
+    _multiply(Q8, 64, context, arguments, thread, threads)
+
+
+def _q4(context, arguments, thread, threads):  # type: ignore[no-untyped-def]
+    _multiply(Q4, 64, context, arguments, thread, threads)
+
+
+def _q41(context, arguments, thread, threads):  # type: ignore[no-untyped-def]
+    _multiply(Q41, 64, context, arguments, thread, threads)
+
+
 OPERATIONS: dict[tuple[str, int], Callable[..., None]] = {
     ("float32", 64): _float32,
     ("bfloat16", 64): _bfloat16,
     ("bfloat16", 32): _bfloat16_32,
+    ("q8", 64): _q8,
+    ("q4", 64): _q4,
+    ("q41", 64): _q41,
 }
+QUANTISED = ("q8", "q4", "q41")  # formats that multiply inputs in 8 bits
 
 
 @cache
@@ -107,7 +144,12 @@ def compile_operation(function: Callable[..., None]) -> Any:
 
 
 def product(
-    parts: Sequence[tuple[BlockWeight, int]], x: Buffer, out: Buffer, *, bias: np.ndarray | None = None
+    parts: Sequence[tuple[BlockWeight, int]],
+    x: Buffer,
+    out: Buffer,
+    *,
+    bias: np.ndarray | None = None,
+    scratch: Buffer | None = None,
 ) -> list[Instruction]:
     """Return the instructions for ``out = x @ weight.T + bias``.
 
@@ -118,12 +160,23 @@ def product(
         x: Float32 [R, I].
         out: Float32 [R, columns].
         bias: Float32 [columns], which must outlive the program; None for none.
+        scratch: A private buffer of ``quantised_width(I)`` columns. Weights in 8 or 4 bits require it.
+
+    Raises:
+        ValueError: a weight in 8 or 4 bits has no scratch, or inputs that are not divisible by 32.
     """
     units = sum(-(-weight.outputs // BLOCK) for weight, _ in parts)
-    instructions, first_unit = [], 0
+    instructions, first_unit, read = [], 0, x
+    if any(weight.format in QUANTISED for weight, _ in parts):
+        inputs = parts[0][0].inputs
+        if scratch is None or inputs % GROUP:
+            raise ValueError(f"Weights in 8 or 4 bits need scratch and inputs divisible by {GROUP}, not {inputs}")
+        instructions.append((compile_operation(quantise_inputs).address, *x.words, *scratch.words, inputs))
+        read = scratch
     for weight, column in parts:
         address = 0 if bias is None else bias.ctypes.data + 4 * column
-        instructions.append(_part(weight, x, out.columns(column, weight.outputs), address, first_unit, units))
+        own = read if weight.format in QUANTISED else x
+        instructions.append(_part(weight, own, out.columns(column, weight.outputs), address, first_unit, units))
         first_unit += -(-weight.outputs // BLOCK)
     return instructions
 
@@ -143,16 +196,27 @@ def multiply(x: Tensor, weight: BlockWeight, bias: np.ndarray | None = None) -> 
         bias: Float32 [O]; None for none.
     """
     rows = x.reshape(-1, weight.inputs).float().contiguous()
-    out = torch.empty(len(rows), weight.outputs)
-    context, matrix = np.zeros(StepContext.SIZE, np.int64), np.zeros((1, WORDS), np.int64)
+    out, threads = torch.empty(len(rows), weight.outputs), torch.get_num_threads()
+    context = np.zeros(StepContext.SIZE, np.int64)
     context[StepContext.ROWS] = len(rows)
+    scratch = None
+    if weight.format in QUANTISED:
+        memory = torch.empty(threads, len(rows), quantised_width(weight.inputs))
+        scratch = Buffer(memory.data_ptr(), *(4 * stride for stride in memory.stride()[1::-1]))
     x_buffer, out_buffer = (Buffer(t.data_ptr(), 4 * t.shape[1], 0, t.shape[1]) for t in (rows, out))
-    for line, instruction in zip(matrix, product([(weight, 0)], x_buffer, out_buffer, bias=bias), strict=True):
+    instructions = product([(weight, 0)], x_buffer, out_buffer, bias=bias, scratch=scratch)
+    matrix = np.zeros((len(instructions), WORDS), np.int64)
+    for line, instruction in zip(matrix, instructions, strict=True):
         line[: len(instruction)] = instruction
-    team.run(execute, context, matrix, torch.get_num_threads())
+    team.run(execute, context, matrix, threads)
     return out.to(x.dtype).view(*x.shape[:-1], weight.outputs)
 
 
 def max_rows(weight: BlockWeight) -> int:
-    """Rows up to which ``multiply`` is faster than oneDNN; 0 in bfloat16 on a CPU with AMX, where oneDNN is as fast."""
+    """Rows up to which ``multiply`` is faster than oneDNN; 0 in bfloat16 on a CPU with AMX, where oneDNN is as fast.
+
+    Quantised weights would have to be widened for oneDNN.
+    """
+    if weight.format in QUANTISED:
+        return MAX_ROWS
     return 8 if weight.width == BLOCK else 0

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from numba import types
@@ -24,11 +25,14 @@ from slm_kv.compiled.vectors import (
     CACHE_LINE,
     FLOAT,
     FLOATS,
+    INT32,
     INT64,
     INTS,
     LANES,
     constant,
+    dot_product,
     load,
+    load_halves,
     multiply_add,
     offset,
     prefetch,
@@ -39,8 +43,9 @@ from slm_kv.compiled.vectors import (
 MAX_TILE_ROWS = 4
 REGISTERS_WITHOUT_AVX512 = 4  # of sums; LLVM makes two or four smaller ones of each
 SUMS_ROW_BYTES = 256  # from row to row of the sums that a tile stores
-GROUP = 32  # inputs that share a scale
-LOW_NIBBLES = 0x0F0F0F0F
+GROUP = 32  # inputs that share a scale, and are a step
+CODE_ROW_BYTES = 256  # four codes of 8 bits, or eight of 4 bits, of each of 64 outputs
+SCALE_BYTES = 128
 
 
 @dataclass
@@ -52,7 +57,8 @@ class Step:
         x: Address of each input row.
         index, steps: The number of the step, and the number of all steps.
         sums: Each row's and register's sums, by (row, vector).
-        features: Of the CPU that numba compiles for.
+            features: Of the CPU that numba compiles for.
+        format: The format, whose memory ahead is prefetched.
     """
 
     builder: Any
@@ -62,6 +68,17 @@ class Step:
     steps: Any
     sums: dict[tuple[int, int], Any]
     features: str
+    format: TileFormat
+
+    def load(self, nbytes: int, element: Any) -> Any:
+        """What is ``nbytes`` after the beginning of the step's weights."""
+        return load(self.builder, offset(self.builder, self.weights, nbytes), element)
+
+    def prefetch(self, vector: int) -> None:
+        """Prefetch a register's share of the cache lines of a later step: all at once would be too many to wait for."""
+        lines, vectors = self.format.nbytes // CACHE_LINE, self.format.vectors
+        for line in range(lines * vector // vectors, lines * (vector + 1) // vectors):
+            prefetch(self.builder, offset(self.builder, self.weights, self.format.ahead + CACHE_LINE * line))
 
     def add(self, row: int, vector: int, x: Any, y: Any) -> None:
         """Add ``x * y`` to a row's sums."""
@@ -87,7 +104,8 @@ class Step:
 def _float32(step: Step) -> None:
     x = [step.input(row, 0, 4, FLOAT, FLOATS) for row in step.rows]
     for vector in step.vectors:
-        weights = load(step.builder, offset(step.builder, step.weights, 64 * vector), FLOATS)
+        step.prefetch(vector)
+        weights = step.load(64 * vector, FLOATS)
         for row in step.rows:
             step.add(row, vector, weights, x[row])
 
@@ -97,7 +115,8 @@ def _bfloat16(step: Step, halves: tuple[int, ...] = (0, 1)) -> None:
     builder = step.builder
     x = {(row, half): step.input(row, 4 * half, 8, FLOAT, FLOATS) for row in step.rows for half in halves}
     for vector in step.vectors:
-        pairs = load(builder, offset(builder, step.weights, 64 * vector), INTS)
+        step.prefetch(vector)
+        pairs = step.load(64 * vector, INTS)
         bits = builder.shl(pairs, constant(INTS, 16)), builder.and_(pairs, constant(INTS, 0xFFFF0000))
         for half in halves:
             weights = builder.bitcast(bits[half], FLOATS)
@@ -107,6 +126,51 @@ def _bfloat16(step: Step, halves: tuple[int, ...] = (0, 1)) -> None:
 
 def _bfloat16_last(step: Step) -> None:
     _bfloat16(step, (0,))
+
+
+def _quantised(step: Step, bits: int, zero: int = 0, has_minimum: bool = False) -> None:
+    """A group: exact integer sums of codes and 8-bit inputs, times both scales.
+
+    The codes are unsigned. ``zero`` times the sum of the inputs is subtracted first.
+    """
+    builder, dot = step.builder, dot_product(step.features)
+    scale_at = CODE_ROW_BYTES * bits
+    scales, totals = zip(*(_group_of_inputs(step, row) for row in step.rows), strict=True)
+    first = [splat(builder, builder.mul(total, INT32(-zero)), INTS) for total in totals]
+    for vector in step.vectors:
+        step.prefetch(vector)
+        sums = list(first)
+        for code_row in range(bits):
+            codes = step.load(CODE_ROW_BYTES * code_row + 64 * vector, INTS)
+            for index, part in enumerate(_unpacked(builder, codes, bits)):
+                for row in step.rows:
+                    inputs = step.input(row, 4 * (code_row * 8 // bits + index), GROUP, INT32, INTS)
+                    sums[row] = dot(builder, sums[row], part, inputs)
+        weight_scales = load_halves(builder, step.weights, scale_at + 32 * vector, step.features)
+        for row in step.rows:
+            both = builder.fmul(weight_scales, splat(builder, scales[row], FLOATS))
+            step.add(row, vector, builder.sitofp(sums[row], FLOATS), both)
+        if has_minimum:
+            minima = load_halves(builder, step.weights, scale_at + SCALE_BYTES + 32 * vector, step.features)
+            for row in step.rows:
+                total = builder.fmul(builder.sitofp(totals[row], FLOAT), scales[row])
+                step.add(row, vector, minima, splat(builder, total, FLOATS))
+
+
+def _group_of_inputs(step: Step, row: int) -> tuple[Any, Any]:
+    """The scale and the sum of a group of 8-bit inputs: they follow all of the row's inputs."""
+    builder, numbers = step.builder, []
+    for per_step, element in ((GROUP, FLOAT), (GROUP + 4, INT32)):
+        start = builder.add(step.x[row], builder.mul(step.steps, INT64(per_step)))
+        numbers.append(load(builder, builder.add(start, builder.mul(step.index, INT64(4))), element))
+    return numbers[0], numbers[1]
+
+
+def _unpacked(builder: Any, codes: Any, bits: int) -> list[Any]:
+    if bits == 8:
+        return [codes]
+    low = constant(INTS, 0x0F0F0F0F)
+    return [builder.and_(codes, low), builder.and_(builder.lshr(codes, constant(INTS, 4)), low)]
 
 
 @dataclass(frozen=True)
@@ -131,11 +195,14 @@ class TileFormat:
 
 
 # Compiled code refers to a format by its number, a literal.
-FLOAT32, BFLOAT16, BFLOAT16_32 = range(3)
+FLOAT32, BFLOAT16, BFLOAT16_32, Q8, Q4, Q41 = range(6)
 FORMATS = (
     TileFormat(4, 1, 256, 4096, _float32),
     TileFormat(4, 2, 256, 4096, _bfloat16, _bfloat16_last),
     TileFormat(2, 2, 128, 4096, _bfloat16, _bfloat16_last),
+    TileFormat(4, GROUP, 2176, 2176, partial(_quantised, bits=8, zero=128)),
+    TileFormat(4, GROUP, 1152, 9216, partial(_quantised, bits=4, zero=8)),
+    TileFormat(4, GROUP, 1280, 8960, partial(_quantised, bits=4, has_minimum=True)),
 )
 
 
@@ -148,7 +215,7 @@ def multiply_tile(typing_context, number, rows, weights, inputs, x, x_row_bytes,
         rows: 1 to 4; a literal.
         weights: Address of the block.
         inputs: Of the weight.
-        x: Address of the first row: float32, or for groups of quantised weights what ``quantise_rows`` stored.
+        x: Address of the first row: float32, or for quantised weights what ``quantise_inputs`` stored.
         x_row_bytes: From row to row.
         sums: Address of float32 [rows, 64], which are overwritten.
     """
@@ -177,11 +244,9 @@ def _emit_pass(builder, tile_format, weights, inputs, x, vectors, features, out)
 
     def step(index):
         address = builder.add(weights, builder.mul(index, INT64(tile_format.nbytes)))
-        return Step(builder, address, x, index, steps, sums, features)
+        return Step(builder, address, x, index, steps, sums, features, tile_format)
 
     with cgutils.for_range(builder, steps) as loop:
-        if 0 in vectors:
-            _prefetch_step(builder, step(loop.index).weights, tile_format)
         tile_format.emit(step(loop.index))
     if tile_format.emit_last:
         rest = builder.icmp_unsigned("!=", builder.urem(inputs, INT64(tile_format.inputs)), INT64(0))
@@ -190,8 +255,3 @@ def _emit_pass(builder, tile_format, weights, inputs, x, vectors, features, out)
     for (row, vector), slot in sums.items():
         address = offset(builder, out, row * SUMS_ROW_BYTES + vector * LANES * 4)
         store(builder, address, builder.load(slot))
-
-
-def _prefetch_step(builder, address, tile_format):
-    for line in range(0, tile_format.nbytes, CACHE_LINE):
-        prefetch(builder, offset(builder, address, tile_format.ahead + line))
