@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from slm_kv.sampling.logprobs import SampledToken
     from slm_kv.sampling.params import MAX_LOGPROBS, SamplingParams
     from slm_kv.threads import set_threads
+    from slm_kv.weight_dtype import DtypeChoice, automatic_dtype
 
 __version__ = "0.7.0"
 
@@ -42,6 +43,7 @@ __all__ = [
     "BASE_ADAPTER",
     "MAX_LOGPROBS",
     "DefaultsHelpFormatter",
+    "DtypeChoice",
     "Engine",
     "EngineLoad",
     "Grammar",
@@ -66,6 +68,7 @@ __all__ = [
     "Update",
     "WeightOptions",
     "add_model_flags",
+    "automatic_dtype",
     "create_engine",
     "load",
     "pack",
@@ -79,6 +82,7 @@ __all__ = [
 # "Name": "module:attribute". Imported on first use, so that a command line can answer --help without torch.
 _EXPORTS = {
     "DefaultsHelpFormatter": "command_line:DefaultsHelpFormatter",
+    "DtypeChoice": "weight_dtype:DtypeChoice",
     "BASE_ADAPTER": "engine.adapters:BASE_ADAPTER",
     "Engine": "engine.engine:Engine",
     "EngineLoad": "engine.text_engine:EngineLoad",
@@ -105,6 +109,7 @@ _EXPORTS = {
     "Update": "engine.requests:Update",
     "WeightOptions": "command_line:WeightOptions",
     "add_model_flags": "command_line:add_model_flags",
+    "automatic_dtype": "weight_dtype:automatic_dtype",
     "create_engine": "engine_choice:create_engine",
     "load": "loading:load",
     "pack": "linear.packing:pack",

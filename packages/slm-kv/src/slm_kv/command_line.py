@@ -60,7 +60,8 @@ def add_weights_flags(parser: argparse.ArgumentParser) -> None:
         "--dtype",
         choices=("auto", "float32", "bfloat16", "float16"),
         default="auto",
-        help="dtype of weights and KV cache, if it is not given by --weights",
+        help="dtype of weights and KV cache, if not given by --weights; auto: that of the checkpoint, or float32 where "
+        "that would be slower",
     )
 
 
@@ -69,7 +70,7 @@ class WeightOptions:
     """What the flags of ``add_weights_flags`` ask for.
 
     Attributes:
-        dtype: The dtype to load the model in.
+        dtype: The name for ``DtypeChoice``.
         weights: The format to quantise to, for ``create_engine``.
         gate_text: The text to measure it on; None is the built-in one.
     """
@@ -90,10 +91,9 @@ def weight_options(weights: str, weights_text: str | None, dtype: str) -> Weight
     if weights_text is not None and weights not in ("q8", "q4"):
         raise KVError(f"--weights_text is for --weights q8 and q4, not {weights}; leave it out")
     text = None if weights_text is None else read_weights_text(weights_text)
-    if weights == "q8" or weights == "q4":
-        return WeightOptions("float32", weights, text)
-    named = dtype if weights == "auto" else weights
-    return WeightOptions("float32" if named == "auto" else named)
+    formats: dict[str, Literal["q8", "q4"]] = {"q8": "q8", "q4": "q4"}
+    named = dtype if weights in ("auto", *formats) else weights
+    return WeightOptions(named, formats.get(weights), text)
 
 
 def read_weights_text(file: str) -> str:

@@ -57,16 +57,17 @@ def run(args: argparse.Namespace) -> int:
         **{name: getattr(args, name) for name in SAMPLING_FLAGS},
     )
     options = weight_options(args.weights, args.weights_text, args.dtype)
-    import torch
     from transformers.utils.logging import disable_progress_bar
 
     from slm_kv.chat import chat_ids
     from slm_kv.engine_choice import create_engine
     from slm_kv.loading import load
     from slm_kv.threads import set_threads
+    from slm_kv.weight_dtype import DtypeChoice
 
     disable_progress_bar()
-    loaded = load(args.model_path, args.adapter_path, dtype=getattr(torch, options.dtype), device=args.device)
+    dtype = DtypeChoice(options.dtype)
+    loaded = load(args.model_path, args.adapter_path, dtype=dtype, device=args.device)
     threads = set_threads(loaded.model, args.threads)
     with create_engine(
         loaded.model,
@@ -79,6 +80,7 @@ def run(args: argparse.Namespace) -> int:
         weights=options.weights,
         gate_text=options.gate_text,
     ) as engine:
+        print(f"weights: {f'{options.weights} of ' if options.weights else ''}{dtype.reason}")
         print(f"{engine.summary}, threads: {threads}")
         if engine.quantised:
             print(f"{args.weights}: {engine.quantised.summary} of {args.weights_text or 'the built-in text'}")

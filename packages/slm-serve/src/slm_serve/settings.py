@@ -86,7 +86,9 @@ class Settings(BaseSettings):
         None, description="text file on which q8 and q4 are measured (default: a built-in text in English)"
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="data type of the weights and the KV cache, if it is not given by --weights"
+        "auto",
+        description="data type of the weights and the KV cache, if it is not given by --weights; auto takes that of "
+        "the checkpoint, or float32 where that would be slower and with --backend vllm",
     )
     device: str | None = Field(None, description="cpu or cuda (default: cuda if available)")
     threads: PositiveInt | None = Field(None, description="CPU threads (default: the fastest number in a short test)")
@@ -187,8 +189,8 @@ class Settings(BaseSettings):
         return variables
 
     @property
-    def dtype_name(self) -> str:
-        """The dtype that ``weights`` or ``dtype`` names; float32 for auto."""
+    def vllm_dtype(self) -> str:
+        """The dtype for vLLM, whose merged models are saved in float32."""
         named = self.weights if self.weights in ("float32", "bfloat16") else self.dtype
         return "float32" if named == "auto" else named
 

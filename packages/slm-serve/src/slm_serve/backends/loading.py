@@ -48,17 +48,16 @@ def _check_adapter_root(settings: Settings) -> None:
 
 def _load_engine_backend(settings: Settings, loop: asyncio.AbstractEventLoop) -> Backend:
     # Imported here, on the loading thread, so that the server answers while torch is being imported.
-    import torch
     from transformers.utils.logging import disable_progress_bar
 
     from slm_adapters import load_adapters
-    from slm_kv import BASE_ADAPTER, set_threads, weight_options
+    from slm_kv import BASE_ADAPTER, DtypeChoice, set_threads, weight_options
     from slm_serve.backends.engine_backend import EngineBackend
     from slm_serve.backends.readiness import check_generation
 
     disable_progress_bar()
     options = weight_options(settings.weights, settings.weights_text, settings.dtype)
-    dtype = getattr(torch, options.dtype)
+    dtype = DtypeChoice(options.dtype)
     loaded = load_adapters(settings.model_path, settings.adapters, dtype=dtype, device=settings.device)
     served = served_models(settings, loaded.base, dict.fromkeys(settings.adapters, "unmerged"))
     set_threads(loaded.models[0], settings.threads)
@@ -70,7 +69,7 @@ def _load_engine_backend(settings: Settings, loop: asyncio.AbstractEventLoop) ->
         loaded.adapters,
         served_tokenizers(served, loaded.tokenizers),
         loop,
-        summary=_summary(engine),
+        summary=_summary(engine, f"{options.weights} of {dtype.reason}" if options.weights else dtype.reason),
         stream_interval=settings.stream_interval,
         loader=loaded.loader,
     )
@@ -98,14 +97,13 @@ def _create_engine(settings: Settings, loaded: LoadedAdapters, options: WeightOp
         raise StartError(f"{reason}; serve it with --backend transformers instead of engine") from error
 
 
-def _summary(engine: TextEngine) -> str:
+def _summary(engine: TextEngine, weights: str) -> str:
     import torch
 
+    activations = str(engine.dtype).removeprefix("torch.")
     name = "engine" if engine.kind == "paged" else engine.kind
-    dtype = str(engine.dtype).removeprefix("torch.")
     quantised = engine.quantised
-    weights = f", {quantised.layer_summary} ({quantised.summary})" if quantised else ""
+    packed = f", {quantised.layer_summary} ({quantised.summary})" if quantised else ""
     *lines, _ = engine.summary.splitlines()  # the last one describes the model
-    return "\n".join(
-        [f"backend: {name} on {engine.device}, {dtype}, threads: {torch.get_num_threads()}{weights}", *lines]
-    )
+    backend = f"backend: {name} on {engine.device}, {activations}, threads: {torch.get_num_threads()}{packed}"
+    return "\n".join([f"weights: {weights}", backend, *lines])

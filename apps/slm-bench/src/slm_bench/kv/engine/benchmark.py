@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers.utils.logging import disable_progress_bar
 
 from slm_bench.errors import BenchError
@@ -31,7 +30,7 @@ from slm_bench.kv.engine.contenders import (
 )
 from slm_bench.kv.engine.vllm_process import Vllm
 from slm_bench.kv.engine.workload import Sizes, Tokens, Workload, mixed_workload, uniform_workload
-from slm_kv import WeightOptions, load, pack, set_threads
+from slm_kv import DtypeChoice, WeightOptions, load, pack, set_threads
 
 ROUNDS = 3
 PACKED = "HF generate, linears packed by slm-kv"
@@ -64,7 +63,7 @@ def measure(arguments: argparse.Namespace, sizes: Sizes | None = None) -> Result
     disable_progress_bar()
     sizes = sizes or Sizes()
     python = find_interpreter("vllm_python", arguments.vllm_python, ["vllm"])
-    dtype = getattr(torch, arguments.dtype)
+    dtype = DtypeChoice(arguments.dtype)
     loaded = load(arguments.model_path, arguments.adapter_path, dtype=dtype, device=arguments.device)
     model: Any = loaded.model
 
@@ -76,7 +75,7 @@ def measure(arguments: argparse.Namespace, sizes: Sizes | None = None) -> Result
     settings = {
         "model": arguments.model_path,
         "adapter": arguments.adapter_path,
-        "dtype": arguments.dtype,
+        "dtype": dtype.name,
         "weights": arguments.weights,
         "device": str(model.device),
         "threads": set_threads(model, arguments.threads),
