@@ -78,7 +78,7 @@ def test_special_numbers_do_not_become_ordinary_ones(block_format: BlockFormat, 
 
 
 def layer(packed: QuantisedWeight, bias: Tensor | None, dtype: torch.dtype) -> QuantisedLinear:
-    return QuantisedLinear(packed, bias, torch.float32, WideningTile(packed.inputs, dtype))
+    return QuantisedLinear(packed, bias, torch.float32, WideningTile(packed.inputs, dtype, packed.outputs))
 
 
 @pytest.mark.parametrize("dtype", PRODUCT_DTYPES)

@@ -187,7 +187,7 @@ def _pack_layer(layer: Any, tiles: dict[Any, Any], packed_model: PackedModel, is
     weight, bias = weight_OI(layer), detached_bias(layer)
     packed: PackedLayer
     if block_format := layer_format(layer, packed_model.weights, is_head):
-        tile = _widening_tile(weight.shape[1], tiles)
+        tile = _widening_tile(weight, tiles)
         packed = QuantisedLinear(quantise_weight(weight, block_format), bias, weight.dtype, tile)
     elif tile := _tile_for(layer, tiles):
         packed = import_optional("linear.widened_linear").WidenedLinear(weight, bias, tile)
@@ -197,10 +197,10 @@ def _pack_layer(layer: Any, tiles: dict[Any, Any], packed_model: PackedModel, is
     return packed
 
 
-def _widening_tile(inputs: int, tiles: dict[Any, Any]) -> WideningTile:
-    key = "quantised", inputs
+def _widening_tile(weight_OI: Any, tiles: dict[Any, Any]) -> WideningTile:
+    key = tuple(weight_OI.shape)
     if key not in tiles:
-        tiles[key] = WideningTile(inputs, product_dtype())
+        tiles[key] = WideningTile(key[1], product_dtype(), key[0])
     tile: WideningTile = tiles[key]
     return tile
 

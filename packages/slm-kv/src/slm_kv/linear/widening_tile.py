@@ -26,12 +26,14 @@ class WideningTile:
     Args:
         inputs: I, a multiple of 32.
         dtype: float32 or bfloat16: that of the products.
+        outputs: O of the layers. A tile that does not divide it well would multiply outputs that nothing reads.
     """
 
     @torch.inference_mode(False)  # otherwise the tile could not be used outside of inference mode
-    def __init__(self, inputs: int, dtype: torch.dtype) -> None:
+    def __init__(self, inputs: int, dtype: torch.dtype, outputs: int) -> None:
         self.dtype = dtype
-        self.blocks = max(1, TILE_BYTES // (inputs * BLOCK * dtype.itemsize))
+        largest, blocks = max(1, TILE_BYTES // (inputs * BLOCK * dtype.itemsize)), -(-outputs // BLOCK)
+        self.blocks = -(-blocks // -(-blocks // largest))  # tiles of the same size
         example = torch.arange(self.outputs * inputs).remainder(251).to(dtype).view(self.outputs, inputs)
         self._packed = torch.ops.mkldnn._reorder_linear_weight(example, ROWS_HINT)
         self._widening: Any = import_optional("compiled.widening")
