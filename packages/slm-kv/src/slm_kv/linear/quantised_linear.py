@@ -71,7 +71,7 @@ class QuantisedLinear(PackedLayer):
             return product
         if self.rounds_inputs:
             x_NI = round_inputs(x_NI)
-        return self._widened(x_NI.to(self._tile.dtype)).to(x.dtype).view(*x.shape[:-1], self.out_features)
+        return self._widened(x_NI.to(self._tile.dtype)).to(x.dtype).reshape(*x.shape[:-1], self.out_features)
 
     def _view_blocks(self) -> BlockWeight | None:
         """The blocks for compiled products, if these know the format."""
@@ -82,8 +82,10 @@ class QuantisedLinear(PackedLayer):
         return BlockWeight(weight.format, memory, weight.outputs, weight.inputs, BLOCK, weight.blocks)
 
     def _widened(self, x_NI: Tensor) -> Tensor:
-        out_NO = x_NI.new_empty(len(x_NI), self.out_features)
         size = self._tile.outputs
+        if self.out_features <= size:
+            return self._tile.multiply(x_NI, self.weight_blocks, 0, self._bias)[:, : self.out_features]
+        out_NO = x_NI.new_empty(len(x_NI), self.out_features)
         for first in range(0, self.out_features, size):
             bias_T = None if self._bias is None else self._bias[first : first + size]
             y_NT = self._tile.multiply(x_NI, self.weight_blocks, first // BLOCK, bias_T)

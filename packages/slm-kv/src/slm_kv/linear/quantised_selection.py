@@ -25,9 +25,6 @@ def layer_format(layer: Any, weights: QuantisedFormat | None, is_head: bool) -> 
 
 def head_names(model: nn.Module) -> set[str]:
     """The names of the output embeddings of a model, or of the models in a ModuleList."""
-    heads = [
-        head
-        for module in model.modules()
-        if callable(getattr(module, "get_output_embeddings", None)) and (head := module.get_output_embeddings())
-    ]
+    getters: list[Any] = [getattr(module, "get_output_embeddings", None) for module in model.modules()]
+    heads = [head for getter in getters if callable(getter) and (head := getter())]
     return {name for name, module in model.named_modules(remove_duplicate=False) if any(module is h for h in heads)}
