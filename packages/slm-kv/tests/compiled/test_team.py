@@ -6,7 +6,6 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -18,12 +17,7 @@ from slm_kv.compiled import team
 from slm_kv.compiled.operations import add
 from slm_kv.compiled.program import WORDS, Program, StepContext, Workspace, barrier, execute
 
-
-@pytest.fixture(autouse=True)
-def torch_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("torch_threads")
 
 
 class Doubling:
@@ -112,7 +106,8 @@ def test_an_interrupted_step_leaves_no_worker_waiting() -> None:
     broken = team.Team(interrupted, 3)
     with pytest.raises(KeyboardInterrupt):
         broken.run(context, matrix)
-    assert broken.stopped and not any(worker.is_alive() for worker in broken._workers)
+    assert broken.stopped
+    assert not any(worker.is_alive() for worker in broken._workers)
 
 
 def test_a_step_of_too_many_rows_is_refused() -> None:

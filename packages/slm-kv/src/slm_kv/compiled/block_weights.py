@@ -20,8 +20,9 @@ from torch import Tensor
 
 from slm_kv.compiled.arrays import as_array
 
-BLOCK = 64  # outputs in a block
+BLOCK = 64  # outputs in a block; also the columns that threads share as one unit
 BLOCK_WITH_AMX = 32  # in bfloat16
+CACHE_LINE = 64  # bytes
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -30,7 +31,8 @@ class BlockWeight:
     """A weight in memory that compiled code reads.
 
     Attributes:
-        format: ``float32`` or ``bfloat16``.
+        format: ``float32`` or ``bfloat16``; ``q8``, ``q4`` and ``q41`` are laid out as ``tiles`` describes, and have no
+            ``rows`` and no ``dense``.
         memory: The blocks, uint8 [blocks, block_bytes].
         outputs, inputs: The weight's shape.
         width: Outputs in a block: 64, or 32.
@@ -119,8 +121,8 @@ def pack_blocks(weight_OI: Tensor, width: int = BLOCK) -> BlockWeight:
 
 def aligned_zeros(blocks: int, block_bytes: int) -> np.ndarray:
     """Zeros, uint8 [blocks, block_bytes], that begin at a cache line."""
-    raw = np.zeros(blocks * block_bytes + 64, np.uint8)
-    first = -raw.ctypes.data % 64
+    raw = np.zeros(blocks * block_bytes + CACHE_LINE, np.uint8)
+    first = -raw.ctypes.data % CACHE_LINE
     return raw[first : first + blocks * block_bytes].reshape(blocks, block_bytes)
 
 

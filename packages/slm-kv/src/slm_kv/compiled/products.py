@@ -7,7 +7,7 @@ among the threads as one list of blocks.
 Shapes: R rows, I inputs, O outputs.
 """
 
-# numba reads the signatures, and accepts no annotations in them.
+# In compiled functions the annotation ``int`` stands for int64, also for an address.
 # mypy: disallow-untyped-decorators=False
 
 from __future__ import annotations
@@ -27,14 +27,15 @@ from slm_kv.compiled.block_weights import BLOCK, BlockWeight
 from slm_kv.compiled.program import (
     MAX_ROWS,
     OPERATION_OPTIONS,
+    ROWS,
     SIGNATURE,
-    WORDS,
     Buffer,
     Instruction,
     StepContext,
     execute,
+    instruction_matrix,
 )
-from slm_kv.compiled.quantised_inputs import quantise_inputs, quantised_width
+from slm_kv.compiled.quantised_inputs import quantise_inputs, quantised_width, subtract_rounded
 from slm_kv.compiled.tiles import (
     BFLOAT16,
     BFLOAT16_32,
@@ -50,7 +51,7 @@ from slm_kv.compiled.tiles import (
 
 
 @njit(inline="always")
-def _write(sums, rows, out, out_row_bytes, bias, columns):  # type: ignore[no-untyped-def]
+def _write(sums: np.ndarray, rows: int, out: int, out_row_bytes: int, bias: int, columns: int) -> None:
     """Write ``sums`` [4, 64] plus the bias to ``out``; ``bias`` is an address, 0 for none."""
     for row in range(rows):
         to = carray(float32_at(out + row * out_row_bytes), (columns,))
@@ -64,18 +65,14 @@ def _write(sums, rows, out, out_row_bytes, bias, columns):  # type: ignore[no-un
 
 
 @njit(inline="always")
-def _multiply(tile_format, width, context, arguments, thread, threads):  # type: ignore[no-untyped-def]
+def _multiply(tile_format: int, width: int, context: int, arguments: int, thread: int, threads: int) -> None:
     """Multiply all rows by the thread's share of the blocks. The arguments are those of ``_part``."""
-    rows = word(context, 0)
+    rows = word(context, ROWS)
     x, x_row_bytes = word(arguments, 0) + thread * word(arguments, 2), word(arguments, 1)
     out, out_row_bytes = word(arguments, 3) + thread * word(arguments, 5), word(arguments, 4)
     bias, weights, block_bytes = word(arguments, 6), word(arguments, 7), word(arguments, 8)
-    outputs, inputs, first_unit, units = (
-        word(arguments, 9),
-        word(arguments, 10),
-        word(arguments, 11),
-        word(arguments, 12),
-    )
+    outputs, inputs = word(arguments, 9), word(arguments, 10)
+    first_unit, units = word(arguments, 11), word(arguments, 12)
     begin = max(0, units * thread // threads - first_unit) * BLOCK
     end = min(outputs, (units * (thread + 1) // threads - first_unit) * BLOCK)
     tiles = (rows + MAX_TILE_ROWS - 1) // MAX_TILE_ROWS
@@ -102,27 +99,27 @@ def _multiply(tile_format, width, context, arguments, thread, threads):  # type:
 # One function a format, so that only formats in use are compiled, and found in numba's cache on disk.
 
 
-def _float32(context, arguments, thread, threads):  # type: ignore[no-untyped-def]
+def _float32(context: int, arguments: int, thread: int, threads: int) -> None:
     _multiply(FLOAT32, 64, context, arguments, thread, threads)
 
 
-def _bfloat16(context, arguments, thread, threads):  # type: ignore[no-untyped-def]
+def _bfloat16(context: int, arguments: int, thread: int, threads: int) -> None:
     _multiply(BFLOAT16, 64, context, arguments, thread, threads)
 
 
-def _bfloat16_32(context, arguments, thread, threads):  # type: ignore[no-untyped-def]
+def _bfloat16_32(context: int, arguments: int, thread: int, threads: int) -> None:
     _multiply(BFLOAT16_32, 32, context, arguments, thread, threads)
 
 
-def _q8(context, arguments, thread, threads):  # type: ignore[no-untyped-def]
+def _q8(context: int, arguments: int, thread: int, threads: int) -> None:
     _multiply(Q8, 64, context, arguments, thread, threads)
 
 
-def _q4(context, arguments, thread, threads):  # type: ignore[no-untyped-def]
+def _q4(context: int, arguments: int, thread: int, threads: int) -> None:
     _multiply(Q4, 64, context, arguments, thread, threads)
 
 
-def _q41(context, arguments, thread, threads):  # type: ignore[no-untyped-def]
+def _q41(context: int, arguments: int, thread: int, threads: int) -> None:
     _multiply(Q41, 64, context, arguments, thread, threads)
 
 
@@ -156,7 +153,7 @@ def product(
     A thread that reads columns of ``out`` besides its own share of the blocks of 64 needs a barrier first.
 
     Args:
-        parts: Weights with the same inputs, and the first column of ``out`` for each, divisible by 64.
+        parts: Weights with the same inputs, and the first column of ``out`` for each.
         x: Float32 [R, I].
         out: Float32 [R, columns].
         bias: Float32 [columns], which must outlive the program; None for none.
@@ -166,7 +163,8 @@ def product(
         ValueError: a weight in 8 or 4 bits has no scratch, or inputs that are not divisible by 32.
     """
     units = sum(-(-weight.outputs // BLOCK) for weight, _ in parts)
-    instructions, first_unit, read = [], 0, x
+    instructions: list[Instruction] = []
+    first_unit, read = 0, x
     if any(weight.format in QUANTISED for weight, _ in parts):
         inputs = parts[0][0].inputs
         if scratch is None or inputs % GROUP:
@@ -179,6 +177,20 @@ def product(
         instructions.append(_part(weight, own, out.columns(column, weight.outputs), address, first_unit, units))
         first_unit += -(-weight.outputs // BLOCK)
     return instructions
+
+
+def remainder(x: Buffer, scratch: Buffer, out: Buffer, inputs: int) -> Instruction:
+    """Return the instruction for what rounding to 8 bits took from ``x``, after a product that left it in ``scratch``.
+
+    A product with the remainder corrects the one with ``x``; a second one makes it as exact as float32.
+
+    Args:
+        x: The input of the product.
+        scratch: That of the product.
+        out: A private buffer of I columns; it may be ``x``.
+        inputs: I.
+    """
+    return (compile_operation(subtract_rounded).address, *x.words, *scratch.words, inputs, *out.words)
 
 
 def _part(weight: BlockWeight, x: Buffer, out: Buffer, bias: int, first_unit: int, units: int) -> Instruction:
@@ -205,10 +217,7 @@ def multiply(x: Tensor, weight: BlockWeight, bias: np.ndarray | None = None) -> 
         scratch = Buffer(memory.data_ptr(), *(4 * stride for stride in memory.stride()[1::-1]))
     x_buffer, out_buffer = (Buffer(t.data_ptr(), 4 * t.shape[1], 0, t.shape[1]) for t in (rows, out))
     instructions = product([(weight, 0)], x_buffer, out_buffer, bias=bias, scratch=scratch)
-    matrix = np.zeros((len(instructions), WORDS), np.int64)
-    for line, instruction in zip(matrix, instructions, strict=True):
-        line[: len(instruction)] = instruction
-    team.run(execute, context, matrix, threads)
+    team.run(execute, context, instruction_matrix(instructions), threads)
     return out.to(x.dtype).view(*x.shape[:-1], weight.outputs)
 
 

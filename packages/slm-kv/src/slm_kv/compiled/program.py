@@ -4,7 +4,7 @@ An operation is a numba ``cfunc`` of ``SIGNATURE``. Each thread of the team call
 computes the thread's share of it. Buffers hold float32; R rows are at most ``MAX_ROWS``.
 """
 
-# numba reads the signatures, and accepts no annotations in them.
+# In compiled functions the annotation ``int`` stands for int64, also for an address.
 # mypy: disallow-untyped-decorators=False
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from numba import cfunc, njit, types
 
 from slm_kv.compiled import team
 from slm_kv.compiled.addresses import atomic_add, atomic_load, call_operation, pause, word, yield_core
+from slm_kv.compiled.block_weights import BLOCK, aligned_zeros
 from slm_kv.compiled.elements import NUMBA_OPTIONS
 
 # An operation's arguments: the address of the step's context, that of the instruction's arguments, thread, threads.
@@ -24,9 +25,17 @@ SIGNATURE = types.void(types.int64, types.int64, types.int64, types.int64)
 OPERATION_OPTIONS = {name: option for name, option in NUMBA_OPTIONS.items() if name != "nogil"}
 WORDS = 24  # of an instruction: the operation's address and its arguments
 MAX_ROWS = 32
-BLOCK = 64  # columns; the unit in which operations and products share columns among threads
-ALIGNMENT = 64  # bytes; a cache line
 SPINS = 20_000  # of a waiting thread before it offers its core to others
+
+# The words of a step's context.
+ROWS = 0  # R
+BARRIER = team.BARRIER  # address of the team's counter, which ``Program.run`` sets
+POSITIONS = 2  # address of int64 [R]
+SLOTS = 3  # address of int64 [R]: page * page_size + slot, where a row's key and value are stored
+PAGES = 4  # address of int32 [R, P]: the pages of each row's sequence
+PAGES_STRIDE = 5  # P
+LENGTHS = 6  # address of int32 [R]: tokens that a row attends to, its own included
+ADAPTERS = 7  # address of int32 [R]: a row's adapter; -1 for none
 
 Instruction = tuple[int, ...]
 
@@ -66,7 +75,7 @@ class Workspace:
 
     def bytes(self, count: int) -> int:
         """The address of ``count`` zero bytes."""
-        array = aligned_zeros(count)
+        array = aligned_zeros(1, count)[0]
         self._arrays[array.ctypes.data] = array
         return array.ctypes.data
 
@@ -91,16 +100,8 @@ class StepContext:
         words: The array; ``context[ROWS] = 2`` is ``context.words[ROWS] = 2``.
     """
 
-    ROWS = 0  # R
-    BARRIER = 1  # address of the team's counter, set by ``Program.run``
-    POSITIONS = 2  # address of int64 [R]
-    SLOTS = 3  # address of int64 [R]: page * page_size + slot, where a row's key and value are stored
-    PAGES = 4  # address of int32 [R, P]: the pages of each row's sequence
-    PAGES_STRIDE = 5  # P
-    LENGTHS = 6  # address of int32 [R]: tokens that a row attends to, its own included
-    ADAPTERS = 7  # address of int32 [R]: a row's adapter; -1 for none
-    OUTPUT = 8  # address of float32 [R, V]
-    SIZE = 16
+    ROWS, BARRIER, POSITIONS, SLOTS, PAGES = ROWS, BARRIER, POSITIONS, SLOTS, PAGES
+    PAGES_STRIDE, LENGTHS, ADAPTERS, SIZE = PAGES_STRIDE, LENGTHS, ADAPTERS, 16
 
     def __init__(self) -> None:
         self.words = np.zeros(self.SIZE, np.int64)
@@ -125,9 +126,7 @@ class Program:
     """
 
     def __init__(self, instructions: Sequence[Instruction], keep: Sequence[object], threads: int = 1) -> None:
-        self._matrix = np.zeros((len(instructions), WORDS), np.int64)
-        for row, instruction in zip(self._matrix, instructions, strict=True):
-            row[: len(instruction)] = instruction
+        self._matrix = instruction_matrix(instructions)
         self._keep, self._threads = tuple(keep), threads
 
     def run(self, context: StepContext) -> None:
@@ -138,16 +137,17 @@ class Program:
         team.run(execute, context.words, self._matrix, self._threads)
 
 
+def instruction_matrix(instructions: Sequence[Instruction]) -> np.ndarray:
+    """Instructions as int64 [instructions, WORDS], which ``execute`` reads."""
+    matrix = np.zeros((len(instructions), WORDS), np.int64)
+    for line, instruction in zip(matrix, instructions, strict=True):
+        line[: len(instruction)] = instruction
+    return matrix
+
+
 def float_bits(number: float) -> int:
     """A float32 as an argument of an instruction."""
     return int(np.float32(number).view(np.uint32))
-
-
-def aligned_zeros(nbytes: int) -> np.ndarray:
-    """Zero bytes that begin at a cache line."""
-    raw = np.zeros(nbytes + ALIGNMENT, np.uint8)
-    first = -raw.ctypes.data % ALIGNMENT
-    return raw[first : first + nbytes]
 
 
 def barrier() -> Instruction:
@@ -156,7 +156,7 @@ def barrier() -> Instruction:
 
 
 @njit(**NUMBA_OPTIONS)
-def wait(counter, threads):  # type: ignore[no-untyped-def]
+def wait(counter: int, threads: int) -> None:
     """Wait for the other threads. The int64 at ``counter`` only grows; it is negative after the team was given up."""
     if threads == 1:
         return
@@ -175,14 +175,14 @@ def wait(counter, threads):  # type: ignore[no-untyped-def]
 
 
 @cfunc(SIGNATURE, **OPERATION_OPTIONS)
-def _barrier(context, arguments, thread, threads):  # type: ignore[no-untyped-def]
-    wait(word(context, 1), threads)
+def _barrier(context: int, arguments: int, thread: int, threads: int) -> None:
+    wait(word(context, BARRIER), threads)
 
 
 @njit(types.void(*[types.int64] * 5), **NUMBA_OPTIONS)
-def execute(context, matrix, instructions, thread, threads):  # type: ignore[no-untyped-def]
+def execute(context: int, matrix: int, instructions: int, thread: int, threads: int) -> None:
     """Run a program, then wait for the other threads: after that no thread reads ``context`` or ``matrix``."""
-    counter = word(context, 1)
+    counter = word(context, BARRIER)
     for index in range(instructions):
         line = matrix + index * WORDS * 8
         call_operation(word(line, 0), context, line + 8, thread, threads)

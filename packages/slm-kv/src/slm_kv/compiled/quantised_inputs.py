@@ -3,7 +3,7 @@
 A row has I int8 numbers, then I / 32 float32 scales, then I / 32 int32 sums of the numbers of a group.
 """
 
-# numba reads the signatures, and accepts no annotations in them.
+# In compiled functions the annotation ``int`` stands for int64, also for an address.
 # mypy: disallow-untyped-decorators=False
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import numpy as np
 from numba import carray, njit
 
 from slm_kv.compiled.addresses import float32_at, int8_at, int32_at, word
+from slm_kv.compiled.program import ROWS
 from slm_kv.compiled.tiles import GROUP
 
 
@@ -21,7 +22,8 @@ def quantised_width(inputs: int) -> int:
 
 
 @njit(inline="always")
-def _quantise_row(x, numbers, scales, sums):  # type: ignore[no-untyped-def]
+def _quantise_row(x: np.ndarray, numbers: np.ndarray, scales: np.ndarray, sums: np.ndarray) -> None:
+    """Round ``x`` [I] to ``numbers`` [I], with ``scales`` and ``sums`` [I / 32] of its groups."""
     bits = x.view(np.uint32)
     for group in range(len(scales)):
         first = group * GROUP
@@ -38,7 +40,26 @@ def _quantise_row(x, numbers, scales, sums):  # type: ignore[no-untyped-def]
         scales[group], sums[group] = largest / np.float32(127.0), total
 
 
-def quantise_inputs(context, arguments, thread, threads):  # type: ignore[no-untyped-def]
+def subtract_rounded(context: int, arguments: int, thread: int, threads: int) -> None:
+    """Compute what rounding lost: the inputs minus what ``quantise_inputs`` has made of them.
+
+    Arguments: the words of the inputs, those of the scratch, I, the words of the output, which may be the inputs.
+    """
+    x, x_row_bytes = word(arguments, 0) + thread * word(arguments, 2), word(arguments, 1)
+    scratch, scratch_row_bytes = word(arguments, 3) + thread * word(arguments, 5), word(arguments, 4)
+    inputs = word(arguments, 6)
+    out, out_row_bytes = word(arguments, 7) + thread * word(arguments, 9), word(arguments, 8)
+    for row in range(word(context, ROWS)):
+        at = scratch + row * scratch_row_bytes
+        x_I = carray(float32_at(x + row * x_row_bytes), (inputs,))
+        out_I = carray(float32_at(out + row * out_row_bytes), (inputs,))
+        numbers = carray(int8_at(at), (inputs,))
+        scales = carray(float32_at(at + inputs), (inputs // GROUP,))
+        for index in range(inputs):
+            out_I[index] = x_I[index] - numbers[index] * scales[index // GROUP]
+
+
+def quantise_inputs(context: int, arguments: int, thread: int, threads: int) -> None:
     """Round all rows into the thread's own scratch. A group with NaN or infinity makes the products NaN.
 
     Arguments: the words of the input, those of the scratch, I.
@@ -47,7 +68,7 @@ def quantise_inputs(context, arguments, thread, threads):  # type: ignore[no-unt
     out, out_row_bytes = word(arguments, 3) + thread * word(arguments, 5), word(arguments, 4)
     inputs = word(arguments, 6)
     groups = inputs // GROUP
-    for row in range(word(context, 0)):
+    for row in range(word(context, ROWS)):
         to = out + row * out_row_bytes
         _quantise_row(
             carray(float32_at(x + row * x_row_bytes), (inputs,)),

@@ -14,6 +14,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+BARRIER = 1  # the word of a context that holds the address of the team's counter
 GIVEN_UP = -(2**62)  # the counter after an interrupted step: no thread waits any more
 Execute = Callable[[int, int, int, int, int], None]  # context, matrix, instructions, thread, threads
 
@@ -37,7 +38,7 @@ class Team:
 
     def run(self, context: np.ndarray, matrix: np.ndarray) -> None:
         """Run a program on all threads. An interrupt between two bytecodes must not leave workers waiting."""
-        context[1] = self._counter[16:].ctypes.data
+        context[BARRIER] = self._counter[16:].ctypes.data
         self._task = (context.ctypes.data, matrix.ctypes.data, len(matrix))
         try:
             for lock in self._wake:
@@ -83,7 +84,7 @@ _process = _Process()
 
 def _forget() -> None:
     """Threads do not survive a fork, and a lock may be held forever by one that is gone."""
-    _process.__init__()  # type: ignore[misc]
+    _process.team, _process.lock = None, threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):

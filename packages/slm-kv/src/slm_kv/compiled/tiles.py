@@ -57,7 +57,7 @@ class Step:
         x: Address of each input row.
         index, steps: The number of the step, and the number of all steps.
         sums: Each row's and register's sums, by (row, vector).
-            features: Of the CPU that numba compiles for.
+        features: Of the CPU that numba compiles for.
         format: The format, whose memory ahead is prefetched.
     """
 

@@ -14,16 +14,17 @@ from slm_kv.engine.adapters import Adapters
 from slm_kv.engine.base_copy import BaseCopy
 from slm_kv.engine.context_limits import ContextLimits, OnFull
 from slm_kv.engine.embeddings import EmbeddingSequence
-from slm_kv.engine.model_runner import ModelRunner
-from slm_kv.engine.prepared_models import PreparedModels
+from slm_kv.engine.model_runner import ModelRunner, split_embeddings
+from slm_kv.engine.prepared_models import PreparedModels, check_weights
 from slm_kv.engine.requests import FinishReason, Handle, Update
 from slm_kv.engine.scheduler import Scheduler, Work
 from slm_kv.engine.sequence import Sequence
 from slm_kv.engine.text_engine import EngineLoad, TextEngine
+from slm_kv.engine.verification.comparison import Subject
+from slm_kv.engine.verification.compiled_step import CompiledStep, compile_step, reference_logits
 from slm_kv.engine.verification.verify import verify
 from slm_kv.engine.vocabulary import Prompt
 from slm_kv.errors import KVError, require_at_least
-from slm_kv.linear.gate_text import built_in_text
 from slm_kv.linear.plain_copy import PlainCopy
 from slm_kv.linear.quantisation_gate import QuantisedModel
 from slm_kv.linear.quantised_selection import QuantisedFormat
@@ -56,9 +57,9 @@ class Engine(TextEngine):
             first, which is approximate; others compute the last half again).
         prefix_caching: Keep the pages of finished requests for prompts with the same prefix, until pages are needed.
         packed: On a CPU, prepack the linear layers until ``close``.
-        weights: Hold them in 8 bits (``q8``) or 4 (``q4``), if that raises the perplexity of a text by at most 1 % or
-            3 %, measured with each adapter and with none. The plain weights are kept for ``close``.
-        gate_text: The text, or its token ids; the default is a built-in one in English.
+        weights: Hold them in 8 bits (``q8``) or 4 (``q4``), if that raises the perplexity of ``gate_text`` by at most
+            1 % or 3 %, with each adapter and with none. The plain weights are kept for ``close``.
+        gate_text: A text or its token ids; the default is a built-in text.
 
     Raises:
         UnsupportedModel: the model's logits on pages are not those of its own forward pass.
@@ -86,27 +87,29 @@ class Engine(TextEngine):
     ) -> None:
         require_at_least(1, page_size=page_size, max_pages=max_pages, max_sequences=max_sequences)
         require_at_least(max_sequences, max_step_tokens=max_step_tokens)
-        _check_weights(weights, gate_text, packed)
+        check_weights(weights, gate_text, packed)
         super().__init__(model, tokenizer)
         self.max_sequences = max_sequences
         self._prepared = PreparedModels(self.models)
         try:
             limits = ContextLimits.from_config(self.model.config, page_size, max_pages, None, on_full)
             self._probe = probe = self._prepared.install_attention(limits.positions)
+            reference = reference_logits(self._subject(limits)) if packed and not weights else None
             known = verify(self._prepared, self.adapters, probe, self._vocabulary.ordinary_ids(), limits)
             self.context_limits = limits.narrowed(known, probe.window)
             self.pool = PagePool(page_size, max_pages, prefix_caching=prefix_caching, window=probe.window)
             if weights is not None:
-                text_ids = self._vocabulary.encode(built_in_text() if gate_text is None else gate_text)
-                self._prepared.pack_quantised(weights, text_ids, self.context_limits.positions)
+                self._prepared.pack_quantised(weights, gate_text, self._vocabulary, self.context_limits.positions)
             elif packed:
                 self._prepared.pack()
             # Allocated after packing, whose temporary memory is free again by then: the peak is lower.
             self.storage = PagedStorage(probe.shapes, max_pages, page_size, probe.dtype, probe.device)
+            self._compiled = compile_step(self._subject(self.context_limits), reference)
         except BaseException:
             self._prepared.restore()
             raise
-        self._runner = ModelRunner(base_model(self.model), self.adapters, self.storage)
+        step = self._compiled.on(self.storage, self.context_limits.positions)
+        self._runner = ModelRunner(base_model(self.model), self.adapters, self.storage, step)
         self.scheduler = Scheduler(self.pool, max_sequences, max_step_tokens)
         self._sequences: dict[int, Sequence] = {}
 
@@ -140,8 +143,7 @@ class Engine(TextEngine):
             f"pool: {limits.max_pages} pages of {limits.page_size} tokens, {limits.slots:,} tokens in total, "
             f"{storage.nbytes / 1e6:.1f} MB ({str(storage.dtype)[6:]}, {len(storage.keys)} layers)\n"
             f"model: {type(base_model(self.model)).__name__} on {storage.device.type}, {adapter}, "
-            f"{self._prepared.packed_layers}"
-            f"{limits.limitation}"
+            f"{self._prepared.packed_layers}, {self._compiled.summary(bool(self.adapters.names))}{limits.limitation}"
         )
 
     @property
@@ -155,7 +157,7 @@ class Engine(TextEngine):
         plan = self.scheduler.plan()
         for copy in plan.copies:
             self.storage.copy(copy.source, copy.target)
-        embedding, generating = _split(plan.work)
+        embedding, generating = split_embeddings(plan.work)
         self._process(self._run(generating, self._runner.run), self._sample)
         self._process(self._run(embedding, self._runner.run_hidden), self._embed)
         updates, self._updates = self._updates, []
@@ -168,8 +170,16 @@ class Engine(TextEngine):
             except Exception as error:  # ends this request only
                 self._fail(work.sequence, error)
 
+    def _subject(self, limits: ContextLimits) -> Subject:
+        """The first model without adapters, for comparisons."""
+        ids, model = self._vocabulary.ordinary_ids(), self.models[0]
+        return Subject(self._prepared, model, self.adapters, None, self._probe, ids, limits.page_size, limits.positions)
+
     def weights_changed(self) -> None:
         """Drop all known prefixes. Must be called after weights were changed in place."""
+        if self._runner.step is not None:
+            self._compiled = compile_step(self._subject(self.context_limits), None, verified=True)
+        self._runner.step = self._compiled.on(self.storage, self.context_limits.positions)
         self.adapters.refresh()
         self.pool.clear_cache()
 
@@ -177,6 +187,8 @@ class Engine(TextEngine):
         """Cancel all requests and restore the models."""
         for sequence in list(self._sequences.values()):
             self._finish(sequence, "cancelled")
+        self._runner.step = None
+        self._compiled = CompiledStep(None, "the engine is closed")
         self._prepared.restore()
 
     def copy_base(self) -> BaseCopy:
@@ -287,18 +299,3 @@ class Engine(TextEngine):
         del self._sequences[sequence.handle.id]
         self.scheduler.remove(sequence)
         self._discard_unused()
-
-
-def _split(work: tuple[Work, ...]) -> tuple[tuple[Work, ...], tuple[Work, ...]]:
-    """The work of embeddings, and the rest."""
-    embedding = tuple(item for item in work if isinstance(item.sequence, EmbeddingSequence))
-    return embedding, tuple(item for item in work if item not in embedding) if embedding else work
-
-
-def _check_weights(weights: str | None, gate_text: Prompt | None, packed: bool) -> None:
-    if weights not in (None, "q8", "q4"):
-        raise KVError(f"weights={weights!r} is not q8 or q4; load the model in another dtype instead")
-    if weights is not None and not packed:
-        raise KVError(f"weights={weights!r} packs the linear layers and packed=False does not; leave one of them out")
-    if weights is None and gate_text is not None:
-        raise KVError("gate_text is measured for quantised weights only; give weights='q8' or 'q4', or leave it out")

@@ -11,7 +11,9 @@ from transformers import PreTrainedModel
 
 from slm_kv.attention.interface import IMPLEMENTATION, install, set_attention
 from slm_kv.attention.probe import AttentionProbe
+from slm_kv.engine.vocabulary import Prompt, Vocabulary
 from slm_kv.errors import KVError
+from slm_kv.linear.gate_text import built_in_text
 from slm_kv.linear.packing import PackedModel, pack
 from slm_kv.linear.plain_copy import PlainCopy, RebuiltWeights, plain_copy
 from slm_kv.linear.quantisation_gate import QuantisedModel, pack_quantised, split_rows
@@ -61,8 +63,16 @@ class PreparedModels:
         model = self.models[0] if len(self.models) == 1 else nn.ModuleList(self.models)
         self._packed = pack(model, plain=self._plain)
 
-    def pack_quantised(self, weights: QuantisedFormat, token_ids: Sequence[int], positions: int) -> None:
-        """Quantise the linear layers, if that raises the perplexity on ``token_ids`` by at most the format's limit.
+    def pack_quantised(
+        self, weights: QuantisedFormat, gate_text: Prompt | None, vocabulary: Vocabulary, positions: int
+    ) -> None:
+        """Quantise the linear layers, if that raises the perplexity on a text by at most the format's limit.
+
+        Args:
+            weights: The format.
+            gate_text: The text; None for the built-in one.
+            vocabulary: Encodes it.
+            positions: The number of positions that a text can have.
 
         Raises:
             KVError: there are several models, or ``pack_quantised`` refuses the model or the text.
@@ -70,8 +80,8 @@ class PreparedModels:
         if len(self.models) > 1:
             raise KVError(f"{weights} is measured on one model and {len(self.models)} were given; leave it out")
         # Perplexity is measured with the model's own attention: pages are allocated only after packing.
+        rows = split_rows(vocabulary.encode(built_in_text() if gate_text is None else gate_text), positions)
         with self.original_attention():
-            rows = split_rows(token_ids, positions)
             self.quantised = self._packed = pack_quantised(self.models[0], weights, rows, plain=self._plain)
 
     def copy_base(self) -> PlainCopy:
@@ -109,6 +119,20 @@ class PreparedModels:
     def _restore_attention(self) -> None:
         for config, original in self._original_attention:
             config._attn_implementation = original
+
+
+def check_weights(weights: str | None, gate_text: Prompt | None, packed: bool) -> None:
+    """Refuse options of the engine that contradict each other.
+
+    Raises:
+        KVError: they do.
+    """
+    if weights not in (None, "q8", "q4"):
+        raise KVError(f"weights={weights!r} is not q8 or q4; load the model in another dtype instead")
+    if weights is not None and not packed:
+        raise KVError(f"weights={weights!r} packs the linear layers and packed=False does not; leave one of them out")
+    if weights is None and gate_text is not None:
+        raise KVError("gate_text is measured for quantised weights only; give weights='q8' or 'q4', or leave it out")
 
 
 def _attention(model: PreTrainedModel) -> list[tuple[Any, Any]]:

@@ -37,8 +37,7 @@ class QuantisedLinear(PackedLayer):
         self.weight_blocks = weight
         self.rounds_inputs = False
         self._tile = tile
-        padding = -weight.outputs % tile.outputs
-        self._bias = None if bias_O is None else nn.functional.pad(bias_O.to(tile.dtype), (0, padding))
+        self._exact_tile: WideningTile | None = None
         self._numpy_bias = None if bias_O is None else bias_O.float().numpy()
         self._products: Any = import_optional("compiled.products")
         self.block_weight = self._view_blocks()
@@ -56,7 +55,12 @@ class QuantisedLinear(PackedLayer):
 
     def rows(self, ids: Tensor) -> Tensor:
         """Rows ``ids`` [N], each from 0 to O - 1, of the rounded weight: [N, I]."""
-        return self.weight_blocks.rows(ids).to(self.dtype)
+        rows_NI = self.weight_blocks.rows(ids).to(self.dtype)
+        return rows_NI.float() if self._exact_tile else rows_NI
+
+    def widen_exactly(self, tile: WideningTile | None) -> None:
+        """Widen the weight to float32 in ``tile``, and return rows in float32; None ends this."""
+        self._exact_tile = tile
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [..., I] to [..., O] in the dtype of ``x``.
@@ -66,12 +70,12 @@ class QuantisedLinear(PackedLayer):
         """
         self._refuse_gradients(x)
         x_NI = x.reshape(-1, self.in_features)
-        if 0 < len(x_NI) <= self._max_few_rows:
+        if 0 < len(x_NI) <= self._max_few_rows and not self.rounds_inputs and not self._exact_tile:
             product: Tensor = self._products.multiply(x, self.block_weight, self._numpy_bias)
             return product
         if self.rounds_inputs:
             x_NI = round_inputs(x_NI)
-        return self._widened(x_NI.to(self._tile.dtype)).to(x.dtype).reshape(*x.shape[:-1], self.out_features)
+        return self._widened(x_NI, self._exact_tile or self._tile).to(x.dtype).reshape(*x.shape[:-1], self.out_features)
 
     def _view_blocks(self) -> BlockWeight | None:
         """The blocks for compiled products, if these know the format."""
@@ -81,14 +85,16 @@ class QuantisedLinear(PackedLayer):
         memory = weight.blocks.flatten(1).numpy()
         return BlockWeight(weight.format, memory, weight.outputs, weight.inputs, BLOCK, weight.blocks)
 
-    def _widened(self, x_NI: Tensor) -> Tensor:
-        size = self._tile.outputs
+    def _widened(self, x_NI: Tensor, tile: WideningTile) -> Tensor:
+        x_NI, size, bias = x_NI.to(tile.dtype), tile.outputs, None
+        if self.bias is not None:
+            bias = nn.functional.pad(self.bias.to(tile.dtype), (0, -self.out_features % size))
         if self.out_features <= size:
-            return self._tile.multiply(x_NI, self.weight_blocks, 0, self._bias)[:, : self.out_features]
+            return tile.multiply(x_NI, self.weight_blocks, 0, bias)[:, : self.out_features]
         out_NO = x_NI.new_empty(len(x_NI), self.out_features)
         for first in range(0, self.out_features, size):
-            bias_T = None if self._bias is None else self._bias[first : first + size]
-            y_NT = self._tile.multiply(x_NI, self.weight_blocks, first // BLOCK, bias_T)
+            bias_T = None if bias is None else bias[first : first + size]
+            y_NT = tile.multiply(x_NI, self.weight_blocks, first // BLOCK, bias_T)
             out_NO[:, first : first + size] = y_NT[:, : self.out_features - first]
         return out_NO
 
@@ -123,6 +129,23 @@ def rounding_inputs(modules: Iterable[nn.Module]) -> Generator[None]:
     finally:
         for layer in layers:
             layer.rounds_inputs = False
+
+
+@contextmanager
+def widening_exactly(modules: Iterable[nn.Module]) -> Generator[None]:
+    """Return a context in which quantised layers widen their weights to float32, for any number of rows."""
+    layers = [module for module in modules if isinstance(module, QuantisedLinear)]
+    tiles: dict[tuple[int, int], WideningTile] = {}
+    for layer in layers:
+        shape = layer.in_features, layer.out_features
+        if shape not in tiles:
+            tiles[shape] = WideningTile(shape[0], torch.float32, shape[1])
+        layer.widen_exactly(tiles[shape])
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.widen_exactly(None)
 
 
 def product_dtype() -> torch.dtype:

@@ -56,7 +56,9 @@ class RunningServer:
 def running_server(
     *, wait_for_model: bool = True, send_buffer: int | None = None, **settings: Any
 ) -> Iterator[RunningServer]:
-    """Run a server with ``settings``, in float32 unless they say otherwise. By default it is yielded once its model is loaded or could not be loaded.
+    """Run a server with ``settings``, in float32 unless they say otherwise.
+
+    By default it is yielded once its model is loaded or could not be loaded.
 
     ``send_buffer`` is the size of the kernel's buffer for each connection in bytes.
     """

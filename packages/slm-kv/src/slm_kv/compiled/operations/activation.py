@@ -1,7 +1,7 @@
 """Activation functions, gated or not, shared among threads by blocks of 64 columns."""
 
-# numba reads the signatures, and accepts no annotations in them.
-# mypy: disallow-untyped-defs=False, disallow-untyped-decorators=False
+# In compiled functions the annotation ``int`` stands for int64, also for an address.
+# mypy: disallow-untyped-decorators=False
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from numba import cfunc, njit
 
 from slm_kv.compiled.addresses import word
 from slm_kv.compiled.elements import exp
-from slm_kv.compiled.operations.shares import first_column, row_at
-from slm_kv.compiled.program import OPERATION_OPTIONS, SIGNATURE, Buffer, Instruction
+from slm_kv.compiled.operations.shares import row_at, thread_columns
+from slm_kv.compiled.program import OPERATION_OPTIONS, ROWS, SIGNATURE, Buffer, Instruction
 
 KINDS = ("silu", "gelu_tanh", "gelu", "relu", "relu2", "quick_gelu")
 SILU, GELU_TANH, GELU, RELU, RELU2, QUICK_GELU = range(6)
@@ -39,17 +39,17 @@ def activate(kind: str, gate: Buffer, up: Buffer | None, out: Buffer) -> Instruc
 
 
 @njit(inline="always")
-def sigmoid(z):
+def sigmoid(z: np.float32) -> np.float32:
     """1 / (1 + exp(-z)) without overflow."""
     decay = exp(-abs(z))
     return (ONE if z >= ZERO else decay) / (ONE + decay)
 
 
 @cfunc(SIGNATURE, **OPERATION_OPTIONS)
-def _activate(context, arguments, thread, threads):
+def _activate(context: int, arguments: int, thread: int, threads: int) -> None:
     width, kind, gated = word(arguments, 9), word(arguments, 10), word(arguments, 3) != 0
-    first, end = first_column(width, thread, threads), first_column(width, thread + 1, threads)
-    for row in range(word(context, 0)):
+    first, end = thread_columns(width, thread, threads)
+    for row in range(word(context, ROWS)):
         x, out = row_at(arguments, 0, row, thread, width), row_at(arguments, 6, row, thread, width)
         if kind == SILU:
             for i in range(first, end):

@@ -1,7 +1,7 @@
 """Sums, scaling and capping of buffers, shared among threads by blocks of 64 columns."""
 
-# numba reads the signatures, and accepts no annotations in them.
-# mypy: disallow-untyped-defs=False, disallow-untyped-decorators=False
+# In compiled functions the annotation ``int`` stands for int64, also for an address.
+# mypy: disallow-untyped-decorators=False
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from numba import cfunc
 
 from slm_kv.compiled.addresses import word
 from slm_kv.compiled.elements import tanh
-from slm_kv.compiled.operations.shares import first_column, float_of, row_at
-from slm_kv.compiled.program import OPERATION_OPTIONS, SIGNATURE, Buffer, Instruction, float_bits
+from slm_kv.compiled.operations.shares import float_of, row_at, thread_columns
+from slm_kv.compiled.program import OPERATION_OPTIONS, ROWS, SIGNATURE, Buffer, Instruction, float_bits
 
 
 def add(x: Buffer, y: Buffer, scale: float = 1.0) -> Instruction:
@@ -29,30 +29,30 @@ def softcap(x: Buffer, cap: float) -> Instruction:
 
 
 @cfunc(SIGNATURE, **OPERATION_OPTIONS)
-def _add(context, arguments, thread, threads):
+def _add(context: int, arguments: int, thread: int, threads: int) -> None:
     width, factor = word(arguments, 6), float_of(word(arguments, 7))
-    first, end = first_column(width, thread, threads), first_column(width, thread + 1, threads)
-    for row in range(word(context, 0)):
+    first, end = thread_columns(width, thread, threads)
+    for row in range(word(context, ROWS)):
         x, y = row_at(arguments, 0, row, thread, width), row_at(arguments, 3, row, thread, width)
         for i in range(first, end):
             x[i] += factor * y[i]
 
 
 @cfunc(SIGNATURE, **OPERATION_OPTIONS)
-def _scale(context, arguments, thread, threads):
+def _scale(context: int, arguments: int, thread: int, threads: int) -> None:
     width, factor = word(arguments, 3), float_of(word(arguments, 4))
-    first, end = first_column(width, thread, threads), first_column(width, thread + 1, threads)
-    for row in range(word(context, 0)):
+    first, end = thread_columns(width, thread, threads)
+    for row in range(word(context, ROWS)):
         x = row_at(arguments, 0, row, thread, width)
         for i in range(first, end):
             x[i] *= factor
 
 
 @cfunc(SIGNATURE, **OPERATION_OPTIONS)
-def _softcap(context, arguments, thread, threads):
+def _softcap(context: int, arguments: int, thread: int, threads: int) -> None:
     width, cap = word(arguments, 3), float_of(word(arguments, 4))
-    first, end = first_column(width, thread, threads), first_column(width, thread + 1, threads)
-    for row in range(word(context, 0)):
+    first, end = thread_columns(width, thread, threads)
+    for row in range(word(context, ROWS)):
         x = row_at(arguments, 0, row, thread, width)
         for i in range(first, end):
             x[i] = cap * tanh(x[i] / cap)

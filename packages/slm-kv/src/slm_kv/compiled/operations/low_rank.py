@@ -1,7 +1,7 @@
 """LoRA: each row through the adapter of its own."""
 
-# numba reads the signatures, and accepts no annotations in them.
-# mypy: disallow-untyped-defs=False, disallow-untyped-decorators=False
+# In compiled functions the annotation ``int`` stands for int64, also for an address.
+# mypy: disallow-untyped-decorators=False
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 from numba import carray, cfunc
 
 from slm_kv.compiled.addresses import int32_at, word
-from slm_kv.compiled.operations.shares import first_column, float_of, floats_at, row_at
-from slm_kv.compiled.program import OPERATION_OPTIONS, SIGNATURE, Buffer, Instruction
+from slm_kv.compiled.operations.shares import float_of, floats_at, row_at, thread_columns
+from slm_kv.compiled.program import ADAPTERS, OPERATION_OPTIONS, ROWS, SIGNATURE, Buffer, Instruction
 
 TABLE_WORDS = 4  # addresses of A [rank, inputs] and of B transposed [rank, outputs], rank, bits of the float32 scaling
 
@@ -29,9 +29,9 @@ def low_rank_up(down: Buffer, out: Buffer, table: np.ndarray) -> Instruction:
 
 
 @cfunc(SIGNATURE, **OPERATION_OPTIONS)
-def _down(context, arguments, thread, threads):
-    rows, width, table = word(context, 0), word(arguments, 6), word(arguments, 7)
-    adapters = carray(int32_at(word(context, 7)), (rows,))
+def _down(context: int, arguments: int, thread: int, threads: int) -> None:
+    rows, width, table = word(context, ROWS), word(arguments, 6), word(arguments, 7)
+    adapters = carray(int32_at(word(context, ADAPTERS)), (rows,))
     for row in range(rows):
         if adapters[row] < 0:
             continue
@@ -46,10 +46,10 @@ def _down(context, arguments, thread, threads):
 
 
 @cfunc(SIGNATURE, **OPERATION_OPTIONS)
-def _up(context, arguments, thread, threads):
-    rows, width, table = word(context, 0), word(arguments, 6), word(arguments, 7)
-    adapters = carray(int32_at(word(context, 7)), (rows,))
-    first, end = first_column(width, thread, threads), first_column(width, thread + 1, threads)
+def _up(context: int, arguments: int, thread: int, threads: int) -> None:
+    rows, width, table = word(context, ROWS), word(arguments, 6), word(arguments, 7)
+    adapters = carray(int32_at(word(context, ADAPTERS)), (rows,))
+    first, end = thread_columns(width, thread, threads)
     for row in range(rows):
         if adapters[row] < 0:
             continue

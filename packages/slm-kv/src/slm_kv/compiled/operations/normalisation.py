@@ -1,7 +1,7 @@
 """RMSNorm and LayerNorm."""
 
-# numba reads the signatures, and accepts no annotations in them.
-# mypy: disallow-untyped-defs=False, disallow-untyped-decorators=False
+# In compiled functions the annotation ``int`` stands for int64, also for an address.
+# mypy: disallow-untyped-decorators=False
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numba import cfunc
 
 from slm_kv.compiled.addresses import word
 from slm_kv.compiled.operations.shares import address_of, float_of, floats_at, row_at
-from slm_kv.compiled.program import OPERATION_OPTIONS, SIGNATURE, Buffer, Instruction, float_bits
+from slm_kv.compiled.program import OPERATION_OPTIONS, ROWS, SIGNATURE, Buffer, Instruction, float_bits
 
 
 def normalise(
@@ -34,11 +34,11 @@ def normalise(
 
 
 @cfunc(SIGNATURE, **OPERATION_OPTIONS)
-def _normalise(context, arguments, thread, threads):
+def _normalise(context: int, arguments: int, thread: int, threads: int) -> None:
     width, weights, biases = word(arguments, 6), word(arguments, 7), word(arguments, 8)
     eps, center = float_of(word(arguments, 9)), word(arguments, 10)
     weight, bias = floats_at(weights, width), floats_at(biases, width)
-    for row in range(word(context, 0)):
+    for row in range(word(context, ROWS)):
         x, out = row_at(arguments, 0, row, thread, width), row_at(arguments, 3, row, thread, width)
         mean, total = np.float32(0.0), np.float32(0.0)
         if center:

@@ -1,7 +1,7 @@
 """Rotary embeddings and norms of heads, and storing keys and values in pages."""
 
-# numba reads the signatures, and accepts no annotations in them.
-# mypy: disallow-untyped-defs=False, disallow-untyped-decorators=False
+# In compiled functions the annotation ``int`` stands for int64, also for an address.
+# mypy: disallow-untyped-decorators=False
 
 from __future__ import annotations
 
@@ -15,7 +15,16 @@ from torch import Tensor
 from slm_kv.compiled.addresses import float32_at, uint16_at, word
 from slm_kv.compiled.elements import float32_to_bfloat16
 from slm_kv.compiled.operations.shares import address_of, float_of, floats_at
-from slm_kv.compiled.program import OPERATION_OPTIONS, SIGNATURE, Buffer, Instruction, float_bits
+from slm_kv.compiled.program import (
+    OPERATION_OPTIONS,
+    POSITIONS,
+    ROWS,
+    SIGNATURE,
+    SLOTS,
+    Buffer,
+    Instruction,
+    float_bits,
+)
 
 
 class Pages(NamedTuple):
@@ -82,7 +91,7 @@ def rotate_and_store(
 
 
 @njit(inline="always")
-def normalise_head(head, weights, eps):
+def normalise_head(head: np.ndarray, weights: int, eps: np.float32) -> None:
     """RMSNorm of ``head`` [D] in place; none if ``weights`` is 0."""
     if weights == 0:
         return
@@ -95,7 +104,7 @@ def normalise_head(head, weights, eps):
 
 
 @njit(inline="always")
-def rotate(head, cos, sin, interleaved):
+def rotate(head: np.ndarray, cos: np.ndarray, sin: np.ndarray, interleaved: int) -> None:
     """Rotate the first dimensions of ``head`` [D] in place, as many as ``cos`` and ``sin`` have."""
     half = len(cos) // 2
     for pair in range(half):
@@ -106,7 +115,7 @@ def rotate(head, cos, sin, interleaved):
 
 
 @njit(inline="always")
-def store(head, pages, element, itemsize):
+def store(head: np.ndarray, pages: int, element: int, itemsize: int) -> None:
     """Write ``head`` [D] to ``pages``, the address of float32 or bfloat16, from ``element`` on."""
     if itemsize == 4:
         exact = carray(float32_at(pages + 4 * element), (len(head),))
@@ -119,22 +128,22 @@ def store(head, pages, element, itemsize):
 
 
 @cfunc(SIGNATURE, **OPERATION_OPTIONS)
-def _rotate_and_store(context, arguments, thread, threads):
+def _rotate_and_store(context: int, arguments: int, thread: int, threads: int) -> None:
     qkv, row_bytes, keys, values = word(arguments, 0), word(arguments, 1), word(arguments, 3), word(arguments, 4)
     itemsize, heads, groups, dim = word(arguments, 5), word(arguments, 6), word(arguments, 7), word(arguments, 8)
     cosines, sines, rotary_dim = word(arguments, 9), word(arguments, 10), word(arguments, 11)
     interleaved, eps, rotated = word(arguments, 12), float_of(word(arguments, 15)), heads + groups
-    units = word(context, 0) * (heads + 2 * groups)
+    units = word(context, ROWS) * (heads + 2 * groups)
     for unit in range(units * thread // threads, units * (thread + 1) // threads):
         row, index = unit // (heads + 2 * groups), unit % (heads + 2 * groups)
         head = floats_at(qkv + row * row_bytes + 4 * index * dim, dim)
         if index < rotated:
             normalise_head(head, word(arguments, 13 if index < heads else 14), eps)
             if rotary_dim:
-                line = 4 * word(word(context, 2), row) * rotary_dim
+                line = 4 * word(word(context, POSITIONS), row) * rotary_dim
                 cos, sin = floats_at(cosines + line, rotary_dim), floats_at(sines + line, rotary_dim)
                 rotate(head, cos, sin, interleaved)
-        first = word(word(context, 3), row) * groups * dim
+        first = word(word(context, SLOTS), row) * groups * dim
         if index >= rotated:
             store(head, values, first + (index - rotated) * dim, itemsize)
         elif index >= heads:
