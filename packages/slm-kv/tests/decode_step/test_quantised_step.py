@@ -48,7 +48,8 @@ def test_quantised_layers_have_a_compiled_step(
     engine = quantised_engine(name, weights, dtype, engines)
     assert f"prepacked in {weights}, compiled decode step" in engine.summary
     [handle] = engine.generate([PROMPT], GREEDY)
-    assert len(handle.token_ids) == GREEDY.max_new_tokens and handle.error is None
+    assert len(handle.token_ids) == GREEDY.max_new_tokens
+    assert handle.error is None
 
 
 def scale_one_group(blocks: Any) -> None:
