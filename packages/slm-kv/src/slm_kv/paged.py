@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from slm_kv import __version__
-from slm_kv.command_line import DefaultsHelpFormatter, add_model_flags, positive_int, read_int8_text, run_command
+from slm_kv.command_line import DefaultsHelpFormatter, add_model_flags, positive_int, run_command, weight_options
 from slm_kv.sampling.params import SamplingParams
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace, *, owns_process: bool = False) -> int:
         ignore_eos=args.ignore_eos,
         **{name: getattr(args, name) for name in SAMPLING_FLAGS},
     )
-    int8_text = None if args.int8 is None else read_int8_text(args.int8)
+    options = weight_options(args.weights, args.weights_text, args.dtype)
     if owns_process:
         from slm_kv.lean_imports import import_modelling_code
 
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace, *, owns_process: bool = False) -> int:
     from slm_kv.weight_dtype import DtypeChoice
 
     disable_progress_bar()
-    dtype = DtypeChoice(args.dtype)
+    dtype = DtypeChoice(options.dtype)
     loaded = load(args.model_path, args.adapter_path, dtype=dtype, device=args.device)
     prompt = chat_ids(loaded.tokenizer, args.prompt) if args.chat else args.prompt
     ids = loaded.tokenizer(prompt, verbose=False)["input_ids"] if isinstance(prompt, str) else prompt
@@ -88,13 +88,14 @@ def run(args: argparse.Namespace, *, owns_process: bool = False) -> int:
         max_pages=pages,
         max_sequences=1,
         on_full=args.on_full,
-        int8_text=int8_text,
+        weights=options.weights,
+        gate_text=options.gate_text,
         speculate=args.speculate,
     ) as engine:
-        print(f"weights: {dtype.reason}")
+        print(f"weights: {f'{options.weights} of ' if options.weights else ''}{dtype.reason}")
         print(f"{engine.summary}, threads: {threads}")
-        if engine.int8:
-            print(f"int8: {engine.int8.summary} of {args.int8} (limit 1 %)")
+        if engine.quantised:
+            print(f"{args.weights}: {engine.quantised.summary} of {args.weights_text or 'the built-in text'}")
         print(flush=True)
         handle = engine.submit(prompt, params)
         print(args.prompt, end="\n\n" if args.chat else "", flush=True)
@@ -243,11 +244,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, help="makes sampling repeatable")
     add("--stop", nargs="+", default=[], metavar="TEXT", help="end before one of these texts")
     add("--ignore_eos", action="store_true", help="continue past the end-of-text token")
-    add(
-        "--int8",
-        metavar="FILE",
-        help="linear layers in 8 bits, on a CPU, if that raises the perplexity of this text by at most 1 %%",
-    )
     return parser
 
 

@@ -48,11 +48,12 @@ def measure(arguments: argparse.Namespace) -> ResultFile:
     _check_positions(model, input_ids, lengths[-1])
     weights = weight_bytes(model)  # before packing, which replaces the linear layers
     if arguments.packed:
-        pack(model)
+        pack(model, weights=arguments.weight_options.weights)
     settings = {
         "model": arguments.model_path,
         "adapter": arguments.adapter_path,
         "dtype": dtype.name,
+        "weights": arguments.weights,
         "device": str(device),
         "threads": set_threads(model, arguments.threads),
         "batch_size": arguments.batch_size,

@@ -34,7 +34,8 @@ class SkipMetaValues(TorchFunctionMode):
         if getattr(function, "__module__", "") == init.__name__:
             return tensors[0]
         if function is torch.empty_like and tensors[0].is_contiguous() and kwargs.keys() <= {"device", "dtype"}:
-            return torch.empty(tensors[0].shape, **{"device": META, "dtype": tensors[0].dtype} | kwargs)
+            dtype, device = kwargs.get("dtype", tensors[0].dtype), kwargs.get("device", META)
+            return torch.empty(tensors[0].shape, dtype=dtype, device=device)
         name = getattr(function, "__name__", "")
         if name in ARITHMETIC and "out" not in kwargs and all(tensor.numel() <= LARGEST for tensor in tensors):
             return _on_meta(function(*map(_on_cpu, args), **{key: _on_cpu(value) for key, value in kwargs.items()}))

@@ -30,7 +30,7 @@ from slm_bench.kv.engine.contenders import (
 )
 from slm_bench.kv.engine.vllm_process import Vllm
 from slm_bench.kv.engine.workload import Sizes, Tokens, Workload, mixed_workload, uniform_workload
-from slm_kv import DtypeChoice, load, pack, set_threads
+from slm_kv import DtypeChoice, WeightOptions, load, pack, set_threads
 
 ROUNDS = 3
 PACKED = "HF generate, linears packed by slm-kv"
@@ -76,6 +76,7 @@ def measure(arguments: argparse.Namespace, sizes: Sizes | None = None) -> Result
         "model": arguments.model_path,
         "adapter": arguments.adapter_path,
         "dtype": dtype.name,
+        "weights": arguments.weights,
         "device": str(model.device),
         "threads": set_threads(model, arguments.threads),
         "rounds": arguments.rounds or ROUNDS,
@@ -88,7 +89,18 @@ def measure(arguments: argparse.Namespace, sizes: Sizes | None = None) -> Result
         one_by_one = Generate(model, 1)
         vllm = [_start_vllm(python, model, settings, largest, stack)] if python else []
         continuous = _continuous_batching(model, largest, [works[0], works[-1]], stack, left_out)
-        lineups = _lineups(model, one_by_one, sizes.batch, largest, continuous, vllm, stack, left_out)
+        lineups = _lineups(
+            model,
+            loaded.tokenizer,
+            arguments.weight_options,
+            one_by_one,
+            sizes.batch,
+            largest,
+            continuous,
+            vllm,
+            stack,
+            left_out,
+        )
         measured = [
             _measure(work, contenders, one_by_one, settings["rounds"])
             for work, contenders in zip(works, lineups, strict=True)
@@ -127,6 +139,8 @@ def _largest(model: Any, works: Sequence[Workload]) -> tuple[int, int]:
 
 def _lineups(
     model: Any,
+    tokenizer: Any,
+    options: WeightOptions,
     one_by_one: Contender,
     batch: int,
     largest: tuple[int, int],
@@ -139,7 +153,8 @@ def _lineups(
 
     If the model cannot use pages, ``left_out`` gets the reason.
     """
-    engine = stack.enter_context(closing(SlmEngine(model, largest[1], _slots(largest) // PAGE_SIZE)))
+    pages = _slots(largest) // PAGE_SIZE
+    engine = stack.enter_context(closing(SlmEngine(model, largest[1], pages, tokenizer, options)))
     if engine.reason:
         left_out[PAGED_ENGINE] = engine.reason
     batches = Generate(model, batch)

@@ -94,8 +94,8 @@ def plan_serving(settings: Settings) -> ServingPlan:
 
     Raises ValueError, one sentence, for settings, models and adapters that do not fit.
     """
-    if settings.int8 is not None:
-        raise StartError("--int8 works only with --backend engine; leave it out with --backend vllm")
+    if settings.weights in ("q8", "q4"):
+        raise StartError(f"--weights {settings.weights} needs --backend engine; leave it out with --backend vllm")
     adapters = {name: read_adapter_folder(path) for name, path in settings.adapters.items()}
     base = probe_base(common_base(settings.model_path, list(adapters.values())))
     tokenizers = load_tokenizers(base, adapters)
