@@ -39,8 +39,7 @@ SAMPLING_FLAGS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``slm-paged`` and return its exit code. ``argv`` None means the arguments of this process."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # read when transformers is imported
-    args = _parser().parse_args(argv)
-    return run_command("slm-paged", lambda: run(args, owns_process=argv is None))
+    return run_command("slm-paged", lambda: run(_parser().parse_args(argv), owns_process=argv is None))
 
 
 def run(args: argparse.Namespace, *, owns_process: bool = False) -> int:
