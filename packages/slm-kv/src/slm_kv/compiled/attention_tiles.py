@@ -118,11 +118,11 @@ def _merge(builder, x, y, low, high):
 def _quad_sums(builder, registers):
     """The sums of four registers' lanes, as one register of four numbers."""
     second = 4 * 4  # the number of the second operand's first lane
-    pairs = [
+    first, last = (
         _merge(builder, x, y, (0, second, 1, second + 1), (2, second + 2, 3, second + 3))
         for x, y in (registers[:2], registers[2:])
-    ]
-    quarters = _merge(builder, *pairs, (0, 1, second, second + 1), (2, 3, second + 2, second + 3))
+    )
+    quarters = _merge(builder, first, last, (0, 1, second, second + 1), (2, 3, second + 2, second + 3))
     half = builder.fadd(
         _shuffle(builder, quarters, quarters, list(range(8))), _shuffle(builder, quarters, quarters, list(range(8, 16)))
     )

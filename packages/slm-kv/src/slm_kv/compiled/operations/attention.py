@@ -84,8 +84,8 @@ def chunk_tokens(tokens: int) -> int:
 @njit(inline="always")
 def token_range(context: int, row: int, window: int) -> tuple[int, int]:
     """The first token that a row attends to, and the number of all tokens."""
-    length = np.int64(carray(int32_at(word(context, LENGTHS)), (row + 1,))[row])
-    return max(0, length - window) if window > 0 else 0, length
+    length = int(carray(int32_at(word(context, LENGTHS)), (row + 1,))[row])
+    return (length - window if 0 < window < length else 0), length
 
 
 @njit(inline="always")
