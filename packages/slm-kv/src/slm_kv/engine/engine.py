@@ -22,8 +22,9 @@ from slm_kv.engine.sequence import Sequence
 from slm_kv.engine.text_engine import EngineLoad, TextEngine
 from slm_kv.engine.token_step import sample_tokens
 from slm_kv.engine.verification.comparison import Subject
-from slm_kv.engine.verification.compiled_step import CompiledStep, compile_step, reference_logits
-from slm_kv.engine.verification.verify import verify
+from slm_kv.engine.verification.compiled_step import CompiledStep, compile_step
+from slm_kv.engine.verification.model_state import return_freed_memory
+from slm_kv.engine.verification.verify import verify, verify_with_reference
 from slm_kv.engine.vocabulary import Prompt
 from slm_kv.errors import KVError, require_at_least
 from slm_kv.linear.plain_copy import PlainCopy
@@ -100,8 +101,7 @@ class Engine(TextEngine):
         try:
             limits = ContextLimits.from_config(self.model.config, page_size, max_pages, None, on_full)
             self._probe = probe = self._prepared.install_attention(limits.positions)
-            reference = reference_logits(self._subject(limits)) if packed and not weights else None
-            known = verify(self._prepared, self.adapters, probe, self._vocabulary.ordinary_ids(), limits)
+            known, reference = verify_with_reference(self._subject(limits), limits, packed and not weights)
             self.context_limits = limits.narrowed(known, probe.window)
             self.pool = PagePool(page_size, max_pages, prefix_caching=prefix_caching, window=probe.window)
             if packed:
@@ -109,6 +109,7 @@ class Engine(TextEngine):
             # Allocated after packing, whose temporary memory is free again by then: the peak is lower.
             self.storage = PagedStorage(probe.shapes, max_pages, page_size, probe.dtype, probe.device)
             self._compiled = compile_step(self._subject(self.context_limits), reference)
+            return_freed_memory()
         except BaseException:
             self._prepared.restore()
             raise

@@ -29,6 +29,7 @@ from slm_kv.linear.packed_linear import PackedLayer, PackedLinear
 from slm_kv.linear.quantised_linear import QuantisedLinear, product_dtype
 from slm_kv.linear.quantised_selection import QuantisedFormat, Weights, head_names, layer_format
 from slm_kv.linear.widening_tile import WideningTile
+from slm_kv.mapped_files import CopiedWeights
 from slm_kv.optional_imports import import_optional
 
 PADDED_ROWS = 64  # number of rows to pad to where that is faster, see ``_fastest_padding``
@@ -157,7 +158,7 @@ def pack(
     freed = {id(layer.weight) for layer in layers.values()} - (embeddings.keys() - tied.keys())
     if layers:
         _copy_from_file(parameter for parameter in model.parameters() if id(parameter) not in freed)
-    heads = head_names(model)
+    heads, copied = head_names(model), CopiedWeights()
     for names in group_by_weight(layers):
         packed = _pack_layer(layers[names[0]], tiles, packed_model, names[0] in heads)
         if group := tied.pop(id(layers[names[0]].weight), None):
@@ -166,6 +167,7 @@ def pack(
             packed_model.layers[name] = layers[name]
             layers[name].weight = None
             replace_module(model, name, packed)
+        copied.add(packed.nbytes)
     if layers:
         _replace_activations(packed_model)
     return packed_model

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from slm_kv.engine.verification.comparison import (
     LAST_ROWS,
@@ -65,12 +65,12 @@ class CompiledStep:
         return decode_step
 
 
-def reference_logits(subject: Subject) -> list[Tensor] | None:
+def reference_logits(subject: Subject, copies: dict[nn.Parameter, Tensor] | None = None) -> list[Tensor] | None:
     """The logits of the model's own forward pass in float32; None if memory is short.
 
-    Linear layers must be plain or quantised.
+    Linear layers must be plain or quantised. For ``copies`` see ``float32_weights``.
     """
-    with float32_weights(subject.model) as exact, widening_exactly(subject.model.modules()):
+    with float32_weights(subject.model, copies=copies) as exact, widening_exactly(subject.model.modules()):
         return [own_logits(subject, text).float() for text in _texts(subject)] if exact else None
 
 

@@ -13,14 +13,15 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from slm_kv.attention.probe import AttentionProbe, refuse
 from slm_kv.engine.adapters import Adapters
 from slm_kv.engine.context_limits import ContextLimits
 from slm_kv.engine.prepared_models import PreparedModels
 from slm_kv.engine.verification.comparison import Subject, compare, relative_errors
-from slm_kv.engine.verification.model_state import float32_weights, keep_state
+from slm_kv.engine.verification.compiled_step import reference_logits
+from slm_kv.engine.verification.model_state import float32_weights, keep_state, return_freed_memory
 from slm_kv.errors import REMEDY, KVError, UnsupportedModel
 from slm_kv.peft_models import keep_adapter_state, names_of_each_method
 
@@ -41,6 +42,7 @@ def verify(
     limits: ContextLimits,
     *,
     shared: bool = False,
+    copies: dict[nn.Parameter, Tensor] | None = None,
 ) -> int:
     """Compare each model's logits on pages with those of its own attention, with an adapter of each method.
 
@@ -51,6 +53,7 @@ def verify(
         token_ids: Ordinary tokens to make texts of.
         limits: The size of a page, and the number of positions that a text can have.
         shared: Whether other models that may run meanwhile share the weights.
+        copies: See ``float32_weights``; cleared after the first comparison.
 
     Returns:
         The number of positions within which a text does not depend on its neighbours in a batch.
@@ -66,15 +69,32 @@ def verify(
                     prepared, model, adapters, adapter, probe, token_ids, limits.page_size, limits.positions
                 )
                 with _as_refusals(subject):
-                    positions = min(positions, _check(subject, shared))
+                    positions = min(positions, _check(subject, shared, copies))
     return positions
 
 
-def _check(subject: Subject, shared: bool) -> int:
+def verify_with_reference(
+    subject: Subject, limits: ContextLimits, needs_reference: bool
+) -> tuple[int, list[Tensor] | None]:
+    """``verify`` the models, and return the number of positions and the ``reference_logits`` of ``subject``, if needed.
+
+    Both need the weights in float32.
+    """
+    copies: dict[nn.Parameter, Tensor] = {}
+    reference = reference_logits(subject, copies) if needs_reference else None
+    ids = subject.token_ids
+    positions = verify(subject.prepared, subject.adapters, subject.probe, ids, limits, copies=copies)
+    return_freed_memory()
+    return positions, reference
+
+
+def _check(subject: Subject, shared: bool, copies: dict[nn.Parameter, Tensor] | None) -> int:
     """Refuse the model if its logits differ; return the number of positions in which texts are independent."""
-    with float32_weights(subject.model, shared=shared) as exact:
+    with float32_weights(subject.model, shared=shared, copies=copies) as exact:
         dtype = torch.float32 if exact else subject.probe.dtype
         positions = _check_logits(subject, dtype)
+    if copies:
+        copies.clear()
     if dtype is not subject.probe.dtype:  # that the model runs on pages of its own dtype, too
         for what, errors_R in islice(compare(subject, subject.probe.dtype), LOW_PRECISION_STEPS):
             _refuse_if(not tolerable(errors_R, subject.probe.dtype), subject, what)
