@@ -30,10 +30,12 @@ def add_kv(commands: Any) -> None:
         "engine",
         action="store_true",
         help="measure the engine instead: 32 mixed requests, a single one, and a batch of eight, next to transformers "
-        "(one by one, in padded batches, generate_batch) and vLLM; prefix caching; attention over pages; contenders "
-        "that cannot serve the model are left out",
+        "(one by one, in padded batches, generate_batch), vLLM and llama.cpp (the same weights as GGUF, also in 8 and 4 "
+        "bits); prefix caching; attention over pages; contenders that cannot serve the model are left out",
     )
     flag("vllm_python")
+    flag("llama_python")
+    flag("prompt_tokens", type=positive_int, help="tokens of the prompts of --engine's equal requests; default: 32")
     flag("rounds", help="timed rounds of each contender, after one to warm up; default: 5, with --engine 3")
     flag("json")
     flag("plot", help="write the plot to FILE.png and FILE.svg; default: outputs/kv, with --engine outputs/kv_engine")
@@ -45,8 +47,9 @@ def check_flags(arguments: argparse.Namespace) -> None:
     changed = [name for name, default in arguments.cache_defaults.items() if getattr(arguments, name) != default]
     if arguments.engine and changed:
         raise BenchError(f"--{changed[0]} does not go with --engine, which has its own requests; omit one of them")
-    if arguments.vllm_python and not arguments.engine:
-        raise BenchError("--vllm_python goes with --engine; add it")
+    for name in ("vllm_python", "llama_python", "prompt_tokens"):
+        if getattr(arguments, name) and not arguments.engine:
+            raise BenchError(f"--{name} goes with --engine; add it")
     if arguments.plot and not (arguments.engine or arguments.lengths):
         raise BenchError("--plot goes with --lengths or --engine; a single length is not plotted")
     if arguments.engine or arguments.lengths:

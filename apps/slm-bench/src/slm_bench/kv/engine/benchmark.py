@@ -6,7 +6,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,21 @@ from slm_bench.kv.engine.contenders import (
     Generate,
     SlmEngine,
 )
+from slm_bench.kv.engine.llama_peers import compare as compare_footprints
+from slm_bench.kv.engine.llama_peers import measure_footprints, perplexity, start_llama_peers
 from slm_bench.kv.engine.vllm_process import Vllm
-from slm_bench.kv.engine.workload import Sizes, Tokens, Workload, mixed_workload, uniform_workload
+from slm_bench.kv.engine.workload import (
+    Sizes,
+    Tokens,
+    Workload,
+    endless_texts,
+    mixed_workload,
+    uniform_workload,
+)
 from slm_kv import load, pack, set_threads
 
 ROUNDS = 3
+EVALUATED_TOKENS = 512
 PACKED = "HF generate, linears packed by slm-kv"
 
 
@@ -63,7 +73,10 @@ def measure(arguments: argparse.Namespace, sizes: Sizes | None = None) -> Result
     check_flags(arguments)
     disable_progress_bar()
     sizes = sizes or Sizes()
+    if arguments.prompt_tokens:
+        sizes = replace(sizes, prompt=arguments.prompt_tokens)
     python = find_interpreter("vllm_python", arguments.vllm_python, ["vllm"])
+    llama_python = find_interpreter("llama_python", arguments.llama_python, ["llama_cpp"])
     dtype = getattr(torch, arguments.dtype)
     loaded = load(arguments.model_path, arguments.adapter_path, dtype=dtype, device=arguments.device)
     model: Any = loaded.model
@@ -87,18 +100,24 @@ def measure(arguments: argparse.Namespace, sizes: Sizes | None = None) -> Result
         python, left_out = None, {"vLLM": "it would ignore the adapter"}
     with ExitStack() as stack:
         one_by_one = Generate(model, 1)
-        vllm = [_start_vllm(python, model, settings, largest, stack)] if python else []
+        llama, without_llama = start_llama_peers(llama_python, model, settings, largest, stack)
+        left_out |= without_llama
+        peers = [*llama, _start_vllm(python, model, settings, largest, stack)] if python else llama
         continuous = _continuous_batching(model, largest, [works[0], works[-1]], stack, left_out)
-        lineups = _lineups(model, one_by_one, sizes.batch, largest, continuous, vllm, stack, left_out)
+        lineups = _lineups(model, one_by_one, sizes.batch, largest, continuous, peers, stack, left_out)
         measured = [
             _measure(work, contenders, one_by_one, settings["rounds"])
             for work, contenders in zip(works, lineups, strict=True)
         ]
+        text = next(endless_texts(tokenize))[: min(largest[0], EVALUATED_TOKENS)]
+        footprints = measure_footprints(llama, text)
     if PAGED_ENGINE in left_out:
         findings = collect(measured, None, (), left_out)
     else:
         known = prefix.measure(model, tokenize, settings["rounds"])
         findings = collect(measured, known, attention.measure(model, sizes.attention), left_out)
+    if footprints:
+        findings.add("llama_cpp", footprints, compare_footprints(footprints, perplexity(model, text)))
     return new_result("kv --engine", settings, findings, model.device)
 
 
@@ -132,7 +151,7 @@ def _lineups(
     batch: int,
     largest: tuple[int, int],
     continuous: list[Contender],
-    vllm: list[Vllm],
+    peers: Sequence[Contender],
     stack: ExitStack,
     left_out: dict[str, str],
 ) -> tuple[list[Contender], ...]:
@@ -150,9 +169,9 @@ def _lineups(
         pack(packed_model)
         packed = [Generate(packed_model, rows, PACKED) for rows in (1, batch)]
     return (
-        [engine, one_by_one, batches, *continuous, *vllm],
-        [engine, one_by_one, *packed[:1], *vllm],
-        [engine, batches, *packed[1:], *continuous, *vllm],
+        [engine, one_by_one, batches, *continuous, *peers],
+        [engine, one_by_one, *packed[:1], *peers],
+        [engine, batches, *packed[1:], *continuous, *peers],
     )
 
 
