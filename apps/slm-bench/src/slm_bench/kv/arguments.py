@@ -30,8 +30,8 @@ def add_kv(commands: Any) -> None:
         "engine",
         action="store_true",
         help="measure the engine instead: 32 mixed requests, a single one, and a batch of eight, next to transformers "
-        "(one by one, in padded batches, generate_batch), vLLM and llama.cpp (the same weights as GGUF, also in 8 and 4 "
-        "bits); prefix caching; attention over pages; contenders that cannot serve the model are left out",
+        "(one by one, in padded batches, generate_batch), vLLM and llama.cpp (the same weights as GGUF, also in 8 and "
+        "4 bits); prefix caching; attention over pages; contenders that cannot serve the model are left out",
     )
     flag("vllm_python")
     flag("llama_python")

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from slm_bench.errors import BenchError
-from slm_bench.harness.comparison import Comparison, Row
+from slm_bench.harness.comparison import Comparison, Figure, Row
 from slm_bench.kv.engine.gguf_file import find_fault, write_gguf
 from slm_bench.kv.engine.llama_process import LlamaCpp, start_llama
 from slm_bench.kv.engine.workload import Tokens
@@ -89,7 +89,7 @@ def compare(footprints: Sequence[LlamaFootprint], own: float) -> Comparison:
     """Return the table of footprints; ``own`` is the perplexity of the model in the engine's dtype."""
     rows = [Row("transformers, the engine's dtype", {}, {"perplexity": f"{own:.3f}"})]
     for each in footprints:
-        figures = {
+        figures: dict[str, Figure] = {
             "perplexity": f"{each.perplexity:.3f}",
             "MB resident": each.megabytes,
             "s to start": each.seconds_to_start,

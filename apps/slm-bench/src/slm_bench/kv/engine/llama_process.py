@@ -95,9 +95,9 @@ class IllegalInstruction(BenchError):
 
 
 def start_llama(python: str, path: Path, threads: int, max_tokens: int, sequences: int) -> LlamaCpp:
-    """Start llama.cpp, without its repacked weights if those need an instruction that is missing here (AMX in some VMs).
+    """Start llama.cpp, without repacked weights if those need an instruction that is missing here (AMX in some VMs).
 
-    Raises BenchError.
+    Raises BenchError if it does not start.
     """
     try:
         return LlamaCpp(python, path, threads, max_tokens, sequences)

@@ -1,9 +1,9 @@
 """llama.cpp in a separate process and environment: one line of JSON per request and reply.
 
 Run as ``python llama_worker.py FILE.gguf THREADS MAX_TOKENS SEQUENCES [without_repacking]``. It imports nothing of
-this project. A request is ``{"prompts": [[ids], ...], "new": [counts]}``, its reply ``{"tokens": [[ids], ...]}``; or ``{"score": [ids]}``, with
-the reply ``{"loss": mean negative log-likelihood}``. The first line that it writes is ``{"version": ...}``, once the
-model is loaded. llama.cpp's own output goes to standard error.
+this project. A request is ``{"prompts": [[ids], ...], "new": [counts]}``, its reply ``{"tokens": [[ids], ...]}``; or
+``{"score": [ids]}``, with the reply ``{"loss": mean negative log-likelihood}``. The first line that it writes is
+``{"version": ...}``, once the model is loaded. llama.cpp's own output goes to standard error.
 """
 
 import json
