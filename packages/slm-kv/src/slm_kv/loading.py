@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,7 +39,8 @@ def load(model_path: str, adapter_path: str | None = None, *, dtype: torch.dtype
     and butterflies), else transformers and peft.
 
     Args:
-        model_path: A folder or a name on the hub.
+        model_path: A folder, a GGUF file (``.gguf``, with the package gguf; its weights are dequantized) or a name on
+            the hub.
         adapter_path: The folder of a PEFT adapter. It stays unmerged.
         dtype: The dtype of the weights.
         device: ``cpu`` or ``cuda``; None means cuda if available.
@@ -74,15 +76,28 @@ def installed_loader() -> Callable[..., Any] | None:
 def _load_with_transformers(
     model_path: str, adapter_path: str | None, *, dtype: torch.dtype, device: str | None
 ) -> Loaded:
-    model: Any = AutoModelForCausalLM.from_pretrained(model_path, dtype=dtype, trust_remote_code=False)
+    model_path, gguf = _split_gguf_path(model_path)
+    model: Any = AutoModelForCausalLM.from_pretrained(model_path, dtype=dtype, trust_remote_code=False, **gguf)
     if getattr(model.config.get_text_config(), "attn_logit_softcapping", None):
         model.set_attn_implementation("eager")  # transformers' default ignores the soft cap
     model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    tokenizer = AutoTokenizer.from_pretrained(model_path, trust_remote_code=False)
+    tokenizer = AutoTokenizer.from_pretrained(model_path, trust_remote_code=False, **gguf)
     if adapter_path is not None:
         _add_end_ids(model, adapter_path)
         model = add_adapter(model, adapter_path)
     return Loaded(model, tokenizer)
+
+
+def _split_gguf_path(model_path: str) -> tuple[str, dict[str, str]]:
+    """Return what transformers takes for a model: its location, and for a GGUF file the file's name in that folder."""
+    path = Path(model_path).expanduser()
+    if path.suffix.lower() != ".gguf" or path.is_dir():
+        return model_path, {}
+    if not path.is_file():
+        raise KVError(f"file {path} does not exist; check the path")
+    if find_spec("gguf") is None:
+        raise KVError(f"{path} needs the package gguf, which is not installed; install it with pip install gguf")
+    return str(path.parent), {"gguf_file": path.name}
 
 
 def _add_end_ids(model: Any, adapter_path: str) -> None:
