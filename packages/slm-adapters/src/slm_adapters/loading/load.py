@@ -132,17 +132,17 @@ def tokenizer_source(base: BaseLocation, adapter: ModelFolder | None) -> str:
 def load_tokenizer(base: BaseLocation, adapter: ModelFolder | None) -> PreTrainedTokenizerBase:
     """Load the adapter's own tokenizer if it has one, else the base's."""
     if adapter and adapter.has_tokenizer:
-        return _read_tokenizer(str(adapter.path), DAMAGED_FOLDER)
+        with as_adapter_error(f"the tokenizer of {adapter.path}", DAMAGED_FOLDER):
+            return _read_tokenizer(str(adapter.path))
     if base.folder and not base.folder.has_tokenizer:
         raise AdapterError(f"{base.location} has no tokenizer; copy its tokenizer.json there")
-    return _read_tokenizer(base.location, base.remedy, base.hub_error, **base.from_pretrained_options)
+    subject = base.name if base.gguf_file else base.location
+    with as_adapter_error(f"the tokenizer of {subject}", base.remedy, base.hub_error):
+        return _read_tokenizer(base.location, **base.from_pretrained_options)
 
 
-def _read_tokenizer(
-    location: str, remedy: str, hub_error: Exception | None = None, **options: Any
-) -> PreTrainedTokenizerBase:
-    with as_adapter_error(f"the tokenizer of {location}", remedy, hub_error):
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(location, trust_remote_code=False, **options)
+def _read_tokenizer(location: str, **options: Any) -> PreTrainedTokenizerBase:
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(location, trust_remote_code=False, **options)
     return tokenizer
 
 
