@@ -18,6 +18,7 @@ from slm_adapters.base.base_lookup import (
     probe_base,
 )
 from slm_adapters.base.device import usable_device
+from slm_adapters.base.gguf_reader import parse_gguf_once
 from slm_adapters.base.hub_errors import as_adapter_error
 from slm_adapters.base.model_folder import ADAPTER_CONFIG, ModelFolder, read_model_folder
 from slm_adapters.base.model_loading import cast_parameters, check_finite, copy_dequantized, load_base
@@ -74,12 +75,13 @@ def load(
         four_bit = adapter is not None and adapter.four_bit
         if four_bit and adapter:
             check_bitsandbytes_installed(adapter)
-    tokenizer = load_tokenizer(base, adapter)
-    if merge:
-        model = _load_merged(base, adapter, target_device, four_bit)
-        cast_parameters(model, dtype or torch.float32)
-    else:
-        model = _load_unmerged(base, adapter, target_device, four_bit, dtype)
+    with parse_gguf_once(base.name):
+        tokenizer = load_tokenizer(base, adapter)
+        if merge:
+            model = _load_merged(base, adapter, target_device, four_bit)
+            cast_parameters(model, dtype or torch.float32)
+        else:
+            model = _load_unmerged(base, adapter, target_device, four_bit, dtype)
     model.eval().requires_grad_(False)
     check_finite(model, adapter.path if adapter else base.name)
     check_vocabulary(tokenizer, model, tokenizer_source(base, adapter))
