@@ -1,4 +1,4 @@
-"""Engine benchmark: three workloads for interleaved contenders, then prefix caching and attention over pages."""
+"""Engine benchmark: workloads for interleaved contenders, prefix caching, attention over pages, and llama.cpp."""
 
 import argparse
 import copy
@@ -6,11 +6,10 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers.utils.logging import disable_progress_bar
 
 from slm_bench.errors import BenchError
@@ -19,7 +18,7 @@ from slm_bench.harness.interleaved_timing import Ratio, time_interleaved
 from slm_bench.harness.processes import find_interpreter
 from slm_bench.harness.provenance import new_result
 from slm_bench.harness.result_file import Findings, ResultFile
-from slm_bench.kv.arguments import check_flags
+from slm_bench.kv.arguments import SECTIONS, check_flags
 from slm_bench.kv.engine import attention, prefix
 from slm_bench.kv.engine.contenders import (
     PAGE_SIZE,
@@ -29,21 +28,12 @@ from slm_bench.kv.engine.contenders import (
     Generate,
     SlmEngine,
 )
-from slm_bench.kv.engine.llama_peers import compare as compare_footprints
-from slm_bench.kv.engine.llama_peers import measure_footprints, perplexity, start_llama_peers
 from slm_bench.kv.engine.vllm_process import Vllm
-from slm_bench.kv.engine.workload import (
-    Sizes,
-    Tokens,
-    Workload,
-    endless_texts,
-    mixed_workload,
-    uniform_workload,
-)
-from slm_kv import load, pack, set_threads
+from slm_bench.kv.engine.workload import Sizes, Tokens, Workload, mixed_workload, uniform_workload
+from slm_bench.kv.llama.comparison import LlamaSizes, Setting, add_comparison
+from slm_kv import DtypeChoice, WeightOptions, load, pack, set_threads
 
 ROUNDS = 3
-EVALUATED_TOKENS = 512
 PACKED = "HF generate, linears packed by slm-kv"
 
 
@@ -72,53 +62,66 @@ def measure(arguments: argparse.Namespace, sizes: Sizes | None = None) -> Result
     """Load the model and measure. Raises BenchError if the workloads exceed the model's positions."""
     check_flags(arguments)
     disable_progress_bar()
-    sizes = sizes or Sizes()
-    if arguments.prompt_tokens:
-        sizes = replace(sizes, prompt=arguments.prompt_tokens)
     python = find_interpreter("vllm_python", arguments.vllm_python, ["vllm"])
     llama_python = find_interpreter("llama_python", arguments.llama_python, ["llama_cpp"])
-    dtype = getattr(torch, arguments.dtype)
+    dtype = DtypeChoice(arguments.dtype)
     loaded = load(arguments.model_path, arguments.adapter_path, dtype=dtype, device=arguments.device)
     model: Any = loaded.model
 
     def tokenize(text: str) -> Tokens:
         return list(loaded.tokenizer(text)["input_ids"])
 
-    works = [mixed_workload(tokenize, sizes), *(uniform_workload(tokenize, size, sizes) for size in (1, sizes.batch))]
-    largest = _largest(model, works)
     settings = {
         "model": arguments.model_path,
         "adapter": arguments.adapter_path,
-        "dtype": arguments.dtype,
+        "dtype": dtype.name,
+        "weights": arguments.weights,
         "device": str(model.device),
         "threads": set_threads(model, arguments.threads),
         "rounds": arguments.rounds or ROUNDS,
         "page_size": PAGE_SIZE,
     }
+    sections, findings = arguments.only or SECTIONS, Findings()
+    if "engine" in sections:
+        findings = _measure_engine(loaded, arguments.weight_options, settings, tokenize, sizes or Sizes(), python)
+    if "llama" in sections:
+        llama_sizes = LlamaSizes(tuple(arguments.requests or LlamaSizes.requests))
+        setting = Setting(model, settings, arguments.weight_options.weights, llama_python)
+        add_comparison(findings, setting, tokenize, llama_sizes)
+    return new_result("kv --engine", settings, findings, model.device)
+
+
+def _measure_engine(
+    loaded: Any,
+    options: WeightOptions,
+    settings: dict[str, Any],
+    tokenize: Callable[[str], Tokens],
+    sizes: Sizes,
+    python: str | None,
+) -> Findings:
+    """Measure the workloads, with vLLM if ``python`` is its interpreter, then prefixes and attention."""
+    model = loaded.model
+    works = [mixed_workload(tokenize, sizes), *(uniform_workload(tokenize, size, sizes) for size in (1, sizes.batch))]
+    largest = _largest(model, works)
     left_out = {} if python else {"vLLM": "it is not installed; see --vllm_python"}
     if settings["adapter"]:
         python, left_out = None, {"vLLM": "it would ignore the adapter"}
     with ExitStack() as stack:
         one_by_one = Generate(model, 1)
-        llama, without_llama = start_llama_peers(llama_python, model, settings, largest, stack)
-        left_out |= without_llama
-        peers = [*llama, _start_vllm(python, model, settings, largest, stack)] if python else llama
+        vllm = [_start_vllm(python, model, settings, largest, stack)] if python else []
         continuous = _continuous_batching(model, largest, [works[0], works[-1]], stack, left_out)
-        lineups = _lineups(model, one_by_one, sizes.batch, largest, continuous, peers, stack, left_out)
+        lineups = _lineups(
+            *(model, loaded.tokenizer, options, one_by_one),
+            *(sizes.batch, largest, continuous, vllm, stack, left_out),
+        )
         measured = [
             _measure(work, contenders, one_by_one, settings["rounds"])
             for work, contenders in zip(works, lineups, strict=True)
         ]
-        text = next(endless_texts(tokenize))[: min(largest[0], EVALUATED_TOKENS)]
-        footprints = measure_footprints(llama, text)
     if PAGED_ENGINE in left_out:
-        findings = collect(measured, None, (), left_out)
-    else:
-        known = prefix.measure(model, tokenize, settings["rounds"])
-        findings = collect(measured, known, attention.measure(model, sizes.attention), left_out)
-    if footprints:
-        findings.add("llama_cpp", footprints, compare_footprints(footprints, perplexity(model, text)))
-    return new_result("kv --engine", settings, findings, model.device)
+        return collect(measured, None, (), left_out)
+    known = prefix.measure(model, tokenize, settings["rounds"])
+    return collect(measured, known, attention.measure(model, sizes.attention), left_out)
 
 
 def collect(
@@ -147,11 +150,13 @@ def _largest(model: Any, works: Sequence[Workload]) -> tuple[int, int]:
 
 def _lineups(
     model: Any,
+    tokenizer: Any,
+    options: WeightOptions,
     one_by_one: Contender,
     batch: int,
     largest: tuple[int, int],
     continuous: list[Contender],
-    peers: Sequence[Contender],
+    vllm: list[Vllm],
     stack: ExitStack,
     left_out: dict[str, str],
 ) -> tuple[list[Contender], ...]:
@@ -159,7 +164,8 @@ def _lineups(
 
     If the model cannot use pages, ``left_out`` gets the reason.
     """
-    engine = stack.enter_context(closing(SlmEngine(model, largest[1], _slots(largest) // PAGE_SIZE)))
+    pages = _slots(largest) // PAGE_SIZE
+    engine = stack.enter_context(closing(SlmEngine(model, largest[1], pages, tokenizer, options)))
     if engine.reason:
         left_out[PAGED_ENGINE] = engine.reason
     batches = Generate(model, batch)
@@ -169,9 +175,9 @@ def _lineups(
         pack(packed_model)
         packed = [Generate(packed_model, rows, PACKED) for rows in (1, batch)]
     return (
-        [engine, one_by_one, batches, *continuous, *peers],
-        [engine, one_by_one, *packed[:1], *peers],
-        [engine, batches, *packed[1:], *continuous, *peers],
+        [engine, one_by_one, batches, *continuous, *vllm],
+        [engine, one_by_one, *packed[:1], *vllm],
+        [engine, batches, *packed[1:], *continuous, *vllm],
     )
 
 

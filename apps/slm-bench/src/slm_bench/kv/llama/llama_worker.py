@@ -1,14 +1,16 @@
 """llama.cpp in a separate process and environment: one line of JSON per request and reply.
 
 Run as ``python llama_worker.py FILE.gguf THREADS MAX_TOKENS SEQUENCES [without_repacking]``. It imports nothing of
-this project. A request is ``{"prompts": [[ids], ...], "new": [counts]}``, its reply ``{"tokens": [[ids], ...]}``; or
-``{"score": [ids]}``, with the reply ``{"loss": mean negative log-likelihood}``. The first line that it writes is
-``{"version": ...}``, once the model is loaded. llama.cpp's own output goes to standard error.
+this project. A request is ``{"prompts": [[ids], ...], "new": [counts]}``, its reply ``{"tokens": [[ids], ...],
+"times": [[seconds], ...]}``; or ``{"score": [[ids], ...]}``, with the reply ``{"loss": mean negative log-likelihood}``.
+The first line that it writes is ``{"version": ...}``, once the model is loaded. llama.cpp's own output goes to
+standard error.
 """
 
 import json
 import os
 import sys
+import time
 from typing import Any
 
 BATCH = 512
@@ -39,16 +41,35 @@ class Llama:
         self._vocabulary = library.llama_vocab_n_tokens(library.llama_model_get_vocab(self._model))
         self._batch = library.llama_batch_init(BATCH, 0, 1)
 
-    def answer(self, prompts: list[list[int]], new: list[int]) -> list[list[int]]:
-        """Return the greedy continuation of each prompt."""
-        answers: list[list[int]] = []
-        for first in range(0, len(prompts), self._sequences):
-            part = slice(first, first + self._sequences)
-            answers += self._answer_together(prompts[part], new[part])
-        return answers
+    def answer(self, prompts: list[list[int]], new: list[int]) -> dict[str, Any]:
+        """Return the greedy continuation of each prompt, and the time of each token."""
+        if len(prompts) > self._sequences:
+            raise RuntimeError(f"Error: {len(prompts)} requests for {self._sequences} sequences")
+        self._clear()
+        self._start = time.perf_counter()
+        self._tokens: list[list[int]] = [[] for _ in prompts]
+        self._times: list[list[float]] = [[] for _ in prompts]
+        rows = [
+            (token, position, sequence, position == len(prompt) - 1)
+            for sequence, prompt in enumerate(prompts)
+            for position, token in enumerate(prompt)
+        ]
+        for first in range(0, len(rows), BATCH):
+            self._step(rows[first : first + BATCH])
+        while rows := [
+            (tokens[-1], len(prompts[sequence]) + len(tokens) - 1, sequence, True)
+            for sequence, tokens in enumerate(self._tokens)
+            if len(tokens) < new[sequence]
+        ]:
+            self._step(rows)
+        return {"tokens": self._tokens, "times": self._times}
 
-    def score(self, ids: list[int]) -> float:
-        """Return the mean negative log-likelihood of the tokens after the first, in nats."""
+    def score(self, rows: list[list[int]]) -> float:
+        """Return the mean negative log-likelihood of the tokens after the first of each row, in nats."""
+        losses = [loss for row in rows for loss in self._losses(row)]
+        return sum(losses) / len(losses)
+
+    def _losses(self, ids: list[int]) -> list[float]:
         numpy, losses = self._numpy, []
         self._clear()
         for first in range(0, len(ids) - 1, BATCH):
@@ -57,30 +78,14 @@ class Llama:
             for row, target in zip(logits, ids[first + 1 :], strict=False):
                 top = row.max()
                 losses.append(float(top + numpy.log(numpy.exp(row - top).sum()) - row[target]))
-        return sum(losses) / len(losses)
+        return losses
 
-    def _answer_together(self, prompts: list[list[int]], new: list[int]) -> list[list[int]]:
-        self._clear()
-        rows = [
-            (token, position, sequence, position == len(prompt) - 1)
-            for sequence, prompt in enumerate(prompts)
-            for position, token in enumerate(prompt)
-        ]
-        answers: list[list[int]] = [[] for _ in prompts]
-        for first in range(0, len(rows), BATCH):
-            self._step(rows[first : first + BATCH], answers)
-        while rows := [
-            (tokens[-1], len(prompts[sequence]) + len(tokens) - 1, sequence, True)
-            for sequence, tokens in enumerate(answers)
-            if len(tokens) < new[sequence]
-        ]:
-            self._step(rows, answers)
-        return answers
-
-    def _step(self, rows: list[tuple[int, int, int, bool]], answers: list[list[int]]) -> None:
+    def _step(self, rows: list[tuple[int, int, int, bool]]) -> None:
         logits = self._decode(rows)
-        for row, (_, _, sequence, _) in zip(logits, (row for row in rows if row[3]), strict=True):
-            answers[sequence].append(int(row.argmax()))
+        wanted = [sequence for _, _, sequence, is_wanted in rows if is_wanted]
+        for row, sequence in zip(logits, wanted, strict=True):
+            self._tokens[sequence].append(int(row.argmax()))
+            self._times[sequence].append(time.perf_counter() - self._start)
 
     def _decode(self, rows: list[tuple[int, int, int, bool]]) -> list[Any]:
         """Run a batch of (token, position, sequence, wanted); return the logits of the rows that are wanted."""
@@ -109,13 +114,18 @@ def main(path: str, threads: str, max_tokens: str, sequences: str, *more: str) -
     import llama_cpp
 
     llama = Llama(llama_cpp, path, int(threads), int(max_tokens), int(sequences), WITHOUT_REPACKING not in more)
-    _reply(replies, {"version": llama_cpp.__version__})
+    serve(replies, llama_cpp.__version__, llama)
+
+
+def serve(replies: Any, version: str, program: Any) -> None:
+    """Report the version, then call ``answer`` and ``score`` of ``program`` for each request on standard input."""
+    _reply(replies, {"version": version})
     for line in sys.stdin:
         request = json.loads(line)
         if "score" in request:
-            _reply(replies, {"loss": llama.score(request["score"])})
+            _reply(replies, {"loss": program.score(request["score"])})
         else:
-            _reply(replies, {"tokens": llama.answer(request["prompts"], request["new"])})
+            _reply(replies, program.answer(request["prompts"], request["new"]))
 
 
 def _reply(replies: Any, message: dict[str, Any]) -> None:
