@@ -60,7 +60,7 @@ class SlmKv:
         return float(sum(losses) / len(losses))
 
     def _new_engine(self, sequences: int, **options: int) -> Any:
-        pages = sequences * -(-self._max_tokens // PAGE_SIZE)
+        pages = sequences * (1 + -(-self._max_tokens // PAGE_SIZE))  # the scheduler keeps a page free for each
         return self._create(
             self._model,
             self._tokenizer,
