@@ -111,8 +111,16 @@ def _measure_engine(
         vllm = [_start_vllm(python, model, settings, largest, stack)] if python else []
         continuous = _continuous_batching(model, largest, [works[0], works[-1]], stack, left_out)
         lineups = _lineups(
-            *(model, loaded.tokenizer, options, one_by_one),
-            *(sizes.batch, largest, continuous, vllm, stack, left_out),
+            model,
+            loaded.tokenizer,
+            options,
+            one_by_one,
+            sizes.batch,
+            largest,
+            continuous,
+            vllm,
+            stack,
+            left_out,
         )
         measured = [
             _measure(work, contenders, one_by_one, settings["rounds"])
