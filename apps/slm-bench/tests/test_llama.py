@@ -21,13 +21,13 @@ from transformers import (
 from slm_adapters import load
 from slm_bench.errors import BenchError
 from slm_bench.harness.result_file import Findings
+from slm_bench.kv.engine.llama.comparison import LlamaSizes, Setting, add_comparison
+from slm_bench.kv.engine.llama.gguf_file import find_fault, write_gguf
+from slm_bench.kv.engine.llama.processes import Limits, LlamaCpp, start_llama
+from slm_bench.kv.engine.llama.read_bytes import read_bytes
+from slm_bench.kv.engine.llama.timeline import Timeline
 from slm_bench.kv.engine.worker_process import IllegalInstruction
 from slm_bench.kv.engine.workload import Workload
-from slm_bench.kv.llama.comparison import LlamaSizes, Setting, add_comparison
-from slm_bench.kv.llama.gguf_file import find_fault, write_gguf
-from slm_bench.kv.llama.processes import Limits, LlamaCpp, start_llama
-from slm_bench.kv.llama.read_bytes import read_bytes
-from slm_bench.kv.llama.timeline import Timeline
 from slm_testing.serve.small_models import save_base
 
 LLAMA = LlamaConfig(

@@ -28,9 +28,9 @@ from slm_bench.kv.engine.contenders import (
     Generate,
     SlmEngine,
 )
+from slm_bench.kv.engine.llama.comparison import LlamaSizes, Setting, add_comparison
 from slm_bench.kv.engine.vllm_process import Vllm
 from slm_bench.kv.engine.workload import Sizes, Tokens, Workload, mixed_workload, uniform_workload
-from slm_bench.kv.llama.comparison import LlamaSizes, Setting, add_comparison
 from slm_kv import DtypeChoice, WeightOptions, load, pack, set_threads
 
 ROUNDS = 3

@@ -1,6 +1,6 @@
 """slm-kv's engine in a separate process, with the requests and replies of ``llama_worker``.
 
-Run as ``python -m slm_bench.kv.llama.slm_worker MODEL DTYPE WEIGHTS THREADS MAX_TOKENS SEQUENCES``.
+Run as ``python -m slm_bench.kv.engine.llama.slm_worker MODEL DTYPE WEIGHTS THREADS MAX_TOKENS SEQUENCES``.
 """
 
 import os
@@ -84,7 +84,7 @@ def main(path: str, dtype: str, weights: str, *limits: str) -> None:
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     import slm_kv
-    from slm_bench.kv.llama.llama_worker import serve
+    from slm_bench.kv.engine.llama.llama_worker import serve
 
     serve(replies, slm_kv.__version__, SlmKv(path, dtype, weights, *map(int, limits)))
 

@@ -4,10 +4,10 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from slm_bench.kv.engine.llama import llama_worker, slm_worker
+from slm_bench.kv.engine.llama.timeline import Timeline
 from slm_bench.kv.engine.worker_process import IllegalInstruction, WorkerProcess
 from slm_bench.kv.engine.workload import Tokens, Workload
-from slm_bench.kv.llama import llama_worker, slm_worker
-from slm_bench.kv.llama.timeline import Timeline
 
 
 class Limits(NamedTuple):

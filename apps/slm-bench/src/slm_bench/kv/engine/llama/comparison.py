@@ -16,11 +16,11 @@ from slm_bench.harness.comparison import Comparison, Figure, Row
 from slm_bench.harness.interleaved_timing import interleave, paired_ratio, spread_of
 from slm_bench.harness.result_file import Findings
 from slm_bench.kv.bandwidth import memory_bandwidth
+from slm_bench.kv.engine.llama.gguf_file import find_fault, write_gguf
+from slm_bench.kv.engine.llama.processes import Limits, SlmProcess, TimedWorker, start_llama
+from slm_bench.kv.engine.llama.read_bytes import read_bytes
+from slm_bench.kv.engine.llama.timeline import Timeline
 from slm_bench.kv.engine.workload import Sizes, Tokens, Workload, endless_texts, uniform_workload
-from slm_bench.kv.llama.gguf_file import find_fault, write_gguf
-from slm_bench.kv.llama.processes import Limits, SlmProcess, TimedWorker, start_llama
-from slm_bench.kv.llama.read_bytes import read_bytes
-from slm_bench.kv.llama.timeline import Timeline
 
 LLAMA = "llama.cpp"
 DECODING = "decoding"
