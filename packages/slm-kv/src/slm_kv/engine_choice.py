@@ -13,6 +13,7 @@ from slm_kv.engine.vocabulary import Prompt
 from slm_kv.errors import REMEDY, KVError, UnsupportedModel, require_at_least
 from slm_kv.fallback.engine import TransformersEngine
 from slm_kv.linear.quantised_selection import QuantisedFormat
+from slm_kv.sampling.speculation import Speculate
 
 Backend = Literal["auto", "paged", "transformers"]
 
@@ -29,6 +30,7 @@ class EngineOptions(TypedDict, total=False):
     packed: bool
     weights: QuantisedFormat | None
     gate_text: Prompt | None
+    speculate: Speculate
 
 
 def create_engine(

@@ -58,31 +58,33 @@ class PreparedModels:
         for model in self.models:
             set_attention(model, IMPLEMENTATION)
 
-    def pack(self) -> None:
-        """Pack the linear layers; layers that the models share are packed once."""
-        model = self.models[0] if len(self.models) == 1 else nn.ModuleList(self.models)
-        self._packed = pack(model, plain=self._plain)
-
-    def pack_quantised(
-        self, weights: QuantisedFormat, gate_text: Prompt | None, vocabulary: Vocabulary, positions: int
+    def pack(
+        self, weights: QuantisedFormat | None, gate_text: Prompt | None, vocabulary: Vocabulary, positions: int
     ) -> None:
-        """Quantise the linear layers, if that raises the perplexity on a text by at most the format's limit.
+        """Pack the linear layers; layers that the models share are packed once.
 
         Args:
-            weights: The format.
+            weights: Quantise them, if that raises the perplexity on a text by at most the format's limit.
             gate_text: The text; None for the built-in one.
             vocabulary: Encodes it.
             positions: The number of positions that a text can have.
 
         Raises:
-            KVError: there are several models, or ``pack_quantised`` refuses the model or the text.
+            KVError: there are several models to quantise, or ``pack_quantised`` refuses the model or the text.
         """
+        if weights is not None:
+            token_ids = vocabulary.encode(built_in_text() if gate_text is None else gate_text)
+            self._pack_quantised(weights, split_rows(token_ids, positions))
+        else:
+            model = self.models[0] if len(self.models) == 1 else nn.ModuleList(self.models)
+            self._packed = pack(model, plain=self._plain)
+
+    def _pack_quantised(self, weights: QuantisedFormat, token_rows: list[Sequence[int]]) -> None:
         if len(self.models) > 1:
             raise KVError(f"{weights} is measured on one model and {len(self.models)} were given; leave it out")
         # Perplexity is measured with the model's own attention: pages are allocated only after packing.
-        rows = split_rows(vocabulary.encode(built_in_text() if gate_text is None else gate_text), positions)
         with self.original_attention():
-            self.quantised = self._packed = pack_quantised(self.models[0], weights, rows, plain=self._plain)
+            self.quantised = self._packed = pack_quantised(self.models[0], weights, token_rows, plain=self._plain)
 
     def copy_base(self) -> PlainCopy:
         """Copy the first model without adapters, with its own attention and plain layers.

@@ -91,6 +91,7 @@ def _create_engine(settings: Settings, loaded: LoadedAdapters, options: WeightOp
             max_step_tokens=max(settings.max_step_tokens, settings.max_sequences),
             weights=options.weights,
             gate_text=options.gate_text,
+            speculate=settings.speculate,
         )
     except UnsupportedModel as error:
         reason = str(error).rpartition(";")[0]  # its remedy, the model's own generate, is --backend transformers here
