@@ -140,8 +140,7 @@ def recognise_attention(module: Any, rotary_module: Any, probe: AttentionProbe, 
 def _all_scores(module: Any, scores: LayerAttention) -> LayerAttention:
     """Scores with the factor by which a module like OPT's multiplies queries itself."""
     scaling = getattr(module, "scaling", None)
-    own = isinstance(scaling, float) and scores.scale == 1.0
-    return replace(scores, scale=scaling) if own else scores
+    return replace(scores, scale=scaling) if isinstance(scaling, float) and scores.scale == 1.0 else scores
 
 
 def _head_norms(children: Children, heads: int, kv_heads: int, dim: int) -> tuple[Norm | None, Norm | None, bool]:
