@@ -1,4 +1,4 @@
-"""Widened blocks hold the numbers that their format describes, in the layouts of any CPU, with any number of threads."""
+"""Widened blocks hold the numbers that their format describes, in the layouts of any CPU, on any number of threads."""
 
 from __future__ import annotations
 
