@@ -16,8 +16,7 @@ from numba.extending import intrinsic
 from slm_kv.compiled import team
 from slm_kv.compiled.addresses import word
 from slm_kv.compiled.block_weights import BLOCK, BlockWeight
-from slm_kv.compiled.products import compile_operation
-from slm_kv.compiled.program import StepContext, execute, instruction_matrix
+from slm_kv.compiled.program import StepContext, compile_operation, execute, instruction_matrix
 from slm_kv.compiled.tiles import BFLOAT16, BFLOAT16_32, CODE_ROW_BYTES, FLOAT32, FORMATS, GROUP, Q4, Q8, Q41, unpacked
 from slm_kv.compiled.tiles import SCALE_BYTES as SCALE_ROW_BYTES
 from slm_kv.compiled.vectors import (
