@@ -12,7 +12,7 @@ from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from slm_kv.errors import KVError
 
@@ -70,19 +70,37 @@ def delete_adapter(model: Any, name: str) -> Any:
 
 def layers_without_adapters(model: nn.Module) -> dict[nn.Module, nn.Module]:
     """Map each layer that PEFT put into ``model``, the outermost only, to the model's own layer inside it."""
+    own = ((module, without_adapters(module)) for module in model.modules())
+    return {module: layer for module, layer in own if layer is not module}
+
+
+def without_adapters(module: Any) -> Any:
+    """The model's own module inside the wrappers that PEFT put around it."""
     if "peft" not in sys.modules:
-        return {}
+        return module
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import AuxiliaryTrainingWrapper
 
-    own: dict[nn.Module, nn.Module] = {}
-    for module in model.modules():
-        layer: Any = module
-        while isinstance(layer, BaseTunerLayer | AuxiliaryTrainingWrapper):
-            layer = layer.original_module if isinstance(layer, AuxiliaryTrainingWrapper) else layer.base_layer
-        if layer is not module:
-            own[module] = layer
-    return own
+    while isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper):
+        module = module.original_module if isinstance(module, AuxiliaryTrainingWrapper) else module.base_layer
+    return module
+
+
+def is_of_adapter(key: str, name: str) -> bool:
+    """Return whether a tensor of a model's state belongs to the adapter ``name``."""
+    return f".{name}." in key or key.endswith(f".{name}")
+
+
+def low_rank_update(module: Any, name: str) -> tuple[Tensor, Tensor, float] | None:
+    """LoRA's matrices A [r, I] and B [O, r] and the scaling: the layer's output is that of its base + scaling * B A x.
+
+    None if the layer has no adapter of this name, if it is of another method, or if it computes more than this.
+    """
+    if "peft" not in sys.modules or not _is_plain_lora(module) or name not in module.lora_A:
+        return None
+    if name in module.lora_variant or module.merged_adapters:
+        return None
+    return module.lora_A[name].weight, module.lora_B[name].weight, float(module.scaling[name])
 
 
 def forget_adapters(model: Any) -> None:
@@ -154,16 +172,20 @@ def reads_base_weight(module: nn.Module) -> bool:
     """
     if "peft" not in sys.modules:  # then no module can be an adapter layer
         return False
-    from peft.tuners.lora.layer import Linear as LoraLinear
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    plain_lora = type(module) is LoraLinear and not any(getattr(module, "use_dora", {}).values())
-    return isinstance(module, BaseTunerLayer) and not plain_lora
+    return isinstance(module, BaseTunerLayer) and not _is_plain_lora(module)
 
 
 def is_lora_matrix(name: str) -> bool:
     """Return whether ``name`` is that of one of LoRA's two small matrices."""
     return ".lora_A." in name or ".lora_B." in name
+
+
+def _is_plain_lora(module: Any) -> bool:
+    from peft.tuners.lora.layer import Linear as LoraLinear
+
+    return type(module) is LoraLinear and not any(getattr(module, "use_dora", {}).values())
 
 
 def _mixes_rows(layer: Any) -> bool:
