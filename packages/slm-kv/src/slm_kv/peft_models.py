@@ -8,13 +8,49 @@ from __future__ import annotations
 import inspect
 import sys
 import warnings
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 from slm_kv.errors import KVError
+
+Factors = Sequence[tuple[Tensor, int]]  # float32 [G, m, m], and the stride of each
+
+
+@runtime_checkable
+class RotatedLayer(Protocol):
+    """An adapter on a linear layer, y = W x + b, that computes y = magnitudes * R (W S x + b) in evaluation mode.
+
+    A layer of any PEFT method that has these members can be computed by the compiled decode step, and its base layer
+    packed. slm-adapters' butterflies have them; neither package imports the other.
+
+    Attributes:
+        base_layer: The linear layer.
+        cache_weight: While it is False, the layer only calls its base layer, and does not read its weight. While it is
+            None, the engine sets it to False. True keeps the base layer plain.
+    """
+
+    base_layer: Any
+    cache_weight: bool | None
+
+    def rotation_factors(self, side: Literal["input", "output"], adapter: str) -> Factors:
+        """The factors of S (``input``) or R (``output``), the first to be applied first; none for the identity.
+
+        A factor multiplies groups of m columns that are ``stride`` apart, group g by matrix g: group
+        outer * stride + inner is the columns (outer * m + d) * stride + inner for d below m.
+        """
+        ...
+
+    def magnitudes(self, adapter: str) -> Tensor | None:
+        """The magnitudes [O]; None for ones."""
+        ...
+
+
+def rotated_layers(model: nn.Module) -> list[RotatedLayer]:
+    """The layers of a model that are RotatedLayers."""
+    return [module for module in model.modules() if isinstance(module, RotatedLayer)]
 
 
 def add_adapter(model: Any, adapter_path: str) -> Any:
@@ -168,12 +204,15 @@ def supports_mixed_batches(model: Any) -> bool:
 def reads_base_weight(module: nn.Module) -> bool:
     """Return whether ``module`` is an adapter layer that may read its base layer's weight.
 
-    Plain LoRA only calls its base layer. DoRA, and every other method, may need the weight itself.
+    Plain LoRA only calls its base layer, and so does a RotatedLayer that was told to. DoRA, and every other method, may
+    need the weight itself.
     """
     if "peft" not in sys.modules:  # then no module can be an adapter layer
         return False
     from peft.tuners.tuners_utils import BaseTunerLayer
 
+    if isinstance(module, RotatedLayer) and module.cache_weight is False:
+        return False
     return isinstance(module, BaseTunerLayer) and not _is_plain_lora(module)
 
 

@@ -222,3 +222,32 @@ def test_low_rank_updates_follow_each_rows_adapter() -> None:
         a64, b64 = torch.from_numpy(a[len(a) - len(b) :]).double(), torch.from_numpy(b).double()
         assert_near(result[row], out64[row] + (a64 @ x64[row]) @ b64, 256)
     assert torch.equal(result[1], out64[1])
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_butterflies_are_products_with_each_rows_factors_and_magnitudes(in_place: bool) -> None:
+    """Adapter 0 has two blocks of 24 = 4 * 6 columns and magnitudes; adapter 1 one block of 48 and no magnitudes."""
+    step, width = Step(), 48
+    x, x64 = step.filled(width)
+    out = x if in_place else step.workspace.rows(width)
+    plans, magnitude = [[(4, 1), (6, 4)], [(16, 1), (3, 16)]], step.random.standard_normal(width, np.float32)
+    dense, lines, keep = [], [], []
+    for number, plan in enumerate(plans):
+        matrices = [step.random.standard_normal((m, m, width // m), np.float32) for m, _ in plan]
+        factors = np.array([[a.ctypes.data, m, stride] for a, (m, stride) in zip(matrices, plan, strict=True)])
+        block = max(m * stride for m, stride in plan)
+        lines.append([factors.ctypes.data, len(plan), block, 0 if number else magnitude.ctypes.data])
+        keep += [factors, matrices]
+        product = torch.eye(width, dtype=torch.float64)
+        for a, (m, stride) in zip(matrices, plan, strict=True):
+            full = torch.zeros(width, width, dtype=torch.float64)
+            for g in range(width // m):
+                columns = torch.arange(m) * stride + g // stride * m * stride + g % stride
+                full[columns[:, None], columns] = torch.from_numpy(a[:, :, g]).double()
+            product = full @ product
+        dense.append(product)
+    step.context.set_array(StepContext.ADAPTERS, np.array([1, -1, 0], np.int32))
+    result = step.run(operations.butterfly(x, out, np.array(lines)), changed=out)
+    assert_near(result[0], dense[1] @ x64[0], 256)
+    assert torch.equal(result[1], x64[1])
+    assert_near(result[2], torch.from_numpy(magnitude).double() * (dense[0] @ x64[2]), 256)

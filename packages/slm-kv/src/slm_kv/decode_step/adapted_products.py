@@ -5,14 +5,15 @@ Operations read tables with a line for each adapter, and a row's number in the s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from slm_kv.compiled.block_weights import BLOCK
+from slm_kv.compiled.operations.butterfly import BUTTERFLY_WORDS, butterfly
 from slm_kv.compiled.operations.low_rank import DOWN_WORDS, UP_WORDS, low_rank_down, low_rank_up
 from slm_kv.compiled.program import Buffer, Instruction, barrier
-from slm_kv.decode_step.adapter import Adapter
+from slm_kv.decode_step.adapter import Adapter, Rotation
 from slm_kv.decode_step.blocks import Linear
 
 Instructions = list[Instruction]
@@ -36,13 +37,49 @@ class AdaptedProducts:
     def instructions(self, name: str, outputs: Outputs, x: Buffer) -> Instructions:
         """Layers with the input ``x``. Buffers of the same ``name`` are used again once a barrier has passed."""
         layers = [layer for group, _ in outputs for layer in group]
-        down, code = self._down(name, layers, x)
-        ups: Instructions = []
+        rotated, code = self._rotated_inputs(name, layers, x)
+        down, down_code = self._down(name, layers, x)
+        code += down_code
+        updates: Instructions = []
         for group, out in outputs:
-            code += self._multiply(group, x, out)
-            if down is not None:
-                ups += self._ups(group, layers, down, out)
-        return [*code, barrier(), *ups] if ups else code
+            for part, part_x, part_out in _parts(group, rotated, x, out):
+                code += self._multiply(part, part_x, part_out)
+                updates += self._ups(part, layers, down, part_out) if down else []
+        rotations = self._rotated_outputs(outputs)
+        if updates or rotations:
+            code += [barrier(), *updates]
+        return [*code, *rotations, barrier()] if rotations else code
+
+    def _rotated_inputs(
+        self, name: str, layers: Sequence[Linear], x: Buffer
+    ) -> tuple[dict[Linear, Buffer], Instructions]:
+        """The rotated inputs of layers that have any."""
+        buffers: dict[Linear, Buffer] = {}
+        code: Instructions = []
+        for index, layer in enumerate(layers):
+            table = self._rotations(layer, "inputs")
+            if table is not None:
+                buffers[layer] = self._rows(f"{name} {index} rotated", x.width)
+                code.append(butterfly(x, buffers[layer], table))
+        return buffers, [*code, barrier()] if code else code
+
+    def _rotated_outputs(self, outputs: Outputs) -> Instructions:
+        """Rotate outputs in place."""
+        code = []
+        for group, out in outputs:
+            column = 0
+            for layer in group:
+                columns, table = out.columns(column, layer.outputs), self._rotations(layer, "outputs")
+                code += [] if table is None else [butterfly(columns, columns, table)]
+                column += layer.outputs
+        return code
+
+    def _rotations(self, layer: Linear, side: str) -> np.ndarray | None:
+        """The table of the rotations of a layer's inputs or outputs; None if no adapter has one."""
+        rotations = [adapter.rotation(layer, side) for adapter in self._adapters]
+        if not any(rotations):
+            return None
+        return self._table([_rotation_line(rotation) for rotation in rotations], BUTTERFLY_WORDS)
 
     def _down(self, name: str, layers: Sequence[Linear], x: Buffer) -> tuple[Buffer | None, Instructions]:
         """A x of all layers side by side, and its buffer; None if no adapter has LoRA there."""
@@ -76,3 +113,24 @@ class AdaptedProducts:
         table = np.array(lines, np.int64).reshape(len(self._adapters), words)
         self.keep.append(table)
         return table
+
+
+def _rotation_line(rotation: Rotation | None) -> tuple[int, int, int, int]:
+    if rotation is None:
+        return 0, 0, 1, 0
+    magnitudes = rotation.magnitudes_array
+    table, magnitudes_address = rotation.table, 0 if magnitudes is None else magnitudes.ctypes.data
+    return table.ctypes.data, len(table), rotation.block, magnitudes_address
+
+
+def _parts(
+    group: Sequence[Linear], rotated: Mapping[Linear, Buffer], x: Buffer, out: Buffer
+) -> Iterator[tuple[Sequence[Linear], Buffer, Buffer]]:
+    """Products for a group of layers: one, or one for each layer if some have inputs of their own."""
+    if not any(layer in rotated for layer in group):
+        yield group, x, out
+        return
+    column = 0
+    for layer in group:
+        yield (layer,), rotated.get(layer, x), out.columns(column, layer.outputs)
+        column += layer.outputs

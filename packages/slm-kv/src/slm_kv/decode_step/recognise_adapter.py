@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from slm_kv.decode_step.adapter import Adapter, LowRank
+from slm_kv.decode_step.adapter import Adapter, LowRank, Rotated, Rotation
 from slm_kv.decode_step.blocks import ModelDescription
 from slm_kv.decode_step.recognise_parts import require
-from slm_kv.peft_models import is_of_adapter, low_rank_update, without_adapters
+from slm_kv.peft_models import Factors, RotatedLayer, is_of_adapter, low_rank_update, without_adapters
 
 COMPARED_NUMBERS = 1 << 20  # of a tensor: the most that are compared by value
 
@@ -38,7 +38,7 @@ def recognise_adapter(
     for path, place in first.named_modules():
         if place in places:
             module = model.get_submodule(path)
-            update, used = _update(module, path, name)
+            update, used = _update(module, path, name, left)
             left -= used
             if update is not None:
                 require(module.base_layer is without_adapters(module), f"{path} has adapters in each other")
@@ -55,14 +55,22 @@ def _names(model: Any, name: str) -> set[str]:
     return {key for key in chain((key for key, _ in _tensors(model)), modules) if is_of_adapter(key, name)}
 
 
-def _update(module: Any, path: str, name: str) -> tuple[LowRank | None, set[str]]:
-    """What an adapter does to a layer, and the names of the tensors and modules that say so."""
+def _update(module: Any, path: str, name: str, keys: Set[str]) -> tuple[LowRank | Rotated | None, Set[str]]:
+    """What an adapter does to a layer, and those of its names, ``keys``, that say so."""
     low_rank = low_rank_update(module, name)
-    if low_rank is None:
-        return None, set()
-    a, b, scaling = low_rank
-    parts = [f"{path}.lora_{part}.{name}" for part in ("A", "B", "dropout")]
-    return LowRank(a.detach(), b.detach(), scaling), {*parts, *(f"{part}.weight" for part in parts)}
+    if low_rank is not None:
+        a, b, scaling = low_rank
+        parts = [f"{path}.lora_{part}.{name}" for part in ("A", "B", "dropout")]
+        return LowRank(a.detach(), b.detach(), scaling), {*parts, *(f"{part}.weight" for part in parts)}
+    if isinstance(module, RotatedLayer) and not getattr(module, "merged_adapters", ()):
+        inputs = _rotation(module.rotation_factors("input", name), None)
+        outputs = _rotation(module.rotation_factors("output", name), module.magnitudes(name))
+        return Rotated(inputs, outputs), {key for key in keys if key.startswith(f"{path}.")}
+    return None, set()
+
+
+def _rotation(factors: Factors, magnitudes: Tensor | None) -> Rotation | None:
+    return Rotation(factors, magnitudes) if factors or magnitudes is not None else None
 
 
 def _require_same_base(description: ModelDescription, first: Any, model: Any, names: Sequence[str]) -> None:

@@ -97,6 +97,8 @@ class Engine(TextEngine):
         self._prepared = PreparedModels(self.models)
         try:
             limits = ContextLimits.from_config(self.model.config, page_size, max_pages, None, on_full)
+            if packed and int8_text is None:
+                self._prepared.let_rotated_layers_only_call()
             probe = self._prepared.install_attention(limits.positions)
             ids = self._vocabulary.ordinary_ids()
             sizes = page_size, limits.positions
@@ -114,6 +116,8 @@ class Engine(TextEngine):
             # Allocated after packing, whose temporary memory is free again by then: the peak is lower.
             self.storage = PagedStorage(probe.shapes, max_pages, page_size, probe.dtype, probe.device)
             self._compiler.compile(self.context_limits.positions, exact=not self.int8)
+            if not self._compiler.has_step:
+                self._prepared.unpack_rotated_layers()
         except BaseException:
             self._prepared.restore()
             raise

@@ -16,7 +16,7 @@ from slm_kv.linear.int8_gate import Int8Model, pack_int8, split_rows
 from slm_kv.linear.packing import PackedModel, pack
 from slm_kv.linear.plain_copy import PlainCopy, RebuiltWeights, plain_copy
 from slm_kv.linear.weight_reads import recording_weight_reads
-from slm_kv.peft_models import base_model
+from slm_kv.peft_models import RotatedLayer, base_model, rotated_layers
 
 
 class PreparedModels:
@@ -30,6 +30,26 @@ class PreparedModels:
         self.int8: Int8Model | None = None
         self._plain: set[nn.Module] = set()  # layers whose weight the models read
         self._rebuilt = RebuiltWeights()
+        self._only_calling: list[RotatedLayer] = []  # layers that were told not to read their base layer's weight
+
+    def let_rotated_layers_only_call(self) -> None:
+        """Tell butterflies not to read their base layers' weights, so that ``pack`` can pack these."""
+        layers = [layer for model in self.models for layer in rotated_layers(model) if layer.cache_weight is None]
+        for layer in layers:
+            layer.cache_weight = False
+        self._only_calling = layers
+
+    def unpack_rotated_layers(self) -> None:
+        """Let butterflies read their base layers' weights again, which are plain again."""
+        if self._only_calling and isinstance(self._packed, PackedModel):
+            self._packed.unpack()
+            self._restore_rotated_layers()
+            self.pack()
+
+    def _restore_rotated_layers(self) -> None:
+        for layer in self._only_calling:
+            layer.cache_weight = None
+        self._only_calling = []
 
     @property
     def packed_layers(self) -> int:
@@ -99,6 +119,7 @@ class PreparedModels:
         if self._packed:
             self._packed.unpack()
             self._packed = None
+        self._restore_rotated_layers()
         self._restore_attention()
         for module in self._training:
             module.training = True

@@ -34,6 +34,8 @@ def prepare_adapter(
         KVError: the adapter cannot be used beside the base.
     """
     prepared, base = PreparedModels([model]), compiler.base
+    if compiler.has_step:
+        prepared.let_rotated_layers_only_call()
     probe = prepared.install_attention(limits.positions)
     if (probe.shapes, probe.windows, probe.dtype) != (base.probe.shapes, base.probe.windows, base.probe.dtype):
         raise KVError("the adapter changes the shapes or the dtype of keys, so that it cannot share pages")
