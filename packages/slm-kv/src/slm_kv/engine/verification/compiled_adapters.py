@@ -49,15 +49,10 @@ class StepCompiler:
         """Compute the models' own logits, before their layers are packed."""
         self._references = {name: reference_logits(self._subject(name)) for name in (None, *self.base.adapters.names)}
 
-    def compile(self, positions: int, *, exact: bool = True) -> None:
-        """Compile the base and all adapters, once layers are packed.
-
-        Args:
-            positions: The number of positions that a text can have.
-            exact: Whether packed weights are those with which references were computed.
-        """
+    def compile(self, positions: int) -> None:
+        """Compile the base and all adapters, once layers are packed, for texts of so many positions."""
         self.base = replace(self.base, positions=positions)
-        references = self._references if exact else {}
+        references = self._references
         self._step = compile_step(self.base, references.get(None))
         names = self.base.adapters.names
         self._adapters = {name: self.compile_adapter(self._subject(name), references.get(name)) for name in names}
@@ -79,7 +74,7 @@ class StepCompiler:
 
         Args:
             subject: A model with the adapter.
-            expected: Its ``reference_logits``; None compares with the packed model in its own precision.
+            expected: Its ``reference_logits`` before it was packed; for None, see ``compile_step``.
             verified: It was compared before, with other weights.
         """
         description, first, own = self._step.description, base_model(self.base.model), base_model(subject.model)
@@ -140,9 +135,9 @@ class StepCompiler:
             return find_fault(subject, partial(self._with_adapters, adapters), expected)
 
     def _with_adapters(
-        self, adapters: Mapping[str, Adapter], storage: PagedStorage, positions: int
+        self, adapters: Mapping[str, Adapter], storage: PagedStorage, positions: int, exact: bool = False
     ) -> DecodeStep | None:
-        step = self._step.on(storage, positions)
+        step = self._step.on(storage, positions, exact)
         if step is not None:
             step.adapters = adapters
         return step
