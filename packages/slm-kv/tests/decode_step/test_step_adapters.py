@@ -14,12 +14,10 @@ from peft import LoraConfig, PeftModel, get_peft_model
 
 pytest.importorskip("numba")
 
-from slm_kv import Engine
-from slm_kv.compiled.program import MAX_ROWS
-from slm_kv.engine.scheduler import Work
 from slm_kv.engine.verification import compiled_adapters
+from slm_testing.kv.compiled_steps import Steps, make_engine, texts
 from slm_testing.kv.lora_model import greedy_tokens_alone
-from slm_testing.kv.tiny_models import greedy_params, greedy_tokens, make_model, random_prompts, run_to_end
+from slm_testing.kv.tiny_models import greedy_params, greedy_tokens, make_model, random_prompts
 
 NEW = 8
 PROMPTS = random_prompts(3, seed=4)
@@ -47,38 +45,6 @@ def randomize_adapters(model: Any, seed: int = 1) -> None:
                 weight.normal_(std=0.3)
 
 
-class Steps:
-    """Records the adapters of decode rows that the compiled step did and did not compute."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.compiled: set[str | None] = set()
-        self.others: set[str | None] = set()
-        runner: Any = engine._runner
-        run_step, run_call = runner._run_step, runner._run_call
-
-        def step(step: Any, work: tuple[Work, ...]) -> Any:
-            self.compiled.update(item.sequence.handle.adapter for item in work)
-            return run_step(step, work)
-
-        def call(call: Any) -> Any:
-            self.others.update(item.sequence.handle.adapter for item in call.work if item.count == 1)
-            return run_call(call)
-
-        runner._run_step, runner._run_call = step, call
-
-
-def make_engine(model: Any) -> Engine:
-    """An engine whose steps have so few tokens that the compiled step computes all of them."""
-    return Engine(model, page_size=4, max_pages=100, max_step_tokens=MAX_ROWS)
-
-
-def texts(engine: Engine, requests: list[tuple[list[int], str]]) -> list[list[int]]:
-    handles = [engine.submit(prompt, greedy_params(NEW), adapter=name) for prompt, name in requests]
-    run_to_end(engine)
-    assert [handle.error for handle in handles] == [None] * len(handles)
-    return [handle.token_ids for handle in handles]
-
-
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize(
     ("name", "configs"),
@@ -102,7 +68,7 @@ def test_rows_with_any_adapter_and_none_share_a_step(
         torch.set_num_threads(threads)
         steps = Steps(engine)
         assert engine.summary.endswith("compiled decode step")
-        assert texts(engine, requests) == expected
+        assert texts(engine, requests, NEW) == expected
         assert steps.compiled == {*model.peft_config, None}
         assert not steps.others
     assert len({tuple(text) for text in expected[:: len(PROMPTS)]}) == 1 + len(configs)
@@ -127,7 +93,7 @@ def test_rows_with_an_adapter_that_is_not_understood_take_the_general_path(confi
         assert engine.summary.endswith(
             f"compiled decode step, except with 1 of 2 adapters (blue: {reason} is not understood)"
         )
-        assert texts(engine, [*requests, (PROMPTS[0], "__base__")])[:-1] == expected
+        assert texts(engine, [*requests, (PROMPTS[0], "__base__")], NEW)[:-1] == expected
         assert (steps.compiled, steps.others) == ({"red", None}, {"blue"})
 
 
@@ -137,7 +103,9 @@ def test_dora_takes_the_general_path() -> None:
         engine.add_adapter("x", attach_dora)
         steps = Steps(engine)
         assert "1 of 1 adapter (x: model.layers.0.mlp.up_proj.lora_A is not understood)" in engine.summary
-        assert texts(engine, [(PROMPTS[1], "x")]) == [greedy_tokens(attach_dora(make_model("llama")), PROMPTS[1], NEW)]
+        assert texts(engine, [(PROMPTS[1], "x")], NEW) == [
+            greedy_tokens(attach_dora(make_model("llama")), PROMPTS[1], NEW)
+        ]
         assert (steps.compiled, steps.others) == (set(), {"x"})
 
 
@@ -181,7 +149,7 @@ def test_adapters_come_and_go_while_the_step_runs(dtype: torch.dtype) -> None:
             engine.step()
             engine.add_adapter("x", attach("x", seed))
             assert engine.summary.endswith("compiled decode step")
-            seen.append(texts(engine, [(PROMPTS[1], "x")])[0])
+            seen.append(texts(engine, [(PROMPTS[1], "x")], NEW)[0])
             copies = [weakref.ref(copy) for copy in engine._runner.step.adapters["x"]._copies.values()]
             engine.remove_adapter("x")
             gc.collect()
@@ -199,9 +167,9 @@ def test_changed_weights_of_an_adapter_are_those_of_the_next_step() -> None:
     model = adapted("llama", lora(["q_proj", "down_proj"]))
     with make_engine(model) as engine:
         steps = Steps(engine)
-        before = texts(engine, [(PROMPTS[1], "red")])
+        before = texts(engine, [(PROMPTS[1], "red")], NEW)
         randomize_adapters(model, seed=2)
         engine.weights_changed()
-        after = texts(engine, [(PROMPTS[1], "red")])
+        after = texts(engine, [(PROMPTS[1], "red")], NEW)
         assert steps.compiled == {"red"}
     assert before != after == greedy_tokens_alone(model, [(PROMPTS[1], "red")], NEW)
