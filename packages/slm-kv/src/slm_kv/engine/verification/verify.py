@@ -20,7 +20,6 @@ from slm_kv.engine.adapters import Adapters
 from slm_kv.engine.context_limits import ContextLimits
 from slm_kv.engine.prepared_models import PreparedModels
 from slm_kv.engine.verification.comparison import Subject, compare, relative_errors
-from slm_kv.engine.verification.compiled_step import reference_logits
 from slm_kv.engine.verification.model_state import float32_weights, keep_state, return_freed_memory
 from slm_kv.errors import REMEDY, KVError, UnsupportedModel
 from slm_kv.peft_models import keep_adapter_state, names_of_each_method
@@ -73,28 +72,14 @@ def verify(
     return positions
 
 
-def verify_with_reference(
-    subject: Subject, limits: ContextLimits, needs_reference: bool
-) -> tuple[int, list[Tensor] | None]:
-    """``verify`` the models, and return the number of positions and the ``reference_logits`` of ``subject``, if needed.
-
-    Both need the weights in float32.
-    """
-    copies: dict[nn.Parameter, Tensor] = {}
-    reference = reference_logits(subject, copies) if needs_reference else None
-    ids = subject.token_ids
-    positions = verify(subject.prepared, subject.adapters, subject.probe, ids, limits, copies=copies)
-    return_freed_memory()
-    return positions, reference
-
-
 def _check(subject: Subject, shared: bool, copies: dict[nn.Parameter, Tensor] | None) -> int:
     """Refuse the model if its logits differ; return the number of positions in which texts are independent."""
     with float32_weights(subject.model, shared=shared, copies=copies) as exact:
         dtype = torch.float32 if exact else subject.probe.dtype
         positions = _check_logits(subject, dtype)
-    if copies:
+    if copies is not None:
         copies.clear()
+        return_freed_memory()
     if dtype is not subject.probe.dtype:  # that the model runs on pages of its own dtype, too
         for what, errors_R in islice(compare(subject, subject.probe.dtype), LOW_PRECISION_STEPS):
             _refuse_if(not tolerable(errors_R, subject.probe.dtype), subject, what)
