@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 from slm_kv.errors import KVError
 from slm_kv.gguf.file import reading_once
 from slm_kv.gguf.tensors import GGUFTensors
+from slm_kv.linear.layer_selection import weight_OI
 from slm_kv.linear.packed_embedding import PackedEmbedding
 from slm_kv.linear.packing import replace_module
 from slm_kv.linear.quantised_linear import QuantisedLinear, product_dtype
@@ -33,17 +35,34 @@ def load_blocks(path: Path, dtype: torch.dtype | Callable[..., torch.dtype]) -> 
     Raises:
         KVError: the file lacks tensors, or has some that the model does not use.
     """
-    with reading_once() as read:
+    with _naming(path), reading_once() as read:
         location, options = str(path.parent), {"gguf_file": path.name, "trust_remote_code": False}
         config = AutoConfig.from_pretrained(location, **options)
         if config.model_type not in ARCHITECTURES:
             return None
-        tensors = GGUFTensors(read(os.path.join(location, path.name)), config)
+        reader = read(os.path.join(location, path.name))
+        if config.model_type == "gpt2":  # transformers 5.19 does not read it, and takes 1024
+            config.n_positions = int(reader.fields["gpt2.context_length"].contents())
+        tensors = GGUFTensors(reader, config)
         if not isinstance(dtype, torch.dtype):
             dtype = dtype(tensors.dtype, torch.device("cpu"))
         model = _empty_model(config, dtype)
         _fill(model, tensors, dtype)
         return model, AutoTokenizer.from_pretrained(location, **options)
+
+
+@contextmanager
+def _naming(path: Path) -> Generator[None]:
+    """Turn errors of the readers into one sentence that names the file."""
+    try:
+        yield
+    except KVError:
+        raise
+    except Exception as error:  # of a damaged file, anything
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise KVError(
+            f"{path} cannot be read as a model ({line}); copy it again, or load the model's folder"
+        ) from error
 
 
 def _empty_model(config: Any, dtype: torch.dtype) -> Any:
@@ -67,19 +86,16 @@ def _fill(model: Any, tensors: GGUFTensors, dtype: torch.dtype) -> None:
     for name, module in list(model.named_modules()):
         if module is head and is_tied:
             continue
-        if type(module) in (nn.Linear, Conv1D, nn.Embedding) and (
-            layer := _quantised(name, module, tensors, dtype, tiles)
-        ):
+        has_blocks = module is embedding or type(module) in (nn.Linear, Conv1D)
+        layer = _quantised(name, module, tensors, dtype, tiles) if has_blocks else None
+        if layer is None:
+            _fill_dense(name, module, tensors, dtype)
+        else:
             replace_module(model, name, PackedEmbedding(layer) if module is embedding else layer)
-            if module is embedding and is_tied:
-                model.set_output_embeddings(layer)
-            continue
-        for kind, _ in list(module.named_parameters(recurse=False)):
-            value = tensors.dense(name, kind, dtype)
-            value = value.t().contiguous() if isinstance(module, Conv1D) and kind == "weight" else value
-            setattr(module, kind, nn.Parameter(value, requires_grad=False))
-        if module is embedding and is_tied:
+        if module is embedding and is_tied and layer is None:
             head.weight = module.weight
+        elif module is embedding and is_tied:
+            model.set_output_embeddings(layer)
     if tensors.unread:
         raise KVError(
             f"the GGUF file has the tensor {min(tensors.unread)}, which {type(model).__name__} does not use; "
@@ -90,10 +106,11 @@ def _fill(model: Any, tensors: GGUFTensors, dtype: torch.dtype) -> None:
 def _quantised(
     name: str, module: Any, tensors: GGUFTensors, dtype: torch.dtype, tiles: dict[tuple[int, int], WideningTile]
 ) -> QuantisedLinear | None:
-    """The layer over the file's blocks; None if the module has no matrix, or the file has it in another type."""
-    weight = tensors.blocks(name) if type(module) in (nn.Linear, Conv1D, nn.Embedding) else None
+    """The layer over the file's blocks; None if the file has the weight in a type without blocks here."""
+    weight = tensors.blocks(name)
     if weight is None:
         return None
+    _check_shape(name, (weight.outputs, weight.inputs), weight_OI(module))
     bias = tensors.dense(name, "bias", dtype) if getattr(module, "bias", None) is not None else None
     shape = weight.outputs, weight.inputs
     if shape not in tiles:
@@ -102,7 +119,17 @@ def _quantised(
 
 
 def _fill_dense(name: str, module: Any, tensors: GGUFTensors, dtype: torch.dtype) -> None:
-    for kind, _ in list(module.named_parameters(recurse=False)):
+    for kind, parameter in list(module.named_parameters(recurse=False)):
         value = tensors.dense(name, kind, dtype)
         value = value.t().contiguous() if isinstance(module, Conv1D) and kind == "weight" else value
+        _check_shape(name, value.shape, parameter)
         setattr(module, kind, nn.Parameter(value, requires_grad=False))
+
+
+def _check_shape(name: str, shape: tuple[int, ...], parameter: torch.Tensor) -> None:
+    if shape != parameter.shape:
+        expected = " x ".join(map(str, parameter.shape))
+        raise KVError(
+            f"the GGUF file has {name} as {' x '.join(map(str, shape))} and its configuration requires {expected}; "
+            "convert the model again"
+        )

@@ -29,6 +29,12 @@ class GGUFTensors:
         self._dequantize: Any = gguf.dequantize
         self._tensors = {tensor.name: tensor for tensor in reader.tensors}
         architecture = str(reader.fields["general.architecture"].contents())
+        scaling = reader.fields.get(f"{architecture}.rope.scaling.type")
+        if scaling is not None and scaling.contents() != "none":  # transformers 5.19 ignores it
+            raise KVError(
+                f"the GGUF file scales rotary positions ({scaling.contents()}), which is not read from GGUF; load the "
+                "model from a folder instead"
+            )
         number = next(number for number, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
         self._names = gguf.get_tensor_name_map(number, config.num_hidden_layers)
         self._heads = {}
