@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from slm_kv import Engine, Grammar, Handle, KVError, SamplingParams
 from slm_kv.engine.requests import Update
+from slm_kv.engine.step_times import StepTimes
 from slm_kv.sampling import speculation
+from slm_kv.sampling.ngram_index import NgramIndex
 from slm_testing.kv.small_tokenizers import characters
 from slm_testing.kv.tiny_models import (
     SIZES,
@@ -44,6 +46,7 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def make_eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(StepTimes, "row_cost", lambda self, sequences: 0.02)
     monkeypatch.setattr(speculation, "FIRST_CREDIT", 1e6)
     monkeypatch.setattr(speculation, "MAX_CREDIT", 1e6)
 
@@ -267,6 +270,9 @@ def test_drafts_of_a_text_that_does_not_repeat_itself_cost_nothing_and_failing_o
 
 
 def test_drafts_follow_the_latest_of_the_longest_occurrences_and_periods() -> None:
-    index = speculation.NgramIndex([1, 2, 3, 4, 7, 2, 3, 4, 8, 9, 3, 4, 5, 2, 3, 4])
-    assert index.continuation(3) == (8, 9, 3)
-    assert speculation.NgramIndex([5, 6, 5, 6, 5, 6]).continuation(5) == (5, 6, 5, 6, 5)
+    index = NgramIndex([1, 2, 3, 4, 7, 2, 3, 4, 8, 9, 3, 4, 5, 2, 3, 4])
+    assert index.find() == (3, 8)
+    assert index.continuation(8, 3) == (8, 9, 3)
+    assert NgramIndex([1, 2, 3]).find()[0] == 0
+    index = NgramIndex([5, 6, 5, 6, 5, 6])
+    assert index.continuation(index.find()[1], 5) == (5, 6, 5, 6, 5)
