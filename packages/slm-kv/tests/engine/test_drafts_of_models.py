@@ -39,12 +39,15 @@ def test_greedy_tokens_with_drafts_are_those_of_generate(name: str) -> None:
         first = [engine.submit(prompt, greedy_params(NEW)) for prompt in PROMPTS]
         run_to_end(engine)
         # The pages that are known by now were filled beside drafts.
-        again = [engine.submit(prompt + text[:9], greedy_params(NEW - 9)) for prompt, text in zip(PROMPTS, expected)]
+        again = [
+            engine.submit(prompt + text[:9], greedy_params(NEW - 9))
+            for prompt, text in zip(PROMPTS, expected, strict=True)
+        ]
         run_to_end(engine)
         load = engine.load()
     assert texts(first) == expected
     assert texts(again) == [text[9:] for text in expected]
-    assert all(handle.reused_tokens > len(prompt) for handle, prompt in zip(again, PROMPTS))
+    assert all(handle.reused_tokens > len(prompt) for handle, prompt in zip(again, PROMPTS, strict=True))
     assert 0 < load.accepted_tokens < load.drafted_tokens
 
 
