@@ -6,8 +6,11 @@ import random
 
 import pytest
 
+from slm_kv.engine import step_times
 from slm_kv.engine.step_times import FIRST_ROW_COST, StepTimes
 from slm_kv.sampling.speculation import CREDIT_PER_TOKEN, FIRST_CREDIT, Drafter
+
+END_ITEM = StepTimes.end_item  # before a fixture replaces it
 
 
 def times_of(slope: float, rows: list[int], noise: float = 0.0) -> StepTimes:
@@ -37,6 +40,17 @@ def test_steps_that_were_held_up_count_little() -> None:
         rows = 4 if step % 3 == 0 else 1
         times.record(rows, (1 + (rows - 1) * 0.2) * (50 if step % 40 == 0 else 1))
     assert 0.1 < times.row_cost(1) < 0.4
+
+
+def test_the_clock_runs_from_the_plan_to_the_last_item(monkeypatch: pytest.MonkeyPatch) -> None:
+    times, clock = StepTimes(), iter([10.0, 11.0, 20.0, 21.5] * 9)
+    monkeypatch.setattr(step_times.time, "perf_counter", lambda: next(clock))
+    for rows in (1, 2) * 9:
+        times.start(2, rows)
+        END_ITEM(times)
+        END_ITEM(times)
+        END_ITEM(times)  # beyond the last item: of a step that is not timed
+    assert times.row_cost(1) == pytest.approx(0.5, rel=0.25)
 
 
 def lost_tokens(cost: float, follows: bool, tokens: int = 400) -> tuple[float, int]:

@@ -19,7 +19,8 @@ class StepTimes:
     """
 
     def __init__(self) -> None:
-        self._clear()
+        # Sums over the steps, each with its weight: 1, the rows, their squares, the seconds, rows times seconds.
+        self._weight = self._rows = self._squares = self._seconds = self._products = 0.0
         self._items, self._step_rows, self._start = 0, 0, 0.0
 
     def start(self, items: int, rows: int) -> None:
