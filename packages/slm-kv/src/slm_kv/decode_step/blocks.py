@@ -130,3 +130,9 @@ class ModelDescription:
     head: Linear
     logit_scale: float
     logit_cap: float
+
+    @property
+    def linears(self) -> list[Linear]:
+        """All linear layers."""
+        parts = [part for block in self.blocks for part in (block.attention, block.feed_forward)]
+        return [layer for part in parts for layer in (*part.inputs, part.output)] + [self.head]

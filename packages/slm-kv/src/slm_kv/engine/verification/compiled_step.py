@@ -40,7 +40,7 @@ if TYPE_CHECKING:  # numba may not be installed
 TOLERANCE = 1e-4
 # The median of all rows. The step keeps in float32 what the model rounds to bfloat16.
 LOW_PRECISION_TOLERANCE = 0.1
-FIRST_ROWS, OTHER_TOKENS = 5, 4  # of a text's first step, and of a text beside it
+FIRST_ROWS, OTHER_TOKENS = 4, 4  # together at most ``MIN_ROWS``: of a text's first step, and of a text beside it
 
 
 @dataclass(frozen=True)
