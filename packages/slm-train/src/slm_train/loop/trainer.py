@@ -34,6 +34,7 @@ from slm_train.losses.auxiliary_loss import AuxiliaryLoss
 from slm_train.losses.evaluation_loss import EvaluationLoss
 from slm_train.losses.fused_loss import loss_context
 from slm_train.losses.loss_path import observe_loss_path
+from slm_train.model.fast_dropout import use_fast_dropout
 
 
 class SlmTrainer(FiniteTrainer):
@@ -59,6 +60,7 @@ class SlmTrainer(FiniteTrainer):
         self.identity, self.changed = identity or {}, changed
         self.muon, self.best = muon, best or BestWeights(Path(str(self.args.output_dir)))
         model: Any = self.model
+        use_fast_dropout(model)
         self._check_loss_path(model)
         self.loss_context = loss_context(model, self.args, fused_loss)
         self.evaluation_loss = EvaluationLoss.fitting(model, self.args)
