@@ -57,6 +57,7 @@ def test_logits_that_are_not_numbers_give_500_and_the_server_is_not_ready(tiny_m
     with running_server(model_path=str(tiny_model)) as server:
         assert server.get("/health/ready").status_code == 200
         server.engine.model.transformer.ln_f.weight.fill_(3e38)
+        server.engine.weights_changed()
         response = server.post("/generate", {"prompt": "a b", "max_new_tokens": 3})
         assert response.status_code == 500
         assert "logit" in response.json()["detail"]

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from slm_kv.sampling.params import MAX_LOGPROBS, SamplingParams
     from slm_kv.threads import set_threads
 
-__version__ = "0.7.0"
+__version__ = "0.7.1"
 
 __all__ = [
     "BASE_ADAPTER",

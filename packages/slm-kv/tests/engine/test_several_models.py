@@ -1,12 +1,14 @@
 """Several models that share a base and have adapters of different methods; and requests without a cache."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
 from peft import IA3Config, PeftModel, get_peft_model
 
 from slm_kv import Engine, KVError, pack
+from slm_kv.engine.scheduler import Work
 from slm_kv.linear.packed_linear import PackedLayer
 from slm_testing.kv.lora_model import greedy_tokens_alone, make_lora_model
 from slm_testing.kv.tiny_models import greedy_params, greedy_tokens, make_model, random_prompts, run_to_end
@@ -83,17 +85,22 @@ def test_duplicate_adapter_names_and_models_of_different_shapes_are_refused() ->
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
-def test_without_a_cache_each_token_computes_the_whole_text_and_the_tokens_are_the_same(name: str) -> None:
+def test_without_a_cache_each_token_computes_the_whole_text_and_the_tokens_are_the_same(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, prompt = make_model(name), random_prompts(1, seed=3)[0]
     expected = greedy_tokens(model, prompt, 8)
     with Engine(model, page_size=3, max_pages=80) as engine:
         rows: list[int] = []
-        hook = model.register_forward_pre_hook(
-            lambda module, inputs, **options: rows.append(inputs[0].numel()), with_kwargs=False
-        )
+        run = engine._runner.run
+
+        def count_rows(work: tuple[Work, ...]) -> Any:
+            rows.append(sum(item.count for item in work))
+            return run(work)
+
+        monkeypatch.setattr(engine._runner, "run", count_rows)
         plain = engine.submit(prompt, greedy_params(8), use_cache=False)
         run_to_end(engine)
-        hook.remove()
         assert plain.token_ids == expected
         assert rows == [len(prompt) + done for done in range(8)]
         assert engine.pool.used_pages == 0

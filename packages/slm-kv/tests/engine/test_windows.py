@@ -68,12 +68,12 @@ OPTIONS = [(name, "window") for name in NAMES] + [("gemma2", "softcap"), ("gpt_o
 @pytest.mark.parametrize(("name", "option"), OPTIONS)
 def test_attention_without_the_option_would_be_noticed(name: str, option: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_windowed_model(name)
-    layer_attention = interface._layer_attention
+    layer_attention = interface.layer_attention
 
     def drop_option(*arguments: Any) -> Any:
         return replace(layer_attention(*arguments), **{option: None})
 
-    monkeypatch.setattr(interface, "_layer_attention", drop_option)
+    monkeypatch.setattr(interface, "layer_attention", drop_option)
     with pytest.raises(UnsupportedModel, match="gives other logits on pages"):
         Engine(model, page_size=4, max_pages=30)
 

@@ -117,5 +117,5 @@ def test_a_model_is_packed_in_16_bits_and_restored_bit_for_bit(name: str) -> Non
 def test_layers_with_odd_inputs_or_an_unknown_layout_stay_plain(monkeypatch: pytest.MonkeyPatch) -> None:
     model = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3)).to(torch.bfloat16)
     assert list(pack(model).layers) == (["1"] if layout_is_known else [])
-    monkeypatch.setattr(widened_linear, "view_blocks", lambda *_: None)
+    monkeypatch.setattr(widened_linear, "view_onednn", lambda *_: None)
     assert pack(nn.Sequential(nn.Linear(4, 3)).to(torch.bfloat16)).layers == {}

@@ -5,7 +5,6 @@ Shapes: B x T tokens as the model has them, N = B * T rows, H heads, G heads of 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -19,9 +18,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.utils import logging
 
 from slm_kv.attention.backends import Attend
-from slm_kv.attention.layer_attention import LayerAttention
 from slm_kv.attention.masks import MaskRecorder
-from slm_kv.attention.probe import AttentionProbe, layer_index, refuse
+from slm_kv.attention.probe import AttentionProbe, layer_attention, layer_index, refuse
 from slm_kv.attention.step_batch import StepBatch
 from slm_kv.errors import REMEDY, KVError, UnsupportedModel
 from slm_kv.peft_models import base_model
@@ -117,21 +115,15 @@ def _attention(
     key_BGTD: Tensor,
     value_BGTD: Tensor,
     attention_mask: Tensor | None,
-    scaling: float | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
     step = _step.get()
     if step is None:
         raise KVError("this model has paged attention: call it through its Engine, or set another attn_implementation")
-    layer_attention = _layer_attention(query_BHTD, scaling, options)
+    scores = layer_attention(query_BHTD, options)
     query, key, value = (_rows(tensor) for tensor in (query_BHTD, key_BGTD, value_BGTD))
-    out_NHD = step.attend(query, key, value, layer_index(module), step.batch, layer_attention)
+    out_NHD = step.attend(query, key, value, layer_index(module), step.batch, scores)
     return out_NHD.view(query_BHTD.shape[0], query_BHTD.shape[2], *out_NHD.shape[1:]), None
-
-
-def _layer_attention(query_BHTD: Tensor, scaling: float | None, options: dict[str, Any]) -> LayerAttention:
-    scale = 1 / math.sqrt(query_BHTD.shape[-1]) if scaling is None else scaling
-    return LayerAttention(scale, options.get("sliding_window") or None, options.get("softcap"), options.get("s_aux"))
 
 
 def _rows(tensor_BHTD: Tensor) -> Tensor:
@@ -157,14 +149,25 @@ def _current_probe() -> AttentionProbe:
     return probe
 
 
+def observe(model: PreTrainedModel, positions: int, token_id: int) -> AttentionProbe:
+    """Run one token through a model with paged attention, at position 1, and record what its layers require."""
+    set_attention(model, PROBE_IMPLEMENTATION)
+    try:
+        return _run_probe(model, type(base_model(model)).__name__, positions, token_id, 1)
+    finally:
+        set_attention(model, IMPLEMENTATION)
+
+
 @torch.inference_mode()
-def _run_probe(model: PreTrainedModel, name: str, positions: int) -> AttentionProbe:
+def _run_probe(
+    model: PreTrainedModel, name: str, positions: int, token_id: int = 0, position: int = 0
+) -> AttentionProbe:
     """Run one token through the model and record what its layers require."""
     probe = AttentionProbe(MaskRecorder(positions))
     token = _probe.set(probe)
     try:
-        zero = torch.zeros(1, 1, dtype=torch.long, device=model.device)
-        model(zero, position_ids=zero, use_cache=False)
+        ids, position_ids = (torch.tensor([[number]], device=model.device) for number in (token_id, position))
+        model(ids, position_ids=position_ids, use_cache=False)
     except KVError:
         raise
     except Exception as error:

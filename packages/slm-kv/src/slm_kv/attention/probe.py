@@ -5,12 +5,14 @@ Shapes: B x T tokens as the model has them, H heads, G heads of keys and values,
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
+from slm_kv.attention.layer_attention import LayerAttention
 from slm_kv.attention.masks import MaskRecorder, UnknownMask
 from slm_kv.errors import REMEDY, UnsupportedModel
 from slm_kv.pages.storage import LayerShape
@@ -27,6 +29,8 @@ class AttentionProbe:
         masks: Records the masks that the model asks for.
         layers: The shape of each layer's keys.
         windows: The sliding window of each layer.
+        scores: What each layer computes of queries and keys.
+        heads: The number of query heads of each layer.
         softcapped: Whether a layer soft-caps its scores.
         dtype: That of the keys. The model's own is that of its first parameter, which may be an adapter's float32
             factor.
@@ -36,6 +40,8 @@ class AttentionProbe:
     masks: MaskRecorder
     layers: dict[int, LayerShape] = field(default_factory=dict)
     windows: dict[int, int | None] = field(default_factory=dict)
+    scores: dict[int, LayerAttention] = field(default_factory=dict, compare=False)
+    heads: dict[int, int] = field(default_factory=dict)
     softcapped: bool = False
     dtype: torch.dtype = torch.float32
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -72,6 +78,8 @@ class AttentionProbe:
         self.softcapped |= options.get("softcap") is not None
         self.layers[index] = LayerShape(key.shape[1], key.shape[3])
         self.windows[index] = self._window(module, mask, options.get("sliding_window"))
+        self.scores[index] = layer_attention(query, options)
+        self.heads[index] = query.shape[1]
         return query.transpose(1, 2)
 
     def _check_options(
@@ -101,6 +109,13 @@ class AttentionProbe:
                 f"{'without a window' if of_mask is None else f'of window {of_mask}'}, so that its window is unclear"
             )
         return of_mask
+
+
+def layer_attention(query_BHTD: Tensor, options: dict[str, Any]) -> LayerAttention:
+    """What a call of transformers' attention interface computes of queries and keys."""
+    scaling = options.get("scaling")
+    scale = 1 / math.sqrt(query_BHTD.shape[-1]) if scaling is None else scaling
+    return LayerAttention(scale, options.get("sliding_window") or None, options.get("softcap"), options.get("s_aux"))
 
 
 def layer_index(module: nn.Module) -> int:

@@ -14,12 +14,14 @@ from slm_kv.engine.adapters import Adapters
 from slm_kv.engine.base_copy import BaseCopy
 from slm_kv.engine.context_limits import ContextLimits, OnFull
 from slm_kv.engine.embeddings import EmbeddingSequence
-from slm_kv.engine.model_runner import ModelRunner
+from slm_kv.engine.model_runner import ModelRunner, split_embeddings
 from slm_kv.engine.prepared_models import PreparedModels
 from slm_kv.engine.requests import FinishReason, Handle, Update
 from slm_kv.engine.scheduler import Scheduler, Work
 from slm_kv.engine.sequence import Sequence
 from slm_kv.engine.text_engine import EngineLoad, TextEngine
+from slm_kv.engine.verification.comparison import Subject
+from slm_kv.engine.verification.compiled_step import CompiledStep, compile_step, reference_logits
 from slm_kv.engine.verification.verify import verify
 from slm_kv.engine.vocabulary import Prompt
 from slm_kv.errors import KVError, require_at_least
@@ -90,6 +92,7 @@ class Engine(TextEngine):
         try:
             limits = ContextLimits.from_config(self.model.config, page_size, max_pages, None, on_full)
             self._probe = probe = self._prepared.install_attention(limits.positions)
+            reference = reference_logits(self._subject(limits)) if packed else None
             known = verify(self._prepared, self.adapters, probe, self._vocabulary.ordinary_ids(), limits)
             self.context_limits = limits.narrowed(known, probe.window)
             self.pool = PagePool(page_size, max_pages, prefix_caching=prefix_caching, window=probe.window)
@@ -99,10 +102,12 @@ class Engine(TextEngine):
                 self._prepared.pack()
             # Allocated after packing, whose temporary memory is free again by then: the peak is lower.
             self.storage = PagedStorage(probe.shapes, max_pages, page_size, probe.dtype, probe.device)
+            self._compiled = compile_step(self._subject(self.context_limits), None if self.int8 else reference)
         except BaseException:
             self._prepared.restore()
             raise
-        self._runner = ModelRunner(base_model(self.model), self.adapters, self.storage)
+        step = self._compiled.on(self.storage, self.context_limits.positions)
+        self._runner = ModelRunner(base_model(self.model), self.adapters, self.storage, step)
         self.scheduler = Scheduler(self.pool, max_sequences, max_step_tokens)
         self._sequences: dict[int, Sequence] = {}
 
@@ -137,7 +142,7 @@ class Engine(TextEngine):
             f"{storage.nbytes / 1e6:.1f} MB ({str(storage.dtype)[6:]}, {len(storage.keys)} layers)\n"
             f"model: {type(base_model(self.model)).__name__} on {storage.device.type}, {adapter}, "
             f"{layers} linear layer{'' if layers == 1 else 's'} prepacked{' in 8 bits' if self.int8 else ''}"
-            f"{limits.limitation}"
+            f", {self._compiled.summary(bool(self.adapters.names))}{limits.limitation}"
         )
 
     @property
@@ -151,7 +156,7 @@ class Engine(TextEngine):
         plan = self.scheduler.plan()
         for copy in plan.copies:
             self.storage.copy(copy.source, copy.target)
-        embedding, generating = _split(plan.work)
+        embedding, generating = split_embeddings(plan.work)
         self._process(self._run(generating, self._runner.run), self._sample)
         self._process(self._run(embedding, self._runner.run_hidden), self._embed)
         updates, self._updates = self._updates, []
@@ -164,8 +169,16 @@ class Engine(TextEngine):
             except Exception as error:  # ends this request only
                 self._fail(work.sequence, error)
 
+    def _subject(self, limits: ContextLimits) -> Subject:
+        """The first model without adapters, for comparisons."""
+        ids, model = self._vocabulary.ordinary_ids(), self.models[0]
+        return Subject(self._prepared, model, self.adapters, None, self._probe, ids, limits.page_size, limits.positions)
+
     def weights_changed(self) -> None:
         """Drop all known prefixes. Must be called after weights were changed in place."""
+        if self._runner.step is not None:
+            self._compiled = compile_step(self._subject(self.context_limits), None, verified=True)
+        self._runner.step = self._compiled.on(self.storage, self.context_limits.positions)
         self.adapters.refresh()
         self.pool.clear_cache()
 
@@ -173,6 +186,8 @@ class Engine(TextEngine):
         """Cancel all requests and restore the models."""
         for sequence in list(self._sequences.values()):
             self._finish(sequence, "cancelled")
+        self._runner.step = None
+        self._compiled = CompiledStep(None, "the engine is closed")
         self._prepared.restore()
 
     def copy_base(self) -> BaseCopy:
@@ -283,9 +298,3 @@ class Engine(TextEngine):
         del self._sequences[sequence.handle.id]
         self.scheduler.remove(sequence)
         self._discard_unused()
-
-
-def _split(work: tuple[Work, ...]) -> tuple[tuple[Work, ...], tuple[Work, ...]]:
-    """The work of embeddings, and the rest."""
-    embedding = tuple(item for item in work if isinstance(item.sequence, EmbeddingSequence))
-    return embedding, tuple(item for item in work if item not in embedding) if embedding else work

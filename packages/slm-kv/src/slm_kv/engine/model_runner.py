@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from contextlib import closing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,11 +19,14 @@ from slm_kv.attention.backends import select_attention
 from slm_kv.attention.interface import AttentionStep, attention_step
 from slm_kv.attention.step_batch import Chunk, StepBatch
 from slm_kv.engine.adapters import Adapters, ModelCall
-from slm_kv.engine.embeddings import last_hidden_states
+from slm_kv.engine.embeddings import EmbeddingSequence, last_hidden_states
 from slm_kv.engine.scheduler import Work
 from slm_kv.errors import InvalidLogits
 from slm_kv.pages.storage import PagedStorage
 from slm_kv.peft_models import base_model
+
+if TYPE_CHECKING:  # numba may not be installed
+    from slm_kv.decode_step.step import DecodeStep
 
 
 class ModelRunner:
@@ -33,10 +36,13 @@ class ModelRunner:
         model: One of the models, without its PeftModel wrapper.
         adapters: The models with their adapters.
         storage: The pages.
+        step: The base model's compiled decode step on these pages; None for none.
     """
 
-    def __init__(self, model: PreTrainedModel, adapters: Adapters, storage: PagedStorage) -> None:
-        self.adapters, self.storage = adapters, storage
+    def __init__(
+        self, model: PreTrainedModel, adapters: Adapters, storage: PagedStorage, step: DecodeStep | None = None
+    ) -> None:
+        self.adapters, self.storage, self.step = adapters, storage, step
         self._attend = select_attention(storage.device, storage.dtype)
         self._supports_logits_to_keep = "logits_to_keep" in inspect.signature(model.forward).parameters
 
@@ -48,6 +54,9 @@ class ModelRunner:
             For each call of a model, its work and the logits of each item: [1, V] for the last row; all rows if
             logprobs of the prompt are requested; [0, V] for a chunk that ends before the prompt's last token.
         """
+        if self.step is not None and self._fits_step(self.step, work):
+            yield list(work), self._run_step(self.step, work)
+            return
         with closing(self.adapters.calls(work)) as calls:  # closing the generator restores the adapters after an error
             for call in calls:
                 yield call.work, self._run_call(call)
@@ -77,6 +86,22 @@ class ModelRunner:
         keys_NGD = self.storage.keys[-1].flatten(0, 1)[self._tensor(self._slots(work).tolist())]
         if bool(keys_NGD.isnan().any()):
             raise InvalidLogits("the model gave NaN keys for the prompt; check its weights, or try dtype float32")
+
+    def _fits_step(self, step: DecodeStep, work: tuple[Work, ...]) -> bool:
+        rows = 0
+        for item in work:
+            rows += item.count
+            if rows > step.max_rows or item.sequence.handle.adapter is not None:
+                return False
+        return rows > 0
+
+    def _run_step(self, step: DecodeStep, work: tuple[Work, ...]) -> list[Tensor]:
+        rows = [
+            step.rows(item.sequence.next_ids(item.count), item.sequence.position, item.sequence.block_table)
+            for item in work
+        ]
+        keep, counts = _rows_with_logits(list(work))
+        return list(step.run(rows)[keep].split(counts))
 
     def _run_call(self, call: ModelCall) -> list[Tensor]:
         work, names = call.work, call.row_adapters
@@ -167,3 +192,9 @@ def _rows_with_logits(work: list[Work]) -> tuple[list[int], list[int]]:
         counts.append(len(rows))
         first = end
     return keep, counts
+
+
+def split_embeddings(work: tuple[Work, ...]) -> tuple[tuple[Work, ...], tuple[Work, ...]]:
+    """The work of embeddings, and the rest."""
+    embedding = tuple(item for item in work if isinstance(item.sequence, EmbeddingSequence))
+    return embedding, tuple(item for item in work if item not in embedding) if embedding else work

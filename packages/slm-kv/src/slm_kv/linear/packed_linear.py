@@ -8,11 +8,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from slm_kv.compiled.weight_blocks import Blocks, gather_rows, view_blocks
+from slm_kv.compiled.block_weights import BlockWeight, view_onednn
 from slm_kv.errors import KVError
 from slm_kv.optional_imports import import_optional
 
@@ -40,7 +39,7 @@ class PackedLayer(Weightless, ABC):
         self.dtype, self.trainable = weight_OI.dtype, False
         self.bias = bias_O
         self._packed: Tensor
-        self._blocks: Blocks | None = None  # the packed weight, where ``compiled.few_rows`` can read it
+        self.block_weight: BlockWeight | None = None  # the packed weight, where compiled products can read it
 
     @property
     def nbytes(self) -> int:
@@ -54,12 +53,12 @@ class PackedLayer(Weightless, ABC):
     @property
     def has_rows(self) -> bool:
         """Whether ``rows`` is available."""
-        return self._blocks is not None
+        return self.block_weight is not None
 
     def rows(self, ids: Tensor) -> Tensor:
         """Copy rows ``ids`` [N], each from 0 to O - 1, of the weight to [N, I], bit for bit. Requires ``has_rows``."""
-        assert self._blocks is not None, "rows of a layer without has_rows"
-        return torch.from_numpy(gather_rows(self._blocks, ids.numpy(), self.in_features)).view(self.dtype)
+        assert self.block_weight is not None, "rows of a layer without has_rows"
+        return self.block_weight.rows(ids)
 
     def _refuse_gradients(self, x: Tensor) -> None:
         if torch.is_grad_enabled() and x.requires_grad:
@@ -72,8 +71,8 @@ class PackedLayer(Weightless, ABC):
 class PackedLinear(PackedLayer):
     """``x @ weight.T + bias`` with a prepacked copy of the weight.
 
-    Up to ``few_rows.MAX_ROWS`` rows on one thread are multiplied by ``compiled.few_rows``, if numba is installed and
-    the layout is known.
+    Up to ``products.max_rows`` rows are multiplied by ``compiled.products``, if numba is installed and the layout is
+    known.
 
     Args:
         weight_OI: The weight, which need not be kept.
@@ -86,8 +85,10 @@ class PackedLinear(PackedLayer):
         super().__init__(weight_OI, bias_O)
         self.padded_rows = padded_rows
         self._packed = torch.ops.mkldnn._reorder_linear_weight(weight_OI.detach().contiguous(), ROWS_HINT)
-        self._blocks = view_blocks(self._packed, weight_OI) if import_optional("compiled.few_rows") else None
-        self._bias = np.empty(0, np.float32) if bias_O is None else bias_O.float().numpy()
+        products = import_optional("compiled.products")
+        self.block_weight = view_onednn(self._packed, weight_OI) if products else None
+        self._max_few_rows = products.max_rows(self.block_weight) if self.block_weight else 0
+        self._bias = None if bias_O is None else bias_O.float().numpy()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [..., I] to [..., O].
@@ -97,9 +98,9 @@ class PackedLinear(PackedLayer):
         """
         self._refuse_gradients(x)
         rows = x.numel() // self.in_features
-        few_rows = import_optional("compiled.few_rows")
-        if self._blocks is not None and 0 < rows <= few_rows.MAX_ROWS and torch.get_num_threads() == 1:
-            return few_rows.linear(x, self._blocks, self._bias, self.out_features)
+        if 0 < rows <= self._max_few_rows:
+            product: Tensor = import_optional("compiled.products").multiply(x, self.block_weight, self._bias)
+            return product
         if self.padded_rows // 4 < rows < self.padded_rows:
             return self._padded(x.reshape(rows, -1), rows).view(*x.shape[:-1], -1)
         return torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, "none", [], "")

@@ -9,17 +9,16 @@ Shapes: N rows, I inputs, O outputs, T outputs of a tile, B blocks of 64 outputs
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from slm_kv.compiled import few_rows
-from slm_kv.compiled.weight_blocks import BLOCK, pack_bfloat16, unpack_bfloat16, view_blocks
+from slm_kv.compiled import products
+from slm_kv.compiled.block_weights import BLOCK, BlockWeight, pack_blocks, view_onednn
 from slm_kv.linear.packed_linear import ROWS_HINT, PackedLayer
 
 TILE_BYTES = 3 << 20  # of float32: a share of the last-level cache; smaller tiles mean more calls
 UPPER_HALF = -1 << 16  # as a bit mask
-MAX_FEW_ROWS = 16  # for more rows widening is faster than compiled.few_rows
+MAX_FEW_ROWS = 16  # for more rows widening is faster than compiled.products
 
 
 class Tile:
@@ -36,10 +35,10 @@ class Tile:
         self.outputs = max(1, TILE_BYTES // (inputs * BLOCK * 4)) * BLOCK
         example_TI = torch.arange(self.outputs * inputs, dtype=torch.float32).view(self.outputs, inputs)
         self._packed = torch.ops.mkldnn._reorder_linear_weight(example_TI, ROWS_HINT)
-        blocks = view_blocks(self._packed, example_TI)
+        blocks = view_onednn(self._packed, example_TI)
         self.usable = blocks is not None
         if blocks is not None:  # [B, I / 2, 2, 64] int32, the bits of each float32
-            self._bits = torch.from_numpy(blocks[:, :inputs]).view(torch.int32).unflatten(1, (-1, 2))
+            self._bits = torch.from_numpy(blocks.words[:, :inputs]).view(torch.int32).unflatten(1, (-1, 2))
 
     def multiply(self, x_NI: Tensor, pairs: Tensor, bias_T: Tensor | None) -> Tensor:
         """Widen blocks into the tile and multiply, all in float32, to [N, T].
@@ -67,19 +66,17 @@ class WidenedLinear(PackedLayer):
     def __init__(self, weight_OI: Tensor, bias_O: Tensor | None, tile: Tile) -> None:
         super().__init__(weight_OI, bias_O)
         self._tile = tile
-        self._blocks: np.ndarray = pack_bfloat16(weight_OI)
+        self.block_weight: BlockWeight = pack_blocks(weight_OI)
         self._bias = None if bias_O is None else nn.functional.pad(bias_O.float(), (0, -len(bias_O) % tile.outputs))
-        self._numpy_bias = np.empty(0, np.float32) if self._bias is None else self._bias.numpy()
+        self._numpy_bias = None if self._bias is None else self._bias.numpy()
 
     @property
     def nbytes(self) -> int:
         """Bytes of the weight, padded to whole blocks; without the shared tile."""
-        return self._blocks.nbytes
+        return self.block_weight.nbytes
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [..., I] to [..., O].
-
-        Up to ``MAX_FEW_ROWS`` rows use one thread: waking a second one takes as long as it saves.
 
         Raises:
             KVError: a gradient is required.
@@ -87,9 +84,9 @@ class WidenedLinear(PackedLayer):
         self._refuse_gradients(x)
         rows = x.numel() // self.in_features
         if 0 < rows <= MAX_FEW_ROWS:
-            return few_rows.linear(x, self._blocks, self._numpy_bias, self.out_features)
+            return products.multiply(x, self.block_weight, self._numpy_bias)
         x_NI, out_NO = x.reshape(rows, self.in_features).float(), x.new_empty(rows, self.out_features)
-        pairs, size = torch.from_numpy(self._blocks).view(torch.int32), self._tile.outputs
+        pairs, size = torch.from_numpy(self.block_weight.words).view(torch.int32), self._tile.outputs
         for first in range(0, self.out_features, size):
             bias_T = None if self._bias is None else self._bias[first : first + size]
             y_NT = self._tile.multiply(x_NI, pairs[first // BLOCK : (first + size) // BLOCK], bias_T)
@@ -98,4 +95,4 @@ class WidenedLinear(PackedLayer):
 
     def dense_weight(self) -> Tensor:
         """Unpack the weight [O, I], bit for bit."""
-        return unpack_bfloat16(self._blocks, self.out_features)
+        return self.block_weight.dense()

@@ -5,8 +5,10 @@ Shapes: T tokens of a text, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from collections.abc import Sequence as Ids
-from typing import Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -23,6 +25,9 @@ from slm_kv.pages.storage import PagedStorage
 from slm_kv.peft_models import base_model
 from slm_kv.sampling.params import SamplingParams
 from slm_kv.sampling.sampler import TokenSampler
+
+if TYPE_CHECKING:  # numba may not be installed
+    from slm_kv.decode_step.step import DecodeStep
 
 LAST_LOGITS = SamplingParams(seed=0)
 ALL_LOGITS = SamplingParams(seed=0, prompt_logprobs=0)
@@ -45,10 +50,19 @@ class Trial:
     ) -> None:
         pages = -(-tokens // page_size) + texts  # the last page of each text may be almost empty
         self._pool = PagePool(page_size, pages, prefix_caching=False, window=probe.window)
-        storage = PagedStorage(probe.shapes, pages, page_size, probe.dtype, probe.device)
-        self._runner = ModelRunner(base_model(model), adapters, storage)
+        self.storage = PagedStorage(probe.shapes, pages, page_size, probe.dtype, probe.device)
+        self._runner = ModelRunner(base_model(model), adapters, self.storage)
         embedding: Any = model.get_input_embeddings()
         self._vocabulary = embedding.num_embeddings
+
+    @contextmanager
+    def stepping(self, step: DecodeStep | None) -> Generator[None]:
+        """Return a context in which rows are computed by a compiled step on ``storage``."""
+        self._runner.step = step
+        try:
+            yield
+        finally:
+            self._runner.step = None
 
     def open(self, token_ids: Ids[int], adapter: str | None, *, position: int = 0, all_logits: bool = True) -> Sequence:
         """Begin a text whose first token is at ``position``. Without ``all_logits``, steps return their last row's."""

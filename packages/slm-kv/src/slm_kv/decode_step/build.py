@@ -1,0 +1,187 @@
+"""Building the program that computes a described model.
+
+Shapes: R rows, D width of the residual stream, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from slm_kv.compiled.block_weights import BlockWeight
+from slm_kv.compiled.operations.activation import activate
+from slm_kv.compiled.operations.attention import attend
+from slm_kv.compiled.operations.elementwise import add, scale, softcap
+from slm_kv.compiled.operations.normalisation import normalise
+from slm_kv.compiled.operations.rotary import Pages, rotate_and_store
+from slm_kv.compiled.products import QUANTISED, product
+from slm_kv.compiled.program import Buffer, Instruction, Program, Workspace, barrier
+from slm_kv.compiled.quantised_inputs import quantised_width
+from slm_kv.decode_step.blocks import Attention, Block, FeedForward, Linear, ModelDescription, Norm, Rotary
+from slm_kv.decode_step.rotary_cache import RotaryCache
+from slm_kv.pages.storage import PagedStorage
+
+Instructions = list[Instruction]
+
+
+class StepBuilder:
+    """Builds one program; layers share their buffers.
+
+    Args:
+        model: What to compute.
+        storage: The pages.
+        positions: The number of positions that a text can have.
+        threads: The most threads the program may run on.
+    """
+
+    def __init__(self, model: ModelDescription, storage: PagedStorage, positions: int, threads: int) -> None:
+        self._model, self._storage, self._positions, self._threads = model, storage, positions, threads
+        self.workspace = Workspace(threads=threads)
+        self.x = self.workspace.rows(model.width)
+        self.logits = self.workspace.rows(model.head.outputs)
+        self.rotary: dict[tuple[int, str | None, bool], RotaryCache] = {}
+        self._shared: dict[tuple[str, int], Buffer] = {}
+        self._keep: list[object] = [model, self.workspace, self.rotary, storage]
+
+    def build(self) -> Program:
+        """Return the program: from embeddings in ``x`` to ``logits``."""
+        code: Instructions = []
+        for index, block in enumerate(self._model.blocks):
+            code += self._block(block, index)
+        hidden, normalised = self._normalised(self.x, self._model.norm, "hidden")
+        code += normalised + self._linears((self._model.head,), hidden, self.logits)
+        if self._model.logit_scale != 1:
+            code.append(scale(self.logits, self._model.logit_scale))
+        if self._model.logit_cap:
+            code.append(softcap(self.logits, self._model.logit_cap))
+        return Program(code, self._keep, self._threads)
+
+    def _block(self, block: Block, index: int) -> Instructions:
+        hidden, code = self._normalised(self.x, block.before_attention, "hidden")
+        network: Instructions = []
+        inner = self._rows("inner", block.feed_forward.width)
+        if block.parallel:
+            other, normalised = self._normalised(self.x, block.before_ff, "other") if block.before_ff else (hidden, [])
+            network = normalised + self._activated(block.feed_forward, other, inner)
+        code += self._attention(block.attention, hidden, index, network)
+        code += self._added(block.attention.output, self._rows("attended", 0), block.after_attention, block)
+        if not block.parallel:
+            code.append(barrier())
+            hidden, normalised = self._normalised(self.x, block.before_ff, "hidden")
+            code += normalised + self._activated(block.feed_forward, hidden, inner) + [barrier()]
+        return code + self._added(block.feed_forward.output, inner, block.after_ff, block) + [barrier()]
+
+    def _attention(self, attention: Attention, hidden: Buffer, index: int, beside: Instructions) -> Instructions:
+        """Compute queries, keys and values, store them, attend; ``beside`` needs ``hidden`` only."""
+        dim, heads, kv_heads, scores = attention.dim, attention.heads, attention.kv_heads, attention.scores
+        qkv = self._rows("qkv", (heads + 2 * kv_heads) * dim)
+        attended = self._shared["attended", 0] = self._rows("attended", heads * dim)
+        pages = Pages.of(self._storage.keys[index], self._storage.values[index])
+        code = self._linears(attention.inputs, hidden, qkv) + beside + [barrier()]
+        query_norm, key_norm = attention.query_norm, attention.key_norm
+        if attention.whole_norms:
+            queries, keys = qkv.columns(0, heads * dim), qkv.columns(heads * dim, kv_heads * dim)
+            code += self._in_place((queries, query_norm, "queries"), (keys, key_norm, "keys"))
+            query_norm = key_norm = None
+        rotary = None if attention.rotary is None else self._rotary_cache(attention.rotary).tables
+        code.append(
+            rotate_and_store(
+                qkv,
+                pages,
+                heads=heads,
+                rotary=rotary,
+                query_norm=query_norm.weight if query_norm else None,
+                key_norm=key_norm.weight if key_norm else None,
+                eps=query_norm.eps if query_norm else 0.0,
+            )
+        )
+        sinks = None if scores.sinks is None else scores.sinks.detach().float().contiguous().numpy()
+        self._keep.append(sinks)
+        attention_code = attend(
+            *(qkv, attended, pages),
+            heads=heads,
+            scale=scores.scale,
+            window=scores.window or 0,
+            softcap=scores.softcap or 0.0,
+            sinks=sinks,
+        )
+        return [*code, barrier(), attention_code, barrier()]
+
+    def _in_place(self, *parts: tuple[Buffer, Norm | None, str]) -> Instructions:
+        """Normalise columns that other threads have written, and put the result into their place."""
+        first: Instructions = []
+        second: Instructions = []
+        for columns, norm, name in parts:
+            result, code = self._normalised(columns, norm, name)
+            first += code
+            second += [scale(columns, 0.0), add(columns, result)]
+        return [*first, barrier(), *second, barrier()]
+
+    def _activated(self, network: FeedForward, x: Buffer, out: Buffer) -> Instructions:
+        width, gated = network.width, network.gated
+        if gated and len(network.inputs) == 1:  # threads compute other columns of both halves
+            both = self._rows("both", 2 * width)
+            halves = both.columns(0, width), both.columns(width, width)
+            return [*self._linears(network.inputs, x, both), barrier(), activate(network.activation, *halves, out)]
+        code = self._linears(network.inputs[:1], x, out)
+        up: Buffer | None = None
+        if gated:
+            up = self._rows("up", width)
+            code += self._linears(network.inputs[1:], x, up)
+        return [*code, activate(network.activation, out, up, out)]
+
+    def _added(self, layer: Linear, x: Buffer, norm: Norm | None, block: Block) -> Instructions:
+        """Add ``layer(x)``, normalised, to the residual stream."""
+        out = self._rows("output", layer.outputs)
+        code = self._linears((layer,), x, out)
+        if norm is not None:
+            out, normalised = self._normalised(out, norm, "normalised")
+            code += [barrier(), *normalised]
+        return [*code, add(self.x, out, block.residual_scale)]
+
+    def _normalised(self, x: Buffer, norm: Norm | None, name: str) -> tuple[Buffer, Instructions]:
+        """Each thread's own copy of all normalised columns; ``x`` itself without a norm."""
+        if norm is None:
+            return x, []
+        key = (name, -x.width)
+        out = self._shared[key] = self._shared.get(key) or self.workspace.private(x.width)
+        return out, [normalise(x, out, weight=norm.weight, bias=norm.bias, eps=norm.eps, center=norm.center)]
+
+    def _linears(self, layers: Sequence[Linear], x: Buffer, out: Buffer) -> Instructions:
+        """The layers' outputs side by side."""
+        parts, column = [], 0
+        for layer in layers:
+            parts.append((layer.module.block_weight, column))
+            column += layer.outputs
+        return product(parts, x, out, bias=self._bias(layers), scratch=self._scratch([weight for weight, _ in parts]))
+
+    def _scratch(self, weights: Sequence[BlockWeight]) -> Buffer | None:
+        """Memory for the inputs in 8 bits, if a weight needs it. A thread overwrites only its own."""
+        if all(weight.format not in QUANTISED for weight in weights):
+            return None
+        width = quantised_width(weights[0].inputs)
+        key = ("quantised", width)
+        if key not in self._shared:
+            self._shared[key] = self.workspace.private(width)
+        return self._shared[key]
+
+    def _bias(self, layers: Sequence[Linear]) -> np.ndarray | None:
+        if all(layer.bias is None for layer in layers):
+            return None
+        biases = [np.zeros(layer.outputs, np.float32) if layer.bias is None else layer.bias for layer in layers]
+        bias = np.concatenate(biases)
+        self._keep.append(bias)
+        return bias
+
+    def _rows(self, name: str, width: int) -> Buffer:
+        key = (name, width)
+        if key not in self._shared:
+            self._shared[key] = self.workspace.rows(width)
+        return self._shared[key]
+
+    def _rotary_cache(self, rotary: Rotary) -> RotaryCache:
+        key = (id(rotary.module), rotary.layer_type, rotary.interleaved)
+        if key not in self.rotary:
+            self.rotary[key] = RotaryCache(rotary, self._positions)
+        return self.rotary[key]

@@ -1,0 +1,129 @@
+"""Building a model's compiled decode step, and comparing its logits with those of the model itself.
+
+The step multiplies by weights of 16 bits exactly, and keeps everything else in float32. So it is compared on pages in
+float32 with the model in float32, which has the same weights; in bfloat16 the model's own error hides a wrong step.
+
+Shapes: T tokens of a text, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from slm_kv.engine.verification.comparison import (
+    LAST_ROWS,
+    SHORT,
+    Subject,
+    own_logits,
+    relative_errors,
+    tokens_past_window,
+)
+from slm_kv.engine.verification.model_state import float32_weights, keep_state
+from slm_kv.optional_imports import import_optional
+from slm_kv.pages.storage import PagedStorage
+from slm_kv.peft_models import base_model, keep_adapter_state, only_adapter
+
+if TYPE_CHECKING:  # numba may not be installed
+    from slm_kv.decode_step.blocks import ModelDescription
+    from slm_kv.decode_step.step import DecodeStep
+
+# The largest error of a row, relative to the spread of its logits: in float32 at most 1.7e-6 in right structures.
+TOLERANCE = 1e-4
+# The median of all rows. The step keeps in float32 what the model rounds to bfloat16.
+LOW_PRECISION_TOLERANCE = 0.1
+FIRST_ROWS, OTHER_TOKENS = 5, 4  # of a text's first step, and of a text beside it
+
+
+@dataclass(frozen=True)
+class CompiledStep:
+    """A model's compiled decode step, or the reason why there is none, as a clause."""
+
+    description: ModelDescription | None
+    reason: str = ""
+
+    def summary(self, has_adapters: bool) -> str:
+        """A clause for the engine's summary."""
+        if self.description is None:
+            return f"no compiled decode step: {self.reason}"
+        return "compiled decode step" + (" without adapters" if has_adapters else "")
+
+    def on(self, storage: PagedStorage, positions: int) -> DecodeStep | None:
+        """The step on the pages of ``storage`` for texts of so many positions."""
+        step = import_optional("decode_step.step")
+        if self.description is None:
+            return None
+        decode_step: DecodeStep = step.DecodeStep(self.description, storage, positions)
+        return decode_step
+
+
+def reference_logits(subject: Subject) -> list[Tensor] | None:
+    """The logits of the model's own forward pass in float32, before its layers are packed; None if memory is short."""
+    with float32_weights(subject.model) as exact:
+        return [own_logits(subject, text).float() for text in _texts(subject)] if exact else None
+
+
+def compile_step(subject: Subject, expected: list[Tensor] | None, *, verified: bool = False) -> CompiledStep:
+    """Recognise a model whose layers are packed, without its adapters, and compare the step with it.
+
+    Args:
+        subject: The model.
+        expected: Its ``reference_logits``; None compares with the packed model in its own precision.
+        verified: The structure was compared before, with other weights.
+    """
+    module = import_optional("decode_step.recognise")
+    if subject.probe.device.type != "cpu":
+        return CompiledStep(None, f"the model is on {subject.probe.device.type}")
+    if module is None or import_optional("decode_step.step") is None:
+        return CompiledStep(None, "numba is not installed")
+    if subject.probe.dtype not in (torch.float32, torch.bfloat16):
+        return CompiledStep(None, f"keys are {str(subject.probe.dtype)[6:]}")
+    try:
+        with keep_state(subject.model), keep_adapter_state(subject.model), only_adapter(subject.model, None):
+            model: Any = base_model(subject.model)
+            step = CompiledStep(module.recognise(model, subject.positions, subject.token_ids[-1]))
+            fault = None if verified else _fault(subject, step, expected)
+    except module.NotRecognised as error:
+        return CompiledStep(None, str(error))
+    except Exception as error:
+        return CompiledStep(None, f"{type(error).__name__} while it was tried")
+    return step if fault is None else CompiledStep(None, f"its logits differ ({fault})")
+
+
+def _texts(subject: Subject) -> list[list[int]]:
+    """A text, another one, and one that is longer than a window if there is one."""
+    length, long = min(SHORT, subject.positions), tokens_past_window(subject)
+    return subject.texts([length, min(OTHER_TOKENS, length)] + [long] * bool(long))
+
+
+def _fault(subject: Subject, step: CompiledStep, expected: list[Tensor] | None) -> str | None:
+    """What differs first between the step and the model."""
+    for what, errors_R in _compare(subject, step, expected):
+        exact = expected is not None or subject.probe.dtype is torch.float32
+        error, limit = (errors_R.max(), TOLERANCE) if exact else (errors_R.median(), LOW_PRECISION_TOLERANCE)
+        if len(errors_R) and not float(error) <= limit:
+            return what
+    return None
+
+
+def _compare(subject: Subject, step: CompiledStep, expected: list[Tensor] | None) -> Iterator[tuple[str, Tensor]]:
+    """What was compared, and the relative error of each row's logits [R]."""
+    texts = _texts(subject)
+    dtype = subject.probe.dtype if expected is None else torch.float32
+    trial = subject.trial(dtype, 2 * sum(map(len, texts)), 8)
+    if expected is None:
+        expected = [trial.run((trial.open(text, None), len(text)))[0] for text in texts]
+    text, beside, *past_window = (trial.open(ids, None) for ids in texts)
+    first = min(FIRST_ROWS, len(texts[0]) - 1)
+    with trial.stepping(step.on(trial.storage, subject.positions)):
+        rows = trial.run((text, first), (beside, len(texts[1])))
+        yield "several rows of two texts", relative_errors(rows, [expected[0][:first], expected[1]])
+        single = [trial.run((text, 1))[0] for _ in texts[0][first:]]
+        yield "decode steps", relative_errors(single, [expected[0][first:]])
+        for sequence in past_window:
+            logits = torch.cat([trial.run((sequence, 1))[0] for _ in texts[2]])[-LAST_ROWS:]
+            yield "a text longer than a sliding window", relative_errors([logits], [expected[2][-LAST_ROWS:]])
