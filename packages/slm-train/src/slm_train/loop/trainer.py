@@ -24,6 +24,7 @@ from slm_train.checkpoints.hub_upload import upload_checkpoint
 from slm_train.checkpoints.retention import list_checkpoints, rotate
 from slm_train.checkpoints.run_identity import IDENTITY_NAME
 from slm_train.checkpoints.whole_weights import load_whole_weights, whole_trained_weights
+from slm_train.hardware.heap import kept_heap
 from slm_train.loop.changed_settings import NewSettings
 from slm_train.loop.evaluation import evaluate
 from slm_train.loop.finite_check import check_evaluation
@@ -166,7 +167,8 @@ class SlmTrainer(FiniteTrainer):
 
     def train(self, *arguments: Any, **named: Any) -> TrainOutput:
         """Train as any Trainer does, and end with the best weights if the run keeps them."""
-        output: TrainOutput = super().train(*arguments, **named)
+        with kept_heap(self.args.device):
+            output: TrainOutput = super().train(*arguments, **named)
         self.check_finite(is_saved=True)
         self._end_with_best()
         return output
