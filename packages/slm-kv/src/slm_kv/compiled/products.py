@@ -35,7 +35,7 @@ from slm_kv.compiled.program import (
     execute,
     instruction_matrix,
 )
-from slm_kv.compiled.quantised_inputs import quantise_inputs, quantised_width
+from slm_kv.compiled.quantised_inputs import quantise_inputs, quantised_width, subtract_rounded
 from slm_kv.compiled.tiles import (
     BFLOAT16,
     BFLOAT16_32,
@@ -177,6 +177,20 @@ def product(
         instructions.append(_part(weight, own, out.columns(column, weight.outputs), address, first_unit, units))
         first_unit += -(-weight.outputs // BLOCK)
     return instructions
+
+
+def remainder(x: Buffer, scratch: Buffer, out: Buffer, inputs: int) -> Instruction:
+    """Return the instruction for what rounding to 8 bits took from ``x``, after a product that left it in ``scratch``.
+
+    A product with the remainder corrects the one with ``x``; a second one makes it as exact as float32.
+
+    Args:
+        x: The input of the product.
+        scratch: That of the product.
+        out: A private buffer of I columns; it may be ``x``.
+        inputs: I.
+    """
+    return (compile_operation(subtract_rounded).address, *x.words, *scratch.words, inputs, *out.words)
 
 
 def _part(weight: BlockWeight, x: Buffer, out: Buffer, bias: int, first_unit: int, units: int) -> Instruction:

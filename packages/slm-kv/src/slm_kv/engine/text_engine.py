@@ -23,7 +23,7 @@ from slm_kv.engine.sequence import Sequence
 from slm_kv.engine.text_stream import TextStream
 from slm_kv.engine.vocabulary import Prompt, Vocabulary
 from slm_kv.errors import KVError
-from slm_kv.linear.int8_gate import Int8Model
+from slm_kv.linear.quantisation_gate import QuantisedModel
 from slm_kv.sampling.params import SamplingParams
 from slm_kv.sampling.sampler import TokenSampler
 
@@ -40,6 +40,8 @@ class EngineLoad:
         pages_used: Pages in use; 0 for an engine without pages.
         pages: Pages of the pool; 0 for an engine without pages.
         preemptions: How often a sequence lost its pages to another one and had to be computed again.
+        drafted_tokens: Tokens that speculation has drafted.
+        accepted_tokens: Those of them that were sampled.
     """
 
     running: int
@@ -47,6 +49,8 @@ class EngineLoad:
     pages_used: int = 0
     pages: int = 0
     preemptions: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 class TokenLimits(Protocol):
@@ -107,8 +111,8 @@ class TextEngine(AdapterHost):
 
     @property
     @abstractmethod
-    def int8(self) -> Int8Model | None:
-        """The model in 8 bits and the measured rise of its perplexity; None for plain weights."""
+    def quantised(self) -> QuantisedModel | None:
+        """The quantised model and the measured rise of its perplexity; None for plain weights."""
 
     @property
     @abstractmethod
