@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +12,9 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from slm_adapters import ButterflySettings, LoraSettings, add_butterfly, add_lora
+from slm_testing.train.budget_runs import dynamic
+from slm_testing.train.tiny_runs import Tiny
+from slm_train.cli import main
 from slm_train.losses.frozen_weights import FrozenWeights, frozen_weights
 from slm_train.losses.fused_loss import FusedLoss, loss_context
 
@@ -22,6 +26,7 @@ BFLOAT16_RUN: Any = SimpleNamespace(
     torch_compile=False,
     fsdp=None,
     deepspeed=None,
+    gradient_checkpointing=True,  # leaves attention as it is
 )
 
 
@@ -108,3 +113,20 @@ def test_no_copies_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> Non
     short = SimpleNamespace(available=4 * 36 * 2 - 1)  # 36 weights and biases of 2 bytes may take a quarter
     monkeypatch.setattr("psutil.virtual_memory", lambda: short)
     assert frozen_weights(frozen_linear(), BFLOAT16_RUN) is None
+
+
+@pytest.mark.usefixtures("no_waiting_for_the_disk")
+@pytest.mark.parametrize("flags", [Tiny.flags, dynamic], ids=["trainer", "dynamic"])
+def test_a_run_with_copies_ends_with_the_same_bits(
+    tiny: Tiny, tmp_path: Path, flags: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied: set[int] = set()
+    usual = FrozenWeights.copy
+    monkeypatch.setattr(FrozenWeights, "copy", lambda self, weight: copied.add(weight.numel()) or usual(self, weight))
+    more = ("--bf16", "true", "--max_steps", "3", "--learning_rate", "1e-2", "--max_eval_tokens", "400")
+    assert main(flags(tiny, tmp_path / "copies", *more)) == 0
+    assert copied
+    monkeypatch.setattr("slm_train.losses.fused_loss.frozen_weights", lambda *_: None)
+    assert main(flags(tiny, tmp_path / "none", *more)) == 0
+    ours, theirs = (tmp_path / name / "adapter_model.safetensors" for name in ("copies", "none"))
+    assert ours.read_bytes() == theirs.read_bytes()

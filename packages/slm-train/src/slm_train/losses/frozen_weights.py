@@ -43,14 +43,6 @@ class FrozenWeights:
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
-        if torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == self.dtype:
-            with self._multiplying():
-                yield
-        else:
-            yield
-
-    @contextmanager
-    def _multiplying(self) -> Iterator[None]:
         # Only meanwhile: a copy of a layer must not keep a method of the original.
         changed = [layer for layer in self.layers if _is_frozen(layer)]
         for layer in changed:
@@ -92,12 +84,13 @@ def _is_frozen(layer: nn.Module) -> bool:
     return all(p.dtype == torch.float32 and not p.requires_grad for p in parameters)
 
 
-def _is_autocast() -> bool:
-    return torch.is_autocast_enabled("cpu")  # a model may turn it off for some of its layers
+def _is_autocast(dtype: torch.dtype) -> bool:
+    """Return whether autocast is enabled at this point: a model may turn it off for some of its layers."""
+    return torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == dtype
 
 
 def _linear(weights: FrozenWeights, layer: Any, x: Tensor) -> Tensor:
-    if not _is_autocast():
+    if not _is_autocast(weights.dtype):
         usual: Tensor = nn.Linear.forward(layer, x)
         return usual
     bias = None if layer.bias is None else weights.copy(layer.bias)
@@ -106,7 +99,7 @@ def _linear(weights: FrozenWeights, layer: Any, x: Tensor) -> Tensor:
 
 def _conv1d(weights: FrozenWeights, layer: Any, x: Tensor) -> Tensor:
     """Compute as Conv1D of transformers does."""
-    if not _is_autocast():
+    if not _is_autocast(weights.dtype):
         usual: Tensor = Conv1D.forward(layer, x)
         return usual
     y = torch.addmm(weights.copy(layer.bias), x.view(-1, x.size(-1)), weights.copy(layer.weight))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from slm_train.losses.frozen_weights import FrozenWeights, frozen_weights
 from slm_train.losses.linear_cross_entropy import linear_cross_entropy
 from slm_train.losses.loss_normalization import token_scale
 from slm_train.losses.loss_path import is_cross_entropy, observe_loss_path
+from slm_train.model.dropout_attention import dropout_attention
 
 _PROBE_TOKENS = 8
 
@@ -101,18 +102,20 @@ class FusedLoss:
 def loss_context(
     model: nn.Module, training: TrainingArguments, enabled: bool
 ) -> Callable[[], AbstractContextManager[None]]:
-    """Return the context of forward passes in training: FusedLoss if ``enabled`` and FrozenWeights, where possible."""
+    """Return the context of forward passes in training: FusedLoss if ``enabled``, and what is faster on a CPU."""
     fused = FusedLoss.fitting(model) if enabled and _is_possible(training) else None
     frozen = frozen_weights(model, training, [fused.head.weight] if fused else [])
-    if fused and frozen:
+    if fused:
         fused.frozen = frozen
-        return partial(_both, fused, frozen)
-    return fused or frozen or nullcontext
+    contexts = [context for context in (fused, frozen, dropout_attention(training)) if context]
+    return partial(_entered, contexts) if contexts else nullcontext
 
 
 @contextmanager
-def _both(fused: FusedLoss, frozen: FrozenWeights) -> Iterator[None]:
-    with fused(), frozen():
+def _entered(contexts: Sequence[Callable[[], AbstractContextManager[Any]]]) -> Iterator[None]:
+    with ExitStack() as stack:
+        for context in contexts:
+            stack.enter_context(context())
         yield
 
 

@@ -3,8 +3,8 @@
 Logits are the largest tensor of a small model: for 2,048 tokens of GPT-2's vocabulary they take 412 MB in float32, and
 a separate output layer and loss need four tensors of that size: logits, log-probabilities, and the gradient of each.
 Here the logits of a chunk are replaced by their gradient, a few rows at a time that fit in a core's cache, and only the
-gradient is kept, in the precision of the matrix products. The products, and the softmax in float32, are computed as usual, so
-the result is the same. The idea is that of Liger-Kernel's fused linear cross-entropy (Hsu et al. 2024,
+gradient is kept, in the precision of the matrix products. The products, and the softmax in float32, are computed as
+usual, so the result is the same. The idea is that of Liger-Kernel's fused linear cross-entropy (Hsu et al. 2024,
 arXiv:2410.10989).
 """
 
