@@ -38,7 +38,9 @@ def run_command(program: str, run: Callable[[], int]) -> int:
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags whose values ``load`` and ``set_threads`` take."""
     add = parser.add_argument
-    add("--model_path", default="sample", help="a folder, a name on the hub, or sample: the built-in base model")
+    add(
+        "--model_path", default="sample", help="a folder, a .gguf file, a name on the hub, or sample: the built-in base"
+    )
     add("--adapter_path", help="folder of a PEFT adapter, such as slm-train writes; it stays unmerged")
     add_weights_flags(parser)
     add("--device", help="cpu or cuda; the default is cuda if available")

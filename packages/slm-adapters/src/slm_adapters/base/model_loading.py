@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from slm_adapters.base.base_lookup import BaseLocation
@@ -27,6 +28,8 @@ def load_base(base: BaseLocation, device: torch.device, dtype: torch.dtype, four
     """
     _check_causal(base)
     options: dict[str, Any] = {"dtype": dtype}
+    if base.gguf_file and hasattr(transformers, "GgufConfig"):  # since 5.19, which else keeps the file's blocks
+        options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     if four_bit:
         quantization = four_bit_config(dtype)
         options = {"dtype": torch.float32, "quantization_config": quantization, "device_map": {"": device}}
@@ -43,6 +46,8 @@ def load_base(base: BaseLocation, device: torch.device, dtype: torch.dtype, four
         )
     model, report = loaded
     _check_complete(base, model, report)
+    if base.gguf_file:
+        _forget_quantization(model)
     apply_soft_cap(model)
     if not four_bit:
         return model.to(device)
@@ -70,6 +75,14 @@ def _check_causal(base: BaseLocation) -> None:
         return  # loading the model reports the reason, or knows what to do with a repository without config.json
     if fault := find_config_fault(config):
         raise AdapterError(f"{base.name}: {fault}; give a model that continues text")
+
+
+def _forget_quantization(model: Any) -> None:
+    """Make a dequantised model a plain one, which can be cast and saved."""
+    model.is_quantized = False
+    for owner, name in ((model, "hf_quantizer"), (model, "quantization_method"), (model.config, "quantization_config")):
+        if name in vars(owner):
+            delattr(owner, name)
 
 
 def _check_complete(base: BaseLocation, model: PreTrainedModel, report: dict[str, Any]) -> None:

@@ -13,12 +13,10 @@ Shapes: R rows, I inputs, O outputs.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
-from typing import Any
 
 import numpy as np
 import torch
-from numba import carray, cfunc, njit
+from numba import carray, njit
 from torch import Tensor
 
 from slm_kv.compiled import team
@@ -26,12 +24,11 @@ from slm_kv.compiled.addresses import float32_at, word
 from slm_kv.compiled.block_weights import BLOCK, BlockWeight
 from slm_kv.compiled.program import (
     MAX_ROWS,
-    OPERATION_OPTIONS,
     ROWS,
-    SIGNATURE,
     Buffer,
     Instruction,
     StepContext,
+    compile_operation,
     execute,
     instruction_matrix,
 )
@@ -132,12 +129,6 @@ OPERATIONS: dict[tuple[str, int], Callable[..., None]] = {
     ("q41", 64): _q41,
 }
 QUANTISED = ("q8", "q4", "q41")  # formats that multiply inputs in 8 bits
-
-
-@cache
-def compile_operation(function: Callable[..., None]) -> Any:
-    """Compile an operation, or load it from numba's cache on disk."""
-    return cfunc(SIGNATURE, **OPERATION_OPTIONS)(function)
 
 
 def product(

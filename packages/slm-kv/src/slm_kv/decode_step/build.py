@@ -11,7 +11,7 @@ import numpy as np
 
 from slm_kv.compiled.block_weights import BlockWeight
 from slm_kv.compiled.operations.activation import activate
-from slm_kv.compiled.operations.attention import attend
+from slm_kv.compiled.operations.attention import attend, attention_sums
 from slm_kv.compiled.operations.elementwise import add, scale, softcap
 from slm_kv.compiled.operations.normalisation import normalise
 from slm_kv.compiled.operations.rotary import Pages, rotate_and_store
@@ -106,6 +106,7 @@ class StepBuilder:
         attention_code = attend(
             *(qkv, attended, pages),
             heads=heads,
+            sums=self._attention_sums(heads, dim),
             scale=scores.scale,
             window=scores.window or 0,
             softcap=scores.softcap or 0.0,
@@ -200,6 +201,12 @@ class StepBuilder:
         key = (name, width)
         if key not in self._shared:
             self._shared[key] = self.workspace.rows(width)
+        return self._shared[key]
+
+    def _attention_sums(self, heads: int, dim: int) -> Buffer:
+        key = ("sums", heads * dim)
+        if key not in self._shared:
+            self._shared[key] = attention_sums(self.workspace, heads, dim)
         return self._shared[key]
 
     def _rotary_cache(self, rotary: Rotary) -> RotaryCache:
