@@ -22,8 +22,9 @@ _context = get_context("forkserver")
 _context.set_forkserver_preload(["slm_testing.preloaded"])
 
 
-def _run_main(module: str, argv: list[str], environment: dict[str, str], output: str, errors: str) -> None:
+def _run_main(module: str, argv: list[str], environment: dict[str, str], folder: str, output: str, errors: str) -> None:
     os.environ.update(environment)
+    os.chdir(folder)
     for number, path in ((1, output), (2, errors)):
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)  # appending: both may be the same file
         os.dup2(file, number)
@@ -38,6 +39,7 @@ def start(
     *,
     output: Path | str = os.devnull,
     errors: Path | str = os.devnull,
+    folder: Path | None = None,
     **environment: str,
 ) -> Any:
     """Start ``main`` of ``module`` in a new process.
@@ -47,10 +49,12 @@ def start(
         argv: The words after the command's name.
         output: File for the standard output.
         errors: File for the standard error output.
+        folder: The current directory of the process; by default that of this one.
         environment: Environment variables.
     """
     words = [str(word) for word in argv]
-    process = _context.Process(target=_run_main, args=(module, words, environment, str(output), str(errors)))
+    arguments = (module, words, environment, str(folder or Path.cwd()), str(output), str(errors))
+    process = _context.Process(target=_run_main, args=arguments)
     process.start()
     return process
 
