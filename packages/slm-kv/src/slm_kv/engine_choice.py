@@ -12,6 +12,7 @@ from slm_kv.engine.engine import Engine
 from slm_kv.engine.vocabulary import Prompt
 from slm_kv.errors import REMEDY, KVError, UnsupportedModel, require_at_least
 from slm_kv.fallback.engine import TransformersEngine
+from slm_kv.sampling.speculation import Speculate
 
 Backend = Literal["auto", "paged", "transformers"]
 
@@ -27,6 +28,7 @@ class EngineOptions(TypedDict, total=False):
     prefix_caching: bool
     packed: bool
     int8_text: Prompt | None
+    speculate: Speculate
 
 
 def create_engine(

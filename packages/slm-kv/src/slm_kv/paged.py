@@ -77,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
         max_sequences=1,
         on_full=args.on_full,
         int8_text=int8_text,
+        speculate=args.speculate,
     ) as engine:
         print(f"{engine.summary}, threads: {threads}")
         if engine.int8:
@@ -95,15 +96,14 @@ class StreamStatistics:
     """When each token arrived, in seconds, and the largest numbers of pages in use and of slots filled."""
 
     start: float = field(default_factory=time.perf_counter)
-    times: list[float] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)  # several equal ones after a step of several tokens
     pages: int = 0
     filled_slots: int = 0
 
     def print_stream(self, engine: Engine | TransformersEngine, handle: Handle) -> None:
         """Print the text as it arrives; record the time of each token and the page usage."""
         for update in engine.stream(handle):
-            if update.token_ids:
-                self.times.append(time.perf_counter() - self.start)
+            self.times += [time.perf_counter() - self.start] * len(update.token_ids)
             print(update.text, end="", flush=True)
             if engine.kind == "paged" and engine.pool.filled_slots > self.filled_slots:
                 self.pages, self.filled_slots = engine.pool.used_pages, engine.pool.filled_slots
@@ -117,6 +117,8 @@ class StreamStatistics:
                 f"speed: {tokens} token{'' if tokens == 1 else 's'} in {self.times[-1]:.2f} s "
                 f"({_tokens_per_second(self.times):.1f} tokens/s), the first after {self.times[0] * 1000:.0f} ms"
             )
+        if handle.speculation.drafted:
+            lines.append(f"speculation: {handle.speculation}")
         if engine.kind == "paged" and self.pages:
             limits = engine.context_limits
             slots = self.pages * limits.page_size
@@ -130,8 +132,8 @@ class StreamStatistics:
 
 def _tokens_per_second(times: list[float]) -> float:
     """The speed after the first token, whose time includes the prompt; for a single token, including the prompt."""
-    if len(times) == 1:
-        return 1 / times[0]
+    if times[-1] == times[0]:
+        return len(times) / times[0]
     return (len(times) - 1) / (times[-1] - times[0])
 
 
@@ -206,6 +208,13 @@ def _parser() -> argparse.ArgumentParser:
     types = {parameter.name: parameter.type for parameter in fields(SamplingParams)}
     for name, help_text in SAMPLING_FLAGS.items():
         add(f"--{name}", type=int if types[name] == "int" else float, default=getattr(DEFAULTS, name), help=help_text)
+    add(
+        "--speculate",
+        choices=("auto", "off"),
+        default="auto",
+        help="auto: draft tokens that repeat the prompt or the text so far, and check them in one step while that is "
+        "faster; the text is the same (needs pages)",
+    )
     add("--seed", type=int, help="makes sampling repeatable")
     add("--stop", nargs="+", default=[], metavar="TEXT", help="end before one of these texts")
     add("--ignore_eos", action="store_true", help="continue past the end-of-text token")

@@ -86,3 +86,5 @@ class _LoadCollector(Collector):
             yield GaugeMetricFamily("slm_pages_used", "Pages of the pool in use.", load.pages_used)
             yield GaugeMetricFamily("slm_pages", "Pages of the pool.", load.pages)
             yield CounterMetricFamily("slm_preemptions", "Texts preempted because no page was free.", load.preemptions)
+            yield CounterMetricFamily("slm_drafted_tokens", "Tokens drafted by speculation.", load.drafted_tokens)
+            yield CounterMetricFamily("slm_accepted_tokens", "Drafted tokens that were sampled.", load.accepted_tokens)

@@ -115,6 +115,11 @@ class Settings(BaseSettings):
     max_step_tokens: PositiveInt = Field(
         256, description="tokens computed in one step of the engine, in prompts and new texts together"
     )
+    speculate: Literal["auto", "off"] = Field(
+        "auto",
+        description="auto drafts tokens that repeat the prompt or the text so far, and checks them in one step while "
+        "that is faster; the texts are the same. Only with the engine",
+    )
 
     stream_interval: float = Field(
         0.02, ge=0, description="minimum seconds between two events of a stream; tokens in between are sent together"

@@ -179,11 +179,11 @@ class AdaptedModel:
         for item in work:
             by_adapter.setdefault(item.sequence.handle.adapter, []).append(item)
         if mix and len(by_adapter) > 1 and self.supports_mixed_batches:
-            decoding = [item for item in work if item.count == 1]
+            decoding = [item for item in work if item.decodes]
             if decoding:
-                names = [item.sequence.handle.adapter or BASE_ADAPTER for item in decoding]
+                names = [item.sequence.handle.adapter or BASE_ADAPTER for item in decoding for _ in range(item.count)]
                 yield ModelCall(self.model, decoding, names)
-            by_adapter = {name: [item for item in items if item.count > 1] for name, items in by_adapter.items()}
+            by_adapter = {name: [item for item in items if not item.decodes] for name, items in by_adapter.items()}
         for name, items in by_adapter.items():
             if items:
                 with only_adapter(self.model, name):

@@ -39,6 +39,11 @@ class EmbeddingSequence(Sequence):
         """False: the hidden states of all tokens are needed."""
         return False
 
+    @property
+    def may_draft(self) -> bool:
+        """False: it has no next tokens."""
+        return False
+
     def start(self, table: BlockTable) -> None:
         super().start(table)
         table.chained = False  # no other sequence waits for its prefix, which does not become known

@@ -22,6 +22,7 @@ from slm_kv.engine.adapters import Adapters, ModelCall
 from slm_kv.engine.embeddings import EmbeddingSequence, last_hidden_states
 from slm_kv.engine.scheduler import Work
 from slm_kv.errors import InvalidLogits
+from slm_kv.pages.block_table import BlockTable
 from slm_kv.pages.storage import PagedStorage
 from slm_kv.peft_models import base_model
 
@@ -52,7 +53,8 @@ class ModelRunner:
 
         Yields:
             For each call of a model, its work and the logits of each item: [1, V] for the last row; all rows if
-            logprobs of the prompt are requested; [0, V] for a chunk that ends before the prompt's last token.
+            it has a draft or logprobs of the prompt are requested; [0, V] for a chunk that ends before the prompt's
+            last token.
         """
         if self.step is not None and self._fits_step(self.step, work):
             yield list(work), self._run_step(self.step, work)
@@ -96,10 +98,7 @@ class ModelRunner:
         return rows > 0
 
     def _run_step(self, step: DecodeStep, work: tuple[Work, ...]) -> list[Tensor]:
-        rows = [
-            step.rows(item.sequence.next_ids(item.count), item.sequence.position, item.sequence.block_table)
-            for item in work
-        ]
+        rows = [step.rows(item.token_ids, item.sequence.position, item.sequence.block_table) for item in work]
         keep, counts = _rows_with_logits(list(work))
         return list(step.run(rows)[keep].split(counts))
 
@@ -120,8 +119,8 @@ class ModelRunner:
 
     def _inputs(self, work: list[Work], shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """The token ids and positions of all rows. ``work`` is sorted: decode rows come first, as in StepBatch."""
-        work.sort(key=lambda item: item.count > 1)  # stable
-        ids = [token for item in work for token in item.sequence.next_ids(item.count)]
+        work.sort(key=lambda item: not item.decodes)  # stable
+        ids = [token for item in work for token in item.token_ids]
         return self._tensor(ids).view(shape), self._tensor(_positions(work)).view(shape)
 
     def _logits(
@@ -144,7 +143,14 @@ class ModelRunner:
         return torch.tensor(numbers, dtype=torch.long, device=self.storage.device)
 
     def _batch(self, work: list[Work]) -> StepBatch:
-        tables = [item.sequence.block_table for item in work if item.count == 1]
+        # Each row of a draft attends to the tokens up to its own, like a sequence that shares the pages.
+        tables: list[BlockTable] = []
+        lengths: list[int] = []
+        for item in work:
+            if item.decodes:
+                table = item.sequence.block_table
+                tables += [table] * item.count
+                lengths += range(table.length + 1, table.length + item.count + 1)
         pages = np.zeros((len(tables), max((len(table.pages) for table in tables), default=0)), np.int32)
         for row, table in enumerate(tables):
             pages[row, : len(table.pages)] = table.pages
@@ -153,13 +159,13 @@ class ModelRunner:
             self.storage,
             torch.from_numpy(np.concatenate([self._slots(item) for item in work])).to(device),
             torch.from_numpy(pages).to(device),
-            torch.tensor([table.length + 1 for table in tables], dtype=torch.int32, device=device),
+            torch.tensor(lengths, dtype=torch.int32, device=device),
             tuple(self._chunks(work, len(tables))),
         )
 
     def _chunks(self, work: list[Work], first: int) -> Iterator[Chunk]:
         for item in work:
-            if item.count > 1:
+            if not item.decodes:
                 table = item.sequence.block_table
                 pages = torch.tensor(table.pages, device=self.storage.device)
                 yield Chunk(first, first + item.count, table.length, pages)
@@ -186,7 +192,7 @@ def _rows_with_logits(work: list[Work]) -> tuple[list[int], list[int]]:
     first = 0
     for item in work:
         end = first + item.count
-        first_needed = first if item.sequence.needs_prompt_logits else end - 1
+        first_needed = first if item.draft or item.sequence.needs_prompt_logits else end - 1
         rows = range(first_needed, end) if item.needs_logits else range(0)
         keep += rows
         counts.append(len(rows))

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from slm_kv.sampling.logprobs import SampledToken
 from slm_kv.sampling.params import SamplingParams
+from slm_kv.sampling.speculation import SpeculationCounts
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
 
@@ -33,6 +34,7 @@ class Handle:
         exception: What ended the request with ``error``.
         reused_tokens: Tokens of the prompt whose keys and values were found in the pool.
         slides: How often its context was cut in order to continue (``on_full="window"``).
+        speculation: Tokens of the answer that were drafted, and how many of them were sampled.
         embedding: The embedding of the prompt, [D] in float32, for a request of ``submit_embedding`` that has ended.
     """
 
@@ -50,6 +52,7 @@ class Handle:
     exception: Exception | None = None
     reused_tokens: int = 0
     slides: int = 0
+    speculation: SpeculationCounts = field(default_factory=SpeculationCounts)
     embedding: Tensor | None = None
 
     @property

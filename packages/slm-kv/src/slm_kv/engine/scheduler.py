@@ -3,24 +3,39 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from slm_kv.engine.sequence import Sequence
 from slm_kv.errors import PoolFull
 from slm_kv.pages.block_table import PageCopy
 from slm_kv.pages.pool import PagePool
+from slm_kv.sampling.speculation import MAX_DECODE_ROWS, Drafter, SpeculationCounts, row_cost
 
 
 @dataclass(frozen=True)
 class Work:
     """The next ``count`` tokens of one sequence.
 
-    ``samples``: whether the next token is sampled from them, because they are the last known ones.
+    Attributes:
+        samples: Whether the next token is sampled from them, because they are the last known ones.
+        draft: The last of the ``count`` tokens, if they are a guess: tokens are sampled as long as they confirm it.
     """
 
     sequence: Sequence
     count: int
     samples: bool
+    draft: tuple[int, ...] = ()
+
+    @property
+    def decodes(self) -> bool:
+        """Whether it has one known token. Its rows, also those of a draft, are computed like those of sequences."""
+        return self.count == 1 + len(self.draft)
+
+    @property
+    def token_ids(self) -> list[int]:
+        """The tokens to compute."""
+        known = self.sequence.next_ids(self.count - len(self.draft))
+        return [*known, *self.draft] if self.draft else known
 
     @property
     def needs_logits(self) -> bool:
@@ -45,16 +60,23 @@ class Scheduler:
         pool: The pool from which pages are reserved.
         max_sequences: The largest number of sequences that run at the same time.
         max_step_tokens: The largest number of rows in a step.
+        positions: The number of positions that the model knows: drafts stay within them.
+        speculates: Whether sequences that decode get drafts of their next tokens.
     """
 
-    def __init__(self, pool: PagePool, max_sequences: int, max_step_tokens: int) -> None:
+    def __init__(
+        self, pool: PagePool, max_sequences: int, max_step_tokens: int, positions: int = 0, speculates: bool = False
+    ) -> None:
+        self.positions, self.speculates = positions, speculates
         self.pool, self.max_sequences, self.max_step_tokens = pool, max_sequences, max_step_tokens
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
-        self.preemptions = 0
+        self.preemptions, self.speculation = 0, SpeculationCounts()
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence."""
+        if self.speculates and sequence.may_draft:
+            sequence.drafter = Drafter(sequence.token_ids)
         self.waiting.append(sequence)
 
     def remove(self, sequence: Sequence) -> None:
@@ -91,7 +113,42 @@ class Scheduler:
             if not self._admit(sequence):
                 break
             self._add_rows(sequence, work, copies)
+        if self.speculates:
+            self._add_drafts(work)
         return Plan(tuple(work), tuple(copies))
+
+    def _add_drafts(self, work: list[Work]) -> None:
+        """Add drafts with the rows and pages that are left; nothing else waits for them."""
+        decoding = [index for index, item in enumerate(work) if item.decodes and item.samples]
+        rows = min(self._remaining_rows(work), MAX_DECODE_ROWS - len(decoding))
+        for index in decoding:
+            item = work[index]
+            draft = self._draft(item.sequence, rows, row_cost(len(self.running)))
+            if draft:
+                # No copies: the first row's page is the sequence's own by now.
+                self.pool.reserve(item.sequence.block_table, 1 + len(draft))
+                work[index] = replace(item, count=1 + len(draft), draft=draft)
+                rows -= len(draft)
+
+    def _draft(self, sequence: Sequence, rows: int, cost: float) -> tuple[int, ...]:
+        """Draft at most ``rows`` tokens within the request's limits, the positions and the pages."""
+        drafter, table, pool = sequence.drafter, sequence.block_table, self.pool
+        if drafter is None:
+            return ()
+        spare_pages = max(0, pool.free_pages - len(self.running))  # as for _admit: nobody is preempted for a draft
+        slots = (len(table.pages) + spare_pages) * pool.page_size - table.length
+        limit = min(rows, slots - 1, self.positions - sequence.position - 1, sequence.remaining_tokens - 1)
+        return drafter.draft(limit, cost) if limit > 0 else ()
+
+    def end_draft(self, work: Work, tokens: int) -> None:
+        """Release the pages of rejected tokens, after a step in which a sequence got ``tokens`` tokens."""
+        sequence, drafted, accepted = work.sequence, len(work.draft), max(tokens - 1, 0)
+        if drafted:
+            self.pool.truncate(sequence.block_table, sequence.block_table.length)
+            self.speculation.add(drafted, accepted)
+            sequence.handle.speculation.add(drafted, accepted)
+        if sequence.drafter and work.decodes:
+            sequence.drafter.record(drafted, accepted)
 
     def _remaining_rows(self, work: list[Work]) -> int:
         return self.max_step_tokens - sum(planned.count for planned in work)

@@ -9,6 +9,7 @@ from slm_kv.engine.text_stream import TextStream
 from slm_kv.pages.block_table import BlockTable
 from slm_kv.sampling.logprobs import SampledToken, prompt_logprobs
 from slm_kv.sampling.sampler import TokenSampler
+from slm_kv.sampling.speculation import Drafter
 
 
 class Sequence:
@@ -20,6 +21,7 @@ class Sequence:
         end_ids: Tokens that end its text, unless they are ignored.
         context_start: The index of the first token in the context.
         dropped: The number of tokens that ``on_full="window"`` took out of the middle of the context.
+        drafter: Drafts its next tokens; None without speculation.
 
     ``context_start`` and ``dropped`` are 0 as long as everything fits into the pool and the model's positions.
     """
@@ -38,6 +40,7 @@ class Sequence:
         self._block_table: BlockTable | None = None
         self.context_start = 0
         self.dropped = 0
+        self.drafter: Drafter | None = None
 
     @property
     def needs_prompt_logits(self) -> bool:
@@ -81,6 +84,16 @@ class Sequence:
     def pending(self) -> int:
         """The number of known tokens whose keys and values have not been computed yet."""
         return len(self.token_ids) - self.context_start - self.position
+
+    @property
+    def may_draft(self) -> bool:
+        """Whether a draft of its next tokens could be of use."""
+        return self.handle.use_cache and self.remaining_tokens > 2
+
+    @property
+    def remaining_tokens(self) -> int:
+        """The number of tokens that may still be generated."""
+        return self.handle.params.max_new_tokens - len(self.handle.token_ids)
 
     @property
     def context(self) -> list[int]:

@@ -40,6 +40,8 @@ class EngineLoad:
         pages_used: Pages in use; 0 for an engine without pages.
         pages: Pages of the pool; 0 for an engine without pages.
         preemptions: How often a sequence lost its pages to another one and had to be computed again.
+        drafted_tokens: Tokens that speculation has drafted.
+        accepted_tokens: Those of them that were sampled.
     """
 
     running: int
@@ -47,6 +49,8 @@ class EngineLoad:
     pages_used: int = 0
     pages: int = 0
     preemptions: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 class TokenLimits(Protocol):

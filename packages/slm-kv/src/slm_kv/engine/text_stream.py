@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from slm_kv.engine.stop_strings import StopStringFilter
+from slm_kv.sampling.stop_strings import StopStringFilter
 
 PROMPT_TOKENS = 6  # last tokens of the prompt that are decoded with the text, so that its leading space is kept
 WINDOW = 16  # tokens that are decoded together before the oldest ones are dropped

@@ -111,7 +111,8 @@ class EngineBackend:
 
     def load(self) -> BackendLoad:
         load = self._engine.load()
-        return BackendLoad(load.running, load.waiting, load.pages_used, load.pages, load.preemptions)
+        pages = (load.pages_used, load.pages, load.preemptions)
+        return BackendLoad(load.running, load.waiting, *pages, load.drafted_tokens, load.accepted_tokens)
 
     def check(self, job: Job) -> None:
         adapter = self._adapters.engine_name(job.model)

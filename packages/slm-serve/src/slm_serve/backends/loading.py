@@ -89,6 +89,7 @@ def _create_engine(settings: Settings, loaded: LoadedAdapters, int8_text: str | 
             # A step has at least one token for each running sequence.
             max_step_tokens=max(settings.max_step_tokens, settings.max_sequences),
             int8_text=int8_text,
+            speculate=settings.speculate,
         )
     except UnsupportedModel as error:
         reason = str(error).rpartition(";")[0]  # its remedy, the model's own generate, is --backend transformers here

@@ -43,13 +43,18 @@ class Job:
 
 @dataclass(frozen=True)
 class BackendLoad:
-    """Texts and pages in use. The page counts are 0 for a backend without its own page pool."""
+    """Texts and pages in use. The page counts are 0 for a backend without its own page pool.
+
+    ``drafted_tokens`` were computed by speculation before they were sampled; ``accepted_tokens`` of them were sampled.
+    """
 
     running: int
     waiting: int
     pages_used: int
     pages: int
     preemptions: int
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 class Backend(Protocol):
