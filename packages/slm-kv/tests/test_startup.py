@@ -14,7 +14,11 @@ from slm_testing.start_up import run_fresh
         (["--max_new_token", "4", "--no_such_flag"], 2, "unrecognized arguments: --no_such_flag"),
         (["--threads", "none"], 2, "'none' is not a whole number of at least 1"),
         (["--temperature", "-1"], 2, "temperature=-1.0 is out of range"),
-        (["--int8", "/no/such/file"], 2, "--int8 /no/such/file cannot be read as a text"),
+        (
+            ["--weights", "q8", "--weights_text", "/no/such/file"],
+            2,
+            "--weights_text /no/such/file cannot be read as a text",
+        ),
     ],
 )
 def test_answers_that_need_no_model_import_no_heavy_library(flags: list[str], code: int, output: str) -> None:

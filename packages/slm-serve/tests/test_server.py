@@ -123,7 +123,9 @@ def test_a_signal_while_the_model_loads_stops_immediately(tmp_path: Path, client
     os.mkfifo(text)  # loading begins with this file, and blocks because nothing is ever written to it
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    process = forked.start("slm_serve.cli", ["--port", port, "--int8", text], output=output, errors=output)
+    process = forked.start(
+        "slm_serve.cli", ["--port", port, "--weights", "q8", "--weights_text", text], output=output, errors=output
+    )
     try:
         end = time.monotonic() + TIMEOUT
         while True:

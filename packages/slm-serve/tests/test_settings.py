@@ -44,7 +44,7 @@ def test_the_key_is_not_shown() -> None:
 def test_descriptions_are_plain_text() -> None:
     descriptions = {name: field.description or "" for name, field in Settings.model_fields.items()}
     assert [name for name, text in descriptions.items() if not text or "%%" in text] == []
-    assert "1 %" in descriptions["int8"]
+    assert "1 %" in descriptions["weights"]
 
 
 def test_an_unnamed_adapter_is_served_under_its_folder_name_as_the_default(tmp_path: Path) -> None:

@@ -204,8 +204,8 @@ def test_running_requests_are_finished_while_draining(folders: dict[str, Path], 
     ("flags", "message"),
     [
         (["--backend", "engine"], "; serve it with --backend transformers"),
-        (["--int8", "TEXT"], "8 bits need the paged engine"),
-        (["--int8", "TEXT", "--backend", "transformers"], "--int8 needs the paged engine"),
+        (["--weights", "q8", "--weights_text", "TEXT"], "q8 needs the paged engine"),
+        (["--weights", "q8", "--backend", "transformers"], "--weights q8 needs the paged engine"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

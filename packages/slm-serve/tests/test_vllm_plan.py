@@ -62,9 +62,9 @@ def test_the_pages_limit_the_length_of_a_text() -> None:
     assert plan_serving(Settings()).context_length == 512
 
 
-def test_int8_is_rejected() -> None:
-    with pytest.raises(StartError, match="--int8"):
-        plan_serving(Settings(int8="text"))
+def test_quantised_weights_are_rejected() -> None:
+    with pytest.raises(StartError, match="--weights q8"):
+        plan_serving(Settings(weights="q8"))
 
 
 def test_the_summary_tells_how_each_adapter_is_loaded_and_why() -> None:

@@ -9,7 +9,14 @@ if TYPE_CHECKING:
     from slm_kv.attention.backends import select_attention
     from slm_kv.attention.layer_attention import LayerAttention
     from slm_kv.attention.step_batch import StepBatch
-    from slm_kv.command_line import DefaultsHelpFormatter, add_model_flags, positive_int, read_int8_text, run_command
+    from slm_kv.command_line import (
+        DefaultsHelpFormatter,
+        WeightOptions,
+        add_model_flags,
+        positive_int,
+        run_command,
+        weight_options,
+    )
     from slm_kv.constraints.compiler import GrammarCompiler
     from slm_kv.constraints.grammar import Grammar
     from slm_kv.engine.adapters import BASE_ADAPTER
@@ -28,6 +35,7 @@ if TYPE_CHECKING:
     from slm_kv.sampling.logprobs import SampledToken
     from slm_kv.sampling.params import MAX_LOGPROBS, SamplingParams
     from slm_kv.threads import set_threads
+    from slm_kv.weight_dtype import DtypeChoice, automatic_dtype
 
 __version__ = "0.7.1"
 
@@ -35,6 +43,7 @@ __all__ = [
     "BASE_ADAPTER",
     "MAX_LOGPROBS",
     "DefaultsHelpFormatter",
+    "DtypeChoice",
     "Engine",
     "EngineLoad",
     "Grammar",
@@ -57,20 +66,23 @@ __all__ = [
     "TransformersEngine",
     "UnsupportedModel",
     "Update",
+    "WeightOptions",
     "add_model_flags",
+    "automatic_dtype",
     "create_engine",
     "load",
     "pack",
     "positive_int",
-    "read_int8_text",
     "run_command",
     "select_attention",
     "set_threads",
+    "weight_options",
 ]
 
 # "Name": "module:attribute". Imported on first use, so that a command line can answer --help without torch.
 _EXPORTS = {
     "DefaultsHelpFormatter": "command_line:DefaultsHelpFormatter",
+    "DtypeChoice": "weight_dtype:DtypeChoice",
     "BASE_ADAPTER": "engine.adapters:BASE_ADAPTER",
     "Engine": "engine.engine:Engine",
     "EngineLoad": "engine.text_engine:EngineLoad",
@@ -95,15 +107,17 @@ _EXPORTS = {
     "TransformersEngine": "fallback.engine:TransformersEngine",
     "UnsupportedModel": "errors:UnsupportedModel",
     "Update": "engine.requests:Update",
+    "WeightOptions": "command_line:WeightOptions",
     "add_model_flags": "command_line:add_model_flags",
+    "automatic_dtype": "weight_dtype:automatic_dtype",
     "create_engine": "engine_choice:create_engine",
     "load": "loading:load",
     "pack": "linear.packing:pack",
     "positive_int": "command_line:positive_int",
-    "read_int8_text": "command_line:read_int8_text",
     "run_command": "command_line:run_command",
     "select_attention": "attention.backends:select_attention",
     "set_threads": "threads:set_threads",
+    "weight_options": "command_line:weight_options",
 }
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from slm_kv.errors import KVError
 
-MAX_INT8_TEXT_CHARACTERS = 1_000_000  # more than linear.int8_gate.MAX_TOKENS tokens
+MAX_TEXT_CHARACTERS = 1_000_000  # more than linear.quantisation_gate.MAX_TOKENS tokens
+WEIGHTS = ("auto", "float32", "bfloat16", "q8", "q4")
 
 
 class DefaultsHelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -37,22 +40,73 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--model_path", default="sample", help="a folder, a name on the hub, or sample: the built-in base model")
     add("--adapter_path", help="folder of a PEFT adapter, such as slm-train writes; it stays unmerged")
-    add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="dtype of weights and KV cache")
+    add_weights_flags(parser)
     add("--device", help="cpu or cuda; the default is cuda if available")
     add("--threads", type=positive_int, help="CPU threads; the default is the fastest number in a short probe")
 
 
-def read_int8_text(file: str) -> str:
-    """Read the beginning of the text file on which 8-bit weights are evaluated.
+def add_weights_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that ``weight_options`` reads."""
+    add = parser.add_argument
+    add(
+        "--weights",
+        choices=WEIGHTS,
+        default="auto",
+        help="number format of the weights; auto is a dtype, never quantised; q8 and q4 (8 and 4 bits, on a CPU) are "
+        "used if they raise the perplexity of a text by at most 1 %% and 3 %%",
+    )
+    add("--weights_text", metavar="FILE", help="the text for q8 and q4; the default is a built-in one in English")
+    add(
+        "--dtype",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        default="auto",
+        help="dtype of weights and KV cache, if not given by --weights; auto: that of the checkpoint, or float32 where "
+        "that would be slower",
+    )
+
+
+@dataclass(frozen=True)
+class WeightOptions:
+    """What the flags of ``add_weights_flags`` ask for.
+
+    Attributes:
+        dtype: The name for ``DtypeChoice``.
+        weights: The format to quantise to, for ``create_engine``.
+        gate_text: The text to measure it on; None is the built-in one.
+    """
+
+    dtype: str
+    weights: Literal["q8", "q4"] | None = None
+    gate_text: str | None = None
+
+
+def weight_options(weights: str, weights_text: str | None, dtype: str) -> WeightOptions:
+    """Interpret ``--weights``, ``--weights_text`` and ``--dtype``.
+
+    Raises:
+        KVError: they contradict each other, or the text cannot be read.
+    """
+    if weights != "auto" and dtype != "auto":
+        raise KVError(f"--weights {weights} and --dtype {dtype} exclude each other; leave one of them out")
+    if weights_text is not None and weights not in ("q8", "q4"):
+        raise KVError(f"--weights_text is for --weights q8 and q4, not {weights}; leave it out")
+    text = None if weights_text is None else read_weights_text(weights_text)
+    formats: dict[str, Literal["q8", "q4"]] = {"q8": "q8", "q4": "q4"}
+    named = dtype if weights in ("auto", *formats) else weights
+    return WeightOptions(named, formats.get(weights), text)
+
+
+def read_weights_text(file: str) -> str:
+    """Read the beginning of the text file on which quantised weights are evaluated.
 
     Raises:
         KVError: the file cannot be read, or is not UTF-8 text.
     """
     try:
         with Path(file).open(encoding="utf-8") as lines:
-            return lines.read(MAX_INT8_TEXT_CHARACTERS)
+            return lines.read(MAX_TEXT_CHARACTERS)
     except (OSError, UnicodeDecodeError) as error:
-        raise KVError(f"--int8 {file} cannot be read as a text: {error}") from error
+        raise KVError(f"--weights_text {file} cannot be read as a text: {error}") from error
 
 
 def positive_int(text: str) -> int:

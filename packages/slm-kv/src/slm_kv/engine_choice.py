@@ -12,6 +12,7 @@ from slm_kv.engine.engine import Engine
 from slm_kv.engine.vocabulary import Prompt
 from slm_kv.errors import REMEDY, KVError, UnsupportedModel, require_at_least
 from slm_kv.fallback.engine import TransformersEngine
+from slm_kv.linear.quantised_selection import QuantisedFormat
 from slm_kv.sampling.speculation import Speculate
 
 Backend = Literal["auto", "paged", "transformers"]
@@ -27,7 +28,8 @@ class EngineOptions(TypedDict, total=False):
     on_full: OnFull
     prefix_caching: bool
     packed: bool
-    int8_text: Prompt | None
+    weights: QuantisedFormat | None
+    gate_text: Prompt | None
     speculate: Speculate
 
 
@@ -72,9 +74,11 @@ def _transformers_engine(
 ) -> TransformersEngine:
     page_size, max_pages = options.get("page_size", 16), options.get("max_pages", 256)
     require_at_least(1, page_size=page_size, max_pages=max_pages)
-    if options.get("int8_text") is not None:
+    if (weights := options.get("weights")) is not None:
         cause = f" ({reason})" if reason else ""
-        raise KVError(f"8 bits need the paged engine, and transformers' own generation is used{cause}; leave them out")
+        raise KVError(
+            f"{weights} needs the paged engine, and transformers' own generation is used{cause}; leave {weights} out"
+        )
     return TransformersEngine(
         models,
         tokenizer,

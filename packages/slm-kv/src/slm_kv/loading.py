@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
@@ -18,10 +19,13 @@ from transformers import (
 
 from slm_kv.errors import KVError
 from slm_kv.peft_models import add_adapter
+from slm_kv.weight_dtype import automatic_dtype
 
 # Packages that provide a loader register ``load(model_path, adapter_path, *, dtype, device)`` under this entry point.
+# ``dtype`` is a function from the checkpoint's dtype and the device to the dtype of the weights, or that dtype itself.
 # It returns an object with ``model`` and ``tokenizer``, and raises ValueError with one sentence for a user's mistake.
 ENTRY_POINT_GROUP = "slm_kv.loaders"
+ChooseDtype = Callable[[torch.dtype, torch.device], torch.dtype]
 
 
 class Loaded(NamedTuple):
@@ -31,7 +35,13 @@ class Loaded(NamedTuple):
     tokenizer: PreTrainedTokenizerBase
 
 
-def load(model_path: str, adapter_path: str | None = None, *, dtype: torch.dtype, device: str | None = None) -> Loaded:
+def load(
+    model_path: str,
+    adapter_path: str | None = None,
+    *,
+    dtype: torch.dtype | ChooseDtype | None = None,
+    device: str | None = None,
+) -> Loaded:
     """Load a causal language model for inference. Never runs code from a checkpoint.
 
     Uses the loader of another installed package if there is one (slm-adapters provides one that also knows ``sample``
@@ -40,7 +50,8 @@ def load(model_path: str, adapter_path: str | None = None, *, dtype: torch.dtype
     Args:
         model_path: A folder or a name on the hub.
         adapter_path: The folder of a PEFT adapter. It stays unmerged.
-        dtype: The dtype of the weights.
+        dtype: The dtype of the weights; or a function that chooses it from the checkpoint's dtype and the device, such
+            as None's ``automatic_dtype``: the checkpoint's own where that is not slower, else float32.
         device: ``cpu`` or ``cuda``; None means cuda if available.
 
     Raises:
@@ -50,7 +61,7 @@ def load(model_path: str, adapter_path: str | None = None, *, dtype: torch.dtype
         check_device(device)
     loader = installed_loader() or _load_with_transformers
     try:
-        loaded = loader(model_path, adapter_path, dtype=dtype, device=device)
+        loaded = loader(model_path, adapter_path, dtype=dtype or automatic_dtype, device=device)
     except (ValueError, OSError, ImportError) as error:
         raise KVError(_first_line(error)) from error
     loaded.model.eval().requires_grad_(False)
@@ -72,12 +83,16 @@ def installed_loader() -> Callable[..., Any] | None:
 
 
 def _load_with_transformers(
-    model_path: str, adapter_path: str | None, *, dtype: torch.dtype, device: str | None
+    model_path: str, adapter_path: str | None, *, dtype: torch.dtype | ChooseDtype, device: str | None
 ) -> Loaded:
+    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if not isinstance(dtype, torch.dtype):
+        config = AutoConfig.from_pretrained(model_path, trust_remote_code=False).get_text_config()
+        dtype = dtype(getattr(config, "dtype", None) or torch.float32, target)
     model: Any = AutoModelForCausalLM.from_pretrained(model_path, dtype=dtype, trust_remote_code=False)
     if getattr(model.config.get_text_config(), "attn_logit_softcapping", None):
         model.set_attn_implementation("eager")  # transformers' default ignores the soft cap
-    model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    model.to(target)
     tokenizer = AutoTokenizer.from_pretrained(model_path, trust_remote_code=False)
     if adapter_path is not None:
         _add_end_ids(model, adapter_path)

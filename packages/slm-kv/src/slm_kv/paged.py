@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 from slm_kv import __version__
-from slm_kv.command_line import DefaultsHelpFormatter, add_model_flags, read_int8_text, run_command
+from slm_kv.command_line import DefaultsHelpFormatter, add_model_flags, run_command, weight_options
 from slm_kv.sampling.params import SamplingParams
 
 if TYPE_CHECKING:
@@ -56,17 +56,18 @@ def run(args: argparse.Namespace) -> int:
         ignore_eos=args.ignore_eos,
         **{name: getattr(args, name) for name in SAMPLING_FLAGS},
     )
-    int8_text = None if args.int8 is None else read_int8_text(args.int8)
-    import torch
+    options = weight_options(args.weights, args.weights_text, args.dtype)
     from transformers.utils.logging import disable_progress_bar
 
     from slm_kv.chat import chat_ids
     from slm_kv.engine_choice import create_engine
     from slm_kv.loading import load
     from slm_kv.threads import set_threads
+    from slm_kv.weight_dtype import DtypeChoice
 
     disable_progress_bar()
-    loaded = load(args.model_path, args.adapter_path, dtype=getattr(torch, args.dtype), device=args.device)
+    dtype = DtypeChoice(options.dtype)
+    loaded = load(args.model_path, args.adapter_path, dtype=dtype, device=args.device)
     threads = set_threads(loaded.model, args.threads)
     with create_engine(
         loaded.model,
@@ -76,12 +77,14 @@ def run(args: argparse.Namespace) -> int:
         max_pages=args.max_pages,
         max_sequences=1,
         on_full=args.on_full,
-        int8_text=int8_text,
+        weights=options.weights,
+        gate_text=options.gate_text,
         speculate=args.speculate,
     ) as engine:
+        print(f"weights: {f'{options.weights} of ' if options.weights else ''}{dtype.reason}")
         print(f"{engine.summary}, threads: {threads}")
-        if engine.int8:
-            print(f"int8: {engine.int8.summary} of {args.int8} (limit 1 %)")
+        if engine.quantised:
+            print(f"{args.weights}: {engine.quantised.summary} of {args.weights_text or 'the built-in text'}")
         print(flush=True)
         handle = engine.submit(chat_ids(loaded.tokenizer, args.prompt) if args.chat else args.prompt, params)
         print(args.prompt, end="\n\n" if args.chat else "", flush=True)
@@ -218,11 +221,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, help="makes sampling repeatable")
     add("--stop", nargs="+", default=[], metavar="TEXT", help="end before one of these texts")
     add("--ignore_eos", action="store_true", help="continue past the end-of-text token")
-    add(
-        "--int8",
-        metavar="FILE",
-        help="linear layers in 8 bits, on a CPU, if that raises the perplexity of this text by at most 1 %%",
-    )
     return parser
 
 

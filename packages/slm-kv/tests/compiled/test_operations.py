@@ -156,7 +156,15 @@ def test_attention_stores_and_reads_the_pages(
     )
     step.run(rotate, changed=qkv)
     attend = operations.attend(
-        qkv, out, pages, heads=heads, scale=0.3, window=window, softcap=softcap, sinks=sinks if sink else None
+        qkv,
+        out,
+        pages,
+        heads=heads,
+        sums=operations.attention_sums(step.workspace, heads, dim),
+        scale=0.3,
+        window=window,
+        softcap=softcap,
+        sinks=sinks if sink else None,
     )
     result = step.run(attend, barrier(), changed=out)
 

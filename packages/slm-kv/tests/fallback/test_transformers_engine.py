@@ -262,7 +262,7 @@ def test_a_model_is_served_from_pages_if_possible() -> None:
     ("name", "options", "message"),
     [
         ("mamba", {"backend": "paged"}, "uses transformers' attention interface"),
-        ("mamba", {"int8_text": [1, 2, 3]}, "8 bits need the paged engine"),
+        ("mamba", {"weights": "q8"}, "q8 needs the paged engine"),
         ("llama", {"page_size": 0}, "page_size=0"),
         ("llama", {"page_size": 65}, "page_size=65 exceeds"),
         ("llama", {"backend": "vllm"}, "backend='vllm' is not one of auto, paged, transformers"),

@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
             options |= {"action": "append", "metavar": METAVARS[name]}
         elif choices := [value for value in get_args(field.annotation) if isinstance(value, str)]:
             options["choices"] = choices
-        elif name == "int8":
+        elif name == "weights_text":
             options["metavar"] = "FILE"
         parser.add_argument(f"--{name}", **options)
     parser.add_argument("--env_file", help="file of environment variables, one NAME=VALUE per line")

@@ -77,15 +77,21 @@ class Settings(BaseSettings):
         description="folder in which --backend vllm keeps merged models (default: $SLM_CACHE/merged, else "
         "~/.cache/slm/merged)",
     )
-    dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="data type of the weights and the KV cache"
+    weights: Literal["auto", "float32", "bfloat16", "q8", "q4"] = Field(
+        "auto",
+        description="number format of the weights; auto is a dtype, never quantised; q8 and q4 (8 and 4 bits, on a "
+        "CPU) are used if they raise the perplexity of a text by at most 1 % and 3 %",
+    )
+    weights_text: str | None = Field(
+        None, description="text file on which q8 and q4 are measured (default: a built-in text in English)"
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto",
+        description="data type of the weights and the KV cache, if it is not given by --weights; auto takes that of "
+        "the checkpoint, or float32 where that would be slower and with --backend vllm",
     )
     device: str | None = Field(None, description="cpu or cuda (default: cuda if available)")
     threads: PositiveInt | None = Field(None, description="CPU threads (default: the fastest number in a short test)")
-    int8: str | None = Field(
-        None,
-        description="text file to test 8-bit linear layers on a CPU; used if its perplexity rises by at most 1 %",
-    )
 
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 picks a free one")
@@ -186,6 +192,12 @@ class Settings(BaseSettings):
             if value is not None:
                 variables[f"SLM_{name.upper()}"] = _to_variable(value)
         return variables
+
+    @property
+    def vllm_dtype(self) -> str:
+        """The dtype for vLLM, whose merged models are saved in float32."""
+        named = self.weights if self.weights in ("float32", "bfloat16") else self.dtype
+        return "float32" if named == "auto" else named
 
     @property
     def _unnamed_adapter(self) -> str | None:

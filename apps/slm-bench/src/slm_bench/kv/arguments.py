@@ -5,7 +5,7 @@ from typing import Any
 
 from slm_bench.errors import BenchError
 from slm_bench.harness.arguments import new_command
-from slm_kv import add_model_flags, positive_int
+from slm_kv import add_model_flags, positive_int, weight_options
 
 CACHE_FLAGS = ("prompt", "max_new_tokens", "lengths", "batch_size", "packed")
 
@@ -41,7 +41,11 @@ def add_kv(commands: Any) -> None:
 
 
 def check_flags(arguments: argparse.Namespace) -> None:
-    """Raise BenchError for a flag that would be ignored; set the default of ``--plot``."""
+    """Raise BenchError for a flag that would be ignored; set ``--plot`` and ``weight_options``."""
+    arguments.weight_options = weight_options(arguments.weights, arguments.weights_text, arguments.dtype)
+    arguments.dtype = arguments.weight_options.dtype
+    if arguments.weight_options.weights and not (arguments.engine or arguments.packed):
+        raise BenchError(f"--weights {arguments.weights} goes with --engine or --packed; add one of them")
     changed = [name for name, default in arguments.cache_defaults.items() if getattr(arguments, name) != default]
     if arguments.engine and changed:
         raise BenchError(f"--{changed[0]} does not go with --engine, which has its own requests; omit one of them")

@@ -16,7 +16,7 @@ from slm_bench.harness.provenance import new_result
 from slm_bench.harness.result_file import Findings, ResultFile
 from slm_bench.kv.arguments import check_flags
 from slm_bench.kv.bandwidth import memory_bandwidth, tensor_bytes, weight_bytes
-from slm_kv import load, pack, set_threads
+from slm_kv import DtypeChoice, load, pack, set_threads
 
 ROUNDS = 5
 
@@ -40,7 +40,7 @@ def measure(arguments: argparse.Namespace) -> ResultFile:
     """Load the model and measure all lengths. Raises BenchError if a length exceeds the model's positions."""
     check_flags(arguments)
     disable_progress_bar()
-    dtype = getattr(torch, arguments.dtype)
+    dtype = DtypeChoice(arguments.dtype)
     loaded = load(arguments.model_path, arguments.adapter_path, dtype=dtype, device=arguments.device)
     model, device = loaded.model, loaded.model.device
     input_ids = torch.tensor([loaded.tokenizer(arguments.prompt)["input_ids"]] * arguments.batch_size, device=device)
@@ -48,11 +48,12 @@ def measure(arguments: argparse.Namespace) -> ResultFile:
     _check_positions(model, input_ids, lengths[-1])
     weights = weight_bytes(model)  # before packing, which replaces the linear layers
     if arguments.packed:
-        pack(model)
+        pack(model, weights=arguments.weight_options.weights)
     settings = {
         "model": arguments.model_path,
         "adapter": arguments.adapter_path,
-        "dtype": arguments.dtype,
+        "dtype": dtype.name,
+        "weights": arguments.weights,
         "device": str(device),
         "threads": set_threads(model, arguments.threads),
         "batch_size": arguments.batch_size,

@@ -66,6 +66,14 @@ class ModelFolder:
         """The header of each tensor by its name in the files."""
         return {name: header for file in self.weights for name, header in _read_headers(file).items()}
 
+    @property
+    def dtype(self) -> str:
+        """The widest floating-point dtype of the matrices in the files: F64, F32, F16 or BF16; F32 if there is none."""
+        names = {header.dtype for header in self.tensors.values() if len(header.shape) > 1}
+        if {"F16", "BF16"} <= names:
+            return "F32"
+        return next((name for name in ("F64", "F32", "F16", "BF16") if name in names), "F32")
+
     def values(self) -> Iterator[tuple[str, Tensor]]:
         """Yield the name and values of each tensor, loading one at a time."""
         for file in self.weights:

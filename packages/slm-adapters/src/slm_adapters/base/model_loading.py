@@ -17,6 +17,8 @@ from slm_adapters.base.quantization import four_bit_config, is_quantized
 from slm_adapters.base.soft_cap import apply_soft_cap
 from slm_adapters.errors import AdapterError
 
+STORED_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
 
 def load_base(base: BaseLocation, device: torch.device, dtype: torch.dtype, four_bit: bool) -> PreTrainedModel:
     """Load the model on ``device`` in ``dtype``, or in 4 bits (multiplied in ``dtype``, prepared as for training).
@@ -47,6 +49,17 @@ def load_base(base: BaseLocation, device: torch.device, dtype: torch.dtype, four
     from slm_adapters.base.four_bit import prepare_four_bit  # imports PEFT: seconds that a plain model does not need
 
     return prepare_four_bit(model, gradient_checkpointing=False)
+
+
+def checkpoint_dtype(base: BaseLocation) -> torch.dtype:
+    """Return the dtype in which the base's weights are stored: by the files of a folder, else by the hub's config."""
+    if base.folder:
+        return STORED_DTYPES[base.folder.dtype]
+    errors = as_adapter_error(f"the model {base.name}", base.remedy, base.hub_error)
+    with errors:
+        config = AutoConfig.from_pretrained(base.location, trust_remote_code=False, **base.from_pretrained_options)
+    dtype = getattr(config.get_text_config(), "dtype", None)
+    return dtype if isinstance(dtype, torch.dtype) else torch.float32
 
 
 def _check_causal(base: BaseLocation) -> None:

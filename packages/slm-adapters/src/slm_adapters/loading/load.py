@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,15 @@ from slm_adapters.base.base_lookup import (
 from slm_adapters.base.device import usable_device
 from slm_adapters.base.hub_errors import as_adapter_error
 from slm_adapters.base.model_folder import ADAPTER_CONFIG, ModelFolder, read_model_folder
-from slm_adapters.base.model_loading import cast_parameters, check_finite, copy_dequantized, load_base
+from slm_adapters.base.model_loading import cast_parameters, check_finite, checkpoint_dtype, copy_dequantized, load_base
 from slm_adapters.base.quantization import compute_dtype, four_bit_config
 from slm_adapters.base.vocabulary import check_vocabulary
 from slm_adapters.errors import AdapterError
 from slm_adapters.loading.added_rows import add_recorded_rows, write_added_rows
 from slm_adapters.loading.end_tokens import add_end_ids
+
+# A dtype of weights, or a function that chooses it from the checkpoint's dtype and the device.
+WeightDtype = torch.dtype | Callable[[torch.dtype, torch.device], torch.dtype]
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ def load(
     adapter_path: str | Path | None = None,
     *,
     merge: bool = False,
-    dtype: torch.dtype | None = None,
+    dtype: WeightDtype | None = None,
     device: torch.device | str | None = None,
     four_bit: bool | None = None,
 ) -> Loaded:
@@ -59,7 +63,8 @@ def load(
         merge: Merge the adapter in float32 and return a plain transformers model. An adapter trained over 4-bit
             weights is merged into those weights, dequantized.
         dtype: Dtype of the weights; for a 4-bit base, of its matrix products. None for float32, whatever the
-            checkpoint has (for a 4-bit base on a GPU: bfloat16 or float16).
+            checkpoint has (for a 4-bit base on a GPU: bfloat16 or float16). A function chooses it from the
+            checkpoint's dtype and the device.
         device: None for cuda if there is a GPU, else cpu.
         four_bit: Whether to load the base in 4 bits; None if the adapter was trained over 4-bit weights.
 
@@ -74,6 +79,7 @@ def load(
         four_bit = adapter is not None and adapter.four_bit
         if four_bit and adapter:
             check_bitsandbytes_installed(adapter)
+    dtype = resolve_dtype(dtype, base, target_device)
     tokenizer = load_tokenizer(base, adapter)
     if merge:
         model = _load_merged(base, adapter, target_device, four_bit)
@@ -174,6 +180,11 @@ def _load_merged(
     add_recorded_rows(model, adapter)
     add_end_ids(model, [adapter])
     return merge_adapter(attach_adapter(model, adapter, base.name), adapter)
+
+
+def resolve_dtype(dtype: WeightDtype | None, base: BaseLocation, device: torch.device) -> torch.dtype | None:
+    """Return ``dtype``, or what it chooses if it is a function."""
+    return dtype if dtype is None or isinstance(dtype, torch.dtype) else dtype(checkpoint_dtype(base), device)
 
 
 def default_dtype(device: torch.device, four_bit: bool) -> torch.dtype:

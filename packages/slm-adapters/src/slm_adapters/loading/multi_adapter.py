@@ -20,10 +20,12 @@ from slm_adapters.loading.adapter_loader import AdapterLoader, check_keeps_base
 from slm_adapters.loading.added_rows import add_recorded_rows, write_added_rows
 from slm_adapters.loading.end_tokens import add_end_ids
 from slm_adapters.loading.load import (
+    WeightDtype,
     check_bitsandbytes_installed,
     default_dtype,
     holds_adapter_config,
     read_adapter_folder,
+    resolve_dtype,
     tokenizer_source,
 )
 from slm_adapters.loading.tokenizers import Tokenizers, load_tokenizers
@@ -56,7 +58,7 @@ def load_adapters(
     model_path: str | Path,
     adapters: Mapping[str, str | Path],
     *,
-    dtype: torch.dtype | None = None,
+    dtype: WeightDtype | None = None,
     device: torch.device | str | None = None,
 ) -> LoadedAdapters:
     """Load the base ``model_path`` with the adapters in the folders of ``adapters``, by name, unmerged.
@@ -74,6 +76,7 @@ def load_adapters(
             check_bitsandbytes_installed(folder)
     base = probe_base(common_base(model_path, list(folders.values())))
     target_device = usable_device(device)
+    dtype = resolve_dtype(dtype, base, target_device)
     tokenizers = load_tokenizers(base, folders)
     # Generated names: PEFT 0.21 allows no dot in a name, and warns about names that are part of a method's prefix.
     peft_names = {name: f"adapter{number:03}" for number, name in enumerate(folders)}

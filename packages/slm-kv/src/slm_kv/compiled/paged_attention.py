@@ -51,21 +51,35 @@ def cap_scores(scores, softcap):
 
 
 @njit(**NUMBA_OPTIONS)
-def softmax_weights(scores, sink):
-    """Replace scores by exp(score - maximum) and return their sum; NaN if a score is NaN.
-
-    The logit ``sink`` takes part in the maximum and the sum; -infinity for none.
-    """
-    top, total = max(scores[0], sink), np.float32(0.0)
+def largest(scores):
+    """The largest score. A NaN may get lost."""
+    top = scores[0]
     for t in range(len(scores)):
         top = max(top, scores[t])
+    return top
+
+
+@njit(**NUMBA_OPTIONS)
+def exponentials(scores, top):
+    """Replace scores by exp(score - top) and return their sum; NaN if a score is NaN."""
+    total = np.float32(0.0)
+    for t in range(len(scores)):
         total += scores[t] * np.float32(0.0)  # max() and exp() may lose a NaN: this keeps it in the sum
-    total += sink if sink != sink else exp(sink - top)
     for t in range(len(scores)):
         scores[t] = exp(scores[t] - top)
     for t in range(len(scores)):
         total += scores[t]
     return total
+
+
+@njit(**NUMBA_OPTIONS)
+def softmax_weights(scores, sink):
+    """Replace scores by exp(score - maximum) and return their sum; NaN if a score is NaN.
+
+    The logit ``sink`` takes part in the maximum and the sum; -infinity for none.
+    """
+    top = max(largest(scores), sink)
+    return exponentials(scores, top) + (sink if sink != sink else exp(sink - top))
 
 
 @compile_for("rows", "rows", "pages", "pages", types.int64[::1])

@@ -13,12 +13,10 @@ Shapes: R rows, I inputs, O outputs.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
-from typing import Any
 
 import numpy as np
 import torch
-from numba import carray, cfunc, njit
+from numba import carray, njit
 from torch import Tensor
 
 from slm_kv.compiled import team
@@ -26,16 +24,15 @@ from slm_kv.compiled.addresses import float32_at, word
 from slm_kv.compiled.block_weights import BLOCK, BlockWeight
 from slm_kv.compiled.program import (
     MAX_ROWS,
-    OPERATION_OPTIONS,
     ROWS,
-    SIGNATURE,
     Buffer,
     Instruction,
     StepContext,
+    compile_operation,
     execute,
     instruction_matrix,
 )
-from slm_kv.compiled.quantised_inputs import quantise_inputs, quantised_width
+from slm_kv.compiled.quantised_inputs import quantise_inputs, quantised_width, subtract_rounded
 from slm_kv.compiled.tiles import (
     BFLOAT16,
     BFLOAT16_32,
@@ -134,12 +131,6 @@ OPERATIONS: dict[tuple[str, int], Callable[..., None]] = {
 QUANTISED = ("q8", "q4", "q41")  # formats that multiply inputs in 8 bits
 
 
-@cache
-def compile_operation(function: Callable[..., None]) -> Any:
-    """Compile an operation, or load it from numba's cache on disk."""
-    return cfunc(SIGNATURE, **OPERATION_OPTIONS)(function)
-
-
 def product(
     parts: Sequence[tuple[BlockWeight, int]],
     x: Buffer,
@@ -177,6 +168,20 @@ def product(
         instructions.append(_part(weight, own, out.columns(column, weight.outputs), address, first_unit, units))
         first_unit += -(-weight.outputs // BLOCK)
     return instructions
+
+
+def remainder(x: Buffer, scratch: Buffer, out: Buffer, inputs: int) -> Instruction:
+    """Return the instruction for what rounding to 8 bits took from ``x``, after a product that left it in ``scratch``.
+
+    A product with the remainder corrects the one with ``x``; a second one makes it as exact as float32.
+
+    Args:
+        x: The input of the product.
+        scratch: That of the product.
+        out: A private buffer of I columns; it may be ``x``.
+        inputs: I.
+    """
+    return (compile_operation(subtract_rounded).address, *x.words, *scratch.words, inputs, *out.words)
 
 
 def _part(weight: BlockWeight, x: Buffer, out: Buffer, bias: int, first_unit: int, units: int) -> Instruction:

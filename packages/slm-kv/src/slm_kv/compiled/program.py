@@ -9,8 +9,9 @@ computes the thread's share of it. Buffers hold float32; R rows are at most ``MA
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import cfunc, njit, types
@@ -148,6 +149,12 @@ def instruction_matrix(instructions: Sequence[Instruction]) -> np.ndarray:
 def float_bits(number: float) -> int:
     """A float32 as an argument of an instruction."""
     return int(np.float32(number).view(np.uint32))
+
+
+@cache
+def compile_operation(function: Callable[..., None]) -> Any:
+    """Compile an operation, or load it from numba's cache on disk."""
+    return cfunc(SIGNATURE, **OPERATION_OPTIONS)(function)
 
 
 def barrier() -> Instruction:

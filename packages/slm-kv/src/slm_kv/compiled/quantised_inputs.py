@@ -40,6 +40,25 @@ def _quantise_row(x: np.ndarray, numbers: np.ndarray, scales: np.ndarray, sums: 
         scales[group], sums[group] = largest / np.float32(127.0), total
 
 
+def subtract_rounded(context: int, arguments: int, thread: int, threads: int) -> None:
+    """Compute what rounding lost: the inputs minus what ``quantise_inputs`` has made of them.
+
+    Arguments: the words of the inputs, those of the scratch, I, the words of the output, which may be the inputs.
+    """
+    x, x_row_bytes = word(arguments, 0) + thread * word(arguments, 2), word(arguments, 1)
+    scratch, scratch_row_bytes = word(arguments, 3) + thread * word(arguments, 5), word(arguments, 4)
+    inputs = word(arguments, 6)
+    out, out_row_bytes = word(arguments, 7) + thread * word(arguments, 9), word(arguments, 8)
+    for row in range(word(context, ROWS)):
+        at = scratch + row * scratch_row_bytes
+        x_I = carray(float32_at(x + row * x_row_bytes), (inputs,))
+        out_I = carray(float32_at(out + row * out_row_bytes), (inputs,))
+        numbers = carray(int8_at(at), (inputs,))
+        scales = carray(float32_at(at + inputs), (inputs // GROUP,))
+        for index in range(inputs):
+            out_I[index] = x_I[index] - numbers[index] * scales[index // GROUP]
+
+
 def quantise_inputs(context: int, arguments: int, thread: int, threads: int) -> None:
     """Round all rows into the thread's own scratch. A group with NaN or infinity makes the products NaN.
 

@@ -11,11 +11,11 @@ import numpy as np
 
 from slm_kv.compiled.block_weights import BlockWeight
 from slm_kv.compiled.operations.activation import activate
-from slm_kv.compiled.operations.attention import attend
+from slm_kv.compiled.operations.attention import attend, attention_sums
 from slm_kv.compiled.operations.elementwise import add, scale, softcap
 from slm_kv.compiled.operations.normalisation import normalise
 from slm_kv.compiled.operations.rotary import Pages, rotate_and_store
-from slm_kv.compiled.products import QUANTISED, product
+from slm_kv.compiled.products import QUANTISED, product, remainder
 from slm_kv.compiled.program import Buffer, Instruction, Program, Workspace, barrier
 from slm_kv.compiled.quantised_inputs import quantised_width
 from slm_kv.decode_step.blocks import Attention, Block, FeedForward, Linear, ModelDescription, Norm, Rotary
@@ -23,6 +23,7 @@ from slm_kv.decode_step.rotary_cache import RotaryCache
 from slm_kv.pages.storage import PagedStorage
 
 Instructions = list[Instruction]
+CORRECTIONS = 2  # each adds 7 bits to the 8 of rounded inputs; float32 has 24
 
 
 class StepBuilder:
@@ -33,9 +34,13 @@ class StepBuilder:
         storage: The pages.
         positions: The number of positions that a text can have.
         threads: The most threads the program may run on.
+        exact: Multiply quantised weights by inputs that are not rounded to 8 bits, for comparisons.
     """
 
-    def __init__(self, model: ModelDescription, storage: PagedStorage, positions: int, threads: int) -> None:
+    def __init__(
+        self, model: ModelDescription, storage: PagedStorage, positions: int, threads: int, exact: bool = False
+    ) -> None:
+        self._exact = exact
         self._model, self._storage, self._positions, self._threads = model, storage, positions, threads
         self.workspace = Workspace(threads=threads)
         self.x = self.workspace.rows(model.width)
@@ -101,6 +106,7 @@ class StepBuilder:
         attention_code = attend(
             *(qkv, attended, pages),
             heads=heads,
+            sums=self._attention_sums(heads, dim),
             scale=scores.scale,
             window=scores.window or 0,
             softcap=scores.softcap or 0.0,
@@ -154,7 +160,24 @@ class StepBuilder:
         for layer in layers:
             parts.append((layer.module.block_weight, column))
             column += layer.outputs
-        return product(parts, x, out, bias=self._bias(layers), scratch=self._scratch([weight for weight, _ in parts]))
+        scratch = self._scratch([weight for weight, _ in parts])
+        code = product(parts, x, out, bias=self._bias(layers), scratch=scratch)
+        return code if scratch is None or not self._exact else code + self._corrections(parts, x, out, scratch)
+
+    def _corrections(
+        self, parts: Sequence[tuple[BlockWeight, int]], x: Buffer, out: Buffer, scratch: Buffer
+    ) -> Instructions:
+        """Add the products with what rounding took from ``x``, and from the rest."""
+        code: Instructions = []
+        inputs = parts[0][0].inputs
+        key = ("rest", -inputs)
+        rest = self._shared[key] = self._shared.get(key) or self.workspace.private(inputs)
+        part = self._rows("correction", out.width)
+        for _ in range(CORRECTIONS):
+            code += [remainder(x, scratch, rest, inputs), *product(parts, rest, part, scratch=scratch), barrier()]
+            code += [add(out, part), barrier()]
+            x = rest
+        return code
 
     def _scratch(self, weights: Sequence[BlockWeight]) -> Buffer | None:
         """Memory for the inputs in 8 bits, if a weight needs it. A thread overwrites only its own."""
@@ -178,6 +201,12 @@ class StepBuilder:
         key = (name, width)
         if key not in self._shared:
             self._shared[key] = self.workspace.rows(width)
+        return self._shared[key]
+
+    def _attention_sums(self, heads: int, dim: int) -> Buffer:
+        key = ("sums", heads * dim)
+        if key not in self._shared:
+            self._shared[key] = attention_sums(self.workspace, heads, dim)
         return self._shared[key]
 
     def _rotary_cache(self, rotary: Rotary) -> RotaryCache:

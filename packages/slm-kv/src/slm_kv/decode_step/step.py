@@ -38,15 +38,16 @@ class DecodeStep:
         model: What it computes.
         storage: The pages.
         positions: The number of positions that a text can have.
+        exact: Multiply quantised weights by inputs that are not rounded to 8 bits, which takes longer.
     """
 
     max_rows, rows = MAX_ROWS, Rows
 
-    def __init__(self, model: ModelDescription, storage: PagedStorage, positions: int) -> None:
+    def __init__(self, model: ModelDescription, storage: PagedStorage, positions: int, *, exact: bool = False) -> None:
         self._model = model
         self._page_size = storage.page_size
         threads = max(torch.get_num_threads(), min(os.cpu_count() or 1, MAX_THREADS))
-        builder = StepBuilder(model, storage, positions, threads)
+        builder = StepBuilder(model, storage, positions, threads, exact)
         self._program = builder.build()
         self._rotary = list(builder.rotary.values())
         self._x = torch.from_numpy(builder.workspace.array(builder.x))

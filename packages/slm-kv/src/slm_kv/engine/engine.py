@@ -15,7 +15,7 @@ from slm_kv.engine.base_copy import BaseCopy
 from slm_kv.engine.context_limits import ContextLimits, OnFull
 from slm_kv.engine.embeddings import EmbeddingSequence
 from slm_kv.engine.model_runner import ModelRunner, split_embeddings
-from slm_kv.engine.prepared_models import PreparedModels
+from slm_kv.engine.prepared_models import PreparedModels, check_weights
 from slm_kv.engine.requests import FinishReason, Handle, Update
 from slm_kv.engine.scheduler import Scheduler, Work
 from slm_kv.engine.sequence import Sequence
@@ -26,8 +26,9 @@ from slm_kv.engine.verification.compiled_step import CompiledStep, compile_step,
 from slm_kv.engine.verification.verify import verify
 from slm_kv.engine.vocabulary import Prompt
 from slm_kv.errors import KVError, require_at_least
-from slm_kv.linear.int8_gate import Int8Model
 from slm_kv.linear.plain_copy import PlainCopy
+from slm_kv.linear.quantisation_gate import QuantisedModel
+from slm_kv.linear.quantised_selection import QuantisedFormat
 from slm_kv.pages.pool import PagePool
 from slm_kv.pages.storage import PagedStorage
 from slm_kv.peft_models import base_model
@@ -58,14 +59,15 @@ class Engine(TextEngine):
             first, which is approximate; others compute the last half again).
         prefix_caching: Keep the pages of finished requests for prompts with the same prefix, until pages are needed.
         packed: On a CPU, prepack the linear layers until ``close``.
-        int8_text: Pack them in 8 bits, if that raises the perplexity of this text by at most 1 %, measured with each
-            adapter and with none. The plain weights are kept for ``close``.
+        weights: Hold them in 8 bits (``q8``) or 4 (``q4``), if that raises the perplexity of ``gate_text`` by at most
+            1 % or 3 %, with each adapter and with none. The plain weights are kept for ``close``.
+        gate_text: A text or its token ids; the default is a built-in text.
         speculate: ``auto`` drafts tokens that repeat the prompt or the text so far, and computes them beside the next
             token, while that pays: the text is the same, in fewer steps. ``off`` computes one token in a step.
 
     Raises:
         UnsupportedModel: the model's logits on pages are not those of its own forward pass.
-        KVError: a size is invalid, or 8 bits raise the perplexity by more than 1 %. Models are left as they were.
+        KVError: a size is invalid, or quantised weights raise the perplexity too far. Models are left as they were.
     """
 
     kind: Literal["paged"] = "paged"
@@ -84,13 +86,13 @@ class Engine(TextEngine):
         on_full: OnFull = "refuse",
         prefix_caching: bool = True,
         packed: bool = True,
-        int8_text: Prompt | None = None,
+        weights: QuantisedFormat | None = None,
+        gate_text: Prompt | None = None,
         speculate: Speculate = "auto",
     ) -> None:
         require_at_least(1, page_size=page_size, max_pages=max_pages, max_sequences=max_sequences)
         require_at_least(max_sequences, max_step_tokens=max_step_tokens)
-        if int8_text is not None and not packed:
-            raise KVError("int8_text packs the linear layers and packed=False does not; leave one of them out")
+        check_weights(weights, gate_text, packed)
         require_speculate(speculate)
         super().__init__(model, tokenizer)
         self.max_sequences = max_sequences
@@ -98,17 +100,15 @@ class Engine(TextEngine):
         try:
             limits = ContextLimits.from_config(self.model.config, page_size, max_pages, None, on_full)
             self._probe = probe = self._prepared.install_attention(limits.positions)
-            reference = reference_logits(self._subject(limits)) if packed else None
+            reference = reference_logits(self._subject(limits)) if packed and not weights else None
             known = verify(self._prepared, self.adapters, probe, self._vocabulary.ordinary_ids(), limits)
             self.context_limits = limits.narrowed(known, probe.window)
             self.pool = PagePool(page_size, max_pages, prefix_caching=prefix_caching, window=probe.window)
-            if int8_text is not None:
-                self._prepared.pack_int8(self._vocabulary.encode(int8_text), self.context_limits.positions)
-            elif packed:
-                self._prepared.pack()
+            if packed:
+                self._prepared.pack(weights, gate_text, self._vocabulary, self.context_limits.positions)
             # Allocated after packing, whose temporary memory is free again by then: the peak is lower.
             self.storage = PagedStorage(probe.shapes, max_pages, page_size, probe.dtype, probe.device)
-            self._compiled = compile_step(self._subject(self.context_limits), None if self.int8 else reference)
+            self._compiled = compile_step(self._subject(self.context_limits), reference)
         except BaseException:
             self._prepared.restore()
             raise
@@ -136,21 +136,20 @@ class Engine(TextEngine):
         return self.storage.device
 
     @property
-    def int8(self) -> Int8Model | None:
-        """The model in 8 bits and the measured rise of its perplexity; None without ``int8_text``."""
-        return self._prepared.int8
+    def quantised(self) -> QuantisedModel | None:
+        """The quantised model and the measured rise of its perplexity; None without ``weights``."""
+        return self._prepared.quantised
 
     @property
     def summary(self) -> str:
         """The pool and the model in two lines, and a third if the context is shorter than the model's."""
-        limits, storage, layers = self.context_limits, self.storage, self._prepared.packed_layers
+        limits, storage = self.context_limits, self.storage
         adapter = f"adapter {self.adapters.default}" if self.adapters.default else "no adapter"
         return (
             f"pool: {limits.max_pages} pages of {limits.page_size} tokens, {limits.slots:,} tokens in total, "
             f"{storage.nbytes / 1e6:.1f} MB ({str(storage.dtype)[6:]}, {len(storage.keys)} layers)\n"
             f"model: {type(base_model(self.model)).__name__} on {storage.device.type}, {adapter}, "
-            f"{layers} linear layer{'' if layers == 1 else 's'} prepacked{' in 8 bits' if self.int8 else ''}"
-            f", {self._compiled.summary(bool(self.adapters.names))}{limits.limitation}"
+            f"{self._prepared.packed_layers}, {self._compiled.summary(bool(self.adapters.names))}{limits.limitation}"
         )
 
     @property

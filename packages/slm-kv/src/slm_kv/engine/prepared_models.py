@@ -11,10 +11,13 @@ from transformers import PreTrainedModel
 
 from slm_kv.attention.interface import IMPLEMENTATION, install, set_attention
 from slm_kv.attention.probe import AttentionProbe
+from slm_kv.engine.vocabulary import Prompt, Vocabulary
 from slm_kv.errors import KVError
-from slm_kv.linear.int8_gate import Int8Model, pack_int8, split_rows
+from slm_kv.linear.gate_text import built_in_text
 from slm_kv.linear.packing import PackedModel, pack
 from slm_kv.linear.plain_copy import PlainCopy, RebuiltWeights, plain_copy
+from slm_kv.linear.quantisation_gate import QuantisedModel, pack_quantised, split_rows
+from slm_kv.linear.quantised_selection import QuantisedFormat
 from slm_kv.linear.weight_reads import recording_weight_reads
 from slm_kv.peft_models import base_model
 
@@ -26,15 +29,15 @@ class PreparedModels:
         self.models = list(models)
         self._original_attention = [pair for model in models for pair in _attention(model)]
         self._training = [module for model in models for module in model.modules() if module.training]
-        self._packed: PackedModel | Int8Model | None = None
-        self.int8: Int8Model | None = None
+        self._packed: PackedModel | QuantisedModel | None = None
+        self.quantised: QuantisedModel | None = None
         self._plain: set[nn.Module] = set()  # layers whose weight the models read
         self._rebuilt = RebuiltWeights()
 
     @property
-    def packed_layers(self) -> int:
-        """The number of linear layers that are packed."""
-        return len(self._packed.layers) if self._packed else 0
+    def packed_layers(self) -> str:
+        """How many linear layers are packed, in words."""
+        return self._packed.layer_summary if self._packed else "0 linear layers prepacked"
 
     def install_attention(self, positions: int) -> AttentionProbe:
         """Switch to paged attention, in eval mode, and return what the layers require of it for ``positions``."""
@@ -55,33 +58,45 @@ class PreparedModels:
         for model in self.models:
             set_attention(model, IMPLEMENTATION)
 
-    def pack(self) -> None:
-        """Pack the linear layers; layers that the models share are packed once."""
-        model = self.models[0] if len(self.models) == 1 else nn.ModuleList(self.models)
-        self._packed = pack(model, plain=self._plain)
+    def pack(
+        self, weights: QuantisedFormat | None, gate_text: Prompt | None, vocabulary: Vocabulary, positions: int
+    ) -> None:
+        """Pack the linear layers; layers that the models share are packed once.
 
-    def pack_int8(self, token_ids: Sequence[int], positions: int) -> None:
-        """Pack the linear layers in 8 bits, if that raises the perplexity on ``token_ids`` by at most MAX_RISE.
+        Args:
+            weights: Quantise them, if that raises the perplexity on a text by at most the format's limit.
+            gate_text: The text; None for the built-in one.
+            vocabulary: Encodes it.
+            positions: The number of positions that a text can have.
 
         Raises:
-            KVError: there are several models, or ``pack_int8`` refuses the model or the text.
+            KVError: there are several models to quantise, or ``pack_quantised`` refuses the model or the text.
         """
+        if weights is not None:
+            token_ids = vocabulary.encode(built_in_text() if gate_text is None else gate_text)
+            self._pack_quantised(weights, split_rows(token_ids, positions))
+        else:
+            model = self.models[0] if len(self.models) == 1 else nn.ModuleList(self.models)
+            self._packed = pack(model, plain=self._plain)
+
+    def _pack_quantised(self, weights: QuantisedFormat, token_rows: list[Sequence[int]]) -> None:
         if len(self.models) > 1:
-            raise KVError(f"int8_text measures one model and {len(self.models)} were given; leave it out")
+            raise KVError(f"{weights} is measured on one model and {len(self.models)} were given; leave it out")
         # Perplexity is measured with the model's own attention: pages are allocated only after packing.
         with self.original_attention():
-            self.int8 = self._packed = pack_int8(self.models[0], split_rows(token_ids, positions), plain=self._plain)
+            self.quantised = self._packed = pack_quantised(self.models[0], weights, token_rows, plain=self._plain)
 
     def copy_base(self) -> PlainCopy:
         """Copy the first model without adapters, with its own attention and plain layers.
 
         Raises:
-            KVError: the layers are packed in 8 bits.
+            KVError: the layers are quantised.
         """
-        if self.int8:
+        if self.quantised:
+            weights = self.quantised.weights
             raise KVError(
-                "8 bits were measured with the adapters that were given at the start; restart with the new one among "
-                "them, or without 8 bits"
+                f"{weights} was measured with the adapters that were given at the start; restart with the new one "
+                f"among them, or without {weights}"
             )
         assert self._packed is None or isinstance(self._packed, PackedModel)
         copied, memo = plain_copy(base_model(self.models[0]), self._packed, self._rebuilt)
@@ -106,6 +121,20 @@ class PreparedModels:
     def _restore_attention(self) -> None:
         for config, original in self._original_attention:
             config._attn_implementation = original
+
+
+def check_weights(weights: str | None, gate_text: Prompt | None, packed: bool) -> None:
+    """Refuse options of the engine that contradict each other.
+
+    Raises:
+        KVError: they do.
+    """
+    if weights not in (None, "q8", "q4"):
+        raise KVError(f"weights={weights!r} is not q8 or q4; load the model in another dtype instead")
+    if weights is not None and not packed:
+        raise KVError(f"weights={weights!r} packs the linear layers and packed=False does not; leave one of them out")
+    if weights is None and gate_text is not None:
+        raise KVError("gate_text is measured for quantised weights only; give weights='q8' or 'q4', or leave it out")
 
 
 def _attention(model: PreTrainedModel) -> list[tuple[Any, Any]]:

@@ -23,7 +23,7 @@ from slm_kv.engine.sequence import Sequence
 from slm_kv.engine.text_stream import TextStream
 from slm_kv.engine.vocabulary import Prompt, Vocabulary
 from slm_kv.errors import KVError
-from slm_kv.linear.int8_gate import Int8Model
+from slm_kv.linear.quantisation_gate import QuantisedModel
 from slm_kv.sampling.params import SamplingParams
 from slm_kv.sampling.sampler import TokenSampler
 
@@ -111,8 +111,8 @@ class TextEngine(AdapterHost):
 
     @property
     @abstractmethod
-    def int8(self) -> Int8Model | None:
-        """The model in 8 bits and the measured rise of its perplexity; None for plain weights."""
+    def quantised(self) -> QuantisedModel | None:
+        """The quantised model and the measured rise of its perplexity; None for plain weights."""
 
     @property
     @abstractmethod

@@ -54,7 +54,7 @@ class TransformersEngine(TextEngine):
     """
 
     kind: Literal["transformers"] = "transformers"
-    int8: None = None
+    quantised: None = None
     context_limits: GenerationLimits
 
     def __init__(

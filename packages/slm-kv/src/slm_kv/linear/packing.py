@@ -6,14 +6,14 @@ import statistics
 import time
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from slm_kv.errors import KVError
-from slm_kv.linear.int8_linear import Int8Linear, int8_is_exact
+from slm_kv.linear.block_formats import GROUP, quantise_weight
 from slm_kv.linear.layer_selection import (
     detached_bias,
     embeddings_by_weight,
@@ -26,6 +26,9 @@ from slm_kv.linear.layer_selection import (
 )
 from slm_kv.linear.packed_embedding import PackedEmbedding
 from slm_kv.linear.packed_linear import PackedLayer, PackedLinear
+from slm_kv.linear.quantised_linear import QuantisedLinear, product_dtype
+from slm_kv.linear.quantised_selection import QuantisedFormat, Weights, head_names, layer_format
+from slm_kv.linear.widening_tile import WideningTile
 from slm_kv.optional_imports import import_optional
 
 PADDED_ROWS = 64  # number of rows to pad to where that is faster, see ``_fastest_padding``
@@ -41,7 +44,7 @@ class PackedModel:
         activations: The original activations.
         embeddings: The original embeddings, each with the name of the layer that it is tied to.
         padded_rows: The number of rows to which inputs are padded; 0 for none.
-        int8: Whether weights are in 8 bits.
+        weights: ``q8`` or ``q4`` if layers are quantised, else None.
     """
 
     model: Any
@@ -49,14 +52,29 @@ class PackedModel:
     activations: dict[str, nn.Module] = field(default_factory=dict)
     embeddings: dict[str, tuple[nn.Embedding, str]] = field(default_factory=dict)
     padded_rows: int = 0
-    int8: bool = False
+    weights: QuantisedFormat | None = None
 
     @property
     def kernel(self) -> str:
-        """The kernel that multiplies: ``onednn``, ``onednn int8``, or ``plain`` if no layer was replaced."""
-        if not self.layers:
-            return "plain"
-        return "onednn int8" if self.int8 else "onednn"
+        """What multiplies: ``onednn``, the format of quantised weights, or ``plain`` if no layer was replaced."""
+        return (self.weights or "onednn") if self.layers else "plain"
+
+    @property
+    def quantised_layers(self) -> int:
+        """The number of layers whose weight is quantised."""
+        return sum(isinstance(self.model.get_submodule(name), QuantisedLinear) for name in self.layers)
+
+    @property
+    def layer_summary(self) -> str:
+        """How many layers are packed, and how many of them are not quantised where ``weights`` asks for it."""
+        layers, quantised = len(self.layers), self.quantised_layers
+        packed = f"{layers} linear layer{'' if layers == 1 else 's'} prepacked"
+        if self.weights is None:
+            return packed
+        rest = layers - quantised
+        return f"{packed} in {self.weights}" + (
+            f" ({rest} not: their inputs are no multiple of {GROUP})" if rest else ""
+        )
 
     @property
     def nbytes(self) -> int:
@@ -66,8 +84,8 @@ class PackedModel:
     def unpack(self) -> None:
         """Put the original layers back.
 
-        Their weights are bit for bit those that were packed, in the dtype in which they were packed. After int8 they
-        are the rounded weights, because the original ones were freed.
+        Their weights are bit for bit those that were packed, in the dtype in which they were packed. After
+        quantisation they are the rounded weights, because the original ones were freed.
         """
         restored: dict[PackedLayer, nn.Parameter] = {}
         for name, layer in self.layers.items():
@@ -92,13 +110,17 @@ class PackedModel:
 
 
 def pack(
-    model: nn.Module, dtype: torch.dtype | None = None, *, int8: bool = False, plain: Container[nn.Module] = ()
+    model: nn.Module,
+    dtype: torch.dtype | None = None,
+    *,
+    weights: Weights | None = None,
+    plain: Container[nn.Module] = (),
 ) -> PackedModel:
     """Replace the linear layers of a model on a CPU by prepacked ones, for inference.
 
-    GELU by tanh is replaced by a compiled kernel. An embedding that is tied to the head reads its rows there, except
-    in 8 bits. The plain weights are freed; ``PackedModel.unpack`` rebuilds them. Models in a ModuleList that share a
-    weight share the packed one too.
+    GELU by tanh is replaced by a compiled kernel. An embedding that is tied to the head reads its rows there. The plain
+    weights are freed; ``PackedModel.unpack`` rebuilds them. Models in a ModuleList that share a weight share the packed
+    one too.
 
     These layers stay plain: those on other devices, of other dtypes than float32 and bfloat16, quantized ones, and
     those in an adapter that may read its base layer's weight (under LoRA the base layer is packed). On a CPU without
@@ -107,31 +129,37 @@ def pack(
     Args:
         model: One model, or a ModuleList of models.
         dtype: Cast the model to this dtype first.
-        int8: Use 8-bit weights and inputs: a quarter of float32's memory. The original weights are lost. ``pack_int8``
-            measures the error on the model and keeps them.
+        weights: ``float32`` and ``bfloat16`` cast the model. ``q8`` and ``q4`` hold weights in 8 or 4 bits, in groups
+            of 32 with a scale each; the original weights are lost. Layers whose inputs are no multiple of 32 are not
+            quantised, and in ``q4`` the head has 8 bits. ``pack_quantised`` measures the error on the model and keeps
+            the original weights.
         plain: Layers that stay plain, because something reads their weight.
 
     Raises:
-        KVError: ``int8`` was requested on a CPU or a torch that cannot sum 8-bit products exactly.
+        KVError: ``weights`` has another value, or is given together with ``dtype``.
     """
     has_onednn = torch.backends.mkldnn.is_available()
-    if int8 and not (has_onednn and int8_is_exact()):
-        raise KVError("int8 needs oneDNN and a CPU that sums 8-bit products exactly (with VNNI); leave int8 out")
+    quantised, dtype = _format_and_dtype(weights, dtype)
     if dtype is not None:
         model.to(dtype)
-    packed_model = PackedModel(model, int8=int8)
-    tiles: dict[int, Any] = {}
+    packed_model = PackedModel(model, weights=quantised)
+    tiles: dict[Any, Any] = {}
     layers = {name: layer for name, layer in linear_layers(model) if has_onednn and layer not in plain}
-    if not int8:
-        layers = {name: layer for name, layer in layers.items() if onednn_supports(layer) or _tile_for(layer, tiles)}
-        packed_model.padded_rows = _fastest_padding([layer for layer in layers.values() if onednn_supports(layer)])
+    layers = {
+        name: layer
+        for name, layer in layers.items()
+        if onednn_supports(layer) or layer_format(layer, quantised, False) or _tile_for(layer, tiles)
+    }
+    onednn_layers = [layer for layer in layers.values() if onednn_supports(layer)]
+    packed_model.padded_rows = 0 if quantised else _fastest_padding(onednn_layers)
     embeddings = embeddings_by_weight(model)
-    tied = {} if int8 else tied_embeddings(model, embeddings, layers)
+    tied = tied_embeddings(model, embeddings, layers)
     freed = {id(layer.weight) for layer in layers.values()} - (embeddings.keys() - tied.keys())
     if layers:
         _copy_from_file(parameter for parameter in model.parameters() if id(parameter) not in freed)
+    heads = head_names(model)
     for names in group_by_weight(layers):
-        packed = _pack_layer(layers[names[0]], tiles, packed_model)
+        packed = _pack_layer(layers[names[0]], tiles, packed_model, names[0] in heads)
         if group := tied.pop(id(layers[names[0]].weight), None):
             _tie(packed, names[0], group, packed_model)
         for name in names:
@@ -143,11 +171,24 @@ def pack(
     return packed_model
 
 
-def _pack_layer(layer: Any, tiles: dict[int, Any], packed_model: PackedModel) -> PackedLayer:
+def _format_and_dtype(
+    weights: Weights | None, dtype: torch.dtype | None
+) -> tuple[QuantisedFormat | None, torch.dtype | None]:
+    if weights is None or weights in ("q8", "q4"):
+        return weights, dtype
+    if weights not in get_args(Weights):
+        raise KVError(f"weights={weights!r} is not one of {', '.join(get_args(Weights))}")
+    if dtype is not None:
+        raise KVError(f"weights={weights!r} and dtype={dtype} both name a dtype; leave one of them out")
+    return None, getattr(torch, weights)
+
+
+def _pack_layer(layer: Any, tiles: dict[Any, Any], packed_model: PackedModel, is_head: bool) -> PackedLayer:
     weight, bias = weight_OI(layer), detached_bias(layer)
     packed: PackedLayer
-    if packed_model.int8:
-        packed = Int8Linear(weight, bias)
+    if block_format := layer_format(layer, packed_model.weights, is_head):
+        tile = _widening_tile(weight, tiles)
+        packed = QuantisedLinear(quantise_weight(weight, block_format), bias, weight.dtype, tile)
     elif tile := _tile_for(layer, tiles):
         packed = import_optional("linear.widened_linear").WidenedLinear(weight, bias, tile)
     else:
@@ -156,7 +197,15 @@ def _pack_layer(layer: Any, tiles: dict[int, Any], packed_model: PackedModel) ->
     return packed
 
 
-def _tile_for(layer: Any, tiles: dict[int, Any]) -> Any:
+def _widening_tile(weight_OI: Any, tiles: dict[Any, Any]) -> WideningTile:
+    key = tuple(weight_OI.shape)
+    if key not in tiles:
+        tiles[key] = WideningTile(key[1], product_dtype(), key[0])
+    tile: WideningTile = tiles[key]
+    return tile
+
+
+def _tile_for(layer: Any, tiles: dict[Any, Any]) -> Any:
     """Return the tile for a layer that must be widened, from ``tiles`` or new; None if it need not or cannot be."""
     inputs = weight_OI(layer).shape[1]
     widened_linear = import_optional("linear.widened_linear")

@@ -14,7 +14,7 @@ from slm_serve.settings import Settings
 
 if TYPE_CHECKING:
     from slm_adapters import LoadedAdapters
-    from slm_kv import TextEngine
+    from slm_kv import TextEngine, WeightOptions
 
 logger = logging.getLogger("slm_serve")
 
@@ -25,8 +25,10 @@ def load_backend(settings: Settings, loop: asyncio.AbstractEventLoop) -> Backend
     Raises ValueError, one sentence, for anything missing, damaged or unsuitable.
     """
     _check_adapter_root(settings)
-    if settings.backend == "transformers" and settings.int8 is not None:
-        raise StartError("--int8 needs the paged engine; leave it out with --backend transformers")
+    if settings.backend == "transformers" and settings.weights in ("q8", "q4"):
+        raise StartError(
+            f"--weights {settings.weights} needs the paged engine; leave it out with --backend transformers"
+        )
     if settings.backend == "vllm":
         from slm_serve.backends.vllm.backend import VLLMBackend
 
@@ -46,21 +48,20 @@ def _check_adapter_root(settings: Settings) -> None:
 
 def _load_engine_backend(settings: Settings, loop: asyncio.AbstractEventLoop) -> Backend:
     # Imported here, on the loading thread, so that the server answers while torch is being imported.
-    import torch
     from transformers.utils.logging import disable_progress_bar
 
     from slm_adapters import load_adapters
-    from slm_kv import BASE_ADAPTER, read_int8_text, set_threads
+    from slm_kv import BASE_ADAPTER, DtypeChoice, set_threads, weight_options
     from slm_serve.backends.engine_backend import EngineBackend
     from slm_serve.backends.readiness import check_generation
 
     disable_progress_bar()
-    int8_text = None if settings.int8 is None else read_int8_text(settings.int8)
-    dtype = getattr(torch, settings.dtype)
+    options = weight_options(settings.weights, settings.weights_text, settings.dtype)
+    dtype = DtypeChoice(options.dtype)
     loaded = load_adapters(settings.model_path, settings.adapters, dtype=dtype, device=settings.device)
     served = served_models(settings, loaded.base, dict.fromkeys(settings.adapters, "unmerged"))
     set_threads(loaded.models[0], settings.threads)
-    engine = _create_engine(settings, loaded, int8_text)
+    engine = _create_engine(settings, loaded, options)
     check_generation(engine, {name: loaded.adapters.get(name, BASE_ADAPTER) for name in served})
     return EngineBackend(
         engine,
@@ -68,13 +69,13 @@ def _load_engine_backend(settings: Settings, loop: asyncio.AbstractEventLoop) ->
         loaded.adapters,
         served_tokenizers(served, loaded.tokenizers),
         loop,
-        summary=_summary(engine),
+        summary=_summary(engine, f"{options.weights} of {dtype.reason}" if options.weights else dtype.reason),
         stream_interval=settings.stream_interval,
         loader=loaded.loader,
     )
 
 
-def _create_engine(settings: Settings, loaded: LoadedAdapters, int8_text: str | None) -> TextEngine:
+def _create_engine(settings: Settings, loaded: LoadedAdapters, options: WeightOptions) -> TextEngine:
     from slm_kv import UnsupportedModel, create_engine
 
     assert settings.backend != "vllm"
@@ -88,7 +89,8 @@ def _create_engine(settings: Settings, loaded: LoadedAdapters, int8_text: str | 
             max_sequences=settings.max_sequences,
             # A step has at least one token for each running sequence.
             max_step_tokens=max(settings.max_step_tokens, settings.max_sequences),
-            int8_text=int8_text,
+            weights=options.weights,
+            gate_text=options.gate_text,
             speculate=settings.speculate,
         )
     except UnsupportedModel as error:
@@ -96,11 +98,13 @@ def _create_engine(settings: Settings, loaded: LoadedAdapters, int8_text: str | 
         raise StartError(f"{reason}; serve it with --backend transformers instead of engine") from error
 
 
-def _summary(engine: TextEngine) -> str:
+def _summary(engine: TextEngine, weights: str) -> str:
     import torch
 
+    activations = str(engine.dtype).removeprefix("torch.")
     name = "engine" if engine.kind == "paged" else engine.kind
-    dtype = str(engine.dtype).removeprefix("torch.")
-    int8 = f", linear layers in 8 bits ({engine.int8.summary})" if engine.int8 else ""
+    quantised = engine.quantised
+    packed = f", {quantised.layer_summary} ({quantised.summary})" if quantised else ""
     *lines, _ = engine.summary.splitlines()  # the last one describes the model
-    return "\n".join([f"backend: {name} on {engine.device}, {dtype}, threads: {torch.get_num_threads()}{int8}", *lines])
+    backend = f"backend: {name} on {engine.device}, {activations}, threads: {torch.get_num_threads()}{packed}"
+    return "\n".join([f"weights: {weights}", backend, *lines])

@@ -1,20 +1,11 @@
 """What this CPU supports, for tests that only some CPUs can run."""
 
-import pytest
 import torch
 from torch import nn
 
-from slm_kv import KVError, pack
+from slm_kv import pack
 
 DTYPES = (torch.bfloat16, torch.float32)
-
-
-def _int8_is_available() -> bool:
-    try:
-        pack(nn.Sequential(nn.Linear(2, 2)), int8=True)
-    except KVError:
-        return False
-    return True
 
 
 _UNSUPPORTED = set() if torch.ops.mkldnn._is_mkldnn_bf16_supported() else {torch.bfloat16}  # bfloat16 needs AVX-512
@@ -30,6 +21,3 @@ def _has_readable_rows(dtype: torch.dtype) -> bool:
 
 # With AMX, oneDNN lays bfloat16 weights out in another way, and tied embeddings keep their weight.
 READABLE_DTYPES = [dtype for dtype in PACKED_DTYPES if _has_readable_rows(dtype)]
-needs_int8 = pytest.mark.skipif(
-    not _int8_is_available(), reason="this CPU saturates sums of 8-bit products (it has no VNNI)"
-)

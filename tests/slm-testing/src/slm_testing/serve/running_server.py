@@ -56,11 +56,13 @@ class RunningServer:
 def running_server(
     *, wait_for_model: bool = True, send_buffer: int | None = None, **settings: Any
 ) -> Iterator[RunningServer]:
-    """Run a server with ``settings``. By default it is yielded once its model is loaded or could not be loaded.
+    """Run a server with ``settings``, in float32 unless they say otherwise.
+
+    By default it is yielded once its model is loaded or could not be loaded.
 
     ``send_buffer`` is the size of the kernel's buffer for each connection in bytes.
     """
-    parsed = Settings(**{"threads": 1, "port": 0, "stream_interval": 0, **settings})
+    parsed = Settings(**{"dtype": "float32", "threads": 1, "port": 0, "stream_interval": 0, **settings})
     app, listening = create_app(parsed), socket.create_server(("127.0.0.1", 0))
     if send_buffer:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers.utils.logging import disable_progress_bar
 
 from slm_bench.errors import BenchError
@@ -31,7 +30,7 @@ from slm_bench.kv.engine.contenders import (
 )
 from slm_bench.kv.engine.vllm_process import Vllm
 from slm_bench.kv.engine.workload import Sizes, Tokens, Workload, mixed_workload, uniform_workload
-from slm_kv import load, pack, set_threads
+from slm_kv import DtypeChoice, WeightOptions, load, pack, set_threads
 
 ROUNDS = 3
 PACKED = "HF generate, linears packed by slm-kv"
@@ -64,7 +63,7 @@ def measure(arguments: argparse.Namespace, sizes: Sizes | None = None) -> Result
     disable_progress_bar()
     sizes = sizes or Sizes()
     python = find_interpreter("vllm_python", arguments.vllm_python, ["vllm"])
-    dtype = getattr(torch, arguments.dtype)
+    dtype = DtypeChoice(arguments.dtype)
     loaded = load(arguments.model_path, arguments.adapter_path, dtype=dtype, device=arguments.device)
     model: Any = loaded.model
 
@@ -76,7 +75,8 @@ def measure(arguments: argparse.Namespace, sizes: Sizes | None = None) -> Result
     settings = {
         "model": arguments.model_path,
         "adapter": arguments.adapter_path,
-        "dtype": arguments.dtype,
+        "dtype": dtype.name,
+        "weights": arguments.weights,
         "device": str(model.device),
         "threads": set_threads(model, arguments.threads),
         "rounds": arguments.rounds or ROUNDS,
@@ -89,7 +89,18 @@ def measure(arguments: argparse.Namespace, sizes: Sizes | None = None) -> Result
         one_by_one = Generate(model, 1)
         vllm = [_start_vllm(python, model, settings, largest, stack)] if python else []
         continuous = _continuous_batching(model, largest, [works[0], works[-1]], stack, left_out)
-        lineups = _lineups(model, one_by_one, sizes.batch, largest, continuous, vllm, stack, left_out)
+        lineups = _lineups(
+            model,
+            loaded.tokenizer,
+            arguments.weight_options,
+            one_by_one,
+            sizes.batch,
+            largest,
+            continuous,
+            vllm,
+            stack,
+            left_out,
+        )
         measured = [
             _measure(work, contenders, one_by_one, settings["rounds"])
             for work, contenders in zip(works, lineups, strict=True)
@@ -128,6 +139,8 @@ def _largest(model: Any, works: Sequence[Workload]) -> tuple[int, int]:
 
 def _lineups(
     model: Any,
+    tokenizer: Any,
+    options: WeightOptions,
     one_by_one: Contender,
     batch: int,
     largest: tuple[int, int],
@@ -140,7 +153,8 @@ def _lineups(
 
     If the model cannot use pages, ``left_out`` gets the reason.
     """
-    engine = stack.enter_context(closing(SlmEngine(model, largest[1], _slots(largest) // PAGE_SIZE)))
+    pages = _slots(largest) // PAGE_SIZE
+    engine = stack.enter_context(closing(SlmEngine(model, largest[1], pages, tokenizer, options)))
     if engine.reason:
         left_out[PAGED_ENGINE] = engine.reason
     batches = Generate(model, batch)

@@ -10,7 +10,7 @@ from transformers import ContinuousBatchingConfig, GenerationConfig
 
 from slm_bench.errors import BenchError
 from slm_bench.kv.engine.workload import Tokens, Workload
-from slm_kv import SamplingParams, create_engine
+from slm_kv import SamplingParams, WeightOptions, create_engine
 
 PAGED_ENGINE = "slm-kv engine"
 PAGE_SIZE = 16
@@ -37,9 +37,14 @@ class SlmEngine:
         reason: Why the engine has no pages; None if it has.
     """
 
-    def __init__(self, model: Any, max_sequences: int, pages: int) -> None:
+    def __init__(
+        self, model: Any, max_sequences: int, pages: int, tokenizer: Any = None, options: WeightOptions | None = None
+    ) -> None:
         self._engine = create_engine(
             copy.deepcopy(model),  # the engine packs its linear layers
+            tokenizer,
+            weights=options.weights if options else None,
+            gate_text=options.gate_text if options else None,
             page_size=PAGE_SIZE,
             max_pages=pages,
             max_sequences=max_sequences,

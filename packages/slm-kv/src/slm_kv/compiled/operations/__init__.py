@@ -1,7 +1,7 @@
 """Operations of compiled programs other than products, and the constructors of their instructions."""
 
 from slm_kv.compiled.operations.activation import activate
-from slm_kv.compiled.operations.attention import attend
+from slm_kv.compiled.operations.attention import attend, attention_sums
 from slm_kv.compiled.operations.elementwise import add, scale, softcap
 from slm_kv.compiled.operations.low_rank import low_rank_down, low_rank_up
 from slm_kv.compiled.operations.normalisation import normalise
@@ -13,6 +13,7 @@ __all__ = [
     "activate",
     "add",
     "attend",
+    "attention_sums",
     "low_rank_down",
     "low_rank_up",
     "normalise",

@@ -1,4 +1,11 @@
-"""Attention of rows to the pages of their sequences."""
+"""Attention of rows to the pages of their sequences.
+
+The tokens of a row are divided into chunks, and the threads share all heads of keys of all chunks: so a single sequence
+with few heads uses all threads. The chunks depend on the number of tokens only, and their sums are added in order: a
+row's result depends neither on the number of threads nor on other rows.
+
+Shapes: R rows, H heads, G heads of keys and values, N = H / G heads that share one, T tokens of a chunk, D dimensions.
+"""
 
 # In compiled functions the annotation ``int`` stands for int64, also for an address.
 # mypy: disallow-untyped-decorators=False
@@ -6,24 +13,34 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import carray, cfunc, njit
+from numba import carray, njit
 
-from slm_kv.compiled.addresses import float32_at, int32_at, uint16_at, word
-from slm_kv.compiled.elements import to_float32
+from slm_kv.compiled.addresses import float32_at, int32_at, word
+from slm_kv.compiled.attention_tiles import AHEAD
+from slm_kv.compiled.elements import NUMBA_OPTIONS
+from slm_kv.compiled.operations.attention_chunk import EXTRA, add_chunks, attend_chunk, fill_offsets
 from slm_kv.compiled.operations.rotary import Pages
 from slm_kv.compiled.operations.shares import address_of, float_of, floats_at
-from slm_kv.compiled.paged_attention import NO_SINK, cap_scores, softmax_weights
+from slm_kv.compiled.paged_attention import NO_SINK
 from slm_kv.compiled.program import (
+    BARRIER,
     LENGTHS,
-    OPERATION_OPTIONS,
-    PAGES,
-    PAGES_STRIDE,
     ROWS,
-    SIGNATURE,
     Buffer,
     Instruction,
+    Workspace,
+    compile_operation,
     float_bits,
+    wait,
 )
+
+CHUNK = 128  # tokens; longer texts have longer chunks
+MAX_CHUNKS = 32
+
+
+def attention_sums(workspace: Workspace, heads: int, dim: int) -> Buffer:
+    """Memory for the sums of all chunks, which layers share. It is only used as far as texts are long."""
+    return workspace.rows(MAX_CHUNKS * heads * (dim + EXTRA))
 
 
 def attend(
@@ -32,6 +49,7 @@ def attend(
     pages: Pages,
     *,
     heads: int,
+    sums: Buffer,
     scale: float,
     window: int = 0,
     softcap: float = 0.0,
@@ -46,98 +64,111 @@ def attend(
         out: [R, heads * D].
         pages: The layer's keys and values.
         heads: Heads of queries, a multiple of the pages' G.
+        sums: Those of ``attention_sums``.
         scale: Of the scores.
         window: Only the last ``window`` tokens are read; 0: all.
         softcap: Scores s become softcap * tanh(s / softcap); 0: they stay.
         sinks: Logits [heads] that take part in the softmax; None for none.
     """
-    options = (float_bits(scale), window, float_bits(softcap), address_of(sinks))
-    return (_attend.address, *qkv.words, *out.words, *pages, heads, *options)
+    operation = compile_operation(_attend_float32 if pages.itemsize == 4 else _attend_bfloat16)
+    options = (float_bits(scale), window, float_bits(softcap), address_of(sinks), sums.address, sums.row_bytes)
+    return (operation.address, *qkv.words, *out.words, *pages, heads, *options)
 
 
 @njit(inline="always")
-def first_element(pages: np.ndarray, token: int, page_size: int, groups: int, group: int, dim: int) -> np.int64:
-    """The index, among all elements of a layer's pages, of the first one of head ``group`` of a token."""
-    slot = np.int64(pages[token // page_size]) * page_size + token % page_size
-    return (slot * groups + group) * dim
+def chunk_tokens(tokens: int) -> int:
+    """Tokens in a chunk, a multiple of ``CHUNK``, of a row that attends to ``tokens``."""
+    return (tokens + MAX_CHUNKS * CHUNK - 1) // (MAX_CHUNKS * CHUNK) * CHUNK
 
 
 @njit(inline="always")
-def compute_scores(
-    query: np.ndarray,
-    keys: np.ndarray,
-    pages: np.ndarray,
-    begin: int,
-    length: int,
-    page_size: int,
-    groups: int,
-    group: int,
-    scores: np.ndarray,
-) -> None:
-    """Write the products of ``query`` [D] and keys ``begin`` to ``length`` - 1 to ``scores`` [length - begin]."""
-    dim = len(query)
-    for t in range(begin, length):
-        start = first_element(pages, t, page_size, groups, group, dim)
-        dot = np.float32(0.0)
-        for d in range(dim):
-            dot += query[d] * to_float32(keys[start + d])
-        scores[t - begin] = dot
+def token_range(context: int, row: int, window: int) -> tuple[int, int]:
+    """The first token that a row attends to, and the number of all tokens."""
+    length = int(carray(int32_at(word(context, LENGTHS)), (row + 1,))[row])
+    return (length - window if 0 < window < length else 0), length
 
 
 @njit(inline="always")
-def weighted_sum(
-    weights: np.ndarray,
-    values: np.ndarray,
-    pages: np.ndarray,
-    begin: int,
-    length: int,
-    page_size: int,
-    groups: int,
-    group: int,
-    out: np.ndarray,
-) -> None:
-    """Write values ``begin`` to ``length`` - 1, summed by ``weights`` [length - begin], to ``out`` [D]."""
-    dim = len(out)
-    out[:] = np.float32(0.0)
-    for t in range(begin, length):
-        start = first_element(pages, t, page_size, groups, group, dim)
-        weight = weights[t - begin]
-        for d in range(dim):
-            out[d] += weight * to_float32(values[start + d])
+def count_chunks(context: int, row: int, window: int) -> int:
+    """The number of a row's chunks."""
+    begin, length = token_range(context, row, window)
+    size = chunk_tokens(length - begin)
+    return (length - begin + size - 1) // size
 
 
-@cfunc(SIGNATURE, **OPERATION_OPTIONS)
-def _attend(context: int, arguments: int, thread: int, threads: int) -> None:
-    keys, values, itemsize, page_size = (word(arguments, 6), word(arguments, 7), word(arguments, 8), word(arguments, 9))
-    groups, dim, heads = word(arguments, 10), word(arguments, 11), word(arguments, 12)
-    scale = float_of(word(arguments, 13))
-    window, softcap, sinks = word(arguments, 14), float_of(word(arguments, 15)), word(arguments, 16)
-    rows, query = word(context, ROWS), np.empty(dim, np.float32)
-    stride, lengths = word(context, PAGES_STRIDE), carray(int32_at(word(context, LENGTHS)), (rows,))
-    for unit in range(rows * heads * thread // threads, rows * heads * (thread + 1) // threads):
-        row, head = unit // heads, unit % heads
-        length, group = np.int64(lengths[row]), head // (heads // groups)
-        begin = max(0, length - window) if window > 0 else 0
-        pages = carray(int32_at(word(context, PAGES) + 4 * row * stride), (stride,))
-        q = floats_at(word(arguments, 0) + row * word(arguments, 1) + 4 * head * dim, dim)
+@njit(inline="always")
+def _attend(itemsize: int, context: int, arguments: int, thread: int, threads: int) -> None:
+    page_size, groups, dim, heads = word(arguments, 9), word(arguments, 10), word(arguments, 11), word(arguments, 12)
+    scale, window, softcap = float_of(word(arguments, 13)), word(arguments, 14), float_of(word(arguments, 15))
+    rows, shared, units, longest, divided = word(context, ROWS), heads // groups, 0, 0, False
+    for row in range(rows):
+        chunks = count_chunks(context, row, window)
+        units += chunks * groups
+        divided = divided or chunks > 1
+        begin, length = token_range(context, row, window)
+        longest = max(longest, chunk_tokens(length - begin))
+    offsets, queries = np.empty(longest + AHEAD, np.int64), np.empty((shared, dim), np.float32)
+    flat_queries = queries.reshape(-1)
+    scores, first = np.empty((shared, longest), np.float32), 0
+    for row in range(rows):
+        begin, length = token_range(context, row, window)
+        size, chunks = chunk_tokens(length - begin), count_chunks(context, row, window)
+        sums = word(arguments, 17) + row * word(arguments, 18)
+        maxima, filled = sums + 4 * MAX_CHUNKS * heads * dim, -1
+        start = max(first, units * thread // threads)
+        for unit in range(start, min(first + chunks * groups, units * (thread + 1) // threads)):
+            chunk, group = (unit - first) // groups, (unit - first) % groups
+            token = begin + chunk * size
+            tokens = min(size, length - token)
+            if chunk != filled:
+                filled = chunk
+                fill_offsets(offsets, context, row, token, token + tokens, page_size, groups * dim * itemsize)
+            head = group * shared
+            q = floats_at(word(arguments, 0) + row * word(arguments, 1) + 4 * head * dim, shared * dim)
+            for d in range(shared * dim):
+                flat_queries[d] = q[d] * scale
+            number, at = chunk * heads + head, group * dim * itemsize
+            attend_chunk(
+                itemsize,
+                offsets,
+                word(arguments, 6) + at,
+                word(arguments, 7) + at,
+                queries,
+                softcap,
+                scores,
+                tokens,
+                carray(float32_at(sums + 4 * number * dim), (shared, dim)),
+                carray(float32_at(maxima + 4 * EXTRA * number), (shared, EXTRA)),
+            )
+            if chunks == 1:
+                finish_heads(arguments, row, head, head + shared, 1)
+        first += chunks * groups
+    if divided:
+        wait(word(context, BARRIER), threads)
+        for unit in range(rows * heads * thread // threads, rows * heads * (thread + 1) // threads):
+            chunks = count_chunks(context, unit // heads, window)
+            if chunks > 1:
+                finish_heads(arguments, unit // heads, unit % heads, unit % heads + 1, chunks)
+
+
+@njit(**NUMBA_OPTIONS)
+def finish_heads(arguments: int, row: int, begin: int, end: int, chunks: int) -> None:
+    """Write the results of heads ``begin`` to ``end`` - 1 of a row."""
+    dim, heads, sinks = word(arguments, 11), word(arguments, 12), word(arguments, 16)
+    sums = word(arguments, 17) + row * word(arguments, 18)
+    maxima = sums + 4 * MAX_CHUNKS * heads * dim
+    for head in range(begin, end):
         out = floats_at(word(arguments, 3) + row * word(arguments, 4) + 4 * head * dim, dim)
-        for d in range(dim):
-            query[d] = q[d] * scale
-        scores = np.empty(length - begin, np.float32)
-        if itemsize == 4:
-            flat = carray(float32_at(keys), (1,))
-            compute_scores(query, flat, pages, begin, length, page_size, groups, group, scores)
-        else:
-            halves = carray(uint16_at(keys), (1,))
-            compute_scores(query, halves, pages, begin, length, page_size, groups, group, scores)
-        if softcap > 0:
-            cap_scores(scores, softcap)
-        total = softmax_weights(scores, floats_at(sinks, heads)[head] if sinks else NO_SINK)
-        if itemsize == 4:
-            flat = carray(float32_at(values), (1,))
-            weighted_sum(scores, flat, pages, begin, length, page_size, groups, group, out)
-        else:
-            halves = carray(uint16_at(values), (1,))
-            weighted_sum(scores, halves, pages, begin, length, page_size, groups, group, out)
-        for d in range(dim):
-            out[d] /= total
+        sink = floats_at(sinks, heads)[head] if sinks else NO_SINK
+        add_chunks(sums + 4 * head * dim, maxima + 4 * EXTRA * head, chunks, heads, sink, out)
+
+
+# One function for each type of the pages' elements, so that only those in use are compiled.
+
+
+def _attend_float32(context: int, arguments: int, thread: int, threads: int) -> None:
+    _attend(4, context, arguments, thread, threads)
+
+
+def _attend_bfloat16(context: int, arguments: int, thread: int, threads: int) -> None:
+    _attend(2, context, arguments, thread, threads)

@@ -94,8 +94,8 @@ def plan_serving(settings: Settings) -> ServingPlan:
 
     Raises ValueError, one sentence, for settings, models and adapters that do not fit.
     """
-    if settings.int8 is not None:
-        raise StartError("--int8 works only with --backend engine; leave it out with --backend vllm")
+    if settings.weights in ("q8", "q4"):
+        raise StartError(f"--weights {settings.weights} needs --backend engine; leave it out with --backend vllm")
     adapters = {name: read_adapter_folder(path) for name, path in settings.adapters.items()}
     base = probe_base(common_base(settings.model_path, list(adapters.values())))
     tokenizers = load_tokenizers(base, adapters)
@@ -125,7 +125,7 @@ def kv_cache_bytes(config: Any, settings: Settings) -> int:
     """Return the size of the pages in the settings, rounded up to whole blocks, plus the block that vLLM reserves."""
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    itemsize: int = getattr(torch, settings.dtype).itemsize
+    itemsize: int = getattr(torch, settings.vllm_dtype).itemsize
     blocks = -(-settings.page_size * settings.max_pages // BLOCK_SIZE) + 1
     return blocks * BLOCK_SIZE * 2 * config.num_hidden_layers * heads * head_size * itemsize
 
@@ -147,7 +147,7 @@ def engine_arguments(plan: ServingPlan, engine: EnginePlan, settings: Settings, 
         "tokenizer": tokenizer_folder(plan),
         "load_format": "safetensors",
         "trust_remote_code": False,
-        "dtype": settings.dtype,
+        "dtype": settings.vllm_dtype,
         "max_model_len": plan.context_length,
         "max_num_seqs": settings.max_sequences,
         "max_num_batched_tokens": max(settings.max_step_tokens, settings.max_sequences),
@@ -169,7 +169,7 @@ def format_summary(plan: ServingPlan, settings: Settings, version: str, device: 
     count = len(plan.engines)
     engines = "one engine" if count == 1 else f"{count} engines, each with its own weights and cache"
     lines = [
-        f"model: vLLM {version} on {device}, {settings.dtype}, {engines}",
+        f"model: vLLM {version} on {device}, {settings.vllm_dtype}, {engines}",
         f"cache: {plan.cache_bytes / 1e6:.1f} MB per engine, at most {plan.context_length:,} tokens per text",
     ]
     for name, decision in plan.decisions.items():

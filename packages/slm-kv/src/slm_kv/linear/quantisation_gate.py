@@ -1,4 +1,4 @@
-"""8-bit weights, accepted only if they raise the perplexity on a text by at most a limit."""
+"""Quantised weights, accepted only if they raise the perplexity on a text by at most a limit."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ from transformers.pytorch_utils import Conv1D
 
 from slm_kv.errors import KVError
 from slm_kv.linear.packing import PackedModel, pack
+from slm_kv.linear.quantised_linear import rounding_inputs
+from slm_kv.linear.quantised_selection import QuantisedFormat
 from slm_kv.peft_models import each_adapter
 
-MAX_RISE = 0.01  # the largest relative rise of perplexity that is accepted
+MAX_RISES: dict[QuantisedFormat, float] = {"q8": 0.01, "q4": 0.03}  # relative rises of perplexity that are accepted
 MIN_TOKENS = 1000  # predicted tokens; with fewer the measured rise is mostly noise
 MAX_TOKENS = 16_384  # tokens of a text that are evaluated
 BLOCK_SIZE = 512  # tokens in a row, unless the model has fewer positions
 
 
 @dataclass(frozen=True)
-class Int8Model:
-    """A model whose layers ``pack_int8`` replaced, and the measured rise of its perplexity.
+class QuantisedModel:
+    """A model whose layers ``pack_quantised`` replaced, and the measured rise of its perplexity.
 
     Attributes:
         packed: The replaced layers.
@@ -47,7 +49,19 @@ class Int8Model:
     def summary(self) -> str:
         """The measurement in a few words."""
         at_most = " at most" if len(self.rises) > 1 else ""
-        return f"perplexity {100 * self.rise:+.2f} %{at_most} on {self.tokens:,} tokens"
+        limit = f"limit {100 * MAX_RISES[self.weights]:g} %"
+        return f"perplexity {100 * self.rise:+.2f} %{at_most} on {self.tokens:,} tokens ({limit})"
+
+    @property
+    def weights(self) -> QuantisedFormat:
+        """The format."""
+        assert self.packed.weights is not None
+        return self.packed.weights
+
+    @property
+    def layer_summary(self) -> str:
+        """How many layers are packed, in words."""
+        return self.packed.layer_summary
 
     @property
     def layers(self) -> dict[str, Any]:
@@ -59,64 +73,73 @@ class Int8Model:
         _restore(self.packed, self.plain_weights)
 
 
-def pack_int8(
+def pack_quantised(
     model: nn.Module,
+    weights: QuantisedFormat,
     token_rows: Sequence[Sequence[int]],
-    max_rise: float = MAX_RISE,
+    max_rise: float | None = None,
     *,
     plain: Container[nn.Module] = (),
-) -> Int8Model:
-    """Pack the linear layers of ``model`` in 8 bits, if its perplexity rises by at most ``max_rise``.
+) -> QuantisedModel:
+    """Quantise the linear layers of ``model``, if its perplexity rises by at most ``max_rise``.
 
-    The rise is measured without adapters and, for a PeftModel, with each of them. The plain weights are kept for
-    ``Int8Model.unpack``, so that memory grows by the packed weights, a quarter of their size in float32.
-    ``pack(model, int8=True)`` frees the plain weights, and measures nothing.
+    The rise is measured without adapters and, for a PeftModel, with each of them, and with inputs rounded as for few
+    rows. The plain weights are kept for ``QuantisedModel.unpack``, so that memory grows by the packed weights.
+    ``pack(model, weights="q8")`` frees the plain weights, and measures nothing.
 
     Args:
         model: In eval mode and with its own attention implementation.
+        weights: ``q8`` or ``q4``.
         token_rows: Token ids, each row of at most as many as the model has positions.
-        max_rise: A relative rise, 0.01 for 1 %.
+        max_rise: A relative rise, 0.01 for 1 %; the default is that of ``MAX_RISES``.
         plain: Layers that stay plain, see ``pack``.
 
     Raises:
         KVError: perplexity rises further or becomes NaN, there are fewer than MIN_TOKENS tokens, or no layer can be
-            packed. The model is then as it was, to the bit.
+            quantised. The model is then as it was, to the bit.
     """
     tokens = sum(max(0, len(row) - 1) for row in token_rows)
     if tokens < MIN_TOKENS:
         raise KVError(
-            f"the text on which int8 is measured predicts {tokens:,} tokens; give one of at least {MIN_TOKENS:,}"
+            f"the text on which {weights} is measured predicts {tokens:,} tokens; give one of at least {MIN_TOKENS:,}"
         )
     before = _nats_by_adapter(model, token_rows)
     plain_weights = {module: module.weight for module in model.modules() if type(module) in (nn.Linear, Conv1D)}
-    packed = pack(model, int8=True, plain=plain)
+    packed = pack(model, weights=weights, plain=plain)
     try:
-        if not packed.layers:
+        if not packed.quantised_layers:
             raise KVError(
-                "no linear layer can be held in 8 bits (it must be float32 or bfloat16, on a CPU); leave int8 out"
+                f"no linear layer can be held in {weights}: it must be float32 or bfloat16, on a CPU, with a multiple "
+                f"of 32 inputs; leave {weights} out"
             )
-        after = _nats_by_adapter(model, token_rows)
+        with rounding_inputs(model.modules()):
+            after = _nats_by_adapter(model, token_rows)
         rises = {name: _relative_rise(after[name] - before[name]) for name in before}
-        for name, rise in rises.items():
-            if not rise <= max_rise:  # not `>`: NaN is refused too
-                whose = "" if name is None else f" of adapter {name}"
-                raise KVError(
-                    f"int8 raises the perplexity{whose} by {100 * rise:.2f} % on {tokens:,} tokens, more than "
-                    f"{100 * max_rise:g} %; leave int8 out"
-                )
+        _check_rises(rises, weights, MAX_RISES[weights] if max_rise is None else max_rise, tokens)
     except BaseException:
         _restore(packed, plain_weights)
         raise
-    return Int8Model(packed, {layer: plain_weights[layer] for layer in packed.layers.values()}, rises, tokens)
+    return QuantisedModel(packed, {layer: plain_weights[layer] for layer in packed.layers.values()}, rises, tokens)
 
 
-def perplexity_rise(model: nn.Module, token_rows: Sequence[Sequence[int]]) -> float:
-    """Measure the relative rise of the perplexity of ``model`` in 8 bits. The model keeps its plain weights.
+def _check_rises(rises: dict[str | None, float], weights: QuantisedFormat, max_rise: float, tokens: int) -> None:
+    for name, rise in rises.items():
+        if not rise <= max_rise:  # not `>`: NaN is refused too
+            whose = "" if name is None else f" of adapter {name}"
+            remedy = "take q8 or leave q4 out" if weights == "q4" else "leave q8 out"
+            raise KVError(
+                f"{weights} raises the perplexity{whose} by {100 * rise:.2f} % on {tokens:,} tokens, more than "
+                f"{100 * max_rise:g} %; {remedy}"
+            )
+
+
+def perplexity_rise(model: nn.Module, weights: QuantisedFormat, token_rows: Sequence[Sequence[int]]) -> float:
+    """Measure the relative rise of the perplexity of ``model`` in q8 or q4. The model keeps its plain weights.
 
     Raises:
-        KVError: as in ``pack_int8``, except that a finite rise of any size is accepted.
+        KVError: as in ``pack_quantised``, except that a finite rise of any size is accepted.
     """
-    packed = pack_int8(model, token_rows, math.inf)
+    packed = pack_quantised(model, weights, token_rows, math.inf)
     packed.unpack()
     return packed.rise
 
