@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 _context = get_context("forkserver")
-_context.set_forkserver_preload(["slm_testing.preloaded"])
+# The modules that commands import when they run; the last one freezes the heap.
+_COMMANDS = ["slm_train.flow", "slm_train.training_run", "slm_train.run_recording", "slm_serve.server"]
+_context.set_forkserver_preload([*_COMMANDS, "transformers.models.gpt2.modeling_gpt2", "slm_testing.preloaded"])
 
 
 def _run_main(module: str, argv: list[str], environment: dict[str, str], folder: str, output: str, errors: str) -> None:
