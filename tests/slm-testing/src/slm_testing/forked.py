@@ -41,7 +41,7 @@ def start(
     *,
     output: Path | str = os.devnull,
     errors: Path | str = os.devnull,
-    folder: Path | None = None,
+    folder: Path | str = "",
     **environment: str,
 ) -> Any:
     """Start ``main`` of ``module`` in a new process.
@@ -51,7 +51,7 @@ def start(
         argv: The words after the command's name.
         output: File for the standard output.
         errors: File for the standard error output.
-        folder: The current directory of the process; by default that of this one.
+        folder: The current directory of the process, that of this one by default.
         environment: Environment variables.
     """
     words = [str(word) for word in argv]
