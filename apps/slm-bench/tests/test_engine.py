@@ -88,7 +88,20 @@ def test_a_run_reports_plots_and_keeps_every_sample(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], stand_in: str
 ) -> None:
     out, plot = tmp_path / "results" / "run.json", tmp_path / "plots" / "run"
-    flags = ["--threads", "1", "--rounds", "2", "--json", str(out), "--plot", str(plot), "--vllm_python", stand_in]
+    flags = [
+        "--dtype",
+        "float32",
+        "--threads",
+        "1",
+        "--rounds",
+        "2",
+        "--json",
+        str(out),
+        "--plot",
+        str(plot),
+        "--vllm_python",
+        stand_in,
+    ]
     arguments = parse(*flags)
     assert present(benchmark.measure(arguments, SMALL), arguments.json, arguments.plot) == 0
     results = json.loads(out.read_text())["results"]

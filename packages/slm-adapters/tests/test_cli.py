@@ -13,7 +13,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 import slm_testing.forked as forked
-from slm_adapters import four_bit_config, prepare_four_bit
+from slm_adapters import CLOSED_OUTPUT, four_bit_config, prepare_four_bit
 from slm_adapters.cli import main
 from slm_testing.adapters.tiny_adapters import MakeModel, Save, logits, refusal, with_butterfly, with_lora
 
@@ -169,7 +169,7 @@ def test_the_real_command_merges_and_prints_only_its_result(run: Path, tmp_path:
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").num_parameters()
 
 
-def test_a_closed_pipe_is_no_error(base: Path) -> None:
+def test_a_closed_pipe_ends_the_command_quietly(base: Path) -> None:
     script = "import sys; from slm_adapters.cli import main; input(); sys.exit(main(sys.argv[1:]))"
     argv = [sys.executable, "-c", script, "inspect", str(base)]
     pipe: Any = subprocess.PIPE
@@ -178,7 +178,7 @@ def test_a_closed_pipe_is_no_error(base: Path) -> None:
         process.stdin.write("go\n")
         process.stdin.close()
         assert process.stderr.read() == ""
-    assert process.returncode == 0
+    assert process.returncode == CLOSED_OUTPUT
 
 
 def test_the_command_reports_a_mistake_in_one_sentence(tmp_path: Path) -> None:

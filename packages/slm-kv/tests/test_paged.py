@@ -149,3 +149,21 @@ def test_an_invalid_number_of_threads_is_named_in_the_error(threads: str, capsys
         main(["--threads", threads])
     assert exit_info.value.code == 2
     assert f"{threads!r} is not a whole number of at least 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("new_tokens", "on_full", "pages", "ending"),
+    [
+        (6, "stop", 1, "all 6 requested tokens"),  # 3 of the prompt and 5: the last token's keys are not stored
+        (7, "stop", 2, "all 7 requested tokens"),
+        (90, "stop", 9, "the model has no more positions after 64 tokens"),
+        (90, "window", 8, "all 90 requested tokens; the window moved"),
+    ],
+)
+def test_the_pool_is_as_large_as_the_request_needs(
+    new_tokens: int, on_full: str, pages: int, ending: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(flags(folder, "--max_new_tokens", str(new_tokens), "--page_size", "8", "--on_full", on_full)) == 0
+    output = capsys.readouterr().out
+    assert f"pool: {pages} page" in output
+    assert ending in output

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from slm_adapters import end_with_output
 from slm_bench import __version__
 from slm_bench.adapters.arguments import add_adapters
 from slm_bench.all.arguments import add_all
@@ -31,9 +32,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run ``slm-bench`` with ``argv``, by default the arguments of this process.
 
     Returns:
-        0; 1 if a guarantee was broken or a benchmark of ``all`` failed; 2 for a user's mistake; 130 on Ctrl-C.
+        0; 1 if a guarantee was broken or a benchmark of ``all`` failed; 2 for a user's mistake; 130 on Ctrl-C; 141 if
+        nobody reads the output any more.
     """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    return end_with_output(lambda: _main(argv))
+
+
+def _main(argv: Sequence[str] | None) -> int:
     parser = Command(prog="slm-bench", description="Measure what the slm packages claim.")
     parser.add_argument("--version", action="version", version=f"slm-bench {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)

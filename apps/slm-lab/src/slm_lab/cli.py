@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from slm_adapters import end_with_output
 from slm_lab.errors import LabError
 from slm_lab.flags import parse_command_line
 
@@ -21,23 +22,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Words after the program's name; default: those of this process.
 
     Returns:
-        The exit code: 0, 1 (a mode failed, or something essential is broken), 2 (refused) or 130 (interrupted).
+        The exit code: 0, 1 (a mode failed, or something essential is broken), 2 (refused), 130 (interrupted)
+        or 141 (nobody reads the output).
     """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    return end_with_output(lambda: _run(sys.argv[1:] if argv is None else argv))
+
+
+def _run(argv: Sequence[str]) -> int:
     try:
-        code = _run_command(parse_command_line(sys.argv[1:] if argv is None else argv))
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader, such as head, has closed its end
-        # Python flushes stdout once more at exit; without a valid target that would print a second error.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return _run_command(parse_command_line(argv))
     except KeyboardInterrupt:
         print("slm-lab: interrupted", file=sys.stderr)
         return 130
     except LabError as error:
         print(f"slm-lab: {error}", file=sys.stderr)
         return 2
-    return code
 
 
 def _run_command(arguments: argparse.Namespace) -> int:

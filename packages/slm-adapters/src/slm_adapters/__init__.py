@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from slm_adapters.cards.model_card import ModelCard
     from slm_adapters.cards.readme_file import has_own_readme, remove_model_card, write_model_card
     from slm_adapters.cards.run_record import run_card
+    from slm_adapters.closed_output import CLOSED_OUTPUT, end_with_output
     from slm_adapters.errors import AdapterError
     from slm_adapters.loading.adapter_loader import AdapterFolder, AdapterLoader
     from slm_adapters.loading.end_tokens import recorded_end_ids
@@ -69,6 +70,7 @@ __version__ = "0.8.0"
 
 __all__ = [
     "ADAPTER_CONFIG",
+    "CLOSED_OUTPUT",
     "FULL_NAMES",
     "HUB_REASONS",
     "LOGIT_TOLERANCE",
@@ -106,6 +108,7 @@ __all__ = [
     "compute_dtype",
     "default_targets",
     "embedding_rows",
+    "end_with_output",
     "export_oft",
     "find_base",
     "find_config_fault",
@@ -147,6 +150,8 @@ _EXPORTS = {
     "AdapterFolder": "loading.adapter_loader:AdapterFolder",
     "AdapterLoader": "loading.adapter_loader:AdapterLoader",
     "BaseLocation": "base.base_lookup:BaseLocation",
+    "CLOSED_OUTPUT": "closed_output:CLOSED_OUTPUT",
+    "end_with_output": "closed_output:end_with_output",
     "ButterflyConfig": "butterfly.method.config:ButterflyConfig",
     "ButterflyLayer": "butterfly.method.layer:ButterflyLayer",
     "ButterflyModel": "butterfly.method.tuner:ButterflyModel",

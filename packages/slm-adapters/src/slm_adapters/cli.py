@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from slm_adapters import __version__
+from slm_adapters.closed_output import end_with_output
 from slm_adapters.errors import AdapterError
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -44,13 +44,13 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``slm-adapters`` with ``argv`` (default: ``sys.argv``) and return the exit code."""
+    return end_with_output(lambda: _run(argv))
+
+
+def _run(argv: Sequence[str] | None) -> int:
     try:
         options = _parser().parse_args(argv)
         code: int = options.run(options)
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader of the pipe, such as head, has closed it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except KeyboardInterrupt:
         print("slm-adapters: interrupted", file=sys.stderr)
         return 130

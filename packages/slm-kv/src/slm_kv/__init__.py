@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from slm_kv.engine_choice import create_engine
     from slm_kv.errors import GrammarError, InvalidLogits, KVError, PoolFull, UnsupportedModel
     from slm_kv.fallback.engine import TransformersEngine
+    from slm_kv.lean_imports import import_modelling_code
     from slm_kv.linear.packing import pack
     from slm_kv.loading import load
     from slm_kv.pages.paged_cache import PagedCache
@@ -70,6 +71,7 @@ __all__ = [
     "add_model_flags",
     "automatic_dtype",
     "create_engine",
+    "import_modelling_code",
     "load",
     "pack",
     "positive_int",
@@ -111,6 +113,7 @@ _EXPORTS = {
     "add_model_flags": "command_line:add_model_flags",
     "automatic_dtype": "weight_dtype:automatic_dtype",
     "create_engine": "engine_choice:create_engine",
+    "import_modelling_code": "lean_imports:import_modelling_code",
     "load": "loading:load",
     "pack": "linear.packing:pack",
     "positive_int": "command_line:positive_int",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from slm_kv.errors import KVError
 
 MAX_TEXT_CHARACTERS = 1_000_000  # more than linear.quantisation_gate.MAX_TOKENS tokens
 WEIGHTS = ("auto", "float32", "bfloat16", "q8", "q4")
+CLOSED_OUTPUT = 141  # 128 + SIGPIPE, the exit code of other commands that are ended like this
 
 
 class DefaultsHelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -24,21 +26,34 @@ class DefaultsHelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 
 
 def run_command(program: str, run: Callable[[], int]) -> int:
-    """Call ``run`` and return its exit code; 2 with one line on stderr for a KVError, 130 for Ctrl-C."""
+    """Call ``run``, write what it printed, and return its exit code.
+
+    It is 2 with one line on stderr for a KVError, 130 for Ctrl-C, and quietly CLOSED_OUTPUT if stdout's reader, such as
+    ``head``, has gone.
+    """
     try:
-        return run()
-    except KVError as error:
-        print(f"{program}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"\n{program}: stopped", file=sys.stderr)
-        return 130
+        try:
+            return run()
+        except KVError as error:
+            print(f"{program}: {error}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print(f"\n{program}: stopped", file=sys.stderr)
+            return 130
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes stdout once more at exit; without a valid target that would print an error.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return CLOSED_OUTPUT
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags whose values ``load`` and ``set_threads`` take."""
     add = parser.add_argument
-    add("--model_path", default="sample", help="a folder, a name on the hub, or sample: the built-in base model")
+    add(
+        "--model_path", default="sample", help="a folder, a .gguf file, a name on the hub, or sample: the built-in base"
+    )
     add("--adapter_path", help="folder of a PEFT adapter, such as slm-train writes; it stays unmerged")
     add_weights_flags(parser)
     add("--device", help="cpu or cuda; the default is cuda if available")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,7 +49,8 @@ def load(
     and butterflies), else transformers and peft.
 
     Args:
-        model_path: A folder or a name on the hub.
+        model_path: A folder, a GGUF file (``.gguf``, with the package gguf; its weights are dequantized) or a name on
+            the hub.
         adapter_path: The folder of a PEFT adapter. It stays unmerged.
         dtype: The dtype of the weights; or a function that chooses it from the checkpoint's dtype and the device, such
             as None's ``automatic_dtype``: the checkpoint's own where that is not slower, else float32.
@@ -86,18 +88,31 @@ def _load_with_transformers(
     model_path: str, adapter_path: str | None, *, dtype: torch.dtype | ChooseDtype, device: str | None
 ) -> Loaded:
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    model_path, gguf = _split_gguf_path(model_path)
     if not isinstance(dtype, torch.dtype):
-        config = AutoConfig.from_pretrained(model_path, trust_remote_code=False).get_text_config()
+        config = AutoConfig.from_pretrained(model_path, trust_remote_code=False, **gguf).get_text_config()
         dtype = dtype(getattr(config, "dtype", None) or torch.float32, target)
-    model: Any = AutoModelForCausalLM.from_pretrained(model_path, dtype=dtype, trust_remote_code=False)
+    model: Any = AutoModelForCausalLM.from_pretrained(model_path, dtype=dtype, trust_remote_code=False, **gguf)
     if getattr(model.config.get_text_config(), "attn_logit_softcapping", None):
         model.set_attn_implementation("eager")  # transformers' default ignores the soft cap
     model.to(target)
-    tokenizer = AutoTokenizer.from_pretrained(model_path, trust_remote_code=False)
+    tokenizer = AutoTokenizer.from_pretrained(model_path, trust_remote_code=False, **gguf)
     if adapter_path is not None:
         _add_end_ids(model, adapter_path)
         model = add_adapter(model, adapter_path)
     return Loaded(model, tokenizer)
+
+
+def _split_gguf_path(model_path: str) -> tuple[str, dict[str, str]]:
+    """Return what transformers takes for a model: its location, and for a GGUF file the file's name in that folder."""
+    path = Path(model_path).expanduser()
+    if path.suffix.lower() != ".gguf" or path.is_dir():
+        return model_path, {}
+    if not path.is_file():
+        raise KVError(f"file {path} does not exist; check the path")
+    if find_spec("gguf") is None:
+        raise KVError(f"{path} needs the package gguf, which is not installed; install it with pip install gguf")
+    return str(path.parent), {"gguf_file": path.name}
 
 
 def _add_end_ids(model: Any, adapter_path: str) -> None:

@@ -13,10 +13,10 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from slm_kv import __version__
-from slm_kv.command_line import DefaultsHelpFormatter, add_model_flags, run_command, weight_options
+from slm_kv.command_line import DefaultsHelpFormatter, add_model_flags, positive_int, run_command, weight_options
 from slm_kv.sampling.params import SamplingParams
 
 if TYPE_CHECKING:
@@ -39,12 +39,15 @@ SAMPLING_FLAGS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``slm-paged`` and return its exit code. ``argv`` None means the arguments of this process."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # read when transformers is imported
-    args = _parser().parse_args(argv)
-    return run_command("slm-paged", lambda: run(args))
+    return run_command("slm-paged", lambda: run(_parser().parse_args(argv), owns_process=argv is None))
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace, *, owns_process: bool = False) -> int:
     """Load the model, stream the completion and print the report.
+
+    Args:
+        args: The parsed flags.
+        owns_process: Nothing else runs in this process, so that torch and transformers may be imported in part.
 
     Raises:
         KVError: a user's mistake.
@@ -57,6 +60,10 @@ def run(args: argparse.Namespace) -> int:
         **{name: getattr(args, name) for name in SAMPLING_FLAGS},
     )
     options = weight_options(args.weights, args.weights_text, args.dtype)
+    if owns_process:
+        from slm_kv.lean_imports import import_modelling_code
+
+        import_modelling_code(args.device)
     from transformers.utils.logging import disable_progress_bar
 
     from slm_kv.chat import chat_ids
@@ -68,13 +75,16 @@ def run(args: argparse.Namespace) -> int:
     disable_progress_bar()
     dtype = DtypeChoice(options.dtype)
     loaded = load(args.model_path, args.adapter_path, dtype=dtype, device=args.device)
+    prompt = chat_ids(loaded.tokenizer, args.prompt) if args.chat else args.prompt
+    ids = loaded.tokenizer(prompt, verbose=False)["input_ids"] if isinstance(prompt, str) else prompt
+    pages = args.max_pages or pages_for(len(ids) + args.max_new_tokens, args.page_size, args.on_full, loaded.model)
     threads = set_threads(loaded.model, args.threads)
     with create_engine(
         loaded.model,
         loaded.tokenizer,
         backend=args.backend,
         page_size=args.page_size,
-        max_pages=args.max_pages,
+        max_pages=pages,
         max_sequences=1,
         on_full=args.on_full,
         weights=options.weights,
@@ -86,12 +96,25 @@ def run(args: argparse.Namespace) -> int:
         if engine.quantised:
             print(f"{args.weights}: {engine.quantised.summary} of {args.weights_text or 'the built-in text'}")
         print(flush=True)
-        handle = engine.submit(chat_ids(loaded.tokenizer, args.prompt) if args.chat else args.prompt, params)
+        handle = engine.submit(prompt, params)
         print(args.prompt, end="\n\n" if args.chat else "", flush=True)
         statistics = StreamStatistics()
         statistics.print_stream(engine, handle)
         print("\n\n" + "\n".join(statistics.report(engine, handle)))
     return 0 if handle.error is None else 2
+
+
+def pages_for(tokens: int, page_size: int, on_full: str, model: Any) -> int:
+    """Return the pages that a prompt and its completion of ``tokens`` together need, within the model's positions.
+
+    A text that goes on in a window keeps within the positions. Otherwise a page more than they need makes them, not the
+    pages, the limit.
+    """
+    needed = max(1, tokens - 1)  # the keys and values of the last token are never read
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or needed
+    if needed <= positions or page_size < 1:
+        return -(-needed // max(1, page_size))
+    return max(1, positions // page_size) + (on_full != "window")
 
 
 @dataclass
@@ -195,10 +218,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--page_size", type=int, default=64, help="tokens in a page")
     add(
         "--max_pages",
-        type=int,
-        default=6,
+        type=positive_int,
         help="pages of the pool, which is allocated at the start and never grows; without pages, their tokens in total "
-        "are the limit of a text",
+        "are the limit of a text; by default what the prompt and --max_new_tokens need, within the model's positions",
     )
     add(
         "--on_full",

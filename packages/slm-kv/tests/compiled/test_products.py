@@ -146,3 +146,20 @@ def test_inputs_that_are_not_contiguous_are_read_correctly() -> None:
     weight, wide = draw(70, 8), draw(2, 24)
     for x in (wide[:, 8:16], wide[:, ::3]):
         assert_near(products.multiply(x, pack_blocks(weight)), x, weight)
+
+
+@pytest.mark.parametrize("dtype", ONEDNN_DTYPES)
+@pytest.mark.parametrize("count", [1, 3, 16])
+def test_weights_packed_for_any_number_of_threads_are_read(dtype: torch.dtype, count: int) -> None:
+    """oneDNN chooses other layouts for [96, 64] from three threads on, and for [192, 576] from four."""
+    for shape in ((96, 64), (192, 576)):
+        weight, x = draw(*shape).to(dtype), draw(20, shape[1]).to(dtype)
+        with threads(count):
+            layer = PackedLinear(weight, None)
+            assert torch.get_num_threads() == count
+            many_rows = layer(x)
+        assert layer.block_weight is not None
+        assert torch.equal(layer.dense_weight(), weight)
+        exact = torch.nn.functional.linear(x.double(), weight.double())
+        assert torch.allclose(many_rows.double(), exact, rtol=torch.finfo(dtype).eps, atol=1e-4)
+        assert_near(products.multiply(x[:2], layer.block_weight), x[:2], weight)

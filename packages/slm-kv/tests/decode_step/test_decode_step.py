@@ -23,7 +23,10 @@ def texts(engine: Engine) -> list[list[int]]:
     return [list(handle.token_ids) for handle in handles]
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma", "olmo2", "phi3", "smollm3", "cohere", "granite", "qwen3"])
+NAMES = "llama gpt2 gemma olmo2 phi3 smollm3 cohere granite qwen3 gpt_neox opt vaultgemma gemma3_multimodal"
+
+
+@pytest.mark.parametrize("name", NAMES.split())
 def test_a_recognised_model_gives_the_texts_of_the_general_path(name: str) -> None:
     engine = Engine(build(name), max_pages=64)
     try:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from slm_kv import Engine, KVError
-from slm_kv.engine.adapters import Adapters
+from slm_kv.engine.adapters import AdaptedModel, Adapters
 from slm_testing.kv.lora_model import greedy_tokens_alone, make_lora_model
 from slm_testing.kv.tiny_models import greedy_params, greedy_tokens, make_model, random_prompts, run_to_end
 
@@ -56,16 +56,23 @@ def test_an_unknown_adapter_is_refused_with_the_known_names() -> None:
         engine.submit([1], greedy_params(1), adapter="green")
 
 
-def test_one_changed_weight_changes_the_digest() -> None:
+def test_one_changed_weight_changes_the_digest_of_that_adapter() -> None:
     model = make_lora_model()
-    before = Adapters([model])
+    before = AdaptedModel(model).digests(b"base")
     with torch.no_grad():
         next(weight for key, weight in model.named_parameters() if "lora_B.red" in key)[0, 0] += 1e-6
-    after = Adapters([model])
-    assert after.prefix_root("red") != before.prefix_root("red")
-    assert after.prefix_root("blue") == before.prefix_root("blue")
-    assert after.prefix_root(None) == before.prefix_root(None)
-    assert len({after.prefix_root(name) for name in ("red", "blue", None)}) == 3
+    after = AdaptedModel(model).digests(b"base")
+    assert after["red"] != before["red"]
+    assert after["blue"] == before["blue"]
+    assert AdaptedModel(model).digests(b"another base")["blue"] != before["blue"]
+
+
+def test_prefixes_of_different_weights_have_different_roots() -> None:
+    adapters = Adapters([make_lora_model()])
+    names = ("red", "blue", None)
+    before = {adapters.prefix_root(name) for name in names}
+    adapters.refresh()
+    assert len(before | {adapters.prefix_root(name) for name in names}) == 6
 
 
 def test_after_weights_changed_no_old_pages_are_used() -> None:

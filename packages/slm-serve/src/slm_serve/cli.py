@@ -14,6 +14,7 @@ from typing import Any, get_args
 from dotenv import load_dotenv
 from pydantic import ValidationError
 
+from slm_adapters import end_with_output
 from slm_serve import __version__
 from slm_serve.errors import StartError
 from slm_serve.http.validation_errors import sentence, with_subject
@@ -35,6 +36,10 @@ examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``slm-serve`` with ``argv`` (default: ``sys.argv``) and return the exit code."""
+    return end_with_output(lambda: _main(argv))
+
+
+def _main(argv: Sequence[str] | None) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     flags = vars(_parser().parse_args(argv))

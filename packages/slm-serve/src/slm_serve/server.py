@@ -51,6 +51,7 @@ class Server(uvicorn.Server):
         self._service.on_load_failure = self._stop
         # vLLM starts processes while it loads, which must be ended; a loading engine of slm-kv can be abandoned.
         self._service.waits_for_loading = settings.backend == "vllm"
+        self.output_error: BrokenPipeError | None = None  # nobody reads what the server prints
         self._signals = 0
         self._announcing: asyncio.Task[None] | None = None
 
@@ -102,7 +103,10 @@ class Server(uvicorn.Server):
         backend = await self._service.wait_until_loaded()
         if backend:
             models = ", ".join(f"{model.name} ({model.kind})" for model in backend.served.values())
-            print(f"{backend.summary}\nmodels: {models}\nready: {self._url}", flush=True)
+            try:
+                print(f"{backend.summary}\nmodels: {models}\nready: {self._url}", flush=True)
+            except BrokenPipeError as error:
+                self.output_error, self.should_exit = error, True
 
     @property
     def _url(self) -> str:
@@ -111,7 +115,10 @@ class Server(uvicorn.Server):
 
 
 def serve(settings: Settings) -> int:
-    """Serve until a signal arrives, and return 0. Raises StartError if the address or the model is not available."""
+    """Serve until a signal arrives, and return 0.
+
+    Raises StartError if the address or the model is not available, BrokenPipeError if nobody reads the ready message.
+    """
     _configure_logging()
     print(f"loading {settings.model_path}", flush=True)
     _warn_if_public(settings)
@@ -123,13 +130,18 @@ def serve(settings: Settings) -> int:
             f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; give another --port or --host"
         ) from error
     app = create_app(settings)
-    Server(app, settings).run([listening_socket])
     service: Service = app.state.service
+    if settings.backend != "vllm":
+        service.before_loading = lambda: _import_in_part(settings)
+    server = Server(app, settings)
+    server.run([listening_socket])
     if service.is_loading:
         sys.stdout.flush()
         os._exit(0)  # the loading thread cannot be stopped
     if service.load_failure:
         raise StartError(service.load_failure)
+    if server.output_error:
+        raise server.output_error
     return 0
 
 
@@ -142,6 +154,13 @@ def serve_reloading(settings: Settings) -> int:
     app, protocol = "slm_serve.app:create_app", "slm_serve.http.protocol:HttpProtocol"
     uvicorn.run(app, factory=True, reload=True, host=settings.host, port=settings.port, http=protocol, ws="none")
     return 0
+
+
+def _import_in_part(settings: Settings) -> None:
+    """Import torch and transformers without what this process, which only serves, does not use."""
+    from slm_kv import import_modelling_code
+
+    import_modelling_code(settings.device)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -35,6 +35,7 @@ class Service:
     Attributes:
         adapters: loads and unloads adapters.
         load_failure: why the backend could not be loaded, as one sentence.
+        before_loading: called on the thread that loads the backend, before it does.
         on_load_failure: called when loading fails.
         waits_for_loading: whether ``stop`` waits for a backend that is still loading; if False, the caller must end
             the process afterwards, because the loading thread cannot be stopped.
@@ -44,6 +45,7 @@ class Service:
         self.settings = settings
         self.metrics = Metrics(lambda: self._backend.load() if self._backend else None)
         self.load_failure: str | None = None
+        self.before_loading: Callable[[], None] = lambda: None
         self.on_load_failure: Callable[[], None] = lambda: None
         self.waits_for_loading = True
         self.adapters = AdapterManager(settings, self._accepting_backend)
@@ -79,7 +81,7 @@ class Service:
     async def _load(self) -> None:
         loop = asyncio.get_running_loop()
         try:
-            self._backend = await _run_on_daemon_thread(lambda: load_backend(self.settings, loop))
+            self._backend = await _run_on_daemon_thread(lambda: self._load_backend(loop))
             # Garbage collection stops all threads, for 0.8 s if it looks at all that is loaded by now.
             gc.freeze()
         except ValueError as error:
@@ -89,6 +91,10 @@ class Service:
             logger.exception("the model could not be loaded")
             self.load_failure = "the model could not be loaded; see the log above"
             self.on_load_failure()
+
+    def _load_backend(self, loop: asyncio.AbstractEventLoop) -> Backend:
+        self.before_loading()
+        return load_backend(self.settings, loop)
 
     @property
     def unavailable_reason(self) -> str | None:

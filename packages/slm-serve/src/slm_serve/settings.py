@@ -55,7 +55,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="SLM_", frozen=True, extra="forbid", hide_input_in_errors=True)
 
     model_path: str = Field(
-        "sample", min_length=1, description="model folder, name on the hub, or 'sample' for the built-in base"
+        "sample", min_length=1, description="model folder, .gguf file, name on the hub, or 'sample', the built-in base"
     )
     adapter_path: str | None = Field(None, description="adapter folder; served under the folder's name, as the default")
     adapter: Annotated[tuple[NamedAdapter, ...], NoDecode] = Field(

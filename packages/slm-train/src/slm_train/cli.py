@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
+from slm_adapters import end_with_output
 from slm_train.errors import TrainError
 
 VERSION_FLAG = "--version"
@@ -22,9 +23,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0, 1 for a loss that is not finite, 2 for a user's mistake, or 128 + the number of the signal
-        that stopped the run.
+        that stopped the run, which is SIGPIPE if nobody reads the output any more.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    return end_with_output(lambda: _main(words))
+
+
+def _main(words: list[str]) -> int:
     had_process_group = _has_process_group()
     try:
         code = _run(words)

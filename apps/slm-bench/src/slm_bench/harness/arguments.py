@@ -24,6 +24,10 @@ _SHARED: dict[str, dict[str, Any]] = {
         "metavar": "FILE",
         "help": "Python interpreter of an environment with vLLM; default: this interpreter, if vLLM is installed",
     },
+    "llama_python": {
+        "metavar": "FILE",
+        "help": "Python interpreter of an environment with llama-cpp-python; default: this one, if it is installed",
+    },
     "json": {"metavar": "FILE", "help": "write the figures with every sample to this file"},
     "plot": {"metavar": "FILE", "help": "write the plot to FILE.png and FILE.svg"},
 }

@@ -7,6 +7,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+from slm_adapters.base.gguf_file import DAMAGED_FILE, check_gguf_file, is_gguf_path
 from slm_adapters.base.hub_errors import probe_hub
 from slm_adapters.base.model_folder import ModelFolder, read_model_folder
 from slm_adapters.errors import AdapterError
@@ -21,27 +22,32 @@ NOT_ON_THE_HUB = "it is not a local folder either: check the name, try again lat
 
 @dataclass(frozen=True)
 class BaseLocation:
-    """The name of a base model, and where transformers finds it: a folder or a repository on the hub.
+    """The name of a base model, and where transformers finds it: a folder, a GGUF file or a repository on the hub.
 
     ``is_portable``: whether the name means the same model on every machine; the path of a folder does not.
     """
 
     name: str
     location: str
-    folder: ModelFolder | None  # None: on the hub
+    folder: ModelFolder | None  # None: on the hub, or in a GGUF file
     is_portable: bool
     revision: str | None = None
     hub_error: Exception | None = None  # why the hub does not serve it; only the local cache is searched then
+    gguf_file: str | None = None  # a file in the folder ``location`` that has configuration, tokenizer and weights
 
     @property
     def from_pretrained_options(self) -> dict[str, Any]:
         """Keyword arguments for ``from_pretrained`` besides the location."""
+        if self.gguf_file:
+            return {"gguf_file": self.gguf_file, "local_files_only": True}
         options: dict[str, Any] = {"revision": self.revision} if self.revision else {}
         return options | {"local_files_only": True} if self.hub_error else options
 
     @property
     def remedy(self) -> str:
         """The end of an error message: what the user can do if the base cannot be loaded."""
+        if self.gguf_file:
+            return DAMAGED_FILE
         return DAMAGED_FOLDER if self.folder else NOT_ON_THE_HUB
 
 
@@ -55,6 +61,9 @@ def find_base(name: str | Path) -> BaseLocation:
         folder = _installed_folder(str(name))
         return BaseLocation(str(name), str(folder), read_model_folder(folder), is_portable=True)
     path = Path(name).expanduser()
+    if is_gguf_path(path) and not path.is_dir():
+        check_gguf_file(path)
+        return BaseLocation(str(name), str(path.parent), None, is_portable=False, gguf_file=path.name)
     if path.is_dir() or _is_path(name):
         model_folder = read_model_folder(name)
         if model_folder.holds_adapter:
@@ -65,7 +74,7 @@ def find_base(name: str | Path) -> BaseLocation:
 
 def probe_base(base: BaseLocation) -> BaseLocation:
     """Return ``base`` with ``hub_error`` set if it is on the hub and the hub does not serve it."""
-    return base if base.folder else replace(base, hub_error=probe_hub(base.location))
+    return base if base.folder or base.gguf_file else replace(base, hub_error=probe_hub(base.location))
 
 
 def recorded_base(adapter: ModelFolder) -> str | None:
@@ -121,7 +130,7 @@ def _installed_folder(name: str) -> Path:
 
 
 def _at_revision(base: BaseLocation, adapter: ModelFolder) -> BaseLocation:
-    return base if base.folder else replace(base, revision=adapter.config.get("revision"))
+    return base if base.folder or base.gguf_file else replace(base, revision=adapter.config.get("revision"))
 
 
 def _is_local_folder(name: str) -> bool:

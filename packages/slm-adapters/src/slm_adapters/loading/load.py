@@ -19,6 +19,7 @@ from slm_adapters.base.base_lookup import (
     probe_base,
 )
 from slm_adapters.base.device import usable_device
+from slm_adapters.base.gguf_reader import parse_gguf_once
 from slm_adapters.base.hub_errors import as_adapter_error
 from slm_adapters.base.model_folder import ADAPTER_CONFIG, ModelFolder, read_model_folder
 from slm_adapters.base.model_loading import cast_parameters, check_finite, checkpoint_dtype, copy_dequantized, load_base
@@ -79,13 +80,14 @@ def load(
         four_bit = adapter is not None and adapter.four_bit
         if four_bit and adapter:
             check_bitsandbytes_installed(adapter)
-    dtype = resolve_dtype(dtype, base, target_device)
-    tokenizer = load_tokenizer(base, adapter)
-    if merge:
-        model = _load_merged(base, adapter, target_device, four_bit)
-        cast_parameters(model, dtype or torch.float32)
-    else:
-        model = _load_unmerged(base, adapter, target_device, four_bit, dtype)
+    with parse_gguf_once(base.name):
+        dtype = resolve_dtype(dtype, base, target_device)
+        tokenizer = load_tokenizer(base, adapter)
+        if merge:
+            model = _load_merged(base, adapter, target_device, four_bit)
+            cast_parameters(model, dtype or torch.float32)
+        else:
+            model = _load_unmerged(base, adapter, target_device, four_bit, dtype)
     model.eval().requires_grad_(False)
     check_finite(model, adapter.path if adapter else base.name)
     check_vocabulary(tokenizer, model, tokenizer_source(base, adapter))
@@ -138,17 +140,17 @@ def tokenizer_source(base: BaseLocation, adapter: ModelFolder | None) -> str:
 def load_tokenizer(base: BaseLocation, adapter: ModelFolder | None) -> PreTrainedTokenizerBase:
     """Load the adapter's own tokenizer if it has one, else the base's."""
     if adapter and adapter.has_tokenizer:
-        return _read_tokenizer(str(adapter.path), DAMAGED_FOLDER)
+        with as_adapter_error(f"the tokenizer of {adapter.path}", DAMAGED_FOLDER):
+            return _read_tokenizer(str(adapter.path))
     if base.folder and not base.folder.has_tokenizer:
         raise AdapterError(f"{base.location} has no tokenizer; copy its tokenizer.json there")
-    return _read_tokenizer(base.location, base.remedy, base.hub_error, **base.from_pretrained_options)
+    subject = base.name if base.gguf_file else base.location
+    with as_adapter_error(f"the tokenizer of {subject}", base.remedy, base.hub_error):
+        return _read_tokenizer(base.location, **base.from_pretrained_options)
 
 
-def _read_tokenizer(
-    location: str, remedy: str, hub_error: Exception | None = None, **options: Any
-) -> PreTrainedTokenizerBase:
-    with as_adapter_error(f"the tokenizer of {location}", remedy, hub_error):
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(location, trust_remote_code=False, **options)
+def _read_tokenizer(location: str, **options: Any) -> PreTrainedTokenizerBase:
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(location, trust_remote_code=False, **options)
     return tokenizer
 
 

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from slm_adapters.base.base_lookup import BaseLocation, find_base, find_base_for, find_recorded_base, probe_base
 from slm_adapters.base.device import usable_device
+from slm_adapters.base.gguf_reader import parse_gguf_once
 from slm_adapters.base.model_folder import ModelFolder
 from slm_adapters.base.model_loading import check_finite, load_base
 from slm_adapters.base.vocabulary import check_vocabulary
@@ -76,19 +77,21 @@ def load_adapters(
             check_bitsandbytes_installed(folder)
     base = probe_base(common_base(model_path, list(folders.values())))
     target_device = usable_device(device)
-    dtype = resolve_dtype(dtype, base, target_device)
-    tokenizers = load_tokenizers(base, folders)
-    # Generated names: PEFT 0.21 allows no dot in a name, and warns about names that are part of a method's prefix.
-    peft_names = {name: f"adapter{number:03}" for number, name in enumerate(folders)}
-    models: list[PreTrainedModel] = []
-    for four_bit in (False, True):
-        group = {peft_names[name]: folder for name, folder in folders.items() if folder.four_bit is four_bit}
-        if group or not (folders or four_bit):  # without any adapters, the base alone is loaded once
-            base_model = load_base(base, target_device, dtype or default_dtype(target_device, four_bit), four_bit)
-            # The models generate together, with the same end-of-text tokens. So each also stops at the end of turn of
-            # the others: slm-train records it only if it is an added token, such as <|im_end|>, which no text contains.
-            add_end_ids(base_model, folders.values())
-            models += _attach_by_method(base_model, group, base.name)
+    with parse_gguf_once(base.name):
+        dtype = resolve_dtype(dtype, base, target_device)
+        tokenizers = load_tokenizers(base, folders)
+        # Generated names: PEFT 0.21 allows no dot in a name, and warns about names that are part of a method's prefix.
+        peft_names = {name: f"adapter{number:03}" for number, name in enumerate(folders)}
+        models: list[PreTrainedModel] = []
+        for four_bit in (False, True):
+            group = {peft_names[name]: folder for name, folder in folders.items() if folder.four_bit is four_bit}
+            if group or not (folders or four_bit):  # without any adapters, the base alone is loaded once
+                base_model = load_base(base, target_device, dtype or default_dtype(target_device, four_bit), four_bit)
+                # The models generate together, with the same end-of-text tokens. So each also stops at the end of turn
+                # of the others: slm-train records it only if it is an added token, such as <|im_end|>, which no text
+                # contains.
+                add_end_ids(base_model, folders.values())
+                models += _attach_by_method(base_model, group, base.name)
     for model in models:
         model.eval().requires_grad_(False)
         check_finite(model, base.name)

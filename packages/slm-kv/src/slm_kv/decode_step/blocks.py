@@ -57,7 +57,8 @@ class Rotary:
 class Attention:
     """One layer's attention.
 
-    ``query_norm`` and ``key_norm`` act on each head, or on all heads together if ``whole_norms``.
+    ``query_norm`` and ``key_norm`` act on each head, or on all heads together if ``whole_norms``. ``by_head``: the
+    outputs of the only input layer are a head's query, key and value, then those of the next head.
     """
 
     inputs: tuple[Linear, ...]  # of queries, keys and values; one layer may compute all three
@@ -70,6 +71,7 @@ class Attention:
     query_norm: Norm | None = None
     key_norm: Norm | None = None
     whole_norms: bool = False
+    by_head: bool = False
 
 
 @dataclass(frozen=True, eq=False)

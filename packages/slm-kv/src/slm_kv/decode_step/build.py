@@ -99,6 +99,7 @@ class StepBuilder:
                 query_norm=query_norm.weight if query_norm else None,
                 key_norm=key_norm.weight if key_norm else None,
                 eps=query_norm.eps if query_norm else 0.0,
+                by_head=attention.by_head,
             )
         )
         sinks = None if scores.sinks is None else scores.sinks.detach().float().contiguous().numpy()
@@ -111,6 +112,7 @@ class StepBuilder:
             window=scores.window or 0,
             softcap=scores.softcap or 0.0,
             sinks=sinks,
+            by_head=attention.by_head,
         )
         return [*code, barrier(), attention_code, barrier()]
 

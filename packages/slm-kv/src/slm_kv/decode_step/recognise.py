@@ -64,6 +64,8 @@ def _body_and_head(model: Any) -> tuple[Any, Any]:
     head, body = model.get_output_embeddings(), model.base_model
     children = [child for child in model.children() if child not in (head, body)]
     require(head is not None and body is not model and not children, f"{type(model).__name__} has unknown parts")
+    if isinstance(getattr(body, "language_model", None), nn.Module):
+        return body.language_model, head  # of a model of images and text, which the engine gives text only
     inner = list(body.children())
     return (inner[0] if len(inner) == 1 and not isinstance(inner[0], nn.ModuleList) else body), head
 

@@ -22,6 +22,7 @@ ORDERS: tuple[tuple[str | None, str | None, str | None, str | None], ...] = (
     ("input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"),
     ("input_layernorm", "post_self_attn_layernorm", "post_attention_layernorm", "post_mlp_layernorm"),
     ("input_layernorm", None, "post_attention_layernorm", None),
+    ("input_layernorm", None, "pre_feedforward_layernorm", None),
     (None, "post_attention_layernorm", None, "post_feedforward_layernorm"),
     ("ln_1", None, "ln_2", None),
     ("self_attn_layer_norm", None, "final_layer_norm", None),

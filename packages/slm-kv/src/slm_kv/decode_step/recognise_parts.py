@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from slm_kv.attention.layer_attention import LayerAttention
 from slm_kv.attention.probe import AttentionProbe
 from slm_kv.decode_step.behaviour import activation_kind, as_float32, recognise_norm, recognise_rotary
 from slm_kv.decode_step.blocks import Attention, FeedForward, Linear, Norm, Rotary
@@ -15,7 +17,7 @@ from slm_kv.errors import KVError
 from slm_kv.linear.packed_linear import PackedLayer
 
 IGNORED = (nn.Dropout, nn.Identity)
-QUERY_KEY_VALUE = (("q_proj", "k_proj", "v_proj"), ("qkv_proj",), ("c_attn",))
+QUERY_KEY_VALUE = (("q_proj", "k_proj", "v_proj"), ("qkv_proj",), ("c_attn",), ("query_key_value",))
 ATTENTION_OUTPUT = ("o_proj", "out_proj", "c_proj", "dense")
 GATED = (("gate_proj", "up_proj"), ("gate_up_proj",))
 UNGATED = (("fc1",), ("c_fc",), ("up_proj",), ("dense_h_to_4h",))
@@ -53,6 +55,8 @@ ATTENTION_READS = frozenset(
         "attn_dropout",
         "residual_dropout",
         "_upcast_and_reordered_attn",
+        "kv_dim",
+        "multi_query",
     ]
 )
 FEED_FORWARD_READS = frozenset(
@@ -116,17 +120,27 @@ def optional_norm(module: Any, width: int) -> Norm | None:
 def recognise_attention(module: Any, rotary_module: Any, probe: AttentionProbe, index: int) -> Attention:
     """Describe one layer's attention."""
     children = Children(module)
+    by_head = hasattr(module, "query_key_value") or getattr(module, "multi_query", None) is False
     inputs = tuple(linear(child) for child in children.take_group(*QUERY_KEY_VALUE))
     heads, kv_heads, dim = probe.heads[index], probe.layers[index].heads, probe.layers[index].dim
     columns = (heads + 2 * kv_heads) * dim
     require(inputs and sum(part.outputs for part in inputs) == columns, f"{children.name} has unknown inputs")
     output = linear(children.take(*ATTENTION_OUTPUT))
+    require(not by_head or heads == kv_heads, f"{children.name} has unknown inputs")
     query_norm, key_norm, whole = _head_norms(children, heads, kv_heads, dim)
+    require(not (by_head and whole), f"{children.name} has unknown norms")
     rotary_module = children.take("rotary_emb") or rotary_module
     children.finish()
     _require_known_reads(module, ATTENTION_READS)
     rotary = _rotary(module, rotary_module, dim)
-    return Attention(inputs, output, heads, kv_heads, dim, probe.scores[index], rotary, query_norm, key_norm, whole)
+    scores, norms = _all_scores(module, probe.scores[index]), (query_norm, key_norm, whole)
+    return Attention(inputs, output, heads, kv_heads, dim, scores, rotary, *norms, by_head)
+
+
+def _all_scores(module: Any, scores: LayerAttention) -> LayerAttention:
+    """Scores with the factor by which a module like OPT's multiplies queries itself."""
+    scaling = getattr(module, "scaling", None)
+    return replace(scores, scale=scaling) if isinstance(scaling, float) and scores.scale == 1.0 else scores
 
 
 def _head_norms(children: Children, heads: int, kv_heads: int, dim: int) -> tuple[Norm | None, Norm | None, bool]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from secrets import token_bytes
 from typing import Any
 
 from torch import Tensor
@@ -43,7 +44,7 @@ class Adapters:
 
     Args:
         models: The models.
-        with_digests: Whether prefixes will be cached. Without it no digest is computed, which reads all weights.
+        with_digests: Whether prefixes will be cached. Without it no digest is computed.
 
     Raises:
         KVError: two models have an adapter of the same name, several adapters of one model are active, or one learns
@@ -59,7 +60,7 @@ class Adapters:
             raise KVError(f"two models have an adapter of the same name ({', '.join(self.names)}); rename one")
         self.default = self._models[0].default
         self._default_removed = False
-        self._base_digest, self._prefix_roots = _digests(self._models) if with_digests else (b"", {})
+        self._base_identity, self._prefix_roots = _digests(self._models) if with_digests else (b"", {})
 
     def resolve(self, name: str | None) -> str | None:
         """Resolve the adapter of a request: None stands for the active adapter, BASE_ADAPTER for no adapter (None).
@@ -88,16 +89,16 @@ class Adapters:
         return only_adapter(self.model_of(name), name)
 
     def prefix_root(self, name: str | None) -> bytes:
-        """The root of the hash chain for prefixes computed with an adapter: a digest of its and the base's weights."""
+        """The root of the hash chain for prefixes computed with an adapter, different for different weights."""
         return self._prefix_roots[name]
 
     def refresh(self) -> None:
-        """Compute the digests again, after weights have changed."""
-        self._base_digest, self._prefix_roots = _digests(self._models)
+        """Change all roots, after weights have changed."""
+        self._base_identity, self._prefix_roots = _digests(self._models)
 
     def digests_on_base(self, model: AdaptedModel) -> dict[str, bytes]:
         """Digests of the adapters of a model that is a copy of the base; thread-safe."""
-        return model.digests(self._base_digest)
+        return model.digests(self._base_identity)
 
     def check_new(self, name: str) -> None:
         """Raise KVError if an adapter of this name exists, or did and is still in use."""
@@ -189,19 +190,13 @@ class AdaptedModel:
                 with only_adapter(self.model, name):
                     yield ModelCall(self.model, items, None)
 
-    def base_digest(self) -> bytes:
-        """A digest of the weights without those of the adapters."""
-        state = self._state()
-        of_adapters: set[str] = set().union(*(self._keys(name, state) for name in self.names))
-        return weight_digest((key, state[key]) for key in sorted(state.keys() - of_adapters))
-
-    def digests(self, base_digest: bytes) -> dict[str, bytes]:
+    def digests(self, base_identity: bytes) -> dict[str, bytes]:
         """Digests of each adapter's weights and settings on top of those of a base."""
         state, digests = self._state(), {}
         for name in self.names:
             settings = repr(sorted(self.model.peft_config[name].to_dict().items(), key=str))
             tensors = ((key, state[key]) for key in sorted(self._keys(name, state)))
-            digests[name] = weight_digest(tensors, base_digest + settings.encode())
+            digests[name] = weight_digest(tensors, base_identity + settings.encode())
         return digests
 
     def _state(self) -> dict[str, Tensor]:
@@ -212,9 +207,13 @@ class AdaptedModel:
 
 
 def _digests(models: Sequence[AdaptedModel]) -> tuple[bytes, dict[str | None, bytes]]:
-    """The digest of the base, which is that of the first model, and the roots of all prefixes."""
-    base_digest = models[0].base_digest()
-    roots: dict[str | None, bytes] = {None: base_digest}
+    """An identity of the base, which is that of the first model, and the roots of all prefixes.
+
+    The identity is random, not a digest of the weights (half a second for 540 MB): prefixes are known to this process
+    only, and after each change of weights they must not match those before it.
+    """
+    base_identity = token_bytes(16)
+    roots: dict[str | None, bytes] = {None: base_identity}
     for model in models:
-        roots.update(model.digests(base_digest if model is models[0] else model.base_digest()).items())
-    return base_digest, roots
+        roots.update(model.digests(base_identity if model is models[0] else token_bytes(16)).items())
+    return base_identity, roots

@@ -84,9 +84,12 @@ class PackedLinear(PackedLayer):
     def __init__(self, weight_OI: Tensor, bias_O: Tensor | None, padded_rows: int = 0) -> None:
         super().__init__(weight_OI, bias_O)
         self.padded_rows = padded_rows
-        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight_OI.detach().contiguous(), ROWS_HINT)
+        self._packed = _reordered(weight_OI)
         products = import_optional("compiled.products")
         self.block_weight = view_onednn(self._packed, weight_OI) if products else None
+        if products and self.block_weight is None and torch.get_num_threads() > 1:
+            self._packed = _reordered(weight_OI, threads=1)
+            self.block_weight = view_onednn(self._packed, weight_OI)
         self._max_few_rows = products.max_rows(self.block_weight) if self.block_weight else 0
         self._bias = None if bias_O is None else bias_O.float().numpy()
 
@@ -112,3 +115,18 @@ class PackedLinear(PackedLayer):
     def dense_weight(self) -> Tensor:
         """Unpack the weight [O, I], bit for bit."""
         return self._packed.to_dense()
+
+
+def _reordered(weight_OI: Tensor, threads: int = 0) -> Tensor:
+    """oneDNN's packed weight, as it is for so many threads; 0: for torch's number.
+
+    For more than two threads oneDNN packs some float32 weights in blocks of other sizes than 64, which compiled
+    products do not read. It multiplies by what was packed for one thread on any number.
+    """
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads or before)
+        packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight_OI.detach().contiguous(), ROWS_HINT)
+    finally:
+        torch.set_num_threads(before)
+    return packed

@@ -1,4 +1,4 @@
-"""Engine benchmark: three workloads for interleaved contenders, then prefix caching and attention over pages."""
+"""Engine benchmark: workloads for interleaved contenders, prefix caching, attention over pages, and llama.cpp."""
 
 import argparse
 import copy
@@ -18,7 +18,7 @@ from slm_bench.harness.interleaved_timing import Ratio, time_interleaved
 from slm_bench.harness.processes import find_interpreter
 from slm_bench.harness.provenance import new_result
 from slm_bench.harness.result_file import Findings, ResultFile
-from slm_bench.kv.arguments import check_flags
+from slm_bench.kv.arguments import SECTIONS, check_flags
 from slm_bench.kv.engine import attention, prefix
 from slm_bench.kv.engine.contenders import (
     PAGE_SIZE,
@@ -28,6 +28,7 @@ from slm_bench.kv.engine.contenders import (
     Generate,
     SlmEngine,
 )
+from slm_bench.kv.engine.llama.comparison import LlamaSizes, Setting, add_comparison
 from slm_bench.kv.engine.vllm_process import Vllm
 from slm_bench.kv.engine.workload import Sizes, Tokens, Workload, mixed_workload, uniform_workload
 from slm_kv import DtypeChoice, WeightOptions, load, pack, set_threads
@@ -61,8 +62,8 @@ def measure(arguments: argparse.Namespace, sizes: Sizes | None = None) -> Result
     """Load the model and measure. Raises BenchError if the workloads exceed the model's positions."""
     check_flags(arguments)
     disable_progress_bar()
-    sizes = sizes or Sizes()
     python = find_interpreter("vllm_python", arguments.vllm_python, ["vllm"])
+    llama_python = find_interpreter("llama_python", arguments.llama_python, ["llama_cpp"])
     dtype = DtypeChoice(arguments.dtype)
     loaded = load(arguments.model_path, arguments.adapter_path, dtype=dtype, device=arguments.device)
     model: Any = loaded.model
@@ -70,8 +71,6 @@ def measure(arguments: argparse.Namespace, sizes: Sizes | None = None) -> Result
     def tokenize(text: str) -> Tokens:
         return list(loaded.tokenizer(text)["input_ids"])
 
-    works = [mixed_workload(tokenize, sizes), *(uniform_workload(tokenize, size, sizes) for size in (1, sizes.batch))]
-    largest = _largest(model, works)
     settings = {
         "model": arguments.model_path,
         "adapter": arguments.adapter_path,
@@ -82,6 +81,28 @@ def measure(arguments: argparse.Namespace, sizes: Sizes | None = None) -> Result
         "rounds": arguments.rounds or ROUNDS,
         "page_size": PAGE_SIZE,
     }
+    sections, findings = arguments.only or SECTIONS, Findings()
+    if "engine" in sections:
+        findings = _measure_engine(loaded, arguments.weight_options, settings, tokenize, sizes or Sizes(), python)
+    if "llama" in sections:
+        llama_sizes = LlamaSizes(tuple(arguments.requests or LlamaSizes.requests))
+        setting = Setting(model, settings, arguments.weight_options.weights, llama_python)
+        add_comparison(findings, setting, tokenize, llama_sizes)
+    return new_result("kv --engine", settings, findings, model.device)
+
+
+def _measure_engine(
+    loaded: Any,
+    options: WeightOptions,
+    settings: dict[str, Any],
+    tokenize: Callable[[str], Tokens],
+    sizes: Sizes,
+    python: str | None,
+) -> Findings:
+    """Measure the workloads, with vLLM if ``python`` is its interpreter, then prefixes and attention."""
+    model = loaded.model
+    works = [mixed_workload(tokenize, sizes), *(uniform_workload(tokenize, size, sizes) for size in (1, sizes.batch))]
+    largest = _largest(model, works)
     left_out = {} if python else {"vLLM": "it is not installed; see --vllm_python"}
     if settings["adapter"]:
         python, left_out = None, {"vLLM": "it would ignore the adapter"}
@@ -92,7 +113,7 @@ def measure(arguments: argparse.Namespace, sizes: Sizes | None = None) -> Result
         lineups = _lineups(
             model,
             loaded.tokenizer,
-            arguments.weight_options,
+            options,
             one_by_one,
             sizes.batch,
             largest,
@@ -106,11 +127,9 @@ def measure(arguments: argparse.Namespace, sizes: Sizes | None = None) -> Result
             for work, contenders in zip(works, lineups, strict=True)
         ]
     if PAGED_ENGINE in left_out:
-        findings = collect(measured, None, (), left_out)
-    else:
-        known = prefix.measure(model, tokenize, settings["rounds"])
-        findings = collect(measured, known, attention.measure(model, sizes.attention), left_out)
-    return new_result("kv --engine", settings, findings, model.device)
+        return collect(measured, None, (), left_out)
+    known = prefix.measure(model, tokenize, settings["rounds"])
+    return collect(measured, known, attention.measure(model, sizes.attention), left_out)
 
 
 def collect(

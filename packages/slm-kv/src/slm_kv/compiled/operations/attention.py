@@ -54,13 +54,14 @@ def attend(
     window: int = 0,
     softcap: float = 0.0,
     sinks: np.ndarray | None = None,
+    by_head: bool = False,
 ) -> Instruction:
     """Attend with the rotated queries of ``qkv`` to the pages of each row's sequence.
 
     A barrier must separate it from ``rotate_and_store``.
 
     Args:
-        qkv: [R, >= heads * D]; queries come first.
+        qkv: [R, >= heads * D]; queries come first, or before the key and value of each head if ``by_head``.
         out: [R, heads * D].
         pages: The layer's keys and values.
         heads: Heads of queries, a multiple of the pages' G.
@@ -69,10 +70,22 @@ def attend(
         window: Only the last ``window`` tokens are read; 0: all.
         softcap: Scores s become softcap * tanh(s / softcap); 0: they stay.
         sinks: Logits [heads] that take part in the softmax; None for none.
+        by_head: As in ``rotate_and_store``.
     """
     operation = compile_operation(_attend_float32 if pages.itemsize == 4 else _attend_bfloat16)
-    options = (float_bits(scale), window, float_bits(softcap), address_of(sinks), sums.address, sums.row_bytes)
-    return (operation.address, *qkv.words, *out.words, *pages, heads, *options)
+    scores = (float_bits(scale), window, float_bits(softcap), address_of(sinks))
+    query_stride = 3 if by_head else 1
+    return (
+        operation.address,
+        *qkv.words,
+        *out.words,
+        *pages,
+        heads,
+        *scores,
+        sums.address,
+        sums.row_bytes,
+        query_stride,
+    )
 
 
 @njit(inline="always")
@@ -124,7 +137,8 @@ def _attend(itemsize: int, context: int, arguments: int, thread: int, threads: i
                 filled = chunk
                 fill_offsets(offsets, context, row, token, token + tokens, page_size, groups * dim * itemsize)
             head = group * shared
-            q = floats_at(word(arguments, 0) + row * word(arguments, 1) + 4 * head * dim, shared * dim)
+            place = head * word(arguments, 19)
+            q = floats_at(word(arguments, 0) + row * word(arguments, 1) + 4 * place * dim, shared * dim)
             for d in range(shared * dim):
                 flat_queries[d] = q[d] * scale
             number, at = chunk * heads + head, group * dim * itemsize

@@ -70,24 +70,26 @@ def rotate_and_store(
     query_norm: np.ndarray | None = None,
     key_norm: np.ndarray | None = None,
     eps: float = 0.0,
+    by_head: bool = False,
 ) -> Instruction:
     """Normalise and rotate queries and keys in place, and store keys and values in the slots of the rows.
 
     Args:
-        qkv: [R, (heads + 2 G) * D]: queries, keys, values.
+        qkv: [R, (heads + 2 G) * D]: queries, keys, values; if ``by_head``, those of the first head, of the second ...
         pages: Where keys and values go.
         heads: Heads of queries.
         rotary: None for models without rotary embeddings. A row's position must be in its tables.
         query_norm: The weight [D] of an RMSNorm of each head's query; None for no norm.
         key_norm: The same of keys.
         eps: Of these norms.
+        by_head: Requires as many heads of keys as of queries.
     """
     cos, sin = (address_of(rotary.cos), address_of(rotary.sin)) if rotary else (0, 0)
     rotary_dim = rotary.cos.shape[1] if rotary else 0
     layout = (pages.keys, pages.values, pages.itemsize, heads, pages.groups, pages.dim)
     norms = (address_of(query_norm), address_of(key_norm), float_bits(eps))
     interleaved = int(bool(rotary and rotary.interleaved))
-    return (_rotate_and_store.address, *qkv.words, *layout, cos, sin, rotary_dim, interleaved, *norms)
+    return (_rotate_and_store.address, *qkv.words, *layout, cos, sin, rotary_dim, interleaved, *norms, int(by_head))
 
 
 @njit(inline="always")
@@ -136,7 +138,8 @@ def _rotate_and_store(context: int, arguments: int, thread: int, threads: int) -
     units = word(context, ROWS) * (heads + 2 * groups)
     for unit in range(units * thread // threads, units * (thread + 1) // threads):
         row, index = unit // (heads + 2 * groups), unit % (heads + 2 * groups)
-        head = floats_at(qkv + row * row_bytes + 4 * index * dim, dim)
+        place = index % heads * 3 + index // heads if word(arguments, 16) else index
+        head = floats_at(qkv + row * row_bytes + 4 * place * dim, dim)
         if index < rotated:
             normalise_head(head, word(arguments, 13 if index < heads else 14), eps)
             if rotary_dim:

@@ -1,0 +1,1 @@
+"""slm-kv's engine and llama.cpp on the same weights, format by format."""
