@@ -2,8 +2,7 @@
 
 Starting a command from a shell takes 15 seconds on a slow CPU, most of it for imports. A forked process inherits the
 imported modules and is otherwise independent. Variables that a library reads on import (HF_ENDPOINT, HF_HOME) have no
-effect in
-it: tests of those start a new interpreter.
+effect in it: tests of those start a new interpreter.
 """
 
 from __future__ import annotations
@@ -77,9 +76,7 @@ def wait_for_line(process: Any, file: Path, beginning: str, seconds: float) -> s
     """Wait for the first complete line of ``file`` that starts with ``beginning``, and return it."""
     deadline = time.monotonic() + seconds
     while True:
-        is_alive = (
-            process.is_alive()
-        )  # before reading, so that the file contains all output of a process that has ended
+        is_alive = process.is_alive()  # before reading: then the file has all output of a process that has ended
         text = file.read_text() if file.exists() else ""
         for line in text.splitlines(keepends=True):
             if line.startswith(beginning) and line.endswith("\n"):
