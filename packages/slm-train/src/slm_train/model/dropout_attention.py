@@ -103,7 +103,7 @@ class _Attention(torch.autograd.Function):
         gradients = [torch.empty_like(states.transpose(1, 2)).transpose(1, 2) for states in saved[:3]]
         with torch.autocast("cpu", enabled=False):
             for row, outer in enumerate(gradient * ctx.factor):
-                parts = _gradients(outer, *(states[row] for states in saved), ctx.scale)
+                parts = _gradients(outer, *(states[row] for states in saved), scale=ctx.scale)
                 for whole, part in zip(gradients, parts, strict=True):
                     whole[row] = part
         return (*gradients, None, None, None)
