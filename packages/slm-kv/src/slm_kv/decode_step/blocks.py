@@ -138,8 +138,5 @@ class ModelDescription:
     @property
     def linears(self) -> list[Linear]:
         """All linear layers."""
-        layers = [self.head]
-        for block in self.blocks:
-            attention, network = block.attention, block.feed_forward
-            layers += [*attention.inputs, attention.output, *network.inputs, network.output]
-        return layers
+        parts = [part for block in self.blocks for part in (block.attention, block.feed_forward)]
+        return [layer for part in parts for layer in (*part.inputs, part.output)] + [self.head]

@@ -224,7 +224,7 @@ class StepBuilder:
         return self._shared[key]
 
     def _attention_sums(self, heads: int, dim: int) -> Buffer:
-        key = ("sums", heads * dim)
+        key = (f"sums of heads of {dim}", heads)
         if key not in self._shared:
             self._shared[key] = attention_sums(self.workspace, heads, dim)
         return self._shared[key]

@@ -60,7 +60,7 @@ class Engine(TextEngine):
         prefix_caching: Keep the pages of finished requests for prompts with the same prefix, until pages are needed.
         packed: On a CPU, prepack the linear layers until ``close``.
         weights: Hold them in 8 bits (``q8``) or 4 (``q4``), if that raises the perplexity of ``gate_text`` by at most
-            1 % or 3 %, with each adapter and with none. The plain weights are kept for ``close``.
+            1 % or 3 %, with each adapter and with none. ``close`` leaves rounded weights.
         gate_text: A text or its token ids; the default is a built-in text.
         speculate: ``auto`` drafts tokens that repeat the prompt or the text so far, and computes them beside the next
             token, while that pays: the text is the same, in fewer steps. ``off`` computes one token in a step.
@@ -121,6 +121,7 @@ class Engine(TextEngine):
         except BaseException:
             self._prepared.restore()
             raise
+        self._prepared.release_memory()
         positions, speculates = self.context_limits.positions, speculate == "auto"
         step = self._compiler.step_on(self.storage)
         self._runner = ModelRunner(base_model(self.model), self.adapters, self.storage, step)

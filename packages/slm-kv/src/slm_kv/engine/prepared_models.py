@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -108,6 +110,18 @@ class PreparedModels:
         # Perplexity is measured with the model's own attention: pages are allocated only after packing.
         with self.original_attention():
             self.quantised = self._packed = pack_quantised(self.models[0], weights, token_rows, plain=self._plain)
+
+    def release_memory(self) -> None:
+        """Free the weights that were quantised, and return free memory to the system.
+
+        ``restore`` then leaves rounded weights. glibc keeps what was freed in small pieces: for a model of 135 M
+        parameters 500 MB, after loading, verifying and packing it.
+        """
+        if self.quantised:
+            self.quantised.forget_plain_weights()
+        trim: Any = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+        if trim:
+            trim(0)
 
     def copy_base(self) -> PlainCopy:
         """Copy the first model without adapters, with its own attention and plain layers.

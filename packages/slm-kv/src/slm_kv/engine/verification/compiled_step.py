@@ -42,7 +42,7 @@ TOLERANCE = 1e-4
 LOW_PRECISION_TOLERANCE = 0.1
 # On pages, for texts of so many positions, and whether it is exact.
 MakeStep = Callable[[PagedStorage, int, bool], "DecodeStep | None"]
-FIRST_ROWS, OTHER_TOKENS = 5, 4  # of a text's first step, and of a text beside it
+FIRST_ROWS, OTHER_TOKENS = 4, 4  # together at most ``MIN_ROWS``: of a text's first step, and of a text beside it
 
 
 @dataclass(frozen=True)
