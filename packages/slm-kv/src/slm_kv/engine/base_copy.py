@@ -33,11 +33,13 @@ class NewAdapter:
         name: The name of the adapter.
         adapted: The model.
         digests: Those of the adapter's weights.
+        compiled: What ``BaseCopy.prepare`` has returned.
     """
 
     name: str
     adapted: AdaptedModel
     digests: Mapping[str, bytes]
+    compiled: Any = None
 
 
 @dataclass(frozen=True)
@@ -48,13 +50,14 @@ class BaseCopy:
         plain: The copy.
         adapters: Those of the engine.
         token_ids: Ordinary tokens for a trial.
-        prepare: Lets the engine check the model with the adapter and prepare it.
+        prepare: Lets the engine check the model with the adapter and prepare it. Returns what ``install_adapter``
+            needs.
     """
 
     plain: PlainCopy
     adapters: Adapters
     token_ids: Sequence[int]
-    prepare: Callable[[PreTrainedModel, PlainCopy], None]
+    prepare: Callable[[PreTrainedModel, PlainCopy], Any]
 
     def attach(self, name: str, attach: Attach) -> NewAdapter:
         """Attach an adapter and check that the engine can use it. Slow; may run on any thread.
@@ -79,8 +82,7 @@ class BaseCopy:
         _try(base_model(model), self.token_ids)
         adapted = AdaptedModel(model)
         digests = self.adapters.digests_on_base(adapted)
-        self.prepare(model, self.plain)
-        return NewAdapter(name, adapted, digests)
+        return NewAdapter(name, adapted, digests, self.prepare(model, self.plain))
 
 
 @torch.inference_mode()

@@ -12,10 +12,13 @@ Shapes: O outputs, I inputs, B = O / 64 blocks (rounded up), G = I / 32 groups.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+
+from slm_kv.compiled.block_weights import BlockWeight
+from slm_kv.optional_imports import import_optional
 
 BlockFormat = Literal["q8", "q4", "q41"]
 BLOCK = 64  # outputs in a block
@@ -46,6 +49,11 @@ class QuantisedWeight:
     def nbytes(self) -> int:
         """Bytes of the blocks."""
         return self.blocks.numel()
+
+    def view(self) -> BlockWeight:
+        """The blocks as compiled code reads them."""
+        memory = self.blocks.flatten(1).numpy()
+        return BlockWeight(self.format, memory, self.outputs, self.inputs, BLOCK, self.blocks)
 
     def scales(self, first: int = 0, end: int | None = None) -> Tensor:
         """The scales of blocks ``first`` to ``end`` - 1, [b, G, 64] float16."""
@@ -80,15 +88,43 @@ def quantise_weight(weight_OI: Tensor, block_format: BlockFormat) -> QuantisedWe
     """
     outputs, inputs = weight_OI.shape
     assert inputs % GROUP == 0, "the inputs of a block-quantised layer come in groups of 32"
-    pieces = [
-        _pack(weight_OI[start : start + OUTPUTS_AT_ONCE].detach().float(), block_format)
-        for start in range(0, outputs, OUTPUTS_AT_ONCE)
-    ]
-    return QuantisedWeight(block_format, outputs, inputs, torch.cat(pieces))
+    group_bytes = STEP_BYTES[block_format] + SCALE_BYTES * (2 if block_format == "q41" else 1)
+    blocks = torch.empty(-(-outputs // BLOCK), inputs // GROUP, group_bytes, dtype=torch.uint8)
+    for start in range(0, outputs, OUTPUTS_AT_ONCE):
+        some_OI = weight_OI[start : start + OUTPUTS_AT_ONCE].detach().float()
+        padded_OI = nn.functional.pad(some_OI, (0, 0, 0, -len(some_OI) % BLOCK)).contiguous()
+        packed = _pack_compiled(padded_OI, block_format)
+        if packed is None:
+            packed = _pack(padded_OI, block_format)
+        blocks[start // BLOCK : start // BLOCK + len(packed)] = packed
+    return QuantisedWeight(block_format, outputs, inputs, blocks)
 
 
-def _pack(weight_OI: Tensor, block_format: BlockFormat) -> Tensor:
-    return arrange_blocks(*round_groups(weight_OI.unflatten(1, (-1, GROUP)), block_format), block_format)
+def _pack_compiled(weight_OI: Tensor, block_format: BlockFormat) -> Tensor | None:
+    """The blocks of a weight with a multiple of 64 outputs; None without numba, and for q4."""
+    rounding: Any = import_optional("compiled.rounding")
+    if rounding is None or block_format == "q4":
+        return None
+    weight, shape = weight_OI.numpy(), (len(weight_OI) // BLOCK, weight_OI.shape[1] // GROUP, BLOCK)
+    scales, minima = torch.empty(shape), torch.empty(shape)
+    if block_format == "q8":
+        rounding.fit_scales(weight, scales.numpy())
+        halves = [scales.half()]
+        minima = halves[0].float() * -ZERO["q8"]
+    else:
+        rounding.fit_ranges(weight, scales.numpy(), minima.numpy())
+        halves = [scales.half(), minima.half()]
+        minima = halves[1].float()
+    packed = torch.empty(*shape[:2], STEP_BYTES[block_format] + SCALE_BYTES * len(halves), dtype=torch.uint8)
+    words = packed.numpy().view("uint32")
+    rounding.pack_steps(weight, halves[0].float().numpy(), minima.numpy(), block_format == "q8", words)
+    packed[..., STEP_BYTES[block_format] :] = torch.cat(halves, -1).view(torch.uint8)
+    return packed
+
+
+def _pack(padded_OI: Tensor, block_format: BlockFormat) -> Tensor:
+    """The same by torch alone."""
+    return arrange_blocks(*round_groups(padded_OI.unflatten(1, (-1, GROUP)), block_format), block_format)
 
 
 def arrange_blocks(steps: Tensor, scale: Tensor, minimum: Tensor | None, block_format: BlockFormat) -> Tensor:
