@@ -51,8 +51,12 @@ class StepCompiler:
         for name in (None, *self.base.adapters.names):
             self._references[name] = reference_logits(self._subject(name), copies=self.copies)
 
-    def compile(self, positions: int) -> None:
-        """Compile the base and all adapters, once layers are packed, for texts of so many positions."""
+    def compile(self, positions: int) -> bool:
+        """Compile the base and all adapters, once layers are packed, for texts of so many positions.
+
+        Returns:
+            Whether there is a compiled step.
+        """
         self.base = replace(self.base, positions=positions)
         references = self._references
         self._step = compile_step(self.base, references.get(None))
@@ -60,6 +64,7 @@ class StepCompiler:
         self._adapters = {name: self.compile_adapter(self._subject(name), references.get(name)) for name in names}
         self._references = {}
         return_freed_memory()
+        return self.has_step
 
     def refresh(self) -> None:
         """Compile again after weights have changed. What was understood before is not compared again."""
