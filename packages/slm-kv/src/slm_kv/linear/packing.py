@@ -162,8 +162,7 @@ def pack(
         for name, layer in layers.items()
         if onednn_supports(layer) or layer_format(layer, quantised, False) or _tile_for(layer, tiles)
     }
-    onednn_layers = [layer for layer in layers.values() if onednn_supports(layer)]
-    packed_model.padded_rows = 0 if quantised else _fastest_padding(onednn_layers)
+    packed_model.padded_rows = 0 if quantised else _fastest_padding(list(filter(onednn_supports, layers.values())))
     embeddings = embeddings_by_weight(model)
     tied = tied_embeddings(model, embeddings, layers)
     freed = {id(layer.weight) for layer in layers.values()} - (embeddings.keys() - tied.keys())
