@@ -25,10 +25,14 @@ class Norm:
 
 @dataclass(frozen=True, eq=False)
 class Linear:
-    """A linear layer: its module without adapters, whose ``block_weight`` is multiplied, and its bias."""
+    """A linear layer: its module without adapters, whose ``block_weight`` is multiplied, and its bias.
+
+    ``place`` is the module that the model calls: the same one, or the outermost adapter around it.
+    """
 
     module: Any
     bias: np.ndarray | None
+    place: Any = None
 
     @property
     def outputs(self) -> int:
