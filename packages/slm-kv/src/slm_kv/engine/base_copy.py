@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from slm_kv.engine.adapters import AdaptedModel, Adapters
 from slm_kv.errors import InvalidLogits, KVError
+from slm_kv.linear.packed_embedding import embedding_weight
 from slm_kv.linear.plain_copy import PlainCopy
 from slm_kv.peft_models import adapter_names, base_model
 
@@ -87,7 +88,7 @@ class BaseCopy:
 @torch.inference_mode()
 def _try(model: Any, token_ids: Sequence[int]) -> None:
     """Run a short text. Raises KVError if the model fails, or if its logits are not finite."""
-    ids = torch.tensor([list(token_ids[:TRIAL_TOKENS])], device=model.get_input_embeddings().weight.device)
+    ids = torch.tensor([list(token_ids[:TRIAL_TOKENS])], device=embedding_weight(model).device)
     options = {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
     try:
         finite = bool(model(input_ids=ids, **options).logits.isfinite().all())

@@ -124,9 +124,13 @@ def _pack_compiled(weight_OI: Tensor, block_format: BlockFormat) -> Tensor | Non
 
 def _pack(padded_OI: Tensor, block_format: BlockFormat) -> Tensor:
     """The same by torch alone."""
-    groups = padded_OI.unflatten(1, (-1, GROUP))  # [O, G, 32]
-    steps, scale, minimum = round_groups(groups, block_format)
-    steps = steps.unflatten(0, (-1, BLOCK))  # [B, 64, G, 32]
+    return arrange_blocks(*round_groups(padded_OI.unflatten(1, (-1, GROUP)), block_format), block_format)
+
+
+def arrange_blocks(steps: Tensor, scale: Tensor, minimum: Tensor | None, block_format: BlockFormat) -> Tensor:
+    """Arrange steps uint8 [O, G, 32], scale and minimum float16 [O, G, 1] as blocks [B, G, bytes] uint8."""
+    padding = (0, 0, 0, 0, 0, -len(steps) % BLOCK)
+    steps = nn.functional.pad(steps, padding, value=ZERO[block_format]).unflatten(0, (-1, BLOCK))  # [B, 64, G, 32]
     if block_format == "q8":
         packed = steps.unflatten(-1, (8, 4))
     else:
@@ -135,7 +139,7 @@ def _pack(padded_OI: Tensor, block_format: BlockFormat) -> Tensor:
     parts = [packed.permute(0, 2, 3, 1, 4).flatten(2)]
     for numbers in (scale, minimum):
         if numbers is not None:
-            by_output = numbers.squeeze(-1).unflatten(0, (-1, BLOCK)).transpose(1, 2)
+            by_output = nn.functional.pad(numbers, padding).squeeze(-1).unflatten(0, (-1, BLOCK)).transpose(1, 2)
             parts.append(by_output.contiguous().view(torch.uint8))
     return torch.cat(parts, -1)
 
@@ -197,7 +201,8 @@ def _round_with_minimum(groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             best = error, scale, minimum
         else:
             better = error < best[0]
-            best = tuple(torch.where(better, new, old) for new, old in zip((error, scale, minimum), best, strict=True))  # type: ignore[assignment]
+            chosen = [torch.where(better, *pair) for pair in zip((error, scale, minimum), best, strict=True)]
+            best = chosen[0], chosen[1], chosen[2]
     assert best is not None
     _, scale, minimum = best
     return _steps_from(groups, scale.float(), minimum.float()).nan_to_num_(0).to(torch.uint8), scale, minimum
