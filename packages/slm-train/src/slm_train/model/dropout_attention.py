@@ -103,7 +103,7 @@ class _Attention(torch.autograd.Function):
         gradients = [torch.empty_like(states.transpose(1, 2)).transpose(1, 2) for states in saved[:3]]
         with torch.autocast("cpu", enabled=False):
             for row, outer in enumerate(gradient * ctx.factor):
-                parts = _gradients(outer, *(states[row] for states in saved), scale=ctx.scale)
+                parts = _gradients(outer, ctx.scale, *(states[row] for states in saved))
                 for whole, part in zip(gradients, parts, strict=True):
                     whole[row] = part
         return (*gradients, None, None, None)
@@ -120,7 +120,7 @@ def _weights(query: Tensor, key: Tensor, mask: Tensor, scale: float) -> Tensor:
 
 
 def _gradients(
-    outer: Tensor, query: Tensor, key: Tensor, value: Tensor, weights: Tensor, kept: Tensor, scale: float
+    outer: Tensor, scale: float, query: Tensor, key: Tensor, value: Tensor, weights: Tensor, kept: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of query, key and value ``[H, T, D]`` of a row of the batch."""
     exact = torch.promote_types(query.dtype, torch.float32)
