@@ -27,7 +27,8 @@ def print_result(result: ResultFile) -> None:
     """Print results to stdout, peers that were left out to stderr."""
     machine, console = result.machine, new_console()
     settings = format_settings(result.settings)
-    print(f"{machine['cpu']}, {machine['cores']} cores; {settings}; medians of rounds (minimum to maximum)")
+    where = f"{machine['cpu']}, {machine['cores']} cores, {result.when[:10]}"
+    print(f"{where}; {settings}; medians of rounds (minimum to maximum)")
     for comparison in result.results.comparisons:
         console.print(comparison_table(comparison))
     if result.guarantees:

@@ -115,8 +115,7 @@ class Engine(TextEngine):
                 self._prepared.pack(weights, gate_text, self._vocabulary, self.context_limits.positions)
             # Allocated after packing, whose temporary memory is free again by then: the peak is lower.
             self.storage = PagedStorage(probe.shapes, max_pages, page_size, probe.dtype, probe.device)
-            self._compiler.compile(self.context_limits.positions)
-            if not self._compiler.has_step:
+            if not self._compiler.compile(self.context_limits.positions):
                 self._prepared.unpack_rotated_layers()
         except BaseException:
             self._prepared.restore()

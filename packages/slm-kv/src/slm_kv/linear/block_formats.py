@@ -201,7 +201,8 @@ def _round_with_minimum(groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             best = error, scale, minimum
         else:
             better = error < best[0]
-            best = tuple(torch.where(better, new, old) for new, old in zip((error, scale, minimum), best, strict=True))  # type: ignore[assignment]
+            chosen = [torch.where(better, *pair) for pair in zip((error, scale, minimum), best, strict=True)]
+            best = chosen[0], chosen[1], chosen[2]
     assert best is not None
     _, scale, minimum = best
     return _steps_from(groups, scale.float(), minimum.float()).nan_to_num_(0).to(torch.uint8), scale, minimum

@@ -24,6 +24,7 @@ from slm_train.checkpoints.hub_upload import upload_checkpoint
 from slm_train.checkpoints.retention import list_checkpoints, rotate
 from slm_train.checkpoints.run_identity import IDENTITY_NAME
 from slm_train.checkpoints.whole_weights import load_whole_weights, whole_trained_weights
+from slm_train.hardware.heap import kept_heap
 from slm_train.loop.changed_settings import NewSettings
 from slm_train.loop.evaluation import evaluate
 from slm_train.loop.finite_check import check_evaluation
@@ -34,6 +35,7 @@ from slm_train.losses.auxiliary_loss import AuxiliaryLoss
 from slm_train.losses.evaluation_loss import EvaluationLoss
 from slm_train.losses.fused_loss import loss_context
 from slm_train.losses.loss_path import observe_loss_path
+from slm_train.model.fast_dropout import use_fast_dropout
 
 
 class SlmTrainer(FiniteTrainer):
@@ -59,6 +61,7 @@ class SlmTrainer(FiniteTrainer):
         self.identity, self.changed = identity or {}, changed
         self.muon, self.best = muon, best or BestWeights(Path(str(self.args.output_dir)))
         model: Any = self.model
+        use_fast_dropout(model)
         self._check_loss_path(model)
         self.loss_context = loss_context(model, self.args, fused_loss)
         self.evaluation_loss = EvaluationLoss.fitting(model, self.args)
@@ -164,7 +167,8 @@ class SlmTrainer(FiniteTrainer):
 
     def train(self, *arguments: Any, **named: Any) -> TrainOutput:
         """Train as any Trainer does, and end with the best weights if the run keeps them."""
-        output: TrainOutput = super().train(*arguments, **named)
+        with kept_heap(self.args.device):
+            output: TrainOutput = super().train(*arguments, **named)
         self.check_finite(is_saved=True)
         self._end_with_best()
         return output

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,9 +12,11 @@ from torch import Tensor, nn
 from transformers import TrainingArguments
 
 from slm_data import IGNORE_INDEX
+from slm_train.losses.frozen_weights import FrozenWeights, frozen_weights
 from slm_train.losses.linear_cross_entropy import linear_cross_entropy
 from slm_train.losses.loss_normalization import token_scale
 from slm_train.losses.loss_path import is_cross_entropy, observe_loss_path
+from slm_train.model.dropout_attention import dropout_attention
 
 _PROBE_TOKENS = 8
 
@@ -27,6 +30,7 @@ class FusedLoss:
 
     def __init__(self, model: Any, head: Any):
         self.head, self.is_active = head, False
+        self.frozen: FrozenWeights | None = None  # copies of the weights, also of the head's
         self._usual_loss, self._usual_head = model.loss_function, head.forward
         model.loss_function, head.forward = self._loss, self._forward
 
@@ -87,15 +91,32 @@ class FusedLoss:
             return self._usual_loss(logits, labels, vocab_size, num_items_in_batch=num_items_in_batch, **more)
         targets = nn.functional.pad(labels, (0, 1), value=IGNORE_INDEX)[..., 1:].reshape(-1)
         scale = token_scale(targets, num_items_in_batch, logits.device)
-        return linear_cross_entropy(logits.reshape(len(targets), -1), self.head.weight, targets, scale)
+        return linear_cross_entropy(logits.reshape(len(targets), -1), self._weight(), targets, scale)
+
+    def _weight(self) -> Tensor:
+        weight: Tensor = self.head.weight
+        is_low = self.frozen is not None and torch.is_autocast_enabled("cpu") and not weight.requires_grad
+        return self.frozen.copy(weight) if self.frozen and is_low else weight
 
 
 def loss_context(
     model: nn.Module, training: TrainingArguments, enabled: bool
 ) -> Callable[[], AbstractContextManager[None]]:
-    """Return the context for forward passes in training: a FusedLoss if ``enabled`` and possible, else a null one."""
+    """Return the context of forward passes in training: FusedLoss if ``enabled``, and what is faster on a CPU."""
     fused = FusedLoss.fitting(model) if enabled and _is_possible(training) else None
-    return fused or nullcontext
+    frozen = frozen_weights(model, training, [fused.head.weight] if fused else [])
+    if fused:
+        fused.frozen = frozen
+    contexts = [context for context in (fused, frozen, dropout_attention(training)) if context]
+    return partial(_entered, contexts) if contexts else nullcontext
+
+
+@contextmanager
+def _entered(contexts: Sequence[Callable[[], AbstractContextManager[Any]]]) -> Iterator[None]:
+    with ExitStack() as stack:
+        for context in contexts:
+            stack.enter_context(context())
+        yield
 
 
 def _is_possible(training: TrainingArguments) -> bool:

@@ -49,14 +49,19 @@ class StepCompiler:
         """Compute the models' own logits, before their layers are packed."""
         self._references = {name: reference_logits(self._subject(name)) for name in (None, *self.base.adapters.names)}
 
-    def compile(self, positions: int) -> None:
-        """Compile the base and all adapters, once layers are packed, for texts of so many positions."""
+    def compile(self, positions: int) -> bool:
+        """Compile the base and all adapters, once layers are packed, for texts of so many positions.
+
+        Returns:
+            Whether there is a compiled step.
+        """
         self.base = replace(self.base, positions=positions)
         references = self._references
         self._step = compile_step(self.base, references.get(None))
         names = self.base.adapters.names
         self._adapters = {name: self.compile_adapter(self._subject(name), references.get(name)) for name in names}
         self._references = {}
+        return self.has_step
 
     def refresh(self) -> None:
         """Compile again after weights have changed. What was understood before is not compared again."""
