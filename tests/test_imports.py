@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from slm_testing.workspace.readme_blocks import ROOT
@@ -27,6 +28,11 @@ def imported_modules(source: str) -> Iterator[str]:
             yield node.module
 
 
+@cache
+def imports_of(file: Path) -> tuple[str, ...]:
+    return (*imported_modules(file.read_text()),)
+
+
 def owner(file: Path) -> str | None:
     """Return the member that a file belongs to; for a test helper, the member whose tests use it."""
     parts = file.relative_to(ROOT).parts
@@ -39,8 +45,7 @@ def owner(file: Path) -> str | None:
 
 def foreign_submodules(file: Path) -> list[str]:
     """Return the submodules of other members that ``file`` imports."""
-    imported = imported_modules(file.read_text())
-    submodules = [name for name in imported if name.partition(".")[0] in MEMBERS and "." in name]
+    submodules = [name for name in imports_of(file) if name.partition(".")[0] in MEMBERS and "." in name]
     return [name for name in submodules if name.partition(".")[0] != owner(file) and name not in PUBLIC_MODULES]
 
 
@@ -55,7 +60,7 @@ def test_members_are_imported_by_their_public_names() -> None:
 
 
 def test_no_test_module_and_no_conftest_is_imported() -> None:
-    importers = {file: list(imported_modules(file.read_text())) for file in python_files()}
+    importers = {file: imports_of(file) for file in python_files()}
     assert [
         (str(file.relative_to(ROOT)), name)
         for file, names in importers.items()

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 import torch
-from hypothesis import settings
 from transformers import PreTrainedTokenizerBase
 
 from slm_data.sample.built_in import TRAIN_SEED
@@ -12,9 +11,6 @@ from slm_data.sample.harbour.corpus import HARBOUR
 from slm_data.sample.story_grammar import Tale
 from slm_data.sources.documents import Documents
 from slm_data.tokens.bpe import train_tokenizer
-
-settings.register_profile("slm", deadline=None, max_examples=50)  # a busy machine must not fail a test
-settings.load_profile("slm")
 
 SENTENCES = (
     "Once upon a time there was a little hen who lived by the sea.",

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from slm_kv.engine.step_times import StepTimes
+
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> Iterator[None]:
@@ -13,6 +15,14 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def steps_are_not_timed() -> Iterator[None]:
+    """The numbers of steps and drafts do not depend on the speed of the machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StepTimes, "end_item", lambda self: None)
+        yield
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ transformers_logging.set_verbosity_error()
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     root = tmp_path_factory.mktemp("tiny")
-    train, held_out = list(harbour_stories(120, seed=1)), list(harbour_stories(12, seed=2))
+    train, held_out = list(harbour_stories(120, seed=1)), list(harbour_stories(4, seed=2))
     for name, texts in (("texts.txt", train), ("held_out.txt", held_out)):
         (root / name).write_text("\n\n\n".join(texts))
     tokenizer = train_tokenizer(train, 400, model_max_length=128)

@@ -5,9 +5,6 @@ from __future__ import annotations
 import errno
 import itertools
 import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,28 +13,12 @@ from pathlib import Path
 import pytest
 
 from slm_testing.train.checkpoint_folders import contents, fail_if_skipped, hidden_names, save, watch_disk_changes
+from slm_testing.train.endless_writers import COPIES, write_and_kill
 from slm_train.checkpoints.files.atomic_write import atomic_folder, remove_leftovers, temporary_path
 from slm_train.checkpoints.files.manifest import MANIFEST, find_fault
 from slm_train.checkpoints.retention import latest_complete, list_checkpoints, rotate
 
 pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
-
-WRITER = """
-import itertools, sys
-from pathlib import Path
-from slm_train.checkpoints.files.atomic_write import atomic_folder, remove_leftovers
-from slm_train.checkpoints.retention import latest_complete, rotate
-run = Path(sys.argv[1])
-newest = latest_complete(run, print)
-remove_leftovers(run)
-for step in itertools.count(int(newest.name.rpartition("-")[2]) if newest else 1):
-    for _ in range(2):
-        with atomic_folder(run / f"checkpoint-{step}") as temporary:
-            for name in ("model", "optimizer"):
-                (temporary / name).write_bytes(str(step).encode() * 30000)
-        print(step, flush=True)
-    rotate(run, 2, None)
-"""
 
 
 class Crash(BaseException):
@@ -262,21 +243,15 @@ def test_cleaning_restores_what_was_being_replaced(tmp_path: Path) -> None:
 
 
 def test_a_run_that_is_killed_repeatedly_keeps_its_newest_checkpoint(tmp_path: Path) -> None:
-    newest = 0
+    run, newest = tmp_path / "run", 0
+    run.mkdir()
     for wait in (0.0, 0.013, 0.031, 0.047, 0.089):
-        process = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        first = process.stdout.readline()
-        time.sleep(wait)
-        process.send_signal(signal.SIGKILL)
-        printed = [first, *process.stdout.read().splitlines()]
-        process.wait()
-        process.stdout.close()
-        newest_complete = latest_complete(tmp_path, fail_if_skipped)
+        printed = write_and_kill(["folder", run], tmp_path / "printed.txt", wait)
+        newest_complete = latest_complete(run, fail_if_skipped)
         assert newest_complete is not None
         number = int(newest_complete.name.rpartition("-")[2])
-        assert number >= max(newest, int(printed[-1]))
+        assert number >= max(newest, printed)
         assert {file.read_bytes() for file in newest_complete.iterdir() if file.name != MANIFEST} == {
-            str(number).encode() * 30000
+            str(number).encode() * COPIES
         }
         newest = number

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,14 +32,14 @@ def undropped(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def by_torchrun(argv: list[str]) -> int:
-    """As a user starts two processes: half a minute, for each imports everything."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv-backend", "c10d"]
-    command = [*launcher, "--rdzv-endpoint", "localhost:0", "-m", "slm_train.cli", *map(str, argv)]
-    return subprocess.run(command, capture_output=True, timeout=300, check=False).returncode
+    """As torchrun starts two processes, with the variables that it sets."""
+    process = forked.start("slm_testing.train.launched", argv)
+    process.join(300)
+    return int(process.exitcode)
 
 
 def by_forks(argv: list[str]) -> int:
-    """The same processes, from a server that has imported everything."""
+    """Two processes without torchrun's agent."""
     processes = [start(argv, **environment) for environment in two_ranks()]
     for process in processes:
         process.join(300)

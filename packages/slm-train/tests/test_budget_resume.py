@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from slm_testing.train.budget_runs import dynamic
-from slm_testing.train.killing import finish, kill_and_resume, outcome, start
+from slm_testing.train.killing import Outcome, finish, kill_and_resume, outcome, start
 from slm_testing.train.tiny_runs import OTHER_RUNS, Refused, Tiny, read_record
 from slm_train.cli import main
 
@@ -43,14 +43,23 @@ def test_a_run_killed_at_random_moments_resumes_to_the_same_bits_and_lines(
     assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == []
 
 
+STOPPED = ("--max_steps", "40", "--checkpoint_interval", "1000")
+
+
+@pytest.fixture(scope="module")
+def unstopped(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """The result of the run that is stopped by signals, without them."""
+    folder = tmp_path_factory.mktemp("unstopped") / "run"
+    assert finish(dynamic(tiny, folder, *STOPPED)) == 0
+    return outcome(folder)
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_finishes_the_step_and_loses_nothing(
-    tiny: Tiny, tmp_path: Path, number: signal.Signals, code: int
+    tiny: Tiny, unstopped: Outcome, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
-    more = ("--max_steps", "40", "--checkpoint_interval", "1000")
-    assert finish(dynamic(tiny, tmp_path / "alone", *more)) == 0
     stopped = tmp_path / "stopped"
-    process = start(dynamic(tiny, stopped, *more))
+    process = start(dynamic(tiny, stopped, *STOPPED))
     metrics = stopped / "metrics.jsonl"
     while process.is_alive() and not (metrics.exists() and '"loss"' in metrics.read_text()):
         time.sleep(0.01)
@@ -60,8 +69,8 @@ def test_a_signal_finishes_the_step_and_loses_nothing(
     assert read_record(stopped)["status"] == "stopped"
     state = torch.load(stopped / "dynamic_checkpoint.pt", weights_only=True)
     assert max(outcome_steps(stopped)) == state["step"] >= 1
-    assert finish([*dynamic(tiny, stopped, *more), "--resume_from_checkpoint"]) == 0
-    assert outcome(stopped) == outcome(tmp_path / "alone")
+    assert finish([*dynamic(tiny, stopped, *STOPPED), "--resume_from_checkpoint"]) == 0
+    assert outcome(stopped) == unstopped
 
 
 def outcome_steps(folder: Path) -> list[int]:
@@ -70,7 +79,7 @@ def outcome_steps(folder: Path) -> list[int]:
 
 
 def test_more_epochs_continue_after_the_first_ones(tiny: Tiny, tmp_path: Path) -> None:
-    more = ("--max_steps", "-1", "--max_train_samples", "12", "--lr_scheduler_type", "constant")
+    more = ("--max_steps", "-1", "--max_train_samples", "4", "--lr_scheduler_type", "constant")
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert main(dynamic(tiny, whole, *more, "--num_train_epochs", "3")) == 0
     assert main(dynamic(tiny, parts, *more, "--num_train_epochs", "1")) == 0
@@ -81,7 +90,7 @@ def test_more_epochs_continue_after_the_first_ones(tiny: Tiny, tmp_path: Path) -
 
 
 def test_a_lengthened_run_has_the_rates_of_its_new_schedule(tiny: Tiny, tmp_path: Path) -> None:
-    more = ("--max_steps", "-1", "--max_train_samples", "12", "--learning_rate", "1e-3")
+    more = ("--max_steps", "-1", "--max_train_samples", "4", "--learning_rate", "1e-3")
     assert main(dynamic(tiny, tmp_path, *more, "--num_train_epochs", "1")) == 0
     done = torch.load(tmp_path / "dynamic_checkpoint.pt", weights_only=True)["step"]
     longer = dynamic(tiny, tmp_path, *more, "--num_train_epochs", "2", "--accept_changes", "num_train_epochs")

@@ -57,20 +57,24 @@ for line in sys.stdin:
 
 
 @pytest.fixture
-def hub() -> Iterator[tuple[type[FailingHub], str]]:
-    handler = type("Handler", (FailingHub,), {})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+def hub() -> Iterator[ThreadingHTTPServer]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (FailingHub,), {}))
     Thread(target=server.serve_forever, daemon=True).start()
-    yield handler, f"http://127.0.0.1:{server.server_port}"
+    yield server
+    stop(server)
+
+
+def stop(server: ThreadingHTTPServer) -> None:
     server.shutdown()
     server.server_close()
 
 
-def test_a_failing_hub_is_reported_in_one_sentence(
-    tiny: Tiny, tmp_path: Path, hub: tuple[type[FailingHub], str], subtests: pytest.Subtests
+def test_a_failing_or_unreachable_hub_is_reported_in_one_sentence(
+    tiny: Tiny, tmp_path: Path, hub: ThreadingHTTPServer, subtests: pytest.Subtests
 ) -> None:
     """huggingface_hub reads the address of the hub on import, so one process with that address runs all commands."""
-    handler, url = hub
+    handler: Any = hub.RequestHandlerClass
+    url = f"http://127.0.0.1:{hub.server_port}"
     environment = {**os.environ, "HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "hub"), "HF_HUB_DISABLE_XET": "1"}
     pipe: Any = subprocess.PIPE
     model, dataset = tiny.flags(tmp_path / "run"), tiny.flags(tmp_path / "run")
@@ -84,12 +88,15 @@ def test_a_failing_hub_is_reported_in_one_sentence(
         (404, "no repository of that name exists on the hub"),
         (503, "the hub answers with status 503"),
         (200, "the connection to the hub was interrupted"),
+        (None, "cannot be reached"),
     ]
     command = [sys.executable, "-c", CHILD]
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment) as child:
-        for (what, flags), (status, expected) in product(commands, errors):
+        for (status, expected), (what, flags) in product(errors, commands):
             with subtests.test(what, status=status):
                 handler.status = status
+                if status is None:
+                    stop(hub)
                 child.stdin.write(json.dumps(flags) + "\n")
                 child.stdin.flush()
                 code, stderr = json.loads(child.stdout.readline())

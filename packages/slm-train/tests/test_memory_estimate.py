@@ -29,7 +29,7 @@ def test_the_estimate_of_weights_gradients_and_optimizer_equals_that_of_the_run(
 ) -> None:
     from slm_train.cli import main
 
-    length = ("--max_steps", "-1", "--num_train_epochs", "1", "--max_train_samples", "40")
+    length = ("--max_steps", "-1", "--num_train_epochs", "1", "--max_train_samples", "6")
     more = ("--mode", mode, *length, "--gradient_accumulation_steps", "2")
     estimate, steps = estimated(tiny, tmp_path / "run", *more)
     assert not (tmp_path / "run").exists()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from slm_testing.train.budget_runs import dynamic
-from slm_testing.train.killing import finish, kill_and_resume, outcome, start
+from slm_testing.train.killing import Outcome, finish, kill_and_resume, outcome, start
 from slm_testing.train.tiny_runs import OTHER_RUNS, Refused, Tiny, read_record
 
 LONG = (
@@ -47,13 +47,22 @@ def test_a_run_killed_at_random_moments_resumes_to_the_same_bits(
     assert outcome(tmp_path / "killed") == outcome(tmp_path / "alone")
 
 
+STOPPED = ("--max_steps", "40", "--save_steps", "1000", "--num_train_epochs", "9")
+
+
+@pytest.fixture(scope="module")
+def unstopped(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """The result of the run that is stopped by signals, without them."""
+    folder = tmp_path_factory.mktemp("unstopped") / "run"
+    assert finish(tiny.flags(folder, *STOPPED)) == 0
+    return outcome(folder)
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_finishes_the_step_saves_and_the_run_goes_on_from_there(
-    tiny: Tiny, tmp_path: Path, number: signal.Signals, code: int
+    tiny: Tiny, unstopped: Outcome, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
-    more = ("--max_steps", "40", "--save_steps", "1000", "--num_train_epochs", "9")
-    assert finish(tiny.flags(tmp_path / "alone", *more)) == 0
-    process = start(tiny.flags(tmp_path / "stopped", *more))
+    process = start(tiny.flags(tmp_path / "stopped", *STOPPED))
     metrics = tmp_path / "stopped" / "metrics.jsonl"
     while process.is_alive() and not (metrics.exists() and '"loss"' in metrics.read_text()):
         time.sleep(0.01)
@@ -61,8 +70,8 @@ def test_a_signal_finishes_the_step_saves_and_the_run_goes_on_from_there(
     process.join()
     assert process.exitcode == code
     assert read_record(tmp_path / "stopped")["status"] == "stopped"
-    assert finish([*tiny.flags(tmp_path / "stopped", *more), "--resume_from_checkpoint"]) == 0
-    assert outcome(tmp_path / "stopped") == outcome(tmp_path / "alone")
+    assert finish([*tiny.flags(tmp_path / "stopped", *STOPPED), "--resume_from_checkpoint"]) == 0
+    assert outcome(tmp_path / "stopped") == unstopped
 
 
 @pytest.mark.parametrize("mode", ["baseline", "lora"])
@@ -70,7 +79,7 @@ def test_a_finished_run_is_unchanged_when_it_is_resumed(tiny: Tiny, tmp_path: Pa
     from slm_train.cli import main
 
     run = tmp_path / "run"
-    flags = tiny.flags(run, "--mode", mode, "--max_steps", "-1", "--max_train_samples", "12", "--save_steps", "1")
+    flags = tiny.flags(run, "--mode", mode, "--max_steps", "-1", "--max_train_samples", "4", "--save_steps", "1")
     assert main(flags) == 0
     whole, record = outcome(run), read_record(run)
     for file in run.glob("*.safetensors"):  # as if killed before they were written
@@ -113,20 +122,27 @@ def test_resuming_without_a_checkpoint_starts_from_the_beginning_with_a_message(
     assert "nothing to resume" in capsys.readouterr().out
 
 
+@pytest.fixture(scope="module")
+def finished(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run with checkpoints."""
+    from slm_train.cli import main
+
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    assert main(tiny.flags(folder, "--save_steps", "2")) == 0
+    return folder
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [*OTHER_RUNS, (("--mode", "butterfly"), "--mode lora, now butterfly")],
 )
 def test_a_checkpoint_of_another_run_is_refused(
-    tiny: Tiny, tmp_path: Path, refused: Refused, change: tuple[str, ...], named: str
+    tiny: Tiny, finished: Path, refused: Refused, change: tuple[str, ...], named: str
 ) -> None:
-    from slm_train.cli import main
-
-    assert main(tiny.flags(tmp_path / "run", "--save_steps", "2")) == 0
-    before = json.dumps(read_record(tmp_path / "run"))
-    sentence = refused([*tiny.flags(tmp_path / "run", *change), "--resume_from_checkpoint"])
+    before = json.dumps(read_record(finished))
+    sentence = refused([*tiny.flags(finished, *change), "--resume_from_checkpoint"])
     assert f"was trained with {named}" in sentence
-    assert json.dumps(read_record(tmp_path / "run")) == before
+    assert json.dumps(read_record(finished)) == before
 
 
 def test_a_run_continues_from_a_given_checkpoint_and_later_ones_are_replaced(

@@ -5,15 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+import slm_testing.forked as forked
 from slm_testing.train.budget_runs import dynamic
 from slm_testing.train.killing import start
 from slm_testing.train.tiny_runs import Refused, Tiny
@@ -76,15 +74,15 @@ def test_a_killed_run_frees_its_folder_at_once_even_if_its_workers_live_on(tiny:
         pytest.skip("finds the workers in /proc")
     folder = tmp_path / "run"
     endless = tiny.flags(folder, "--save_steps", "1", "--dataloader_num_workers", "1", "--max_steps", "5000")
-    process: Any = subprocess.Popen([sys.executable, "-m", "slm_train.cli", *endless], stdout=subprocess.DEVNULL)
-    while process.poll() is None and not list(folder.glob("checkpoint-*")):
+    process = start(endless)
+    while process.is_alive() and not list(folder.glob("checkpoint-*")):
         time.sleep(0.01)
     workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     assert workers
     for worker in workers:
         os.kill(int(worker), signal.SIGSTOP)  # it cannot notice that its parent is gone
     process.kill()
-    process.wait()
+    process.join()
     try:
         assert Path(f"/proc/{workers[0]}").exists()
         assert (folder / LOCK_FILE).exists()
@@ -100,19 +98,18 @@ def test_of_two_runs_that_start_together_at_most_one_trains_in_a_folder(tiny: Ti
     flags = tiny.flags("", "--max_steps", "2")
     position = flags.index("--output_dir")
     del flags[position : position + 2]
-    command = [sys.executable, "-m", "slm_train.cli", *flags]
-    racing = [
-        subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    errors = [process.communicate(timeout=120)[1] for process in racing]
-    trained = [process for process in racing if process.returncode == 0]
+    outputs = [tmp_path / f"errors-{number}.txt" for number in range(2)]
+    racing = [forked.start("slm_train.cli", flags, folder=tmp_path, errors=output) for output in outputs]
+    for process in racing:
+        process.join(120)
+    errors = [output.read_text() for output in outputs]
+    trained = [process for process in racing if process.exitcode == 0]
     folders = list((tmp_path / "outputs").iterdir())
     assert len(folders) == len(trained) >= 1, errors
     for folder in folders:
         assert (folder / "adapter_model.safetensors").exists()
     for process, error in zip(racing, errors, strict=True):
-        assert process in trained or (process.returncode == 2 and "is in use by another run" in error)
+        assert process in trained or (process.exitcode == 2 and "is in use by another run" in error)
 
 
 def test_the_default_folder_skips_one_in_which_a_run_has_only_just_begun(tmp_path: Path) -> None:

@@ -6,9 +6,7 @@ import errno
 import gc
 import itertools
 import os
-import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -20,20 +18,11 @@ import pytest
 import torch
 
 from slm_testing.train.checkpoint_folders import hidden_names, watch_disk_changes
+from slm_testing.train.endless_writers import COPIES, write_and_kill
 from slm_testing.train.step_checkpoints import save, saved
 from slm_train.checkpoints.files.atomic_write import atomic_file, remove_leftovers
 from slm_train.checkpoints.step_checkpoint_file import STEP_CHECKPOINT_FILE, read_step_checkpoint
 from slm_train.errors import CheckpointError
-
-KILLED = """
-import itertools, sys
-from pathlib import Path
-from slm_train.checkpoints.files.atomic_write import atomic_file
-for step in itertools.count(int(sys.argv[2])):
-    with atomic_file(Path(sys.argv[1])) as temporary:
-        temporary.write_bytes(str(step).encode() * 30000)
-    print(step, flush=True)
-"""
 
 
 class Crash(BaseException):
@@ -82,19 +71,11 @@ def test_the_file_is_on_the_disk_before_it_gets_its_name(tmp_path: Path, monkeyp
 def test_the_file_is_complete_after_repeated_kills(tmp_path: Path) -> None:
     newest = 0
     for wait in (0.0, 0.013, 0.031, 0.047, 0.089):
-        command = [sys.executable, "-c", KILLED, str(tmp_path / "file"), str(newest + 1)]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        first = process.stdout.readline()
-        time.sleep(wait)
-        process.send_signal(signal.SIGKILL)
-        printed = [first, *process.stdout.read().splitlines()]
-        process.wait()
-        process.stdout.close()
+        printed = write_and_kill(["file", tmp_path / "file", newest + 1], tmp_path / "printed.txt", wait)
         text = (tmp_path / "file").read_bytes()
-        newest = int(text[: len(text) // 30000])
-        assert text == str(newest).encode() * 30000
-        assert newest in (int(printed[-1]), int(printed[-1]) + 1)
+        newest = int(text[: len(text) // COPIES])
+        assert text == str(newest).encode() * COPIES
+        assert newest in (printed, printed + 1)
 
 
 def test_a_full_or_read_only_disk_is_reported_and_the_last_checkpoint_remains(small_disk: Path) -> None:

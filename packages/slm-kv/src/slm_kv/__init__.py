@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from slm_kv.pages.paged_cache import PagedCache
     from slm_kv.pages.pool import PagePool
     from slm_kv.pages.storage import LayerShape, PagedStorage
+    from slm_kv.peft_models import RotatedLayer
     from slm_kv.sampling.logprobs import SampledToken
     from slm_kv.sampling.params import MAX_LOGPROBS, SamplingParams
     from slm_kv.threads import set_threads
@@ -59,6 +60,7 @@ __all__ = [
     "PagedCache",
     "PagedStorage",
     "PoolFull",
+    "RotatedLayer",
     "SampledToken",
     "SamplingParams",
     "StepBatch",
@@ -101,6 +103,7 @@ _EXPORTS = {
     "PagedCache": "pages.paged_cache:PagedCache",
     "PagedStorage": "pages.storage:PagedStorage",
     "PoolFull": "errors:PoolFull",
+    "RotatedLayer": "peft_models:RotatedLayer",
     "SampledToken": "sampling.logprobs:SampledToken",
     "SamplingParams": "sampling.params:SamplingParams",
     "StepBatch": "attention.step_batch:StepBatch",

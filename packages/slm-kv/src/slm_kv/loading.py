@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib.metadata import entry_points
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import transformers
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -19,6 +19,8 @@ from transformers import (
 )
 
 from slm_kv.errors import KVError
+from slm_kv.gguf.file import check_gguf_file, is_gguf_path
+from slm_kv.gguf.model import load_blocks
 from slm_kv.peft_models import add_adapter
 from slm_kv.weight_dtype import automatic_dtype
 
@@ -49,8 +51,7 @@ def load(
     and butterflies), else transformers and peft.
 
     Args:
-        model_path: A folder, a GGUF file (``.gguf``, with the package gguf; its weights are dequantized) or a name on
-            the hub.
+        model_path: A folder, a GGUF file (``.gguf``, with the package gguf; see ``gguf.model``) or a name on the hub.
         adapter_path: The folder of a PEFT adapter. It stays unmerged.
         dtype: The dtype of the weights; or a function that chooses it from the checkpoint's dtype and the device, such
             as None's ``automatic_dtype``: the checkpoint's own where that is not slower, else float32.
@@ -63,7 +64,9 @@ def load(
         check_device(device)
     loader = installed_loader() or _load_with_transformers
     try:
-        loaded = loader(model_path, adapter_path, dtype=dtype or automatic_dtype, device=device)
+        choice = dtype or automatic_dtype
+        blocks = _load_blocks(model_path, choice, device) if adapter_path is None else None
+        loaded = blocks or loader(model_path, adapter_path, dtype=choice, device=device)
     except (ValueError, OSError, ImportError) as error:
         raise KVError(_first_line(error)) from error
     loaded.model.eval().requires_grad_(False)
@@ -88,11 +91,19 @@ def _load_with_transformers(
     model_path: str, adapter_path: str | None, *, dtype: torch.dtype | ChooseDtype, device: str | None
 ) -> Loaded:
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    model_path, gguf = _split_gguf_path(model_path)
+    gguf: dict[str, Any] = {}
+    dequantize: dict[str, Any] = {}
+    if is_gguf_path(model_path):
+        path = Path(model_path).expanduser()
+        model_path, gguf = str(path.parent), {"gguf_file": path.name}
+        if hasattr(transformers, "GgufConfig"):  # since 5.19, which else keeps the file's blocks
+            dequantize = {"quantization_config": transformers.GgufConfig(dequantize=True)}
     if not isinstance(dtype, torch.dtype):
         config = AutoConfig.from_pretrained(model_path, trust_remote_code=False, **gguf).get_text_config()
         dtype = dtype(getattr(config, "dtype", None) or torch.float32, target)
-    model: Any = AutoModelForCausalLM.from_pretrained(model_path, dtype=dtype, trust_remote_code=False, **gguf)
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        model_path, dtype=dtype, trust_remote_code=False, **gguf, **dequantize
+    )
     if getattr(model.config.get_text_config(), "attn_logit_softcapping", None):
         model.set_attn_implementation("eager")  # transformers' default ignores the soft cap
     model.to(target)
@@ -103,16 +114,15 @@ def _load_with_transformers(
     return Loaded(model, tokenizer)
 
 
-def _split_gguf_path(model_path: str) -> tuple[str, dict[str, str]]:
-    """Return what transformers takes for a model: its location, and for a GGUF file the file's name in that folder."""
-    path = Path(model_path).expanduser()
-    if path.suffix.lower() != ".gguf" or path.is_dir():
-        return model_path, {}
-    if not path.is_file():
-        raise KVError(f"file {path} does not exist; check the path")
-    if find_spec("gguf") is None:
-        raise KVError(f"{path} needs the package gguf, which is not installed; install it with pip install gguf")
-    return str(path.parent), {"gguf_file": path.name}
+def _load_blocks(model_path: str, dtype: torch.dtype | ChooseDtype, device: str | None) -> Loaded | None:
+    """Load a GGUF file's own blocks; None for other models, and where its weights must be dequantized."""
+    if not is_gguf_path(model_path):
+        return None
+    check_gguf_file(path := Path(model_path).expanduser())
+    if (device or ("cuda" if torch.cuda.is_available() else "cpu")) != "cpu":
+        return None
+    loaded = load_blocks(path, dtype)
+    return None if loaded is None else Loaded(*loaded)
 
 
 def _add_end_ids(model: Any, adapter_path: str) -> None:

@@ -8,13 +8,49 @@ from __future__ import annotations
 import inspect
 import sys
 import warnings
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, Literal, Protocol, runtime_checkable
 
-from torch import nn
+from torch import Tensor, nn
 
 from slm_kv.errors import KVError
+
+Factors = Sequence[tuple[Tensor, int]]  # float32 [G, m, m], and the stride of each
+
+
+@runtime_checkable
+class RotatedLayer(Protocol):
+    """An adapter on a linear layer, y = W x + b, that computes y = magnitudes * R (W S x + b) in evaluation mode.
+
+    A layer of any PEFT method that has these members can be computed by the compiled decode step, and its base layer
+    packed. slm-adapters' butterflies have them; neither package imports the other.
+
+    Attributes:
+        base_layer: The linear layer.
+        cache_weight: While it is False, the layer only calls its base layer, and does not read its weight. While it is
+            None, the engine sets it to False. True keeps the base layer plain.
+    """
+
+    base_layer: Any
+    cache_weight: bool | None
+
+    def rotation_factors(self, side: Literal["input", "output"], adapter: str) -> Factors:
+        """The factors of S (``input``) or R (``output``), the first to be applied first; none for the identity.
+
+        A factor multiplies groups of m columns that are ``stride`` apart, group g by matrix g: group
+        outer * stride + inner is the columns (outer * m + d) * stride + inner for d below m.
+        """
+        ...
+
+    def magnitudes(self, adapter: str) -> Tensor | None:
+        """The magnitudes [O]; None for ones."""
+        ...
+
+
+def rotated_layers(model: nn.Module) -> list[RotatedLayer]:
+    """The layers of a model that are RotatedLayers."""
+    return [module for module in model.modules() if isinstance(module, RotatedLayer)]
 
 
 def add_adapter(model: Any, adapter_path: str) -> Any:
@@ -70,19 +106,37 @@ def delete_adapter(model: Any, name: str) -> Any:
 
 def layers_without_adapters(model: nn.Module) -> dict[nn.Module, nn.Module]:
     """Map each layer that PEFT put into ``model``, the outermost only, to the model's own layer inside it."""
+    own = ((module, without_adapters(module)) for module in model.modules())
+    return {module: layer for module, layer in own if layer is not module}
+
+
+def without_adapters(module: Any) -> Any:
+    """The model's own module inside the wrappers that PEFT put around it."""
     if "peft" not in sys.modules:
-        return {}
+        return module
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import AuxiliaryTrainingWrapper
 
-    own: dict[nn.Module, nn.Module] = {}
-    for module in model.modules():
-        layer: Any = module
-        while isinstance(layer, BaseTunerLayer | AuxiliaryTrainingWrapper):
-            layer = layer.original_module if isinstance(layer, AuxiliaryTrainingWrapper) else layer.base_layer
-        if layer is not module:
-            own[module] = layer
-    return own
+    while isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper):
+        module = module.original_module if isinstance(module, AuxiliaryTrainingWrapper) else module.base_layer
+    return module
+
+
+def is_of_adapter(key: str, name: str) -> bool:
+    """Return whether a tensor of a model's state belongs to the adapter ``name``."""
+    return f".{name}." in key or key.endswith(f".{name}")
+
+
+def low_rank_update(module: Any, name: str) -> tuple[Tensor, Tensor, float] | None:
+    """LoRA's matrices A [r, I] and B [O, r] and the scaling: the layer's output is that of its base + scaling * B A x.
+
+    None if the layer has no adapter of this name, if it is of another method, or if it computes more than this.
+    """
+    if "peft" not in sys.modules or not _is_plain_lora(module) or name not in module.lora_A:
+        return None
+    if name in module.lora_variant or module.merged_adapters:
+        return None
+    return module.lora_A[name].weight, module.lora_B[name].weight, float(module.scaling[name])
 
 
 def forget_adapters(model: Any) -> None:
@@ -150,20 +204,27 @@ def supports_mixed_batches(model: Any) -> bool:
 def reads_base_weight(module: nn.Module) -> bool:
     """Return whether ``module`` is an adapter layer that may read its base layer's weight.
 
-    Plain LoRA only calls its base layer. DoRA, and every other method, may need the weight itself.
+    Plain LoRA only calls its base layer, and so does a RotatedLayer that was told to. DoRA, and every other method, may
+    need the weight itself.
     """
     if "peft" not in sys.modules:  # then no module can be an adapter layer
         return False
-    from peft.tuners.lora.layer import Linear as LoraLinear
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    plain_lora = type(module) is LoraLinear and not any(getattr(module, "use_dora", {}).values())
-    return isinstance(module, BaseTunerLayer) and not plain_lora
+    if isinstance(module, RotatedLayer) and module.cache_weight is False:
+        return False
+    return isinstance(module, BaseTunerLayer) and not _is_plain_lora(module)
 
 
 def is_lora_matrix(name: str) -> bool:
     """Return whether ``name`` is that of one of LoRA's two small matrices."""
     return ".lora_A." in name or ".lora_B." in name
+
+
+def _is_plain_lora(module: Any) -> bool:
+    from peft.tuners.lora.layer import Linear as LoraLinear
+
+    return type(module) is LoraLinear and not any(getattr(module, "use_dora", {}).values())
 
 
 def _mixes_rows(layer: Any) -> bool:

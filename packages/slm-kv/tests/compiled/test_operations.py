@@ -10,7 +10,7 @@ from torch import Tensor
 pytest.importorskip("numba")
 
 from slm_kv.compiled import operations
-from slm_kv.compiled.program import Buffer, Instruction, Program, StepContext, Workspace, barrier, float_bits
+from slm_kv.compiled.program import Buffer, Instruction, Program, StepContext, Workspace, barrier
 
 ROWS, THREADS = 3, 3
 EPSILON = 2.0**-23  # of float32
@@ -213,19 +213,49 @@ def test_attention_stores_and_reads_the_pages(
 
 
 def test_low_rank_updates_follow_each_rows_adapter() -> None:
-    step = Step()
+    """The layer is the second of two with the same input: its columns of A x begin after those of the first."""
+    step, before = Step(), 64
     (x, x64), (out, out64), down = step.filled(70), step.filled(130), step.workspace.rows(16)
     adapters = [
-        (step.random.standard_normal((r, 70), np.float32), step.random.standard_normal((r, 130), np.float32), r, s)
-        for r, s in ((5, 0.5), (8, 2.0))
+        (step.random.standard_normal((first + r, 70), np.float32), step.random.standard_normal((r, 130), np.float32))
+        for first, r in ((3, 5), (0, 8))
     ]
-    table = np.array([[a.ctypes.data, b.ctypes.data, r, float_bits(s)] for a, b, r, s in adapters])
+    downs = np.array([[a.ctypes.data, len(a)] for a, _ in adapters])
+    ups = np.array([[b.ctypes.data, len(b), len(a) - len(b)] for a, b in adapters])
     step.context.set_array(StepContext.ADAPTERS, np.array([1, -1, 0], np.int32))
-    result = step.run(
-        operations.low_rank_down(x, down, table), barrier(), operations.low_rank_up(down, out, table), changed=out
-    )
-    for row, adapter in ((0, adapters[1]), (2, adapters[0])):
-        a, b, _, scaling = adapter
-        update = (torch.from_numpy(a).double() @ x64[row]) @ torch.from_numpy(b).double()
-        assert_near(result[row], out64[row] + scaling * update, 256)
+    units = before // 64 + 3
+    up = operations.low_rank_up(down, out, ups, before // 64, units)
+    result = step.run(operations.low_rank_down(x, down, downs), barrier(), up, changed=out)
+    for row, (a, b) in ((0, adapters[1]), (2, adapters[0])):
+        a64, b64 = torch.from_numpy(a[len(a) - len(b) :]).double(), torch.from_numpy(b).double()
+        assert_near(result[row], out64[row] + (a64 @ x64[row]) @ b64, 256)
     assert torch.equal(result[1], out64[1])
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_butterflies_are_products_with_each_rows_factors_and_magnitudes(in_place: bool) -> None:
+    """Adapter 0 has two blocks of 24 = 4 * 6 columns and magnitudes; adapter 1 one block of 48 and no magnitudes."""
+    step, width = Step(), 48
+    x, x64 = step.filled(width)
+    out = x if in_place else step.workspace.rows(width)
+    plans, magnitude = [[(4, 1), (6, 4)], [(16, 1), (3, 16)]], step.random.standard_normal(width, np.float32)
+    dense, lines, keep = [], [], []
+    for number, plan in enumerate(plans):
+        matrices = [step.random.standard_normal((m, m, width // m), np.float32) for m, _ in plan]
+        factors = np.array([[a.ctypes.data, m, stride] for a, (m, stride) in zip(matrices, plan, strict=True)])
+        block = max(m * stride for m, stride in plan)
+        lines.append([factors.ctypes.data, len(plan), block, 0 if number else magnitude.ctypes.data])
+        keep += [factors, matrices]
+        product = torch.eye(width, dtype=torch.float64)
+        for a, (m, stride) in zip(matrices, plan, strict=True):
+            full = torch.zeros(width, width, dtype=torch.float64)
+            for g in range(width // m):
+                columns = torch.arange(m) * stride + g // stride * m * stride + g % stride
+                full[columns[:, None], columns] = torch.from_numpy(a[:, :, g]).double()
+            product = full @ product
+        dense.append(product)
+    step.context.set_array(StepContext.ADAPTERS, np.array([1, -1, 0], np.int32))
+    result = step.run(operations.butterfly(x, out, np.array(lines)), changed=out)
+    assert_near(result[0], dense[1] @ x64[0], 256)
+    assert torch.equal(result[1], x64[1])
+    assert_near(result[2], torch.from_numpy(magnitude).double() * (dense[0] @ x64[2]), 256)

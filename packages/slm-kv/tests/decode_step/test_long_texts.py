@@ -13,6 +13,7 @@ from slm_testing.zoo.models import ZOO, build
 pytestmark = pytest.mark.usefixtures("torch_threads")
 
 NEW_TOKENS = 105
+TIE = 1e-5
 LENGTHS = (1, 2, 3, 7, 15, 16, 17, 18, 25, 31, 32, 33, 40)
 # Of the zoo, those whose structure is recognised.
 RECOGNISED = """arcee llama llama_llama3 llama_yarn cohere ernie4_5 gemma glm glm4 gpt_neox granite helium jais2
@@ -26,12 +27,14 @@ def texts(engine: Engine, prompts: list[tuple[int, ...]]) -> list[list[int]]:
 
 
 def assert_texts_of_the_model(name: str, engine: Engine, batches: tuple[int, ...]) -> None:
-    """Each token must be the likeliest after all tokens before it."""
+    """Each token must be the likeliest after all tokens before it, or equal it but for the rounding of logits."""
     for batch in batches:
         engine.pool.clear_cache()
-        prompts = [random_ids(count, seed=batch) for count in (LENGTHS * 2)[-batch:]]
+        prompts = [random_ids(count, seed=100 * batch + i) for i, count in enumerate((LENGTHS * 2)[-batch:])]
         for prompt, text in zip(prompts, texts(engine, prompts), strict=True):
-            assert text == list(recomputed(name, prompt, text).token_ids)
+            logits = recomputed(name, prompt, text).logits
+            chosen = logits.gather(1, torch.tensor(text)[:, None])[:, 0]
+            assert (logits.amax(1) - chosen <= TIE * logits.std(1)).all()
 
 
 # gemma3 and mistral have windows of 16 tokens, gpt_neox mixes queries, keys and values, opt scales queries itself.

@@ -16,6 +16,12 @@ FORMATS: tuple[BlockFormat, ...] = ("q8", "q4", "q41")
 PRODUCT_DTYPES = [torch.float32, *([torch.bfloat16] if product_dtype() is torch.bfloat16 else [])]
 
 
+@pytest.fixture(params=["numba", "torch"])
+def each_rounding(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "torch":
+        monkeypatch.setattr("slm_kv.linear.block_formats.import_optional", lambda name: None)
+
+
 def random_weight(outputs: int, inputs: int) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     return torch.randn(outputs, inputs, generator=generator) * torch.logspace(-2, 1, outputs)[:, None]
@@ -35,6 +41,7 @@ def simply_rounded(groups: Tensor, block_format: BlockFormat) -> Tensor:
 
 @pytest.mark.parametrize("block_format", FORMATS)
 @pytest.mark.parametrize("shape", [(20, 32), (64, 64), (130, 96)])
+@pytest.mark.usefixtures("each_rounding")
 def test_the_error_is_not_larger_than_that_of_simple_rounding(
     block_format: BlockFormat, shape: tuple[int, int]
 ) -> None:
@@ -69,6 +76,7 @@ def test_the_layout_is_the_documented_one(block_format: BlockFormat) -> None:
 
 @pytest.mark.parametrize("block_format", FORMATS)
 @pytest.mark.parametrize("special", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.usefixtures("each_rounding")
 def test_special_numbers_do_not_become_ordinary_ones(block_format: BlockFormat, special: float) -> None:
     weight = torch.zeros(3, 64)
     weight[1, 40] = special

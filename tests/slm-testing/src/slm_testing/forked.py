@@ -2,8 +2,7 @@
 
 Starting a command from a shell takes 15 seconds on a slow CPU, most of it for imports. A forked process inherits the
 imported modules and is otherwise independent. Variables that a library reads on import (HF_ENDPOINT, HF_HOME) have no
-effect in
-it: tests of those start a new interpreter.
+effect in it: tests of those start a new interpreter.
 """
 
 from __future__ import annotations
@@ -19,11 +18,14 @@ from pathlib import Path
 from typing import Any
 
 _context = get_context("forkserver")
-_context.set_forkserver_preload(["slm_testing.preloaded"])
+# The modules that commands import when they run; the last one freezes the heap.
+_COMMANDS = ["slm_train.flow", "slm_train.training_run", "slm_train.run_recording", "slm_serve.server"]
+_context.set_forkserver_preload([*_COMMANDS, "transformers.models.gpt2.modeling_gpt2", "slm_testing.preloaded"])
 
 
-def _run_main(module: str, argv: list[str], environment: dict[str, str], output: str, errors: str) -> None:
+def _run_main(module: str, argv: list[str], environment: dict[str, str], folder: str, output: str, errors: str) -> None:
     os.environ.update(environment)
+    os.chdir(folder)
     for number, path in ((1, output), (2, errors)):
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)  # appending: both may be the same file
         os.dup2(file, number)
@@ -38,6 +40,7 @@ def start(
     *,
     output: Path | str = os.devnull,
     errors: Path | str = os.devnull,
+    folder: Path | str = "",
     **environment: str,
 ) -> Any:
     """Start ``main`` of ``module`` in a new process.
@@ -47,10 +50,12 @@ def start(
         argv: The words after the command's name.
         output: File for the standard output.
         errors: File for the standard error output.
+        folder: The current directory of the process, that of this one by default.
         environment: Environment variables.
     """
     words = [str(word) for word in argv]
-    process = _context.Process(target=_run_main, args=(module, words, environment, str(output), str(errors)))
+    arguments = (module, words, environment, str(folder or Path.cwd()), str(output), str(errors))
+    process = _context.Process(target=_run_main, args=arguments)
     process.start()
     return process
 
@@ -71,9 +76,7 @@ def wait_for_line(process: Any, file: Path, beginning: str, seconds: float) -> s
     """Wait for the first complete line of ``file`` that starts with ``beginning``, and return it."""
     deadline = time.monotonic() + seconds
     while True:
-        is_alive = (
-            process.is_alive()
-        )  # before reading, so that the file contains all output of a process that has ended
+        is_alive = process.is_alive()  # before reading: then the file has all output of a process that has ended
         text = file.read_text() if file.exists() else ""
         for line in text.splitlines(keepends=True):
             if line.startswith(beginning) and line.endswith("\n"):

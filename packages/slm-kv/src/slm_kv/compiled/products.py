@@ -128,6 +128,7 @@ OPERATIONS: dict[tuple[str, int], Callable[..., None]] = {
     ("q4", 64): _q4,
     ("q41", 64): _q41,
 }
+ROWS_WITH_AMX = 20  # of quantised weights
 QUANTISED = ("q8", "q4", "q41")  # formats that multiply inputs in 8 bits
 
 
@@ -215,8 +216,9 @@ def multiply(x: Tensor, weight: BlockWeight, bias: np.ndarray | None = None) -> 
 def max_rows(weight: BlockWeight) -> int:
     """Rows up to which ``multiply`` is faster than oneDNN; 0 in bfloat16 on a CPU with AMX, where oneDNN is as fast.
 
-    Quantised weights would have to be widened for oneDNN.
+    Quantised weights have to be widened for oneDNN. With AMX its product of 32 rows then takes less (290 against 350
+    microseconds for 576 x 1,536), of 16 rows more (266 against 187).
     """
     if weight.format in QUANTISED:
-        return MAX_ROWS
+        return ROWS_WITH_AMX if torch.cpu._is_amx_tile_supported() else MAX_ROWS
     return 8 if weight.width == BLOCK else 0

@@ -142,7 +142,7 @@ def _quantised(step: Step, bits: int, zero: int = 0, has_minimum: bool = False) 
         sums = list(first)
         for code_row in range(bits):
             codes = step.load(CODE_ROW_BYTES * code_row + 64 * vector, INTS)
-            for index, part in enumerate(_unpacked(builder, codes, bits)):
+            for index, part in enumerate(unpacked(builder, codes, bits)):
                 for row in step.rows:
                     inputs = step.input(row, 4 * (code_row * 8 // bits + index), GROUP, INT32, INTS)
                     sums[row] = dot(builder, sums[row], part, inputs)
@@ -166,7 +166,8 @@ def _group_of_inputs(step: Step, row: int) -> tuple[Any, Any]:
     return numbers[0], numbers[1]
 
 
-def _unpacked(builder: Any, codes: Any, bits: int) -> list[Any]:
+def unpacked(builder: Any, codes: Any, bits: int) -> list[Any]:
+    """A code row's registers of four codes in 8 bits each: itself, or the lower and the upper halves of its bytes."""
     if bits == 8:
         return [codes]
     low = constant(INTS, 0x0F0F0F0F)

@@ -80,6 +80,12 @@ def load_halves(builder, address, nbytes, features):
     return builder.bitcast(builder.or_(builder.bitcast(number, INTS), sign), FLOATS)
 
 
+def quiet(builder, floats):
+    """Replace NaNs by the one whose bits stay a NaN if they are rounded."""
+    is_nan = builder.fcmp_unordered("uno", floats, floats)
+    return builder.select(is_nan, constant(FLOATS, float("nan")), floats)
+
+
 def dot_product(features):
     """Return ``dot(builder, sums, unsigned, signed)``: add the exact products of 4 bytes a lane to int32 sums."""
     return _dot_by_vnni if "+avx512vnni" in features else _dot_by_shorts

@@ -25,10 +25,14 @@ class Norm:
 
 @dataclass(frozen=True, eq=False)
 class Linear:
-    """A linear layer: its module without adapters, whose ``block_weight`` is multiplied, and its bias."""
+    """A linear layer: its module without adapters, whose ``block_weight`` is multiplied, and its bias.
+
+    ``place`` is the module that the model calls: the same one, or the outermost adapter around it.
+    """
 
     module: Any
     bias: np.ndarray | None
+    place: Any = None
 
     @property
     def outputs(self) -> int:
@@ -130,3 +134,9 @@ class ModelDescription:
     head: Linear
     logit_scale: float
     logit_cap: float
+
+    @property
+    def linears(self) -> list[Linear]:
+        """All linear layers."""
+        parts = [part for block in self.blocks for part in (block.attention, block.feed_forward)]
+        return [layer for part in parts for layer in (*part.inputs, part.output)] + [self.head]

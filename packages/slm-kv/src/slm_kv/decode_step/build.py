@@ -18,6 +18,8 @@ from slm_kv.compiled.operations.rotary import Pages, rotate_and_store
 from slm_kv.compiled.products import QUANTISED, product, remainder
 from slm_kv.compiled.program import Buffer, Instruction, Program, Workspace, barrier
 from slm_kv.compiled.quantised_inputs import quantised_width
+from slm_kv.decode_step.adapted_products import AdaptedProducts, Outputs
+from slm_kv.decode_step.adapter import Adapter
 from slm_kv.decode_step.blocks import Attention, Block, FeedForward, Linear, ModelDescription, Norm, Rotary
 from slm_kv.decode_step.rotary_cache import RotaryCache
 from slm_kv.pages.storage import PagedStorage
@@ -47,20 +49,30 @@ class StepBuilder:
         self.logits = self.workspace.rows(model.head.outputs)
         self.rotary: dict[tuple[int, str | None, bool], RotaryCache] = {}
         self._shared: dict[tuple[str, int], Buffer] = {}
-        self._keep: list[object] = [model, self.workspace, self.rotary, storage]
+        self._keep: list[object] = []
+        self._adapted: AdaptedProducts | None = None
 
-    def build(self) -> Program:
-        """Return the program: from embeddings in ``x`` to ``logits``."""
+    def build(self, adapters: Sequence[Adapter] = ()) -> Program:
+        """Return the program: from embeddings in ``x`` to ``logits``.
+
+        Args:
+            adapters: Those that rows may have, in the order of their numbers. Programs with and without them share
+                their buffers.
+        """
+        self._keep = [self._model, self.workspace, self.rotary, self._storage]
+        self._adapted = AdaptedProducts(adapters, self._rows, self._product) if adapters else None
         code: Instructions = []
         for index, block in enumerate(self._model.blocks):
             code += self._block(block, index)
         hidden, normalised = self._normalised(self.x, self._model.norm, "hidden")
-        code += normalised + self._linears((self._model.head,), hidden, self.logits)
+        code += normalised + self._linears("head", [((self._model.head,), self.logits)], hidden)
         if self._model.logit_scale != 1:
             code.append(scale(self.logits, self._model.logit_scale))
         if self._model.logit_cap:
             code.append(softcap(self.logits, self._model.logit_cap))
-        return Program(code, self._keep, self._threads)
+        keep = [*self._keep, *(self._adapted.keep if self._adapted else ())]
+        self._keep, self._adapted = [], None
+        return Program(code, keep, self._threads)
 
     def _block(self, block: Block, index: int) -> Instructions:
         hidden, code = self._normalised(self.x, block.before_attention, "hidden")
@@ -70,12 +82,14 @@ class StepBuilder:
             other, normalised = self._normalised(self.x, block.before_ff, "other") if block.before_ff else (hidden, [])
             network = normalised + self._activated(block.feed_forward, other, inner)
         code += self._attention(block.attention, hidden, index, network)
-        code += self._added(block.attention.output, self._rows("attended", 0), block.after_attention, block)
+        attended = self._rows("attended", 0)
+        code += self._added("attention output", block.attention.output, attended, block.after_attention, block)
         if not block.parallel:
             code.append(barrier())
             hidden, normalised = self._normalised(self.x, block.before_ff, "hidden")
             code += normalised + self._activated(block.feed_forward, hidden, inner) + [barrier()]
-        return code + self._added(block.feed_forward.output, inner, block.after_ff, block) + [barrier()]
+        code += self._added("network output", block.feed_forward.output, inner, block.after_ff, block)
+        return [*code, barrier()]
 
     def _attention(self, attention: Attention, hidden: Buffer, index: int, beside: Instructions) -> Instructions:
         """Compute queries, keys and values, store them, attend; ``beside`` needs ``hidden`` only."""
@@ -83,7 +97,7 @@ class StepBuilder:
         qkv = self._rows("qkv", (heads + 2 * kv_heads) * dim)
         attended = self._shared["attended", 0] = self._rows("attended", heads * dim)
         pages = Pages.of(self._storage.keys[index], self._storage.values[index])
-        code = self._linears(attention.inputs, hidden, qkv) + beside + [barrier()]
+        code = self._linears("attention", [(attention.inputs, qkv)], hidden) + beside + [barrier()]
         query_norm, key_norm = attention.query_norm, attention.key_norm
         if attention.whole_norms:
             queries, keys = qkv.columns(0, heads * dim), qkv.columns(heads * dim, kv_heads * dim)
@@ -131,18 +145,16 @@ class StepBuilder:
         if gated and len(network.inputs) == 1:  # threads compute other columns of both halves
             both = self._rows("both", 2 * width)
             halves = both.columns(0, width), both.columns(width, width)
-            return [*self._linears(network.inputs, x, both), barrier(), activate(network.activation, *halves, out)]
-        code = self._linears(network.inputs[:1], x, out)
-        up: Buffer | None = None
-        if gated:
-            up = self._rows("up", width)
-            code += self._linears(network.inputs[1:], x, up)
-        return [*code, activate(network.activation, out, up, out)]
+            code = self._linears("network", [(network.inputs, both)], x)
+            return [*code, barrier(), activate(network.activation, *halves, out)]
+        up = self._rows("up", width) if gated else None
+        outputs = [((layer,), buffer) for layer, buffer in zip(network.inputs, (out, up), strict=False) if buffer]
+        return [*self._linears("network", outputs, x), activate(network.activation, out, up, out)]
 
-    def _added(self, layer: Linear, x: Buffer, norm: Norm | None, block: Block) -> Instructions:
+    def _added(self, name: str, layer: Linear, x: Buffer, norm: Norm | None, block: Block) -> Instructions:
         """Add ``layer(x)``, normalised, to the residual stream."""
         out = self._rows("output", layer.outputs)
-        code = self._linears((layer,), x, out)
+        code = self._linears(name, [((layer,), out)], x)
         if norm is not None:
             out, normalised = self._normalised(out, norm, "normalised")
             code += [barrier(), *normalised]
@@ -156,7 +168,13 @@ class StepBuilder:
         out = self._shared[key] = self._shared.get(key) or self.workspace.private(x.width)
         return out, [normalise(x, out, weight=norm.weight, bias=norm.bias, eps=norm.eps, center=norm.center)]
 
-    def _linears(self, layers: Sequence[Linear], x: Buffer, out: Buffer) -> Instructions:
+    def _linears(self, name: str, outputs: Outputs, x: Buffer) -> Instructions:
+        """Layers with the input ``x``, with the adapters of the rows; ``name`` is that of buffers for adapters."""
+        if self._adapted:
+            return self._adapted.instructions(name, outputs, x)
+        return [instruction for layers, out in outputs for instruction in self._product(layers, x, out)]
+
+    def _product(self, layers: Sequence[Linear], x: Buffer, out: Buffer) -> Instructions:
         """The layers' outputs side by side."""
         parts, column = [], 0
         for layer in layers:
@@ -206,7 +224,7 @@ class StepBuilder:
         return self._shared[key]
 
     def _attention_sums(self, heads: int, dim: int) -> Buffer:
-        key = ("sums", heads * dim)
+        key = (f"sums of heads of {dim}", heads)
         if key not in self._shared:
             self._shared[key] = attention_sums(self.workspace, heads, dim)
         return self._shared[key]

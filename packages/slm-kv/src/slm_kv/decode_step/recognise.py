@@ -20,6 +20,7 @@ from slm_kv.attention.probe import AttentionProbe
 from slm_kv.decode_step.blocks import ModelDescription
 from slm_kv.decode_step.recognise_block import recognise_block
 from slm_kv.decode_step.recognise_parts import Children, NotRecognised, linear, optional_norm, require
+from slm_kv.peft_models import without_adapters
 
 SCALE_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 POSITION = 1  # of the observed token
@@ -73,7 +74,7 @@ def _body_and_head(model: Any) -> tuple[Any, Any]:
 def _embeddings(body: Any, children: Children) -> tuple[Any, Any]:
     embedding = children.take("embed_tokens", "wte", "embed_in")
     require(embedding is not None, f"{children.name} has an unknown embedding")
-    return embedding, children.take("wpe", "embed_positions")
+    return without_adapters(embedding), without_adapters(children.take("wpe", "embed_positions"))
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from slm_kv.decode_step.blocks import Attention, FeedForward, Linear, Norm, Rota
 from slm_kv.decode_step.source_reads import unknown_reads
 from slm_kv.errors import KVError
 from slm_kv.linear.packed_linear import PackedLayer
+from slm_kv.peft_models import without_adapters
 
 IGNORED = (nn.Dropout, nn.Identity)
 QUERY_KEY_VALUE = (("q_proj", "k_proj", "v_proj"), ("qkv_proj",), ("c_attn",), ("query_key_value",))
@@ -99,19 +100,19 @@ class Children:
 
 def linear(module: Any) -> Linear:
     """A packed linear layer, without the adapters around it."""
-    while hasattr(module, "base_layer"):
-        module = module.base_layer
+    own = without_adapters(module)
     require(
-        isinstance(module, PackedLayer) and getattr(module, "block_weight", None) is not None,
-        f"{type(module).__name__} is no packed linear layer",
+        isinstance(own, PackedLayer) and getattr(own, "block_weight", None) is not None,
+        f"{type(own).__name__} is no packed linear layer",
     )
-    return Linear(module, as_float32(module.bias))
+    return Linear(own, as_float32(own.bias), module)
 
 
 def optional_norm(module: Any, width: int) -> Norm | None:
     """The norm of a module, or None if there is no module."""
     if module is None:
         return None
+    module = without_adapters(module)
     norm = recognise_norm(module, width)
     require(norm is not None, f"{type(module).__name__} is an unknown norm")
     return norm

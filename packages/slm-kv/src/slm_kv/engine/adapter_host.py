@@ -77,6 +77,10 @@ class AdapterHost(ABC):
         if not self.adapters.removed:
             return
         for name in self.adapters.removed - self._in_use():
-            self.adapters.discard(name)
-            self._end_ids.pop(name, None)
-            self.models[1:] = [model for model in self.models[1:] if adapter_names(model)]
+            self._discard(name)
+
+    def _discard(self, name: str) -> None:
+        """Free an adapter."""
+        self.adapters.discard(name)
+        self._end_ids.pop(name, None)
+        self.models[1:] = [model for model in self.models[1:] if adapter_names(model)]

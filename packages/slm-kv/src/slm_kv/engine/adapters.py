@@ -18,6 +18,7 @@ from slm_kv.peft_models import (
     active_adapter,
     adapter_names,
     delete_adapter,
+    is_of_adapter,
     learns_prompt,
     only_adapter,
     supports_mixed_batches,
@@ -203,7 +204,7 @@ class AdaptedModel:
         return dict(self.model.named_parameters(remove_duplicate=False)) | dict(self.model.named_buffers())
 
     def _keys(self, name: str, state: Mapping[str, Tensor]) -> set[str]:
-        return {key for key in state if f".{name}." in key or key.endswith(f".{name}")}
+        return {key for key in state if is_of_adapter(key, name)}
 
 
 def _digests(models: Sequence[AdaptedModel]) -> tuple[bytes, dict[str | None, bytes]]:

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from slm_kv.engine.adapters import AdaptedModel, Adapters
 from slm_kv.errors import InvalidLogits, KVError
+from slm_kv.linear.packed_embedding import embedding_weight
 from slm_kv.linear.plain_copy import PlainCopy
 from slm_kv.peft_models import adapter_names, base_model
 
@@ -32,11 +33,13 @@ class NewAdapter:
         name: The name of the adapter.
         adapted: The model.
         digests: Those of the adapter's weights.
+        compiled: What ``BaseCopy.prepare`` has returned.
     """
 
     name: str
     adapted: AdaptedModel
     digests: Mapping[str, bytes]
+    compiled: Any = None
 
 
 @dataclass(frozen=True)
@@ -47,13 +50,14 @@ class BaseCopy:
         plain: The copy.
         adapters: Those of the engine.
         token_ids: Ordinary tokens for a trial.
-        prepare: Lets the engine check the model with the adapter and prepare it.
+        prepare: Lets the engine check the model with the adapter and prepare it. Returns what ``install_adapter``
+            needs.
     """
 
     plain: PlainCopy
     adapters: Adapters
     token_ids: Sequence[int]
-    prepare: Callable[[PreTrainedModel, PlainCopy], None]
+    prepare: Callable[[PreTrainedModel, PlainCopy], Any]
 
     def attach(self, name: str, attach: Attach) -> NewAdapter:
         """Attach an adapter and check that the engine can use it. Slow; may run on any thread.
@@ -78,14 +82,13 @@ class BaseCopy:
         _try(base_model(model), self.token_ids)
         adapted = AdaptedModel(model)
         digests = self.adapters.digests_on_base(adapted)
-        self.prepare(model, self.plain)
-        return NewAdapter(name, adapted, digests)
+        return NewAdapter(name, adapted, digests, self.prepare(model, self.plain))
 
 
 @torch.inference_mode()
 def _try(model: Any, token_ids: Sequence[int]) -> None:
     """Run a short text. Raises KVError if the model fails, or if its logits are not finite."""
-    ids = torch.tensor([list(token_ids[:TRIAL_TOKENS])], device=model.get_input_embeddings().weight.device)
+    ids = torch.tensor([list(token_ids[:TRIAL_TOKENS])], device=embedding_weight(model).device)
     options = {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
     try:
         finite = bool(model(input_ids=ids, **options).logits.isfinite().all())

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Ids
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from slm_kv.engine.adapters import Adapters
-from slm_kv.engine.base_copy import BaseCopy
+from slm_kv.engine.base_copy import BaseCopy, NewAdapter
 from slm_kv.engine.context_limits import ContextLimits, OnFull
 from slm_kv.engine.embeddings import EmbeddingSequence
 from slm_kv.engine.model_runner import ModelRunner, split_embeddings
@@ -21,12 +21,12 @@ from slm_kv.engine.scheduler import Scheduler, Work
 from slm_kv.engine.sequence import Sequence
 from slm_kv.engine.text_engine import EngineLoad, TextEngine
 from slm_kv.engine.token_step import sample_tokens
+from slm_kv.engine.verification.added_adapter import prepare_adapter
 from slm_kv.engine.verification.comparison import Subject
-from slm_kv.engine.verification.compiled_step import CompiledStep, compile_step, reference_logits
+from slm_kv.engine.verification.compiled_adapters import StepCompiler
 from slm_kv.engine.verification.verify import verify
 from slm_kv.engine.vocabulary import Prompt
 from slm_kv.errors import KVError, require_at_least
-from slm_kv.linear.plain_copy import PlainCopy
 from slm_kv.linear.quantisation_gate import QuantisedModel
 from slm_kv.linear.quantised_selection import QuantisedFormat
 from slm_kv.pages.pool import PagePool
@@ -60,7 +60,7 @@ class Engine(TextEngine):
         prefix_caching: Keep the pages of finished requests for prompts with the same prefix, until pages are needed.
         packed: On a CPU, prepack the linear layers until ``close``.
         weights: Hold them in 8 bits (``q8``) or 4 (``q4``), if that raises the perplexity of ``gate_text`` by at most
-            1 % or 3 %, with each adapter and with none. The plain weights are kept for ``close``.
+            1 % or 3 %, with each adapter and with none. ``close`` leaves rounded weights.
         gate_text: A text or its token ids; the default is a built-in text.
         speculate: ``auto`` drafts tokens that repeat the prompt or the text so far, and computes them beside the next
             token, while that pays: the text is the same, in fewer steps. ``off`` computes one token in a step.
@@ -99,21 +99,30 @@ class Engine(TextEngine):
         self._prepared = PreparedModels(self.models)
         try:
             limits = ContextLimits.from_config(self.model.config, page_size, max_pages, None, on_full)
-            self._probe = probe = self._prepared.install_attention(limits.positions)
-            reference = reference_logits(self._subject(limits)) if packed and not weights else None
-            known = verify(self._prepared, self.adapters, probe, self._vocabulary.ordinary_ids(), limits)
+            if packed and not weights:
+                self._prepared.let_rotated_layers_only_call()
+            probe = self._prepared.install_attention(limits.positions)
+            ids, sizes = self._vocabulary.ordinary_ids(), (page_size, limits.positions)
+            self._compiler = StepCompiler(
+                Subject(self._prepared, self.models[0], self.adapters, None, probe, ids, *sizes)
+            )
+            if packed and not weights:
+                self._compiler.compute_references()
+            known = verify(self._prepared, self.adapters, probe, ids, limits)
             self.context_limits = limits.narrowed(known, probe.window)
             self.pool = PagePool(page_size, max_pages, prefix_caching=prefix_caching, window=probe.window)
             if packed:
                 self._prepared.pack(weights, gate_text, self._vocabulary, self.context_limits.positions)
             # Allocated after packing, whose temporary memory is free again by then: the peak is lower.
             self.storage = PagedStorage(probe.shapes, max_pages, page_size, probe.dtype, probe.device)
-            self._compiled = compile_step(self._subject(self.context_limits), reference)
+            if not self._compiler.compile(self.context_limits.positions):
+                self._prepared.unpack_rotated_layers()
         except BaseException:
             self._prepared.restore()
             raise
+        self._prepared.release_memory()
         positions, speculates = self.context_limits.positions, speculate == "auto"
-        step = self._compiled.on(self.storage, positions)
+        step = self._compiler.step_on(self.storage)
         self._runner = ModelRunner(base_model(self.model), self.adapters, self.storage, step)
         self.scheduler = Scheduler(self.pool, max_sequences, max_step_tokens, positions, speculates)
         self._sequences: dict[int, Sequence] = {}
@@ -149,7 +158,7 @@ class Engine(TextEngine):
             f"pool: {limits.max_pages} pages of {limits.page_size} tokens, {limits.slots:,} tokens in total, "
             f"{storage.nbytes / 1e6:.1f} MB ({str(storage.dtype)[6:]}, {len(storage.keys)} layers)\n"
             f"model: {type(base_model(self.model)).__name__} on {storage.device.type}, {adapter}, "
-            f"{self._prepared.packed_layers}, {self._compiled.summary(bool(self.adapters.names))}{limits.limitation}"
+            f"{self._prepared.packed_layers}, {self._compiler.summary}{limits.limitation}"
         )
 
     @property
@@ -176,16 +185,10 @@ class Engine(TextEngine):
             except Exception as error:  # ends this request only
                 self._fail(work.sequence, error)
 
-    def _subject(self, limits: ContextLimits) -> Subject:
-        """The first model without adapters, for comparisons."""
-        ids, model = self._vocabulary.ordinary_ids(), self.models[0]
-        return Subject(self._prepared, model, self.adapters, None, self._probe, ids, limits.page_size, limits.positions)
-
     def weights_changed(self) -> None:
         """Drop all known prefixes. Must be called after weights were changed in place."""
-        if self._runner.step is not None:
-            self._compiled = compile_step(self._subject(self.context_limits), None, verified=True)
-        self._runner.step = self._compiled.on(self.storage, self.context_limits.positions)
+        self._compiler.refresh()
+        self._runner.step = self._compiler.step_on(self.storage)
         self.adapters.refresh()
         self.pool.clear_cache()
 
@@ -194,24 +197,22 @@ class Engine(TextEngine):
         for sequence in list(self._sequences.values()):
             self._finish(sequence, "cancelled")
         self._runner.step = None
-        self._compiled = CompiledStep(None, "the engine is closed")
+        self._compiler.clear("the engine is closed")
         self._prepared.restore()
 
     def copy_base(self) -> BaseCopy:
-        return BaseCopy(
-            self._prepared.copy_base(), self.adapters, self._vocabulary.ordinary_ids(), self._prepare_adapted
-        )
+        prepare = partial(prepare_adapter, compiler=self._compiler, limits=self.context_limits)
+        return BaseCopy(self._prepared.copy_base(), self.adapters, self._vocabulary.ordinary_ids(), prepare)
 
-    def _prepare_adapted(self, model: PreTrainedModel, copied: PlainCopy) -> None:
-        """Switch a copy of the base with an adapter to paged attention, verify it, and pack its layers."""
-        prepared, limits = PreparedModels([model]), self.context_limits
-        probe = prepared.install_attention(limits.positions)
-        if (probe.shapes, probe.windows, probe.dtype) != (self._probe.shapes, self._probe.windows, self._probe.dtype):
-            raise KVError("the adapter changes the shapes or the dtype of keys, so that it cannot share pages")
-        token_ids, adapters = self._vocabulary.ordinary_ids(), Adapters([model], with_digests=False)
-        if verify(prepared, adapters, probe, token_ids, limits, shared=True) < limits.positions:
-            raise KVError(f"with the adapter, texts in a batch are independent in fewer than {limits.positions} tokens")
-        prepared.pack_copy(copied)
+    def install_adapter(self, adapter: NewAdapter) -> None:
+        super().install_adapter(adapter)
+        self._compiler.add(adapter.name, adapter.compiled)
+        self._runner.set_step_adapters(self._compiler.adapters)
+
+    def _discard(self, name: str) -> None:
+        super()._discard(name)
+        self._compiler.remove(name)
+        self._runner.set_step_adapters(self._compiler.adapters)
 
     def _in_use(self) -> set[str | None]:
         return {sequence.handle.adapter for sequence in self._sequences.values()}

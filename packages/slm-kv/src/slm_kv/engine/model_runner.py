@@ -6,7 +6,7 @@ Shapes: N rows of one call, V vocabulary.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ from slm_kv.pages.storage import PagedStorage
 from slm_kv.peft_models import base_model
 
 if TYPE_CHECKING:  # numba may not be installed
+    from slm_kv.decode_step.adapter import Adapter
     from slm_kv.decode_step.step import DecodeStep
 
 
@@ -56,10 +57,10 @@ class ModelRunner:
             it has a draft or logprobs of the prompt are requested; [0, V] for a chunk that ends before the prompt's
             last token.
         """
-        if self.step is not None and self._fits_step(self.step, work):
-            yield list(work), self._run_step(self.step, work)
-            return
-        with closing(self.adapters.calls(work)) as calls:  # closing the generator restores the adapters after an error
+        compiled, others = _split_work(self.step, work)
+        if self.step is not None and compiled:
+            yield list(compiled), self._run_step(self.step, compiled)
+        with closing(self.adapters.calls(others)) as calls:  # closing it restores the adapters after an error
             for call in calls:
                 yield call.work, self._run_call(call)
 
@@ -77,6 +78,11 @@ class ModelRunner:
                     hidden_ND = last_hidden_states(base_model(call.model), ids, position_ids=positions)
                 yield call.work, list(hidden_ND.split([item.count for item in call.work]))
 
+    def set_step_adapters(self, adapters: Mapping[str, Adapter]) -> None:
+        """Tell the compiled step, if there is one, which adapters rows can have."""
+        if self.step is not None:
+            self.step.adapters = adapters
+
     def check_keys(self, work: Work) -> None:
         """Check the keys that ``work`` has computed.
 
@@ -89,16 +95,11 @@ class ModelRunner:
         if bool(keys_NGD.isnan().any()):
             raise InvalidLogits("the model gave NaN keys for the prompt; check its weights, or try dtype float32")
 
-    def _fits_step(self, step: DecodeStep, work: tuple[Work, ...]) -> bool:
-        rows = 0
-        for item in work:
-            rows += item.count
-            if rows > step.max_rows or item.sequence.handle.adapter is not None:
-                return False
-        return rows > 0
-
     def _run_step(self, step: DecodeStep, work: tuple[Work, ...]) -> list[Tensor]:
-        rows = [step.rows(item.token_ids, item.sequence.position, item.sequence.block_table) for item in work]
+        rows = [
+            step.rows(item.token_ids, item.sequence.position, item.sequence.block_table, item.sequence.handle.adapter)
+            for item in work
+        ]
         keep, counts = _rows_with_logits(list(work))
         return list(step.run(rows)[keep].split(counts))
 
@@ -179,6 +180,17 @@ class ModelRunner:
             return np.array([table.pages[page] * page_size + slot])
         tokens = np.arange(table.length, table.length + item.count)
         return np.array(table.pages)[tokens // page_size] * page_size + tokens % page_size
+
+
+def _split_work(step: DecodeStep | None, work: tuple[Work, ...]) -> tuple[tuple[Work, ...], tuple[Work, ...]]:
+    """The work of a compiled step, none if it has too many rows, and the rest, whose adapters it does not compute."""
+    if step is None:
+        return (), work
+    known = {None, *step.adapters}
+    compiled = tuple(item for item in work if item.sequence.handle.adapter in known)
+    if sum(item.count for item in compiled) > step.max_rows:
+        return (), work
+    return compiled, tuple(item for item in work if item not in compiled) if len(compiled) < len(work) else ()
 
 
 def _positions(work: list[Work]) -> list[int]:

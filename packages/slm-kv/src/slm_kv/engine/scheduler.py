@@ -6,10 +6,11 @@ from collections import deque
 from dataclasses import dataclass, replace
 
 from slm_kv.engine.sequence import Sequence
+from slm_kv.engine.step_times import StepTimes
 from slm_kv.errors import PoolFull
 from slm_kv.pages.block_table import PageCopy
 from slm_kv.pages.pool import PagePool
-from slm_kv.sampling.speculation import MAX_DECODE_ROWS, Drafter, SpeculationCounts, row_cost
+from slm_kv.sampling.speculation import MAX_DECODE_ROWS, Drafter, SpeculationCounts
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Scheduler:
         self.pool, self.max_sequences, self.max_step_tokens = pool, max_sequences, max_step_tokens
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
-        self.preemptions, self.speculation = 0, SpeculationCounts()
+        self.preemptions, self.speculation, self.step_times = 0, SpeculationCounts(), StepTimes()
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence."""
@@ -113,17 +114,17 @@ class Scheduler:
             if not self._admit(sequence):
                 break
             self._add_rows(sequence, work, copies)
-        if self.speculates:
+        if self.speculates and work and all(item.decodes and item.samples for item in work):
             self._add_drafts(work)
+            self.step_times.start(len(work), sum(item.count for item in work))
         return Plan(tuple(work), tuple(copies))
 
     def _add_drafts(self, work: list[Work]) -> None:
         """Add drafts with the rows and pages that are left; nothing else waits for them."""
-        decoding = [index for index, item in enumerate(work) if item.decodes and item.samples]
-        rows = min(self._remaining_rows(work), MAX_DECODE_ROWS - len(decoding))
-        for index in decoding:
-            item = work[index]
-            draft = self._draft(item.sequence, rows, row_cost(len(self.running)))
+        rows = min(self._remaining_rows(work), MAX_DECODE_ROWS - len(work))
+        cost = self.step_times.row_cost(len(work))
+        for index, item in enumerate(work):
+            draft = self._draft(item.sequence, rows, cost)
             if draft:
                 # No copies: the first row's page is the sequence's own by now.
                 self.pool.reserve(item.sequence.block_table, 1 + len(draft))
@@ -149,6 +150,7 @@ class Scheduler:
             sequence.handle.speculation.add(drafted, accepted)
         if sequence.drafter and work.decodes:
             sequence.drafter.record(drafted, accepted)
+        self.step_times.end_item()
 
     def _remaining_rows(self, work: list[Work]) -> int:
         return self.max_step_tokens - sum(planned.count for planned in work)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
-from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from slm_kv.errors import KVError
+from slm_kv.linear.packed_embedding import PackedEmbedding
 
 Prompt = str | Sequence[int]
 
@@ -24,8 +24,10 @@ class Vocabulary:
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> None:
         self.tokenizer = tokenizer
+        embedding: Any = model.get_input_embeddings()
         # The weight's rows: PEFT's wrappers around embeddings have no num_embeddings.
-        self.size: int = cast(nn.Embedding, model.get_input_embeddings()).weight.shape[0]
+        packed = isinstance(embedding, PackedEmbedding)
+        self.size: int = embedding.num_embeddings if packed else embedding.weight.shape[0]
         self.end_ids = end_of_text_ids(model, tokenizer)
         self._special_ids = self.end_ids | _special_ids(model, tokenizer)
 

@@ -20,6 +20,7 @@ from slm_kv.errors import KVError, require_at_least
 from slm_kv.fallback.generation import TokenSteps, start
 from slm_kv.fallback.limits import GenerationLimits
 from slm_kv.fallback.verification import find_cache_fault
+from slm_kv.linear.packed_embedding import embedding_weight
 from slm_kv.linear.plain_copy import RebuiltWeights, plain_copy
 from slm_kv.peft_models import base_model
 
@@ -85,13 +86,13 @@ class TransformersEngine(TextEngine):
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of the embeddings, and so of the activations."""
-        dtype: torch.dtype = self._base.get_input_embeddings().weight.dtype
+        dtype: torch.dtype = embedding_weight(self._base).dtype
         return dtype
 
     @property
     def device(self) -> torch.device:
         """The device of the embeddings."""
-        device: torch.device = self._base.get_input_embeddings().weight.device
+        device: torch.device = embedding_weight(self._base).device
         return device
 
     @property

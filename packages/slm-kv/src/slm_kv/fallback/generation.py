@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
+from slm_kv.linear.packed_embedding import embedding_weight
+
 TokenSteps = Generator[Tensor, int]
 
 
@@ -30,7 +32,7 @@ def start(model: Any, token_ids: Sequence[int], *, use_cache: bool = True, all_l
             token, by a plain forward pass.
         all_logits: Start with the logits of the whole prompt [T, V], not of its last token only.
     """
-    input_ids = torch.tensor([list(token_ids)], device=model.get_input_embeddings().weight.device)
+    input_ids = torch.tensor([list(token_ids)], device=embedding_weight(model).device)
     parameters = inspect.signature(model.forward).parameters
     logits_to_keep = (0 if all_logits else 1) if "logits_to_keep" in parameters else None  # 0 keeps all
     if not use_cache:

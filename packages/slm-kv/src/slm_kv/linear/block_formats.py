@@ -12,10 +12,13 @@ Shapes: O outputs, I inputs, B = O / 64 blocks (rounded up), G = I / 32 groups.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+
+from slm_kv.compiled.block_weights import BlockWeight
+from slm_kv.optional_imports import import_optional
 
 BlockFormat = Literal["q8", "q4", "q41"]
 BLOCK = 64  # outputs in a block
@@ -46,6 +49,11 @@ class QuantisedWeight:
     def nbytes(self) -> int:
         """Bytes of the blocks."""
         return self.blocks.numel()
+
+    def view(self) -> BlockWeight:
+        """The blocks as compiled code reads them."""
+        memory = self.blocks.flatten(1).numpy()
+        return BlockWeight(self.format, memory, self.outputs, self.inputs, BLOCK, self.blocks)
 
     def scales(self, first: int = 0, end: int | None = None) -> Tensor:
         """The scales of blocks ``first`` to ``end`` - 1, [b, G, 64] float16."""
@@ -80,18 +88,49 @@ def quantise_weight(weight_OI: Tensor, block_format: BlockFormat) -> QuantisedWe
     """
     outputs, inputs = weight_OI.shape
     assert inputs % GROUP == 0, "the inputs of a block-quantised layer come in groups of 32"
-    pieces = [
-        _pack(weight_OI[start : start + OUTPUTS_AT_ONCE].detach().float(), block_format)
-        for start in range(0, outputs, OUTPUTS_AT_ONCE)
-    ]
-    return QuantisedWeight(block_format, outputs, inputs, torch.cat(pieces))
+    group_bytes = STEP_BYTES[block_format] + SCALE_BYTES * (2 if block_format == "q41" else 1)
+    blocks = torch.empty(-(-outputs // BLOCK), inputs // GROUP, group_bytes, dtype=torch.uint8)
+    for start in range(0, outputs, OUTPUTS_AT_ONCE):
+        some_OI = weight_OI[start : start + OUTPUTS_AT_ONCE].detach().float()
+        padded_OI = nn.functional.pad(some_OI, (0, 0, 0, -len(some_OI) % BLOCK)).contiguous()
+        packed = _pack_compiled(padded_OI, block_format)
+        if packed is None:
+            packed = _pack(padded_OI, block_format)
+        blocks[start // BLOCK : start // BLOCK + len(packed)] = packed
+    return QuantisedWeight(block_format, outputs, inputs, blocks)
 
 
-def _pack(weight_OI: Tensor, block_format: BlockFormat) -> Tensor:
-    padded_OI = nn.functional.pad(weight_OI, (0, 0, 0, -len(weight_OI) % BLOCK))
-    groups = padded_OI.unflatten(1, (-1, GROUP))  # [O, G, 32]
-    steps, scale, minimum = round_groups(groups, block_format)
-    steps = steps.unflatten(0, (-1, BLOCK))  # [B, 64, G, 32]
+def _pack_compiled(weight_OI: Tensor, block_format: BlockFormat) -> Tensor | None:
+    """The blocks of a weight with a multiple of 64 outputs; None without numba, and for q4."""
+    rounding: Any = import_optional("compiled.rounding")
+    if rounding is None or block_format == "q4":
+        return None
+    weight, shape = weight_OI.numpy(), (len(weight_OI) // BLOCK, weight_OI.shape[1] // GROUP, BLOCK)
+    scales, minima = torch.empty(shape), torch.empty(shape)
+    if block_format == "q8":
+        rounding.fit_scales(weight, scales.numpy())
+        halves = [scales.half()]
+        minima = halves[0].float() * -ZERO["q8"]
+    else:
+        rounding.fit_ranges(weight, scales.numpy(), minima.numpy())
+        halves = [scales.half(), minima.half()]
+        minima = halves[1].float()
+    packed = torch.empty(*shape[:2], STEP_BYTES[block_format] + SCALE_BYTES * len(halves), dtype=torch.uint8)
+    words = packed.numpy().view("uint32")
+    rounding.pack_steps(weight, halves[0].float().numpy(), minima.numpy(), block_format == "q8", words)
+    packed[..., STEP_BYTES[block_format] :] = torch.cat(halves, -1).view(torch.uint8)
+    return packed
+
+
+def _pack(padded_OI: Tensor, block_format: BlockFormat) -> Tensor:
+    """The same by torch alone."""
+    return arrange_blocks(*round_groups(padded_OI.unflatten(1, (-1, GROUP)), block_format), block_format)
+
+
+def arrange_blocks(steps: Tensor, scale: Tensor, minimum: Tensor | None, block_format: BlockFormat) -> Tensor:
+    """Arrange steps uint8 [O, G, 32], scale and minimum float16 [O, G, 1] as blocks [B, G, bytes] uint8."""
+    padding = (0, 0, 0, 0, 0, -len(steps) % BLOCK)
+    steps = nn.functional.pad(steps, padding, value=ZERO[block_format]).unflatten(0, (-1, BLOCK))  # [B, 64, G, 32]
     if block_format == "q8":
         packed = steps.unflatten(-1, (8, 4))
     else:
@@ -100,7 +139,7 @@ def _pack(weight_OI: Tensor, block_format: BlockFormat) -> Tensor:
     parts = [packed.permute(0, 2, 3, 1, 4).flatten(2)]
     for numbers in (scale, minimum):
         if numbers is not None:
-            by_output = numbers.squeeze(-1).unflatten(0, (-1, BLOCK)).transpose(1, 2)
+            by_output = nn.functional.pad(numbers, padding).squeeze(-1).unflatten(0, (-1, BLOCK)).transpose(1, 2)
             parts.append(by_output.contiguous().view(torch.uint8))
     return torch.cat(parts, -1)
 
@@ -162,7 +201,8 @@ def _round_with_minimum(groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             best = error, scale, minimum
         else:
             better = error < best[0]
-            best = tuple(torch.where(better, new, old) for new, old in zip((error, scale, minimum), best, strict=True))  # type: ignore[assignment]
+            chosen = [torch.where(better, *pair) for pair in zip((error, scale, minimum), best, strict=True)]
+            best = chosen[0], chosen[1], chosen[2]
     assert best is not None
     _, scale, minimum = best
     return _steps_from(groups, scale.float(), minimum.float()).nan_to_num_(0).to(torch.uint8), scale, minimum

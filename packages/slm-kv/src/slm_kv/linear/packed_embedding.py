@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from slm_kv.linear.packed_linear import PackedLayer, Weightless
@@ -27,3 +29,9 @@ class PackedEmbedding(Weightless):
 
     def extra_repr(self) -> str:
         return f"{self.num_embeddings}, {self.embedding_dim}"
+
+
+def embedding_weight(model: Any) -> Tensor:
+    """The weight of the input embeddings; of packed ones, another parameter of the same dtype and device."""
+    weight: Tensor | None = getattr(model.get_input_embeddings(), "weight", None)
+    return next(model.parameters()) if weight is None else weight

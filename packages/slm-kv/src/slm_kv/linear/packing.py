@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections import Counter
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from typing import Any, get_args
@@ -69,12 +70,21 @@ class PackedModel:
         """How many layers are packed, and how many of them are not quantised where ``weights`` asks for it."""
         layers, quantised = len(self.layers), self.quantised_layers
         packed = f"{layers} linear layer{'' if layers == 1 else 's'} prepacked"
+        if loaded := self._loaded_formats():
+            return f"linear layers of the file: {loaded}" + (f"; {packed}" if layers else "")
         if self.weights is None:
             return packed
         rest = layers - quantised
         return f"{packed} in {self.weights}" + (
             f" ({rest} not: their inputs are no multiple of {GROUP})" if rest else ""
         )
+
+    def _loaded_formats(self) -> str:
+        """How many layers had blocks before packing, by format."""
+        names = self.model.named_modules()
+        loaded = [module for name, module in names if isinstance(module, QuantisedLinear) and name not in self.layers]
+        formats = Counter(layer.weight_blocks.format for layer in loaded)
+        return ", ".join(f"{count} in {block_format}" for block_format, count in formats.items())
 
     @property
     def nbytes(self) -> int:
@@ -105,7 +115,8 @@ class PackedModel:
             replaced.clear()
         models: list[Any] = list(self.model) if isinstance(self.model, nn.ModuleList) else [self.model]
         for model in models:
-            if hasattr(model, "tie_weights"):
+            # An embedding that is packed still was loaded so: there is no weight to tie.
+            if hasattr(model, "tie_weights") and not isinstance(model.get_input_embeddings(), PackedEmbedding):
                 model.tie_weights()
 
 

@@ -30,7 +30,7 @@ class QuantisedModel:
 
     Attributes:
         packed: The replaced layers.
-        plain_weights: The original weights by layer.
+        plain_weights: The original weights by layer, until ``forget_plain_weights``.
         rises: The relative rise of perplexity by adapter; None is the model without adapters.
         tokens: The number of predicted tokens that were measured.
     """
@@ -68,8 +68,12 @@ class QuantisedModel:
         """The original layers by name."""
         return self.packed.layers
 
+    def forget_plain_weights(self) -> None:
+        """Free the memory of the original weights. After that ``unpack`` gives the layers the rounded ones."""
+        self.plain_weights.clear()
+
     def unpack(self) -> None:
-        """Put the original layers back with their original weights: the same tensors, not rounded ones."""
+        """Put the original layers back with their original weights: the same tensors, unless they were forgotten."""
         _restore(self.packed, self.plain_weights)
 
 
@@ -84,7 +88,7 @@ def pack_quantised(
     """Quantise the linear layers of ``model``, if its perplexity rises by at most ``max_rise``.
 
     The rise is measured without adapters and, for a PeftModel, with each of them, and with inputs rounded as for few
-    rows. The plain weights are kept for ``QuantisedModel.unpack``, so that memory grows by the packed weights.
+    rows. The plain weights are kept for ``QuantisedModel.unpack``, until ``forget_plain_weights``.
     ``pack(model, weights="q8")`` frees the plain weights, and measures nothing.
 
     Args:
@@ -117,7 +121,7 @@ def pack_quantised(
         rises = {name: _relative_rise(after[name] - before[name]) for name in before}
         _check_rises(rises, weights, MAX_RISES[weights] if max_rise is None else max_rise, tokens)
     except BaseException:
-        _restore(packed, plain_weights)
+        _restore(packed, {layer: plain_weights[layer] for layer in packed.layers.values()})
         raise
     return QuantisedModel(packed, {layer: plain_weights[layer] for layer in packed.layers.values()}, rises, tokens)
 
@@ -174,6 +178,6 @@ def _relative_rise(nats_difference: float) -> float:
 
 
 def _restore(packed: PackedModel, plain_weights: dict[nn.Module, Any]) -> None:
-    for layer in packed.layers.values():
-        layer.weight = plain_weights[layer]
+    for layer, weight in plain_weights.items():
+        layer.weight = weight
     packed.unpack()

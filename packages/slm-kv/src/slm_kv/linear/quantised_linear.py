@@ -80,10 +80,7 @@ class QuantisedLinear(PackedLayer):
     def _view_blocks(self) -> BlockWeight | None:
         """The blocks for compiled products, if these know the format."""
         weight = self.weight_blocks
-        if not self._products or (weight.format, BLOCK) not in self._products.OPERATIONS:
-            return None
-        memory = weight.blocks.flatten(1).numpy()
-        return BlockWeight(weight.format, memory, weight.outputs, weight.inputs, BLOCK, weight.blocks)
+        return weight.view() if self._products and (weight.format, BLOCK) in self._products.OPERATIONS else None
 
     def _widened(self, x_NI: Tensor, tile: WideningTile) -> Tensor:
         x_NI, size, bias = x_NI.to(tile.dtype), tile.outputs, None

@@ -7,20 +7,23 @@ and repetitions take few steps (Saxena, https://github.com/apoorvumang/prompt-lo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from slm_kv.errors import KVError
+from slm_kv.sampling.ngram_index import NgramIndex
 
 Speculate = Literal["auto", "off"]
 
-NGRAM_SIZES = (4, 3, 2)  # tokens that must match, the longest first
-FIRST_LENGTH, MAX_LENGTH = 4, 15  # tokens of a draft
+MAX_LENGTH = 15  # tokens of a draft
 MAX_DECODE_ROWS = 16  # of a step, drafts included: the compiled products of a few rows read the weights once
-ROW_COST = 0.15  # time of one more row in a step, as a part of the time of a step of one row
 # In tokens. A failed draft loses time, for which credit must exist: of 80 tokens, at most 0.5 + 0.8, which is 1.6 %.
-FIRST_CREDIT, MAX_CREDIT, CREDIT_PER_TOKEN = 0.5, 2.0, 0.01
+FIRST_CREDIT, MAX_CREDIT, CREDIT_PER_TOKEN = 0.5, 3.0, 0.01
+# How likely a drafted token is sampled after an n-gram of each size, before any was drafted: as if seen in so many.
+FIRST_RATES, FIRST_TRIALS = {4: 0.8, 3: 0.6, 2: 0.4}, 2.0
+MEMORY = 0.98  # what a step leaves of the weight of earlier drafts
 
 
 def require_speculate(speculate: str) -> None:
@@ -45,40 +48,30 @@ class SpeculationCounts:
         return f"{self.accepted:,} of {self.drafted:,} drafted tokens accepted"
 
 
-class NgramIndex:
-    """Where the n-grams of a growing text occurred last. A token is added in constant time.
+class AcceptanceRate:
+    """How likely a drafted token is sampled, if those before it were; recent drafts count most.
 
     Args:
-        token_ids: The text, to which its owner appends tokens.
+        first: The rate before any draft.
     """
 
-    def __init__(self, token_ids: Sequence[int]) -> None:
-        self._token_ids, self._indexed = token_ids, 1
-        # By the hash of an n-gram, which is smaller; two of one hash give a draft that is not accepted.
-        self._next: dict[int, int] = {}
+    def __init__(self, first: float) -> None:
+        self._first, self._accepted, self._trials = first, 0.0, 0.0
 
-    def continuation(self, length: int) -> tuple[int, ...]:
-        """The ``length`` tokens after the most recent earlier occurrence of the longest n-gram at the end of the text.
+    def record(self, drafted: int, accepted: int) -> None:
+        """Take the result of a draft."""
+        self._accepted += accepted
+        self._trials += accepted + (accepted < drafted)  # the tokens after a rejected one were not tried
 
-        A text that repeats itself is continued periodically. Empty without an earlier occurrence.
-        """
-        self._update()
-        ids, end = self._token_ids, len(self._token_ids)
-        for size in NGRAM_SIZES:
-            start = self._next.get(hash(tuple(ids[end - size :]))) if size <= end else None
-            if start is not None:
-                period = end - start
-                return tuple(ids[start + index % period] for index in range(length))
-        return ()
+    def forget(self) -> None:
+        """Give earlier drafts less weight, so that a rate that was low is tried again."""
+        self._accepted *= MEMORY
+        self._trials *= MEMORY
 
-    def _update(self) -> None:
-        """Index the n-grams before all tokens that were added."""
-        ids = self._token_ids
-        for end in range(self._indexed, len(ids)):
-            for size in NGRAM_SIZES:
-                if size <= end:
-                    self._next[hash(tuple(ids[end - size : end]))] = end
-        self._indexed = max(self._indexed, len(ids))
+    def worthwhile_length(self, row_cost: float) -> int:
+        """The number of tokens whose chance to be reached and sampled exceeds their cost."""
+        rate = (self._accepted + self._first * FIRST_TRIALS) / (self._trials + FIRST_TRIALS)
+        return int(math.log(row_cost) / math.log(rate)) if row_cost < rate else 0
 
 
 class Drafter:
@@ -93,25 +86,24 @@ class Drafter:
 
     def __init__(self, token_ids: Sequence[int]) -> None:
         self._index = NgramIndex(token_ids)
-        self._credit, self._length = FIRST_CREDIT, FIRST_LENGTH
+        self._rates = {size: AcceptanceRate(rate) for size, rate in FIRST_RATES.items()}
+        self._credit, self._row_cost, self._size = FIRST_CREDIT, 1.0, 0
 
     def draft(self, limit: int, row_cost: float) -> tuple[int, ...]:
         """Return at most ``limit`` tokens that may come next, each of which costs ``row_cost`` tokens."""
-        length = min(self._length, limit, int(self._credit / row_cost))
-        draft = self._index.continuation(length) if length > 0 else ()
-        self._credit -= len(draft) * row_cost
-        return draft
+        self._size, start = self._index.find()
+        self._row_cost = row_cost
+        if not self._size:
+            return ()
+        affordable = min(limit, MAX_LENGTH, int(self._credit / row_cost))
+        length = min(affordable, self._rates[self._size].worthwhile_length(row_cost))
+        return self._index.continuation(start, length)
 
     def record(self, drafted: int, accepted: int) -> None:
-        """Take the result of a step with a draft, or without one (0 and 0)."""
-        self._credit = min(self._credit + accepted + CREDIT_PER_TOKEN * (accepted + 1), MAX_CREDIT)
+        """Take the result of a step with the last draft, or without one (0 and 0)."""
+        earned = accepted + CREDIT_PER_TOKEN * (accepted + 1) - drafted * self._row_cost
+        self._credit = min(self._credit + earned, MAX_CREDIT)
+        for rate in self._rates.values():
+            rate.forget()
         if drafted:
-            self._length = min(2 * self._length, MAX_LENGTH) if accepted == drafted else max(accepted, 2)
-
-
-def row_cost(sequences: int) -> float:
-    """The time of one more row in a step with a row for each of ``sequences``, in tokens that this time would give.
-
-    It approaches 1 with many sequences: a step then takes as long as its rows, and a draft can only lose.
-    """
-    return sequences * ROW_COST / (1 + (sequences - 1) * ROW_COST)
+            self._rates[self._size].record(drafted, accepted)

@@ -103,7 +103,7 @@ class _Attention(torch.autograd.Function):
         gradients = [torch.empty_like(states.transpose(1, 2)).transpose(1, 2) for states in saved[:3]]
         with torch.autocast("cpu", enabled=False):
             for row, outer in enumerate(gradient * ctx.factor):
-                parts = _gradients(outer, [states[row] for states in saved], ctx.scale)
+                parts = _gradients(outer, ctx.scale, *(states[row] for states in saved))
                 for whole, part in zip(gradients, parts, strict=True):
                     whole[row] = part
         return (*gradients, None, None, None)
@@ -119,9 +119,10 @@ def _weights(query: Tensor, key: Tensor, mask: Tensor, scale: float) -> Tensor:
     return weights.masked_fill_(sees_nothing[:, None], 0) if sees_nothing.any() else weights
 
 
-def _gradients(outer: Tensor, saved: list[Tensor], scale: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of query, key and value ``[H, T, D]`` of a row of the batch from what forward saved."""
-    query, key, value, weights, kept = saved
+def _gradients(
+    outer: Tensor, scale: float, query: Tensor, key: Tensor, value: Tensor, weights: Tensor, kept: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of query, key and value ``[H, T, D]`` of a row of the batch."""
     exact = torch.promote_types(query.dtype, torch.float32)
     weighted = (outer.to(exact) @ value.to(exact).transpose(1, 2)).mul_(kept.to(exact))
     mean = weighted.sum(-1, keepdim=True)

@@ -31,7 +31,9 @@ class Contender(Protocol):
 
 
 class SlmEngine:
-    """slm-kv's engine for the model, with pages or without. Prefix caching is off: rounds repeat the same requests.
+    """slm-kv's engine for the model, with pages or without, without speculation, which its peers do not have either.
+
+    Prefix caching is off: rounds repeat the same requests.
 
     Attributes:
         reason: Why the engine has no pages; None if it has.
@@ -50,6 +52,7 @@ class SlmEngine:
             max_sequences=max_sequences,
             max_step_tokens=STEP_TOKENS,
             prefix_caching=False,
+            speculate="off",  # random weights soon repeat themselves, which drafts would foresee
         )
         self.reason = self._engine.reason
         self.name = PAGED_ENGINE if self._engine.kind == "paged" else "slm-kv, TransformersEngine"

@@ -10,6 +10,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from slm_adapters.base.layer_weights import features, read_weight
+from slm_adapters.butterfly.composition import plan
 from slm_adapters.butterfly.method.config import ButterflyConfig
 from slm_adapters.butterfly.method.inference_cache import InferenceCache
 from slm_adapters.butterfly.rotate import rotate_back, rotate_by_matrices, rotation_matrices, to_float64
@@ -130,6 +131,29 @@ class ButterflyParameters(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # P
         """Yield the side, rotation and angles of ``adapter`` on this layer."""
         for side, rotation in self.rotations.get(adapter, {}).items():
             yield side.removeprefix("butterfly_"), rotation, getattr(self, side)[adapter]
+
+    @torch.no_grad()
+    def rotation_factors(self, side: str, adapter: str) -> tuple[tuple[Tensor, int], ...]:
+        """The factors of the rotation of the ``input`` or ``output``, the first to be applied first; none without one.
+
+        Each has matrices ``[G, m, m]`` in float32 and a stride: group g = outer * stride + inner is the coordinates
+        (outer * m + d) * stride + inner for d below m, which matrix g multiplies. With ``magnitudes`` and
+        ``cache_weight``, this lets inference engines (``slm_kv.RotatedLayer``) compute the layer themselves.
+        """
+        name = f"butterfly_{side}"
+        rotation = self.rotations.get(adapter, {}).get(name)
+        if rotation is None or not self.strength[adapter]:
+            return ()
+        matrices = rotation_matrices(self.exact_angles(name, adapter), rotation, torch.float32)
+        factors = plan(rotation, matrices[0].device.type)
+        return tuple((matrix, factor.stride) for matrix, factor in zip(matrices, factors, strict=True))
+
+    @torch.no_grad()
+    def magnitudes(self, adapter: str) -> Tensor | None:
+        """The factor ``[out]`` of each output feature; None without ``scale``."""
+        if adapter not in self.butterfly_magnitude or not self.strength[adapter]:
+            return None
+        return 1 + self._with_strength(self.butterfly_magnitude[adapter], adapter)
 
     def _with_strength(self, values: Tensor, adapter: str) -> Tensor:
         strength = self.strength[adapter]

@@ -2,6 +2,7 @@
 
 from slm_kv.compiled.operations.activation import activate
 from slm_kv.compiled.operations.attention import attend, attention_sums
+from slm_kv.compiled.operations.butterfly import butterfly
 from slm_kv.compiled.operations.elementwise import add, scale, softcap
 from slm_kv.compiled.operations.low_rank import low_rank_down, low_rank_up
 from slm_kv.compiled.operations.normalisation import normalise
@@ -14,6 +15,7 @@ __all__ = [
     "add",
     "attend",
     "attention_sums",
+    "butterfly",
     "low_rank_down",
     "low_rank_up",
     "normalise",

@@ -9,23 +9,28 @@ import numpy as np
 from numba import carray, cfunc
 
 from slm_kv.compiled.addresses import int32_at, word
-from slm_kv.compiled.operations.shares import float_of, floats_at, row_at, thread_columns
+from slm_kv.compiled.operations.shares import floats_at, row_at, unit_columns
 from slm_kv.compiled.program import ADAPTERS, OPERATION_OPTIONS, ROWS, SIGNATURE, Buffer, Instruction
 
-TABLE_WORDS = 4  # addresses of A [rank, inputs] and of B transposed [rank, outputs], rank, bits of the float32 scaling
+DOWN_WORDS = 2  # address of A [rank, inputs], rank
+UP_WORDS = 3  # address of B transposed [rank, outputs], scaled; rank; the first column of A x
 
 
 def low_rank_down(x: Buffer, out: Buffer, table: np.ndarray) -> Instruction:
-    """Write A x of each row's adapter to ``out`` [R, >= rank]; ``table`` is int64 [adapters, ``TABLE_WORDS``].
+    """Write A x of each row's adapter to ``out`` [R, >= rank]; ``table`` is int64 [adapters, ``DOWN_WORDS``].
 
     The program must keep the table and the float32 weights alive. A rank of 0: the adapter does not change this layer.
     """
     return (_down.address, *x.words, *out.words, x.width, table.ctypes.data)
 
 
-def low_rank_up(down: Buffer, out: Buffer, table: np.ndarray) -> Instruction:
-    """Add scaling * B ``down`` of each row's adapter to ``out`` [R, outputs]; a barrier separates it from the other."""
-    return (_up.address, *down.words, *out.words, out.width, table.ctypes.data)
+def low_rank_up(down: Buffer, out: Buffer, table: np.ndarray, first_unit: int, units: int) -> Instruction:
+    """Add B ``down`` of each row's adapter to ``out`` [R, outputs]; a barrier separates it from ``low_rank_down``.
+
+    ``table`` is int64 [adapters, ``UP_WORDS``]. Of ``units`` blocks, this layer's begin at ``first_unit``, as in the
+    product that writes ``out``: each thread changes what it has written.
+    """
+    return (_up.address, *down.words, *out.words, out.width, table.ctypes.data, first_unit, units)
 
 
 @cfunc(SIGNATURE, **OPERATION_OPTIONS)
@@ -35,8 +40,8 @@ def _down(context: int, arguments: int, thread: int, threads: int) -> None:
     for row in range(rows):
         if adapters[row] < 0:
             continue
-        entry = table + 8 * TABLE_WORDS * np.int64(adapters[row])
-        rank = word(entry, 2)
+        entry = table + 8 * DOWN_WORDS * np.int64(adapters[row])
+        rank = word(entry, 1)
         x, out = row_at(arguments, 0, row, thread, width), row_at(arguments, 3, row, thread, rank)
         for r in range(rank * thread // threads, rank * (thread + 1) // threads):
             a, dot = floats_at(word(entry, 0) + 4 * r * width, width), np.float32(0.0)
@@ -49,14 +54,14 @@ def _down(context: int, arguments: int, thread: int, threads: int) -> None:
 def _up(context: int, arguments: int, thread: int, threads: int) -> None:
     rows, width, table = word(context, ROWS), word(arguments, 6), word(arguments, 7)
     adapters = carray(int32_at(word(context, ADAPTERS)), (rows,))
-    first, end = thread_columns(width, thread, threads)
+    begin, end = unit_columns(width, word(arguments, 8), word(arguments, 9), thread, threads)
     for row in range(rows):
-        if adapters[row] < 0:
+        if adapters[row] < 0 or begin >= end:
             continue
-        entry = table + 8 * TABLE_WORDS * np.int64(adapters[row])
-        rank, scaling = word(entry, 2), float_of(word(entry, 3))
-        down, out = row_at(arguments, 0, row, thread, rank), row_at(arguments, 3, row, thread, width)
+        entry = table + 8 * UP_WORDS * np.int64(adapters[row])
+        rank, first = word(entry, 1), word(entry, 2)
+        down, out = row_at(arguments, 0, row, thread, first + rank), row_at(arguments, 3, row, thread, width)
         for r in range(rank):
-            b, factor = floats_at(word(entry, 1) + 4 * r * width, width), scaling * down[r]
-            for i in range(first, end):
+            b, factor = floats_at(word(entry, 0) + 4 * r * width, width), down[first + r]
+            for i in range(begin, end):
                 out[i] += factor * b[i]

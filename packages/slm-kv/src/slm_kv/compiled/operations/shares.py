@@ -52,3 +52,14 @@ def thread_columns(width: int, thread: int, threads: int) -> tuple[int, int]:
     blocks = (width + BLOCK - 1) // BLOCK
     first, end = blocks * thread // threads * BLOCK, blocks * (thread + 1) // threads * BLOCK
     return min(width, first), min(width, end)
+
+
+@njit(inline="always")
+def unit_columns(width: int, first_unit: int, units: int, thread: int, threads: int) -> tuple[int, int]:
+    """Where the thread's columns of a layer begin and end, if it shares ``units`` blocks of several layers.
+
+    The layer's own blocks begin at ``first_unit``.
+    """
+    begin = (units * thread // threads - first_unit) * BLOCK
+    end = (units * (thread + 1) // threads - first_unit) * BLOCK
+    return max(0, begin), min(width, end)

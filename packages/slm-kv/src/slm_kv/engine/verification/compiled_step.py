@@ -11,8 +11,8 @@ Shapes: T tokens of a text, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -40,7 +40,9 @@ if TYPE_CHECKING:  # numba may not be installed
 TOLERANCE = 1e-4
 # The median of all rows. The step keeps in float32 what the model rounds to bfloat16.
 LOW_PRECISION_TOLERANCE = 0.1
-FIRST_ROWS, OTHER_TOKENS = 5, 4  # of a text's first step, and of a text beside it
+# On pages, for texts of so many positions, and whether it is exact.
+MakeStep = Callable[[PagedStorage, int, bool], "DecodeStep | None"]
+FIRST_ROWS, OTHER_TOKENS = 4, 4  # together at most ``MIN_ROWS``: of a text's first step, and of a text beside it
 
 
 @dataclass(frozen=True)
@@ -50,13 +52,12 @@ class CompiledStep:
     description: ModelDescription | None
     reason: str = ""
 
-    def summary(self, has_adapters: bool) -> str:
+    @property
+    def summary(self) -> str:
         """A clause for the engine's summary."""
-        if self.description is None:
-            return f"no compiled decode step: {self.reason}"
-        return "compiled decode step" + (" without adapters" if has_adapters else "")
+        return "compiled decode step" if self.description else f"no compiled decode step: {self.reason}"
 
-    def on(self, storage: PagedStorage, positions: int, *, exact: bool = False) -> DecodeStep | None:
+    def on(self, storage: PagedStorage, positions: int, exact: bool = False) -> DecodeStep | None:
         """The step on the pages of ``storage`` for texts of so many positions. See ``DecodeStep`` for ``exact``."""
         step = import_optional("decode_step.step")
         if self.description is None:
@@ -65,13 +66,18 @@ class CompiledStep:
         return decode_step
 
 
-def reference_logits(subject: Subject) -> list[Tensor] | None:
+def reference_logits(subject: Subject, *, shared: bool = False) -> list[Tensor] | None:
     """The logits of the model's own forward pass in float32; None if memory is short.
 
     Linear layers must be plain or quantised.
+
+    Args:
+        subject: The model. Its adapter acts on all texts but the second, which stands for other rows in a step.
+        shared: See ``float32_weights``.
     """
-    with float32_weights(subject.model) as exact, widening_exactly(subject.model.modules()):
-        return [own_logits(subject, text).float() for text in _texts(subject)] if exact else None
+    with float32_weights(subject.model, shared=shared) as exact, widening_exactly(subject.model.modules()):
+        pairs = zip(_subjects(subject), _texts(subject), strict=False)
+        return [own_logits(each, text).float() for each, text in pairs] if exact else None
 
 
 def _quantised_logits(subject: Subject) -> list[Tensor] | None:
@@ -100,7 +106,7 @@ def compile_step(subject: Subject, expected: list[Tensor] | None, *, verified: b
         with keep_state(subject.model), keep_adapter_state(subject.model), only_adapter(subject.model, None):
             model: Any = base_model(subject.model)
             step = CompiledStep(module.recognise(model, subject.positions, subject.token_ids[-1]))
-            fault = None if verified else _fault(subject, step, expected or _quantised_logits(subject))
+            fault = None if verified else find_fault(subject, step.on, expected)
     except module.NotRecognised as error:
         return CompiledStep(None, str(error))
     except Exception as error:
@@ -108,15 +114,10 @@ def compile_step(subject: Subject, expected: list[Tensor] | None, *, verified: b
     return step if fault is None else CompiledStep(None, f"its logits differ ({fault})")
 
 
-def _texts(subject: Subject) -> list[list[int]]:
-    """A text, another one, and one that is longer than a window if there is one."""
-    length, long = min(SHORT, subject.positions), tokens_past_window(subject)
-    return subject.texts([length, min(OTHER_TOKENS, length)] + [long] * bool(long))
-
-
-def _fault(subject: Subject, step: CompiledStep, expected: list[Tensor] | None) -> str | None:
-    """What differs first between the step and the model."""
-    for what, errors_R in _compare(subject, step, expected):
+def find_fault(subject: Subject, make_step: MakeStep, expected: list[Tensor] | None) -> str | None:
+    """What differs first between a step and the model; None if nothing does. ``expected``: see ``compile_step``."""
+    expected = expected or _quantised_logits(subject)
+    for what, errors_R in _compare(subject, make_step, expected):
         exact = expected is not None or subject.probe.dtype is torch.float32
         error, limit = (errors_R.max(), TOLERANCE) if exact else (errors_R.median(), LOW_PRECISION_TOLERANCE)
         if len(errors_R) and not float(error) <= limit:
@@ -124,17 +125,29 @@ def _fault(subject: Subject, step: CompiledStep, expected: list[Tensor] | None) 
     return None
 
 
-def _compare(subject: Subject, step: CompiledStep, expected: list[Tensor] | None) -> Iterator[tuple[str, Tensor]]:
+def _texts(subject: Subject) -> list[list[int]]:
+    """A text, another one, and one that is longer than a window if there is one. An adapter does not change windows."""
+    length, long = min(SHORT, subject.positions), tokens_past_window(subject) if subject.adapter is None else 0
+    return subject.texts([length, min(OTHER_TOKENS, length)] + [long] * bool(long))
+
+
+def _subjects(subject: Subject) -> tuple[Subject, Subject, Subject]:
+    """Whose logits those of the texts are: the second text has no adapter."""
+    return subject, replace(subject, adapter=None), subject
+
+
+def _compare(subject: Subject, make_step: MakeStep, expected: list[Tensor] | None) -> Iterator[tuple[str, Tensor]]:
     """What was compared, and the relative error of each row's logits [R]."""
     texts = _texts(subject)
     exact = expected is not None
     dtype = torch.float32 if exact else subject.probe.dtype
     trial = subject.trial(dtype, 2 * sum(map(len, texts)), 8)
+    pairs = [(text, each.adapter) for text, each in zip(texts, _subjects(subject), strict=False)]
     if expected is None:
-        expected = [trial.run((trial.open(text, None), len(text)))[0] for text in texts]
-    text, beside, *past_window = (trial.open(ids, None) for ids in texts)
+        expected = [trial.run((trial.open(text, adapter), len(text)))[0] for text, adapter in pairs]
+    text, beside, *past_window = (trial.open(ids, adapter) for ids, adapter in pairs)
     first = min(FIRST_ROWS, len(texts[0]) - 1)
-    with trial.stepping(step.on(trial.storage, subject.positions, exact=exact)):
+    with trial.stepping(make_step(trial.storage, subject.positions, exact)):
         rows = trial.run((text, first), (beside, len(texts[1])))
         yield "several rows of two texts", relative_errors(rows, [expected[0][:first], expected[1]])
         single = [trial.run((text, 1))[0] for _ in texts[0][first:]]

@@ -22,7 +22,7 @@ from slm_kv.engine.sequence import Sequence
 from slm_kv.engine.text_stream import TextStream
 from slm_kv.pages.pool import PagePool
 from slm_kv.pages.storage import PagedStorage
-from slm_kv.peft_models import base_model
+from slm_kv.peft_models import base_model, without_adapters
 from slm_kv.sampling.params import SamplingParams
 from slm_kv.sampling.sampler import TokenSampler
 
@@ -52,7 +52,7 @@ class Trial:
         self._pool = PagePool(page_size, pages, prefix_caching=False, window=probe.window)
         self.storage = PagedStorage(probe.shapes, pages, page_size, probe.dtype, probe.device)
         self._runner = ModelRunner(base_model(model), adapters, self.storage)
-        embedding: Any = model.get_input_embeddings()
+        embedding: Any = without_adapters(model.get_input_embeddings())
         self._vocabulary = embedding.num_embeddings
 
     @contextmanager

@@ -22,6 +22,7 @@ from slm_kv.engine.prepared_models import PreparedModels
 from slm_kv.engine.verification.comparison import Subject, compare, relative_errors
 from slm_kv.engine.verification.model_state import float32_weights, keep_state
 from slm_kv.errors import REMEDY, KVError, UnsupportedModel
+from slm_kv.linear.quantised_linear import widening_exactly
 from slm_kv.peft_models import keep_adapter_state, names_of_each_method
 
 # The largest relative error of a row in float32: at most 1.7e-6 in 40 right architectures, 2.8e-2 in a wrong one.
@@ -72,7 +73,7 @@ def verify(
 
 def _check(subject: Subject, shared: bool) -> int:
     """Refuse the model if its logits differ; return the number of positions in which texts are independent."""
-    with float32_weights(subject.model, shared=shared) as exact:
+    with float32_weights(subject.model, shared=shared) as exact, widening_exactly(subject.model.modules()):
         dtype = torch.float32 if exact else subject.probe.dtype
         positions = _check_logits(subject, dtype)
     if dtype is not subject.probe.dtype:  # that the model runs on pages of its own dtype, too

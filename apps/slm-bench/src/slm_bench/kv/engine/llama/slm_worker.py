@@ -69,6 +69,7 @@ class SlmKv:
             max_sequences=sequences,
             prefix_caching=False,
             weights=self._weights,
+            speculate="off",  # drafts would foresee repetitions, as of random weights; llama.cpp has none here either
             **options,
         )
 
