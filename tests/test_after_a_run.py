@@ -9,9 +9,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+import slm_testing.forked as forked
 from slm_testing.model_cards import code_blocks, read_card, run_python_blocks
 from slm_testing.workspace.capped_commands import run, with_flags
-from slm_testing.workspace.servers import TIMEOUT, serving
+from slm_testing.workspace.servers import TIMEOUT
 
 SMALL = "--max_train_samples 24 --max_eval_samples 2 --block_size 64 --max_steps 2 --per_device_train_batch_size 2"
 CAPS = {
@@ -22,15 +23,20 @@ CAPS = {
 }
 
 
-def run_capped(command: str) -> None:
-    """Run a command with limits; a server until it is ready."""
+def run_capped(command: str, folder: Path) -> None:
+    """Run a command with limits; a server until it is ready, with its output in ``folder``."""
     words = shlex.split(command)
     words = with_flags(words, CAPS[words[0]])
     if words[0] != "slm-serve":
         assert run(words) == 0
         return
-    with serving(words) as url:
+    process = forked.start("slm_serve.cli", words[1:], output=folder / "serve.txt")
+    try:
+        url = forked.wait_for_line(process, folder / "serve.txt", "ready: ", 120).removeprefix("ready: ")
         assert httpx.get(f"{url}/v1/models", timeout=TIMEOUT).status_code == 200
+    finally:
+        process.kill()
+        process.join()
 
 
 IN_THIS_PROCESS = {"slm-paged", "slm-adapters"}
@@ -58,18 +64,18 @@ def test_the_printed_commands_work_for_a_run_on_own_texts(
     assert programs == ["slm-paged", "slm-serve", *(["slm-adapters"] if mode != "baseline" else []), "slm-lab"]
     for program, command in zip(programs, commands, strict=True):
         if program in programs_to_run:
-            run_capped(command)
+            run_capped(command, tmp_path)
     compared = list((tmp_path / "my runs" / f"{mode}-compare").glob("*/run.json"))
     assert len(compared) == (2 if "slm-lab" in programs_to_run else 0)
 
 
 @pytest.mark.parametrize("name", [pytest.param("lora", marks=pytest.mark.slow), "baseline"])
 def test_the_code_of_a_card_works_in_its_folder(
-    trained: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, name: str
+    trained: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     folder = trained(name)
     monkeypatch.chdir(folder)
     assert read_card(folder).data.get("pipeline_tag") == "text-generation"
     assert len(run_python_blocks(folder)) == (1 if name == "baseline" else 2)
     (command,) = [block for block in code_blocks(folder, "bash") if block.startswith("slm-serve")]
-    run_capped(command)
+    run_capped(command, tmp_path)

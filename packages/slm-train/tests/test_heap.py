@@ -4,33 +4,41 @@ from __future__ import annotations
 
 import resource
 
+import psutil
 import pytest
 import torch
 
-from slm_train.hardware.heap import _glibc, kept_heap
+import slm_train.hardware.heap as heap
 
-pytestmark = pytest.mark.skipif(_glibc() is None, reason="needs glibc")
 _MEBIBYTE = 2**20
+_SIZES = (8, 40, 100, 8, 3, 40)  # of the tensors of a step, in MiB
 
 
 def page_faults(steps: int) -> int:
     """Return the page faults of ``steps`` that create and free the same tensors each."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(steps):
-        _ = [torch.ones(size * _MEBIBYTE, dtype=torch.uint8)[0] for size in (8, 40, 100, 8, 3, 40)]
+        _ = [torch.ones(size * _MEBIBYTE, dtype=torch.uint8)[0] for size in _SIZES]
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 
+@pytest.mark.skipif(heap._glibc() is None, reason="needs glibc")
 def test_pages_are_used_again_by_the_next_step_and_returned_at_the_end() -> None:
-    usual = page_faults(5)
-    with kept_heap(torch.device("cpu")):
+    pages = 5 * sum(_SIZES) * _MEBIBYTE // resource.getpagesize()
+    with heap.kept_heap(torch.device("cpu")):
         page_faults(10)
-        assert page_faults(5) < usual / 10
-    assert page_faults(5) > usual / 2
+        assert page_faults(5) < pages / 20
+        kept = psutil.Process().memory_info().rss
+    assert psutil.Process().memory_info().rss < kept - 100 * _MEBIBYTE
 
 
-def test_nothing_is_kept_for_a_gpu() -> None:
-    usual = page_faults(5)
-    with kept_heap(torch.device("cuda")):
-        page_faults(10)
-        assert page_faults(5) > usual / 2
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_options_are_set_on_a_cpu_only_and_reset_also_after_an_error(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    thresholds: list[tuple[int, int]] = []
+    monkeypatch.setattr(heap, "_set_thresholds", lambda _, *values: thresholds.append(values))
+    with pytest.raises(KeyError), heap.kept_heap(torch.device(device)):
+        raise KeyError
+    is_set = device == "cpu" and heap._glibc() is not None
+    assert thresholds == ([(2**31 - 1, 2**31 - 1), (64 * _MEBIBYTE, 32 * _MEBIBYTE)] if is_set else [])

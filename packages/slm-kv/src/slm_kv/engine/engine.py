@@ -128,10 +128,9 @@ class Engine(TextEngine):
 
     def load(self) -> EngineLoad:
         """Return how busy the engine is."""
-        scheduler, pool = self.scheduler, self.pool
-        counts = (len(scheduler.running), len(scheduler.waiting))
-        drafts = (scheduler.speculation.drafted, scheduler.speculation.accepted)
-        return EngineLoad(*counts, pool.used_pages, self.context_limits.max_pages, scheduler.preemptions, *drafts)
+        scheduler, drafts = self.scheduler, self.scheduler.speculation
+        counts = (len(scheduler.running), len(scheduler.waiting), self.pool.used_pages, self.context_limits.max_pages)
+        return EngineLoad(*counts, scheduler.preemptions, drafts.drafted, drafts.accepted)
 
     @property
     def dtype(self) -> torch.dtype:
