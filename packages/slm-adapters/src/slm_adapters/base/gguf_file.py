@@ -24,4 +24,5 @@ def check_gguf_file(path: Path) -> None:
         if file.read(len(MAGIC)) != MAGIC:
             raise AdapterError(f"{path} is not a GGUF file: its first bytes are not GGUF; copy it again")
     if find_spec("gguf") is None:
-        raise AdapterError(f"{path} needs the package gguf, which is not installed; install it with pip install slm-adapters[gguf]")
+        remedy = "install it with pip install slm-adapters[gguf]"
+        raise AdapterError(f"{path} needs the package gguf, which is not installed; {remedy}")
