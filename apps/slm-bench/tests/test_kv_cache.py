@@ -15,11 +15,12 @@ def test_a_plot_of_lengths_and_figures_that_agree_with_the_model(kv_run: Command
     assert kv_run.exit_code == 0
     measured = kv_run.result["results"]["measured"]
     assert [length["new_tokens"] for length in measured] == [4, 8]
-    prompt = kv_run.result["settings"]["prompt_tokens"]
+    settings = kv_run.result["settings"]
+    prompt, itemsize = settings["prompt_tokens"], getattr(torch, settings["dtype"]).itemsize
     for length in measured:
         assert length["same_tokens"] is True
-        # keys and values, 6 layers, 256 wide, float32; the last token is never stored
-        assert length["cache_bytes"] == 2 * 6 * 256 * 4 * 2 * (prompt + length["new_tokens"] - 1)
+        # keys and values, 6 layers, 256 wide, two texts; the last token is never stored
+        assert length["cache_bytes"] == 2 * 6 * 256 * itemsize * 2 * (prompt + length["new_tokens"] - 1)
         assert length["tokens_per_second_on"] > 0 < length["tokens_per_second_off"]
         low, high = length["ratio"][1:]
         assert low <= length["ratio"][0] <= high
