@@ -1,6 +1,9 @@
 """A server is ready only if every served model can generate."""
 
+import os
 import shutil
+import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,8 @@ from slm_serve.backends.readiness import check_generation
 from slm_serve.cli import main
 from slm_testing.serve.running_server import running_server
 from slm_testing.serve.small_models import lora_config, save_adapter, save_base, save_tiny_model
+
+START_LIMIT = 100.0  # seconds
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +32,12 @@ def adapter(base: Path) -> Path:
 
 def start(capsys: pytest.CaptureFixture[str], *flags: str) -> str:
     """Run ``slm-serve``, which must not start, and return the last line of its output."""
-    assert main(["--port", "0", "--threads", "1", *flags]) == 2
+    stopping = threading.Timer(START_LIMIT, os.kill, [os.getpid(), signal.SIGTERM])  # a server that starts ends with 0
+    stopping.start()
+    try:
+        assert main(["--port", "0", "--threads", "1", *flags]) == 2
+    finally:
+        stopping.cancel()
     printed = capsys.readouterr()
     assert "ready" not in printed.out
     assert "Traceback" not in printed.err
@@ -52,8 +62,9 @@ def test_an_adapter_that_gives_nan_is_named_and_the_base_alone_can_start(
 
 
 def test_an_adapter_whose_layers_fail_is_named(
-    capsys: pytest.CaptureFixture[str], base: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str], base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    adapter = save_adapter(tmp_path / "dora", base, lora_config(use_dora=True))  # a compiled step calls no layers
     forward = Linear.forward
 
     def failing_forward(layer: Any, *args: Any, **options: Any) -> Any:
