@@ -35,6 +35,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def limited_server(tiny_model: Path) -> Iterator[RunningServer]:
     """A server with a tiny model that runs two texts at once and queues one, with low limits."""
     limits: dict[str, Any] = {"max_sequences": 2, "max_queue": 1, "max_body_bytes": 2000, "max_prompt_tokens": 200}
+    limits["speculate"] = "off"  # a step gives one token
     with running_server(model_path=str(tiny_model), **limits) as running:
         yield running
 

@@ -31,7 +31,8 @@ LIMITS = {
 
 @pytest.fixture(scope="module")
 def deadline_server(tiny_model: Path) -> Iterator[RunningServer]:
-    with running_server(model_path=str(tiny_model), request_timeout=DEADLINE, max_sequences=4) as running:
+    settings: dict[str, Any] = {"request_timeout": DEADLINE, "max_sequences": 4, "speculate": "off"}  # one token a step
+    with running_server(model_path=str(tiny_model), **settings) as running:
         yield running
 
 

@@ -68,7 +68,7 @@ def test_the_models_name_the_backend_and_the_reason(server: RunningServer, folde
     assert "attention" in reason
     assert str(folders["base"].parent) not in reason
     lines = server.service.backend.summary.splitlines()
-    assert lines[0] == "backend: transformers on cpu, float32, threads: 1"
+    assert lines[:2] == ["weights: float32, as requested", "backend: transformers on cpu, float32, threads: 1"]
     assert f"no pages: {reason}" in lines
 
 

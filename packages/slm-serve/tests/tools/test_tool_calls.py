@@ -32,7 +32,7 @@ BODY = {"messages": [{"role": "user", "content": "How is it in Rome?"}], "max_to
 @pytest.fixture(scope="module", params=TOOL_FAMILIES)
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     folder = save_tool_model(tmp_path_factory.mktemp("model"), request.param)
-    with running_server(model_path=str(folder)) as running:
+    with running_server(model_path=str(folder), speculate="off") as running:  # each event has one token
         yield running
 
 

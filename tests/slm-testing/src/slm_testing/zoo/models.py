@@ -40,6 +40,7 @@ def build(name: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
 
 
 @cache
+@torch.inference_mode(False)  # also where it is first needed within it: training could not use its parameters
 def shared(name: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """Return the same model at each call: it must not be changed."""
     if dtype != torch.float32:
