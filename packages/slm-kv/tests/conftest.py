@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from slm_kv.engine.step_times import StepTimes
+from slm_kv.sampling.step_times import StepTimes
 
 
 @pytest.fixture(autouse=True, scope="session")

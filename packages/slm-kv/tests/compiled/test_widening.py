@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from slm_kv.compiled.block_weights import pack_blocks
-from slm_kv.compiled.widening import widen
+from slm_kv.compiled.quantised.widening import widen
 from slm_kv.linear.block_formats import BlockFormat, quantise_weight
 
 FORMATS: tuple[BlockFormat, ...] = ("q8", "q4", "q41")

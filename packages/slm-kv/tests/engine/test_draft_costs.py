@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-from slm_kv.engine import step_times
-from slm_kv.engine.step_times import FIRST_ROW_COST, StepTimes
+from slm_kv.sampling import step_times
 from slm_kv.sampling.speculation import CREDIT_PER_TOKEN, FIRST_CREDIT, Drafter
+from slm_kv.sampling.step_times import FIRST_ROW_COST, StepTimes
 
 END_ITEM = StepTimes.end_item  # before a fixture replaces it
 

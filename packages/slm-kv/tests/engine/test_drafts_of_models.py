@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from slm_kv import Engine, Handle
-from slm_kv.engine.step_times import StepTimes
 from slm_kv.sampling import speculation
+from slm_kv.sampling.step_times import StepTimes
 from slm_testing.kv.lora_model import greedy_tokens_alone, make_lora_model
 from slm_testing.kv.tiny_models import greedy_params, greedy_tokens, make_model, random_prompts, run_to_end
 from slm_testing.zoo.models import shared

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from slm_kv import Engine, Grammar, Handle, KVError, SamplingParams
 from slm_kv.engine.requests import Update
-from slm_kv.engine.step_times import StepTimes
 from slm_kv.sampling import speculation
 from slm_kv.sampling.ngram_index import NgramIndex
+from slm_kv.sampling.step_times import StepTimes
 from slm_testing.kv.small_tokenizers import characters
 from slm_testing.kv.tiny_models import (
     SIZES,
@@ -219,12 +219,12 @@ def test_nan_logits_in_the_middle_of_a_draft_end_the_text_after_the_tokens_befor
         failing = sampler_of[0] > 2 and len(handle.token_ids) - before[0] == 2
         return sample(torch.full_like(logits_V, torch.nan) if failing else logits_V)
 
-    repeating.scheduler.plan, sequence.sampler.sample = planned, fail_at_the_third  # type: ignore[method-assign]
+    repeating.scheduler.plan, sequence.sampler.sample = planned, fail_at_the_third  # type: ignore[method-assign]  # a fault
     before, received = [0], []
     while not handle.finished:
         before[0] = len(handle.token_ids)
         received += repeating.step()
-    repeating.scheduler.plan = plan  # type: ignore[method-assign]
+    repeating.scheduler.plan = plan  # type: ignore[method-assign]  # put back
     assert handle.finish_reason == "error"
     assert [token for update in received for token in update.token_ids] == handle.token_ids
     assert len(received[-2].token_ids) == 2
@@ -256,7 +256,7 @@ def test_without_a_cache_or_with_many_sequences_nothing_is_drafted() -> None:
         engine.generate([PROMPTS[0]] * 24, greedy_params(12))
         assert engine.load().drafted_tokens == 0
     with pytest.raises(KVError, match="speculate='on' is not one of auto, off"):
-        Engine(model, speculate="on")  # type: ignore[arg-type]
+        Engine(model, speculate="on")  # type: ignore[arg-type]  # a wrong value
 
 
 def test_drafts_follow_the_latest_of_the_longest_occurrences_and_periods() -> None:

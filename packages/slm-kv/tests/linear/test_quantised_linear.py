@@ -167,4 +167,4 @@ def test_layers_whose_inputs_are_no_multiple_of_32_are_counted() -> None:
 )
 def test_an_unknown_format_is_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(KVError, match=message):
-        pack(make_model("llama"), **options)  # type: ignore[arg-type]
+        pack(make_model("llama"), **options)  # type: ignore[arg-type]  # wrong values

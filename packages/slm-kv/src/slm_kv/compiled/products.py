@@ -32,7 +32,7 @@ from slm_kv.compiled.program import (
     execute,
     instruction_matrix,
 )
-from slm_kv.compiled.quantised_inputs import quantise_inputs, quantised_width, subtract_rounded
+from slm_kv.compiled.quantised.inputs import quantise_inputs, quantised_width, subtract_rounded
 from slm_kv.compiled.tiles import (
     BFLOAT16,
     BFLOAT16_32,

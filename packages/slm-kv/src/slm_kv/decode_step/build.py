@@ -17,7 +17,7 @@ from slm_kv.compiled.operations.normalisation import normalise
 from slm_kv.compiled.operations.rotary import Pages, rotate_and_store
 from slm_kv.compiled.products import QUANTISED, product, remainder
 from slm_kv.compiled.program import Buffer, Instruction, Program, Workspace, barrier
-from slm_kv.compiled.quantised_inputs import quantised_width
+from slm_kv.compiled.quantised.inputs import quantised_width
 from slm_kv.decode_step.adapted_products import AdaptedProducts, Outputs
 from slm_kv.decode_step.adapter import Adapter
 from slm_kv.decode_step.blocks import Attention, Block, FeedForward, Linear, ModelDescription, Norm, Rotary

@@ -6,11 +6,11 @@ from collections import deque
 from dataclasses import dataclass, replace
 
 from slm_kv.engine.sequence import Sequence
-from slm_kv.engine.step_times import StepTimes
 from slm_kv.errors import PoolFull
 from slm_kv.pages.block_table import PageCopy
 from slm_kv.pages.pool import PagePool
 from slm_kv.sampling.speculation import MAX_DECODE_ROWS, Drafter, SpeculationCounts
+from slm_kv.sampling.step_times import StepTimes
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ def quantise_weight(weight_OI: Tensor, block_format: BlockFormat) -> QuantisedWe
 
 def _pack_compiled(weight_OI: Tensor, block_format: BlockFormat) -> Tensor | None:
     """The blocks of a weight with a multiple of 64 outputs; None without numba, and for q4."""
-    rounding: Any = import_optional("compiled.rounding")
+    rounding: Any = import_optional("compiled.quantised.rounding")
     if rounding is None or block_format == "q4":
         return None
     weight, shape = weight_OI.numpy(), (len(weight_OI) // BLOCK, weight_OI.shape[1] // GROUP, BLOCK)

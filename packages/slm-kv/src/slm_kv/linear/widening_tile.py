@@ -34,7 +34,7 @@ class WideningTile:
         self.blocks = -(-blocks // -(-blocks // largest))  # tiles of the same size
         example = torch.arange(self.outputs * inputs).remainder(251).to(dtype).view(self.outputs, inputs)
         self._packed = torch.ops.mkldnn._reorder_linear_weight(example, ROWS_HINT)
-        self._widening: Any = import_optional("compiled.widening")
+        self._widening: Any = import_optional("compiled.quantised.widening")
         self._view = view_onednn(self._packed, example) if self._widening else None
 
     @property
