@@ -15,7 +15,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 pytest.importorskip("numba")
 
 from slm_kv.engine.verification import compiled_adapters
-from slm_testing.kv.compiled_steps import Steps, make_engine, texts
+from slm_testing.kv.compiled_steps import Steps, make_engine, requests_and_texts, texts
 from slm_testing.kv.lora_model import greedy_tokens_alone
 from slm_testing.kv.tiny_models import greedy_params, greedy_tokens, make_model, random_prompts
 
@@ -60,10 +60,7 @@ def test_rows_with_any_adapter_and_none_share_a_step(
     name: str, configs: list[LoraConfig], threads: int, torch_threads: None
 ) -> None:
     model = adapted(name, *configs)
-    requests = [(prompt, adapter) for adapter in model.peft_config for prompt in PROMPTS]
-    expected = greedy_tokens_alone(model, list(requests), NEW)
-    requests += [(PROMPTS[0], "__base__")]
-    expected += [greedy_tokens(make_model(name), PROMPTS[0], NEW)]
+    requests, expected = requests_and_texts(model, name, PROMPTS, NEW)
     with make_engine(model) as engine:
         torch.set_num_threads(threads)
         steps = Steps(engine)

@@ -14,7 +14,7 @@ from slm_adapters import ButterflyConfig
 from slm_kv import Engine
 from slm_kv.linear.packed_linear import PackedLayer
 from slm_kv.peft_models import rotated_layers
-from slm_testing.kv.compiled_steps import Steps, make_engine, texts
+from slm_testing.kv.compiled_steps import Steps, make_engine, requests_and_texts, texts
 from slm_testing.kv.lora_model import greedy_tokens_alone
 from slm_testing.kv.tiny_models import greedy_params, greedy_tokens, make_model, random_prompts, run_to_end
 from slm_testing.zoo.models import build
@@ -50,10 +50,7 @@ def test_rows_with_any_butterfly_and_none_share_a_step(
     name: str, settings: tuple[dict[str, Any], dict[str, Any]], threads: int, torch_threads: None
 ) -> None:
     model = attach(attach(make_model(name), "red", **settings[0]), "blue", 2, **settings[1])
-    requests = [(prompt, adapter) for adapter in ("red", "blue") for prompt in PROMPTS]
-    expected = greedy_tokens_alone(model, list(requests), NEW)
-    requests += [(PROMPTS[0], "__base__")]
-    expected += [greedy_tokens(make_model(name), PROMPTS[0], NEW)]
+    requests, expected = requests_and_texts(model, name, PROMPTS, NEW)
     with make_engine(model) as engine:
         torch.set_num_threads(threads)
         steps = Steps(engine)

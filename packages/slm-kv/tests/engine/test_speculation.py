@@ -219,12 +219,13 @@ def test_nan_logits_in_the_middle_of_a_draft_end_the_text_after_the_tokens_befor
         failing = sampler_of[0] > 2 and len(handle.token_ids) - before[0] == 2
         return sample(torch.full_like(logits_V, torch.nan) if failing else logits_V)
 
-    repeating.scheduler.plan, sequence.sampler.sample = planned, fail_at_the_third  # type: ignore[method-assign]  # a fault
+    scheduler: Any = repeating.scheduler
+    scheduler.plan, sequence.sampler.sample = planned, fail_at_the_third
     before, received = [0], []
     while not handle.finished:
         before[0] = len(handle.token_ids)
         received += repeating.step()
-    repeating.scheduler.plan = plan  # type: ignore[method-assign]  # put back
+    scheduler.plan = plan
     assert handle.finish_reason == "error"
     assert [token for update in received for token in update.token_ids] == handle.token_ids
     assert len(received[-2].token_ids) == 2
@@ -255,8 +256,9 @@ def test_without_a_cache_or_with_many_sequences_nothing_is_drafted() -> None:
         assert engine.load().drafted_tokens == 0
         engine.generate([PROMPTS[0]] * 24, greedy_params(12))
         assert engine.load().drafted_tokens == 0
+    wrong: dict[str, Any] = {"speculate": "on"}
     with pytest.raises(KVError, match="speculate='on' is not one of auto, off"):
-        Engine(model, speculate="on")  # type: ignore[arg-type]  # a wrong value
+        Engine(model, **wrong)
 
 
 def test_drafts_follow_the_latest_of_the_longest_occurrences_and_periods() -> None:

@@ -62,9 +62,8 @@ def reading_once() -> Iterator[Any]:
 def _fast_reader(reader: Any) -> Any:
     """A subclass of GGUFReader that reads its fields as plain arrays."""
 
-    class FastReader(reader):  # type: ignore[misc]  # the class is known at run time
-        def _get(self, offset: Any, dtype: Any, count: Any = 1, override_order: Any = None) -> Any:
-            order = override_order or self.byte_order
-            return np.frombuffer(self.data.base, np.dtype(dtype).newbyteorder(order), int(count), int(offset))
+    def get(self: Any, offset: Any, dtype: Any, count: Any = 1, override_order: Any = None) -> Any:
+        order = override_order or self.byte_order
+        return np.frombuffer(self.data.base, np.dtype(dtype).newbyteorder(order), int(count), int(offset))
 
-    return FastReader
+    return type("FastReader", (reader,), {"_get": get})

@@ -6,7 +6,8 @@ from typing import Any
 
 from slm_kv import Engine
 from slm_kv.engine.scheduler import Work
-from slm_testing.kv.tiny_models import greedy_params, run_to_end
+from slm_testing.kv.lora_model import greedy_tokens_alone
+from slm_testing.kv.tiny_models import greedy_params, greedy_tokens, make_model, run_to_end
 
 MAX_ROWS = 32  # of a compiled step
 
@@ -42,3 +43,15 @@ def texts(engine: Engine, requests: list[tuple[list[int], str]], new: int) -> li
     run_to_end(engine)
     assert [handle.error for handle in handles] == [None] * len(handles)
     return [handle.token_ids for handle in handles]
+
+
+def requests_and_texts(
+    model: Any, name: str, prompts: list[list[int]], new: int
+) -> tuple[list[tuple[list[int], str]], list[list[int]]]:
+    """Each prompt with each adapter of ``model``, the first also with none, and the texts of each alone.
+
+    ``name`` is that of the tiny model below the adapters.
+    """
+    requests = [(prompt, adapter) for adapter in model.peft_config for prompt in prompts]
+    expected = greedy_tokens_alone(model, list(requests), new)
+    return [*requests, (prompts[0], "__base__")], [*expected, greedy_tokens(make_model(name), prompts[0], new)]
