@@ -17,7 +17,8 @@ from slm_adapters.base.layer_weights import SavedWeight, write_weight
 from slm_adapters.base.quantization import is_quantized
 from slm_adapters.butterfly.method.config import ButterflyConfig
 from slm_adapters.butterfly.method.inference_cache import CachedMergedLayer
-from slm_adapters.butterfly.method.layer_parameters import INPUT, OUTPUT, ButterflyParameters
+from slm_adapters.butterfly.method.layer_parameters import ButterflyParameters
+from slm_adapters.butterfly.method.sides import INPUT, OUTPUT
 from slm_adapters.butterfly.rotate import rotate, rotate_by_matrices
 from slm_adapters.butterfly.structure import Rotation
 from slm_adapters.errors import AdapterError

@@ -13,12 +13,13 @@ from slm_adapters.base.layer_weights import features, read_weight
 from slm_adapters.butterfly.composition import plan
 from slm_adapters.butterfly.method.config import ButterflyConfig
 from slm_adapters.butterfly.method.inference_cache import InferenceCache
+from slm_adapters.butterfly.method.sides import INPUT, OUTPUT, rotations_by_side
 from slm_adapters.butterfly.rotate import rotate_back, rotate_by_matrices, rotation_matrices, to_float64
 from slm_adapters.butterfly.structure import Rotation
 from slm_adapters.butterfly.value_checks import check_strength
 from slm_adapters.errors import AdapterError
 
-INPUT, OUTPUT, MAGNITUDE = "butterfly_input", "butterfly_output", "butterfly_magnitude"
+MAGNITUDE = "butterfly_magnitude"
 
 
 class ButterflyParameters(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # PEFT is partly typed
@@ -52,8 +53,8 @@ class ButterflyParameters(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # P
         self.update_layer(adapter_name, config)
 
     def update_layer(self, adapter_name: str, config: ButterflyConfig, **_: Any) -> None:
-        """Add another adapter. Raises AdapterError, with the layer's name, for a block size that does not fit."""
-        rotations = self._rotations_by_side(config)
+        """Add another adapter. Raises AdapterError, with the layer's name, for a side that cannot be rotated."""
+        rotations = rotations_by_side(self.layer_name, self.in_features, self.out_features, config)
         self.cache.clear()
         self.rotations[adapter_name] = rotations
         self.strength[adapter_name] = config.strength
@@ -67,17 +68,6 @@ class ButterflyParameters(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # P
     def delete_adapter(self, adapter_name: str) -> None:
         self.cache.clear()
         super().delete_adapter(adapter_name)
-
-    def _rotations_by_side(self, config: ButterflyConfig) -> dict[str, Rotation]:
-        side = config.side
-        if side == "auto":
-            side = "input" if self.in_features <= self.out_features else "output"
-        widths = {INPUT: self.in_features, OUTPUT: self.out_features}
-        rotated = {"input": [INPUT], "output": [OUTPUT], "both": [INPUT, OUTPUT]}[side]
-        try:
-            return {name: Rotation.of(widths[name], config.block_size, config.stages) for name in rotated}
-        except AdapterError as error:
-            raise AdapterError(f"{self.layer_name}: {error}") from None
 
     def _new_parameter(self, shape: tuple[int, ...], config: ButterflyConfig) -> nn.Parameter:
         weight = self.get_base_layer().weight

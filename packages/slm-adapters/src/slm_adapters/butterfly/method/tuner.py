@@ -87,8 +87,8 @@ class ButterflyModel(BaseTuner):  # type: ignore[misc]  # PEFT is partly typed
             return
         super()._replace_module(parent, child_name, new_module, child)
 
-    def layers(self) -> Iterator[tuple[str, ButterflyLayer]]:
-        """Yield each adapted layer with its name in the base model."""
+    def butterfly_layers(self) -> Iterator[tuple[str, ButterflyLayer]]:
+        """Yield each adapted layer with its name in the base model (``layers`` is what bases call their blocks)."""
         for name, module in self.model.named_modules():
             if isinstance(module, ButterflyLayer):
                 yield name, module
@@ -100,7 +100,7 @@ class ButterflyModel(BaseTuner):  # type: ignore[misc]  # PEFT is partly typed
         """
         for adapter in self.active_adapters if adapter_name is None else [adapter_name]:
             self._config_of(adapter)
-            for _, layer in self.layers():
+            for _, layer in self.butterfly_layers():
                 layer.set_scale(adapter, strength)
             self.peft_config[adapter].strength = float(strength)
 
@@ -119,7 +119,7 @@ class ButterflyModel(BaseTuner):  # type: ignore[misc]  # PEFT is partly typed
                 None restores the default: up to 8 tokens at once, on a CPU, in layers of up to 2**23 weights that have
                 one adapter.
         """
-        for _, layer in self.layers():
+        for _, layer in self.butterfly_layers():
             layer.cache.clear()
             layer.cache_weight = False if is_quantized(layer.get_base_layer()) else keep
 
@@ -148,7 +148,7 @@ class ButterflyModel(BaseTuner):  # type: ignore[misc]  # PEFT is partly typed
         self.peft_config[adapter_name] = deepcopy(configs[0])
         self.peft_config[adapter_name].strength = 1.0
         self.inject_adapter(self.model, adapter_name)
-        for _, layer in self.layers():
+        for _, layer in self.butterfly_layers():
             if adapter_name in layer.rotations:
                 _fill_with_sum(layer, adapter_name, adapters, weights)
 
@@ -164,7 +164,7 @@ class ButterflyModel(BaseTuner):  # type: ignore[misc]  # PEFT is partly typed
                     raise AdapterError(
                         f"adapters {adapters[0]!r} and {name!r} differ in {setting}; their angles cannot be added"
                     )
-        for layer_name, layer in self.layers():
+        for layer_name, layer in self.butterfly_layers():
             if len({name in layer.rotations for name in adapters}) > 1:
                 raise AdapterError(f"not all of {', '.join(adapters)} adapt {layer_name}; their angles cannot be added")
 
