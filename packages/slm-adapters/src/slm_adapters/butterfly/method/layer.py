@@ -124,8 +124,8 @@ class ButterflyLayer(ButterflyParameters):
 
         This runs for each token in every layer, so the cheap conditions come first.
         """
-        if self.training or self._disable_adapters or not self._wants_merged_layer(x) or torch.compiler.is_compiling():
-            return None
+        if self.training or self._disable_adapters or torch.compiler.is_compiling() or not self._wants_merged_layer(x):
+            return None  # while compiling, the number of tokens is not asked for: a graph would serve only part of them
         cached = self.cache.merged_layer
         valid = cached is not None and cached.is_valid(self._active_adapter, self.strength, self._modules)
         if cached is not None and valid and not torch.is_grad_enabled():
