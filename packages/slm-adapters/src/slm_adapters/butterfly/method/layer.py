@@ -157,11 +157,6 @@ class ButterflyLayer(ButterflyParameters):
         super().train(mode)
         return self
 
-    def _apply(self, *args: Any, **kwargs: Any) -> ButterflyLayer:
-        self.cache.clear()  # ``to``, ``half`` and others replace the tensors
-        super()._apply(*args, **kwargs)
-        return self
-
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Rotate the weight itself, in float64 and rounded once. The original weight is kept until ``unmerge``.
 

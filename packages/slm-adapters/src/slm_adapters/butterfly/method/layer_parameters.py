@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -71,14 +72,35 @@ class ButterflyParameters(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # P
 
     def _new_parameter(self, shape: tuple[int, ...], config: ButterflyConfig) -> nn.Parameter:
         weight = self.get_base_layer().weight
-        # At least float32, whatever the base has: the small steps of an optimizer would be lost in bfloat16's 8 bits.
-        dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
-        values = torch.zeros(shape, dtype=dtype)  # on the meta device under PEFT's low_cpu_mem_usage
+        values = torch.zeros(shape, dtype=self._parameter_dtype())  # on the meta device under PEFT's low_cpu_mem_usage
         if values.device.type != "meta":
             values = values.to(weight.device)
             if not config.init_weights:
                 nn.init.normal_(values, std=0.1)
         return nn.Parameter(values)
+
+    def _parameter_dtype(self) -> torch.dtype:
+        """At least float32, whatever the base has: an optimizer's small steps would be lost in bfloat16's 8 bits."""
+        return torch.float64 if self.get_base_layer().weight.dtype == torch.float64 else torch.float32
+
+    def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
+        """Move the adapter's parameters, which PEFT calls for after loading with ``low_cpu_mem_usage``.
+
+        PEFT 0.21 would also cast them to the base's dtype, and so round the angles of the file.
+        """
+        device = device or self.get_base_layer().weight.device
+        for part in self.adapter_layer_names:
+            values = getattr(self, part)._parameters.get(adapter_name)
+            if values is not None and values.device.type != "meta":
+                values.data = values.data.to(device, self._parameter_dtype())
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ButterflyParameters:
+        """Move or cast the layer (``to``, ``half`` and others). Angles and magnitudes stay in float32 or more."""
+        self.cache.clear()  # the tensors are replaced
+        for name, child in self.named_children() if recurse else ():
+            child._apply(partial(_at_least_float32, fn) if name in self.adapter_layer_names else fn)
+        super()._apply(fn, recurse=False)
+        return self
 
     def set_scale(self, adapter: str, scale: float) -> None:
         """Set the strength of ``adapter``: the factor on its angles and on its magnitudes minus one."""
@@ -153,3 +175,9 @@ class ButterflyParameters(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # P
         """Return the dictionary and key of the angles of each side and, if there are any, of the magnitudes."""
         parts = [getattr(self, name)._parameters for name in (*self.rotations[adapter], MAGNITUDE)]
         return [(tensors, adapter) for tensors in parts if adapter in tensors]
+
+
+def _at_least_float32(fn: Callable[[Tensor], Tensor], tensor: Tensor) -> Tensor:
+    """Apply ``fn`` to ``tensor``, but cast it to float32 where ``fn`` would cast it to fewer bits."""
+    result = fn(tensor)
+    return tensor.to(result.device, torch.float32) if result.dtype.itemsize < 4 else result
