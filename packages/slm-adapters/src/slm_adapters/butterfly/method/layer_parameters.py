@@ -39,7 +39,8 @@ class ButterflyParameters(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # P
         self.layer_name = layer_name
         shape = features(self.get_base_layer())
         if shape is None:
-            raise AdapterError(f"{layer_name} is a {type(base_layer).__name__}; butterfly adapters go on linear layers")
+            kind = type(base_layer).__name__
+            raise AdapterError(f"{layer_name} (class {kind}) is not a linear layer, which butterfly adapters need")
         self.in_features, self.out_features = shape
         self.butterfly_input = nn.ParameterDict()
         self.butterfly_output = nn.ParameterDict()
