@@ -14,7 +14,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from slm_testing.adapters.tiny_adapters import MakeModel, butterfly, logits
+from slm_adapters import AdapterError
+from slm_testing.adapters.tiny_adapters import MakeModel, butterfly, layers, logits, random_butterfly
 from slm_testing.adapters.two_processes import needs_two_processes, run_in_two_processes
 
 pytestmark = needs_two_processes
@@ -149,7 +150,7 @@ def test_with_fsdp2_two_processes_train_and_save_the_same_angles_as_one(
         torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("policy", [MixedPrecisionPolicy(), MixedPrecisionPolicy(param_dtype=torch.bfloat16)], ids=str)
+@pytest.mark.parametrize("policy", [MixedPrecisionPolicy(), MixedPrecisionPolicy(param_dtype=torch.bfloat16)], ids=["float32", "bfloat16"])
 def test_over_a_bfloat16_base_fsdp2_trains_angles_in_float32(
     tiny: MakeModel, batches: Tensor, tmp_path: Path, policy: MixedPrecisionPolicy
 ) -> None:
@@ -162,3 +163,25 @@ def test_over_a_bfloat16_base_fsdp2_trains_angles_in_float32(
     assert {values.dtype for values in load_file(folder / "adapter_model.safetensors").values()} == {torch.float32}
     flat, expected_flat = (torch.cat([angles[name].flatten() for name in expected]) for angles in (saved, expected))
     assert torch.nn.functional.cosine_similarity(flat, expected_flat, dim=0) > 0.99
+
+
+def merge_layers_sharded_one_by_one(rank: int, adapted: PeftModel, input_ids: Tensor) -> tuple[Tensor, str]:
+    mesh = init_device_mesh("cpu", (2,))
+    for layer in layers(adapted).values():
+        fully_shard(layer.get_base_layer(), mesh=mesh)
+    fully_shard(adapted, mesh=mesh)
+    actual = logits(adapted, input_ids)
+    with pytest.raises(AdapterError) as refusal:
+        adapted.merge_adapter()
+    return actual, str(refusal.value)
+
+
+def test_layers_sharded_one_by_one_evaluate_and_are_not_merged(
+    tiny: MakeModel, input_ids: Tensor, tmp_path: Path
+) -> None:
+    adapted = random_butterfly(tiny("llama"), target_modules=TARGETS)
+    few = input_ids[:1, :5]  # for which layers that are whole cache their rotated weight
+    expected = logits(random_butterfly(tiny("llama"), target_modules=TARGETS), few)
+    for actual, refusal in run_in_two_processes(merge_layers_sharded_one_by_one, tmp_path, adapted, few):
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+        assert refusal.startswith("model.layers.0.self_attn.q_proj is distributed over processes (FSDP2) and cannot be")

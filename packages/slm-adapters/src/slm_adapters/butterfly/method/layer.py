@@ -13,7 +13,7 @@ import torch
 from peft.tuners.tuners_utils import check_adapters_to_merge
 from torch import Tensor, nn
 
-from slm_adapters.base.layer_weights import SavedWeight, write_weight
+from slm_adapters.base.layer_weights import SavedWeight, is_sharded, write_weight
 from slm_adapters.base.quantization import is_quantized
 from slm_adapters.butterfly.method.config import ButterflyConfig
 from slm_adapters.butterfly.method.inference_cache import CachedMergedLayer
@@ -131,7 +131,7 @@ class ButterflyLayer(ButterflyParameters):
         if cached is not None and valid and not torch.is_grad_enabled():
             return cached.layer
         adapters = self._effective(self.active_adapters)
-        if self.merged or len(adapters) != 1:
+        if self.merged or len(adapters) != 1 or is_sharded(self.get_base_layer().weight):
             return None
         parameters = self._parameters_of(adapters[0])
         if not self._may_cache(x, *(tensors[name] for tensors, name in parameters)):
@@ -167,14 +167,14 @@ class ButterflyLayer(ButterflyParameters):
                 continue
             layer = self.get_base_layer()
             self.cache.clear()  # a merged layer does not use it
-            if self.saved_weight is None:
-                self.saved_weight = SavedWeight(layer)
             weight, bias = self.merged_weight(adapter)
             if safe_merge and not torch.isfinite(weight).all():
                 raise AdapterError(
                     f"{self.layer_name}: merging adapter {adapter!r} gives weights that are not finite; "
                     "train it again or copy it again"
                 )
+            if self.saved_weight is None:
+                self.saved_weight = SavedWeight(layer)
             if self.strength[adapter]:
                 write_weight(layer, weight, bias)
             self.merged_adapters.append(adapter)

@@ -10,7 +10,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from slm_adapters.base.layer_weights import features, read_weight
+from slm_adapters.base.layer_weights import features, is_sharded, read_weight
 from slm_adapters.butterfly.composition import plan
 from slm_adapters.butterfly.method.config import ButterflyConfig
 from slm_adapters.butterfly.method.inference_cache import InferenceCache
@@ -120,8 +120,16 @@ class ButterflyParameters(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # P
 
     @torch.no_grad()
     def merged_weight(self, adapter: str) -> tuple[Tensor, Tensor | None]:
-        """Return the weight ``[out, in]`` and bias of the layer with ``adapter`` merged, in float64."""
+        """Return the weight ``[out, in]`` and bias of the layer with ``adapter`` merged, in float64.
+
+        Raises AdapterError for a weight that is distributed over processes.
+        """
         layer: Any = self.get_base_layer()
+        if is_sharded(layer.weight):
+            raise AdapterError(
+                f"{self.layer_name} is distributed over processes (FSDP2) and cannot be merged; save the gathered "
+                "adapter, and merge it in one process"
+            )
         weight = to_float64(read_weight(layer))
         bias = None if layer.bias is None else to_float64(layer.bias.data)[None]
         if rotation := self.rotations[adapter].get(INPUT):
