@@ -150,7 +150,9 @@ def test_with_fsdp2_two_processes_train_and_save_the_same_angles_as_one(
         torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("policy", [MixedPrecisionPolicy(), MixedPrecisionPolicy(param_dtype=torch.bfloat16)], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "policy", [MixedPrecisionPolicy(), MixedPrecisionPolicy(param_dtype=torch.bfloat16)], ids=["float32", "bfloat16"]
+)
 def test_over_a_bfloat16_base_fsdp2_trains_angles_in_float32(
     tiny: MakeModel, batches: Tensor, tmp_path: Path, policy: MixedPrecisionPolicy
 ) -> None:
