@@ -91,8 +91,8 @@ def plain_copy(model: nn.Module, packed_model: PackedModel | None, rebuilt: Rebu
         _copy_packed(packed_model, plain, memo)
     if any(isinstance(module, PackedLayer) and id(module) not in memo for module in model.modules()):
         raise KVError(
-            "linear layers were packed before the engine was made, and no adapter can be added over them; give the "
-            "engine a model with plain layers, or with the adapter"
+            "the model's linear layers were packed before the engine was made, as those of a GGUF file are, and no "
+            "adapter can be added over them; start with plain layers"
         )
     for layer, own in layers_without_adapters(model).items():
         memo[id(layer)] = copy.deepcopy(own, memo)

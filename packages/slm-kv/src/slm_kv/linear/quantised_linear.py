@@ -38,7 +38,6 @@ class QuantisedLinear(PackedLayer):
         self.rounds_inputs = False
         self._tile = tile
         self._exact_tile: WideningTile | None = None
-        self._rows_dtype = dtype
         self._numpy_bias = None if bias_O is None else bias_O.float().numpy()
         self._products: Any = import_optional("compiled.products")
         self.block_weight = self._view_blocks()
@@ -54,13 +53,12 @@ class QuantisedLinear(PackedLayer):
         """Rows can always be read."""
         return True
 
-    def rows(self, ids: Tensor) -> Tensor:
-        """Rows ``ids`` [N], each from 0 to O - 1, of the rounded weight: [N, I]."""
-        return self.weight_blocks.rows(ids).to(self.dtype).to(self._rows_dtype)
+    def _read_rows(self, ids: Tensor) -> Tensor:
+        return self.weight_blocks.rows(ids).to(self.dtype)
 
-    def widen_exactly(self, tile: WideningTile | None, float32_rows: bool = False) -> None:
-        """Widen the weight to float32 in ``tile``, and return rows in float32 if wanted; None ends this."""
-        self._exact_tile, self._rows_dtype = tile, torch.float32 if float32_rows else self.dtype
+    def widen_exactly(self, tile: WideningTile | None) -> None:
+        """Widen the weight to float32 in ``tile``; None ends this."""
+        self._exact_tile = tile
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [..., I] to [..., O] in the dtype of ``x``.
@@ -132,20 +130,25 @@ def rounding_inputs(modules: Iterable[nn.Module]) -> Generator[None]:
 def widening_exactly(modules: Iterable[nn.Module], *, float32_rows: bool = True) -> Generator[None]:
     """Return a context in which quantised layers widen their weights to float32, for any number of rows.
 
-    ``float32_rows``: tied embeddings look up float32, which the other layers take if their weights are in float32.
+    ``float32_rows``: embeddings that are tied to packed layers return float32, for layers whose weights are in float32.
     """
-    layers = [module for module in modules if isinstance(module, QuantisedLinear)]
+    packed = [module for module in modules if isinstance(module, PackedLayer)]
+    layers = [layer for layer in packed if isinstance(layer, QuantisedLinear)]
     tiles: dict[tuple[int, int], WideningTile] = {}
+    for packed_layer in packed:
+        packed_layer.float32_rows = float32_rows
     for layer in layers:
         shape = layer.in_features, layer.out_features
         if shape not in tiles:
             tiles[shape] = WideningTile(shape[0], torch.float32, shape[1])
-        layer.widen_exactly(tiles[shape], float32_rows)
+        layer.widen_exactly(tiles[shape])
     try:
         yield
     finally:
         for layer in layers:
             layer.widen_exactly(None)
+        for packed_layer in packed:
+            packed_layer.float32_rows = False
 
 
 def product_dtype() -> torch.dtype:

@@ -11,8 +11,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from slm_kv.linear.packed_linear import PackedLayer
-from slm_kv.linear.quantised_linear import QuantisedLinear
 from slm_kv.mapped_files import CopiedWeights
 
 MEMORY_SHARE = 0.5  # of the free memory: the most that float32 copies may take
@@ -46,14 +44,14 @@ def float32_weights(
         copies: Float32 copies of weights that have not changed since; new ones are added. None keeps none.
 
     Yields:
-        Whether all weights are in float32: not if some are quantized or packed in another dtype, or memory is short.
+        Whether all weights are in float32: not if some are quantized or memory is short.
 
     In bfloat16 the logits of two right implementations differ by 2 %, as much as those of a wrong one may; in float32,
     by a millionth.
     """
     low = {parameter: parameter.data for parameter in model.parameters() if parameter.dtype is not torch.float32}
     plain = all(type(data) is Tensor and data.dtype in (torch.bfloat16, torch.float16) for data in low.values())
-    if not plain or _has_layers_packed_low(model) or (low and shared) or (low and not _fits(model, list(low.values()))):
+    if not plain or (low and shared) or (low and not _fits(model, list(low.values()))):
         yield False
         return
     copies = {} if copies is None else copies
@@ -68,12 +66,6 @@ def float32_weights(
     finally:
         for parameter, data in low.items():
             parameter.data = data
-
-
-def _has_layers_packed_low(model: nn.Module) -> bool:
-    """Whether ``pack`` was called before, in bfloat16: such a layer multiplies inputs of its own dtype only."""
-    packed = (module for module in model.modules() if isinstance(module, PackedLayer))
-    return any(layer.dtype is not torch.float32 for layer in packed if not isinstance(layer, QuantisedLinear))
 
 
 def return_freed_memory() -> None:
