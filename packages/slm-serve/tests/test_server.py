@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,7 +18,6 @@ import pytest
 
 import slm_testing.forked as forked
 from slm_serve import Settings
-from slm_serve.cli import main
 from slm_serve.errors import StartError
 from slm_serve.server import _raise_file_limit, _warn_if_public
 from slm_testing.serve.waiting import TIMEOUT
@@ -166,20 +165,22 @@ def test_the_app_factory_reads_the_environment(tiny_model: Path, tmp_path: Path)
 
 
 def test_a_model_that_cannot_be_loaded_ends_the_process_with_one_sentence(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, refused: Callable[..., str]
 ) -> None:
-    assert main(["--port", "0", "--model_path", str(tmp_path)]) == 2
-    printed = capsys.readouterr().err
-    assert printed.splitlines()[-1].startswith(f"slm-serve: folder {tmp_path} has neither config.json")
-    assert "Traceback" not in printed
+    assert refused("--model_path", str(tmp_path)).startswith(f"slm-serve: folder {tmp_path} has neither config.json")
 
 
-def test_a_port_in_use_is_reported_immediately(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_port_in_use_is_reported_immediately(refused: Callable[..., str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        assert main(["--port", str(port)]) == 2
-    printed = capsys.readouterr().err
-    assert printed.splitlines()[-1].startswith(f"slm-serve: cannot listen on 127.0.0.1:{port}: ")
+        assert refused("--port", str(port)).startswith(f"slm-serve: cannot listen on 127.0.0.1:{port}: ")
+
+
+def test_a_start_that_should_be_refused_fails_its_test_instead_of_serving(
+    tiny_model: Path, refused: Callable[..., str]
+) -> None:
+    with pytest.raises(AssertionError, match="0 == 2"):
+        refused("--model_path", str(tiny_model))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
