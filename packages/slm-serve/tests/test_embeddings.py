@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from openai import OpenAI
 from torch.nn.functional import normalize
 
 from slm_adapters import load
+from slm_testing.serve.http_clients import openai_client
 from slm_testing.serve.open_streams import LONG_REQUEST, is_idle, open_stream
 from slm_testing.serve.running_server import RunningServer, delayed, running_server
 from slm_testing.serve.small_models import lora_config, save_adapter, save_base
@@ -33,7 +33,7 @@ def expected(base: str | Path, adapter: str | Path | None, text: str) -> list[fl
 def test_openais_client_gets_the_vector_of_each_text_with_the_weights_of_the_model(
     server: RunningServer, adapters: dict[str, Path], model: str
 ) -> None:
-    client = OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+    client = openai_client(server.url)
     answer = client.embeddings.create(model=model, input=TEXTS)  # it asks for base64
     assert [item.index for item in answer.data] == [0, 1, 2]
     for item, text in zip(answer.data, TEXTS, strict=True):

@@ -9,12 +9,12 @@ from typing import Any
 
 import httpx
 import pytest
-from openai import OpenAI
 from transformers import AutoTokenizer
 
 from slm_adapters import load
 from slm_data import sample_base
 from slm_testing.serve.backend_jobs import generate_with_engine, greedy_params
+from slm_testing.serve.http_clients import openai_client
 from slm_testing.serve.running_server import RunningServer, delayed, running_server
 from slm_testing.serve.small_models import BUTTERFLY, lora_config, save_adapter, save_base
 from slm_testing.serve.waiting import wait_until
@@ -129,7 +129,7 @@ def test_streams_finish_on_the_old_weights_and_later_requests_get_the_new(
     load_adapter(server, "red", "red")
     old, new = expected(root, "red", 60), expected(root, "retrained", 60)
     monkeypatch.setattr(server.engine, "step", delayed(server.engine.step, 0.01))
-    client = OpenAI(base_url=f"{server.url}/v1", api_key=KEY, max_retries=0)
+    client = openai_client(server.url, KEY)
     started = threading.Barrier(4)
 
     def streamed(number: int) -> str:

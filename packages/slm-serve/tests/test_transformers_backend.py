@@ -12,6 +12,7 @@ from openai import OpenAI
 
 from slm_adapters import load
 from slm_serve import Settings
+from slm_testing.serve.http_clients import openai_client
 from slm_testing.serve.open_streams import LONG_REQUEST, is_idle, open_stream
 from slm_testing.serve.running_server import RunningServer, delayed, running_server
 from slm_testing.serve.small_models import lora_config, save_adapter, save_base
@@ -44,7 +45,7 @@ def slow_server(server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> Runni
 
 @pytest.fixture
 def client(server: RunningServer) -> OpenAI:
-    return OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+    return openai_client(server.url)
 
 
 def greedy_text(folder: Path, new: int) -> str:
