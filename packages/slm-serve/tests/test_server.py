@@ -143,7 +143,7 @@ def test_a_signal_while_the_model_loads_stops_immediately(tmp_path: Path, client
     assert "Traceback" not in output.read_text()
 
 
-def test_the_app_factory_reads_the_environment(tiny_model: Path, tmp_path: Path) -> None:
+def test_the_app_factory_reads_the_environment(tiny_model: Path, tmp_path: Path, client: httpx.Client) -> None:
     file = tmp_path / "environment"
     file.write_text(f"SLM_MODEL_PATH={tiny_model}\nSLM_SERVED_MODEL_NAME=mine\nSLM_API_KEY=s3cret\nSLM_THREADS=1\n")
     uvicorn = [sys.executable, "-m", "uvicorn", "slm_serve.app:create_app", "--factory", "--env-file", str(file)]
@@ -153,10 +153,10 @@ def test_the_app_factory_reads_the_environment(tiny_model: Path, tmp_path: Path)
             assert process.stderr
             url = next(urls[0] for line in process.stderr if (urls := re.findall(r"http://\S+", line)))
             end = time.monotonic() + START_TIMEOUT
-            while httpx.get(f"{url}/health/ready", timeout=TIMEOUT).status_code != 200:
+            while client.get(f"{url}/health/ready").status_code != 200:
                 assert time.monotonic() < end
-                time.sleep(0.5)
-            models = httpx.get(f"{url}/v1/models", headers={"Authorization": "Bearer s3cret"}, timeout=TIMEOUT)
+                time.sleep(0.1)
+            models = client.get(f"{url}/v1/models", headers={"Authorization": "Bearer s3cret"})
             assert [model["id"] for model in models.json()["data"]] == ["mine"]
             process.send_signal(signal.SIGTERM)
             assert process.wait(TIMEOUT) in (0, -signal.SIGTERM)
