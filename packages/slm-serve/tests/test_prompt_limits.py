@@ -36,7 +36,7 @@ def test_more_new_tokens_than_fit_are_clamped(server: RunningServer, path: str, 
     options: Any = {"model": "sample", "max_tokens": 100_000, "extra_body": {"ignore_eos": True}}
     if stream:
         options |= {"stream": True, "stream_options": {"include_usage": True}}
-    long = "word " * 110  # so that little is to be generated
+    long = "word " * 220  # 442 tokens, so that little is to be generated
     if path == CHAT_PATH:
         answer: Any = client.chat.completions.create(messages=[{"role": "user", "content": long}], **options)
     else:
