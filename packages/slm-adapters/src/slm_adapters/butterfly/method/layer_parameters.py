@@ -10,10 +10,11 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from slm_adapters.base.layer_weights import features, read_weight
-from slm_adapters.butterfly.composition import plan
+from slm_adapters.butterfly.composition import plan, to_float64
 from slm_adapters.butterfly.method.config import ButterflyConfig
 from slm_adapters.butterfly.method.inference_cache import InferenceCache
-from slm_adapters.butterfly.rotate import rotate_back, rotate_by_matrices, rotation_matrices, to_float64
+from slm_adapters.butterfly.method.shared_compositions import ORIGINAL, SharedCompositions
+from slm_adapters.butterfly.rotate import rotate_back, rotate_by_matrices, rotation_matrices
 from slm_adapters.butterfly.structure import Rotation
 from slm_adapters.butterfly.value_checks import check_strength
 from slm_adapters.errors import AdapterError
@@ -47,6 +48,7 @@ class ButterflyParameters(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # P
         self.angle_dropout: dict[str, float] = {}
         self.merged_adapters: list[str] = []
         self.cache = InferenceCache()
+        self.compositions = SharedCompositions()  # replaced by those of the model
         self._disable_adapters = False
         self._active_adapter = adapter_name
         self.update_layer(adapter_name, config)
@@ -66,6 +68,7 @@ class ButterflyParameters(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # P
 
     def delete_adapter(self, adapter_name: str) -> None:
         self.cache.clear()
+        self.compositions.forget(adapter_name)
         super().delete_adapter(adapter_name)
 
     def _rotations_by_side(self, config: ButterflyConfig) -> dict[str, Rotation]:
@@ -88,7 +91,9 @@ class ButterflyParameters(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # P
             values = values.to(weight.device)
             if not config.init_weights:
                 nn.init.normal_(values, std=0.1)
-        return nn.Parameter(values)
+        parameter = nn.Parameter(values)
+        setattr(parameter, ORIGINAL, True)
+        return parameter
 
     def set_scale(self, adapter: str, scale: float) -> None:
         """Set the strength of ``adapter``: the factor on its angles and on its magnitudes minus one."""
