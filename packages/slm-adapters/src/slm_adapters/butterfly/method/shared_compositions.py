@@ -8,7 +8,7 @@ themselves.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -108,12 +108,17 @@ def can_share(angles: Tensor, key: Key) -> bool:
     Under torch.distributed only parameters that no library has replaced: FSDP2 shards the gradients of a block as soon
     as its backward pass ends, so blocks must not share one. DeepSpeed's have another shape while they are partitioned.
     """
-    if type(angles) is not nn.Parameter or angles.shape != key.rotation.angle_shape:
+    if type(angles) is not nn.Parameter or angles.shape != key.rotation.angle_shape or _has_hooks(angles):
         return False
     if (angles.device, angles.dtype) != (key.device, key.angle_dtype):
         return False
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     return not distributed or getattr(angles, ORIGINAL, False)
+
+
+def _has_hooks(angles: Tensor) -> bool:
+    """Whether ``angles`` have hooks, which autograd would call with None if the layer was not called."""
+    return bool(angles._backward_hooks)
 
 
 class _Composition:
@@ -132,7 +137,8 @@ class _Composition:
         self.positions = {id(each): position for position, each in enumerate(angles)}  # ids of tensors that are held
         self.read_positions = set[int]()
         self.finished = set[int]()  # positions that a backward pass has reached
-        joint = JointComposition(rotation, dtype, tuple(strengths), self.finished.update)
+        self.checked_hooks = False
+        joint = JointComposition(rotation, dtype, tuple(strengths), self._note_backward)
         # A graph is recorded even in passes without gradients: reentrant checkpointing runs a second one with them.
         with torch.inference_mode(False), torch.enable_grad(), torch.autocast(angles[0].device.type, enabled=False):
             values = torch.stack([each.detach().flatten() for each in angles])
@@ -147,8 +153,15 @@ class _Composition:
         snapshot = self.snapshots[position]
         if not snapshot.matches(angles) or (snapshot.version is not None and self._may_be_outdated(position)):
             return None
+        if not self.checked_hooks and len(self.angles) > 1 and any(map(_has_hooks, self.angles)):
+            return None
+        self.checked_hooks = True
         self.read_positions.add(position)
         return self.matrices[position]
+
+    def _note_backward(self, positions: Iterable[int]) -> None:
+        self.finished.update(positions)
+        self.checked_hooks = False
 
     def _may_be_outdated(self, position: int) -> bool:
         """Whether there was an opportunity to write to angles unnoticed since the matrices were composed."""
