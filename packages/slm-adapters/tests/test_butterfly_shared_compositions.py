@@ -72,22 +72,24 @@ def cosines(model: nn.Module, run: Run = loss) -> int:
     return counter.count
 
 
-@pytest.fixture(params=["alone", "recomputed"])
-def separately(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Return a function after which each layer composes its rotation itself: in the same way, or within ``rotate``."""
+@pytest.fixture(params=["alone", "within-rotate"])
+def separate(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[nn.Module], Any]:
+    """Return a function after which each layer of a model composes its rotation itself."""
 
-    def separate() -> None:
-        module, name = (shared_compositions, "can_share") if request.param == "alone" else (layer_module, "is_plain")
-        monkeypatch.setattr(module, name, lambda *_: False)
+    def change(model: nn.Module) -> None:
+        shared: Any = shared_compositions.SharedCompositions
+        owner, name = (shared, "can_share") if request.param == "alone" else (layer_module, "is_plain")
+        monkeypatch.setattr(owner, name, lambda *_: False)
+        model.train()  # drops what is composed
 
-    return separate
+    return change
 
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("chunk", [2**20, 1000, 1])
 def test_output_and_gradients_are_the_same_bits_as_layer_by_layer(
-    settings: dict[str, Any], dtype: torch.dtype, chunk: int, separately: Any, monkeypatch: pytest.MonkeyPatch
+    settings: dict[str, Any], dtype: torch.dtype, chunk: int, separate: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(joint_composition, "CHUNK_NUMBERS", chunk)
     block = {"block_size": 8} if "block_size" in settings else {}
@@ -99,7 +101,7 @@ def test_output_and_gradients_are_the_same_bits_as_layer_by_layer(
         return {"loss": value.detach(), **gradients(model, value)}
 
     together = measure()
-    separately()
+    separate(model)
     alone = measure()
     assert len(together) > 5
     assert_same_bits(together, alone)

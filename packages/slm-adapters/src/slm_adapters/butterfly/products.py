@@ -121,7 +121,7 @@ def _ungrouped(groups: Tensor, factor: Factor) -> Tensor:
 
 
 def _regrouped(groups: Tensor, source: Factor, target: Factor) -> Tensor:
-    """Return the groups ``[G, N, m]`` of ``source`` as those of ``target``, in one copy if their digits are adjacent."""
+    """Return the groups ``[G, N, m]`` of ``source`` as those of ``target``: one copy if their digits are adjacent."""
     if target.stride != source.stride * source.size and source.stride != target.stride * target.size:
         return _grouped(_ungrouped(groups, source), target)
     stride, n = min(source.stride, target.stride), groups.shape[1]

@@ -13,7 +13,7 @@ from slm_adapters.base.layer_weights import features, read_weight
 from slm_adapters.butterfly.composition import plan, to_float64
 from slm_adapters.butterfly.method.config import ButterflyConfig
 from slm_adapters.butterfly.method.inference_cache import InferenceCache
-from slm_adapters.butterfly.method.shared_compositions import ORIGINAL, SharedCompositions
+from slm_adapters.butterfly.method.shared_compositions import SharedCompositions
 from slm_adapters.butterfly.rotate import rotate_back, rotate_by_matrices, rotation_matrices
 from slm_adapters.butterfly.structure import Rotation
 from slm_adapters.butterfly.value_checks import check_strength
@@ -91,9 +91,7 @@ class ButterflyParameters(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # P
             values = values.to(weight.device)
             if not config.init_weights:
                 nn.init.normal_(values, std=0.1)
-        parameter = nn.Parameter(values)
-        setattr(parameter, ORIGINAL, True)
-        return parameter
+        return nn.Parameter(values)
 
     def set_scale(self, adapter: str, scale: float) -> None:
         """Set the strength of ``adapter``: the factor on its angles and on its magnitudes minus one."""

@@ -8,7 +8,7 @@ themselves.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -19,7 +19,6 @@ from slm_adapters.butterfly.method.inference_cache import TensorSnapshot
 from slm_adapters.butterfly.structure import Rotation
 
 Matrices = tuple[Tensor, ...]
-ORIGINAL = "_slm_adapters_original"  # attribute of parameters that a layer has created
 
 
 class Key(NamedTuple):
@@ -37,9 +36,18 @@ class SharedCompositions:
 
     def __init__(self) -> None:
         self._groups: dict[Key, _Group] = {}
+        self._originals: dict[int, weakref.ref[Tensor]] = {}
 
     def __reduce__(self) -> tuple[type[SharedCompositions], tuple[()]]:
         return SharedCompositions, ()  # also for copy.deepcopy: the layers of a copy are other ones
+
+    def share_with(self, layers: Iterable[Any]) -> None:
+        """Let ``layers``, with adapters that were just added, compose their rotations together."""
+        for layer in layers:
+            layer.compositions = self
+            for adapter in layer.rotations:
+                angles = [values for _, _, values in layer.angles(adapter)]
+                self._originals |= {id(values): weakref.ref(values) for values in angles}
 
     def clear(self) -> None:
         """Drop the matrices and free their memory."""
@@ -54,7 +62,23 @@ class SharedCompositions:
         """Return the matrices ``[G, m, m]`` of one side of ``layer``, with a gradient for its angles."""
         angles: nn.Parameter = getattr(layer, side)[adapter]
         key = Key(adapter, layer.rotations[adapter][side], dtype, angles.device, angles.dtype)
-        return self._groups.setdefault(key, _Group()).matrices(key, layer, side, angles)
+        return self._groups.setdefault(key, _Group()).matrices(key, layer, side, self.can_share)
+
+    def can_share(self, angles: Tensor, key: Key) -> bool:
+        """Whether ``angles`` can be composed with those of other layers.
+
+        Under torch.distributed only parameters that no library has replaced: FSDP2 shards the gradients of a block as
+        soon as its backward pass ends, so blocks must not share one. DeepSpeed's parameters have another shape while
+        they are partitioned.
+        """
+        if type(angles) is not nn.Parameter or angles.shape != key.rotation.angle_shape or _has_hooks(angles):
+            return False
+        if (angles.device, angles.dtype) != (key.device, key.angle_dtype):
+            return False
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return True
+        original = self._originals.get(id(angles))
+        return original is not None and original() is angles
 
 
 def compose_alone(angles: Tensor, strength: float, rotation: Rotation, dtype: torch.dtype) -> Matrices:
@@ -67,8 +91,8 @@ class _Group:
         self.members: dict[tuple[int, str], weakref.ref[Any]] = {}
         self.composition: _Composition | None = None
 
-    def matrices(self, key: Key, layer: Any, side: str, angles: nn.Parameter) -> Matrices:
-        strength = layer.strength[key.adapter]
+    def matrices(self, key: Key, layer: Any, side: str, can_share: Callable[[Tensor, Key], bool]) -> Matrices:
+        angles, strength = getattr(layer, side)[key.adapter], layer.strength[key.adapter]
         if self.composition is not None and (matrices := self.composition.read(angles, strength)):
             return matrices
         known = self.members.get((id(layer), side))
@@ -76,14 +100,16 @@ class _Group:
             self.members[id(layer), side] = weakref.ref(layer)
             return compose_alone(angles, strength, key.rotation, key.dtype)
         self.composition = None  # free the old matrices first
-        members = {id(angles): (angles, strength)} | self._current_angles(key)
+        members = {id(angles): (angles, strength)} | self._current_angles(key, can_share)
         parameters, strengths = zip(*members.values(), strict=True)
         composition = _Composition(parameters, strengths, key.rotation, key.dtype)
         if type(composition.matrices[0][0]) is Tensor:  # not a fake one
             self.composition = composition
         return composition.read(angles, strength) or composition.matrices[0]
 
-    def _current_angles(self, key: Key) -> dict[int, tuple[nn.Parameter, float]]:
+    def _current_angles(
+        self, key: Key, can_share: Callable[[Tensor, Key], bool]
+    ) -> dict[int, tuple[nn.Parameter, float]]:
         """Return the angles and strength of each member, and drop those that are gone or have another rotation."""
         angles: dict[int, tuple[nn.Parameter, float]] = {}
         for (number, side), reference in list(self.members.items()):
@@ -100,20 +126,6 @@ class _Group:
 def is_plain(*tensors: Tensor) -> bool:
     """Whether none of ``tensors`` is sharded, fake, traced or without values: what operations read values of."""
     return all(type(each) in (Tensor, nn.Parameter) and each.device.type != "meta" for each in tensors)
-
-
-def can_share(angles: Tensor, key: Key) -> bool:
-    """Whether ``angles`` can be composed with those of other layers.
-
-    Under torch.distributed only parameters that no library has replaced: FSDP2 shards the gradients of a block as soon
-    as its backward pass ends, so blocks must not share one. DeepSpeed's have another shape while they are partitioned.
-    """
-    if type(angles) is not nn.Parameter or angles.shape != key.rotation.angle_shape or _has_hooks(angles):
-        return False
-    if (angles.device, angles.dtype) != (key.device, key.angle_dtype):
-        return False
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return not distributed or getattr(angles, ORIGINAL, False)
 
 
 def _has_hooks(angles: Tensor) -> bool:
