@@ -286,6 +286,20 @@ def test_a_copy_and_a_pickled_layer_do_not_depend_on_the_original() -> None:
             assert_same_bits(gradients(each, loss(each)), expected)
 
 
+def test_matrices_are_freed_when_the_angles_have_changed() -> None:
+    model = chain()
+    gc.disable()
+    try:
+        loss(model).backward()
+        (group,) = model.layers[0].compositions._groups.values()
+        matrix = weakref.ref(group.composition.matrices[0][0])
+        randomize_angles(model, seed=2)
+        loss(model)
+        assert matrix() is None
+    finally:
+        gc.enable()
+
+
 def test_layers_share_without_keeping_a_model_alive() -> None:
     model = chain()
     loss(model).backward()

@@ -34,12 +34,13 @@ def measure(contenders: Sequence[Contender], input_ids: Tensor, rounds: int) -> 
     title = f"training steps of {len(contenders)} contenders"
     print(f"{title}: memory and operations", file=sys.stderr, flush=True)
     warm_up(contenders, input_ids)
-    used = [[count(contender, input_ids) for count in (saved_bytes, peak_bytes, operations)] for contender in contenders]
+    counters = (saved_bytes, peak_bytes, operations)
+    counts = [[count(contender, input_ids) for count in counters] for contender in contenders]
     trainable = [count_parameters(contender.model).trainable for contender in contenders]
     steps = {contender.name: partial(contender.step, input_ids) for contender in contenders}
     times = time_interleaved(steps, rounds, title)
-    costs = zip(times.items(), trainable, used, strict=True)
-    return [StepCost(name, parameters, seconds, *counts) for (name, seconds), parameters, counts in costs]
+    costs = zip(times.items(), trainable, counts, strict=True)
+    return [StepCost(name, parameters, seconds, *counted) for (name, seconds), parameters, counted in costs]
 
 
 class OperationCounter(TorchDispatchMode):

@@ -148,9 +148,9 @@ class _Composition:
         self.trained = [each.requires_grad for each in angles]
         self.positions = {id(each): position for position, each in enumerate(angles)}  # ids of tensors that are held
         self.read_positions = set[int]()
-        self.finished = set[int]()  # positions that a backward pass has reached
-        self.checked_hooks = False
-        joint = JointComposition(rotation, dtype, tuple(strengths), self._note_backward)
+        self.backward = _BackwardRecord()
+        # The graph holds the record, not this object: that would be a cycle that Python cannot free.
+        joint = JointComposition(rotation, dtype, tuple(strengths), self.backward.note)
         # A graph is recorded even in passes without gradients: reentrant checkpointing runs a second one with them.
         with torch.inference_mode(False), torch.enable_grad(), torch.autocast(angles[0].device.type, enabled=False):
             values = torch.stack([each.detach().flatten() for each in angles])
@@ -165,18 +165,26 @@ class _Composition:
         snapshot = self.snapshots[position]
         if not snapshot.matches(angles) or (snapshot.version is not None and self._may_be_outdated(position)):
             return None
-        if not self.checked_hooks and len(self.angles) > 1 and any(map(_has_hooks, self.angles)):
+        if not self.backward.hooks_checked and len(self.angles) > 1 and any(map(_has_hooks, self.angles)):
             return None
-        self.checked_hooks = True
+        self.backward.hooks_checked = True
         self.read_positions.add(position)
         return self.matrices[position]
-
-    def _note_backward(self, positions: Iterable[int]) -> None:
-        self.finished.update(positions)
-        self.checked_hooks = False
 
     def _may_be_outdated(self, position: int) -> bool:
         """Whether there was an opportunity to write to angles unnoticed since the matrices were composed."""
         if torch._C._current_graph_task_id() != -1:  # within a backward pass: gradient checkpointing recomputes
-            return position in self.finished
-        return position in self.read_positions or bool(self.finished)
+            return position in self.backward.positions
+        return position in self.read_positions or bool(self.backward.positions)
+
+
+class _BackwardRecord:
+    """The positions of a composition that backward passes have reached."""
+
+    def __init__(self) -> None:
+        self.positions = set[int]()
+        self.hooks_checked = False  # since the last backward pass
+
+    def note(self, positions: Iterable[int]) -> None:
+        self.positions.update(positions)
+        self.hooks_checked = False
