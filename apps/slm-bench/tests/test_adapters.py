@@ -33,6 +33,8 @@ def test_all_methods_are_timed_in_rounds_and_every_sample_is_in_the_result_file(
     for cost in adapters_run.result["results"]["training"]:
         assert len(cost["times"]["seconds"]) == 2
         assert cost["peak"] > 0
+    operations = {row["name"]: row["figures"]["operations"] for row in rows}
+    assert operations["the frozen base"] < operations["butterfly, narrower side"] < operations["PEFT's HRA, r=8"]
     assert adapters_run.plot.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     assert "step time / LoRA's" in adapters_run.out
     assert adapters_run.out.count("kept ") >= 5

@@ -95,6 +95,13 @@ class ButterflyModel(BaseTuner):  # type: ignore[misc]  # PEFT is partly typed
             layer.requires_grad_(False)
         self._replace_module(parent, target_name, layer, target)
 
+    def inject_adapter(self, model: nn.Module, *args: Any, **kwargs: Any) -> None:
+        """Add adapters to ``model``, whose layers then compose their rotations together."""
+        super().inject_adapter(model, *args, **kwargs)
+        layers = [module for module in model.modules() if isinstance(module, ButterflyLayer)]
+        for layer in layers[:1]:
+            layer.compositions.share_with(layers)
+
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
         """Replace a module. PEFT 0.21 would set the weight of one that was trained in part to a plain tensor."""
         if isinstance(child, AuxiliaryTrainingWrapper):
