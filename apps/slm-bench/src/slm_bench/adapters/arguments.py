@@ -37,7 +37,12 @@ def add_adapters(commands: Any) -> None:
     flag("dataset", help="texts for --quality, or conversations, a built-in set; default: harbour, a built-in corpus")
     flag("own_dataset", metavar="DATASET", help="texts that the base was trained on, to measure what it forgets")
     flag("methods", metavar="NAME,...", help="methods of --quality besides LoRA, such as dora; a wrong name lists all")
-    flag("ranks", type=ranks, metavar="R,...", help="ranks of LoRA whose parameter counts are matched; default: 1,4")
+    flag(
+        "ranks",
+        type=ranks,
+        metavar="R,...",
+        help="ranks of LoRA whose sizes are matched; default: 1,4, with --full 1,4,16",
+    )
     flag("steps", type=positive_int, help="training steps of --quality; default: 24, with --full 48")
     flag("seeds", type=positive_int, help="runs of each method of --quality; default: 1, with --full 3")
     flag("runs", metavar="FILE", help="keep finished training runs of --quality in this file, and do not repeat them")

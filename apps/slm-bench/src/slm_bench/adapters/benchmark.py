@@ -46,11 +46,12 @@ def measure(arguments: argparse.Namespace) -> ResultFile:
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    path = arguments.model_path or (None if arguments.full else SAMPLE)
+    has_costs = arguments.four_bit or "training" in requested or "decode" in requested
+    path = arguments.model_path or (None if arguments.full and has_costs else SAMPLE)
     base = load_base(path, device)
     setting = _setting(arguments, path or DISTILGPT2_SHAPE, base, device)
     settings = asdict(setting)
-    if "training" in requested or "decode" in requested:
+    if has_costs:
         _measure_costs(findings, setting, base, requested)
     if arguments.four_bit:
         _measure_four_bits(findings, setting, path)

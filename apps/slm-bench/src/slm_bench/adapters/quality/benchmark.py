@@ -3,24 +3,27 @@
 import argparse
 import hashlib
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import peft
 import torch
 
 import slm_adapters
-from slm_adapters import default_targets
+from slm_adapters import check_targets
 from slm_bench.adapters.base_models import digest, load_base
 from slm_bench.adapters.quality import comparison
 from slm_bench.adapters.quality.families import FAMILIES, FAMILY_NAMES, LORA
 from slm_bench.adapters.quality.measurement import Study
 from slm_bench.adapters.quality.run_store import Run, RunStore
-from slm_bench.adapters.quality.texts import Rows, Texts, first_rows, read_texts, to_device
+from slm_bench.adapters.quality.texts import Texts, read_texts, to_device
 from slm_bench.adapters.quality.training import evaluate
 from slm_bench.errors import BenchError
 from slm_bench.harness.arguments import HARBOUR, SAMPLE
 from slm_bench.harness.result_file import Findings
 from slm_kv import load
+
+POOL = 4  # times the rows that a run needs: each seed selects other ones
 
 
 @dataclass(frozen=True)
@@ -58,10 +61,12 @@ def measure(findings: Findings, settings: QualitySettings, setting: Any, runs: s
     """Measure and add the comparisons to ``findings``; ``setting``: the benchmark's, ``runs``: the file of runs."""
     base = load_base(settings.quality_model, setting.device)
     texts = _texts(settings, setting, base)
-    before = Run(*(_evaluate(base, rows, setting) for rows in (texts.held_out, texts.own)))
+    own_loss = evaluate(base, texts.own, setting.bf16) if texts.own else None
+    before = Run(evaluate(base, texts.held_out, setting.bf16), own_loss)
+    targets = check_targets(base, setting.target_modules)
     study = Study(
         base,
-        default_targets(base),
+        targets,
         texts,
         steps=settings.steps,
         batch_rows=setting.batch_size,
@@ -69,7 +74,7 @@ def measure(findings: Findings, settings: QualitySettings, setting: Any, runs: s
         full=setting.full,
         bf16=setting.bf16,
         store=RunStore(runs),
-        identity=_identity(settings, setting, base, texts),
+        identity=_identity(settings, setting, base, texts) | {"targets": targets},
     )
     families = [family for family in FAMILIES if family.short in settings.methods]
     learnt = study.measure(families, settings.ranks)
@@ -92,19 +97,16 @@ def _method_names(names: str | None, full: bool) -> tuple[str, ...]:
 
 def _texts(settings: QualitySettings, setting: Any, base: Any) -> Texts:
     tokenizer = load(settings.quality_model, dtype=torch.float32, device="cpu").tokenizer
-    train, held_out = read_texts(settings.dataset, tokenizer, setting.tokens)
-    if len(train) < settings.steps * setting.batch_size:
+    needed = settings.steps * setting.batch_size
+    read = partial(read_texts, tokenizer=tokenizer, block_size=setting.tokens, held_out=settings.eval_rows)
+    train, held_out = read(settings.dataset, train=needed * POOL)
+    if len(train) < needed:
         raise BenchError(
             f"{settings.dataset} has {len(train)} rows of {setting.tokens} tokens, and {settings.steps} steps of "
             f"{setting.batch_size} need more; use fewer --steps"
         )
-    own = read_texts(settings.own_dataset, tokenizer, setting.tokens)[1] if settings.own_dataset else None
-    evaluated = [rows and to_device(first_rows(rows, settings.eval_rows), base.device) for rows in (held_out, own)]
-    return Texts(to_device(train, base.device), evaluated[0], evaluated[1])
-
-
-def _evaluate(base: Any, rows: Rows | None, setting: Any) -> float | None:
-    return None if rows is None else evaluate(base, rows, setting.batch_size, setting.bf16)
+    own = to_device(read(settings.own_dataset, train=1)[1], base.device) if settings.own_dataset else None
+    return Texts(to_device(train, base.device), to_device(held_out, base.device), own)
 
 
 def _identity(settings: QualitySettings, setting: Any, base: Any, texts: Texts) -> dict[str, Any]:

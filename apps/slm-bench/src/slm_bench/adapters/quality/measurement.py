@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -75,9 +75,10 @@ class Study:
 
     def _run(self, learner: Learner, rate: float, seed: int) -> Run:
         attach = partial(self.attach, learner)
+        texts = replace(self.texts, own=None) if seed == SEARCH_SEED else self.texts
         identity = {**self.identity, "method": learner.name, "trainable": learner.trainable, "rate": rate, "seed": seed}
         settings: dict[str, Any] = {"steps": self.steps, "batch_rows": self.batch_rows, "bf16": self.bf16}
-        return self.store.get(identity, lambda: train(attach, self.texts, rate=rate, seed=seed, **settings))
+        return self.store.get(identity, lambda: train(attach, texts, rate=rate, seed=seed, **settings))
 
     def attach(self, learner: Learner, seed: int) -> Any:
         """Return the base with a new adapter of ``learner``, initialised with ``seed``."""

@@ -7,9 +7,20 @@ from torch import Tensor
 
 from slm_bench.adapters.quality.conversations import NAME as CONVERSATIONS
 from slm_bench.adapters.quality.conversations import load_conversations
-from slm_data import Corpus, Documents, RowCollator, RowDataset, SourceOptions, load_corpus, plan_rows, tokenize
+from slm_data import (
+    Corpus,
+    Documents,
+    LongRows,
+    Packing,
+    RowCollator,
+    RowDataset,
+    SourceOptions,
+    load_corpus,
+    plan_rows,
+    tokenize,
+)
 
-MAX_DOCUMENTS = 3000  # of each split; more than enough, and quickly tokenised
+TRAIN_DOCUMENTS, EVAL_DOCUMENTS = 1000, 200  # at most; more are neither read nor tokenised
 
 
 @dataclass(frozen=True)
@@ -33,15 +44,13 @@ class Texts:
     own: Rows | None
 
 
-def read_texts(dataset: str, tokenizer: Any, block_size: int) -> tuple[Rows, Rows]:
-    """Return all rows for training and for evaluation. Raises DataError for an unknown dataset."""
+def read_texts(dataset: str, tokenizer: Any, block_size: int, *, train: int, held_out: int) -> tuple[Rows, Rows]:
+    """Return up to ``train`` rows for training and ``held_out`` for evaluation.
+
+    Raises DataError for an unknown dataset.
+    """
     corpus = _load(dataset)
-    return _rows(corpus.train, tokenizer, block_size), _rows(corpus.validation, tokenizer, block_size)
-
-
-def first_rows(rows: Rows, count: int) -> Rows:
-    """Return the first ``count`` rows, or all if there are fewer."""
-    return Rows(rows.input_ids[:count], rows.labels[:count], rows.tokens_per_byte)
+    return _rows(corpus.train, tokenizer, block_size, train), _rows(corpus.validation, tokenizer, block_size, held_out)
 
 
 def to_device(rows: Rows, device: Any) -> Rows:
@@ -52,20 +61,15 @@ def to_device(rows: Rows, device: Any) -> Rows:
 def _load(dataset: str) -> Corpus:
     if dataset == CONVERSATIONS:
         return load_conversations()
-    return load_corpus(SourceOptions(dataset, max_train_samples=MAX_DOCUMENTS, max_eval_samples=MAX_DOCUMENTS))
+    return load_corpus(SourceOptions(dataset, max_train_samples=TRAIN_DOCUMENTS, max_eval_samples=EVAL_DOCUMENTS))
 
 
-def _rows(documents: Documents, tokenizer: Any, block_size: int) -> Rows:
-    store = tokenize(documents, tokenizer)
-    is_text = documents.data_format == "text"
-    plan = plan_rows(
-        store.lengths,
-        block_size,
-        "concat" if is_text else "none",
-        scored=store.scored,
-        long_rows="split" if is_text else "cut",
-    )
+def _rows(documents: Documents, tokenizer: Any, block_size: int, count: int) -> Rows:
+    store, is_text = tokenize(documents, tokenizer), documents.data_format == "text"
+    packing: Packing = "concat" if is_text else "none"
+    long_rows: LongRows = "split" if is_text else "cut"
+    plan = plan_rows(store.lengths, block_size, packing, scored=store.scored, long_rows=long_rows)
     dataset = RowDataset(store, plan)
-    rows = [dataset[index] for index in range(len(dataset))]
+    rows = [dataset[index] for index in range(min(count, len(dataset)))]
     batch = RowCollator(tokenizer.eos_token_id, packed=False, multiple=block_size)(rows)
     return Rows(batch["input_ids"], batch["labels"], store.tokens_per_byte)

@@ -20,10 +20,10 @@ Attach = Callable[[int], Any]  # from a seed to the base with a new adapter
 
 
 @torch.no_grad()
-def evaluate(model: Any, rows: Rows, batch_rows: int, bf16: bool = False) -> float:
+def evaluate(model: Any, rows: Rows, bf16: bool = False, batch_tokens: int = 1024) -> float:
     """Return the loss in nats per predicted token."""
     model.eval()
-    total, predicted = 0.0, 0
+    total, predicted, batch_rows = 0.0, 0, max(1, batch_tokens // rows.input_ids.shape[1])
     for ids, labels in zip(rows.input_ids.split(batch_rows), rows.labels.split(batch_rows), strict=True):
         count = int((labels[:, 1:] != IGNORED).sum())
         total += float(_loss(model, ids, labels, bf16)) * count
@@ -47,8 +47,8 @@ def train(
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-    held_out = _finite(evaluate(model, texts.held_out, batch_rows, bf16))
-    return Run(held_out, None if texts.own is None else _finite(evaluate(model, texts.own, batch_rows, bf16)))
+    held_out = _finite(evaluate(model, texts.held_out, bf16))
+    return Run(held_out, None if texts.own is None else _finite(evaluate(model, texts.own, bf16)))
 
 
 def search_rate(rates: Sequence[float], run: Callable[[float], float]) -> dict[float, float]:
