@@ -13,6 +13,7 @@ from slm_bench.adapters.quality.sizing import Learner, Sizing
 from slm_bench.adapters.quality.texts import Texts
 from slm_bench.adapters.quality.training import search_rate, train
 
+RATE_WIDTH = 256  # the width of the built-in base, which the families' rates are for; wider models need smaller ones
 SEARCH_SEED = 0  # the learning rate is chosen on this seed, which is not counted
 
 
@@ -54,7 +55,8 @@ class Study:
         return Sizing(self.base, self.targets, LORA).count_of(rank)
 
     def _measure_family(self, family: Family, limits: Mapping[int, int]) -> list[Learnt]:
-        sizing, results, rate = Sizing(self.base, self.targets, family), list[Learnt](), family.rate
+        sizing, results = Sizing(self.base, self.targets, family), list[Learnt]()
+        rate = family.rate * min(1, RATE_WIDTH / self.base.config.hidden_size)
         for rank, limit in limits.items():
             learner = sizing.learner(limit)
             if learner is None:
