@@ -23,6 +23,7 @@ from slm_bench.harness.arguments import HARBOUR, SAMPLE
 from slm_bench.harness.result_file import Findings
 from slm_kv import load
 
+MAX_EVAL_ROWS = 64  # otherwise as many as a run trains on
 POOL = 4  # times the rows that a run needs: each seed selects other ones
 
 
@@ -45,15 +46,16 @@ def settings_of(arguments: argparse.Namespace) -> QualitySettings:
     full = arguments.full
     # Without --model_path always the trained built-in base: an adapter over random weights shows no quality.
     model = arguments.model_path or SAMPLE
+    steps = arguments.steps or (48 if full else 24)
     return QualitySettings(
         quality_model=model,
         dataset=arguments.dataset or HARBOUR,
         own_dataset=arguments.own_dataset or (SAMPLE if model == SAMPLE else None),
         methods=_method_names(arguments.methods, full),
         ranks=arguments.ranks or ((1, 4, 16) if full else (1, 4)),
-        steps=arguments.steps or (48 if full else 24),
+        steps=steps,
         seeds=arguments.seeds or (3 if full else 1),
-        eval_rows=64 if full else 32,
+        eval_rows=min(MAX_EVAL_ROWS, steps * arguments.batch_size),
     )
 
 
