@@ -106,7 +106,7 @@ def test_only_answers_of_conversations_have_a_loss() -> None:
     tokenizer = AutoTokenizer.from_pretrained(sample_base())
     rows, _ = read_texts("conversations", tokenizer, 128, train=1, held_out=1)
     ids, labels = rows.input_ids[0], rows.labels[0]
-    question, answer = tokenizer.decode(ids).split("Assistant:")
+    question, answer = str(tokenizer.decode(ids)).split("Assistant:")
     assert "How does this story go on?" in question
     assert tokenizer.decode(ids[labels >= 0]) == answer.removesuffix("<|endoftext|>") + "<|endoftext|>"
 

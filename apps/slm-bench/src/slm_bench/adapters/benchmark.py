@@ -43,6 +43,7 @@ def measure(arguments: argparse.Namespace) -> ResultFile:
     """Run the requested measurements. Raises BenchError for unusable flags."""
     disable_progress_bar()
     requested, findings = requested_measurements(arguments), Findings()
+    quality_settings = quality.settings_of(arguments)  # refuses unknown methods before anything is measured
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
@@ -56,7 +57,6 @@ def measure(arguments: argparse.Namespace) -> ResultFile:
     if arguments.four_bit:
         _measure_four_bits(findings, setting, path)
     if "quality" in requested:
-        quality_settings = quality.settings_of(arguments)
         settings |= asdict(quality_settings)
         quality.measure(findings, quality_settings, setting, arguments.runs)
     return new_result("adapters", settings, findings, device)
