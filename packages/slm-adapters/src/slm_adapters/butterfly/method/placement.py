@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
+from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
+from slm_adapters.butterfly.method.layer_parameters import INPUT, MAGNITUDE, OUTPUT
 from slm_adapters.errors import AdapterError
 
 NO_ADAPTER = "__base__"  # PEFT's name for a row without an adapter
@@ -16,8 +19,7 @@ PREFIX = "butterfly_"
 class MethodPrefix(str):
     """The start of the parameters' names, for PEFT, which warns about an adapter called like a part of it, such as "b".
 
-    The warning is about parameters found by a part of their name. Butterfly adapters have none of these: parameters are
-    found on the layers.
+    The warning dates from when PEFT found parameters by a part of their names; now it finds them on the layers.
     """
 
     __slots__ = ()
@@ -26,12 +28,28 @@ class MethodPrefix(str):
         return False
 
 
-def check_adapter_name(name: str) -> None:
-    """Raise AdapterError for a name that cannot be that of a parameter, or that PEFT uses for something else."""
+def check_adapter_name(name: str, model: nn.Module) -> None:
+    """Raise AdapterError for a name that cannot be that of a parameter, or has another meaning in PEFT or ``model``."""
     if not name or "." in name:
         raise AdapterError(f"{name!r} cannot be the name of an adapter; give one that is not empty and has no dot")
     if name == NO_ADAPTER or hasattr(nn.ParameterDict(), name):
         raise AdapterError(f"{name!r} cannot be the name of an adapter, it has another meaning; give another name")
+    if name in {"model", "base_layer", INPUT, OUTPUT, MAGNITUDE, *_names_in(model)}:
+        raise AdapterError(
+            f"{name!r} cannot be the name of an adapter: a part of the model has this name, and PEFT would leave its "
+            "values out when it saves other adapters; give another name"
+        )
+
+
+def _names_in(module: nn.Module) -> Iterator[str]:
+    """Yield the names of all modules, parameters and buffers in ``module``, but not those of adapters."""
+    if isinstance(module, nn.ParameterDict | AuxiliaryTrainingWrapper):
+        return
+    yield from (*module._parameters, *module._buffers)
+    for name, child in module._modules.items():
+        yield name
+        if child is not None:
+            yield from _names_in(child)
 
 
 def is_never_called(parent: nn.Module) -> bool:
