@@ -19,8 +19,10 @@ def check_checkpoint(model: nn.Module, adapter_name: str, saved: Mapping[str, Te
     """Raise AdapterError unless ``saved`` has values for every parameter of the adapter, finite and of its shape.
 
     Other tensors must be finite too, and be of the embeddings or of modules that are trained as a whole.
-    PEFT 0.21 loads a checkpoint with missing layers or without finite values silently.
+    The adapter must not be merged. PEFT 0.21 loads a checkpoint with missing layers or without finite values silently.
     """
+    if any(isinstance(layer, ButterflyLayer) and adapter_name in layer.merged_adapters for layer in model.modules()):
+        raise AdapterError(f"adapter {adapter_name!r} is merged; call unmerge_adapter before loading other values")
     expected = _adapter_parameters(model, adapter_name)
     for name, parameter in expected.items():
         if name not in saved:
@@ -74,7 +76,7 @@ def check_same_function(adapter_name: str, config: Any, saved: Any) -> None:
     """
     if saved.peft_type != config.peft_type:
         raise AdapterError(
-            f"the checkpoint is an adapter of the method {saved.peft_type.value!s}; it is not a butterfly"
+            f"the checkpoint is an adapter of the method {saved.peft_type.value}, not a butterfly adapter"
         )
     if saved.strength != config.strength:
         raise AdapterError(
