@@ -1,6 +1,8 @@
 """Damaged checkpoints are refused however they are loaded, and the model stays as it was."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -264,3 +266,29 @@ def test_mixed_models_and_other_methods_are_refused(tiny: MakeModel, tmp_path: P
         with pytest.raises(ValueError, match=message):
             load()
     assert list(lora.peft_config) == list(adapted.peft_config) == ["default"]
+
+
+PROGRAM = """
+import sys
+{imports}
+model = transformers.LlamaForCausalLM.from_pretrained(sys.argv[1])
+assert "peft" not in sys.modules
+try:
+    model.load_adapter(sys.argv[2])
+except slm_adapters.AdapterError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    "imports",
+    ["import slm_adapters, transformers", "import transformers\ntransformers.LlamaForCausalLM\nimport slm_adapters"],
+    ids=["before transformers", "after transformers"],
+)
+def test_the_first_adapter_is_checked_when_transformers_imports_peft(
+    tiny: MakeModel, tmp_path: Path, damaged: dict[str, Path], imports: str
+) -> None:
+    tiny("llama").save_pretrained(tmp_path / "base")
+    command = [sys.executable, "-c", PROGRAM.format(imports=imports), str(tmp_path / "base"), str(damaged["nan"])]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert "the checkpoint has values that are not finite" in result.stdout, result.stderr

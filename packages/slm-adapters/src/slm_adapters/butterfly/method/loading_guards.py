@@ -42,7 +42,8 @@ def install() -> None:
 def _guard(owner: Any, name: str, guard: Function) -> None:
     """Replace function ``name`` of a class or module by ``guard``, which gets the original as its first argument."""
     attribute = vars(owner)[name]
-    original = attribute.__func__ if isinstance(attribute, classmethod) else attribute
+    function = attribute.__func__ if isinstance(attribute, classmethod) else attribute
+    original = getattr(function, "replaces", function)  # without slm_adapters.peft_registration.import_peft_first
 
     @wraps(original)
     def guarded(*args: Any, **kwargs: Any) -> Any:
