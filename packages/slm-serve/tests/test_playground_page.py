@@ -1,5 +1,6 @@
 """What both modes of the playground share: models, settings, errors, and the layout, in a browser."""
 
+import threading
 from contextlib import closing
 from pathlib import Path
 
@@ -13,6 +14,13 @@ FINISHED = "document.querySelector('#status').innerText === 'Finished.'"
 FAILED = "document.querySelector('article .error:not([hidden])') !== null"
 MODELS_LOADED = "document.querySelector('#model').value"
 pytestmark = needs_browser
+
+
+def test_the_connection_to_the_browser_sends_no_pings(browser: Browser) -> None:
+    """Pings draw from Python's global random numbers, at any time during the tests that follow."""
+    threads = [thread for thread in threading.enumerate() if "keepalive" in thread.name]
+    assert browser.socket.ping_interval is None
+    assert not threads
 
 
 def test_models_served_by_transformers_are_marked(browser: Browser) -> None:

@@ -136,7 +136,8 @@ def running_browser(profile: Path) -> Iterator[Browser]:
     command = [str(BROWSER_PATH), *FLAGS, f"--user-data-dir={profile}", "about:blank"]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
-        with connect(tab_address(profile / "DevToolsActivePort"), max_size=None) as tab:
+        # No pings: their thread would draw from Python's global random numbers while other tests look at them.
+        with connect(tab_address(profile / "DevToolsActivePort"), max_size=None, ping_interval=None) as tab:
             yield Browser(tab)
     finally:
         process.terminate()
