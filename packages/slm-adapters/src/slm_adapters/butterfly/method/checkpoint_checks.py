@@ -60,13 +60,14 @@ def check_loaded(
     for name in sorted(expected.keys() & loading_info.missing_keys):
         raise _missing(name)
     _check_finite(expected)
-    for name in sorted(loading_info.unexpected_keys):
+    replaced = [
+        f"{name}.{parameter}"
+        for name, module in model.named_modules()
+        for parameter, values in before.get(module, {}).items()
+        if module._parameters.get(parameter) is not values
+    ]
+    for name in _unknown_names(model, [*sorted(loading_info.unexpected_keys), *replaced], set(expected)):
         raise _unexpected(name)
-    others = _other_saved_modules(model)
-    for name, module in model.named_modules():
-        for parameter, values in before.get(module, {}).items():
-            if module._parameters.get(parameter) is not values and name not in others:
-                raise _unexpected(f"{name}.{parameter}")
 
 
 def check_same_function(adapter_name: str, config: Any, saved: Any) -> None:
@@ -99,12 +100,15 @@ def _adapter_parameters(model: nn.Module, adapter_name: str | None = None) -> di
 
 
 def _unknown_names(model: nn.Module, saved: Iterable[str], expected: set[str]) -> list[str]:
-    """Return the names of tensors that are neither of the adapter nor of other modules that PEFT saves with one."""
+    """Return the names of tensors that are neither of the adapter nor of other modules that PEFT saves with one.
+
+    PEFT 0.21 saves some tensors of these modules twice, once under a name that no model has.
+    """
     others = tuple(f"{name}." for name in _other_saved_modules(model))
-    known, angles = set(model.state_dict()), set(_adapter_parameters(model))
+    angles = set(_adapter_parameters(model)) - expected
 
     def is_known(name: str) -> bool:
-        return name in expected or (name in known - angles and name.startswith(others))
+        return name in expected or (name.startswith(others) and name not in angles)
 
     return [name for name in saved if not (is_known(name) or is_known(name.removeprefix(_PEFT_PREFIX)))]
 
