@@ -16,7 +16,14 @@ from peft import (
 from peft.utils.hotswap import hotswap_adapter, hotswap_adapter_from_state_dict
 
 from slm_adapters import AdapterError, ButterflyConfig
-from slm_testing.adapters.tiny_adapters import MakeModel, layers, logits, random_butterfly
+from slm_testing.adapters.tiny_adapters import (
+    MakeModel,
+    assert_same_bits,
+    copy_state,
+    layers,
+    logits,
+    random_butterfly,
+)
 
 SETTINGS: dict[str, Any] = {"side": "input", "block_size": 16, "stages": 3, "scale": True}
 
@@ -95,3 +102,21 @@ def test_mixed_models_and_other_methods_are_refused(tiny: MakeModel, tmp_path: P
         with pytest.raises(ValueError, match=message):
             load()
     assert list(lora.peft_config) == list(adapted.peft_config) == ["default"]
+
+
+@pytest.mark.parametrize("first", [{}, {"modules_to_save": ["lm_head"]}], ids=["plain", "trained head"])
+def test_a_refused_adapter_leaves_no_copy_of_the_modules_that_it_trains(
+    tiny: MakeModel, input_ids: torch.Tensor, tmp_path: Path, first: dict[str, Any]
+) -> None:
+    source = random_butterfly(tiny("llama"), modules_to_save=["lm_head"])
+    with torch.no_grad():
+        source.base_model.model.lm_head.modules_to_save["default"].weight[0, 0] = torch.nan
+    save(source, tmp_path)
+    adapted = random_butterfly(tiny("llama"), **first)
+    expected, state = logits(adapted, input_ids), copy_state(adapted)
+    trained = [name for name, values in adapted.named_parameters() if values.requires_grad]
+    with pytest.raises(AdapterError, match=r"lm_head.*: the checkpoint has values that are not finite"):
+        adapted.load_adapter(str(tmp_path), "second")
+    assert_same_bits(copy_state(adapted), state)
+    assert [name for name, values in adapted.named_parameters() if values.requires_grad] == trained
+    assert torch.equal(logits(adapted, input_ids), expected)
