@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
@@ -43,8 +44,11 @@ def check_adapter_name(name: str, model: nn.Module) -> None:
 
 def _names_in(module: nn.Module) -> Iterator[str]:
     """Yield the names of all modules, parameters and buffers in ``module``, but not those of adapters."""
-    if isinstance(module, nn.ParameterDict | AuxiliaryTrainingWrapper):
+    if isinstance(module, AuxiliaryTrainingWrapper):
         return
+    if isinstance(module, BaseTunerLayer):
+        yield from module.adapter_layer_names
+        module = module.get_base_layer()
     yield from (*module._parameters, *module._buffers)
     for name, child in module._modules.items():
         yield name

@@ -65,8 +65,8 @@ class ButterflyModel(BaseTuner):  # type: ignore[misc]  # PEFT is partly typed
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         """Place the adapter called ``adapter_name`` on its targets. If that fails, the model is as it was before."""
-        check_adapter_name(adapter_name, model)
         with undone_on_failure(model, adapter_name):
+            check_adapter_name(adapter_name, model)
             super().inject_adapter(model, adapter_name, *args, **kwargs)
 
     # PEFT ties the trained copies of tied embeddings (``ensure_weight_tying``) for LoRA only; nothing in it is LoRA's.
