@@ -10,7 +10,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
-from slm_adapters.butterfly.method.layer_parameters import INPUT, MAGNITUDE, OUTPUT
+from slm_adapters.butterfly.method.layer_parameters import MAGNITUDE
+from slm_adapters.butterfly.method.sides import INPUT, OUTPUT
 from slm_adapters.errors import AdapterError
 
 NO_ADAPTER = "__base__"  # PEFT's name for a row without an adapter

@@ -35,6 +35,7 @@ from slm_adapters.butterfly.method.placement import (
     check_place,
     is_never_called,
 )
+from slm_adapters.butterfly.method.shared_weights import saves_embeddings, shared_layers
 from slm_adapters.butterfly.method.undo import undone_on_failure
 from slm_adapters.butterfly.method.weighted_sum import check_combination, check_sum, fill_with_sum
 from slm_adapters.errors import AdapterError
@@ -56,6 +57,7 @@ class ButterflyModel(BaseTuner):  # type: ignore[misc]  # PEFT is partly typed
 
         PEFT 0.21 accepts a list as long as one name in it matches.
         """
+        self._shared_layers = shared_layers(model)
         if peft_config.target_modules in (None, "all-linear"):
             peft_config.target_modules = _linear_layer_names(model)
         targets = peft_config.target_modules
@@ -68,6 +70,17 @@ class ButterflyModel(BaseTuner):  # type: ignore[misc]  # PEFT is partly typed
         with undone_on_failure(model, adapter_name):
             check_adapter_name(adapter_name, model)
             super().inject_adapter(model, adapter_name, *args, **kwargs)
+
+    def _check_tied_modules(self, model: nn.Module, peft_config: Any) -> None:
+        """Tie the trained copies of tied embeddings (``ensure_weight_tying``), whatever the embeddings are called.
+
+        PEFT 0.21 looks for the names ``embed_tokens`` and ``lm_head``: it would untie GPT-2's ``wte``.
+        """
+        tied = self._get_module_names_tied_with_embedding() if peft_config.ensure_weight_tying else []
+        if tied and saves_embeddings(model, peft_config.modules_to_save or ()):
+            self._add_modules_to_save_to_tie(peft_config, tied)
+        else:
+            super()._check_tied_modules(model, peft_config)
 
     # PEFT ties the trained copies of tied embeddings (``ensure_weight_tying``) for LoRA only; nothing in it is LoRA's.
     _add_modules_to_save_to_tie = LoraModel._add_modules_to_save_to_tie
@@ -86,6 +99,8 @@ class ButterflyModel(BaseTuner):  # type: ignore[misc]  # PEFT is partly typed
             target.update_layer(adapter_name, peft_config)
             return
         check_place(parent, current_key)
+        if reason := self._shared_layers.get(target):
+            raise AdapterError(f"{current_key} {reason}")
         if isinstance(target, BaseTunerLayer):
             raise AdapterError(f"{current_key} already has an adapter of another method; merge or unload it first")
         keep_layout(target)
@@ -101,8 +116,8 @@ class ButterflyModel(BaseTuner):  # type: ignore[misc]  # PEFT is partly typed
             return
         super()._replace_module(parent, child_name, new_module, child)
 
-    def layers(self) -> Iterator[tuple[str, ButterflyLayer]]:
-        """Yield each adapted layer with its name in the base model."""
+    def butterfly_layers(self) -> Iterator[tuple[str, ButterflyLayer]]:
+        """Yield each adapted layer with its name in the base model (``layers`` is what bases call their blocks)."""
         for name, module in self.model.named_modules():
             if isinstance(module, ButterflyLayer):
                 yield name, module
@@ -114,7 +129,7 @@ class ButterflyModel(BaseTuner):  # type: ignore[misc]  # PEFT is partly typed
         """
         for adapter in self.active_adapters if adapter_name is None else [adapter_name]:
             self._config_of(adapter)
-            for _, layer in self.layers():
+            for _, layer in self.butterfly_layers():
                 layer.set_scale(adapter, strength)
             self.peft_config[adapter].strength = float(strength)
 
@@ -133,7 +148,7 @@ class ButterflyModel(BaseTuner):  # type: ignore[misc]  # PEFT is partly typed
                 None restores the default: up to 8 tokens at once, on a CPU, in layers of up to 2**23 weights that have
                 one adapter.
         """
-        for _, layer in self.layers():
+        for _, layer in self.butterfly_layers():
             layer.cache.clear()
             layer.cache_weight = False if is_quantized(layer.get_base_layer()) else keep
 
@@ -158,12 +173,12 @@ class ButterflyModel(BaseTuner):  # type: ignore[misc]  # PEFT is partly typed
         check_combination(combination_type, options)
         for name in adapters:
             self._config_of(name)
-        check_sum(self.peft_config, adapters, weights, [layer for _, layer in self.layers()])
+        check_sum(self.peft_config, adapters, weights, [layer for _, layer in self.butterfly_layers()])
         with undone_on_failure(self.model, adapter_name):
             self.peft_config[adapter_name] = deepcopy(self.peft_config[adapters[0]])
             self.peft_config[adapter_name].strength = 1.0
             self.inject_adapter(self.model, adapter_name)
-            for _, layer in self.layers():
+            for _, layer in self.butterfly_layers():
                 if adapter_name in layer.rotations:
                     fill_with_sum(layer, adapter_name, adapters, weights)
 
@@ -212,7 +227,8 @@ def _linear_layer_names(model: nn.Module) -> set[str]:
     """
     any_model: Any = model
     head = any_model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    skipped = {head, *(child for parent in model.modules() if is_never_called(parent) for child in parent.children())}
+    never_called = (child for parent in model.modules() if is_never_called(parent) for child in parent.children())
+    skipped = {head, *shared_layers(model), *never_called}
     layers = [
         name
         for name, module in model.named_modules()
