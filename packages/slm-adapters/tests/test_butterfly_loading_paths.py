@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +160,7 @@ def test_every_path_refuses_damaged_checkpoints_and_the_model_computes_as_before
     model = tiny("llama")
     expected = logits(model, input_ids)
     for fault, folder in damaged.items():
-        assert_refused(fault, lambda folder=folder: load(model, folder))
+        assert_refused(fault, partial(load, model, folder))
     if any(values.is_meta for values in model.parameters()):  # injected without memory, to be loaded
         with pytest.raises(RuntimeError, match="meta"):
             logits(model, input_ids)
@@ -174,7 +175,7 @@ def test_after_a_refusal_the_model_has_no_trace_of_the_adapter(
     model: Any = tiny("llama").train()
     before = copy_state(model)
     for fault, folder in damaged.items():
-        assert_refused(fault, lambda folder=folder: LOAD[name](model, folder))
+        assert_refused(fault, partial(LOAD[name], model, folder))
         assert_same_bits(copy_state(model), before)
         assert not hasattr(model, "peft_config")
         assert all(values.requires_grad for values in model.parameters())
@@ -193,7 +194,7 @@ def test_a_refused_second_adapter_leaves_the_first_as_it_was(
         model.load_adapter(str(save(first, tmp_path / "good")))
     expected, state = logits(first, input_ids), copy_state(model)
     for fault, folder in damaged.items():
-        assert_refused(fault, lambda folder=folder: model.load_adapter(str(folder), "second"))
+        assert_refused(fault, partial(model.load_adapter, str(folder), "second"))
         assert list(model.peft_config) == ["default"]
         assert {tuple(layer.active_adapters) for layer in layers(model).values()} == {("default",)}
         assert_same_bits(copy_state(model), state)
@@ -206,7 +207,7 @@ def test_values_that_are_refused_for_an_existing_adapter_leave_its_own(
     adapted = random_butterfly(tiny("llama"), **SETTINGS)
     expected = logits(adapted, input_ids)
     for fault, folder in damaged.items():
-        assert_refused(fault, lambda folder=folder: adapted.load_adapter(str(folder), "default"))
+        assert_refused(fault, partial(adapted.load_adapter, str(folder), "default"))
     assert torch.equal(logits(adapted, input_ids), expected)
 
 

@@ -95,9 +95,9 @@ class AdaptedWeight(torch.Tensor):
 
     @classmethod
     def _guarded(cls, weight: Tensor, layer_name: str) -> Tensor:
-        guarded: Any = weight.as_subclass(cls)
+        guarded = weight.as_subclass(cls)
         guarded.layer_name = layer_name
-        return guarded  # type: ignore[no-any-return]  # as_subclass is typed as a plain Tensor
+        return guarded
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
