@@ -106,8 +106,8 @@ class ButterflyLayer(ButterflyParameters):
         else:
             matrices = self.compositions.matrices(self, side, adapter, rotated_dtype(x))
         y = rotate_composed(x, matrices, rotation)
-        # Under autocast a linear layer would round its input to this dtype again.
-        return y if side == INPUT and self.rounds_input else y.to(x.dtype)
+        # Under autocast a linear layer would round its input to this dtype again, except one in float64.
+        return y if side == INPUT and self.rounds_input and x.dtype != torch.float64 else y.to(x.dtype)
 
     def _rotated_from_cache(self, x: Tensor, side: str, adapter: str, rotation: Rotation) -> Tensor:
         angles: Tensor = getattr(self, side)[adapter]

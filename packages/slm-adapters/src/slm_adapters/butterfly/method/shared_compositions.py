@@ -93,6 +93,8 @@ class _Group:
 
     def matrices(self, key: Key, layer: Any, side: str, can_share: Callable[[Tensor, Key], bool]) -> Matrices:
         angles, strength = getattr(layer, side)[key.adapter], layer.strength[key.adapter]
+        if not can_share(angles, key):
+            return compose_alone(angles, strength, key.rotation, key.dtype)
         if self.composition is not None and (matrices := self.composition.read(angles, strength)):
             return matrices
         known = self.members.get((id(layer), side))
