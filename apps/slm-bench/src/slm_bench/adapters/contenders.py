@@ -62,9 +62,9 @@ def eval_logits(model: Any, input_ids: Tensor) -> Tensor:
     return logits
 
 
-def add_adapter(base: Any, configure: Configure, targets: Sequence[str]) -> Any:
+def add_adapter(base: Any, configure: Configure, targets: Sequence[str], seed: int = 0) -> Any:
     """Return ``base`` with an adapter and shared weights. Raises ValueError if the method does not fit ``targets``."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model = share_weights(base)
     # PEFT 0.21 tries to compile CUDA kernels for BOFT and warns twice on a machine without a GPU.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)

@@ -107,10 +107,10 @@ def _backward(
 
 def _grouped(x: Tensor, factor: Factor) -> Tensor:
     """Return rows ``[N, width]`` as the groups ``[G, N, m]`` of ``factor``: a view if its coordinates are adjacent."""
-    m, stride = factor.size, factor.stride
+    (n, width), m, stride = x.shape, factor.size, factor.stride  # len(x) would fix the number of rows when compiled
     if stride == 1:
-        return x.view(x.shape[0], x.shape[1] // m, m).transpose(0, 1)
-    groups = x.view(x.shape[0], x.shape[1] // (m * stride), m, stride).permute(1, 3, 0, 2)
+        return x.view(n, width // m, m).transpose(0, 1)
+    groups = x.view(n, width // (m * stride), m, stride).permute(1, 3, 0, 2)
     return groups.contiguous().flatten(0, 1)
 
 
@@ -126,5 +126,5 @@ def _regrouped(groups: Tensor, source: Factor, target: Factor) -> Tensor:
         return _grouped(_ungrouped(groups, source), target)
     stride, n = min(source.stride, target.stride), groups.shape[1]
     # Contiguous even if a view would do: torch.bmm computes the products of other layouts one at a time.
-    digits = groups.view(groups.shape[0] // (target.size * stride), target.size, stride, n, source.size)
+    digits = groups.view(len(groups) // (target.size * stride), target.size, stride, n, source.size)
     return digits.permute(0, 4, 2, 3, 1).contiguous().flatten(0, 2)

@@ -34,9 +34,13 @@ def rotate(x: Tensor, angles: Tensor, rotation: Rotation) -> Tensor:
 
 
 def rotated_dtype(x: Tensor) -> torch.dtype:
-    """Return the dtype in which ``x`` is rotated: its own, or that of autocast if it is enabled."""
+    """Return the dtype in which ``x`` is rotated: its own, or that of autocast if it is enabled.
+
+    Autocast leaves float64 as it is, in linear layers too.
+    """
     device = x.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    is_cast = torch.is_autocast_enabled(device) and x.dtype != torch.float64
+    return torch.get_autocast_dtype(device) if is_cast else x.dtype
 
 
 def rotate_composed(x: Tensor, matrices: tuple[Tensor, ...], rotation: Rotation) -> Tensor:

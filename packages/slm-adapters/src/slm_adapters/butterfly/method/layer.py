@@ -18,6 +18,7 @@ from slm_adapters.base.quantization import is_quantized
 from slm_adapters.butterfly.method.config import ButterflyConfig
 from slm_adapters.butterfly.method.inference_cache import CachedMergedLayer
 from slm_adapters.butterfly.method.layer_parameters import ButterflyParameters
+from slm_adapters.butterfly.method.placement import AdaptedWeight
 from slm_adapters.butterfly.method.shared_compositions import compose_alone, is_plain
 from slm_adapters.butterfly.method.sides import INPUT, OUTPUT
 from slm_adapters.butterfly.rotate import rotate, rotate_by_matrices, rotate_composed, rotated_dtype
@@ -85,6 +86,13 @@ class ButterflyLayer(ButterflyParameters):
             y = y.masked_scatter(_expand_mask(mask, y), rotated.to(y.dtype))
         return y
 
+    @property
+    def weight(self) -> Tensor:
+        """The base's weight: guarded against use in computations while an adapter has an effect on the layer."""
+        weight: Tensor = super().weight
+        in_use = not self.disable_adapters and not self.merged and self._effective(self.active_adapters)
+        return AdaptedWeight.of(weight, self.layer_name) if in_use else weight
+
     def _effective(self, adapters: Sequence[str]) -> list[str]:
         """Return the adapters that this layer has and that have an effect: strength 0 is the base, bit for bit."""
         return [name for name in adapters if self.strength.get(name)]
@@ -106,8 +114,8 @@ class ButterflyLayer(ButterflyParameters):
         else:
             matrices = self.compositions.matrices(self, side, adapter, rotated_dtype(x))
         y = rotate_composed(x, matrices, rotation)
-        # Under autocast a linear layer would round its input to this dtype again, except one in float64.
-        return y if side == INPUT and self.rounds_input and x.dtype != torch.float64 else y.to(x.dtype)
+        # Under autocast a linear layer would round its input to this dtype again.
+        return y if side == INPUT and self.rounds_input else y.to(x.dtype)
 
     def _rotated_from_cache(self, x: Tensor, side: str, adapter: str, rotation: Rotation) -> Tensor:
         angles: Tensor = getattr(self, side)[adapter]

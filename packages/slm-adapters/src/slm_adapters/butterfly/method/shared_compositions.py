@@ -94,6 +94,8 @@ class _Group:
     def matrices(self, key: Key, layer: Any, side: str, can_share: Callable[[Tensor, Key], bool]) -> Matrices:
         angles, strength = getattr(layer, side)[key.adapter], layer.strength[key.adapter]
         if not can_share(angles, key):
+            # Not even with its own earlier pass: when a checkpointed block of FSDP2 is recomputed, the gradient of an
+            # earlier composition would come after the block's gradients have been reduced.
             return compose_alone(angles, strength, key.rotation, key.dtype)
         if self.composition is not None and (matrices := self.composition.read(angles, strength)):
             return matrices
