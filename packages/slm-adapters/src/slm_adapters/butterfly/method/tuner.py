@@ -66,10 +66,16 @@ class ButterflyModel(BaseTuner):  # type: ignore[misc]  # PEFT is partly typed
                 raise AdapterError(f"target module {target!r} matches no layer of this model")
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
-        """Place the adapter called ``adapter_name`` on its targets. If that fails, the model is as it was before."""
+        """Place the adapter called ``adapter_name`` on its targets. If that fails, the model is as it was before.
+
+        All layers of ``model`` then compose their rotations together.
+        """
         with undone_on_failure(model, adapter_name):
             check_adapter_name(adapter_name, model)
             super().inject_adapter(model, adapter_name, *args, **kwargs)
+        layers = [module for module in model.modules() if isinstance(module, ButterflyLayer)]
+        for layer in layers[:1]:
+            layer.compositions.share_with(layers)
 
     def _check_tied_modules(self, model: nn.Module, peft_config: Any) -> None:
         """Tie the trained copies of tied embeddings (``ensure_weight_tying``), whatever the embeddings are called.
