@@ -12,10 +12,11 @@ HALF = [torch.float16, torch.bfloat16]
 @each_case_and_control
 @pytest.mark.parametrize("dtype", [torch.float32, *HALF], ids=str)
 def test_before_training_the_output_is_the_base_bit_for_bit(case: Case, dtype: torch.dtype) -> None:
-    expected = case.outputs(case.base(dtype))
-    adapted = case.start(dtype)
-    assert torch.equal(case.outputs(adapted), expected)
-    assert torch.equal(outputs(adapted, model_inputs(case.model)), expected)  # with gradients
+    expected, adapted = case.outputs(case.base(dtype)), case.start(dtype)
+    for training in (False, True):
+        adapted.train(training)
+        assert torch.equal(case.outputs(adapted), expected)
+        assert torch.equal(outputs(adapted, model_inputs(case.model)), expected)  # with gradients
 
 
 @parametrized({name: case for name, case in CASES.items() if "angle_dropout" not in case.settings})

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from slm_testing.adapters.peft_cases import Case, each_case, each_case_and_control
-from slm_testing.adapters.tiny_adapters import assert_same_bits, copy_state
+from slm_testing.adapters.tiny_adapters import assert_same_bits, copy_state, layers
 
 # Largest difference between merged and unmerged, as a share of the largest output.
 BOUNDS = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 8e-2}
@@ -28,6 +28,9 @@ def test_merged_computes_the_same_and_unmerging_restores_every_bit(case: Case, d
     merged = case.outputs(adapted)
     assert merged.dtype == dtype
     assert_within(merged, expected, BOUNDS[dtype])
+    after = adapted.state_dict()
+    changed = {name.rpartition(".base_layer.")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert {name for name in changed if not name.endswith("token_adapter")} == layers(adapted).keys()
     adapted.unmerge_adapter()
     assert_same_bits(copy_state(adapted), before)
     assert torch.equal(case.outputs(adapted), expected)

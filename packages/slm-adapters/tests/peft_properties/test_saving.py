@@ -114,6 +114,7 @@ def test_a_state_is_moved_into_an_injected_adapter(case: Case) -> None:
         name.removeprefix("base_model.model."): values for name, values in get_peft_model_state_dict(source).items()
     }
     injected = inject_adapter_in_model(case.config(), case.base()).eval()
+    assert type(injected) is type(case.base())
     result = set_peft_model_state_dict(injected, state)
     assert result.unexpected_keys == []
     assert torch.equal(case.outputs(injected), case.outputs(source))

@@ -88,8 +88,11 @@ CASES = {
     "scale": Case(
         "perceptron", 24 + 24 + 6 + 6, {"target_modules": BOTH, "side": "output", "block_size": 3, "scale": True}
     ),
+    # A block of 6 has stages of pairs and triples in turn, 3 and 6 angles each.
     "stages-strength": Case(
-        "perceptron", 12 + 24 + 24 + A6, {"target_modules": BOTH, "side": "both", "stages": 2, "strength": 0.5}
+        "perceptron",
+        (3 + 6 + 3) * (2 + 4 + 4 + 1),
+        {"target_modules": BOTH, "side": "both", "block_size": 6, "stages": 3, "strength": 0.5},
     ),
     "norm-saved": Case("perceptron", A12 + 48, {"target_modules": ["layers.0"], "modules_to_save": ["norm"]}, 48),
     "regex-dropout": Case("perceptron", A24, {"target_modules": r".*\.1", "side": "input", "angle_dropout": 0.25}),
