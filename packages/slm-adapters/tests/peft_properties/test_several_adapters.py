@@ -1,5 +1,7 @@
 """Several adapters on one model: each acts as if it were alone, whatever is added, switched or deleted beside it."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from peft import PeftModel
@@ -87,6 +89,36 @@ def test_a_name_that_does_not_exist_is_refused(case: Case) -> None:
         adapted.delete_adapter("unknown")
     assert torch.equal(case.outputs(adapted), expected)
     assert adapted.active_adapters == ["default"]
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda adapted: adapted.merge_adapter(["missing"]),
+        lambda adapted: adapted.merge_adapter("missing"),
+        lambda adapted: adapted.merge_and_unload(adapter_names=["default", "missing"]),
+        lambda adapted: adapted.base_model.set_adapter(["default", "missing"]),
+        lambda adapted: adapted.set_requires_grad("missing"),
+    ],
+    ids=["merge", "merge-one", "merge-and-unload", "activate-several", "require-gradients"],
+)
+def test_operations_on_an_adapter_that_does_not_exist_are_refused(operation: Callable[[PeftModel], object]) -> None:
+    case = CASES["stages-strength"]
+    adapted = case.adapted()
+    before = copy_state(adapted)
+    with pytest.raises(AdapterError, match=r"there is no adapter 'missing'; there are default$"):
+        operation(adapted)
+    assert_same_bits(copy_state(adapted), before)
+    assert adapted.active_adapters == ["default"]
+
+
+def test_one_adapter_may_be_named_without_a_list() -> None:
+    case = CASES["stages-strength"]
+    adapted, other = case.adapted(), case.adapted()
+    adapted.merge_adapter("default")
+    other.merge_adapter(["default"])
+    assert adapted.get_model_status().merged_adapters == ["default"]
+    assert_same_bits(copy_state(adapted), copy_state(other))
 
 
 @each_case_and_control
