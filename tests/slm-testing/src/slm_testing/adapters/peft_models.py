@@ -55,21 +55,21 @@ def sequential() -> nn.Sequential:
 
 
 def gpt2() -> PreTrainedModel:
-    no_dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-    sizes = {"n_layer": 2, "n_embd": 16, "n_head": 2, "n_positions": 32, "vocab_size": VOCABULARY}
+    no_dropout: dict[str, Any] = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    sizes: dict[str, Any] = {"n_layer": 2, "n_embd": 16, "n_head": 2, "n_positions": 32, "vocab_size": VOCABULARY}
     return GPT2LMHeadModel(GPT2Config(**sizes, **no_dropout, bos_token_id=0, eos_token_id=1))
 
 
 def llama() -> PreTrainedModel:
-    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "num_hidden_layers": 2}
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "vocab_size": VOCABULARY}
+    heads: dict[str, Any] = {"num_attention_heads": 2, "num_key_value_heads": 1, "num_hidden_layers": 2}
+    sizes: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 32, "vocab_size": VOCABULARY}
     return LlamaForCausalLM(LlamaConfig(**heads, **sizes, bos_token_id=0, eos_token_id=1))
 
 
 def opt() -> PreTrainedModel:
     """A model whose output layer is tied to its embedding."""
-    sizes = {"hidden_size": 16, "ffn_dim": 32, "word_embed_proj_dim": 16, "vocab_size": VOCABULARY}
-    heads = {"num_attention_heads": 2, "num_hidden_layers": 2, "max_position_embeddings": 32}
+    sizes: dict[str, Any] = {"hidden_size": 16, "ffn_dim": 32, "word_embed_proj_dim": 16, "vocab_size": VOCABULARY}
+    heads: dict[str, Any] = {"num_attention_heads": 2, "num_hidden_layers": 2, "max_position_embeddings": 32}
     return OPTForCausalLM(
         OPTConfig(**sizes, **heads, dropout=0.0, attention_dropout=0.0, pad_token_id=1, bos_token_id=0, eos_token_id=1)
     )
