@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 
 import pytest
+import torch
 from hypothesis import HealthCheck, settings
 
 # A busy machine must not fail a test.
@@ -19,12 +20,20 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _frozen_heap(request: pytest.FixtureRequest) -> None:
+def _one_thread() -> None:
+    """Compute on one thread: two test processes share two cores, and threads that wait for each other there spin.
+
+    A server's ``--threads`` sets the number for the threads that it starts, not for that of the tests.
+    """
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _frozen_heap() -> None:
     """Exclude what is loaded by now from garbage collections, as a server does.
 
-    A full collection takes a third of a second while it looks at all of torch and transformers, and each run of
-    slm-train makes one. Servers do this themselves, and undo it when they stop.
+    A full collection takes a third of a second while it looks at all of torch and transformers. Each run of slm-train
+    makes one, and so does closing vLLM. A server that stops undoes this until the next module begins.
     """
-    if "slm-serve" not in request.path.parts:
-        gc.collect()
-        gc.freeze()
+    gc.collect()
+    gc.freeze()

@@ -31,11 +31,6 @@ BUILDERS: dict[str, Callable[[], PreTrainedModel]] = {
 }
 
 
-@pytest.fixture(autouse=True, scope="session")
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.fixture
 def tiny() -> Callable[[str], PreTrainedModel]:
     """``tiny(name)``: a tiny model of that architecture, always with the same weights."""

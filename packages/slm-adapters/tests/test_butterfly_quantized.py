@@ -1,9 +1,11 @@
 """Butterfly adapters over 4-bit and 8-bit bases."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from slm_adapters import four_bit_config
@@ -29,7 +31,7 @@ def eight_bit_config() -> BitsAndBytesConfig:
 @pytest.mark.parametrize("kind", ["4-bit", "8-bit"])
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_a_quantized_base_is_adapted_merged_and_restored(
-    tiny: MakeModel, name: str, kind: str, input_ids: torch.Tensor, tmp_path: Path
+    tiny: MakeModel, name: str, kind: str, input_ids: Tensor, tmp_path: Path
 ) -> None:
     pytest.importorskip("bitsandbytes")
     tiny(name).save_pretrained(tmp_path)
@@ -57,9 +59,46 @@ def test_a_quantized_base_is_adapted_merged_and_restored(
         unmerge_restores(layer)
 
 
+MODES = [(training, recorded) for training in (True, False) for recorded in (True, False)]
+
+
+def in_each_mode(model: nn.Module, input_ids: Tensor) -> list[Tensor]:
+    """Return logits in training and in evaluation, with and without a recorded gradient, of ten tokens and of one."""
+    outputs = []
+    for training, recorded in MODES:
+        model.train(training)
+        with torch.set_grad_enabled(recorded):
+            outputs += [model(input_ids=ids, use_cache=False).logits.detach() for ids in (input_ids, input_ids[:1, :1])]
+    return outputs
+
+
+@pytest.mark.parametrize(
+    "config",
+    [lambda: four_bit_config(torch.float32), lambda: four_bit_config(torch.bfloat16), eight_bit_config],
+    ids=["4-bit float32", "4-bit bfloat16", "8-bit"],
+)
+@pytest.mark.parametrize("side", ["input", "both"])
+def test_training_starts_at_the_quantized_base_bit_for_bit_in_each_mode(
+    tiny: MakeModel, config: Callable[[], BitsAndBytesConfig], side: str, input_ids: Tensor, tmp_path: Path
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    tiny("llama").save_pretrained(tmp_path)
+    plain, kept, base = (AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=config()) for _ in range(3))
+    for layer in kept.modules():
+        keep_layout(layer)
+    actual = in_each_mode(butterfly(base, side=side, scale=True), input_ids)
+    assert all(torch.equal(one, other) for one, other in zip(actual, in_each_mode(kept, input_ids), strict=True))
+    # On a CPU with AVX512-BF16 the plain base changes to another kernel in evaluation, and the adapted one does not.
+    expected = in_each_mode(plain, input_ids)
+    in_training = len(actual) // 2
+    assert all(torch.equal(one, other) for one, other in zip(actual[:in_training], expected[:in_training], strict=True))
+    for one, other in zip(actual[in_training:], expected[in_training:], strict=True):
+        assert (one - other).abs().max() < 0.02 * other.abs().max()
+
+
 @pytest.mark.parametrize("kind", ["4-bit", "8-bit"])
 def test_a_quantized_base_gives_the_gradients_of_the_dequantized_base(
-    tiny: MakeModel, kind: str, input_ids: torch.Tensor, tmp_path: Path
+    tiny: MakeModel, kind: str, input_ids: Tensor, tmp_path: Path
 ) -> None:
     pytest.importorskip("bitsandbytes")
     tiny("llama").save_pretrained(tmp_path)
@@ -79,7 +118,7 @@ def test_a_quantized_base_gives_the_gradients_of_the_dequantized_base(
 
 
 def test_a_base_that_an_evaluation_has_repacked_is_adapted_like_any_other(
-    tiny: MakeModel, input_ids: torch.Tensor, tmp_path: Path
+    tiny: MakeModel, input_ids: Tensor, tmp_path: Path
 ) -> None:
     """bitsandbytes repacks on CPUs with AVX512-BF16; here it is done explicitly, for any CPU."""
     functional = pytest.importorskip("bitsandbytes").functional

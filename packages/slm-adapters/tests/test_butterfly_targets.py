@@ -54,7 +54,7 @@ def test_the_head_is_adapted_if_it_is_named(tiny: MakeModel, input_ids: torch.Te
     ("settings", "message"),
     [
         ({"target_modules": ["q_proj", "c_attn"]}, r"target module 'c_attn' matches no layer"),
-        ({"target_modules": ["embed_tokens"]}, r"embed_tokens is a Embedding; butterfly adapters go on linear layers"),
+        ({"target_modules": ["embed_tokens"]}, r"embed_tokens \(class Embedding\) is not a linear layer"),
         ({"block_size": 24}, r"q_proj: butterfly block size 24 does not divide the width 64; use one of 2, 4, .*64"),
         ({"side": "both", "block_size": 64}, r"k_proj: butterfly block size 64 does not divide the width 32"),
     ],

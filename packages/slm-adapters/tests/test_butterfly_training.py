@@ -1,13 +1,10 @@
-"""Training butterfly adapters: start at the base, gradients, autocast, checkpointing, compilation, DDP, memory."""
+"""Training butterfly adapters: start at the base, gradients, autocast, checkpointing, compilation, memory."""
 
-import multiprocessing
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
 from torch import nn
 
 from slm_adapters import ButterflyLayer, Rotation, rotate, rotate_reference
@@ -146,41 +143,6 @@ def test_a_whole_model_compiles_and_has_the_same_gradients(tiny: MakeModel, inpu
         adapted.base_model.model.model.forward, fullgraph=True, backend="aot_eager"
     )
     assert_close(gradients(adapted, input_ids), plain, atol=1e-6)
-
-
-def _ddp_worker(rank: int, folder: Path, adapted: PeftModel, input_ids: torch.Tensor) -> None:
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder / 'meet'}", rank=rank, world_size=2)
-    wrapped = nn.parallel.DistributedDataParallel(adapted)
-    loss(wrapped, input_ids[rank : rank + 1]).backward()
-    actual = {name: values.grad for name, values in adapted.named_parameters() if values.grad is not None}
-    torch.save(actual, folder / f"{rank}.pt")
-    # The last owner of the group joins its threads. Python's handle releases the GIL meanwhile, the DDP wrapper does
-    # not: if a thread needs the GIL then, both wait forever (torch 2.13). So the wrapper goes first.
-    del wrapped
-    torch.distributed.destroy_process_group()
-
-
-@pytest.mark.skipif(
-    "fork" not in multiprocessing.get_all_start_methods() or not torch.distributed.is_gloo_available(),
-    reason="needs fork and gloo",
-)
-def test_two_processes_average_to_the_gradients_of_one(
-    tiny: MakeModel, input_ids: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if torch.cuda.is_initialized():
-        pytest.skip("a process that holds a GPU does not fork")
-    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    adapted = no_dropout(random_butterfly(tiny("gpt2").double(), side="both", scale=True))
-    start = multiprocessing.get_context("fork").Process
-    workers = [start(target=_ddp_worker, args=(rank, tmp_path, adapted, input_ids)) for rank in range(2)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(60)
-    assert [worker.exitcode for worker in workers] == [0, 0]
-    expected = gradients(adapted, input_ids)
-    for rank in range(2):
-        assert_close(torch.load(tmp_path / f"{rank}.pt"), expected, atol=1e-12)
 
 
 def test_a_rotation_saves_only_its_input_and_angles_for_the_backward_pass() -> None:

@@ -60,7 +60,7 @@ def test_inspect_lists_each_rotation_as_in_the_model(
     assert actual["method"] == method
     rows = {(row["layer"], row["side"]): row for row in actual["layers"]}
     layers: Any = adapted.base_model
-    expected = [(where, *part) for where, layer in layers.layers() for part in layer.angles("default")]
+    expected = [(where, *part) for where, layer in layers.butterfly_layers() for part in layer.angles("default")]
     assert len(rows) == len(expected) > 0
     for where, side, rotation, angles in expected:
         row = rows[where, side]

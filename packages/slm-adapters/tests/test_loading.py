@@ -195,6 +195,24 @@ def test_the_tokenizer_is_that_of_the_run_or_else_of_the_base(
         load(run)
 
 
+@pytest.mark.parametrize("method", ["lora", "butterfly"])
+def test_a_merge_needs_no_tokenizer(
+    tiny: MakeModel, make_base: MakeBase, tmp_path: Path, method: str, input_ids: torch.Tensor
+) -> None:
+    base = make_base("llama")
+    run = save_run(adapted(tiny("llama"), method), tmp_path / "run", str(base))
+    expected = load(base, run, merge=True)
+    assert expected.tokenizer.get_vocab()
+    for folder in (base, run):
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            (folder / name).unlink()
+    merged = load(base, run, merge=True)
+    assert torch.equal(logits(merged.model, input_ids), logits(expected.model, input_ids))
+    assert merged.tokenizer_or_none is None
+    with pytest.raises(AdapterError, match=rf"^{base} has no tokenizer; copy its tokenizer.json there$"):
+        merged.tokenizer.get_vocab()
+
+
 def test_a_base_provided_by_a_package_is_found_by_name(
     tiny: MakeModel, make_base: MakeBase, monkeypatch: pytest.MonkeyPatch, input_ids: torch.Tensor, tmp_path: Path
 ) -> None:

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Iterator
 
 import pytest
-import torch
 from transformers import PreTrainedTokenizerBase
 
 from slm_data.sample.built_in import TRAIN_SEED
@@ -19,11 +18,6 @@ SENTENCES = (
     "Ein kleines Huhn fährt über das Meer; l'été, la mer est à côté.",
     "They were friends from that day on, and the boat was theirs.",
 )
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,13 @@
 """Servers, models and a browser that several test modules share."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from slm_serve import Server
+from slm_serve.cli import main
 from slm_testing.serve.browser import Browser, running_browser
 from slm_testing.serve.running_server import RunningServer, delayed, running_server
 from slm_testing.serve.small_models import save_adapters, save_tiny_model
@@ -45,6 +47,30 @@ def slow_server(limited_server: RunningServer, monkeypatch: pytest.MonkeyPatch) 
     """The limited server with slow steps of the engine."""
     monkeypatch.setattr(limited_server.engine, "step", delayed(limited_server.engine.step, 0.02))
     return limited_server
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Run ``slm-serve``, which must end with exit code 2 before it is ready, and return its last line.
+
+    A server that gets ready stops, so that the test fails instead of waiting for ever.
+    """
+    announce = Server._announce
+
+    async def announce_and_stop(server: Server) -> None:
+        await announce(server)
+        server.should_exit = True
+
+    def run(*flags: str) -> str:
+        with monkeypatch.context() as patch:
+            patch.setattr(Server, "_announce", announce_and_stop)
+            assert main(["--port", "0", "--threads", "1", *flags]) == 2
+        printed = capsys.readouterr()
+        assert "ready" not in printed.out
+        assert "Traceback" not in printed.err
+        return printed.err.splitlines()[-1]
+
+    return run
 
 
 @pytest.fixture(scope="session")

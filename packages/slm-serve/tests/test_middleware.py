@@ -14,7 +14,7 @@ def test_a_body_that_is_too_large_is_413_with_and_without_a_content_length(limit
     assert limited_server.post("/generate", large).status_code == 413
     pieces = (b'{"prompt": "' + b"a" * 900, b"a" * 900, b"a" * 900 + b'"}')
     headers = {"Content-Type": "application/json"}
-    chunked = httpx.post(f"{limited_server.url}/v1/completions", content=iter(pieces), headers=headers, timeout=30)
+    chunked = limited_server.request("POST", "/v1/completions", content=iter(pieces), headers=headers)
     assert chunked.status_code == 413
     assert "2000 bytes" in chunked.json()["error"]["message"]
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import openai
 import pytest
-from openai import OpenAI
 
 from slm_serve.errors import RequestError
 from slm_serve.http.prompts.limits import PromptLimits
+from slm_testing.serve.http_clients import openai_client
 from slm_testing.serve.running_server import RunningServer, running_server
 
 CONTEXT = 512  # tokens, of the tiny model and of the built-in base
@@ -32,11 +32,11 @@ def chat(*contents: str, **options: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("path", [CHAT_PATH, TEXT_PATH])
 def test_more_new_tokens_than_fit_are_clamped(server: RunningServer, path: str, stream: bool) -> None:
-    client = OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+    client = openai_client(server.url)
     options: Any = {"model": "sample", "max_tokens": 100_000, "extra_body": {"ignore_eos": True}}
     if stream:
         options |= {"stream": True, "stream_options": {"include_usage": True}}
-    long = "word " * 110  # so that little is to be generated
+    long = "word " * 220  # 442 tokens, so that little is to be generated
     if path == CHAT_PATH:
         answer: Any = client.chat.completions.create(messages=[{"role": "user", "content": long}], **options)
     else:
@@ -60,7 +60,7 @@ def test_more_new_tokens_than_fit_are_clamped(server: RunningServer, path: str, 
 def test_a_prompt_that_does_not_fit_is_rejected_in_openais_words(
     server: RunningServer, path: str, body: Any, param: str
 ) -> None:
-    client = OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+    client = openai_client(server.url)
     with pytest.raises(openai.BadRequestError, match=f"maximum context length is {CONTEXT} tokens") as raised:
         client.post(path.removeprefix("/v1"), body=body, cast_to=object)
     error: Any = raised.value.body

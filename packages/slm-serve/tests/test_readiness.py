@@ -1,9 +1,7 @@
 """A server is ready only if every served model can generate."""
 
-import os
 import shutil
-import signal
-import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from slm_serve.backends import readiness
 from slm_serve.backends.readiness import check_generation
-from slm_serve.cli import main
 from slm_testing.serve.running_server import running_server
 from slm_testing.serve.small_models import lora_config, save_adapter, save_base, save_tiny_model
-
-START_LIMIT = 100.0  # seconds
 
 
 @pytest.fixture(scope="module")
@@ -30,39 +25,25 @@ def adapter(base: Path) -> Path:
     return save_adapter(base.parent / "adapter", base, lora_config())
 
 
-def start(capsys: pytest.CaptureFixture[str], *flags: str) -> str:
-    """Run ``slm-serve``, which must not start, and return the last line of its output."""
-    stopping = threading.Timer(START_LIMIT, os.kill, [os.getpid(), signal.SIGTERM])  # a server that starts ends with 0
-    stopping.start()
-    try:
-        assert main(["--port", "0", "--threads", "1", *flags]) == 2
-    finally:
-        stopping.cancel()
-    printed = capsys.readouterr()
-    assert "ready" not in printed.out
-    assert "Traceback" not in printed.err
-    return printed.err.splitlines()[-1]
-
-
-def test_a_model_that_gives_nan_is_not_ready(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_model_that_gives_nan_is_not_ready(refused: Callable[..., str], tmp_path: Path) -> None:
     model = save_tiny_model(tmp_path / "broken", scale=3e38)
-    assert start(capsys, "--model_path", str(model)).startswith("slm-serve: 'broken' cannot generate: the model gave ")
+    assert refused("--model_path", str(model)).startswith("slm-serve: 'broken' cannot generate: the model gave ")
 
 
 def test_an_adapter_that_gives_nan_is_named_and_the_base_alone_can_start(
-    capsys: pytest.CaptureFixture[str], base: Path, adapter: Path, tmp_path: Path
+    refused: Callable[..., str], base: Path, adapter: Path, tmp_path: Path
 ) -> None:
     damaged = shutil.copytree(adapter, tmp_path / "damaged")
     file = damaged / "adapter_model.safetensors"
     save_file({name: weight * 1e30 for name, weight in load_file(file).items()}, file)
     flags = ["--model_path", str(base), "--adapter", f"good={adapter}", "--adapter", f"bad={damaged}"]
-    assert start(capsys, *flags).startswith("slm-serve: 'bad' cannot generate: the model gave ")
+    assert refused(*flags).startswith("slm-serve: 'bad' cannot generate: the model gave ")
     with running_server(model_path=str(base), adapter=(f"good={adapter}",)) as server:
         assert server.get("/health/ready").status_code == 200
 
 
 def test_an_adapter_whose_layers_fail_is_named(
-    capsys: pytest.CaptureFixture[str], base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    refused: Callable[..., str], base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     adapter = save_adapter(tmp_path / "dora", base, lora_config(use_dora=True))  # a compiled step calls no layers
     forward = Linear.forward
@@ -77,7 +58,7 @@ def test_an_adapter_whose_layers_fail_is_named(
         check_generation(*args)
 
     monkeypatch.setattr(readiness, "check_generation", check_with_failing_forward)
-    line = start(capsys, "--model_path", str(base), "--adapter", f"red={adapter}")
+    line = refused("--model_path", str(base), "--adapter", f"red={adapter}")
     assert line.startswith("slm-serve: 'red' cannot generate: RuntimeError: expected m1 and m2 to have the same dtype;")
 
 

@@ -8,6 +8,7 @@ import torch
 from openai import OpenAI
 
 from slm_adapters import load
+from slm_testing.serve.http_clients import openai_client
 from slm_testing.serve.running_server import RunningServer
 
 PROMPT = "Once upon a time there was a"
@@ -15,7 +16,7 @@ PROMPT = "Once upon a time there was a"
 
 @pytest.fixture(scope="module")
 def client(server: RunningServer) -> OpenAI:
-    return OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+    return openai_client(server.url)
 
 
 @pytest.fixture(scope="module")

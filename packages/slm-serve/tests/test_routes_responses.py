@@ -7,6 +7,7 @@ import pytest
 from openai import OpenAI
 
 from slm_serve.http.responses_api.output_items import OutputItems
+from slm_testing.serve.http_clients import openai_client
 from slm_testing.serve.running_server import RunningServer
 
 QUESTION = "Who lives in the wood?"
@@ -16,7 +17,7 @@ LIMITED: Any = {**GREEDY, "max_output_tokens": 12}
 
 @pytest.fixture(scope="module")
 def client(server: RunningServer) -> OpenAI:
-    return OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+    return openai_client(server.url)
 
 
 def chat(client: OpenAI, messages: list[Any], **options: Any) -> Any:
@@ -135,7 +136,7 @@ def test_fields_without_effect_are_listed(server: RunningServer) -> None:
 
 
 def test_a_stream_that_runs_out_of_time_ends_with_a_failed_response(slow_server: RunningServer) -> None:
-    client = OpenAI(base_url=f"{slow_server.url}/v1", api_key="none", max_retries=0)
+    client = openai_client(slow_server.url)
     slow_server.service.settings.__dict__["request_timeout"] = 0.2
     try:
         events = list(client.responses.create(input="x", max_output_tokens=100, stream=True))

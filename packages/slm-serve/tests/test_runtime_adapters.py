@@ -2,20 +2,19 @@
 
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from openai import OpenAI
 from transformers import AutoTokenizer
 
 from slm_adapters import load
 from slm_data import sample_base
-from slm_serve.cli import main
 from slm_testing.serve.backend_jobs import generate_with_engine, greedy_params
+from slm_testing.serve.http_clients import openai_client
 from slm_testing.serve.running_server import RunningServer, delayed, running_server
 from slm_testing.serve.small_models import BUTTERFLY, lora_config, save_adapter, save_base
 from slm_testing.serve.waiting import wait_until
@@ -130,7 +129,7 @@ def test_streams_finish_on_the_old_weights_and_later_requests_get_the_new(
     load_adapter(server, "red", "red")
     old, new = expected(root, "red", 60), expected(root, "retrained", 60)
     monkeypatch.setattr(server.engine, "step", delayed(server.engine.step, 0.01))
-    client = OpenAI(base_url=f"{server.url}/v1", api_key=KEY, max_retries=0)
+    client = openai_client(server.url, KEY)
     started = threading.Barrier(4)
 
     def streamed(number: int) -> str:
@@ -256,10 +255,9 @@ def test_without_a_root_or_a_key_nothing_is_loaded(tiny_model: Path, settings: d
             assert remedy in response.json()["error"]["message"]
 
 
-def test_a_root_that_is_no_folder_is_refused_at_the_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_root_that_is_no_folder_is_refused_at_the_start(tmp_path: Path, refused: Callable[..., str]) -> None:
     missing = tmp_path / "missing"
-    assert main(["--port", "0", "--threads", "1", "--adapter_root", str(missing)]) == 2
-    assert f"--adapter_root {missing} is not a folder; create it" in capsys.readouterr().err.splitlines()[-1]
+    assert f"--adapter_root {missing} is not a folder; create it" in refused("--adapter_root", str(missing))
 
 
 def test_nothing_is_loaded_while_the_server_stops(root: Path) -> None:

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,7 +18,6 @@ import pytest
 
 import slm_testing.forked as forked
 from slm_serve import Settings
-from slm_serve.cli import main
 from slm_serve.errors import StartError
 from slm_serve.server import _raise_file_limit, _warn_if_public
 from slm_testing.serve.waiting import TIMEOUT
@@ -144,7 +143,7 @@ def test_a_signal_while_the_model_loads_stops_immediately(tmp_path: Path, client
     assert "Traceback" not in output.read_text()
 
 
-def test_the_app_factory_reads_the_environment(tiny_model: Path, tmp_path: Path) -> None:
+def test_the_app_factory_reads_the_environment(tiny_model: Path, tmp_path: Path, client: httpx.Client) -> None:
     file = tmp_path / "environment"
     file.write_text(f"SLM_MODEL_PATH={tiny_model}\nSLM_SERVED_MODEL_NAME=mine\nSLM_API_KEY=s3cret\nSLM_THREADS=1\n")
     uvicorn = [sys.executable, "-m", "uvicorn", "slm_serve.app:create_app", "--factory", "--env-file", str(file)]
@@ -154,10 +153,10 @@ def test_the_app_factory_reads_the_environment(tiny_model: Path, tmp_path: Path)
             assert process.stderr
             url = next(urls[0] for line in process.stderr if (urls := re.findall(r"http://\S+", line)))
             end = time.monotonic() + START_TIMEOUT
-            while httpx.get(f"{url}/health/ready", timeout=TIMEOUT).status_code != 200:
+            while client.get(f"{url}/health/ready").status_code != 200:
                 assert time.monotonic() < end
-                time.sleep(0.5)
-            models = httpx.get(f"{url}/v1/models", headers={"Authorization": "Bearer s3cret"}, timeout=TIMEOUT)
+                time.sleep(0.1)
+            models = client.get(f"{url}/v1/models", headers={"Authorization": "Bearer s3cret"})
             assert [model["id"] for model in models.json()["data"]] == ["mine"]
             process.send_signal(signal.SIGTERM)
             assert process.wait(TIMEOUT) in (0, -signal.SIGTERM)
@@ -166,20 +165,22 @@ def test_the_app_factory_reads_the_environment(tiny_model: Path, tmp_path: Path)
 
 
 def test_a_model_that_cannot_be_loaded_ends_the_process_with_one_sentence(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, refused: Callable[..., str]
 ) -> None:
-    assert main(["--port", "0", "--model_path", str(tmp_path)]) == 2
-    printed = capsys.readouterr().err
-    assert printed.splitlines()[-1].startswith(f"slm-serve: folder {tmp_path} has neither config.json")
-    assert "Traceback" not in printed
+    assert refused("--model_path", str(tmp_path)).startswith(f"slm-serve: folder {tmp_path} has neither config.json")
 
 
-def test_a_port_in_use_is_reported_immediately(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_port_in_use_is_reported_immediately(refused: Callable[..., str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        assert main(["--port", str(port)]) == 2
-    printed = capsys.readouterr().err
-    assert printed.splitlines()[-1].startswith(f"slm-serve: cannot listen on 127.0.0.1:{port}: ")
+        assert refused("--port", str(port)).startswith(f"slm-serve: cannot listen on 127.0.0.1:{port}: ")
+
+
+def test_a_start_that_should_be_refused_fails_its_test_instead_of_serving(
+    tiny_model: Path, refused: Callable[..., str]
+) -> None:
+    with pytest.raises(AssertionError, match="0 == 2"):
+        refused("--model_path", str(tiny_model))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")

@@ -3,17 +3,16 @@
 import re
 from typing import Any
 
-import httpx
 import pytest
-from openai import OpenAI
 
+from slm_testing.serve.http_clients import openai_client
 from slm_testing.serve.running_server import RunningServer
 
 REQUEST: dict[str, Any] = {"model": "sample", "prompt": "Once upon a time there was a little", "max_tokens": 120}
 
 
 def drafted_and_accepted(server: RunningServer) -> list[float]:
-    text = httpx.get(f"{server.url}/metrics").text
+    text = server.get("/metrics").text
     return [float(re.findall(rf"^slm_{name}_tokens_total (\S+)", text, re.M)[0]) for name in ("drafted", "accepted")]
 
 
@@ -21,7 +20,7 @@ def drafted_and_accepted(server: RunningServer) -> list[float]:
 def test_streams_have_all_tokens_logprobs_and_usage_of_several_choices(
     server: RunningServer, options: dict[str, Any]
 ) -> None:
-    client = OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+    client = openai_client(server.url)
     _, before = drafted_and_accepted(server)
     request = REQUEST | options | {"n": 2, "logprobs": 1}
     whole = client.completions.create(**request)

@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-import httpx
 import jsonschema
 import pytest
 
@@ -66,7 +65,7 @@ def text_of(choice: dict[str, Any]) -> str:
 
 def streamed_text(server: RunningServer, path: str, request: dict[str, Any]) -> tuple[str, str]:
     text, reason = "", ""
-    with httpx.stream("POST", server.url + path, json=request | {"stream": True}, timeout=60) as response:
+    with server.stream(path, request | {"stream": True}) as response:
         for line in response.iter_lines():
             if line.startswith("data: {"):
                 choice = json.loads(line[6:])["choices"][0]

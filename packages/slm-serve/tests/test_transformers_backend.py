@@ -1,7 +1,7 @@
 """Models that cannot use pages are served by transformers' own generation, with all features of the server."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from openai import OpenAI
 
 from slm_adapters import load
 from slm_serve import Settings
-from slm_serve.cli import main
+from slm_testing.serve.http_clients import openai_client
 from slm_testing.serve.open_streams import LONG_REQUEST, is_idle, open_stream
 from slm_testing.serve.running_server import RunningServer, delayed, running_server
 from slm_testing.serve.small_models import lora_config, save_adapter, save_base
@@ -45,7 +45,7 @@ def slow_server(server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> Runni
 
 @pytest.fixture
 def client(server: RunningServer) -> OpenAI:
-    return OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+    return openai_client(server.url)
 
 
 def greedy_text(folder: Path, new: int) -> str:
@@ -210,13 +210,12 @@ def test_running_requests_are_finished_while_draining(folders: dict[str, Path], 
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_needs_pages_is_refused_in_one_sentence(
-    folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
+    folders: dict[str, Path], tmp_path: Path, refused: Callable[..., str], flags: list[str], message: str
 ) -> None:
     text = tmp_path / "text"
     text.write_text("Once upon a time there was a little girl. " * 20)
     flags = [str(text) if flag == "TEXT" else flag for flag in flags]
-    assert main(["--port", "0", "--threads", "1", "--model_path", str(folders["base"]), *flags]) == 2
-    last = capsys.readouterr().err.splitlines()[-1]
+    last = refused("--model_path", str(folders["base"]), *flags)
     assert last.startswith("slm-serve: ")
     assert message in last
 
@@ -225,15 +224,12 @@ def test_what_needs_pages_is_refused_in_one_sentence(
     ("model_type", "message"), [("t5", "an encoder besides its decoder"), ("roberta", "later tokens")]
 )
 def test_a_model_that_is_not_causal_is_refused_in_one_sentence(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], model_type: str, message: str
+    tmp_path: Path, refused: Callable[..., str], model_type: str, message: str
 ) -> None:
     folder = save_base(tmp_path / "model", "roberta" if model_type == "roberta" else "llama")
     if model_type == "t5":
         (folder / "config.json").write_text(json.dumps({"model_type": "t5", "architectures": ["T5Model"]}))
-    assert main(["--port", "0", "--threads", "1", "--model_path", str(folder)]) == 2
-    printed = capsys.readouterr().err
-    assert "Traceback" not in printed
-    last = printed.splitlines()[-1]
+    last = refused("--model_path", str(folder))
     assert "is not a causal language model" in last
     assert message in last
 

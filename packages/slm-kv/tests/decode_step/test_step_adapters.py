@@ -15,6 +15,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 pytest.importorskip("numba")
 
 from slm_kv.engine.verification import compiled_adapters
+from slm_kv.linear import quantisation_gate
 from slm_testing.kv.compiled_steps import Steps, make_engine, requests_and_texts, texts
 from slm_testing.kv.lora_model import greedy_tokens_alone
 from slm_testing.kv.tiny_models import greedy_params, greedy_tokens, make_model, random_prompts
@@ -113,7 +114,12 @@ def test_an_adapter_of_a_model_with_other_weights_takes_the_general_path() -> No
         assert f"except with 1 of 2 adapters (green: {reason})" in engine.summary
 
 
-def test_a_wrong_update_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("weights", [{}, {"weights": "q8", "gate_text": [1, 2, 3] * 400}], ids=["plain", "q8"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_wrong_update_is_not_used(
+    dtype: torch.dtype, weights: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quantisation_gate, "mean_nats", lambda *_: 1.0)
     recognise = compiled_adapters.recognise_adapter
 
     def wrong(*args: Any) -> Any:
@@ -123,7 +129,8 @@ def test_a_wrong_update_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
         return adapter
 
     monkeypatch.setattr(compiled_adapters, "recognise_adapter", wrong)
-    with make_engine(adapted("llama", lora(["o_proj"]))) as engine:
+    with make_engine(adapted("llama", lora(["o_proj"])).to(dtype), **weights) as engine:
+        assert "compiled decode step, except" in engine.summary
         assert "(red: its logits differ (several rows of two texts))" in engine.summary
 
 

@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
 import jsonschema
 import pytest
 
@@ -46,7 +45,7 @@ def ask(server: RunningServer, **fields: Any) -> dict[str, Any]:
 
 def stream(server: RunningServer, **fields: Any) -> list[dict[str, Any]]:
     body = BODY | {"tools": TOOLS, "stream": True} | fields
-    with httpx.stream("POST", f"{server.url}/v1/chat/completions", json=body, timeout=60) as response:
+    with server.stream("/v1/chat/completions", body) as response:
         assert response.status_code == 200
         lines = [line[6:] for line in response.iter_lines() if line.startswith("data: ")]
     assert lines[-1] == "[DONE]"

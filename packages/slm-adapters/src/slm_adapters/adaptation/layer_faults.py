@@ -32,7 +32,7 @@ def layer_faults(model: PreTrainedModel, layers: Mapping[str, nn.Module]) -> dic
     """Return why an adapter would not work on a layer, by the layer's name; layers without a fault are left out."""
     # Both modes: Gemma 3n calls a layer in inference only, and reads its weight in training.
     observations = [observe(model, layers, training=training) for training in (True, False)]
-    owners, places = _weight_owners(model), _places(model)
+    owners, places = weight_owners(model), module_places(model)
     faults: dict[str, str] = {}
     for name, layer in layers.items():
         weight: Any = getattr(layer, "weight", None)
@@ -48,7 +48,7 @@ def layer_faults(model: PreTrainedModel, layers: Mapping[str, nn.Module]) -> dic
     return faults
 
 
-def _weight_owners(model: nn.Module) -> dict[int, set[str]]:
+def weight_owners(model: nn.Module) -> dict[int, set[str]]:
     """Return the names of the modules that hold each parameter, by the parameter's id."""
     owners: dict[int, set[str]] = defaultdict(set)
     for name, module in model.named_modules():
@@ -58,7 +58,7 @@ def _weight_owners(model: nn.Module) -> dict[int, set[str]]:
     return owners
 
 
-def _places(model: nn.Module) -> dict[int, int]:
+def module_places(model: nn.Module) -> dict[int, int]:
     """Return how many attributes of other modules each module is, by the module's id."""
     places: dict[int, int] = defaultdict(int)
     for module in model.modules():

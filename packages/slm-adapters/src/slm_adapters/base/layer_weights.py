@@ -24,6 +24,11 @@ def features(layer: nn.Module) -> tuple[int, int] | None:
     return None
 
 
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether ``tensor`` is a part of a weight that is distributed over processes (FSDP2)."""
+    return type(tensor).__name__ == "DTensor"  # comparing names needs no import of torch.distributed.tensor
+
+
 def read_weight(layer: nn.Module) -> Tensor:
     """Return the weight ``[out, in]``: a view, or for a quantized layer a dequantized copy."""
     linear: Any = layer

@@ -81,7 +81,7 @@ class Rotation:
         sweep = _full_sweep(self.block_size)
         return tuple(sweep[index % len(sweep)] for index in range(self.stages))
 
-    @property
+    @cached_property
     def angle_shape(self) -> tuple[int, int]:
         """``[blocks, angles of a block]``.
 

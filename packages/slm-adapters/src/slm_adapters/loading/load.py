@@ -37,13 +37,21 @@ WeightDtype = torch.dtype | Callable[[torch.dtype, torch.device], torch.dtype]
 class Loaded:
     """A model in eval mode without gradients, and its tokenizer.
 
-    ``base`` is the base's name or folder; ``adapter`` the adapter's folder, or None.
+    ``base`` is the base's name or folder; ``adapter`` the adapter's folder, or None. ``tokenizer_or_none`` is None only
+    after a merge of folders that hold no tokenizer.
     """
 
     model: PreTrainedModel  # a PeftModel around it if an adapter is attached and not merged
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer_or_none: PreTrainedTokenizerBase | None
     base: str
     adapter: str | None
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The adapter's tokenizer if it has one, else the base's. Raises AdapterError if there is none."""
+        if self.tokenizer_or_none is None:
+            raise AdapterError(f"{self.base} has no tokenizer; copy its tokenizer.json there")
+        return self.tokenizer_or_none
 
 
 def load(
@@ -62,7 +70,7 @@ def load(
             a folder with an adapter, the base that it records is loaded; the same folder may be given as both paths.
         adapter_path: A folder with an adapter, or None.
         merge: Merge the adapter in float32 and return a plain transformers model. An adapter trained over 4-bit
-            weights is merged into those weights, dequantized.
+            weights is merged into those weights, dequantized. This needs no tokenizer in the folders.
         dtype: Dtype of the weights; for a 4-bit base, of its matrix products. None for float32, whatever the
             checkpoint has (for a 4-bit base on a GPU: bfloat16 or float16). A function chooses it from the
             checkpoint's dtype and the device.
@@ -82,7 +90,7 @@ def load(
             check_bitsandbytes_installed(adapter)
     with parse_gguf_once(base.name):
         dtype = resolve_dtype(dtype, base, target_device)
-        tokenizer = load_tokenizer(base, adapter)
+        tokenizer = None if merge and lacks_tokenizer(base, adapter) else load_tokenizer(base, adapter)
         if merge:
             model = _load_merged(base, adapter, target_device, four_bit)
             cast_parameters(model, dtype or torch.float32)
@@ -90,7 +98,8 @@ def load(
             model = _load_unmerged(base, adapter, target_device, four_bit, dtype)
     model.eval().requires_grad_(False)
     check_finite(model, adapter.path if adapter else base.name)
-    check_vocabulary(tokenizer, model, tokenizer_source(base, adapter))
+    if tokenizer is not None:
+        check_vocabulary(tokenizer, model, tokenizer_source(base, adapter))
     return Loaded(model, tokenizer, base.name, str(adapter.path) if adapter else None)
 
 
@@ -142,11 +151,17 @@ def load_tokenizer(base: BaseLocation, adapter: ModelFolder | None) -> PreTraine
     if adapter and adapter.has_tokenizer:
         with as_adapter_error(f"the tokenizer of {adapter.path}", DAMAGED_FOLDER):
             return _read_tokenizer(str(adapter.path))
-    if base.folder and not base.folder.has_tokenizer:
+    if lacks_tokenizer(base, adapter):
         raise AdapterError(f"{base.location} has no tokenizer; copy its tokenizer.json there")
     subject = base.name if base.gguf_file else base.location
     with as_adapter_error(f"the tokenizer of {subject}", base.remedy, base.hub_error):
         return _read_tokenizer(base.location, **base.from_pretrained_options)
+
+
+def lacks_tokenizer(base: BaseLocation, adapter: ModelFolder | None = None) -> bool:
+    """Whether no folder holds a tokenizer. A name on the hub is not asked here."""
+    in_folder = [folder.has_tokenizer for folder in (adapter, base.folder) if folder]
+    return base.folder is not None and not any(in_folder)
 
 
 def _read_tokenizer(location: str, **options: Any) -> PreTrainedTokenizerBase:

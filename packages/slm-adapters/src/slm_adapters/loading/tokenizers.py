@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from slm_adapters.base.base_lookup import BaseLocation
 from slm_adapters.base.model_folder import ModelFolder
 from slm_adapters.errors import AdapterError
-from slm_adapters.loading.load import load_tokenizer, tokenizer_source
+from slm_adapters.loading.load import lacks_tokenizer, load_tokenizer, tokenizer_source
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def load_tokenizers(base: BaseLocation, adapters: Mapping[str, ModelFolder]) -> 
     Raises AdapterError if the adapters have different vocabularies: they generate together, and a token of one would
     be another token, or none, of the other.
     """
-    own = None if adapters and _lacks_tokenizer(base) else load_tokenizer(base, None)
+    own = None if adapters and lacks_tokenizer(base) else load_tokenizer(base, None)
     loaded = {
         name: load_tokenizer(base, folder) if own is None or folder.has_tokenizer else own
         for name, folder in adapters.items()
@@ -52,7 +52,3 @@ def load_tokenizers(base: BaseLocation, adapters: Mapping[str, ModelFolder]) -> 
     if own is None:
         return Tokenizers(shared, shared, loaded)
     return Tokenizers(shared, own if own.get_vocab().items() <= vocabulary.items() else None, loaded)
-
-
-def _lacks_tokenizer(base: BaseLocation) -> bool:
-    return base.folder is not None and not base.folder.has_tokenizer

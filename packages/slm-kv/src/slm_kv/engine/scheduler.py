@@ -122,22 +122,22 @@ class Scheduler:
     def _add_drafts(self, work: list[Work]) -> None:
         """Add drafts with the rows and pages that are left; nothing else waits for them."""
         rows = min(self._remaining_rows(work), MAX_DECODE_ROWS - len(work))
-        cost = self.step_times.row_cost(len(work))
+        cost, spare = self.step_times.row_cost(len(work)), self._growing_sequences()
         for index, item in enumerate(work):
-            draft = self._draft(item.sequence, rows, cost)
+            draft = self._draft(item.sequence, rows, cost, spare)
             if draft:
                 # No copies: the first row's page is the sequence's own by now.
                 self.pool.reserve(item.sequence.block_table, 1 + len(draft))
                 work[index] = replace(item, count=1 + len(draft), draft=draft)
                 rows -= len(draft)
 
-    def _draft(self, sequence: Sequence, rows: int, cost: float) -> tuple[int, ...]:
-        """Draft at most ``rows`` tokens within the request's limits, the positions and the pages."""
+    def _draft(self, sequence: Sequence, rows: int, cost: float, spare: int) -> tuple[int, ...]:
+        """Draft at most ``rows`` tokens within the request's limits, the positions and all but ``spare`` pages."""
         drafter, table, pool = sequence.drafter, sequence.block_table, self.pool
         if drafter is None:
             return ()
-        spare_pages = max(0, pool.free_pages - len(self.running))  # as for _admit: nobody is preempted for a draft
-        slots = (len(table.pages) + spare_pages) * pool.page_size - table.length
+        pages = max(0, pool.free_pages - spare)  # as for _admit: nobody is preempted for a draft
+        slots = (len(table.pages) + pages) * pool.page_size - table.length
         limit = min(rows, slots - 1, self.positions - sequence.position - 1, sequence.remaining_tokens - 1)
         return drafter.draft(limit, cost) if limit > 0 else ()
 
@@ -210,16 +210,22 @@ class Scheduler:
         return shared
 
     def _admit(self, sequence: Sequence) -> bool:
-        """Start a waiting sequence if there are free pages for its tokens and one more for each running sequence.
+        """Start a waiting sequence if there are free pages for its tokens and one more for each one that may grow.
 
         Without these extra pages, the running sequences would soon preempt the one just admitted.
         """
         table = self.pool.open(sequence.context if sequence.reuses_prefix else (), sequence.prefix_root)
         needed = self.pool.largest_need(table, len(sequence.context) - table.tokens, self.max_step_tokens)
-        if needed + len(self.running) > self.pool.free_pages:
+        if needed > self.pool.free_pages or needed + self._growing_sequences() > self.pool.free_pages:
             self.pool.release(table)
             return False
         self.waiting.remove(sequence)
         self.running.append(sequence)
         sequence.start(table)
         return True
+
+    def _growing_sequences(self) -> int:
+        """The number of running sequences whose pages do not suffice for all tokens that they may get."""
+        # The keys and values of the last token are never read.
+        tokens = ((each.block_table, each.pending + each.remaining_tokens - 1) for each in self.running)
+        return sum(self.pool.pages_needed(table, count) > 0 for table, count in tokens)

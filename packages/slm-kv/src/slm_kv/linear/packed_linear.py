@@ -37,6 +37,7 @@ class PackedLayer(Weightless, ABC):
         super().__init__()
         self.out_features, self.in_features = weight_OI.shape
         self.dtype, self.trainable = weight_OI.dtype, False
+        self.float32_rows = False  # whether ``rows`` are in float32, for other layers in float32
         self.bias = bias_O
         self._packed: Tensor
         self.block_weight: BlockWeight | None = None  # the packed weight, where compiled products can read it
@@ -57,6 +58,10 @@ class PackedLayer(Weightless, ABC):
 
     def rows(self, ids: Tensor) -> Tensor:
         """Copy rows ``ids`` [N], each from 0 to O - 1, of the weight to [N, I], bit for bit. Requires ``has_rows``."""
+        rows_NI = self._read_rows(ids)
+        return rows_NI.float() if self.float32_rows else rows_NI
+
+    def _read_rows(self, ids: Tensor) -> Tensor:
         assert self.block_weight is not None, "rows of a layer without has_rows"
         return self.block_weight.rows(ids)
 
@@ -94,12 +99,15 @@ class PackedLinear(PackedLayer):
         self._bias = None if bias_O is None else bias_O.float().numpy()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map [..., I] to [..., O].
+        """Map [..., I] to [..., O] in the dtype of ``x``. Slow in another dtype than that of the weight.
 
         Raises:
             KVError: a gradient is required.
         """
         self._refuse_gradients(x)
+        if x.dtype is not self.dtype:
+            bias = None if self.bias is None else self.bias.to(x.dtype)
+            return nn.functional.linear(x, self.dense_weight().to(x.dtype), bias)
         rows = x.numel() // self.in_features
         if 0 < rows <= self._max_few_rows:
             product: Tensor = import_optional("compiled.products").multiply(x, self.block_weight, self._bias)

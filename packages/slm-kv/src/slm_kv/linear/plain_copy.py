@@ -13,6 +13,7 @@ from weakref import WeakValueDictionary
 
 from torch import nn
 
+from slm_kv.errors import KVError
 from slm_kv.linear.layer_selection import linear_layers, needs_only_rows
 from slm_kv.linear.packed_embedding import PackedEmbedding
 from slm_kv.linear.packed_linear import PackedLayer
@@ -80,11 +81,19 @@ def plain_copy(model: nn.Module, packed_model: PackedModel | None, rebuilt: Rebu
 
     Returns:
         The copy, and ``copy.deepcopy``'s memo: the copies by the ids of the originals.
+
+    Raises:
+        KVError: layers are packed that ``packed_model`` did not pack, so that their plain ones are unknown.
     """
     memo: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     plain = PlainCopy(None, rebuilt)
     if packed_model:
         _copy_packed(packed_model, plain, memo)
+    if any(isinstance(module, PackedLayer) and id(module) not in memo for module in model.modules()):
+        raise KVError(
+            "the model's linear layers were packed before the engine was made, as those of a GGUF file are, and no "
+            "adapter can be added over them; start with plain layers"
+        )
     for layer, own in layers_without_adapters(model).items():
         memo[id(layer)] = copy.deepcopy(own, memo)
     plain.model = copy.deepcopy(model, memo)

@@ -53,13 +53,11 @@ class QuantisedLinear(PackedLayer):
         """Rows can always be read."""
         return True
 
-    def rows(self, ids: Tensor) -> Tensor:
-        """Rows ``ids`` [N], each from 0 to O - 1, of the rounded weight: [N, I]."""
-        rows_NI = self.weight_blocks.rows(ids).to(self.dtype)
-        return rows_NI.float() if self._exact_tile else rows_NI
+    def _read_rows(self, ids: Tensor) -> Tensor:
+        return self.weight_blocks.rows(ids).to(self.dtype)
 
     def widen_exactly(self, tile: WideningTile | None) -> None:
-        """Widen the weight to float32 in ``tile``, and return rows in float32; None ends this."""
+        """Widen the weight to float32 in ``tile``; None ends this."""
         self._exact_tile = tile
 
     def forward(self, x: Tensor) -> Tensor:
@@ -129,10 +127,16 @@ def rounding_inputs(modules: Iterable[nn.Module]) -> Generator[None]:
 
 
 @contextmanager
-def widening_exactly(modules: Iterable[nn.Module]) -> Generator[None]:
-    """Return a context in which quantised layers widen their weights to float32, for any number of rows."""
-    layers = [module for module in modules if isinstance(module, QuantisedLinear)]
+def widening_exactly(modules: Iterable[nn.Module], *, float32_rows: bool = True) -> Generator[None]:
+    """Return a context in which quantised layers widen their weights to float32, for any number of rows.
+
+    ``float32_rows``: embeddings that are tied to packed layers return float32, for layers whose weights are in float32.
+    """
+    packed = [module for module in modules if isinstance(module, PackedLayer)]
+    layers = [layer for layer in packed if isinstance(layer, QuantisedLinear)]
     tiles: dict[tuple[int, int], WideningTile] = {}
+    for packed_layer in packed:
+        packed_layer.float32_rows = float32_rows
     for layer in layers:
         shape = layer.in_features, layer.out_features
         if shape not in tiles:
@@ -143,6 +147,8 @@ def widening_exactly(modules: Iterable[nn.Module]) -> Generator[None]:
     finally:
         for layer in layers:
             layer.widen_exactly(None)
+        for packed_layer in packed:
+            packed_layer.float32_rows = False
 
 
 def product_dtype() -> torch.dtype:

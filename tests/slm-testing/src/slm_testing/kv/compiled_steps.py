@@ -32,9 +32,9 @@ class Steps:
         runner._run_step, runner._run_call = step, call
 
 
-def make_engine(model: Any) -> Engine:
+def make_engine(model: Any, **options: Any) -> Engine:
     """An engine whose steps have so few tokens that the compiled step computes all of them."""
-    return Engine(model, page_size=4, max_pages=100, max_step_tokens=MAX_ROWS)
+    return Engine(model, page_size=4, max_pages=100, max_step_tokens=MAX_ROWS, **options)
 
 
 def texts(engine: Engine, requests: list[tuple[list[int], str]], new: int) -> list[list[int]]:

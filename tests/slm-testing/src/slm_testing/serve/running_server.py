@@ -5,7 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ import httpx
 from fastapi import FastAPI
 
 from slm_serve import Server, Settings, create_app
+from slm_testing.serve.http_clients import NO_CERTIFICATES
 from slm_testing.serve.waiting import TIMEOUT, wait_until
 
 
@@ -37,13 +38,17 @@ class RunningServer:
         return self.server.servers[0].get_loop()
 
     def post(self, path: str, body: Any, **options: Any) -> httpx.Response:
-        return httpx.post(f"{self.url}{path}", json=body, timeout=TIMEOUT, **options)
+        return self.request("POST", path, json=body, **options)
 
     def get(self, path: str, **options: Any) -> httpx.Response:
-        return httpx.get(f"{self.url}{path}", timeout=TIMEOUT, **options)
+        return self.request("GET", path, **options)
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
-        return httpx.request(method, f"{self.url}{path}", timeout=TIMEOUT, **options)
+        return httpx.request(method, f"{self.url}{path}", timeout=TIMEOUT, verify=NO_CERTIFICATES, **options)
+
+    def stream(self, path: str, body: Any) -> AbstractContextManager[httpx.Response]:
+        """Send a POST request whose response is read in pieces."""
+        return httpx.stream("POST", f"{self.url}{path}", json=body, timeout=TIMEOUT, verify=NO_CERTIFICATES)
 
     def metric(self, name: str) -> float:
         """Return a value of /metrics, summed over its labels."""

@@ -27,12 +27,12 @@ class ButterflyConfig(PeftConfig):  # type: ignore[misc]  # PEFT is partly typed
     Layers are chosen as in every PEFT method.
 
     Args:
-        block_size: Coordinates of a block; None for the full width. It must divide the width of every adapted layer.
+        block_size: Coordinates of a block; None for the full width. It must divide every rotated width.
         stages: Stages of a block; None for as many as mix it fully.
         side: What is rotated. Every choice preserves the singular values of the weight W. ``"input"`` (W R) also
             preserves the norms of the rows of W and the angles between them; ``"output"`` (R W) the angles between
             columns, and the norm of the output; ``"both"`` rotates both; ``"auto"`` rotates the narrower side, which
-            is the cheapest.
+            is the cheapest, of those with a width above 1 that the block size divides.
         scale: Also learn a magnitude for each output feature, which preserves none of these.
         strength: Factor on the angles and on the deviation of the magnitudes from one; 0 gives the base, bit for bit.
         angle_dropout: Share of the angles set to zero in each training step; the rest is still a rotation.

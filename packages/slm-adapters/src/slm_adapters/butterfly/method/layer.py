@@ -13,11 +13,12 @@ import torch
 from peft.tuners.tuners_utils import check_adapters_to_merge
 from torch import Tensor, nn
 
-from slm_adapters.base.layer_weights import SavedWeight, write_weight
+from slm_adapters.base.layer_weights import SavedWeight, is_sharded, write_weight
 from slm_adapters.base.quantization import is_quantized
 from slm_adapters.butterfly.method.config import ButterflyConfig
 from slm_adapters.butterfly.method.inference_cache import CachedMergedLayer
-from slm_adapters.butterfly.method.layer_parameters import INPUT, OUTPUT, ButterflyParameters
+from slm_adapters.butterfly.method.layer_parameters import ButterflyParameters
+from slm_adapters.butterfly.method.sides import INPUT, OUTPUT
 from slm_adapters.butterfly.rotate import rotate, rotate_by_matrices
 from slm_adapters.butterfly.structure import Rotation
 from slm_adapters.errors import AdapterError
@@ -123,14 +124,14 @@ class ButterflyLayer(ButterflyParameters):
 
         This runs for each token in every layer, so the cheap conditions come first.
         """
-        if self.training or self._disable_adapters or not self._wants_merged_layer(x) or torch.compiler.is_compiling():
-            return None
+        if self.training or self._disable_adapters or torch.compiler.is_compiling() or not self._wants_merged_layer(x):
+            return None  # while compiling, the number of tokens is not asked for: a graph would serve only part of them
         cached = self.cache.merged_layer
         valid = cached is not None and cached.is_valid(self._active_adapter, self.strength, self._modules)
         if cached is not None and valid and not torch.is_grad_enabled():
             return cached.layer
         adapters = self._effective(self.active_adapters)
-        if self.merged or len(adapters) != 1:
+        if self.merged or len(adapters) != 1 or is_sharded(self.get_base_layer().weight):
             return None
         parameters = self._parameters_of(adapters[0])
         if not self._may_cache(x, *(tensors[name] for tensors, name in parameters)):
@@ -156,11 +157,6 @@ class ButterflyLayer(ButterflyParameters):
         super().train(mode)
         return self
 
-    def _apply(self, *args: Any, **kwargs: Any) -> ButterflyLayer:
-        self.cache.clear()  # ``to``, ``half`` and others replace the tensors
-        super()._apply(*args, **kwargs)
-        return self
-
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Rotate the weight itself, in float64 and rounded once. The original weight is kept until ``unmerge``.
 
@@ -171,14 +167,14 @@ class ButterflyLayer(ButterflyParameters):
                 continue
             layer = self.get_base_layer()
             self.cache.clear()  # a merged layer does not use it
-            if self.saved_weight is None:
-                self.saved_weight = SavedWeight(layer)
             weight, bias = self.merged_weight(adapter)
             if safe_merge and not torch.isfinite(weight).all():
                 raise AdapterError(
                     f"{self.layer_name}: merging adapter {adapter!r} gives weights that are not finite; "
                     "train it again or copy it again"
                 )
+            if self.saved_weight is None:
+                self.saved_weight = SavedWeight(layer)
             if self.strength[adapter]:
                 write_weight(layer, weight, bias)
             self.merged_adapters.append(adapter)

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from slm_adapters.base.layer_weights import features, read_weight
+from slm_adapters.base.layer_weights import features, is_sharded, read_weight
 from slm_adapters.butterfly.composition import plan
 from slm_adapters.butterfly.method.config import ButterflyConfig
 from slm_adapters.butterfly.method.inference_cache import InferenceCache
+from slm_adapters.butterfly.method.sides import INPUT, OUTPUT, rotations_by_side
 from slm_adapters.butterfly.rotate import rotate_back, rotate_by_matrices, rotation_matrices, to_float64
 from slm_adapters.butterfly.structure import Rotation
 from slm_adapters.butterfly.value_checks import check_strength
 from slm_adapters.errors import AdapterError
 
-INPUT, OUTPUT, MAGNITUDE = "butterfly_input", "butterfly_output", "butterfly_magnitude"
+MAGNITUDE = "butterfly_magnitude"
 
 
 class ButterflyParameters(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # PEFT is partly typed
@@ -37,7 +39,8 @@ class ButterflyParameters(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # P
         self.layer_name = layer_name
         shape = features(self.get_base_layer())
         if shape is None:
-            raise AdapterError(f"{layer_name} is a {type(base_layer).__name__}; butterfly adapters go on linear layers")
+            kind = type(base_layer).__name__
+            raise AdapterError(f"{layer_name} (class {kind}) is not a linear layer, which butterfly adapters need")
         self.in_features, self.out_features = shape
         self.butterfly_input = nn.ParameterDict()
         self.butterfly_output = nn.ParameterDict()
@@ -52,8 +55,8 @@ class ButterflyParameters(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # P
         self.update_layer(adapter_name, config)
 
     def update_layer(self, adapter_name: str, config: ButterflyConfig, **_: Any) -> None:
-        """Add another adapter. Raises AdapterError, with the layer's name, for a block size that does not fit."""
-        rotations = self._rotations_by_side(config)
+        """Add another adapter. Raises AdapterError, with the layer's name, for a side that cannot be rotated."""
+        rotations = rotations_by_side(self.layer_name, self.in_features, self.out_features, config)
         self.cache.clear()
         self.rotations[adapter_name] = rotations
         self.strength[adapter_name] = config.strength
@@ -68,27 +71,37 @@ class ButterflyParameters(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # P
         self.cache.clear()
         super().delete_adapter(adapter_name)
 
-    def _rotations_by_side(self, config: ButterflyConfig) -> dict[str, Rotation]:
-        side = config.side
-        if side == "auto":
-            side = "input" if self.in_features <= self.out_features else "output"
-        widths = {INPUT: self.in_features, OUTPUT: self.out_features}
-        rotated = {"input": [INPUT], "output": [OUTPUT], "both": [INPUT, OUTPUT]}[side]
-        try:
-            return {name: Rotation.of(widths[name], config.block_size, config.stages) for name in rotated}
-        except AdapterError as error:
-            raise AdapterError(f"{self.layer_name}: {error}") from None
-
     def _new_parameter(self, shape: tuple[int, ...], config: ButterflyConfig) -> nn.Parameter:
         weight = self.get_base_layer().weight
-        # At least float32, whatever the base has: the small steps of an optimizer would be lost in bfloat16's 8 bits.
-        dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
-        values = torch.zeros(shape, dtype=dtype)  # on the meta device under PEFT's low_cpu_mem_usage
+        values = torch.zeros(shape, dtype=self._parameter_dtype())  # on the meta device under PEFT's low_cpu_mem_usage
         if values.device.type != "meta":
             values = values.to(weight.device)
             if not config.init_weights:
                 nn.init.normal_(values, std=0.1)
         return nn.Parameter(values)
+
+    def _parameter_dtype(self) -> torch.dtype:
+        """At least float32, whatever the base has: an optimizer's small steps would be lost in bfloat16's 8 bits."""
+        return torch.float64 if self.get_base_layer().weight.dtype == torch.float64 else torch.float32
+
+    def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
+        """Move the adapter's parameters, which PEFT calls for after loading with ``low_cpu_mem_usage``.
+
+        PEFT 0.21 would also cast them to the base's dtype, and so round the angles of the file.
+        """
+        device = device or self.get_base_layer().weight.device
+        for part in self.adapter_layer_names:
+            values = getattr(self, part)._parameters.get(adapter_name)
+            if values is not None and values.device.type != "meta":
+                values.data = values.data.to(device, self._parameter_dtype())
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ButterflyParameters:
+        """Move or cast the layer (``to``, ``half`` and others). Angles and magnitudes stay in float32 or more."""
+        self.cache.clear()  # the tensors are replaced
+        for name, child in self.named_children() if recurse else ():
+            child._apply(partial(_at_least_float32, fn) if name in self.adapter_layer_names else fn)
+        super()._apply(fn, recurse=False)
+        return self
 
     def set_scale(self, adapter: str, scale: float) -> None:
         """Set the strength of ``adapter``: the factor on its angles and on its magnitudes minus one."""
@@ -107,8 +120,16 @@ class ButterflyParameters(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # P
 
     @torch.no_grad()
     def merged_weight(self, adapter: str) -> tuple[Tensor, Tensor | None]:
-        """Return the weight ``[out, in]`` and bias of the layer with ``adapter`` merged, in float64."""
+        """Return the weight ``[out, in]`` and bias of the layer with ``adapter`` merged, in float64.
+
+        Raises AdapterError for a weight that is distributed over processes.
+        """
         layer: Any = self.get_base_layer()
+        if is_sharded(layer.weight):
+            raise AdapterError(
+                f"{self.layer_name} is distributed over processes (FSDP2) and cannot be merged; save the gathered "
+                "adapter, and merge it in one process"
+            )
         weight = to_float64(read_weight(layer))
         bias = None if layer.bias is None else to_float64(layer.bias.data)[None]
         if rotation := self.rotations[adapter].get(INPUT):
@@ -163,3 +184,9 @@ class ButterflyParameters(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # P
         """Return the dictionary and key of the angles of each side and, if there are any, of the magnitudes."""
         parts = [getattr(self, name)._parameters for name in (*self.rotations[adapter], MAGNITUDE)]
         return [(tensors, adapter) for tensors in parts if adapter in tensors]
+
+
+def _at_least_float32(fn: Callable[[Tensor], Tensor], tensor: Tensor) -> Tensor:
+    """Apply ``fn`` to ``tensor``, but cast it to float32 where ``fn`` would cast it to fewer bits."""
+    result = fn(tensor)
+    return tensor.to(result.device, torch.float32) if result.dtype.itemsize < 4 else result

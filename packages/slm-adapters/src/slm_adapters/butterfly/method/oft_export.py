@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from slm_adapters.butterfly.method.layer import ButterflyLayer
-from slm_adapters.butterfly.method.layer_parameters import INPUT
+from slm_adapters.butterfly.method.sides import INPUT
 from slm_adapters.butterfly.rotate import rotation_matrix
 from slm_adapters.butterfly.structure import Rotation
 from slm_adapters.errors import AdapterError

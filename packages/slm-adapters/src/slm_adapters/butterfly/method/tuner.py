@@ -28,6 +28,7 @@ from slm_adapters.base.quantization import is_quantized, keep_layout
 from slm_adapters.butterfly.method.checkpoint_checks import check_checkpoint
 from slm_adapters.butterfly.method.config import ButterflyConfig, ButterflyType
 from slm_adapters.butterfly.method.layer import ButterflyLayer
+from slm_adapters.butterfly.method.shared_weights import saves_embeddings, shared_layers
 from slm_adapters.errors import AdapterError
 from slm_adapters.targets import is_named, shortest_names
 
@@ -49,12 +50,24 @@ class ButterflyModel(BaseTuner):  # type: ignore[misc]  # PEFT is partly typed
 
         PEFT 0.21 accepts a list as long as one name in it matches.
         """
+        self._shared_layers = shared_layers(model)
         if peft_config.target_modules in (None, "all-linear"):
             peft_config.target_modules = _linear_layer_names(model)
         targets = peft_config.target_modules
         for target in sorted(targets) if isinstance(targets, set | list) else ():
             if not any(is_named(name, [target]) for name, _ in model.named_modules()):
                 raise AdapterError(f"target module {target!r} matches no layer of this model")
+
+    def _check_tied_modules(self, model: nn.Module, peft_config: Any) -> None:
+        """Tie the trained copies of tied embeddings (``ensure_weight_tying``), whatever the embeddings are called.
+
+        PEFT 0.21 looks for the names ``embed_tokens`` and ``lm_head``: it would untie GPT-2's ``wte``.
+        """
+        tied = self._get_module_names_tied_with_embedding() if peft_config.ensure_weight_tying else []
+        if tied and saves_embeddings(model, peft_config.modules_to_save or ()):
+            self._add_modules_to_save_to_tie(peft_config, tied)
+        else:
+            super()._check_tied_modules(model, peft_config)
 
     # PEFT ties the trained copies of tied embeddings (``ensure_weight_tying``) for LoRA only; nothing in it is LoRA's.
     _add_modules_to_save_to_tie = LoraModel._add_modules_to_save_to_tie
@@ -72,6 +85,8 @@ class ButterflyModel(BaseTuner):  # type: ignore[misc]  # PEFT is partly typed
         if isinstance(target, ButterflyLayer):
             target.update_layer(adapter_name, peft_config)
             return
+        if reason := self._shared_layers.get(target):
+            raise AdapterError(f"{current_key} {reason}")
         if isinstance(target, BaseTunerLayer):
             raise AdapterError(f"{current_key} already has an adapter of another method; merge or unload it first")
         keep_layout(target)
@@ -87,8 +102,8 @@ class ButterflyModel(BaseTuner):  # type: ignore[misc]  # PEFT is partly typed
             return
         super()._replace_module(parent, child_name, new_module, child)
 
-    def layers(self) -> Iterator[tuple[str, ButterflyLayer]]:
-        """Yield each adapted layer with its name in the base model."""
+    def butterfly_layers(self) -> Iterator[tuple[str, ButterflyLayer]]:
+        """Yield each adapted layer with its name in the base model (``layers`` is what bases call their blocks)."""
         for name, module in self.model.named_modules():
             if isinstance(module, ButterflyLayer):
                 yield name, module
@@ -100,7 +115,7 @@ class ButterflyModel(BaseTuner):  # type: ignore[misc]  # PEFT is partly typed
         """
         for adapter in self.active_adapters if adapter_name is None else [adapter_name]:
             self._config_of(adapter)
-            for _, layer in self.layers():
+            for _, layer in self.butterfly_layers():
                 layer.set_scale(adapter, strength)
             self.peft_config[adapter].strength = float(strength)
 
@@ -119,7 +134,7 @@ class ButterflyModel(BaseTuner):  # type: ignore[misc]  # PEFT is partly typed
                 None restores the default: up to 8 tokens at once, on a CPU, in layers of up to 2**23 weights that have
                 one adapter.
         """
-        for _, layer in self.layers():
+        for _, layer in self.butterfly_layers():
             layer.cache.clear()
             layer.cache_weight = False if is_quantized(layer.get_base_layer()) else keep
 
@@ -148,7 +163,7 @@ class ButterflyModel(BaseTuner):  # type: ignore[misc]  # PEFT is partly typed
         self.peft_config[adapter_name] = deepcopy(configs[0])
         self.peft_config[adapter_name].strength = 1.0
         self.inject_adapter(self.model, adapter_name)
-        for _, layer in self.layers():
+        for _, layer in self.butterfly_layers():
             if adapter_name in layer.rotations:
                 _fill_with_sum(layer, adapter_name, adapters, weights)
 
@@ -192,7 +207,7 @@ class ButterflyModel(BaseTuner):  # type: ignore[misc]  # PEFT is partly typed
                     raise AdapterError(
                         f"adapters {adapters[0]!r} and {name!r} differ in {setting}; their angles cannot be added"
                     )
-        for layer_name, layer in self.layers():
+        for layer_name, layer in self.butterfly_layers():
             if len({name in layer.rotations for name in adapters}) > 1:
                 raise AdapterError(f"not all of {', '.join(adapters)} adapt {layer_name}; their angles cannot be added")
 
@@ -236,11 +251,12 @@ def _linear_layer_names(model: nn.Module) -> set[str]:
     """
     any_model: Any = model
     head = any_model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    shared = shared_layers(model)
     layers = [
         name
         for name, module in model.named_modules()
         if isinstance(module, ButterflyLayer)
-        or (features(module) and module is not head and not name.endswith("base_layer"))
+        or (features(module) and module is not head and module not in shared and not name.endswith("base_layer"))
     ]
     return set(shortest_names(model, layers))
 

@@ -75,10 +75,10 @@ def verify(
 
 def _check(subject: Subject, shared: bool, copies: dict[nn.Parameter, Tensor] | None) -> int:
     """Refuse the model if its logits differ; return the number of positions in which texts are independent."""
-    widened = widening_exactly(subject.model.modules())
-    with float32_weights(subject.model, shared=shared, copies=copies) as exact, widened:
+    with float32_weights(subject.model, shared=shared, copies=copies) as exact:
         dtype = torch.float32 if exact else subject.probe.dtype
-        positions = _check_logits(subject, dtype)
+        with widening_exactly(subject.model.modules(), float32_rows=exact):
+            positions = _check_logits(subject, dtype)
     if copies is not None:
         copies.clear()
         return_freed_memory()
