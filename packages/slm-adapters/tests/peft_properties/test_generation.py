@@ -1,5 +1,7 @@
 """Generating with an adapted language model, with and without a KV cache, and with every kind of input."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -10,7 +12,7 @@ from slm_testing.adapters.peft_models import model_inputs
 LENGTH = {"max_new_tokens": 6, "min_new_tokens": 6, "pad_token_id": 1, "do_sample": False}
 
 
-def generated(case: Case, model: torch.nn.Module, **options: object) -> Tensor:
+def generated(case: Case, model: Any, **options: object) -> Tensor:
     tokens: Tensor = model.generate(input_ids=model_inputs(case.model), **LENGTH, **options)
     return tokens
 

@@ -63,11 +63,24 @@ def test_deleting_an_adapter_leaves_the_other(case: Case, active: str) -> None:
     adapted.delete_adapter("second")
     assert adapter_parameters(adapted, "second") == {}
     assert list(adapted.peft_config) == ["default"]
-    if active == "second" and case.copied:
-        adapted.set_adapter("default")  # PEFT does not choose which copy of a module to use then
     assert adapted.active_adapters == ["default"]
     assert torch.equal(case.outputs(adapted), expected["default"])
     assert_same_bits(copy_state(adapted), copy_state(case.adapted()))
+
+
+def test_after_deleting_the_active_adapter_all_layers_use_the_same() -> None:
+    case = CASES["defaults"]
+    adapted = case.adapted(target_modules=["layers.1"])
+    case.add(adapted, "second", target_modules=["layers.0"])
+    case.add(adapted, "third", target_modules=["layers.0", "layers.1"])
+    adapted.set_adapter("third")
+    adapted.delete_adapter("third")
+    assert adapted.active_adapters == ["default"]
+    assert torch.equal(case.outputs(adapted), case.outputs(case.adapted(target_modules=["layers.1"])))
+    adapted.base_model.set_adapter(["second", "default"])
+    adapted.delete_adapter("second")
+    assert adapted.base_model.active_adapters == ["default"]
+    assert torch.equal(case.outputs(adapted), case.outputs(case.adapted(target_modules=["layers.1"])))
 
 
 @each_case_and_control

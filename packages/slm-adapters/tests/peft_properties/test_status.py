@@ -1,5 +1,7 @@
 """What PEFT reports about an adapted model: parameters, layers, their adapters and whether they are merged."""
 
+from typing import Any
+
 import pytest
 import torch
 from peft import PeftModel
@@ -67,13 +69,24 @@ def test_parameters_are_named_after_their_layer_and_adapter(case: Case) -> None:
 
 @each_case
 def test_layers_report_the_widths_and_tensors_of_the_base(case: Case) -> None:
-    base = {f"base_model.model.{name}": module for name, module in case.base().named_modules()}
-    for name, layer in layers(case.start()).items():
+    base: dict[str, Any] = {f"base_model.model.{name}": module for name, module in case.base().named_modules()}
+    adapted: dict[str, Any] = {**layers(case.start())}
+    for name, layer in adapted.items():
         weight = base[name].weight
         assert {layer.in_features, layer.out_features} <= set(weight.shape)
         assert torch.equal(layer.weight, weight)
         bias = getattr(base[name], "bias", None)
         assert layer.bias is None if bias is None else torch.equal(layer.bias, bias)
+
+
+@each_case_and_control
+def test_attributes_of_the_base_are_reached_through_the_adapted_model(case: Case) -> None:
+    adapted = case.start()
+    base = adapted.get_base_model()
+    assert type(base) is type(case.base())
+    for name, module in base.named_children():
+        if name != "model" and not name.isdigit():  # PEFT's own attribute
+            assert getattr(adapted, name) is module
 
 
 @pytest.mark.parametrize("targets", [["missing"], "missing", ["0", "missing"], r".*\.7"], ids=str)

@@ -97,7 +97,8 @@ CASES = {
     "norm-saved": Case("perceptron", A12 + 48, {"target_modules": ["layers.0"], "modules_to_save": ["norm"]}, 48),
     "regex-dropout": Case("perceptron", A24, {"target_modules": r".*\.1", "side": "input", "angle_dropout": 0.25}),
     "excluded": Case("perceptron", A6, {"target_modules": BOTH, "exclude_modules": ["layers.0"], "side": "output"}),
-    # Conv1D 16 -> 12 and a score of 12 -> 1.
+    # Conv1D 16 -> 12 and a score of 12 -> 1, of which a side of width 1 cannot be rotated.
+    "score-auto": Case("score", A12 + A12, {"target_modules": ["projection", "score"]}),
     "score": Case("score", A16 + A12, {"target_modules": ["projection", "score"], "side": "input"}),
     "score-saved": Case("score", A12 + 13, {"target_modules": ["projection"], "modules_to_save": ["score"]}, 13),
     "score-tokens": Case(

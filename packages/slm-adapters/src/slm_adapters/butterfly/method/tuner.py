@@ -186,6 +186,17 @@ class ButterflyModel(BaseTuner):  # type: ignore[misc]  # PEFT is partly typed
     def set_requires_grad(self, adapter_names: str | Sequence[str], requires_grad: bool = True) -> None:
         super().set_requires_grad(self._existing(adapter_names), requires_grad)
 
+    def delete_adapter(self, adapter_name: str) -> None:
+        """Delete an adapter. If no other is active, the first that is left becomes active, in all layers.
+
+        PEFT 0.21 lets each layer choose the first of its own.
+        """
+        active = self.active_adapters
+        super().delete_adapter(adapter_name)
+        others = [name for name in active if name != adapter_name] or list(self.peft_config)[:1]
+        if others and adapter_name in active:
+            self.set_adapter(others)
+
     def _existing(self, names: str | Sequence[str] | None) -> list[str] | None:
         """Return ``names`` as a list. Raises AdapterError for one that no adapter has, which PEFT 0.21 would ignore."""
         if names is None:
