@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from slm_bench.adapters import quality
 from slm_testing.bench.command_runs import SMALL_ADAPTERS, SMALL_TRAIN, CommandRun, WriteResult, run_bench
 
 
@@ -18,10 +17,8 @@ def kv_run(tmp_path_factory: pytest.TempPathFactory) -> CommandRun:
 
 @pytest.fixture(scope="session")
 def adapters_run(tmp_path_factory: pytest.TempPathFactory) -> CommandRun:
-    learners = [learner for learner in quality.LEARNERS if learner.name in ("butterfly", quality.REFERENCE)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(quality, "LEARNERS", learners)
-        return run_bench(tmp_path_factory.mktemp("adapters"), "adapters", *SMALL_ADAPTERS, "--quality", "--steps", "1")
+    quality = ["--quality", "--steps", "1", "--methods", "butterfly-auto", "--ranks", "1"]
+    return run_bench(tmp_path_factory.mktemp("adapters"), "adapters", *SMALL_ADAPTERS, *quality)
 
 
 @pytest.fixture(scope="session")

@@ -38,7 +38,7 @@ def batches() -> Tensor:
 def train(model: nn.Module, batches: Tensor) -> None:
     """Train with gradients that are summed over the micro-batches of a step, and averaged only in the last one."""
     trained = [values for values in model.parameters() if values.requires_grad]
-    optimizer = torch.optim.SGD(trained, lr=0.5)
+    optimizer = torch.optim.SGD(trained, lr=5.0)
     for micro_batches in batches:
         optimizer.zero_grad()
         for number, rows in enumerate(micro_batches, 1):

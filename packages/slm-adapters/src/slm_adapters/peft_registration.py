@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import wraps
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -25,6 +26,7 @@ from typing import Any
 from slm_adapters.base.log_filters import quiet_bitsandbytes
 
 METHOD = "slm_adapters.butterfly.method"
+TRANSFORMERS = "transformers.integrations.peft"
 
 
 def register_with_peft() -> None:
@@ -32,6 +34,8 @@ def register_with_peft() -> None:
     if sys.modules.get("peft") is None:
         if not any(isinstance(finder, PeftFinder) for finder in sys.meta_path):
             sys.meta_path.insert(0, PeftFinder())
+            if transformers := sys.modules.get(TRANSFORMERS):
+                import_peft_first(transformers)
         return
     peft = import_module("peft")  # waits while another thread imports it
     if not _is_initializing(peft):
@@ -43,8 +47,23 @@ def _is_initializing(module: ModuleType) -> bool:
     return bool(getattr(module.__spec__, "_initializing", False))
 
 
+def import_peft_first(transformers: Any) -> None:
+    """Make ``load_adapter`` of transformers' models import PEFT first; PEFT's import puts the method's guard there."""
+    mixin = transformers.PeftAdapterMixin
+    original = mixin.load_adapter
+
+    @wraps(original)
+    def load_adapter(*args: Any, **kwargs: Any) -> Any:
+        import_module("peft")
+        guarded = mixin.load_adapter
+        return (original if guarded is load_adapter else guarded)(*args, **kwargs)
+
+    load_adapter.replaces = original  # type: ignore[attr-defined]  # for the guard that takes its place
+    mixin.load_adapter = load_adapter
+
+
 class PeftFinder(MetaPathFinder):
-    """Finds PEFT where the other finders do, with a loader that registers the method afterwards.
+    """Finds PEFT, and transformers' use of it, where the other finders do, with a loader that does more afterwards.
 
     Calling ``find_spec`` has no side effect: transformers calls ``importlib.util.find_spec("peft")`` to check whether
     PEFT is installed, without importing it.
@@ -53,7 +72,7 @@ class PeftFinder(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname != "peft":
+        if fullname not in ("peft", TRANSFORMERS):
             return None
         for finder in sys.meta_path:
             if finder is self or not hasattr(finder, "find_spec"):
@@ -67,7 +86,7 @@ class PeftFinder(MetaPathFinder):
 
 
 class RegisteringLoader(Loader):
-    """Executes PEFT with its own loader, then imports the method, which registers itself."""
+    """Executes a module with its own loader. After PEFT it imports the method, which registers itself."""
 
     def __init__(self, loader: Any, finder: PeftFinder):
         self._loader = loader
@@ -87,6 +106,9 @@ class RegisteringLoader(Loader):
             module.__spec__.loader = self._loader
         with quiet_bitsandbytes():  # PEFT imports bitsandbytes
             self._loader.exec_module(module)
+        if module.__name__ == TRANSFORMERS:
+            import_peft_first(module)
+            return
         if self._finder in sys.meta_path:
             sys.meta_path.remove(self._finder)
         import_module(METHOD)

@@ -8,7 +8,7 @@ from slm_bench.harness.arguments import new_command
 from slm_kv import positive_int
 
 MEASUREMENTS = ("training", "decode", "quality")
-QUALITY_FLAGS = ("dataset", "steps", "seeds")
+QUALITY_FLAGS = ("dataset", "own_dataset", "methods", "ranks", "steps", "seeds", "runs")
 
 
 def add_adapters(commands: Any) -> None:
@@ -34,11 +34,25 @@ def add_adapters(commands: Any) -> None:
     flag("rounds", help="timed rounds of each method, after one to warm up; default: 5, with --full 7")
     for name in ("bf16", "device", "threads"):
         flag(name)
-    flag("dataset", help="texts for --quality; default: harbour, a built-in corpus")
+    flag("dataset", help="texts for --quality, or conversations, a built-in set; default: harbour, a built-in corpus")
+    flag("own_dataset", metavar="DATASET", help="texts that the base was trained on, to measure what it forgets")
+    flag("methods", metavar="NAME,...", help="methods of --quality besides LoRA, such as dora; a wrong name lists all")
+    flag(
+        "ranks",
+        type=ranks,
+        metavar="R,...",
+        help="ranks of LoRA whose sizes are matched; default: 1,4, with --full 1,4,16",
+    )
     flag("steps", type=positive_int, help="training steps of --quality; default: 24, with --full 48")
     flag("seeds", type=positive_int, help="runs of each method of --quality; default: 1, with --full 3")
+    flag("runs", metavar="FILE", help="keep finished training runs of --quality in this file, and do not repeat them")
     flag("json")
     flag("plot", default="outputs/adapters")
+
+
+def ranks(text: str) -> tuple[int, ...]:
+    """Return ascending ranks from their numbers, separated by commas."""
+    return tuple(sorted({positive_int(part.strip()) for part in text.split(",")}))
 
 
 def requested_measurements(arguments: argparse.Namespace) -> tuple[str, ...]:

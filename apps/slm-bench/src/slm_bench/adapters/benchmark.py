@@ -9,17 +9,16 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 from slm_adapters import AdapterError, check_targets, default_targets
-from slm_bench.adapters import decoding, exactness, quality, training_steps
+from slm_bench.adapters import decoding, exactness, training_steps
 from slm_bench.adapters.arguments import requested_measurements
 from slm_bench.adapters.base_models import digest, load_base, load_in_four_bits
 from slm_bench.adapters.contenders import Contender, make_contenders
 from slm_bench.adapters.methods import METHODS
+from slm_bench.adapters.quality import benchmark as quality
 from slm_bench.errors import BenchError
-from slm_bench.harness.arguments import DISTILGPT2_SHAPE, HARBOUR, SAMPLE, settings_from
+from slm_bench.harness.arguments import DISTILGPT2_SHAPE, SAMPLE, settings_from
 from slm_bench.harness.provenance import new_result
 from slm_bench.harness.result_file import Findings, ResultFile
-from slm_data import SourceOptions, load_corpus
-from slm_kv import load
 
 DECODING_ROUNDS = 3  # times as many as for training: a round of decoding is short
 NO_BITSANDBYTES = "bitsandbytes is not installed, or has no wheel for this machine; pip install bitsandbytes"
@@ -44,23 +43,22 @@ def measure(arguments: argparse.Namespace) -> ResultFile:
     """Run the requested measurements. Raises BenchError for unusable flags."""
     disable_progress_bar()
     requested, findings = requested_measurements(arguments), Findings()
+    quality_settings = quality.settings_of(arguments)  # refuses unknown methods before anything is measured
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    path = arguments.model_path or (None if arguments.full else SAMPLE)
+    has_costs = arguments.four_bit or "training" in requested or "decode" in requested
+    path = arguments.model_path or (None if arguments.full and has_costs else SAMPLE)
     base = load_base(path, device)
     setting = _setting(arguments, path or DISTILGPT2_SHAPE, base, device)
     settings = asdict(setting)
-    if "training" in requested or "decode" in requested:
+    if has_costs:
         _measure_costs(findings, setting, base, requested)
     if arguments.four_bit:
         _measure_four_bits(findings, setting, path)
     if "quality" in requested:
-        steps, seeds = (48, 3) if setting.full else (24, 1)
-        dataset, steps, seeds = arguments.dataset or HARBOUR, arguments.steps or steps, arguments.seeds or seeds
-        settings |= {"dataset": dataset, "steps": steps, "seeds": seeds}
-        # Without --model_path always the trained built-in base: an adapter over random weights shows no quality.
-        _measure_quality(findings, setting, arguments.model_path or SAMPLE, dataset, steps, seeds)
+        settings |= asdict(quality_settings)
+        quality.measure(findings, quality_settings, setting, arguments.runs)
     return new_result("adapters", settings, findings, device)
 
 
@@ -118,16 +116,3 @@ def _measure_four_bits(findings: Findings, setting: Setting, path: str | None) -
     (_, *adapted), left_out = make_contenders(quantized, methods, setting.target_modules, setting.bf16)
     findings.left_out |= {f"{name}, {title}": reason for name, reason in left_out.items()}
     _measure_decoding(findings, setting, adapted, title, cached=False)
-
-
-def _measure_quality(
-    findings: Findings, setting: Setting, model_path: str, dataset: str, steps: int, seeds: int
-) -> None:
-    tokenizer = load(model_path, dtype=torch.float32, device="cpu").tokenizer
-    base, eval_rows = load_base(model_path, setting.device), 160 if setting.full else 40
-    texts = quality.read_texts(load_corpus(SourceOptions(dataset)), tokenizer, steps, eval_rows, base.device)
-    before = quality.evaluate(base, texts.held_out)
-    learnt, left_out = quality.measure(base, default_targets(base), texts, seeds=seeds, full=setting.full)
-    title = f"quality on {dataset} from {model_path}, {steps} steps of {quality.BATCH_ROWS} x {quality.BLOCK_SIZE}"
-    findings.add("quality", {"before": before, "learnt": learnt}, quality.compare(learnt, texts, before, title))
-    findings.left_out |= left_out

@@ -32,22 +32,25 @@ class Contender:
         return isinstance(getattr(self.model, "base_model", None), ButterflyModel)
 
     def step(self, input_ids: Tensor) -> None:
-        """Run forward, backward and AdamW on ``input_ids`` [rows, tokens].
-
-        The base alone has nothing to train: its backward pass goes to the input embeddings.
-        """
-        device = input_ids.device.type
-        inputs = {"input_ids": input_ids}
-        if self.optimizer is None:
-            inputs = {"inputs_embeds": self.model.get_input_embeddings()(input_ids).requires_grad_()}
-        with torch.autocast(device, torch.bfloat16, enabled=self.bf16):
-            loss = self.model(**inputs, labels=input_ids, use_cache=False).loss
-        loss.backward()
+        """Run forward, backward and AdamW on ``input_ids`` [rows, tokens]."""
+        self.micro_batch(input_ids)
         if self.optimizer is not None:
             self.optimizer.step()
             self.optimizer.zero_grad()
-        if device == "cuda":
+        if input_ids.device.type == "cuda":
             torch.cuda.synchronize()
+
+    def micro_batch(self, input_ids: Tensor) -> None:
+        """Run forward and backward.
+
+        The base alone has nothing to train: its backward pass goes to the input embeddings.
+        """
+        inputs = {"input_ids": input_ids}
+        if self.optimizer is None:
+            inputs = {"inputs_embeds": self.model.get_input_embeddings()(input_ids).requires_grad_()}
+        with torch.autocast(input_ids.device.type, torch.bfloat16, enabled=self.bf16):
+            loss = self.model(**inputs, labels=input_ids, use_cache=False).loss
+        loss.backward()
 
 
 @torch.no_grad()
@@ -59,9 +62,9 @@ def eval_logits(model: Any, input_ids: Tensor) -> Tensor:
     return logits
 
 
-def add_adapter(base: Any, configure: Configure, targets: Sequence[str]) -> Any:
+def add_adapter(base: Any, configure: Configure, targets: Sequence[str], seed: int = 0) -> Any:
     """Return ``base`` with an adapter and shared weights. Raises ValueError if the method does not fit ``targets``."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model = share_weights(base)
     # PEFT 0.21 tries to compile CUDA kernels for BOFT and warns twice on a machine without a GPU.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)

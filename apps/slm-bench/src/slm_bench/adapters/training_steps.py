@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from slm_bench.adapters.contenders import Contender
 from slm_bench.adapters.methods import REFERENCE
@@ -25,19 +26,33 @@ class StepCost:
     times: Times
     saved: int  # bytes that autograd saves for the backward pass
     peak: int  # maximum bytes of tensors alive during a step, without the base's weights
+    operations: int  # torch operations of a micro-batch, without views
 
 
 def measure(contenders: Sequence[Contender], input_ids: Tensor, rounds: int) -> list[StepCost]:
     """Measure a step of each contender; the base alone comes first."""
     title = f"training steps of {len(contenders)} contenders"
-    print(f"{title}: memory", file=sys.stderr, flush=True)
+    print(f"{title}: memory and operations", file=sys.stderr, flush=True)
     warm_up(contenders, input_ids)
-    memory = [(saved_bytes(contender, input_ids), peak_bytes(contender, input_ids)) for contender in contenders]
+    counters = (saved_bytes, peak_bytes, operations)
+    counts = [[count(contender, input_ids) for count in counters] for contender in contenders]
     trainable = [count_parameters(contender.model).trainable for contender in contenders]
     steps = {contender.name: partial(contender.step, input_ids) for contender in contenders}
     times = time_interleaved(steps, rounds, title)
-    costs = zip(times.items(), trainable, memory, strict=True)
-    return [StepCost(name, parameters, seconds, *used) for (name, seconds), parameters, used in costs]
+    costs = zip(times.items(), trainable, counts, strict=True)
+    return [StepCost(name, parameters, seconds, *counted) for (name, seconds), parameters, counted in costs]
+
+
+class OperationCounter(TorchDispatchMode):
+    """Counts operations that compute or copy. On a GPU each launches a kernel or more; views do not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += not (operation.is_view or operation is torch.ops.aten._unsafe_view.default)
+        return operation(*args, **(kwargs or {}))
 
 
 def warm_up(contenders: Sequence[Contender], input_ids: Tensor) -> None:
@@ -47,14 +62,15 @@ def warm_up(contenders: Sequence[Contender], input_ids: Tensor) -> None:
 
 
 def compare(costs: Sequence[StepCost], shape: tuple[int, int]) -> Comparison:
-    """Return step times over LoRA's; ``shape``: rows and tokens of a step."""
+    """Return step times over those of LoRA without dropout; ``shape``: rows and tokens of a step."""
     frozen = costs[0]
     reference = next(cost for cost in costs if cost.name == REFERENCE)
     rows = []
     for cost in costs:
         ratios = {} if cost is reference else {"step time / LoRA's": reference.times.speed_over(cost.times)}
         memory = {"kept over the base, MiB": (cost.saved - frozen.saved) / 2**20, "peak, MiB": cost.peak / 2**20}
-        rows.append(Row(cost.name, ratios, {"step, s": cost.times.median, "trainable": cost.trainable, **memory}))
+        counts = {"trainable": cost.trainable, "operations": cost.operations}
+        rows.append(Row(cost.name, ratios, {"step, s": cost.times.median, **counts, **memory}))
     return Comparison(f"a training step, {shape[0]} x {shape[1]} tokens", tuple(rows))
 
 
@@ -72,6 +88,15 @@ def saved_bytes(contender: Contender, input_ids: Tensor) -> int:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         contender.step(input_ids)
     return sum(storage.nbytes() for storage in saved.values())
+
+
+def operations(contender: Contender, input_ids: Tensor) -> int:
+    """Return the operations of forward and backward, as for the first micro-batch of an optimizer step."""
+    with OperationCounter() as counter:
+        contender.micro_batch(input_ids)
+    if contender.optimizer is not None:
+        contender.optimizer.zero_grad()
+    return counter.count
 
 
 def peak_bytes(contender: Contender, input_ids: Tensor) -> int:

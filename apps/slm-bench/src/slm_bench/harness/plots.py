@@ -22,9 +22,11 @@ def plot_comparisons(result: ResultFile, path: Path) -> list[Path]:
     """Plot each comparison with ratios as a row of panels: its first ratio with the spread, and two figures as bars.
 
     Returns:
-        The files written.
+        The files written; none if there is no ratio.
     """
     shown = [comparison for comparison in result.results.comparisons if comparison.ratio_names]
+    if not shown:
+        return []
     rows = [len(comparison.rows) for comparison in shown]
     figure, panels = pyplot.subplots(
         len(shown),

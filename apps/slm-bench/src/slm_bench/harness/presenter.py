@@ -18,8 +18,8 @@ def present(result: ResultFile, json: str | None, plot: str | None) -> int:
     print_result(result)
     if json:
         save_result(result, Path(json))
-    if plot and result.results.comparisons:
-        print("plot: " + ", ".join(map(str, plot_comparisons(result, Path(plot)))))
+    if plot and (files := plot_comparisons(result, Path(plot))):
+        print("plot: " + ", ".join(map(str, files)))
     return 0 if result.guarantees_kept == len(result.guarantees) else 1
 
 

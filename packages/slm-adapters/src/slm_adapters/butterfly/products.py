@@ -1,10 +1,10 @@
 """Application of the factors to rows of activations, forward and backward, in few passes over memory.
 
-Activations are viewed as ``[width, N]``, so that the products with small matrices run along rows of N numbers. The
-first factor reads ``[N, width]`` without a copy, whole rows are moved between factors, and only the last result is
-transposed, into a contiguous tensor. It must be contiguous because the rounding of the next layer's product depends on
-the layout of its input, and with angles of zero the output must not change in any bit. (``torch.bmm`` with a strided
-``out`` would avoid the moves, but computes one product at a time.)
+A factor reads activations as groups ``[G, N, m]``: for each group the N rows of its m coordinates. The first factor
+reads ``[N, width]`` without a copy. Activations are copied between factors and at the end, into a contiguous tensor. It
+must be contiguous because the rounding of the next layer's product depends on the layout of its input, and with angles
+of zero the output must not change in any bit. (``torch.bmm`` with a strided ``out`` would avoid the copies, but
+computes one product at a time.)
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from torch import Tensor
 
 from slm_adapters.butterfly.composition import Factor
 
-# A piece has at least 64 rows and about 3 * 2**16 numbers, 0.75 MB in float32, so that it stays in the CPU's cache
-# between factors: 21 ms instead of 30 ms for 1,024 x 768 in blocks of 256 (AMD EPYC with AVX2, one thread).
-PIECE_ROWS, PIECE_NUMBERS = 64, 3 * 2**16
+# A piece has at least 64 rows and about 2**20 numbers, 4 MB in float32. Smaller ones would stay in the CPU's cache
+# between factors, but each takes as many operations as the whole.
+PIECE_ROWS, PIECE_NUMBERS = 64, 2**20
 
 Matrices = Sequence[Tensor]
 Factors = Sequence[Factor]
@@ -28,19 +28,21 @@ def apply(x: Tensor, matrices: Matrices, factors: Factors) -> Tensor:
     """Multiply ``x`` ``[N, width]`` by each factor in turn. On a CPU the rows are processed in pieces."""
     pieces = _pieces(x)
     if len(pieces) == 1:
-        return _forward(x, matrices, factors).T.contiguous()
+        return _forward(x, matrices, factors)
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     for piece, out_piece in zip(pieces, _pieces(out), strict=True):
-        out_piece.copy_(_forward(piece, matrices, factors).T)
+        out_piece.copy_(_forward(piece, matrices, factors))
     return out
 
 
 def apply_back(x: Tensor, matrices: Matrices, factors: Factors) -> Tensor:
     """Apply the inverse of ``apply``: the transpose of each factor, the last one first."""
-    columns = _columns(x, factors[-1])
-    for factor, matrix in zip(reversed(factors), reversed(matrices), strict=True):
-        columns = _ungrouped(torch.bmm(matrix.transpose(1, 2), _grouped(columns, factor)), factor)
-    return columns.T.contiguous()
+    groups = _grouped(x, factors[-1])
+    for index in range(len(factors) - 1, -1, -1):
+        groups = torch.bmm(groups, matrices[index])
+        if index:
+            groups = _regrouped(groups, factors[index], factors[index - 1])
+    return _ungrouped(groups, factors[0])
 
 
 def gradients(
@@ -50,13 +52,18 @@ def gradients(
 
     Intermediate activations are recomputed, not stored.
     """
+    pieces = _pieces(x)
+    if len(pieces) == 1:
+        return _backward(x, gradient, matrices, factors, needs_x)
     x_gradient = torch.empty(x.shape, dtype=x.dtype, device=x.device) if needs_x else None
     matrix_gradients = [torch.zeros_like(matrix) for matrix in matrices]
     out_pieces = _pieces(x if x_gradient is None else x_gradient)
-    for piece, gradient_piece, out_piece in zip(_pieces(x), _pieces(gradient), out_pieces, strict=True):
-        columns = _backward(piece, gradient_piece, matrices, factors, matrix_gradients, needs_x)
-        if needs_x:
-            out_piece.copy_(columns.T)
+    for piece, gradient_piece, out_piece in zip(pieces, _pieces(gradient), out_pieces, strict=True):
+        piece_gradient, parts = _backward(piece, gradient_piece, matrices, factors, needs_x)
+        for total, part in zip(matrix_gradients, parts, strict=True):
+            total += part
+        if piece_gradient is not None:
+            out_piece.copy_(piece_gradient)
     return x_gradient, matrix_gradients
 
 
@@ -73,45 +80,51 @@ def _pieces(x: Tensor) -> tuple[Tensor, ...]:
 
 
 def _forward(x: Tensor, matrices: Matrices, factors: Factors) -> Tensor:
-    """Return ``x`` ``[N, width]`` times each factor in turn, as ``[width, N]``."""
-    columns = x.T
-    for factor, matrix in zip(factors, matrices, strict=True):
-        columns = _ungrouped(torch.bmm(matrix, _grouped(columns, factor)), factor)
-    return columns
+    groups = _grouped(x, factors[0])
+    for index, matrix in enumerate(matrices):
+        if index:
+            groups = _regrouped(groups, factors[index - 1], factors[index])
+        groups = torch.bmm(groups, matrix.transpose(1, 2))
+    return _ungrouped(groups, factors[-1])
 
 
 def _backward(
-    x: Tensor, gradient: Tensor, matrices: Matrices, factors: Factors, matrix_gradients: Matrices, needs_x: bool
-) -> Tensor:
-    """Add to ``matrix_gradients`` in place, and return the gradient of ``x`` as ``[width, N]`` if ``needs_x``."""
-    inputs = [_grouped(x.T, factors[0])]
+    x: Tensor, gradient: Tensor, matrices: Matrices, factors: Factors, needs_x: bool
+) -> tuple[Tensor | None, list[Tensor]]:
+    inputs = [_grouped(x, factors[0])]
     for index in range(1, len(factors)):
-        product = torch.bmm(matrices[index - 1], inputs[-1])
-        inputs.append(_grouped(_ungrouped(product, factors[index - 1]), factors[index]))
-    columns = _columns(gradient, factors[-1])
+        product = torch.bmm(inputs[-1], matrices[index - 1].transpose(1, 2))
+        inputs.append(_regrouped(product, factors[index - 1], factors[index]))
+    groups, matrix_gradients = _grouped(gradient, factors[-1]), list[Tensor]()
     for index in range(len(factors) - 1, -1, -1):
-        groups = _grouped(columns, factors[index])
-        matrix_gradients[index].baddbmm_(groups, inputs[index].transpose(1, 2))
+        matrix_gradients.append(torch.bmm(groups.transpose(1, 2), inputs.pop()))
         if index or needs_x:
-            columns = _ungrouped(torch.bmm(matrices[index].transpose(1, 2), groups), factors[index])
-    return columns
+            groups = torch.bmm(groups, matrices[index])
+        if index:
+            groups = _regrouped(groups, factors[index], factors[index - 1])
+    return _ungrouped(groups, factors[0]) if needs_x else None, matrix_gradients[::-1]
 
 
-def _columns(x: Tensor, factor: Factor) -> Tensor:
-    """Return ``x`` ``[N, width]`` as ``[width, N]``: a view if the factor's coordinates are adjacent, else a copy.
-
-    A copy permuted in three dimensions takes 3 to 5 times as long as a transposed one in two (AMD EPYC with AVX2).
-    """
-    return x.T if factor.stride == 1 else x.T.contiguous()
-
-
-def _grouped(columns: Tensor, factor: Factor) -> Tensor:
-    """Return ``[width, N]`` as ``[groups, m, N]``: the coordinates of each group next to each other."""
-    (width, n), m, stride = columns.shape, factor.size, factor.stride
-    return columns.view(width // (m * stride), m, stride, n).transpose(1, 2).reshape(width // m, m, n)
+def _grouped(x: Tensor, factor: Factor) -> Tensor:
+    """Return rows ``[N, width]`` as the groups ``[G, N, m]`` of ``factor``: a view if its coordinates are adjacent."""
+    (n, width), m, stride = x.shape, factor.size, factor.stride  # len(x) would fix the number of rows when compiled
+    if stride == 1:
+        return x.view(n, width // m, m).transpose(0, 1)
+    groups = x.view(n, width // (m * stride), m, stride).permute(1, 3, 0, 2)
+    return groups.contiguous().flatten(0, 1)
 
 
 def _ungrouped(groups: Tensor, factor: Factor) -> Tensor:
-    """Return ``[groups, m, N]`` as ``[width, N]``: the inverse of ``_grouped``."""
-    (count, m, n), stride = groups.shape, factor.stride
-    return groups.view(count // stride, stride, m, n).transpose(1, 2).reshape(count * m, n)
+    """Return groups ``[G, N, m]`` as contiguous rows ``[N, width]``: the inverse of ``_grouped``."""
+    (count, n, m), stride = groups.shape, factor.stride
+    return groups.view(count // stride, stride, n, m).permute(2, 0, 3, 1).reshape(n, count * m)
+
+
+def _regrouped(groups: Tensor, source: Factor, target: Factor) -> Tensor:
+    """Return the groups ``[G, N, m]`` of ``source`` as those of ``target``: one copy if their digits are adjacent."""
+    if target.stride != source.stride * source.size and source.stride != target.stride * target.size:
+        return _grouped(_ungrouped(groups, source), target)
+    stride, n = min(source.stride, target.stride), groups.shape[1]
+    # Contiguous even if a view would do: torch.bmm computes the products of other layouts one at a time.
+    digits = groups.view(len(groups) // (target.size * stride), target.size, stride, n, source.size)
+    return digits.permute(0, 4, 2, 3, 1).contiguous().flatten(0, 2)

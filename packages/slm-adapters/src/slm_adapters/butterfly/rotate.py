@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from slm_adapters.butterfly.composition import compose, plan
+from slm_adapters.butterfly.composition import compose, plan, to_float64
+from slm_adapters.butterfly.composition_gradient import angle_gradients
 from slm_adapters.butterfly.products import apply, apply_back, gradients
 from slm_adapters.butterfly.structure import Rotation
 from slm_adapters.errors import AdapterError
@@ -24,13 +25,29 @@ def rotate(x: Tensor, angles: Tensor, rotation: Rotation) -> Tensor:
     result equals that of ``rotate_reference`` up to rounding. Raises AdapterError for shapes that do not fit.
     """
     _check_shapes(x, angles, rotation)
-    device = x.device.type
-    if torch.is_autocast_enabled(device):
-        x = x.to(torch.get_autocast_dtype(device))
+    x = x.to(rotated_dtype(x))
     # Autocast would round the composition of the matrices too: 2e-2 off orthogonal in bfloat16, against 4e-3.
-    with torch.autocast(device, enabled=False):
+    with torch.autocast(x.device.type, enabled=False):
         rows = x.reshape(-1, rotation.width)
         y = _rotate(rows, angles, rotation.width, rotation.block_size, rotation.stages)
+    return y.view(x.shape)
+
+
+def rotated_dtype(x: Tensor) -> torch.dtype:
+    """Return the dtype in which ``x`` is rotated: its own, or that of autocast if it is enabled.
+
+    Autocast leaves float64 as it is, in linear layers too.
+    """
+    device = x.device.type
+    is_cast = torch.is_autocast_enabled(device) and x.dtype != torch.float64
+    return torch.get_autocast_dtype(device) if is_cast else x.dtype
+
+
+def rotate_composed(x: Tensor, matrices: tuple[Tensor, ...], rotation: Rotation) -> Tensor:
+    """Rotate ``x`` ``[..., width]`` by composed matrices of the dtype ``rotated_dtype(x)``; differentiable in both."""
+    rows = x.to(matrices[0].dtype).reshape(-1, rotation.width)
+    with torch.autocast(x.device.type, enabled=False):
+        y: Tensor = _RotateComposed.apply(rows, rotation, *matrices)
     return y.view(x.shape)
 
 
@@ -62,11 +79,6 @@ def rotation_matrix(angles: Tensor, rotation: Rotation, dtype: torch.dtype = tor
     return rotate_back(eye, angles.detach(), rotation)
 
 
-def to_float64(tensor: Tensor) -> Tensor:
-    """Return ``tensor`` in float64, or in float32 on Apple's MPS, which has no float64."""
-    return tensor.float() if tensor.device.type == "mps" else tensor.to(torch.float64)
-
-
 # Dynamo treats this as one operation, whose arguments must be tensors and plain integers; AOTAutograd traces into it.
 @torch.compiler.allow_in_graph  # type: ignore[untyped-decorator]
 def _rotate(x: Tensor, angles: Tensor, width: int, block_size: int, stages: int) -> Tensor:
@@ -91,13 +103,32 @@ class _Rotate(torch.autograd.Function):
         factors = plan(ctx.rotation, x.device.type)
         if not needs_angles:
             return apply_back(gradient, rotation_matrices(angles, ctx.rotation, x.dtype), factors), None, None
-        with torch.enable_grad():
-            leaf = angles.detach().requires_grad_()
-            matrices = rotation_matrices(leaf, ctx.rotation, x.dtype)
-        detached = [matrix.detach() for matrix in matrices]
-        x_gradient, matrix_gradients = gradients(x, gradient, detached, factors, needs_x)
-        (angle_gradient,) = torch.autograd.grad(matrices, leaf, matrix_gradients)
-        return x_gradient, angle_gradient, None
+        matrices = rotation_matrices(angles, ctx.rotation, x.dtype)
+        x_gradient, matrix_gradients = gradients(x, gradient, matrices, factors, needs_x)
+        by_factor = {factor: values[None] for factor, values in zip(factors, matrix_gradients, strict=True)}
+        exact = angle_gradients(to_float64(angles).flatten()[None], ctx.rotation, factors, by_factor)
+        return x_gradient, exact.view(angles.shape).to(angles.dtype), None
+
+
+class _RotateComposed(torch.autograd.Function):
+    """Rotates ``x`` ``[N, width]`` by matrices; saves these and ``x``, and recomputes intermediate rows."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rotation: Rotation, *matrices: Tensor) -> Tensor:
+        ctx.rotation = rotation
+        ctx.save_for_backward(x, *matrices)
+        return apply(x, matrices, plan(rotation, x.device.type))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, *matrices = ctx.saved_tensors
+        needs_x, _, needs_matrices, *_ = ctx.needs_input_grad
+        factors = plan(ctx.rotation, x.device.type)
+        if not needs_matrices:
+            return apply_back(gradient, matrices, factors), None, *[None] * len(matrices)
+        x_gradient, matrix_gradients = gradients(x, gradient, matrices, factors, needs_x)
+        return x_gradient, None, *matrix_gradients
 
 
 def _check_shapes(x: Tensor, angles: Tensor, rotation: Rotation) -> None:

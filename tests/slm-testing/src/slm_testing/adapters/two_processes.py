@@ -8,6 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+# Autograd starts its threads at the first backward pass, after which a process with any GPU must not fork. Compiling
+# pretends that there is a GPU (torch 2.13), so the first pass is here, where tests are collected: before any compiles.
+torch.ones(1, requires_grad=True).backward()
+
 WORLD_SIZE = 2
 SECONDS = 60
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import Enum
 from typing import Any
 
 from peft import PeftConfig
@@ -11,11 +11,15 @@ from peft import PeftConfig
 from slm_adapters.butterfly.value_checks import SIDES, check_values
 from slm_adapters.errors import AdapterError
 
+# Some ways to load an adapter read its tensors only. So a later version must also give its tensors other names.
 FORMAT_VERSION = 1
 
 
-class ButterflyType(StrEnum):
-    """The method's type: a string enumeration like PEFT's own ``PeftType``, which cannot be extended."""
+class ButterflyType(str, Enum):  # noqa: UP042  # see below
+    """The method's type: a string enumeration like PEFT's own ``PeftType``, which cannot be extended.
+
+    Not a ``StrEnum``: PEFT's ``get_model_status`` shows what follows the dot in ``str(peft_type)``.
+    """
 
     BUTTERFLY = "BUTTERFLY"
 
@@ -74,6 +78,7 @@ class ButterflyConfig(PeftConfig):  # type: ignore[misc]  # PEFT is partly typed
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _check_format(self.format_version)
         self.peft_type = ButterflyType.BUTTERFLY
         for setting in ("target_modules", "exclude_modules"):
             if isinstance(getattr(self, setting), list):
@@ -87,10 +92,13 @@ class ButterflyConfig(PeftConfig):  # type: ignore[misc]  # PEFT is partly typed
     @classmethod
     def check_kwargs(cls, **kwargs: Any) -> dict[str, Any]:
         """Refuse a checkpoint of a later format. PEFT calls this before it drops values that it does not know."""
-        version = kwargs.get("format_version", FORMAT_VERSION)
-        if version != FORMAT_VERSION:
-            raise AdapterError(
-                f"the butterfly adapter has format version {version}, but this slm-adapters reads version "
-                f"{FORMAT_VERSION}; update slm-adapters"
-            )
+        _check_format(kwargs.get("format_version", FORMAT_VERSION))
         return super().check_kwargs(**kwargs)
+
+
+def _check_format(version: Any) -> None:
+    if version != FORMAT_VERSION:
+        raise AdapterError(
+            f"the butterfly adapter has format version {version}, but this slm-adapters reads version "
+            f"{FORMAT_VERSION}; update slm-adapters"
+        )

@@ -32,6 +32,11 @@ class TensorSnapshot:
         return cls(tensor.detach().clone(), None) if tensor.device.type == "cpu" else cls.of_memory(tensor)
 
     @classmethod
+    def of_copy(cls, tensor: Tensor, copy: Tensor) -> TensorSnapshot:
+        """Like ``of_values``, with an existing copy of the values, of any shape."""
+        return cls(copy.view(tensor.shape), None) if tensor.device.type == "cpu" else cls.of_memory(tensor)
+
+    @classmethod
     def of_memory(cls, tensor: Tensor) -> TensorSnapshot:
         """Compare by memory on any device; nothing is copied."""
         return cls(tensor.detach(), _version(tensor))
@@ -42,7 +47,7 @@ class TensorSnapshot:
         if tensor.device != recorded.device or tensor.dtype != recorded.dtype:
             return False
         if self.version is None:
-            return torch.equal(tensor, recorded)
+            return torch.equal(tensor, recorded) or _same_bits(tensor, recorded)
         return tensor.data_ptr() == recorded.data_ptr() and _version(tensor) == self.version
 
 
@@ -135,6 +140,13 @@ class InferenceCache:
             cached = CachedRotation.compose(x, angles, strength, rotation)
             self.rotations[key] = cached
         return cached.matrices
+
+
+def _same_bits(tensor: Tensor, other: Tensor) -> bool:
+    """Whether two tensors of one dtype have the same bits: true for values that are not a number, too."""
+    if tensor.shape != other.shape:
+        return False
+    return torch.equal(tensor.detach().view(torch.uint8), other.view(torch.uint8))
 
 
 def _version(tensor: Tensor) -> int:

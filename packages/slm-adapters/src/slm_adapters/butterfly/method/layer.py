@@ -18,8 +18,10 @@ from slm_adapters.base.quantization import is_quantized
 from slm_adapters.butterfly.method.config import ButterflyConfig
 from slm_adapters.butterfly.method.inference_cache import CachedMergedLayer
 from slm_adapters.butterfly.method.layer_parameters import ButterflyParameters
+from slm_adapters.butterfly.method.placement import AdaptedWeight
+from slm_adapters.butterfly.method.shared_compositions import compose_alone, is_plain
 from slm_adapters.butterfly.method.sides import INPUT, OUTPUT
-from slm_adapters.butterfly.rotate import rotate, rotate_by_matrices
+from slm_adapters.butterfly.rotate import rotate, rotate_by_matrices, rotate_composed, rotated_dtype
 from slm_adapters.butterfly.structure import Rotation
 from slm_adapters.errors import AdapterError
 
@@ -42,7 +44,8 @@ class ButterflyLayer(ButterflyParameters):
         self.cache_weight: bool | None = None  # set by ButterflyModel.cache_weights
         self.saved_weight: SavedWeight | None = None  # while an adapter is merged
         small = self.in_features * self.out_features <= SMALL_LAYER_WEIGHTS
-        self.is_small = small and not is_quantized(self.get_base_layer())
+        self.rounds_input = not is_quantized(self.get_base_layer())
+        self.is_small = small and self.rounds_input
 
     def forward(self, x: Tensor, *args: Any, adapter_names: Sequence[str] | None = None, **kwargs: Any) -> Tensor:
         if adapter_names is None and (merged_layer := self._merged_layer_for(x)):
@@ -76,12 +79,19 @@ class ButterflyLayer(ButterflyParameters):
         rows = {name: torch.tensor([n == name for n in adapter_names], device=x.device) for name in adapters}
         for name, mask in rows.items():
             if INPUT in self.rotations[name]:
-                x = x.clone().masked_scatter_(_expand_mask(mask, x), self._rotated(x[mask], INPUT, name))
+                x = x.clone().masked_scatter_(_expand_mask(mask, x), self._rotated(x[mask], INPUT, name).to(x.dtype))
         y: Tensor = self.base_layer(x, *args, **kwargs)
         for name, mask in rows.items():
             rotated = self._scaled(self._rotated(y[mask], OUTPUT, name), name)
             y = y.masked_scatter(_expand_mask(mask, y), rotated.to(y.dtype))
         return y
+
+    @property
+    def weight(self) -> Tensor:
+        """The base's weight: guarded against use in computations while an adapter has an effect on the layer."""
+        weight: Tensor = super().weight
+        in_use = not self.disable_adapters and not self.merged and self._effective(self.active_adapters)
+        return AdaptedWeight.of(weight, self.layer_name) if in_use else weight
 
     def _effective(self, adapters: Sequence[str]) -> list[str]:
         """Return the adapters that this layer has and that have an effect: strength 0 is the base, bit for bit."""
@@ -94,9 +104,18 @@ class ButterflyLayer(ButterflyParameters):
         angles: Tensor = getattr(self, side)[adapter]
         if self._may_cache(x, angles):
             return self._rotated_from_cache(x, side, adapter, rotation)
-        if self.training and self.angle_dropout[adapter]:
-            angles = nn.functional.dropout(angles, self.angle_dropout[adapter])
-        return rotate(x, self._with_strength(angles, adapter), rotation).to(x.dtype)
+        strength, dropout = self.strength[adapter], self.angle_dropout[adapter] if self.training else 0.0
+        if torch.compiler.is_compiling() or not is_plain(x, angles):
+            dropped = nn.functional.dropout(angles, dropout) if dropout else angles
+            return rotate(x, self._with_strength(dropped, adapter), rotation).to(x.dtype)
+        if dropout:
+            dropped = nn.functional.dropout(angles, dropout)
+            matrices = compose_alone(dropped, strength, rotation, rotated_dtype(x))
+        else:
+            matrices = self.compositions.matrices(self, side, adapter, rotated_dtype(x))
+        y = rotate_composed(x, matrices, rotation)
+        # Under autocast a linear layer would round its input to this dtype again.
+        return y if side == INPUT and self.rounds_input else y.to(x.dtype)
 
     def _rotated_from_cache(self, x: Tensor, side: str, adapter: str, rotation: Rotation) -> Tensor:
         angles: Tensor = getattr(self, side)[adapter]
@@ -154,6 +173,7 @@ class ButterflyLayer(ButterflyParameters):
 
     def train(self, mode: bool = True) -> ButterflyLayer:
         self.cache.clear()
+        self.compositions.clear()
         super().train(mode)
         return self
 

@@ -11,11 +11,12 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from slm_adapters.base.layer_weights import features, is_sharded, read_weight
-from slm_adapters.butterfly.composition import plan
+from slm_adapters.butterfly.composition import plan, to_float64
 from slm_adapters.butterfly.method.config import ButterflyConfig
 from slm_adapters.butterfly.method.inference_cache import InferenceCache
+from slm_adapters.butterfly.method.shared_compositions import SharedCompositions
 from slm_adapters.butterfly.method.sides import INPUT, OUTPUT, rotations_by_side
-from slm_adapters.butterfly.rotate import rotate_back, rotate_by_matrices, rotation_matrices, to_float64
+from slm_adapters.butterfly.rotate import rotate_back, rotate_by_matrices, rotation_matrices
 from slm_adapters.butterfly.structure import Rotation
 from slm_adapters.butterfly.value_checks import check_strength
 from slm_adapters.errors import AdapterError
@@ -50,6 +51,7 @@ class ButterflyParameters(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # P
         self.angle_dropout: dict[str, float] = {}
         self.merged_adapters: list[str] = []
         self.cache = InferenceCache()
+        self.compositions = SharedCompositions()  # replaced by those of the model
         self._disable_adapters = False
         self._active_adapter = adapter_name
         self.update_layer(adapter_name, config)
@@ -69,6 +71,7 @@ class ButterflyParameters(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # P
 
     def delete_adapter(self, adapter_name: str) -> None:
         self.cache.clear()
+        self.compositions.forget(adapter_name)
         super().delete_adapter(adapter_name)
 
     def _new_parameter(self, shape: tuple[int, ...], config: ButterflyConfig) -> nn.Parameter:
@@ -98,6 +101,7 @@ class ButterflyParameters(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # P
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ButterflyParameters:
         """Move or cast the layer (``to``, ``half`` and others). Angles and magnitudes stay in float32 or more."""
         self.cache.clear()  # the tensors are replaced
+        self.compositions.clear()
         for name, child in self.named_children() if recurse else ():
             child._apply(partial(_at_least_float32, fn) if name in self.adapter_layer_names else fn)
         super()._apply(fn, recurse=False)

@@ -12,7 +12,6 @@ from copy import deepcopy
 from functools import partial
 from typing import Any
 
-import torch
 from peft.mapping import (
     PEFT_TYPE_TO_CONFIG_MAPPING,
     PEFT_TYPE_TO_PREFIX_MAPPING,
@@ -28,17 +27,25 @@ from slm_adapters.base.quantization import is_quantized, keep_layout
 from slm_adapters.butterfly.method.checkpoint_checks import check_checkpoint
 from slm_adapters.butterfly.method.config import ButterflyConfig, ButterflyType
 from slm_adapters.butterfly.method.layer import ButterflyLayer
+from slm_adapters.butterfly.method.placement import (
+    NO_ADAPTER,
+    PREFIX,
+    MethodPrefix,
+    check_adapter_name,
+    check_place,
+    is_never_called,
+)
 from slm_adapters.butterfly.method.shared_weights import saves_embeddings, shared_layers
+from slm_adapters.butterfly.method.undo import undone_on_failure
+from slm_adapters.butterfly.method.weighted_sum import check_combination, check_sum, fill_with_sum
 from slm_adapters.errors import AdapterError
 from slm_adapters.targets import is_named, shortest_names
-
-NO_ADAPTER = "__base__"  # PEFT's name for a row without an adapter
 
 
 class ButterflyModel(BaseTuner):  # type: ignore[misc]  # PEFT is partly typed
     """Wraps each target of a model with a ButterflyLayer."""
 
-    prefix = "butterfly_"
+    prefix = PREFIX
     tuner_layer_cls = ButterflyLayer
     target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012  # PEFT's name, never written to
 
@@ -57,6 +64,18 @@ class ButterflyModel(BaseTuner):  # type: ignore[misc]  # PEFT is partly typed
         for target in sorted(targets) if isinstance(targets, set | list) else ():
             if not any(is_named(name, [target]) for name, _ in model.named_modules()):
                 raise AdapterError(f"target module {target!r} matches no layer of this model")
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """Place the adapter called ``adapter_name`` on its targets. If that fails, the model is as it was before.
+
+        All layers of ``model`` then compose their rotations together.
+        """
+        with undone_on_failure(model, adapter_name):
+            check_adapter_name(adapter_name, model)
+            super().inject_adapter(model, adapter_name, *args, **kwargs)
+        layers = [module for module in model.modules() if isinstance(module, ButterflyLayer)]
+        for layer in layers[:1]:
+            layer.compositions.share_with(layers)
 
     def _check_tied_modules(self, model: nn.Module, peft_config: Any) -> None:
         """Tie the trained copies of tied embeddings (``ensure_weight_tying``), whatever the embeddings are called.
@@ -85,6 +104,7 @@ class ButterflyModel(BaseTuner):  # type: ignore[misc]  # PEFT is partly typed
         if isinstance(target, ButterflyLayer):
             target.update_layer(adapter_name, peft_config)
             return
+        check_place(parent, current_key)
         if reason := self._shared_layers.get(target):
             raise AdapterError(f"{current_key} {reason}")
         if isinstance(target, BaseTunerLayer):
@@ -148,24 +168,25 @@ class ButterflyModel(BaseTuner):  # type: ignore[misc]  # PEFT is partly typed
     ) -> None:
         """Add an adapter whose angles (and magnitudes minus one) are the weighted sums of those of ``adapters``.
 
-        It is orthogonal like any other. Raises AdapterError for another ``combination_type`` and for adapters of
-        different shapes.
+        It is orthogonal like any other. Its strength is 1: each adapter's own strength is part of the sum, so one
+        adapter with the weight 1 gives a copy with the same effect.
+
+        Raises AdapterError, and leaves the model as it was, for an existing ``adapter_name``, another
+        ``combination_type``, options of such types, and adapters of different shapes.
         """
-        if combination_type != "linear" or options:
-            raise AdapterError(
-                f"butterfly adapters are combined by their angles (combination_type='linear'), not by "
-                f"{', '.join([combination_type, *options])}"
-            )
-        if len(adapters) != len(weights) or not adapters:
-            raise AdapterError(f"give one weight for each adapter, not {len(weights)} for {len(adapters)}")
-        configs = [self._config_of(name) for name in adapters]
-        self._check_same_shapes(adapters, configs)
-        self.peft_config[adapter_name] = deepcopy(configs[0])
-        self.peft_config[adapter_name].strength = 1.0
-        self.inject_adapter(self.model, adapter_name)
-        for _, layer in self.butterfly_layers():
-            if adapter_name in layer.rotations:
-                _fill_with_sum(layer, adapter_name, adapters, weights)
+        if adapter_name in self.peft_config:
+            raise AdapterError(f"there is an adapter {adapter_name!r} already; choose another name, or delete it first")
+        check_combination(combination_type, options)
+        for name in adapters:
+            self._config_of(name)
+        check_sum(self.peft_config, adapters, weights, [layer for _, layer in self.butterfly_layers()])
+        with undone_on_failure(self.model, adapter_name):
+            self.peft_config[adapter_name] = deepcopy(self.peft_config[adapters[0]])
+            self.peft_config[adapter_name].strength = 1.0
+            self.inject_adapter(self.model, adapter_name)
+            for _, layer in self.butterfly_layers():
+                if adapter_name in layer.rotations:
+                    fill_with_sum(layer, adapter_name, adapters, weights)
 
     def merge_adapter(self, adapter_names: str | Sequence[str] | None = None, safe_merge: bool = False) -> None:
         super().merge_adapter(self._existing(adapter_names), safe_merge)
@@ -211,17 +232,6 @@ class ButterflyModel(BaseTuner):  # type: ignore[misc]  # PEFT is partly typed
             raise AdapterError(f"there is no adapter {adapter!r}; there are {', '.join(self.peft_config)}")
         return self.peft_config[adapter]
 
-    def _check_same_shapes(self, adapters: Sequence[str], configs: Sequence[Any]) -> None:
-        for name, config in zip(adapters, configs, strict=True):
-            for setting in ("block_size", "stages", "side", "scale"):
-                if getattr(config, setting) != getattr(configs[0], setting):
-                    raise AdapterError(
-                        f"adapters {adapters[0]!r} and {name!r} differ in {setting}; their angles cannot be added"
-                    )
-        for layer_name, layer in self.butterfly_layers():
-            if len({name in layer.rotations for name in adapters}) > 1:
-                raise AdapterError(f"not all of {', '.join(adapters)} adapt {layer_name}; their angles cannot be added")
-
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
         """Pass ``adapter_names``, a name for each row of the batch, to the layers, as PEFT's LoRA does."""
@@ -255,19 +265,20 @@ class ButterflyModel(BaseTuner):  # type: ignore[misc]  # PEFT is partly typed
 
 
 def _linear_layer_names(model: nn.Module) -> set[str]:
-    """Return names of all linear layers, including adapted ones, except the output embeddings: last parts if possible.
+    """Return names of all linear layers, including adapted ones: last parts if possible.
 
-    With short names, ``layers_to_transform`` can still select blocks, and loading the adapter into a model with another
-    number of blocks is noticed.
+    The output embeddings and layers that are never called are left out. With short names, ``layers_to_transform`` can
+    still select blocks, and loading the adapter into a model with another number of blocks is noticed.
     """
     any_model: Any = model
     head = any_model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    shared = shared_layers(model)
+    never_called = (child for parent in model.modules() if is_never_called(parent) for child in parent.children())
+    skipped = {head, *shared_layers(model), *never_called}
     layers = [
         name
         for name, module in model.named_modules()
         if isinstance(module, ButterflyLayer)
-        or (features(module) and module is not head and module not in shared and not name.endswith("base_layer"))
+        or (features(module) and module not in skipped and not name.endswith("base_layer"))
     ]
     return set(shortest_names(model, layers))
 
@@ -278,18 +289,9 @@ def _with_adapter_names(
     return args, kwargs | {"adapter_names": names}
 
 
-@torch.no_grad()
-def _fill_with_sum(layer: ButterflyLayer, target: str, adapters: Sequence[str], weights: Sequence[float]) -> None:
-    for part in layer.adapter_layer_names:
-        parameters = getattr(layer, part)
-        if target in parameters:
-            terms = zip(adapters, weights, strict=True)
-            parameters[target].copy_(sum(weight * layer.strength[name] * parameters[name] for name, weight in terms))
-
-
 def register() -> None:
     """Add the method to PEFT's dictionaries. They are keyed by strings, so PeftType need not be extended."""
     name: Any = ButterflyType.BUTTERFLY
     PEFT_TYPE_TO_CONFIG_MAPPING[name] = ButterflyConfig
     PEFT_TYPE_TO_TUNER_MAPPING[name] = ButterflyModel
-    PEFT_TYPE_TO_PREFIX_MAPPING[name] = ButterflyModel.prefix
+    PEFT_TYPE_TO_PREFIX_MAPPING[name] = MethodPrefix(ButterflyModel.prefix)
