@@ -36,7 +36,7 @@ class DirectUse(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if isinstance(self.called.weight, Tensor) and self.called.weight.dtype != torch.int8:
             x = x.to(self.called.weight.dtype).to(self.called.weight.device)
-        y: Tensor = self.called(F.linear(x, self.used.weight, self.used.bias))
+        y: Tensor = self.called(F.linear(x, weight=self.used.weight, bias=self.used.bias))
         return y
 
 

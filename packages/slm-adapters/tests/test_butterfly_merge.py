@@ -10,9 +10,7 @@ from slm_adapters import AdapterError, ButterflyConfig, ButterflyLayer, Rotation
 from slm_adapters.layer_laws import merged_equals_unmerged, unmerge_restores
 from slm_testing.adapters.tiny_adapters import (
     MakeModel,
-    all_models,
     all_settings,
-    assert_close,
     assert_same_bits,
     copy_state,
     layers,
@@ -21,24 +19,6 @@ from slm_testing.adapters.tiny_adapters import (
     randomize_angles,
     weight,
 )
-
-
-@all_models
-@all_settings
-def test_merged_computes_the_same_and_unmerging_restores_every_bit(
-    tiny: MakeModel, name: str, settings: dict[str, Any], input_ids: torch.Tensor
-) -> None:
-    adapted = random_butterfly(tiny(name), **settings)
-    before, unmerged = copy_state(adapted), logits(adapted, input_ids)
-    adapted.merge_adapter()
-    changed = [at for at, values in adapted.state_dict().items() if not torch.equal(values, before[at])]
-    assert {at.rpartition(".base_layer.")[0] for at in changed} == {
-        at for at, _ in adapted.named_modules() if at in layers(adapted)
-    }
-    assert_close(logits(adapted, input_ids), unmerged)
-    adapted.unmerge_adapter()
-    assert_same_bits(copy_state(adapted), before)
-    assert torch.equal(logits(adapted, input_ids), unmerged)
 
 
 @all_settings
@@ -78,16 +58,6 @@ def test_the_merged_weight_is_the_product_of_the_matrices() -> None:
     torch.testing.assert_close(base.bias.detach(), magnitude @ output_matrix @ base_bias, rtol=0, atol=1e-14)
 
 
-@all_models
-def test_merge_and_unload_returns_a_plain_model(tiny: MakeModel, name: str, input_ids: torch.Tensor) -> None:
-    adapted = random_butterfly(tiny(name), side="both", block_size=16, scale=True)
-    unmerged = logits(adapted, input_ids)
-    plain = adapted.merge_and_unload(safe_merge=True)
-    assert type(plain) is type(tiny(name))
-    assert plain.state_dict().keys() == tiny(name).state_dict().keys()
-    assert_close(logits(plain, input_ids), unmerged)
-
-
 def test_a_safe_merge_refuses_a_damaged_adapter_and_leaves_the_base(tiny: MakeModel) -> None:
     adapted = random_butterfly(tiny("llama"), side="input")
     layer = next(iter(layers(adapted).values()))
@@ -99,14 +69,6 @@ def test_a_safe_merge_refuses_a_damaged_adapter_and_leaves_the_base(tiny: MakeMo
         adapted.merge_adapter(safe_merge=True)
     adapted.unmerge_adapter()
     assert_same_bits(copy_state(adapted.unload()), copy_state(tiny("llama")))
-
-
-def test_merging_twice_is_merging_once(tiny: MakeModel) -> None:
-    adapted = random_butterfly(tiny("llama"))
-    adapted.merge_adapter()
-    once = copy_state(adapted)
-    adapted.merge_adapter()
-    assert_same_bits(copy_state(adapted), once)
 
 
 def test_a_merged_model_cast_to_another_dtype_unmerges_in_that_dtype(tiny: MakeModel, input_ids: torch.Tensor) -> None:

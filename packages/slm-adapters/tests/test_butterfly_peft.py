@@ -1,11 +1,10 @@
 """Butterfly adapters through PEFT's own functions, on models of four architectures."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
+from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import nn
 
@@ -15,7 +14,6 @@ from slm_testing.adapters.tiny_adapters import (
     SETTINGS,
     MakeModel,
     all_models,
-    all_settings,
     assert_differ,
     assert_same_bits,
     butterfly,
@@ -26,21 +24,6 @@ from slm_testing.adapters.tiny_adapters import (
     randomize_angles,
     weight,
 )
-
-
-@all_models
-@all_settings
-def test_a_saved_adapter_is_loaded_bit_for_bit(
-    tiny: MakeModel, name: str, settings: dict[str, Any], input_ids: torch.Tensor, tmp_path: Path
-) -> None:
-    adapted = random_butterfly(tiny(name), **settings)
-    expected = logits(adapted, input_ids)
-    assert_differ(expected, logits(tiny(name), input_ids))
-    saved_is_loaded(adapted, input_ids, tmp_path)
-    loaded = PeftModel.from_pretrained(tiny(name), tmp_path)
-    assert torch.equal(logits(loaded, input_ids), expected)
-    assert_same_bits(get_peft_model_state_dict(loaded), get_peft_model_state_dict(adapted))
-    assert not any(values.requires_grad for values in loaded.parameters())
 
 
 def test_the_law_of_saving_leaves_the_model_unchanged_and_fails_when_something_is_lost(
@@ -58,24 +41,6 @@ def test_the_law_of_saving_leaves_the_model_unchanged_and_fails_when_something_i
 
 
 @all_models
-def test_a_disabled_adapter_leaves_the_base_bit_for_bit(tiny: MakeModel, name: str, input_ids: torch.Tensor) -> None:
-    before = logits(tiny(name), input_ids)
-    adapted = random_butterfly(tiny(name), side="both", scale=True)
-    expected = logits(adapted, input_ids)
-    for _ in ("unmerged", "merged"):
-        with adapted.disable_adapter():
-            assert torch.equal(logits(adapted, input_ids), before)
-        assert torch.equal(logits(adapted, input_ids), expected)
-        adapted.merge_adapter()
-
-
-@all_models
-def test_unloading_restores_the_base_bit_for_bit(tiny: MakeModel, name: str) -> None:
-    plain = random_butterfly(tiny(name), side="both").unload()
-    assert_same_bits(copy_state(plain), copy_state(tiny(name)))
-
-
-@all_models
 def test_each_of_two_adapters_acts_as_if_alone(tiny: MakeModel, name: str, input_ids: torch.Tensor) -> None:
     settings, other_settings = SETTINGS["both-blocks"], SETTINGS["output-scale"]
     adapted = random_butterfly(tiny(name), **settings)
@@ -89,21 +54,6 @@ def test_each_of_two_adapters_acts_as_if_alone(tiny: MakeModel, name: str, input
         assert torch.equal(logits(adapted, input_ids), expected[adapter])
         trained = {key.rpartition(".")[2] for key, values in adapted.named_parameters() if values.requires_grad}
         assert trained == {adapter}
-
-
-def test_after_deleting_an_adapter_its_name_starts_at_zero_again(tiny: MakeModel, input_ids: torch.Tensor) -> None:
-    before = logits(tiny("llama"), input_ids)
-    adapted = random_butterfly(tiny("llama"), side="both", scale=True)
-    adapted.add_adapter("other", ButterflyConfig(task_type="CAUSAL_LM"))
-    randomize_angles(adapted, "other", seed=1)
-    adapted.set_adapter("other")
-    expected = logits(adapted, input_ids)
-    adapted.delete_adapter("default")
-    assert torch.equal(logits(adapted, input_ids), expected)
-    assert not any(at.endswith(".default") for at in adapted.state_dict())
-    adapted.add_adapter("default", ButterflyConfig(task_type="CAUSAL_LM", side="input"))
-    adapted.set_adapter("default")
-    assert torch.equal(logits(adapted, input_ids), before)
 
 
 @pytest.mark.parametrize("round", range(3))
@@ -146,40 +96,6 @@ def test_a_bfloat16_base_has_angles_in_float32(
     assert_same_bits(copy_state(adapted), before)
 
 
-# Angles of a full rotation, counted by hand: width / 2 for each factor of two; 3 for each triple.
-ANGLES = {32: 5 * 16, 64: 6 * 32, 128: 7 * 64, 192: 6 * 96 + 3 * 64, 256: 8 * 128}
-WIDTHS = {  # features in and out of a block's layers
-    "gpt2": [(64, 192), (64, 64), (64, 256), (256, 64)],
-    "llama": [(64, 64), (64, 32), (64, 32), (64, 64), (64, 128), (64, 128), (128, 64)],
-    "neox": [(64, 192), (64, 64), (64, 128), (128, 64)],
-    "qwen2": [(64, 64), (64, 32), (64, 32), (64, 64), (64, 128), (64, 128), (128, 64)],
-}
-
-
-@all_models
-@pytest.mark.parametrize("side", ["input", "output", "both", "auto"])
-@pytest.mark.parametrize("scale", [False, True])
-def test_only_the_angles_train_and_their_number_is_as_expected(
-    tiny: MakeModel, name: str, side: str, scale: bool, capsys: pytest.CaptureFixture[str]
-) -> None:
-    counts = {
-        "input": lambda i, o: ANGLES[i],
-        "output": lambda i, o: ANGLES[o],
-        "both": lambda i, o: ANGLES[i] + ANGLES[o],
-    }
-    counts["auto"] = lambda i, o: ANGLES[min(i, o)]
-    expected = 2 * sum(counts[side](i, o) + (o if scale else 0) for i, o in WIDTHS[name])
-    adapted = butterfly(tiny(name), side=side, scale=scale)
-    assert adapted.get_nb_trainable_parameters()[0] == expected
-    adapted.print_trainable_parameters()
-    assert capsys.readouterr().out.startswith(f"trainable params: {expected:,} ||")
-
-
-def test_blocks_count_their_angles(tiny: MakeModel) -> None:
-    adapted = butterfly(tiny("llama"), side="input", block_size=16, stages=2)
-    assert adapted.get_nb_trainable_parameters()[0] == 2 * sum(2 * i // 2 for i, _ in WIDTHS["llama"])
-
-
 @all_models
 def test_angles_set_from_a_state_take_effect_at_once(tiny: MakeModel, name: str, input_ids: torch.Tensor) -> None:
     settings = SETTINGS["both-blocks"]
@@ -202,24 +118,6 @@ def test_a_file_loaded_into_the_same_name_takes_effect_at_once(
     assert_differ(logits(adapted, input_ids), logits(source, input_ids))
     adapted.load_adapter(str(tmp_path), "default", low_cpu_mem_usage=low_cpu_mem_usage)
     assert torch.equal(logits(adapted, input_ids), logits(source, input_ids))
-
-
-def test_with_low_cpu_mem_usage_angles_get_their_memory_from_the_file(
-    tiny: MakeModel, input_ids: torch.Tensor, tmp_path: Path
-) -> None:
-    source = random_butterfly(tiny("llama"), **SETTINGS["auto-blocks-stages-scale"])
-    source.save_pretrained(tmp_path)
-    loaded = PeftModel.from_pretrained(tiny("llama"), tmp_path, low_cpu_mem_usage=True)
-    assert torch.equal(logits(loaded, input_ids), logits(source, input_ids))
-
-
-@all_models
-def test_an_adapter_is_injected_into_a_plain_model(tiny: MakeModel, name: str, input_ids: torch.Tensor) -> None:
-    expected = logits(random_butterfly(tiny(name), side="both"), input_ids)
-    injected = inject_adapter_in_model(ButterflyConfig(side="both"), tiny(name))
-    assert type(injected) is type(tiny(name))
-    randomize_angles(injected)
-    assert torch.equal(logits(injected, input_ids), expected)
 
 
 def test_with_angle_dropout_a_layer_still_rotates() -> None:

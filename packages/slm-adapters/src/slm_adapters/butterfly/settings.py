@@ -9,8 +9,8 @@ from typing import Any
 from slm_adapters.butterfly.value_checks import check_values
 from slm_adapters.errors import AdapterError
 
-# Measured (docs/benchmarks.md): the narrower side has the cheapest step; both sides with magnitudes reached the lowest
-# perplexity, with fewer parameters than LoRA of rank 4.
+# Measured (docs/benchmarks.md): the narrower side has the cheapest step; both sides with magnitudes learn most of the
+# settings of a butterfly. At equal parameter counts neither is better than LoRA on every base.
 PRESETS: dict[str, dict[str, Any]] = {
     "speed": {"side": "auto", "scale": False},
     "quality": {"side": "both", "scale": True},

@@ -89,9 +89,7 @@ class AdaptedWeight(torch.Tensor):
     @classmethod
     def of(cls, weight: Tensor, layer_name: str) -> Tensor:
         """Return ``weight`` with the same memory, guarded; quantized and distributed weights as they are."""
-        if type(weight) is not nn.Parameter:
-            return weight
-        return cls._guarded(weight, layer_name)
+        return cls._guarded(weight, layer_name) if type(weight) in (nn.Parameter, Tensor) else weight
 
     @classmethod
     def _guarded(cls, weight: Tensor, layer_name: str) -> Tensor:
@@ -101,7 +99,7 @@ class AdaptedWeight(torch.Tensor):
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        names = [value.layer_name for value in args if isinstance(value, AdaptedWeight)]
+        names = [v.layer_name for v in (*args, *(kwargs or {}).values()) if isinstance(v, AdaptedWeight)]
         name = names[0] if names else cls.layer_name
         is_attribute = func.__name__ == "__get__"
         if is_attribute or func in _DESCRIPTIONS:

@@ -188,6 +188,45 @@ class ButterflyModel(BaseTuner):  # type: ignore[misc]  # PEFT is partly typed
                 if adapter_name in layer.rotations:
                     fill_with_sum(layer, adapter_name, adapters, weights)
 
+    def merge_adapter(self, adapter_names: str | Sequence[str] | None = None, safe_merge: bool = False) -> None:
+        super().merge_adapter(self._existing(adapter_names), safe_merge)
+
+    def _unload_and_optionally_merge(
+        self,
+        merge: bool = True,
+        progressbar: bool = False,
+        safe_merge: bool = False,
+        adapter_names: str | Sequence[str] | None = None,
+    ) -> Any:
+        return super()._unload_and_optionally_merge(merge, progressbar, safe_merge, self._existing(adapter_names))
+
+    def set_adapter(self, adapter_name: str | Sequence[str], inference_mode: bool = False) -> None:
+        self._existing(adapter_name)
+        super().set_adapter(adapter_name, inference_mode)
+
+    def set_requires_grad(self, adapter_names: str | Sequence[str], requires_grad: bool = True) -> None:
+        super().set_requires_grad(self._existing(adapter_names), requires_grad)
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """Delete an adapter. If no other is active, the first that is left becomes active, in all layers.
+
+        PEFT 0.21 lets each layer choose the first of its own.
+        """
+        active = self.active_adapters
+        super().delete_adapter(adapter_name)
+        others = [name for name in active if name != adapter_name] or list(self.peft_config)[:1]
+        if others and adapter_name in active:
+            self.set_adapter(others)
+
+    def _existing(self, names: str | Sequence[str] | None) -> list[str] | None:
+        """Return ``names`` as a list. Raises AdapterError for one that no adapter has, which PEFT 0.21 would ignore."""
+        if names is None:
+            return None
+        adapters = [names] if isinstance(names, str) else list(names)
+        for name in adapters:
+            self._config_of(name)
+        return adapters
+
     def _config_of(self, adapter: str) -> Any:
         if adapter not in self.peft_config:
             raise AdapterError(f"there is no adapter {adapter!r}; there are {', '.join(self.peft_config)}")
