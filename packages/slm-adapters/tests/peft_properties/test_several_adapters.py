@@ -182,8 +182,8 @@ def test_rows_that_cannot_be_told_apart_are_refused(name: str, error: type[Excep
     assert torch.equal(case.outputs(adapted), expected["default"])
 
 
-@pytest.mark.parametrize("name", ["0", "layers", "butterfly", "base_layer", "model", "default2", "a b", "é"])
-def test_any_name_works_that_peft_accepts(name: str) -> None:
+@pytest.mark.parametrize("name", ["butterfly", "fly", "default2", "a b", "é"])
+def test_names_that_are_no_parts_of_the_model_work(name: str) -> None:
     case = CASES["stages-strength"]
     expected = case.outputs(case.adapted())
     adapted = case.start()
