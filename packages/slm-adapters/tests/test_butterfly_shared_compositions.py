@@ -9,13 +9,16 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel
 
+from slm_adapters import ButterflyConfig
 from slm_adapters.butterfly import joint_composition
 from slm_adapters.butterfly.method import layer as layer_module
 from slm_adapters.butterfly.method import shared_compositions
 from slm_adapters.butterfly.method.inference_cache import TensorSnapshot
-from slm_testing.adapters.cache_changes import CHANGES, Change, CosineCounter
+from slm_testing.adapters.cache_changes import CHANGES, Change, CosineCounter, OperationCounter
 from slm_testing.adapters.chains import Gradients, chain, cosines, gradients, inputs, loss, one_by_one
 from slm_testing.adapters.tiny_adapters import SETTINGS, assert_same_bits, butterfly_layer, randomize_angles
 
@@ -64,6 +67,33 @@ def test_the_first_pass_gives_the_same_bits_as_later_ones() -> None:
 def test_compositions_are_not_repeated_for_more_layers() -> None:
     counts = [cosines(chain(count)) for count in (2, 8)]
     assert counts[0] == counts[1] > 0
+
+
+def micro_batch_operations(config: Any, blocks: int, input_ids: torch.Tensor) -> int:
+    """Return how many operations forward and backward take under autocast, after an optimizer step."""
+    torch.manual_seed(0)
+    sizes = {"n_embd": 128, "n_layer": blocks, "n_head": 2, "n_positions": 32, "vocab_size": 48}
+    base = GPT2LMHeadModel(GPT2Config(resid_pdrop=0, embd_pdrop=0, attn_pdrop=0, **sizes))
+    model = get_peft_model(base, config).train()
+    optimizer = torch.optim.SGD([values for values in model.parameters() if values.requires_grad], lr=0.1)
+
+    def run() -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            value = model(input_ids=input_ids, labels=input_ids, use_cache=False).loss
+        value.backward()
+
+    run()
+    optimizer.step()
+    with OperationCounter() as counter:
+        run()
+    return counter.count
+
+
+def test_a_micro_batch_takes_fewer_operations_than_with_lora(input_ids: torch.Tensor) -> None:
+    targets = ["c_attn", "c_proj", "c_fc"]
+    butterfly = ButterflyConfig(task_type="CAUSAL_LM", target_modules=targets)
+    lora = LoraConfig(task_type="CAUSAL_LM", target_modules=targets, r=16)
+    assert micro_batch_operations(butterfly, 16, input_ids) < micro_batch_operations(lora, 16, input_ids)
 
 
 def test_micro_batches_of_a_step_compose_once_on_a_cpu() -> None:

@@ -186,8 +186,8 @@ def test_prompt_and_settings_are_restored_at_the_next_visit(page: Browser, stub:
 
 @pytest.mark.parametrize("mode", ["completion", "chat"])
 @pytest.mark.parametrize("width", [320, 390, 820, 1280])
-def test_nothing_is_wider_than_the_screen(page: Browser, stub: StubServer, width: int, mode: str) -> None:
-    stub.models = [model_card("a-model-with-a-name-" * 4, default=True), *BASE_AND_ADAPTER[:1]]
+def test_nothing_is_wider_than_the_screen(browser: Browser, stub: StubServer, width: int, mode: str) -> None:
+    stub.models, page = [model_card("a-model-with-a-name-" * 4, default=True), *BASE_AND_ADAPTER[:1]], browser
     page.resize(width, 740, phone=width < 600)
     page.open(stub.address)
     page.wait(MODELS_LOADED)

@@ -24,6 +24,18 @@ class CosineCounter(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+class OperationCounter(TorchDispatchMode):
+    """Counts operations other than views, of which each launches a kernel on a GPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += not (func.is_view or func is torch.ops.aten._unsafe_view.default)
+        return func(*args, **(kwargs or {}))
+
+
 def count_cosines(layer: ButterflyLayer, x: torch.Tensor) -> int:
     """Return how many cosines a forward pass without gradients computes."""
     with torch.no_grad(), CosineCounter() as counter:

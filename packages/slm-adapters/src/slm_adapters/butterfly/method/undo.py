@@ -113,6 +113,8 @@ class _ModelState:
 def _forget(layer: ButterflyLayer, adapters: set[str]) -> None:
     """Remove adapters, as ``delete_adapter`` does, but without choosing another active one, with a warning."""
     layer.cache.clear()
+    for adapter in adapters:
+        layer.compositions.forget(adapter)
     for values in (getattr(layer, name) for name in (*layer.adapter_layer_names, *layer.other_param_names)):
         for adapter in adapters & set(values.keys()):
             del values[adapter]
