@@ -2,9 +2,11 @@
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from slm_adapters import ButterflyConfig, ButterflyLayer
 from slm_testing.adapters.cache_changes import CHANGES, Change, count_cosines
@@ -141,3 +143,15 @@ def test_a_large_layer_is_recognised_by_its_number_of_weights() -> None:
     with torch.device("meta"):
         assert butterfly_layer(features=(2048, 4096)).is_small
         assert not butterfly_layer(features=(2048, 4097)).is_small
+
+
+def test_a_weight_that_is_a_view_of_other_memory_is_not_copied() -> None:
+    layer, x = butterfly_layer().eval(), torch.randn(2, 16)
+    with torch.no_grad():
+        expected = layer(x)
+    base: Any = layer.train().eval().base_layer  # drops the caches
+    shared = nn.Parameter(base.weight.detach().flatten().clone())
+    base._parameters["weight"] = shared.view(32, 16)  # as in FSDP1, in its forward pass
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), expected, rtol=1e-5, atol=1e-5)
+    assert layer.cache.merged_layer is None

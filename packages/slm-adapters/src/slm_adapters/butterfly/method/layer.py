@@ -150,7 +150,7 @@ class ButterflyLayer(ButterflyParameters):
         if cached is not None and valid and not torch.is_grad_enabled():
             return cached.layer
         adapters = self._effective(self.active_adapters)
-        if self.merged or len(adapters) != 1 or is_sharded(self.get_base_layer().weight):
+        if self.merged or len(adapters) != 1 or not _is_own_parameter(self.get_base_layer().weight):
             return None
         parameters = self._parameters_of(adapters[0])
         if not self._may_cache(x, *(tensors[name] for tensors, name in parameters)):
@@ -213,3 +213,8 @@ class ButterflyLayer(ButterflyParameters):
 def _expand_mask(rows: Tensor, x: Tensor) -> Tensor:
     """Return a mask of rows ``[batch]`` in the shape of ``x`` ``[batch, ...]``."""
     return rows.view(-1, *[1] * (x.dim() - 1)).expand_as(x)
+
+
+def _is_own_parameter(weight: Tensor) -> bool:
+    """Whether a layer has a weight of its own: not a part of one, as in FSDP2, nor a view, as in FSDP1."""
+    return isinstance(weight, nn.Parameter) and not is_sharded(weight)
