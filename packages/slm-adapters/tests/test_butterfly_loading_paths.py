@@ -223,10 +223,17 @@ except slm_adapters.AdapterError as error:
 """
 
 
+# Slow: seven seconds of CPU each, for a new interpreter that imports torch and PEFT.
 @pytest.mark.parametrize(
     "imports",
-    ["import slm_adapters, transformers", "import transformers\ntransformers.LlamaForCausalLM\nimport slm_adapters"],
-    ids=["before transformers", "after transformers"],
+    [
+        pytest.param("import slm_adapters, transformers", id="before transformers"),
+        pytest.param(
+            "import transformers\ntransformers.LlamaForCausalLM\nimport slm_adapters",
+            id="after transformers",
+            marks=pytest.mark.slow,
+        ),
+    ],
 )
 def test_the_first_adapter_is_checked_when_transformers_imports_peft(
     tiny: MakeModel, tmp_path: Path, damaged: dict[str, Path], imports: str
