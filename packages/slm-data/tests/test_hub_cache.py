@@ -29,7 +29,12 @@ def test_a_dataset_is_downloaded_unless_it_is_in_the_cache(hub_cache: Path, name
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"dataset": "sample"}, {"train_file": ["my.txt"]}, {"dataset": "tinystories", "streaming": True}],
+    [
+        {},
+        *({"dataset": name} for name in ("sample", "harbour", "Harbour")),
+        {"train_file": ["my.txt"]},
+        {"dataset": "tinystories", "streaming": True},
+    ],
 )
 def test_nothing_else_is_downloaded(options: dict[str, Any]) -> None:
     assert find_missing_dataset(SourceOptions(**options)) is None

@@ -64,7 +64,7 @@ class Arguments:
     @property
     def model_name(self) -> str:
         """The name of the base model. Default: the built-in base for the built-in corpus, distilgpt2 for others."""
-        return self.model.model_path or ("sample" if self.source.dataset == "sample" else "distilgpt2")
+        return self.model.model_path or ("sample" if (self.source.dataset or "").lower() == "sample" else "distilgpt2")
 
     @property
     def max_micro_batch_rows(self) -> int | None:

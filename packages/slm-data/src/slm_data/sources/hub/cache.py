@@ -6,6 +6,7 @@ from pathlib import Path
 
 from huggingface_hub import constants
 
+from slm_data.sample.built_in import BUILT_IN
 from slm_data.sources.hub.dataset_names import resolve_hub_name
 from slm_data.sources.options import SourceOptions
 
@@ -17,7 +18,9 @@ def find_missing_dataset(options: SourceOptions) -> str | None:
         DataError: The name is unknown, or is a path.
     """
     name = options.dataset
-    if options.train_file or options.streaming or not name or name.lower() == "sample" or constants.HF_HUB_OFFLINE:
+    if options.train_file or options.streaming or constants.HF_HUB_OFFLINE:
+        return None
+    if not name or name.lower() in BUILT_IN:
         return None
     repo = resolve_hub_name(name).partition(":")[0]
     cached = Path(constants.HF_HUB_CACHE) / f"datasets--{repo.replace('/', '--')}" / "snapshots"
