@@ -58,7 +58,7 @@ def import_peft_first(transformers: Any) -> None:
         guarded = mixin.load_adapter
         return (original if guarded is load_adapter else guarded)(*args, **kwargs)
 
-    load_adapter.replaces = original  # type: ignore[attr-defined]  # for the guard that takes its place
+    load_adapter.replaces = original  # type: ignore[attr-defined]  # attributes of functions are not typed
     mixin.load_adapter = load_adapter
 
 

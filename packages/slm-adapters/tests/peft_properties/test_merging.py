@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from slm_testing.adapters.peft_cases import Case, each_case, each_case_and_control
+from slm_testing.adapters.peft_cases import Case, each_case, each_case_and_control, each_case_without_copies
 from slm_testing.adapters.tiny_adapters import assert_same_bits, copy_state, layers
 
 # Largest difference between merged and unmerged, as a share of the largest output.
@@ -83,10 +83,8 @@ def test_unloading_a_merged_model_keeps_the_merged_weights(case: Case) -> None:
     assert_same_bits(copy_state(adapted.unload()), copy_state(case.adapted().merge_and_unload()))
 
 
-@each_case
+@each_case_without_copies
 def test_adapters_merged_one_by_one_are_those_merged_together(case: Case) -> None:
-    if "modules_to_save" in case.settings or "trainable_token_indices" in case.settings:
-        pytest.skip("PEFT cannot merge two copies of a module")
     adapted = case.adapted()
     case.add(adapted, "second")
     before = copy_state(adapted)

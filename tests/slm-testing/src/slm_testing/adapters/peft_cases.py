@@ -159,4 +159,12 @@ def parametrized(cases: Mapping[str, Case]) -> pytest.MarkDecorator:
 
 each_case = parametrized(CASES)
 each_case_and_control = parametrized(CASES | CONTROLS)
+# Without trained copies of modules or rows: PEFT cannot merge those of two adapters.
+each_case_without_copies = parametrized(
+    {
+        name: case
+        for name, case in CASES.items()
+        if not case.settings.keys() & {"modules_to_save", "trainable_token_indices"}
+    }
+)
 each_causal_case = parametrized({name: case for name, case in (CASES | CONTROLS).items() if case.model in CAUSAL})

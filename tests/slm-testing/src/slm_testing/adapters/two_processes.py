@@ -27,7 +27,7 @@ def run_in_two_processes(work: Callable[..., Any], folder: Path, *arguments: Any
     Results are written with ``torch.save`` to ``folder``, and read without running code from them.
     """
     if torch.cuda.is_initialized():
-        pytest.skip("a process that holds a GPU does not fork")
+        pytest.skip("CUDA cannot be used in a process that was forked after its start")
     context = multiprocessing.get_context("fork")
     processes = [
         context.Process(target=_join_group, args=(work, rank, folder, arguments)) for rank in range(WORLD_SIZE)

@@ -15,7 +15,7 @@ from slm_adapters.errors import AdapterError
 FORMAT_VERSION = 1
 
 
-class ButterflyType(str, Enum):  # noqa: UP042  # see below
+class ButterflyType(str, Enum):  # noqa: UP042  # PEFT reads str(), which differs in a StrEnum
     """The method's type: a string enumeration like PEFT's own ``PeftType``, which cannot be extended.
 
     Not a ``StrEnum``: PEFT's ``get_model_status`` shows what follows the dot in ``str(peft_type)``.
