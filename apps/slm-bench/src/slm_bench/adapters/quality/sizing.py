@@ -16,7 +16,7 @@ from slm_train import count_parameters
 SLACK = 1.03  # a method may have this many times LoRA's parameters: numbers of stages and block sizes are coarse
 SMALLEST_SHARE = 0.5  # of LoRA's parameters; a method that reaches less is not comparable
 
-# What PEFT raises for layers or sizes that a method does not take. The report lists the method as left out, with the error.
+# What PEFT raises for layers or sizes that a method does not take. Reports list the method and the error.
 UNFIT = (ValueError, TypeError, NotImplementedError, AssertionError, RuntimeError, KeyError, UserWarning)
 OTHER_BLOCK_SIZE = "Invalid `oft_block_size`"  # begin of PEFT's warning that OFT takes another block size
 FEW_SIZES = 8  # up to here sizes in the middle may be unfit, such as blocks that do not divide a width
