@@ -12,6 +12,8 @@ from slm_lab.errors import LabError
 from slm_lab.evaluation.evaluator import Evaluation, Job
 from slm_lab.evaluation.loading import EngineOptions
 from slm_lab.evaluation.members import plan_groups
+from slm_lab.evaluation.perplexity import perplexity_job
+from slm_lab.evaluation.perplexity_text import read_text
 from slm_lab.evaluation.table import print_scores
 from slm_lab.evaluation.tasks_command import compare_hf, load_tasks, task_jobs
 
@@ -41,6 +43,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         jobs += task_jobs(tasks)
         if arguments.compare_hf:
             compare_hf(tasks, groups, options, console)
+    if arguments.perplexity:
+        jobs.append(perplexity_job(read_text(arguments.perplexity), arguments.stride))
     evaluation = Evaluation(groups, options, arguments.overwrite, console)
     if jobs:
         evaluation.run(jobs)

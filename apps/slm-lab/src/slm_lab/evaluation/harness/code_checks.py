@@ -77,7 +77,8 @@ def _with_includes(path: Path, visited: set[Path]) -> Iterator[Path]:
 
 
 def _nodes(path: Path) -> Iterator[yaml.Node]:
-    stack = [yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)]
+    root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    stack: list[yaml.Node] = [root] if root else []
     while stack:
         node = stack.pop()
         yield node
