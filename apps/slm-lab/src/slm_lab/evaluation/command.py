@@ -5,7 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
+
+from rich.console import Console
+from rich.markup import escape
 
 from slm_lab.console import new_console
 from slm_lab.errors import LabError
@@ -14,6 +18,9 @@ from slm_lab.evaluation.loading import EngineOptions
 from slm_lab.evaluation.members import plan_groups
 from slm_lab.evaluation.perplexity import perplexity_job
 from slm_lab.evaluation.perplexity_text import read_text
+from slm_lab.evaluation.prompt_file import PromptFile, read_prompts
+from slm_lab.evaluation.prompts import prompts_job, prompts_task
+from slm_lab.evaluation.prompts_report import write_answers
 from slm_lab.evaluation.table import print_scores
 from slm_lab.evaluation.tasks_command import compare_hf, load_tasks, task_jobs
 
@@ -45,11 +52,27 @@ def _evaluate(arguments: argparse.Namespace) -> int:
             compare_hf(tasks, groups, options, console)
     if arguments.perplexity:
         jobs.append(perplexity_job(read_text(arguments.perplexity), arguments.stride))
+    if arguments.prompts:
+        prompts = read_prompts(arguments.prompts)
+        jobs.append(prompts_job(prompts, arguments.max_new_tokens))
     evaluation = Evaluation(groups, options, arguments.overwrite, console)
     if jobs:
         evaluation.run(jobs)
         print_scores(evaluation.records, console)
+    if arguments.prompts:
+        _write_answers(prompts, evaluation, arguments.output_dir, console)
     return 1 if failed or evaluation.failed else 0
+
+
+def _write_answers(prompts: PromptFile, evaluation: Evaluation, folder: Path, console: Console) -> None:
+    records = {
+        name: record
+        for name, each in evaluation.records.items()
+        for record in each
+        if record.task == prompts_task(prompts)
+    }
+    if records:
+        console.print(f"answers side by side: {escape(str(write_answers(prompts, records, folder)))}", soft_wrap=True)
 
 
 def _translate_errors(run: Callable[[], Result]) -> Result:

@@ -60,7 +60,8 @@ def find_record(member: Member, group: Group, task: str, settings: Mapping[str, 
         content = _section(read_evaluation_file(folder / EVALUATION_FILE), member)
         record = content.get("tasks", {}).get(task) if content.get("identity") == member.identity else None
         if record and record.get("settings") == dict(settings):
-            return TaskRecord(task, settings, parse_scores(record), int(record.get("n") or 0))
+            details = {key: value for key, value in record.items() if key not in ("settings", "scores", "n")}
+            return TaskRecord(task, settings, parse_scores(record), int(record.get("n") or 0), details)
     return None
 
 

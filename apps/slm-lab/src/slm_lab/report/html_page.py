@@ -20,8 +20,8 @@ from slm_lab.results.metrics import METRIC_BY_KEY, METRICS, Metric
 from slm_lab.results.mode_results import ModeResults, best_modes
 
 
-def render_page(comparison: Comparison) -> str:
-    """Render the page as HTML. Texts from run folders (names, prompts, samples) are escaped."""
+def render_template(name: str, **values: Any) -> str:
+    """Render a template of this package with the style of all pages and the date. Values are escaped."""
     environment = Environment(
         loader=PackageLoader("slm_lab", "report/template"),
         autoescape=True,
@@ -30,10 +30,16 @@ def render_page(comparison: Comparison) -> str:
         lstrip_blocks=True,
     )
     style = resources.files("slm_lab").joinpath("report", "template", "style.css").read_text(encoding="utf-8")
+    template = environment.get_template(name)
+    return template.render(style=Markup(style), created=date.today().isoformat(), **values)
+
+
+def render_page(comparison: Comparison) -> str:
+    """Render the page as HTML. Texts from run folders (names, prompts, samples) are escaped."""
     modes = comparison.modes
     charts = [{"title": chart.title, "svg": Markup(chart.svg), "wide": chart.wide} for chart in make_charts(comparison)]
-    return environment.get_template("page.html").render(
-        style=Markup(style),
+    return render_template(
+        "page.html",
         comparison=comparison,
         modes=modes,
         facts=[*list_facts(comparison)],
@@ -46,7 +52,6 @@ def render_page(comparison: Comparison) -> str:
         strips=[*list_strips(modes)],
         machines=[*list_machines(comparison)],
         commands=[*list_commands(modes)],
-        created=date.today().isoformat(),
     )
 
 

@@ -68,7 +68,10 @@ BROKEN_LINES = [" \n", " = Filter = \n", " \n", " Let it be \n", " = 1 rad and k
 CONFIGS = """---
 configs:
 - config_name: wikitext-2-raw-v1
-  data_files: [{split: train, path: train.parquet}, {split: validation, path: validation.parquet}, {split: test, path: test.parquet}]
+  data_files:
+  - {split: train, path: train.parquet}
+  - {split: validation, path: validation.parquet}
+  - {split: test, path: test.parquet}
 - config_name: other
   data_files: [{split: train, path: train.parquet}]
 ---

@@ -10,6 +10,7 @@ from typing import Any
 
 from lm_eval.models.huggingface import HFLM
 
+from slm_kv import Engine
 from slm_lab.evaluation.harness.engine_model import EngineModel
 from slm_lab.evaluation.harness.run_tasks import TaskRunner, evaluate, read_scores
 from slm_lab.evaluation.loading import OpenModel
@@ -60,7 +61,8 @@ def compare_task(runner: TaskRunner, name: str, model: OpenModel, hf_model: Any)
         return _timed(runner, name, contender)
 
     def run_engine() -> tuple[float, Mapping[str, Any]]:
-        model.engine.weights_changed()  # forgets prefixes
+        if isinstance(model.engine, Engine):
+            model.engine.weights_changed()  # forgets prefixes
         return _timed(runner, name, EngineModel(model))
 
     run_engine()
