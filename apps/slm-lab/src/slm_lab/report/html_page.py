@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from slm_lab.report.page_charts import make_charts
+from slm_lab.report.page_evaluations import list_evaluations
 from slm_lab.report.page_facts import list_commands, list_facts, list_machines
 from slm_lab.report.page_texts import group_by_prompt, list_strips
 from slm_lab.results.advice import advise
@@ -45,6 +46,7 @@ def render_page(comparison: Comparison) -> str:
         facts=[*list_facts(comparison)],
         advice=advise(modes),
         groups=[(name, [*rows]) for name, rows in groupby(_table_rows(modes), key=lambda row: row["group"])],
+        evaluations=list_evaluations(modes),
         charts=charts,
         legend=[*_legend(modes)],
         varying=", ".join(metric.label for metric in METRICS if metric.varies and metric.better),

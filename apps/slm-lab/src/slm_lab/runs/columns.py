@@ -48,6 +48,7 @@ COLUMNS = (
     Column("device", lambda run: run.device),
     Column("path", lambda run: str(run.folder)),
 )
+COLUMN_BY_KEY = {column.key: column for column in COLUMNS}
 
 
 def columns_of(runs: Sequence[Run]) -> tuple[Column, ...]:

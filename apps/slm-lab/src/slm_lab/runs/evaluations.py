@@ -43,7 +43,7 @@ class Score:
 
 
 def _format(value: float) -> str:
-    return f"{value:.4f}" if abs(value) < 100 else f"{value:,.2f}" if abs(value) < 1e6 else f"{value:.3g}"
+    return f"{value:.4f}" if abs(value) < 10 else f"{value:,.2f}" if abs(value) < 1e6 else f"{value:.3g}"
 
 
 @dataclass(frozen=True)
