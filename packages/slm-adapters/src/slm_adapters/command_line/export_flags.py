@@ -6,10 +6,10 @@ import argparse
 from pathlib import Path
 
 DESCRIPTION = """\
-Write a model for llama.cpp and Ollama: a GGUF file and a Modelfile in the folder OUT. An adapter is merged into its base
-first. The file is read back, and its logits are compared with the model's. What llama.cpp would compute or tokenise in
-another way is refused. Architectures: GPT-2, Llama, Mistral, SmolLM3, Qwen2, Qwen3, Gemma 2 and 3 (text), GPT-NeoX,
-Phi-2, Phi-3, OLMo2, Granite. Needs the package gguf: pip install slm-adapters[gguf]"""
+Write a model for llama.cpp and Ollama: a GGUF file and a Modelfile in the folder OUT. An adapter is merged into its
+base first. The file is read back, and its logits are compared with the model's. What llama.cpp would compute or
+tokenise otherwise is refused. Architectures: GPT-2, Llama, Mistral, SmolLM3, Qwen2, Qwen3, Gemma 2 and 3 (text),
+GPT-NeoX, Phi-2, Phi-3, OLMo2, Granite. Needs the package gguf: pip install slm-adapters[gguf]"""
 EXAMPLES = """\
 examples:
   slm-adapters export outputs/butterfly exports/stories --to gguf

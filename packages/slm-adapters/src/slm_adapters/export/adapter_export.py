@@ -21,7 +21,7 @@ from slm_adapters.export.layouts import Layout
 from slm_adapters.export.model_export import check_exportable
 from slm_adapters.export.output_folder import file_name
 from slm_adapters.export.tensors import GgufTensor, gguf_name, layout_of
-from slm_adapters.loading.load import Loaded, load, read_adapter_folder
+from slm_adapters.loading.load import load, read_adapter_folder
 from slm_adapters.merging.staged_folder import staged_folder
 
 # Types whose rounding of a LoRA matrix is small; llama.cpp multiplies with quantised ones too, but less exactly.

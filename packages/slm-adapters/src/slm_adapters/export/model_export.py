@@ -12,14 +12,14 @@ from slm_adapters.export.architectures import Architecture, find_architecture
 from slm_adapters.export.config_checks import check_config, ignored_window
 from slm_adapters.export.gguf_writer import TypedTensor, write_gguf
 from slm_adapters.export.hyperparameters import write_hyperparameters
-from slm_adapters.export.modelfile import MODELFILE, render_modelfile
+from slm_adapters.export.ollama.modelfile import MODELFILE, render_modelfile
 from slm_adapters.export.output_folder import file_name, model_name
 from slm_adapters.export.rotary import check_rotary
-from slm_adapters.export.special_tokens import SpecialTokens, read_special_tokens, write_special_tokens
 from slm_adapters.export.tensor_types import DTYPES, tensor_type
 from slm_adapters.export.tensors import list_tensors
+from slm_adapters.export.tokens.special_tokens import SpecialTokens, read_special_tokens, write_special_tokens
+from slm_adapters.export.tokens.vocabulary import Vocabulary, read_vocabulary, write_vocabulary
 from slm_adapters.export.verification import Verification, verify_file
-from slm_adapters.export.vocabulary import Vocabulary, read_vocabulary, write_vocabulary
 from slm_adapters.loading.load import Loaded
 from slm_adapters.merging.logit_comparison import PROBE_TEXT, probe_ids
 from slm_adapters.merging.staged_folder import staged_folder
@@ -85,7 +85,7 @@ def _notes(config: Any, architecture: Architecture, vocabulary: Vocabulary, spec
     notes = vocabulary.notes + special.notes
     if (window := ignored_window(config, architecture)) is not None:
         notes.append(
-            f"llama.cpp has no sliding window for this architecture: the context is {window:,} tokens, the window's size"
+            f"llama.cpp has no sliding window for this architecture, so the context is the window: {window:,} tokens"
         )
     if "gelu" in (getattr(config, "hidden_act", None), getattr(config, "activation_function", None)):
         notes.append("llama.cpp computes GELU by its tanh approximation, this model the exact one")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from slm_adapters.errors import AdapterError
-from slm_adapters.export.modelfile import MODELFILE
+from slm_adapters.export.ollama.modelfile import MODELFILE
 
 
 def check_output_folder(out: Path, overwrite: bool) -> None:

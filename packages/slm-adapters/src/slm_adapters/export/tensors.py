@@ -38,8 +38,8 @@ def list_tensors(model: PreTrainedModel, architecture: Architecture) -> list[Ggu
         tensors.append(GgufTensor(HEAD, embeddings.shape, embeddings.values))
     if architecture.head == "tied" and HEAD in written:
         raise AdapterError(
-            f"the output layer of this {architecture.label} model is not tied to its embeddings, which llama.cpp always "
-            "uses for it; serve it with slm-serve, or merge it for another program"
+            f"the output layer of this {architecture.label} model is not tied to its embeddings, which llama.cpp "
+            "always uses for it; serve it with slm-serve, or merge it for another program"
         )
     factors = factor_tensors(model.config, architecture)
     return tensors + [GgufTensor(name, tuple(values.shape), _always(values)) for name, values in factors.items()]

@@ -10,7 +10,12 @@ import gguf
 
 from slm_adapters.base.pre_tokenizers import recognise
 from slm_adapters.errors import AdapterError
-from slm_adapters.export.sentencepiece import check_sentencepiece, is_sentencepiece, piece_scores, puts_space_first
+from slm_adapters.export.tokens.sentencepiece import (
+    check_sentencepiece,
+    is_sentencepiece,
+    piece_scores,
+    puts_space_first,
+)
 
 REMEDY = "serve the model with slm-serve, or train with a tokenizer of byte-level BPE (slm-train --vocab_size)"
 

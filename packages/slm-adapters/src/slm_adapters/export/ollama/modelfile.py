@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from slm_adapters.export.chat_formats import recognise_format
-from slm_adapters.export.special_tokens import SpecialTokens
+from slm_adapters.export.ollama.chat_formats import recognise_format
+from slm_adapters.export.tokens.special_tokens import SpecialTokens
 
 MODELFILE = "Modelfile"
 NO_TEMPLATE = "# The chat template is none that this program can write for Ollama, which reads it from the GGUF file."

@@ -39,8 +39,8 @@ def read_special_tokens(tokenizer: Any, model: Any) -> SpecialTokens:
     ends = _ends(tokenizer, model)
     if not ends:
         raise AdapterError(
-            "the model has no token that ends a text, and llama.cpp would take token 11 for it; set eos_token_id in its "
-            "generation_config.json"
+            "the model has no token that ends a text, and llama.cpp would take token 11 for it; set eos_token_id in "
+            "its generation_config.json"
         )
     text = "a"
     bare = tokenizer(text, add_special_tokens=False)["input_ids"]
