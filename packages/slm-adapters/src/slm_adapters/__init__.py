@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from slm_adapters.cards.run_record import run_card
     from slm_adapters.closed_output import CLOSED_OUTPUT, end_with_output
     from slm_adapters.errors import AdapterError
-    from slm_adapters.export.export import export_gguf
+    from slm_adapters.export.export import export_gguf, export_gguf_adapter
     from slm_adapters.loading.adapter_loader import AdapterFolder, AdapterLoader
     from slm_adapters.loading.end_tokens import recorded_end_ids
     from slm_adapters.loading.load import Loaded, load, load_tokenizer, read_adapter_folder
@@ -111,6 +111,7 @@ __all__ = [
     "embedding_rows",
     "end_with_output",
     "export_gguf",
+    "export_gguf_adapter",
     "export_oft",
     "find_base",
     "find_config_fault",
@@ -188,6 +189,7 @@ _EXPORTS = {
     "default_targets": "targets:default_targets",
     "embedding_rows": "base.vocabulary:embedding_rows",
     "export_gguf": "export.export:export_gguf",
+    "export_gguf_adapter": "export.export:export_gguf_adapter",
     "export_oft": "butterfly.method.oft_export:export_oft",
     "find_config_fault": "base.causality:find_config_fault",
     "find_base": "base.base_lookup:find_base",

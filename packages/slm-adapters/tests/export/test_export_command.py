@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from slm_adapters import export_gguf, load
+from slm_adapters import export_gguf, export_gguf_adapter, load
 from slm_adapters.cli import main
 from slm_testing.adapters.tiny_adapters import adapted, edit_json, logits, refusal, with_lora
 from slm_testing.export_models import byte_level_tokenizer, save_tiny_model, tiny_model
@@ -76,7 +76,7 @@ def test_without_the_package_gguf_the_message_names_it(
 def test_a_lora_adapter_alone_gives_the_updates_of_the_weights(name: str, tmp_path: Path) -> None:
     gguf = pytest.importorskip("gguf")
     run = save_adapter(tmp_path, "lora", name)
-    exported: Any = export_gguf(run, tmp_path / "out", dtype="f32", adapter_only=True)
+    exported: Any = export_gguf_adapter(run, tmp_path / "out", dtype="f32")
     reader = gguf.GGUFReader(exported.file)
     keys = {key: field.contents() for key, field in reader.fields.items()}
     assert (keys["general.type"], keys["adapter.type"], keys["adapter.lora.alpha"]) == ("adapter", "lora", 8.0)
@@ -99,7 +99,7 @@ def test_a_lora_adapter_alone_gives_the_updates_of_the_weights(name: str, tmp_pa
 def test_scales_that_differ_between_layers_are_in_the_matrices(tmp_path: Path) -> None:
     run = save_adapter(tmp_path, "lora")
     edit_json(run / "adapter_config.json", use_rslora=True, alpha_pattern={"q_proj": 4})
-    exported: Any = export_gguf(run, tmp_path / "out", dtype="f32", adapter_only=True)
+    exported: Any = export_gguf_adapter(run, tmp_path / "out", dtype="f32")
     tensors = {t.name: torch.tensor(t.data) for t in pytest.importorskip("gguf").GGUFReader(exported.file).tensors}
     model: Any = with_lora(tiny_model("llama"))
     layer = model.base_model.model.model.layers[0].self_attn
@@ -122,5 +122,5 @@ def test_adapters_that_gguf_cannot_express_are_refused(settings: dict[str, Any],
     run = save_adapter(tmp_path, "lora")
     edit_json(run / "adapter_config.json", **settings)
     with pytest.raises(ValueError, match=reason):
-        export_gguf(run, tmp_path / "out", adapter_only=True)
+        export_gguf_adapter(run, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -31,13 +31,19 @@ _LLAMA3 = rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}{{1,3}}|{_SIGNS}|{_SPACES}"
 class PreTokenizer:
     """A pre-tokenizer that llama.cpp has under the name ``gguf``, and under other names.
 
-    ``ignore_merges``: whether llama.cpp takes words that are tokens as they are, without their merges.
+    Attributes:
+        gguf: Name in GGUF.
+        build: Makes the pre-tokenizer of ``tokenizers``.
+        ignore_merges: Whether llama.cpp takes words that are tokens as they are, without their merges.
+        aliases: Other names in GGUF.
+        is_exact: Whether llama.cpp splits all texts in the same way.
     """
 
     gguf: str
     build: Callable[[], Any]
     ignore_merges: bool = False
     aliases: tuple[str, ...] = ()
+    is_exact: bool = True
 
 
 def _split(pattern: str) -> Callable[[], Any]:
@@ -84,21 +90,23 @@ PRE_TOKENIZERS = (
         "gpt-4o",
         _split(rf"{_CASED % ((_CONTRACTIONS + '?',) * 2)}|\p{{N}}{{1,3}}|{_SIGNS_AND_SLASHES}|{_SPACES}"),
         aliases=("llama4", "kanana2", "talkie", "minimax-m2"),
+        is_exact=False,  # llama.cpp's classes of letters: capitals are those of ASCII
     ),
     PreTokenizer(
         "tekken",
         _split(rf"{_CASED % ('', '')}|\p{{N}}|{_SIGNS_AND_SLASHES}|{_SPACES}"),
         ignore_merges=True,
+        is_exact=False,
     ),
 )
 
 
-def recognise(pre_tokenizer: Any, ignore_merges: bool) -> str | None:
-    """Return the name in GGUF of a pre-tokenizer of ``tokenizers``, found by what it does with ``PROBE``."""
+def recognise(pre_tokenizer: Any, ignore_merges: bool) -> PreTokenizer | None:
+    """Return the one that does the same with ``PROBE`` as a pre-tokenizer of ``tokenizers``; None if there is none."""
     pieces = pre_tokenizer.pre_tokenize_str(PROBE)
     for known in PRE_TOKENIZERS:
         if known.ignore_merges == ignore_merges and known.build().pre_tokenize_str(PROBE) == pieces:
-            return known.gguf
+            return known
     return None
 
 

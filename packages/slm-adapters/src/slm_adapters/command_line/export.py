@@ -10,7 +10,7 @@ from pathlib import Path
 
 from slm_adapters.base.log_filters import quiet_transformers
 from slm_adapters.export.adapter_export import ExportedAdapter
-from slm_adapters.export.export import export_gguf
+from slm_adapters.export.export import export_gguf, export_gguf_adapter
 from slm_adapters.export.model_export import ExportedModel
 from slm_adapters.export.verification import TOLERANCE
 
@@ -23,23 +23,15 @@ def run_export(options: argparse.Namespace) -> int:
     Raises AdapterError, with nothing written, for what cannot be read, written or expressed in GGUF.
     """
     quiet_transformers()
-    exported = export_gguf(
-        options.run,
-        options.out,
-        dtype=options.dtype,
-        base=options.base,
-        adapter_only=options.adapter_only,
-        overwrite=options.overwrite,
-        probe=options.probe,
-    )
-    size = exported.file.stat().st_size / 1e6
-    print(f"exported {options.run}: {exported.file}, {options.dtype}, {size:,.1f} MB")
-    if isinstance(exported, ExportedAdapter):
-        return _report_adapter(exported)
-    return _report_model(exported, options.dtype)
+    shared = {"dtype": options.dtype, "base": options.base, "overwrite": options.overwrite}
+    if options.adapter_only:
+        return _report_adapter(export_gguf_adapter(options.run, options.out, **shared), options)
+    return _report_model(export_gguf(options.run, options.out, probe=options.probe, **shared), options)
 
 
-def _report_model(exported: ExportedModel, dtype: str) -> int:
+def _report_model(exported: ExportedModel, options: argparse.Namespace) -> int:
+    dtype = options.dtype
+    _print_file(exported.file, options)
     verification, difference = exported.verification, exported.verification.difference
     print(
         f"logits of the file ({verification.reader}) compared with the model, {difference.tokens} tokens: largest "
@@ -59,7 +51,12 @@ def _report_model(exported: ExportedModel, dtype: str) -> int:
     return 0
 
 
-def _report_adapter(exported: ExportedAdapter) -> int:
+def _print_file(file: Path, options: argparse.Namespace) -> None:
+    print(f"exported {options.run}: {file}, {options.dtype}, {file.stat().st_size / 1e6:,.1f} MB")
+
+
+def _report_adapter(exported: ExportedAdapter, options: argparse.Namespace) -> int:
+    _print_file(exported.file, options)
     print(f"{exported.layers} layers, of rank {exported.ranks}, for the base {exported.base}")
     print(f"llama.cpp  llama-cli -m BASE.gguf --lora {_quote(exported.file)} -p {shlex.quote(PROMPT)}")
     print(f"Ollama     a Modelfile with FROM ./BASE.gguf and ADAPTER {_quote(exported.file)}")

@@ -20,7 +20,7 @@ from slm_adapters.export.gguf_writer import TypedTensor, read_gguf, write_gguf
 from slm_adapters.export.layouts import Layout
 from slm_adapters.export.model_export import check_exportable
 from slm_adapters.export.output_folder import file_name
-from slm_adapters.export.tensors import GgufTensor, gguf_name, layout_of
+from slm_adapters.export.tensors import GgufTensor, constant, gguf_name, layout_of
 from slm_adapters.loading.load import load, read_adapter_folder
 from slm_adapters.merging.staged_folder import staged_folder
 
@@ -116,7 +116,7 @@ def _write(path: Path, architecture: Architecture, pairs: list[_LoraPair], alpha
         writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, alpha)
 
     tensors = [
-        TypedTensor(GgufTensor(f"{pair.name}.lora_{side}", tuple(values.shape), lambda values=values: values), dtype)
+        TypedTensor(GgufTensor(f"{pair.name}.lora_{side}", tuple(values.shape), constant(values)), dtype)
         for pair in pairs
         for side, values in (("a", pair.a), ("b", pair.b))
     ]

@@ -22,10 +22,9 @@ def export_gguf(
     *,
     dtype: str = DEFAULT_DTYPE,
     base: str | None = None,
-    adapter_only: bool = False,
     overwrite: bool = False,
     probe: str | None = None,
-) -> ExportedModel | ExportedAdapter:
+) -> ExportedModel:
     """Write a model as GGUF with a Modelfile for Ollama, read it back and compare its logits.
 
     Args:
@@ -33,28 +32,55 @@ def export_gguf(
         out: Folder for the files: new, or empty.
         dtype: Type of the matrices: f32, f16, bf16, q8_0 or q4_0.
         base: Base model of an adapter. Default: the one that it records.
-        adapter_only: Write a LoRA adapter without its base, for programs that have the base as GGUF.
         overwrite: Whether to replace an exported model in ``out``.
         probe: Text on which the logits are compared. Default: a built-in one.
 
     Raises:
         AdapterError: The model cannot be read, or GGUF or llama.cpp cannot express it; nothing is written.
     """
+    _check_options(dtype)
+    from slm_adapters.export.model_export import check_exportable, export_model
+    from slm_adapters.loading.load import load
+
+    target = _checked_folder(out, overwrite)
+    check_exportable(_read_config(run, base))  # before the weights are loaded
+    loaded = load(base or run, run, merge=True) if base else load(run, merge=True)
+    return export_model(loaded, target, dtype, probe)
+
+
+def export_gguf_adapter(
+    run: str | Path, out: str | Path, *, dtype: str = DEFAULT_DTYPE, base: str | None = None, overwrite: bool = False
+) -> ExportedAdapter:
+    """Write a LoRA adapter as GGUF without its base, for programs that have the base as GGUF.
+
+    Args:
+        run: A run of slm-train, or the folder of an adapter.
+        out: Folder for the file: new, or empty.
+        dtype: Type of the matrices: f32, f16 or bf16.
+        base: Base model. Default: the one that the adapter records.
+        overwrite: Whether to replace an exported model in ``out``.
+
+    Raises:
+        AdapterError: The adapter cannot be read, is not LoRA, or changes more than LoRA's layers; nothing is written.
+    """
+    _check_options(dtype)
+    from slm_adapters.export.adapter_export import export_adapter
+
+    return export_adapter(run, base, _checked_folder(out, overwrite), dtype)
+
+
+def _check_options(dtype: str) -> None:
     check_gguf_installed("exporting to GGUF")
     if dtype not in GGUF_DTYPES:
         raise AdapterError(f"dtype {dtype!r} is none of {', '.join(GGUF_DTYPES)}; give one of these")
-    from slm_adapters.export.adapter_export import export_adapter
-    from slm_adapters.export.model_export import check_exportable, export_model
-    from slm_adapters.export.output_folder import check_output_folder
-    from slm_adapters.loading.load import load
 
-    target = Path(out).expanduser()
-    check_output_folder(target, overwrite)
-    check_exportable(_read_config(run, base))  # before the weights are loaded
-    if adapter_only:
-        return export_adapter(run, base, target, dtype)
-    loaded = load(base or run, run, merge=True) if base else load(run, merge=True)
-    return export_model(loaded, target, dtype, probe)
+
+def _checked_folder(out: str | Path, overwrite: bool) -> Path:
+    from slm_adapters.export.output_folder import check_output_folder
+
+    folder = Path(out).expanduser()
+    check_output_folder(folder, overwrite)
+    return folder
 
 
 def _read_config(run: str | Path, base: str | None) -> Any:

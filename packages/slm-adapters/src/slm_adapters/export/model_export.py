@@ -8,6 +8,7 @@ from typing import Any
 
 import gguf
 
+from slm_adapters.base.vocabulary import embedding_rows
 from slm_adapters.export.architectures import Architecture, find_architecture
 from slm_adapters.export.config_checks import check_config, ignored_window
 from slm_adapters.export.gguf_writer import TypedTensor, write_gguf
@@ -52,7 +53,7 @@ def export_model(loaded: Loaded, out: Path, dtype: str, probe: str | None = None
     model, tokenizer = loaded.model, loaded.tokenizer
     architecture = check_exportable(model.config)
     input_ids = probe_ids(loaded, PROBE_TEXT if probe is None else probe)
-    vocabulary = read_vocabulary(tokenizer, model.get_input_embeddings().weight.shape[0])
+    vocabulary = read_vocabulary(tokenizer, embedding_rows(model))
     special = read_special_tokens(tokenizer, model)
     tensors = list_tensors(model, architecture)
     typed = [TypedTensor(tensor, tensor_type(tensor.name, tensor.shape, dtype)) for tensor in tensors]

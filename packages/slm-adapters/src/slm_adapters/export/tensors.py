@@ -42,7 +42,7 @@ def list_tensors(model: PreTrainedModel, architecture: Architecture) -> list[Ggu
             "always uses for it; serve it with slm-serve, or merge it for another program"
         )
     factors = factor_tensors(model.config, architecture)
-    return tensors + [GgufTensor(name, tuple(values.shape), _always(values)) for name, values in factors.items()]
+    return tensors + [GgufTensor(name, tuple(values.shape), constant(values)) for name, values in factors.items()]
 
 
 def gguf_name(module: str, architecture: Architecture, layers: int) -> str:
@@ -76,5 +76,6 @@ def _written(parameter: Tensor, layout: Layout, heads: Heads) -> Callable[[], Te
     return lambda: layout.write(parameter.detach().to("cpu", torch.float32), heads)
 
 
-def _always(values: Tensor) -> Callable[[], Tensor]:
+def constant(values: Tensor) -> Callable[[], Tensor]:
+    """Return a function that returns ``values``."""
     return lambda: values

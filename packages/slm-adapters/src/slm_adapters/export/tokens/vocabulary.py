@@ -8,7 +8,7 @@ from typing import Any
 
 import gguf
 
-from slm_adapters.base.pre_tokenizers import recognise
+from slm_adapters.base.pre_tokenizers import PreTokenizer, recognise
 from slm_adapters.errors import AdapterError
 from slm_adapters.export.tokens.sentencepiece import (
     check_sentencepiece,
@@ -18,6 +18,7 @@ from slm_adapters.export.tokens.sentencepiece import (
 )
 
 REMEDY = "serve the model with slm-serve, or train with a tokenizer of byte-level BPE (slm-train --vocab_size)"
+INEXACT = "llama.cpp's pre-tokenizer of this kind splits some words otherwise that are not in ASCII, such as ÉCOLE"
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ def read_vocabulary(tokenizer: Any, rows: int) -> Vocabulary:
         return Vocabulary("llama", "default", tokens, types, scores=scores, space_first=puts_space_first(content))
     tokens, types = _tokens(content, rows, sentencepiece=False)
     pre = _pre_tokenizer(tokenizer, model)
-    return Vocabulary("gpt2", pre, tokens, types, _merges(model), notes=_normalizer_notes(normalizer))
+    notes = _normalizer_notes(normalizer) + ([] if pre.is_exact else [INEXACT])
+    return Vocabulary("gpt2", pre.gguf, tokens, types, _merges(model), notes=notes)
 
 
 def write_vocabulary(writer: Any, vocabulary: Vocabulary) -> None:
@@ -114,15 +116,15 @@ def _plain_type(text: str, model: dict[str, Any], sentencepiece: bool) -> int:
     return int(gguf.TokenType.NORMAL)
 
 
-def _pre_tokenizer(tokenizer: Any, model: dict[str, Any]) -> str:
+def _pre_tokenizer(tokenizer: Any, model: dict[str, Any]) -> PreTokenizer:
     pre = tokenizer.backend_tokenizer.pre_tokenizer
-    name = recognise(pre, bool(model.get("ignore_merges"))) if pre is not None else None
-    if name is None:
+    known = recognise(pre, bool(model.get("ignore_merges"))) if pre is not None else None
+    if known is None:
         raise AdapterError(
             "the tokenizer splits text into words in a way that is none of those that llama.cpp knows, so llama.cpp "
             f"would see other tokens than the model was trained with; {REMEDY}"
         )
-    return name
+    return known
 
 
 def _merges(model: dict[str, Any]) -> list[str]:
