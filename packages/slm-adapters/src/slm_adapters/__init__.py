@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from slm_adapters.base.base_lookup import FULL_NAMES, BaseLocation, find_base, probe_base
     from slm_adapters.base.causality import find_config_fault
     from slm_adapters.base.four_bit import prepare_four_bit
+    from slm_adapters.base.gguf_model import check_gguf_model, gguf_precision, gguf_weight_options
+    from slm_adapters.base.gguf_reader import parse_gguf_once
     from slm_adapters.base.hub_errors import HUB_REASONS, as_adapter_error, hub_error_reason, probe_hub
     from slm_adapters.base.log_filters import quiet_bitsandbytes
     from slm_adapters.base.model_folder import (
@@ -103,6 +105,7 @@ __all__ = [
     "apply_soft_cap",
     "as_adapter_error",
     "butterfly_config",
+    "check_gguf_model",
     "check_targets",
     "common_base",
     "compare_logits",
@@ -117,6 +120,8 @@ __all__ = [
     "find_config_fault",
     "find_token_without_row",
     "four_bit_config",
+    "gguf_precision",
+    "gguf_weight_options",
     "has_own_readme",
     "hub_error_reason",
     "load",
@@ -125,6 +130,7 @@ __all__ = [
     "load_tokenizers",
     "lora_config",
     "oft_config",
+    "parse_gguf_once",
     "prepare_four_bit",
     "probe_base",
     "probe_hub",
@@ -182,6 +188,10 @@ _EXPORTS = {
     "apply_soft_cap": "base.soft_cap:apply_soft_cap",
     "as_adapter_error": "base.hub_errors:as_adapter_error",
     "butterfly_config": "butterfly.method.adapter_setup:butterfly_config",
+    "check_gguf_model": "base.gguf_model:check_gguf_model",
+    "gguf_precision": "base.gguf_model:gguf_precision",
+    "gguf_weight_options": "base.gguf_model:gguf_weight_options",
+    "parse_gguf_once": "base.gguf_reader:parse_gguf_once",
     "check_targets": "targets:check_targets",
     "common_base": "loading.multi_adapter:common_base",
     "compare_logits": "merging.logit_comparison:compare_logits",
