@@ -1,14 +1,17 @@
 """GGUF files as base models: the same logits as the model that was written, and one sentence for a bad file."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tokenizers import processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from slm_adapters import AdapterError, load, load_adapters
-from slm_adapters.base.base_lookup import find_base
+from slm_adapters import AdapterError, export_gguf, find_base, gguf_precision, load, load_adapters
+from slm_adapters.base.pre_tokenizers import named
+from slm_testing.export_models import byte_level_tokenizer, save_model, tiny_model
 from slm_testing.gguf_files import TEMPLATE, TOKENS, write_gguf
 
 HEADS, KV_HEADS = 4, 2
@@ -83,3 +86,49 @@ def test_without_the_package_gguf_the_message_names_it(tmp_path: Path, monkeypat
     monkeypatch.setattr("slm_adapters.base.gguf_file.find_spec", lambda _: None)
     with pytest.raises(AdapterError, match="needs the package gguf, which is not installed; install it with"):
         find_base(tmp_path / "a.gguf")
+
+
+@pytest.fixture
+def exported(tmp_path: Path) -> Callable[..., Path]:
+    """``exported(tokenizer, name)``: a tiny model with a tokenizer as a GGUF file in f32."""
+
+    def export(tokenizer: Any = None, name: str = "llama") -> Path:
+        folder = save_model(tmp_path / "model", tiny_model(name), tokenizer)
+        return export_gguf(folder, tmp_path / "out", dtype="f32").file
+
+    return export
+
+
+def test_text_is_split_as_the_file_says(exported: Callable[..., Path]) -> None:
+    tokenizer = byte_level_tokenizer(named("smollm").build())  # type: ignore[union-attr]  # it is in the table
+    ids = tokenizer("in 12 rooms")["input_ids"]
+    assert ids != byte_level_tokenizer()("in 12 rooms")["input_ids"]
+    assert load(exported(tokenizer), device="cpu").tokenizer("in 12 rooms")["input_ids"] == ids
+
+
+def test_the_start_token_is_added_as_the_file_says(exported: Callable[..., Path]) -> None:
+    tokenizer = byte_level_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 0)]
+    )
+    assert load(exported(tokenizer), device="cpu").tokenizer("in")["input_ids"][0] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("llama_linear", r"scaled rotary positions \(linear\), which transformers leaves out"),
+        ("llama_llama3", r"scaled rotary positions \(rope_freqs\)"),
+        ("llama_biases", r"has [\d,]+ weights, of which transformers reads [\d,]+"),
+    ],
+)
+def test_what_transformers_leaves_out_of_a_file_is_refused(
+    name: str, reason: str, exported: Callable[..., Path]
+) -> None:
+    with pytest.raises(AdapterError, match=rf"{reason}.*give the model as a folder"):
+        load(exported(name=name), device="cpu")
+
+
+def test_the_precision_of_a_file_is_known(exported: Callable[..., Path], base: Path) -> None:
+    assert gguf_precision(find_base(exported())) == "F32 (GGUF)"
+    assert gguf_precision(find_base(base)) is None

@@ -207,3 +207,11 @@ def test_a_record_of_json_is_enough(tmp_path: Path) -> None:
         loaded_card(run_card(json.loads(json.dumps(record()))), tmp_path).text
         == loaded_card(run_card(record()), tmp_path).text
     )
+
+
+def test_a_base_from_a_gguf_file_is_loaded_by_this_package_and_its_precision_is_shown() -> None:
+    record = {"mode": "lora", "base": "/home/me/stories.gguf", "base_precision": "Q4_1 (GGUF)"}
+    card = run_card(record).render()
+    assert 'base = slm_adapters.load("path/to/stories.gguf").model' in card
+    assert "AutoModelForCausalLM.from_pretrained" not in card.split("With PEFT")[1].split("With transformers")[0]
+    assert "| precision of the base's file | Q4_1 (GGUF) |" in card

@@ -1,4 +1,4 @@
-"""Whether the weights of a base model will be downloaded, without a request."""
+"""Where the weights of a base model come from: the hub, its cache, a folder or a GGUF file."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from huggingface_hub import constants
 from transformers import GPT2Config, PreTrainedTokenizerFast
 
-from slm_adapters import BaseLocation, find_base
+from slm_adapters import BaseLocation, export_gguf, find_base
 from slm_data import sample_base
 from slm_train.model.base_model import BaseModel
 from slm_train.model.download import will_be_downloaded
+from slm_train.run_recording import _base_precision
 
 REVISION = "0" * 40
 
@@ -49,3 +51,20 @@ def test_nothing_is_downloaded_for_a_folder_a_new_model_or_a_hub_that_fails(monk
     assert not will_be_downloaded(base_at(replace(find_base("distilgpt2"), hub_error=OSError())))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert not will_be_downloaded(base_at(find_base("distilgpt2")))
+
+
+def test_the_weights_of_a_gguf_file_are_not_downloaded(tmp_path: Path) -> None:
+    source = BaseLocation("model.gguf", str(tmp_path), None, is_portable=False, gguf_file="model.gguf")
+    assert not will_be_downloaded(base_at(source))
+
+
+def test_weights_from_a_gguf_file_are_plain_and_the_run_records_their_precision(tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    file = export_gguf("sample", tmp_path / "stories", dtype="q8_0").file
+    source = find_base(file)
+    base = replace(base_at(source), location=source.location)
+    model = base.load_weights(dtype=torch.float32)
+    assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+    assert not hasattr(model.config, "quantization_config")
+    assert _base_precision(base) == {"base_precision": "Q8_0 (GGUF)"}
+    assert _base_precision(base_at(find_base("sample"))) == {}

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from shlex import quote
 
+from slm_adapters.base.gguf_file import is_gguf_path
 from slm_adapters.cards.markdown import code_block, escape
 
 HERE = "."
@@ -105,13 +106,15 @@ def _with_slm(usage: Usage, base: Base) -> list[str]:
 
 def _with_peft(usage: Usage, base: Base) -> list[str]:
     imports = ["import slm_adapters  # PEFT knows butterflies after this import"] if usage.is_butterfly else []
-    if base.kind == "built-in":
+    loads_itself = base.kind == "built-in" or is_gguf_path(base.name)
+    if loads_itself:
         imports = imports or ["import slm_adapters"]
-        load = f"base = slm_adapters.load({_string(base.name)}).model  # it is in slm-data"
+        where = "it is in slm-data" if base.kind == "built-in" else "the file's blocks as plain weights"
+        load = f"base = slm_adapters.load({_string(base.location)}).model  # {where}"
     else:
         revision = f", revision={_string(base.revision)}" if base.revision else ""
         load = f"base = AutoModelForCausalLM.from_pretrained({_string(base.location)}{revision})"
-    names = "AutoTokenizer" if base.kind == "built-in" else "AutoModelForCausalLM, AutoTokenizer"
+    names = "AutoTokenizer" if loads_itself else "AutoModelForCausalLM, AutoTokenizer"
     resize = [
         "rows = max(tokenizer.get_vocab().values()) + 1",
         "base.resize_token_embeddings(max(rows, base.get_input_embeddings().num_embeddings))",
