@@ -14,7 +14,7 @@ from slm_adapters.errors import AdapterError
 
 DTYPES = ("float32", "bfloat16", "float16")
 
-DESCRIPTION = "Merge an adapter of slm-train or PEFT into its base model, or inspect a run folder."
+DESCRIPTION = "Merge an adapter of slm-train or PEFT into its base model, inspect a run folder, or push it to the hub."
 MERGE = """\
 Merge an adapter into its base, in float32, and save a plain transformers model: config, safetensors and tokenizer,
 which any program that reads GPT-2, Llama and the like can load. An adapter trained over 4-bit weights (qlora) is merged
@@ -33,6 +33,19 @@ INSPECT_EXAMPLES = """\
 examples:
   slm-adapters inspect outputs/lora
   slm-adapters inspect outputs/butterfly --json"""
+
+PUSH = """\
+Upload a run folder, an adapter, a model or a folder with GGUF files to a model repository of the Hugging Face hub, with
+its model card. Weights, configuration, tokenizer, README.md, run.json and metrics.jsonl are uploaded, in one commit;
+checkpoints, optimizer states, logs and any other files are not. Paths of this machine are removed from what is
+uploaded; the folder is not changed. The token is that of 'hf auth login' or of the variable HF_TOKEN."""
+PUSH_EXAMPLES = """\
+examples:
+  slm-adapters push outputs/lora me/stories-lora --dry_run      (lists the files; needs no token and no network)
+  slm-adapters push outputs/lora me/stories-lora --private
+  slm-adapters push outputs/merged me/stories --license apache-2.0 --revision v2
+
+exit codes: 0 uploaded; 2 refused, nothing changed in the repository"""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -75,6 +88,11 @@ def _parser() -> argparse.ArgumentParser:
             "inspect", help="describe a run folder", description=INSPECT, epilog=INSPECT_EXAMPLES, **layout
         )
     )
+    _add_push_flags(
+        commands.add_parser(
+            "push", help="upload a folder to the Hugging Face hub", description=PUSH, epilog=PUSH_EXAMPLES, **layout
+        )
+    )
     return parser
 
 
@@ -96,6 +114,20 @@ def _add_inspect_flags(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_inspect)
 
 
+def _add_push_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "folder", metavar="FOLDER", type=Path, help="folder of a run, an adapter, a model or GGUF files"
+    )
+    parser.add_argument("repository", metavar="OWNER/NAME", help="model repository; created if it does not exist")
+    parser.add_argument("--private", action="store_true", help="create it as a private repository")
+    parser.add_argument("--revision", metavar="BRANCH", help="branch; created if it does not exist. Default: main")
+    parser.add_argument("--message", metavar="TEXT", help="message of the commit")
+    parser.add_argument("--base", metavar="ID", help="id of the base on the hub, if it was loaded from a local folder")
+    parser.add_argument("--license", metavar="ID", help="licence for the model card, such as apache-2.0")
+    parser.add_argument("--dry_run", action="store_true", help="list the files and upload nothing")
+    parser.set_defaults(run=_push)
+
+
 # The commands are imported after parsing, so that help and errors are fast: they import torch, transformers and PEFT.
 
 
@@ -109,6 +141,12 @@ def _inspect(options: argparse.Namespace) -> int:
     from slm_adapters.command_line.inspect import run_inspect
 
     return run_inspect(options)
+
+
+def _push(options: argparse.Namespace) -> int:
+    from slm_adapters.command_line.push import run_push
+
+    return run_push(options)
 
 
 if __name__ == "__main__":
