@@ -8,7 +8,7 @@ import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,10 +52,13 @@ def command(stage: Sequence[Instruction], name: str) -> list[str]:
     return list(json.loads(instruction.value.removeprefix("CMD "))) if name == "HEALTHCHECK" else instruction.words
 
 
-def carry_out(stage: Sequence[Instruction], context: Path, workdir: Path, **arguments: str) -> None:
+def carry_out(
+    stage: Sequence[Instruction], context: Path, workdir: Path, *, replace: Mapping[str, bytes], **arguments: str
+) -> None:
     """Copy files from ``context`` to ``workdir`` and run the commands of a stage there, in its shell.
 
-    What is copied from other images is expected to be installed. ``arguments`` replace the defaults of ``ARG``.
+    What is copied from other images is expected to be installed. ``replace`` has the contents of files that differ from
+    those in ``context``; ``arguments`` replace the defaults of ``ARG``.
     """
     shell, variables = ["/bin/sh", "-c"], dict(os.environ) | environment(stage)
     for instruction in stage:
@@ -68,13 +71,15 @@ def carry_out(stage: Sequence[Instruction], context: Path, workdir: Path, **argu
             *sources, target = instruction.words
             for source in sources:
                 _copy(context / source, workdir / target)
+                if source in replace:
+                    (workdir / target / source).write_bytes(replace[source])
         elif instruction.name == "RUN":
             subprocess.run([*shell, instruction.value], cwd=workdir, env=variables, check=True)
 
 
 def _copy(source: Path, target: Path) -> None:
     if source.is_dir():
-        shutil.copytree(source, target, symlinks=True)
+        shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True)
         return
     target.mkdir(parents=True, exist_ok=True)
     shutil.copy(source, target)
