@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from slm_adapters import __version__
 from slm_adapters.closed_output import end_with_output
+from slm_adapters.completion import add_completion
 from slm_adapters.errors import AdapterError
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -76,6 +77,7 @@ def _run(argv: Sequence[str] | None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="slm-adapters", description=DESCRIPTION, epilog="slm-adapters COMMAND --help shows examples.")
     parser.add_argument("--version", action="version", version=f"slm-adapters {__version__}")
+    add_completion(parser)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     layout: Any = {"formatter_class": argparse.RawDescriptionHelpFormatter}
     _add_merge_flags(

@@ -15,7 +15,7 @@ from typing import Any, get_args
 from dotenv import load_dotenv
 from pydantic import ValidationError
 
-from slm_adapters import end_with_output
+from slm_adapters import add_completion, end_with_output
 from slm_serve import __version__
 from slm_serve.errors import StartError
 from slm_serve.http.validation_errors import sentence, with_subject
@@ -99,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    add_completion(parser)
     for name, field in Settings.model_fields.items():
         options: dict[str, Any] = {"help": _help(field.description or "", field.default)}
         if field.annotation is bool:
