@@ -68,7 +68,12 @@ def test_an_invalid_flag_is_rejected_in_one_sentence(
 
 def test_a_key_is_read_from_a_folder_of_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     served: list[Settings] = []
-    monkeypatch.setattr("slm_serve.server.serve", lambda settings: served.append(settings) or 0)
+
+    def serve(settings: Settings) -> int:
+        served.append(settings)
+        return 0
+
+    monkeypatch.setattr("slm_serve.server.serve", serve)
     (tmp_path / "slm_api_key").write_text("s3cret\n")
     (tmp_path / "grafana_password").write_text("other")
     assert main(["--secrets_dir", str(tmp_path)]) == 0

@@ -39,7 +39,9 @@ def completion_script(parser: argparse.ArgumentParser, shell: str, paths: Collec
 
 
 class _PrintCompletion(argparse.Action):
-    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: str | None = None) -> None:
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option_string: str | None = None
+    ) -> None:
         print(completion_script(parser, values))
         parser.exit()
 

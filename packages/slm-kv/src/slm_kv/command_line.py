@@ -61,7 +61,9 @@ def add_completion(parser: argparse.ArgumentParser, paths: Collection[str]) -> N
 
 
 class _PrintCompletion(argparse.Action):
-    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: str | None = None) -> None:
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option_string: str | None = None
+    ) -> None:
         import shtab  # only when a script is printed
 
         for action in parser._actions:

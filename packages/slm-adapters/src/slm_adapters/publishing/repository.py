@@ -69,13 +69,12 @@ def upload(files: Sequence[PublishedFile], repository: Repository, message: str)
             api.create_branch(repository.name, branch=repository.revision, exist_ok=True)
     _check_repository(api, repository, {file.name for file in files}, user)
     operations = [CommitOperationAdd(file.name, file.source) for file in files]
-    options = {"commit_message": message, "revision": repository.revision}
     with _explain(f"cannot upload to {repository.name}", user), _quiet():
-        address = str(api.create_commit(repository.name, operations, **options).commit_url)
+        commit = api.create_commit(repository.name, operations, commit_message=message, revision=repository.revision)
         present = api.list_repo_files(repository.name, revision=repository.revision)
     if missing := sorted({file.name for file in files}.difference(present)):
         raise AdapterError(f"{repository.name} does not take {missing[0]}; remove it from the .gitignore there")
-    return address
+    return str(commit.commit_url)
 
 
 @contextmanager
