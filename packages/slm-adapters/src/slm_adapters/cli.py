@@ -10,12 +10,18 @@ from typing import Any, NoReturn
 
 from slm_adapters import __version__
 from slm_adapters.closed_output import end_with_output
+from slm_adapters.command_line.export_flags import DESCRIPTION as EXPORT
+from slm_adapters.command_line.export_flags import EXAMPLES as EXPORT_EXAMPLES
+from slm_adapters.command_line.export_flags import add_export_flags
+from slm_adapters.command_line.push_flags import DESCRIPTION as PUSH
+from slm_adapters.command_line.push_flags import EXAMPLES as PUSH_EXAMPLES
+from slm_adapters.command_line.push_flags import add_push_flags
 from slm_adapters.completion import add_completion
 from slm_adapters.errors import AdapterError
 
 DTYPES = ("float32", "bfloat16", "float16")
 
-DESCRIPTION = "Merge an adapter of slm-train or PEFT into its base model, inspect a run folder, or push it to the hub."
+DESCRIPTION = "Merge, export as GGUF, inspect or publish adapters of slm-train or PEFT and their models."
 MERGE = """\
 Merge an adapter into its base, in float32, and save a plain transformers model: config, safetensors and tokenizer,
 which any program that reads GPT-2, Llama and the like can load. An adapter trained over 4-bit weights (qlora) is merged
@@ -35,19 +41,6 @@ examples:
   slm-adapters inspect outputs/lora
   slm-adapters inspect outputs/butterfly --json"""
 
-PUSH = """\
-Upload a run folder, an adapter, a model or a folder with GGUF files to a model repository of the Hugging Face hub, with
-its model card. Weights, configuration, tokenizer, README.md, run.json and metrics.jsonl are uploaded, in one commit;
-checkpoints, optimizer states, logs and any other files are not. Paths of this machine are removed from what is
-uploaded; the folder is not changed. The token is that of 'hf auth login' or of the variable HF_TOKEN."""
-PUSH_EXAMPLES = """\
-examples:
-  slm-adapters push outputs/lora me/stories-lora --dry_run      (lists the files; needs no token and no network)
-  slm-adapters push outputs/lora me/stories-lora --private
-  slm-adapters push outputs/merged me/stories --license apache-2.0 --revision v2
-
-exit codes: 0 uploaded; 2 refused, nothing changed in the repository"""
-
 
 class _Parser(argparse.ArgumentParser):
     """Reports mistakes in one sentence, without argparse's usage."""
@@ -64,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str] | None) -> int:
     try:
         options = _parser().parse_args(argv)
-        code: int = options.run(options)
+        code: int = options.run_command(options)
     except KeyboardInterrupt:
         print("slm-adapters: interrupted", file=sys.stderr)
         return 130
@@ -85,16 +78,25 @@ def _parser() -> argparse.ArgumentParser:
             "merge", help="merge an adapter into its base", description=MERGE, epilog=MERGE_EXAMPLES, **layout
         )
     )
+    export = commands.add_parser(
+        "export",
+        help="write a GGUF file for llama.cpp and Ollama",
+        description=EXPORT,
+        epilog=EXPORT_EXAMPLES,
+        **layout,
+    )
+    add_export_flags(export)
+    export.set_defaults(run_command=_export)
     _add_inspect_flags(
         commands.add_parser(
             "inspect", help="describe a run folder", description=INSPECT, epilog=INSPECT_EXAMPLES, **layout
         )
     )
-    _add_push_flags(
-        commands.add_parser(
-            "push", help="upload a folder to the Hugging Face hub", description=PUSH, epilog=PUSH_EXAMPLES, **layout
-        )
+    push = commands.add_parser(
+        "push", help="upload a folder to the Hugging Face hub", description=PUSH, epilog=PUSH_EXAMPLES, **layout
     )
+    add_push_flags(push)
+    push.set_defaults(run_command=_push)
     return parser
 
 
@@ -107,27 +109,13 @@ def _add_merge_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a model that is in OUT")
     parser.add_argument("--probe", metavar="TEXT", help="compare the models on this text. Default: a built-in one")
-    parser.set_defaults(run=_merge)
+    parser.set_defaults(run_command=_merge)
 
 
 def _add_inspect_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="RUN", type=Path, help="folder of a run, a model or an adapter")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.set_defaults(run=_inspect)
-
-
-def _add_push_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "folder", metavar="FOLDER", type=Path, help="folder of a run, an adapter, a model or GGUF files"
-    )
-    parser.add_argument("repository", metavar="OWNER/NAME", help="model repository; created if it does not exist")
-    parser.add_argument("--private", action="store_true", help="create it as a private repository")
-    parser.add_argument("--revision", metavar="BRANCH", help="branch; created if it does not exist. Default: main")
-    parser.add_argument("--message", metavar="TEXT", help="message of the commit")
-    parser.add_argument("--base", metavar="ID", help="id of the base on the hub, if it was loaded from a local folder")
-    parser.add_argument("--license", metavar="ID", help="licence for the model card, such as apache-2.0")
-    parser.add_argument("--dry_run", action="store_true", help="list the files and upload nothing")
-    parser.set_defaults(run=_push)
+    parser.set_defaults(run_command=_inspect)
 
 
 # The commands are imported after parsing, so that help and errors are fast: they import torch, transformers and PEFT.
@@ -137,6 +125,12 @@ def _merge(options: argparse.Namespace) -> int:
     from slm_adapters.command_line.merge import run_merge
 
     return run_merge(options)
+
+
+def _export(options: argparse.Namespace) -> int:
+    from slm_adapters.command_line.export import run_export
+
+    return run_export(options)
 
 
 def _inspect(options: argparse.Namespace) -> int:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard as HubCard
-from huggingface_hub.utils import HFValidationError, validate_repo_id
 from yaml import YAMLError
 
 from slm_adapters.base.base_lookup import PROVIDERS, full_name, recorded_base
@@ -22,6 +21,7 @@ from slm_adapters.cards.readme_file import README, has_own_readme
 from slm_adapters.cards.run_record import run_card
 from slm_adapters.cards.usage import Base, Usage
 from slm_adapters.errors import AdapterError
+from slm_adapters.publishing.hub_library import can_be_repository
 from slm_adapters.publishing.local_paths import is_local_path
 
 LICENSE_ID = re.compile(r"[a-z0-9][a-z0-9.+-]*")  # as the hub writes them: apache-2.0, mit, llama3.2, other
@@ -130,8 +130,4 @@ def _id_fault(value: Any) -> str | None:
         return "is not a text"
     if is_local_path(value):
         return "is a path on this machine"
-    try:
-        validate_repo_id(value)
-    except HFValidationError:
-        return "cannot be an id"
-    return None
+    return None if can_be_repository(value) else "cannot be an id"

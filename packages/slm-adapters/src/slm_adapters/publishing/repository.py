@@ -10,12 +10,12 @@ from fnmatch import fnmatch
 
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import RepositoryNotFoundError
-from huggingface_hub.utils import HFValidationError, disable_progress_bars, validate_repo_id
 
 from slm_adapters.base.hub_errors import hub_error_reason, hub_status
 from slm_adapters.base.log_filters import quiet_hub
 from slm_adapters.errors import AdapterError
 from slm_adapters.publishing.files import PublishedFile
+from slm_adapters.publishing.hub_library import can_be_repository, show_progress_on_terminals
 
 LOG_IN = "log in with 'hf auth login', or set HF_TOKEN to a token with write access"
 TRY_AGAIN = "run the same command again; files that the hub already has are not sent again"
@@ -41,11 +41,7 @@ class Repository:
         owner, _, rest = self.name.partition("/")
         if owner in KINDS and "/" in rest:
             raise AdapterError(f"{self.name!r} names a kind of repository; give OWNER/NAME alone, for a model")
-        try:
-            validate_repo_id(self.name)
-        except HFValidationError:
-            rest = ""
-        if not rest:
+        if not rest or not can_be_repository(self.name):
             raise AdapterError(
                 f"{self.name!r} is not a name on the hub; give OWNER/NAME, of letters, digits and single - _ ."
             )
@@ -60,7 +56,7 @@ def upload(files: Sequence[PublishedFile], repository: Repository, message: str)
     weights, or is public although a private one is requested. Also if its .gitignore leaves out a file.
     """
     api = HfApi()
-    disable_progress_bars()  # they are drawn for each file, and hide the list
+    show_progress_on_terminals()
     with _explain("cannot log in to the hub", user=None):
         user = str(api.whoami()["name"])
     with _explain(f"cannot create {repository.name}", user):
