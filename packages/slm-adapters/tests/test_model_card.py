@@ -214,4 +214,4 @@ def test_a_base_from_a_gguf_file_is_loaded_by_this_package_and_its_precision_is_
     card = run_card(record).render()
     assert 'base = slm_adapters.load("path/to/stories.gguf").model' in card
     assert "AutoModelForCausalLM.from_pretrained" not in card.split("With PEFT")[1].split("With transformers")[0]
-    assert "| precision of the base's file | Q4_1 (GGUF) |" in card
+    assert r"| precision of the base file | Q4\_1 (GGUF) |" in card

@@ -66,5 +66,6 @@ def test_weights_from_a_gguf_file_are_plain_and_the_run_records_their_precision(
     model = base.load_weights(dtype=torch.float32)
     assert {weight.dtype for weight in model.parameters()} == {torch.float32}
     assert not hasattr(model.config, "quantization_config")
+    assert model.config.n_positions == 512  # transformers takes 1,024
     assert _base_precision(base) == {"base_precision": "Q8_0 (GGUF)"}
     assert _base_precision(base_at(find_base("sample"))) == {}

@@ -14,7 +14,12 @@ if TYPE_CHECKING:
     from slm_adapters.base.base_lookup import FULL_NAMES, BaseLocation, find_base, probe_base
     from slm_adapters.base.causality import find_config_fault
     from slm_adapters.base.four_bit import prepare_four_bit
-    from slm_adapters.base.gguf_model import check_gguf_model, gguf_precision, gguf_weight_options
+    from slm_adapters.base.gguf_model import (
+        check_gguf_model,
+        gguf_precision,
+        gguf_weight_options,
+        restore_gguf_config,
+    )
     from slm_adapters.base.gguf_reader import parse_gguf_once
     from slm_adapters.base.hub_errors import HUB_REASONS, as_adapter_error, hub_error_reason, probe_hub
     from slm_adapters.base.log_filters import quiet_bitsandbytes
@@ -149,6 +154,7 @@ __all__ = [
     "reload_model",
     "remove_model_card",
     "resize_embeddings",
+    "restore_gguf_config",
     "rotate",
     "rotate_reference",
     "rotation_matrix",
@@ -234,6 +240,7 @@ _EXPORTS = {
     "recorded_end_ids": "loading.end_tokens:recorded_end_ids",
     "reload_model": "merging.merged_folder:reload_model",
     "remove_model_card": "cards.readme_file:remove_model_card",
+    "restore_gguf_config": "base.gguf_model:restore_gguf_config",
     "resize_embeddings": "base.vocabulary:resize_embeddings",
     "rotate": "butterfly.rotate:rotate",
     "rotate_reference": "butterfly.reference:rotate_reference",

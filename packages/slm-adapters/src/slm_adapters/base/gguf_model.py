@@ -30,6 +30,19 @@ def gguf_weight_options(base: BaseLocation) -> dict[str, Any]:
     return {}
 
 
+def restore_gguf_config(base: BaseLocation, config: Any) -> None:
+    """Set the context of a configuration that was read from a GGUF file; does nothing for other bases.
+
+    transformers 5.19 reads that of a GPT-2 as ``n_ctx``, and takes 1,024 positions, whatever the file has.
+    """
+    if not base.gguf_file:
+        return
+    fields = _reader(base).fields
+    context = fields.get(f"{fields['general.architecture'].contents()}.context_length")
+    if context is not None and hasattr(config, "max_position_embeddings"):
+        config.max_position_embeddings = int(context.contents())
+
+
 def check_gguf_model(base: BaseLocation, model: PreTrainedModel) -> None:
     """Make a model that was read from a GGUF file a plain one, which can be cast and saved.
 
@@ -38,6 +51,7 @@ def check_gguf_model(base: BaseLocation, model: PreTrainedModel) -> None:
     if not base.gguf_file:
         return
     _forget_quantization(model)
+    restore_gguf_config(base, model.config)
     reader = _reader(base)
     architecture = reader.fields["general.architecture"].contents()
     scaling = reader.fields.get(f"{architecture}.rope.scaling.type")

@@ -35,6 +35,7 @@ from slm_adapters import (
     parse_gguf_once,
     probe_base,
     quiet_bitsandbytes,
+    restore_gguf_config,
 )
 from slm_data import Documents
 from slm_train.errors import TrainError
@@ -110,6 +111,7 @@ def find_base_model(options: ModelOptions, name: str, texts: Documents) -> BaseM
     source = probe_base(replace(find_base(name), revision=options.model_revision))
     with _explain_loading(source), parse_gguf_once(source.name):
         config = AutoConfig.from_pretrained(source.location, **source.from_pretrained_options)
+        restore_gguf_config(source, config)
     _check_causal(config)
     path = options.tokenizer_path
     tokenizer = _tokenizer_from(path) if path else load_tokenizer(source, None)
