@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import textwrap
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import uvicorn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from slm_data import sample_base
-from slm_serve import Settings, create_app
+from slm_serve import Settings
 from slm_testing.workspace.checked_commands import check
-from slm_testing.workspace.readme_blocks import READMES, ROOT, Block, blocks_of
+from slm_testing.workspace.readme_blocks import READMES, ROOT, TUTORIALS, Block, blocks_of
+from slm_testing.workspace.servers import serving_in_thread
 
-COMMANDS = [block for file in READMES for block in blocks_of(file, "bash")]
+COMMANDS = [block for file in (*READMES, *TUTORIALS) for block in blocks_of(file, "bash")]
 SERVER = "http://localhost:8000"
 SMALL_REPLACEMENTS = {
     "distilbert/distilgpt2": str(sample_base()),
@@ -33,19 +31,9 @@ WITH_PYTHON = [file for file in READMES if blocks_of(file, "python")]
 def server(trained: Callable[[str], Path]) -> Iterator[str]:
     """The URL of a server in this process, with adapters under the names used in the READMEs."""
     paths = {"red": trained("lora"), "stories": trained("lora"), "blue": trained("butterfly")}
-    app = create_app(Settings(adapter=[f"{name}={path}" for name, path in paths.items()], threads=1))
-    web_server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None))
-    thread = threading.Thread(target=web_server.run)
-    thread.start()
-    try:
-        end = time.monotonic() + 60
-        while not (web_server.started and app.state.service.unavailable_reason is None):
-            assert time.monotonic() < end, app.state.service.unavailable_reason
-            time.sleep(0.05)
-        yield f"http://127.0.0.1:{web_server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        web_server.should_exit = True
-        thread.join()
+    settings = Settings(adapter=[f"{name}={path}" for name, path in paths.items()], threads=1)
+    with serving_in_thread(settings) as url:
+        yield url
 
 
 def test_blocks_provide_their_commands_and_requirements(tmp_path: Path) -> None:
@@ -70,7 +58,7 @@ def test_blocks_provide_their_commands_and_requirements(tmp_path: Path) -> None:
     assert (first.line, first.needs, second.needs) == (3, "a GPU", None)
 
 
-@pytest.mark.parametrize("file", READMES, ids=lambda file: str(file.relative_to(ROOT)))
+@pytest.mark.parametrize("file", [*READMES, *TUTORIALS], ids=lambda file: str(file.relative_to(ROOT)))
 def test_no_command_is_in_a_block_of_another_language(file: Path) -> None:
     others = [block for block in blocks_of(file) if block.language not in ("bash", "python")]
     lines = [line for block in others for line in block.text.splitlines()]

@@ -37,7 +37,9 @@ def test_help_shows_each_of_our_flags_once_and_succeeds(capsys: pytest.CaptureFi
 
 def test_help_all_shows_every_flag_except_negations(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help_all"]) == 0
-    shown = set(flags_in(capsys.readouterr().out))
+    page = capsys.readouterr().out
+    assert "%%" not in page
+    shown = set(flags_in(page))
     hidden = every_flag() - shown - {"help"}
     assert {name.removeprefix("no_") for name in hidden if name.startswith("no_")} <= shown
     assert not {name for name in hidden if not name.startswith("no_")}

@@ -17,7 +17,9 @@ from slm_adapters.errors import AdapterError
 if TYPE_CHECKING:  # torch is loaded with the first tensor, not with this module
     from torch import Tensor
 
-MODEL_CONFIG, ADAPTER_CONFIG, RUN_RECORD = "config.json", "adapter_config.json", "run.json"
+MODEL_CONFIG = "config.json"
+ADAPTER_CONFIG = "adapter_config.json"
+RUN_RECORD = "run.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "spiece.model")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 

@@ -8,5 +8,7 @@ TRAIN_SEED = 1
 VALIDATION_SEED = 2
 
 SAMPLE_TRAIN_SEED = TRAIN_SEED
-sample_story, sample_stories = DRAGON.story, DRAGON.stories
-harbour_story, harbour_stories = HARBOUR.story, HARBOUR.stories
+sample_story = DRAGON.story
+sample_stories = DRAGON.stories
+harbour_story = HARBOUR.story
+harbour_stories = HARBOUR.stories

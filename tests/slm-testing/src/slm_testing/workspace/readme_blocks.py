@@ -13,10 +13,11 @@ READMES = [
     ROOT / "README.md",
     *(
         file
-        for pattern in ("docs/*.md", "packages/*/README.md", "apps/*/README.md")
+        for pattern in ("docs/*.md", "docs/how-to/*.md", "packages/*/README.md", "apps/*/README.md")
         for file in sorted(ROOT.glob(pattern))
     ),
 ]
+TUTORIALS = sorted(ROOT.glob("docs/tutorials/*.md"))  # whose blocks are run in order
 
 FENCE = re.compile(r"^```(\w*)\s*$")
 COMMENT = re.compile(r"^<!--\s*(.*?)\s*-->$")

@@ -97,7 +97,7 @@ def _value_name(type_text: str) -> str:
 
 
 def _text_with_default(flag: TrainingFlag) -> str:
-    text = " ".join(flag.help.split())
+    text = " ".join(flag.help.split()).replace("%%", "%")  # transformers writes its texts for argparse
     text = text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
     # The default of a switch shows in the shape of its flag; None, "" and -1 mean that the text explains it.
     is_shown = not isinstance(flag.default, bool) and flag.default not in (MISSING, None, "", -1)

@@ -1,0 +1,42 @@
+"""Notebooks as Markdown: text, code, and the outputs that are stored in them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nbformat
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def notebook_page(file: Path) -> str:
+    """Return a notebook as Markdown, with a link to the file itself below the title."""
+    cells = nbformat.read(file, as_version=4).cells
+    blocks = [block for cell in cells for block in _cell(cell)]
+    blocks.insert(1, f'<a class="md-button" href="../{file.name}" download>Download the notebook</a>')
+    return "\n\n".join(blocks)
+
+
+def _cell(cell: Any) -> Iterator[str]:
+    if cell.cell_type == "markdown":
+        title, separator, rest = cell.source.partition("\n")
+        yield title
+        if separator:
+            yield rest.strip()
+    elif cell.cell_type == "code":
+        yield _fenced(cell.source, "python")
+        text = "".join(_output(output) for output in cell.outputs).rstrip()
+        if text:
+            yield _fenced(text, "text")
+
+
+def _output(output: Any) -> str:
+    text = output.text if output.output_type == "stream" else output.get("data", {}).get("text/plain", "")
+    return _COLOURS.sub("", text)
+
+
+def _fenced(text: str, language: str) -> str:
+    return f"````{language}\n{text}\n````"
