@@ -9,8 +9,6 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
-from slm_testing.forked import share_server
-
 # A busy machine must not fail a test.
 settings.register_profile("slm", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("slm")
@@ -19,7 +17,10 @@ gc.disable()  # while the tests and what they import are loaded, which leaves ne
 
 
 def pytest_configure() -> None:
-    share_server()  # all test processes fork commands from one server
+    if hasattr(os, "fork"):
+        from slm_testing.forked import share_server
+
+        share_server()  # all test processes fork commands from one server
 
 
 def pytest_collection_finish() -> None:

@@ -100,13 +100,24 @@ class Stage:
         sys.stdout.flush()
         process = os.fork()
         if not process:
-            self._become_process(client, json.loads(request), files)
+            self._become_process(client, request, files)
         for file in files:
             os.close(file)
         self._clients[process] = client
         client.sendall(f"{process}\n".encode())
 
-    def _become_process(self, client: socket.socket, job: dict[str, Any], files: list[int]) -> NoReturn:
+    def _become_process(self, client: socket.socket, request: bytes, files: list[int]) -> NoReturn:
+        code = 1
+        try:
+            job = self._prepare(client, request, files)
+            code = run_to_its_end(lambda: run_job(job))
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code & 0xFF)
+
+    def _prepare(self, client: socket.socket, request: bytes, files: list[int]) -> dict[str, Any]:
+        """Give up what belongs to the server, and take the output, the folder and the variables of the request."""
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self._owner.close()
@@ -115,11 +126,12 @@ class Stage:
         for number, file in enumerate(files, 1):
             os.dup2(file, number)
             os.close(file)
+        job: dict[str, Any] = json.loads(request)
         os.environ.clear()
         os.environ.update(job["environment"])
         os.chdir(job["folder"])
         sys.argv = job["argv"]
-        os._exit(run_to_its_end(lambda: run_job(job)) & 0xFF)
+        return job
 
     def _report_ended_processes(self) -> None:
         while True:

@@ -186,7 +186,7 @@ def _start_server(folder: Path) -> None:
     with (folder / "log.txt").open("a") as log:
         server = subprocess.Popen(
             [sys.executable, "-m", "slm_testing.fork_server", folder],
-            env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
     server.returncode = 0  # it is not waited for; without this, Popen warns
     end = time.monotonic() + 60
