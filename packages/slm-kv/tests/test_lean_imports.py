@@ -21,7 +21,7 @@ IMPORT = "from slm_kv import import_modelling_code; import_modelling_code('cpu')
 
 def last_line(code: str) -> str:
     """Run code in a new interpreter, and return the last line that it prints."""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()[-1]
 
