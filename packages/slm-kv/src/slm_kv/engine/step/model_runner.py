@@ -52,8 +52,8 @@ class ModelRunner:
 
         Yields:
             For each call of a model, its work and the logits of each item: [1, V] for the last row; all rows if
-            it has a draft or logprobs of the prompt are requested; [0, V] for a chunk that ends before the prompt's
-            last token.
+            it has a draft or logprobs of the prompt are requested; those from the context's last token on for scores;
+            [0, V] for a chunk that ends before.
         """
         compiled, others = _split_work(self.step, work)
         if self.step is not None and compiled:
@@ -154,7 +154,7 @@ def _rows_with_logits(work: list[Work]) -> tuple[list[int], list[int]]:
     first = 0
     for item in work:
         end = first + item.count
-        first_needed = first if item.draft or item.sequence.needs_prompt_logits else end - 1
+        first_needed = first if item.draft else first + item.sequence.first_logits_row(item.count)
         rows = range(first_needed, end) if item.needs_logits else range(0)
         keep += rows
         counts.append(len(rows))

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from slm_kv.engine.requests import FinishReason, Update
 from slm_kv.engine.scheduler import Scheduler, Work
+from slm_kv.engine.scoring import ScoringSequence
 from slm_kv.engine.sequence import Sequence
 from slm_kv.engine.step.step_results import StepResult
 from slm_kv.sampling.device_sampling import INVALID
@@ -32,6 +33,11 @@ def sample_tokens(work: Work, result: StepResult, scheduler: Scheduler, updates:
         InvalidLogits, GrammarError: a token cannot be sampled. Those before it are in the update.
     """
     sequence, first = work.sequence, len(work.sequence.token_ids)
+    if isinstance(sequence, ScoringSequence):  # its scores are complete, and have no NaN
+        scheduler.pool.commit(sequence.block_table, (), verified=True)
+        scheduler.end_draft(work, 0)
+        updates.append(Update(sequence.handle, "", (), True))
+        return "stop"
     rows = 1 + len(work.draft)
     tokens = result.tokens or (None,) * rows
     text, reason = "", None
