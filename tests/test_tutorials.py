@@ -71,7 +71,7 @@ def test_every_tutorial_is_run_here() -> None:
 def test_own_texts_are_learned_and_served(tutorial: TutorialRun, capsys: pytest.CaptureFixture[str]) -> None:
     tutorial.run("your-own-texts")
     tutorial.run("serve-and-export")
-    assert "harbour: " in capsys.readouterr().out
+    assert "dragon: " in capsys.readouterr().out
     assert Path("outputs/mine-merged/model.safetensors").is_file()
 
 
