@@ -1,4 +1,4 @@
-"""Training butterfly adapters in two processes, with DDP and with FSDP2: the same angles as in one process."""
+"""Training butterfly adapters in two processes, with DDP, FSDP1 and FSDP2: the same angles as in one process."""
 
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,8 +11,16 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import (
+    FullStateDictConfig,
+    FullyShardedDataParallel,
+    MixedPrecisionPolicy,
+    StateDictType,
+    fully_shard,
+)
+from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from torch.nn.parallel import DistributedDataParallel
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from slm_adapters import AdapterError
 from slm_testing.adapters.tiny_adapters import MakeModel, butterfly, layers, logits, random_butterfly
@@ -99,6 +107,43 @@ def test_ddp_works_with_gradient_checkpointing(tiny: MakeModel, batches: Tensor,
         assert_same_angles(angles, alone)
 
 
+def train_fsdp1(rank: int, adapted: PeftModel, batches: Tensor, folder: Path) -> Tensor:
+    blocks, cpu = ModuleWrapPolicy({LlamaDecoderLayer}), torch.device("cpu")
+    model = FullyShardedDataParallel(adapted, auto_wrap_policy=blocks, device_id=cpu, use_orig_params=True)
+    train(model, own_rows(rank, batches))
+    whole = FullStateDictConfig(rank0_only=True)
+    with FullyShardedDataParallel.state_dict_type(model, StateDictType.FULL_STATE_DICT, whole):
+        state = model.state_dict()
+    if rank == 0:
+        adapted.save_pretrained(folder, state_dict=state, save_embedding_layers=False)
+    return logits(model.eval(), batches[0, 0, :1, :5])
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")  # FSDP1's, about frozen parameters
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
+def test_with_fsdp1_two_processes_train_and_save_the_same_angles_as_one(
+    tiny: MakeModel, batches: Tensor, tmp_path: Path, checkpointing: bool
+) -> None:
+    adapted = double(tiny("llama"), **SETTINGS["both-scale"])
+    if checkpointing:
+        adapted.gradient_checkpointing_enable({"use_reentrant": False})
+    results = run_in_two_processes(train_fsdp1, tmp_path, adapted, batches, tmp_path / "saved")
+    assert_same_as_alone(tiny, batches, tmp_path / "saved", SETTINGS["both-scale"], results)
+
+
+def assert_same_as_alone(
+    tiny: MakeModel, batches: Tensor, folder: Path, settings: dict[str, Any], results: list[Tensor]
+) -> None:
+    """Compare the saved adapter and the logits of both processes with training in one process."""
+    alone = double(tiny("llama"), **settings)
+    train(alone, batches)
+    loaded = PeftModel.from_pretrained(tiny("llama").double(), folder)
+    assert_same_angles(get_peft_model_state_dict(loaded), alone)
+    expected = logits(alone.eval(), batches[0, 0, :1, :5])
+    for actual in results:
+        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
+
+
 def shard(adapted: PeftModel, **options: Any) -> None:
     mesh = init_device_mesh("cpu", (2,))
     for block in adapted.base_model.model.model.layers:
@@ -141,13 +186,7 @@ def test_with_fsdp2_two_processes_train_and_save_the_same_angles_as_one(
     if checkpointing:
         adapted.gradient_checkpointing_enable({"use_reentrant": False})
     results = run_in_two_processes(train_fsdp, tmp_path, adapted, batches, options, tmp_path / "saved")
-    alone = double(tiny("llama"), **settings)
-    train(alone, batches)
-    loaded = PeftModel.from_pretrained(tiny("llama").double(), tmp_path / "saved")
-    assert_same_angles(get_peft_model_state_dict(loaded), alone)
-    expected = logits(alone.eval(), batches[0, 0, :1, :5])
-    for actual in results:
-        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
+    assert_same_as_alone(tiny, batches, tmp_path / "saved", settings, results)
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def test_a_run_that_changed_the_model_needs_no_hint() -> None:
     [
         (record(3.0, 2.999), ("fell by only 0.0%", "--num_train_epochs 12", "--find_learning_rate", "than 0.001")),
         (record(3.0, 2.5, same_text=True, steps=400), ("The sample after training is that from before",)),
-        (record(3.0, 2.999, max_steps=5, steps=5), ("longer than 5 steps (--max_steps 20)",)),
+        (record(3.0, 2.999, max_steps=5, steps=5), ("try training longer than 5 steps (--max_steps 20)",)),
         (record(3.0, 2.999, max_minutes=0.5), ("--max_minutes 2",)),
         (record(3.0, 3.1), ("rose from 3.0000 to 3.1000", "--learning_rate 0.0002", "--find_learning_rate")),
     ],

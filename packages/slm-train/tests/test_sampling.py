@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations.integration_utils import TensorBoardCallback, TrackioCallback, WandbCallback
 
 from slm_testing.train.budget_runs import dynamic
@@ -73,16 +74,16 @@ def test_a_run_killed_at_random_moments_has_each_sample_once(tiny: Tiny, tmp_pat
 def test_sampling_is_not_training_time(monkeypatch: pytest.MonkeyPatch, order: str) -> None:
     now = 0.0
     monkeypatch.setattr(time, "perf_counter", lambda: now)
-    clock = TrainingTime()
+    clock, state = TrainingTime(), (TrainingArguments(use_cpu=True), TrainerState(), TrainerControl())
     clock.on_train_begin()
     for _ in range(3):
         now += 2
         if order == "clock first":
-            clock.on_step_end()
+            clock.on_step_end(*state)
         now += 100
         clock.exclude(100)
         if order == "sampling first":
-            clock.on_step_end()
+            clock.on_step_end(*state)
     assert clock.seconds == 6
 
 

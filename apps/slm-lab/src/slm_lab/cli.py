@@ -54,6 +54,10 @@ def _run_command(arguments: argparse.Namespace) -> int:
         from slm_lab.runs.listing import list_runs
 
         return list_runs(arguments)
+    if arguments.command == "eval":
+        from slm_lab.evaluation.command import evaluate
+
+        return evaluate(arguments)
     from slm_lab.doctor.command import doctor
 
     return doctor(arguments)

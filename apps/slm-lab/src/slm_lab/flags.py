@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from slm_lab import __version__
 from slm_lab.errors import LabError
+from slm_lab.eval_flags import EVAL, EVAL_EXAMPLES, add_eval_flags
 from slm_lab.modes import MODES
 from slm_lab.variants import Variant, parse_variants
 
@@ -85,6 +86,8 @@ def build_parser() -> argparse.ArgumentParser:
     page = commands.add_parser("page", help="rebuild the page from run folders", description=PAGE, **options)
     page.add_argument("folder", metavar="FOLDER", type=Path, help="folder that contains run folders")
     _add_runs(commands, options)
+    evaluate = commands.add_parser("eval", help="evaluate models", description=EVAL, epilog=EVAL_EXAMPLES, **options)
+    add_eval_flags(evaluate, integer_from)
     doctor = commands.add_parser(
         "doctor", help="check what works on this machine", description=DOCTOR, epilog=DOCTOR_EXAMPLES, **options
     )

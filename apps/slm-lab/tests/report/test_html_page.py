@@ -239,3 +239,22 @@ def test_a_folder_without_runs_has_no_page(tmp_path: Path, refused: Callable[...
     assert "there is no run folder" in refused("page", tmp_path)
     assert "does not exist" in refused("page", tmp_path / "gone")
     assert not [*tmp_path.iterdir()]
+
+
+def test_scores_of_tasks_stand_beside_the_bases_and_seeds_give_a_range(tmp_path: Path) -> None:
+    for name, value in (("lora", 0.5), ("lora-seed43", 0.25), ("butterfly", 0.75)):
+        folder = write_run(tmp_path / name, name.partition("-")[0])
+        score = {"task": HOSTILE, "metric": "acc", "value": value, "stderr": 0.1, "higher_is_better": True}
+        base = {"tasks": {"t": {"scores": [score | {"value": 0.125}]}}}
+        content = {"format": 1, "tasks": {"t": {"scores": [score]}}, "base": base}
+        (folder / "eval.json").write_text(json.dumps(content), encoding="utf-8")
+    assert main(["page", str(tmp_path)]) == 0
+    page = (tmp_path / "compare.html").read_text(encoding="utf-8")
+    text = " ".join(ParsedPage(page).visible_text.split())
+    assert "acc ↑ 0.1250 ± 0.1000 0.37500.2500 to 0.5000 0.7500 ± 0.1000" in text  # the range is in small type
+    assert HOSTILE not in page
+    figures = json.loads((tmp_path / "compare.json").read_text(encoding="utf-8"))
+    runs = [entry for mode in figures["modes"] for entry in mode["evaluations"]]
+    assert [(entry["run"], entry["scores"][0]["value"]) for entry in runs] == [
+        ("lora", 0.5), ("lora-seed43", 0.25), ("butterfly", 0.75)
+    ]  # fmt: skip

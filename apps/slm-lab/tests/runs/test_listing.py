@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slm_lab.cli import main
-from slm_lab.runs.columns import COLUMN_BY_KEY
+from slm_lab.runs.columns import COLUMNS
 from slm_lab.runs.csv_file import format_cell
 from slm_testing.lab.made_runs import write_run
 
@@ -58,8 +59,22 @@ def test_the_file_contains_every_column_as_plain_numbers(outputs: Path, tmp_path
     file = tmp_path / "new" / "runs.csv"
     assert main(["runs", str(outputs), "--csv", str(file)]) == 0
     rows = {row["folder"]: row for row in parse_rows(file.read_text())}
-    assert set(rows["a"]) == set(COLUMN_BY_KEY)
+    assert set(rows["a"]) == {column.key for column in COLUMNS}
     assert (rows["a"]["trainable"], rows["a"]["bits_per_byte"], rows["c"]["bits_per_byte"]) == ("400000", "1.2", "")
+
+
+def test_scores_of_tasks_are_columns(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scores = [{"task": "arc", "metric": "acc", "value": 0.25}, {"task": "arc", "metric": "acc_norm", "value": 0.5}]
+    content = {"format": 1, "tasks": {"arc": {"scores": scores}}}
+    (outputs / "a" / "eval.json").write_text(json.dumps(content), encoding="utf-8")
+    assert main(["runs", str(outputs), "--sort", "arc acc_norm"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split()[0] == "a"  # the run with a score comes first
+    below = lines[lines.index("") + 1 :]
+    assert [line.split() for line in below[:2]] == [["folder", "arc"], ["a", "0.25"]]
+    assert main(["runs", str(outputs), "--csv", "-"]) == 0
+    rows = {row["folder"]: row for row in parse_rows(capsys.readouterr().out)}
+    assert [rows[name]["arc acc_norm"] for name in ("a", "c")] == ["0.5", ""]
 
 
 @given(st.text(max_size=20))

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from slm_data.sources.hub.cache import find_missing_dataset
     from slm_data.sources.hub.dataset_names import dataset_hub_id
     from slm_data.sources.hub.errors import HUB_ERROR_REASONS
+    from slm_data.sources.hub.split_texts import split_texts
     from slm_data.sources.options import SourceOptions
     from slm_data.tokens.bpe import train_tokenizer
     from slm_data.tokens.literal import LiteralEncoder
@@ -107,6 +108,7 @@ __all__ = [
     "sample_story",
     "saved_template",
     "select_rows",
+    "split_texts",
     "token_cache_dir",
     "tokenize",
     "tokenize_splits",
@@ -117,6 +119,7 @@ __all__ = [
 _EXPORTS = {
     "Mask": "rows.predicted_tokens:Mask",
     "select_rows": "rows.packing:select_rows",
+    "split_texts": "sources.hub.split_texts:split_texts",
     "EncodingOptions": "tokens.settings:EncodingOptions",
     "LiteralEncoder": "tokens.literal:LiteralEncoder",
     "Example": "examples.types:Example",

@@ -51,6 +51,12 @@ def test_wikitext_is_read_as_articles_and_every_byte_is_kept(client: Client) -> 
     assert corpus["validation"] == ["".join(LINES[1:])]
 
 
+def test_rows_of_a_split_are_read_as_they_are_and_a_missing_split_is_refused(client: Client) -> None:
+    assert client.load(name="wikitext2", split="test") == ["", *BROKEN_LINES]
+    error = client.load(name="wikitext2", split="tset")["error"]
+    assert error == "the dataset wikitext2 has no split 'tset', only train, validation, test; choose another"
+
+
 def test_a_test_split_is_never_used_for_validation(client: Client) -> None:
     corpus = client.load(dataset="fine/tested")
     assert sorted(corpus["train"] + corpus["validation"]) == sorted(STORIES)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from slm_kv.constraints.grammar import Grammar
     from slm_kv.engine.adapters import BASE_ADAPTER
     from slm_kv.engine.engine import Engine
-    from slm_kv.engine.requests import Handle, Update
+    from slm_kv.engine.requests import Handle, TokenScore, Update
     from slm_kv.engine.text_engine import EngineLoad, TextEngine
     from slm_kv.engine.text_stream import TextStream
     from slm_kv.engine_choice import create_engine
@@ -66,6 +66,7 @@ __all__ = [
     "StepBatch",
     "TextEngine",
     "TextStream",
+    "TokenScore",
     "TransformersEngine",
     "UnsupportedModel",
     "Update",
@@ -109,6 +110,7 @@ _EXPORTS = {
     "StepBatch": "attention.step_batch:StepBatch",
     "TextEngine": "engine.text_engine:TextEngine",
     "TextStream": "engine.text_stream:TextStream",
+    "TokenScore": "engine.requests:TokenScore",
     "TransformersEngine": "fallback.engine:TransformersEngine",
     "UnsupportedModel": "errors:UnsupportedModel",
     "Update": "engine.requests:Update",

@@ -52,7 +52,7 @@ def test_compiled_attention_equals_the_reference(
             table[row, : len(pages)] = pages
         first, step_chunks = len(lengths), []
         for pages, (past, rows) in zip(order[len(lengths) :], chunks, strict=True):
-            step_chunks.append(Chunk(first, first + rows, past, pages))
+            step_chunks.append(Chunk(first, first + rows, past, pages.numpy(), pages))
             first += rows
         return StepBatch(
             storage, torch.tensor(slots), table, torch.tensor(lengths, dtype=torch.int32), tuple(step_chunks)

@@ -69,7 +69,7 @@ def batch(groups: int, dim: int, page_size: int, dtype: torch.dtype, device: tor
     table = torch.nn.utils.rnn.pad_sequence(list(pages[: len(LENGTHS)]), batch_first=True).int()
     chunks, first = [], len(LENGTHS)
     for own_pages, (past, rows) in zip(pages[len(LENGTHS) :], CHUNKS, strict=True):
-        chunks.append(Chunk(first, first + rows, past, own_pages.to(device)))
+        chunks.append(Chunk(first, first + rows, past, own_pages.numpy(), own_pages.to(device)))
         first += rows
     lengths = torch.tensor(LENGTHS, dtype=torch.int32, device=device)
     return StepBatch(storage, torch.tensor(slots, device=device), table.to(device), lengths, tuple(chunks))

@@ -11,6 +11,7 @@ from typing import Any
 
 from slm_lab.disk_errors import explain_disk_errors
 from slm_lab.report.html_page import render_page
+from slm_lab.report.page_evaluations import evaluation_figures
 from slm_lab.results.advice import advise
 from slm_lab.results.comparison import Comparison
 from slm_lab.results.mode_results import ModeResults
@@ -71,7 +72,8 @@ def _mode_figures(mode: ModeResults) -> dict[str, Any]:
         }
         for result in mode.results
     ]
-    return {"name": mode.name, "label": mode.label, "figures": figures, "runs": runs}
+    evaluations = evaluation_figures(mode)
+    return {"name": mode.name, "label": mode.label, "figures": figures, "runs": runs, "evaluations": evaluations}
 
 
 def _texts(samples: Sequence[TextSample]) -> list[dict[str, str]]:

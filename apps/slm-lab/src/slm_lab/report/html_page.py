@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from slm_lab.report.page_charts import make_charts
+from slm_lab.report.page_evaluations import list_evaluations
 from slm_lab.report.page_facts import list_commands, list_facts, list_machines
 from slm_lab.report.page_texts import group_by_prompt, list_strips
 from slm_lab.results.advice import advise
@@ -20,8 +21,8 @@ from slm_lab.results.metrics import METRIC_BY_KEY, METRICS, Metric
 from slm_lab.results.mode_results import ModeResults, best_modes
 
 
-def render_page(comparison: Comparison) -> str:
-    """Render the page as HTML. Texts from run folders (names, prompts, samples) are escaped."""
+def render_template(name: str, **values: Any) -> str:
+    """Render a template of this package with the style of all pages and the date. Values are escaped."""
     environment = Environment(
         loader=PackageLoader("slm_lab", "report/template"),
         autoescape=True,
@@ -30,15 +31,22 @@ def render_page(comparison: Comparison) -> str:
         lstrip_blocks=True,
     )
     style = resources.files("slm_lab").joinpath("report", "template", "style.css").read_text(encoding="utf-8")
+    template = environment.get_template(name)
+    return template.render(style=Markup(style), created=date.today().isoformat(), **values)
+
+
+def render_page(comparison: Comparison) -> str:
+    """Render the page as HTML. Texts from run folders (names, prompts, samples) are escaped."""
     modes = comparison.modes
     charts = [{"title": chart.title, "svg": Markup(chart.svg), "wide": chart.wide} for chart in make_charts(comparison)]
-    return environment.get_template("page.html").render(
-        style=Markup(style),
+    return render_template(
+        "page.html",
         comparison=comparison,
         modes=modes,
         facts=[*list_facts(comparison)],
         advice=advise(modes),
         groups=[(name, [*rows]) for name, rows in groupby(_table_rows(modes), key=lambda row: row["group"])],
+        evaluations=list_evaluations(modes),
         charts=charts,
         legend=[*_legend(modes)],
         varying=", ".join(metric.label for metric in METRICS if metric.varies and metric.better),
@@ -46,7 +54,6 @@ def render_page(comparison: Comparison) -> str:
         strips=[*list_strips(modes)],
         machines=[*list_machines(comparison)],
         commands=[*list_commands(modes)],
-        created=date.today().isoformat(),
     )
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from slm_lab.errors import LabError
 from slm_lab.formatting import format_bytes, format_duration
 from slm_lab.runs.record import Run
 
@@ -49,11 +51,33 @@ COLUMNS = (
 COLUMN_BY_KEY = {column.key: column for column in COLUMNS}
 
 
+def columns_of(runs: Sequence[Run]) -> tuple[Column, ...]:
+    """All columns: those of every run, and one for each score of ``slm-lab eval`` that a run has.
+
+    The terminal's table shows the first score of each task, which is its main one.
+    """
+    scores = {score.key: score for run in runs for score in run.evaluations.scores}
+    first = {score.task: key for key, score in reversed(scores.items())}
+    shown = {key: score.task for key, score in scores.items() if first[score.task] == key}
+    return (*COLUMNS, *(Column(key, partial(_score, key), shown.get(key, ""), "{:.4g}".format) for key in scores))
+
+
+def _score(key: str, run: Run) -> float | None:
+    return next((score.value for score in run.evaluations.scores if score.key == key), None)
+
+
 def sort_runs(runs: Sequence[Run], key: str | None, *, descending: bool) -> list[Run]:
-    """Sort by the column ``key`` (None keeps the order). Runs without a value come last in both directions."""
+    """Sort by the column ``key`` (None keeps the order). Runs without a value come last in both directions.
+
+    Raises:
+        LabError: There is no such column.
+    """
     if key is None:
         return [*reversed(runs)] if descending else [*runs]
-    value_of = COLUMN_BY_KEY[key].value
+    columns = {column.key: column for column in columns_of(runs)}
+    if key not in columns:
+        raise LabError(f"--sort {key}: there is no such column; choose from {', '.join(columns)}")
+    value_of = columns[key].value
     with_value: list[tuple[Any, Run]] = [(value, run) for run in runs if (value := value_of(run)) is not None]
     with_value.sort(key=lambda pair: pair[0], reverse=descending)
     return [*(run for _, run in with_value), *(run for run in runs if value_of(run) is None)]

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
 from slm_lab.errors import LabError
-from slm_lab.runs.columns import COLUMNS, Value
+from slm_lab.runs.columns import Value, columns_of
 from slm_lab.runs.record import Run
 
 
-def write_csv(runs: Iterable[Run], file: TextIO) -> None:
+def write_csv(runs: Sequence[Run], file: TextIO) -> None:
     """Write every column, sizes in bytes and times in seconds."""
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(column.key for column in COLUMNS)
+    writer, columns = csv.writer(file, lineterminator="\n"), columns_of(runs)
+    writer.writerow(format_cell(column.key) for column in columns)
     for run in runs:
-        writer.writerow([format_cell(column.value(run)) for column in COLUMNS])
+        writer.writerow([format_cell(column.value(run)) for column in columns])
 
 
-def save_csv(runs: Iterable[Run], path: Path) -> None:
+def save_csv(runs: Sequence[Run], path: Path) -> None:
     """Write the file at ``path``, and its folder if needed.
 
     Raises:

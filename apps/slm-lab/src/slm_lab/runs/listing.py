@@ -12,7 +12,7 @@ from rich.table import Table
 
 from slm_lab.console import new_console
 from slm_lab.errors import DamagedRecordError, LabError
-from slm_lab.runs.columns import COLUMN_BY_KEY, COLUMNS, Column, sort_runs
+from slm_lab.runs.columns import COLUMN_BY_KEY, COLUMNS, Column, columns_of, sort_runs
 from slm_lab.runs.csv_file import save_csv, write_csv
 from slm_lab.runs.discovery import find_runs
 from slm_lab.runs.reading import read_run
@@ -27,8 +27,6 @@ def list_runs(arguments: argparse.Namespace) -> int:
     Raises:
         LabError: For an unknown column, a folder that does not exist, or a file that cannot be written.
     """
-    if arguments.sort and arguments.sort not in COLUMN_BY_KEY:
-        raise LabError(f"--sort {arguments.sort}: there is no such column; choose from {', '.join(COLUMN_BY_KEY)}")
     if not arguments.folder.is_dir():
         raise LabError(f"the folder {arguments.folder} does not exist; choose one that contains run folders")
     runs, damaged = read_all_runs(arguments.folder)
@@ -66,17 +64,25 @@ def _print_table(runs: Sequence[Run], root: Path) -> None:
     if not runs:
         console.print(f"no runs under {escape(str(root))}", soft_wrap=True)
         return
-    columns = [column for column in COLUMNS if column.title]
-    table = Table(padding=(0, 1, 0, 0), box=None, header_style="bold")
-    for column in columns:
-        is_text = column.key in ("folder", "mode", "base")
-        table.add_column(column.title, justify="left" if is_text else "right", overflow="fold", no_wrap=not is_text)
-    for run in runs:
-        table.add_row(*(_cell(column, run) for column in columns), style="" if run.finished else "dim")
-    console.print(table)
+    console.print(_table(COLUMNS, runs))
+    scores = columns_of(runs)[len(COLUMNS) :]
+    if scores:  # below, as they rarely fit beside the others
+        console.print()
+        console.print(_table([COLUMN_BY_KEY["folder"], *scores], [run for run in runs if run.evaluations.scores]))
     unfinished = [f"{run.name} ({run.status})" for run in runs if not run.finished]
     if unfinished:
         console.print(f"not finished: {escape(', '.join(unfinished))}", style="dim", soft_wrap=True)
+
+
+def _table(columns: Sequence[Column], runs: Sequence[Run]) -> Table:
+    table = Table(padding=(0, 1, 0, 0), box=None, header_style="bold")
+    shown = [column for column in columns if column.title]
+    for column in shown:
+        is_text = column.key in ("folder", "mode", "base")
+        table.add_column(column.title, justify="left" if is_text else "right", overflow="fold", no_wrap=not is_text)
+    for run in runs:
+        table.add_row(*(_cell(column, run) for column in shown), style="" if run.finished else "dim")
+    return table
 
 
 def _cell(column: Column, run: Run) -> str:

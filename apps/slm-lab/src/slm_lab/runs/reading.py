@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from slm_lab.errors import DamagedRecordError
+from slm_lab.runs.evaluations import read_evaluations
 from slm_lab.runs.numbers import read_number
 from slm_lab.runs.record import COMMAND_FILE, RECORD_FILE, Evaluation, Run, When
 from slm_lab.runs.sampled_texts import parse_samples
@@ -70,6 +71,7 @@ def _parse_record(record: Mapping[str, Any], folder: Path, name: str) -> Run:
         versions={str(library): str(version) for library, version in record.get("versions", {}).items()},
         machine=dict(record.get("machine", {})),
         arguments=dict(arguments),
+        evaluations=read_evaluations(folder),
     )
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from slm_lab.runs.evaluations import Evaluations
+
 # Files of a run folder.
 RECORD_FILE, METRICS_FILE, COMMAND_FILE = "run.json", "metrics.jsonl", "lab.json"
 
@@ -62,6 +64,7 @@ class Run:
     versions: Mapping[str, str] = field(default_factory=dict)
     machine: Mapping[str, Any] = field(default_factory=dict)
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    evaluations: Evaluations = field(default_factory=Evaluations)
 
     def bits_per_byte(self, when: When) -> float | None:
         """Return bits per byte ``before`` or ``after`` training."""

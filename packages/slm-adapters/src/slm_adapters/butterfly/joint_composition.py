@@ -76,7 +76,7 @@ class _Compose(torch.autograd.Function):
         factors = plan(joint.rotation, values.device.type)
         matrices = list[Tensor]()
         for positions in joint.chunks(range(len(angles)), values.device.type):
-            chunk = to_float64(joint.scaled(values[positions[0] : positions[-1] + 1], positions))
+            chunk = to_float64(joint.scaled(_rows(values, positions), positions))
             for layer in compose_layers(chunk, joint.rotation, factors, joint.dtype):
                 matrices += layer
         trained = [needed for needed in ctx.needs_input_grad[2:] for _ in factors]
@@ -94,10 +94,16 @@ class _Compose(torch.autograd.Function):
         joint.on_backward(used)
         results: list[Tensor | None] = [None] * len(layers)
         for positions in joint.chunks(used, values.device.type):
-            chunk = to_float64(joint.scaled(values[positions], positions))
-            stacked = {f: torch.stack([layers[at][index] for at in positions]) for index, f in enumerate(factors)}
-            gradient = angle_gradients(chunk, joint.rotation, factors, stacked).to(values.dtype)
+            chunk = to_float64(joint.scaled(_rows(values, positions), positions))
+            of_matrices = [layers[at] for at in positions]
+            gradient = angle_gradients(chunk, joint.rotation, factors, of_matrices).to(values.dtype)
             rows = joint.scaled(gradient, positions).view(-1, *joint.rotation.angle_shape).unbind()
             for position, row in zip(positions, rows, strict=True):
                 results[position] = row
         return None, None, *results
+
+
+def _rows(values: Tensor, positions: Sequence[int]) -> Tensor:
+    """Return rows of ``values``: a view if ``positions``, in ascending order, are adjacent."""
+    begin, end = positions[0], positions[-1] + 1
+    return values[begin:end] if end - begin == len(positions) else values[positions]

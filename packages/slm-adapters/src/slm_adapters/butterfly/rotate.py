@@ -105,8 +105,7 @@ class _Rotate(torch.autograd.Function):
             return apply_back(gradient, rotation_matrices(angles, ctx.rotation, x.dtype), factors), None, None
         matrices = rotation_matrices(angles, ctx.rotation, x.dtype)
         x_gradient, matrix_gradients = gradients(x, gradient, matrices, factors, needs_x)
-        by_factor = {factor: values[None] for factor, values in zip(factors, matrix_gradients, strict=True)}
-        exact = angle_gradients(to_float64(angles).flatten()[None], ctx.rotation, factors, by_factor)
+        exact = angle_gradients(to_float64(angles).flatten()[None], ctx.rotation, factors, [matrix_gradients])
         return x_gradient, exact.view(angles.shape).to(angles.dtype), None
 
 

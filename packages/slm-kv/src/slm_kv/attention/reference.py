@@ -8,6 +8,7 @@ E = H / G, D dimensions of a head, P pages, S slots in a page.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
@@ -22,8 +23,9 @@ def attend(
     """Store the step's keys and values, then attend. Returns [N, H, D]."""
     write(key_NGD, value_NGD, layer, batch)
     out_NHD = torch.empty_like(query_NHD, memory_format=torch.contiguous_format)
-    for row, length in enumerate(batch.decode_lengths.tolist()):
-        chunk = Chunk(row, row + 1, length - 1, batch.decode_pages[row].long())
+    _, pages, lengths = batch.arrays
+    for row, length in enumerate(lengths.tolist()):
+        chunk = Chunk(row, row + 1, length - 1, pages[row], batch.decode_pages[row].long())
         out_NHD[row : row + 1] = attend_chunk(query_NHD, chunk, layer, batch, options)
     for chunk in batch.chunks:
         out_NHD[chunk.first : chunk.last] = attend_chunk(query_NHD, chunk, layer, batch, options)
@@ -36,23 +38,27 @@ def write(key_NGD: Tensor, value_NGD: Tensor, layer: int, batch: StepBatch) -> N
     batch.storage.values[layer].flatten(0, 1).index_copy_(0, batch.slots, value_NGD)
 
 
-def gather(pages_PSGD: Tensor, pages: Tensor, first: int, end: int) -> Tensor:
-    """Gather tokens ``first`` to ``end`` - 1 of ``pages`` to [G, L, D]: a view if the pages are neighbours."""
+def gather(pages_PSGD: Tensor, chunk: Chunk, first: int) -> Tensor:
+    """Gather the chunk's tokens from ``first`` on to [G, L, D]: a view if their pages are neighbours.
+
+    The host decides which from its own page numbers: it would wait for a number from the device.
+    """
     page_size = pages_PSGD.shape[1]
-    needed, skipped = pages[first // page_size : -(-end // page_size)], first // page_size * page_size
-    start, stop = int(needed[0]), int(needed[-1]) + 1
-    if stop - start == len(needed) and bool((needed.diff() == 1).all()):
+    needed, skipped = slice(first // page_size, -(-chunk.length // page_size)), first // page_size * page_size
+    numbers = chunk.page_numbers[needed]
+    start, stop = int(numbers[0]), int(numbers[0]) + len(numbers)
+    if np.array_equal(numbers, np.arange(start, stop)):
         tokens_LGD = pages_PSGD[start:stop].flatten(0, 1)
     else:
-        tokens_LGD = pages_PSGD[needed].flatten(0, 1)
-    return tokens_LGD[first - skipped : end - skipped].transpose(0, 1)
+        tokens_LGD = pages_PSGD.index_select(0, chunk.pages[needed]).flatten(0, 1)
+    return tokens_LGD[first - skipped : chunk.length - skipped].transpose(0, 1)
 
 
 def attend_chunk(query_NHD: Tensor, chunk: Chunk, layer: int, batch: StepBatch, options: LayerAttention) -> Tensor:
     """Compute the attention of one chunk's rows, each over the tokens before it and itself. Returns [T, H, D]."""
     first = options.first_key(chunk.past)  # of those that the first row attends to
-    key_GLD = gather(batch.storage.keys[layer], chunk.pages, first, chunk.length)
-    value_GLD = gather(batch.storage.values[layer], chunk.pages, first, chunk.length)
+    key_GLD = gather(batch.storage.keys[layer], chunk, first)
+    value_GLD = gather(batch.storage.values[layer], chunk, first)
     return causal_attention(query_NHD[chunk.first : chunk.last], key_GLD, value_GLD, chunk.past - first, options)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Ids
 from functools import partial
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,13 +14,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from slm_kv.engine.base_copy import BaseCopy, NewAdapter
 from slm_kv.engine.context_limits import ContextLimits, OnFull
 from slm_kv.engine.embeddings import EmbeddingSequence
-from slm_kv.engine.model_runner import ModelRunner, split_embeddings
 from slm_kv.engine.prepared_models import PreparedModels, check_weights
 from slm_kv.engine.requests import FinishReason, Handle, Update
 from slm_kv.engine.scheduler import Scheduler, Work
 from slm_kv.engine.sequence import Sequence
+from slm_kv.engine.step.model_runner import ModelRunner, split_embeddings
+from slm_kv.engine.step.step_results import StepResult, fetch, unfetched
+from slm_kv.engine.step.token_step import sample_tokens
 from slm_kv.engine.text_engine import EngineLoad, TextEngine
-from slm_kv.engine.token_step import sample_tokens
 from slm_kv.engine.verification.added_adapter import prepare_adapter
 from slm_kv.engine.verification.comparison import Subject
 from slm_kv.engine.verification.compiled_adapters import StepCompiler
@@ -35,6 +36,7 @@ from slm_kv.peft_models import base_model
 from slm_kv.sampling.speculation import Speculate, require_speculate
 
 # Computes the rows of work: for each call of a model, its items and a tensor for each.
+T = TypeVar("T")
 Run = Callable[[tuple[Work, ...]], Iterable[tuple[list[Work], list[Tensor]]]]
 
 
@@ -120,10 +122,10 @@ class Engine(TextEngine):
             self._prepared.restore()
             raise
         self._prepared.release_memory()
-        positions, speculates = self.context_limits.positions, speculate == "auto"
-        step = self._compiler.step_on(self.storage)
+        positions, step = self.context_limits.positions, self._compiler.step_on(self.storage)
         self._runner = ModelRunner(base_model(self.model), self.adapters, self.storage, step)
-        self.scheduler = Scheduler(self.pool, max_sequences, max_step_tokens, positions, speculates)
+        self.scheduler = Scheduler(self.pool, max_sequences, max_step_tokens, positions, speculate == "auto")
+        self._fetch = fetch if self.device.type == "cuda" else unfetched
         self._sequences: dict[int, Sequence] = {}
 
     def load(self) -> EngineLoad:
@@ -171,12 +173,12 @@ class Engine(TextEngine):
         for copy in plan.copies:
             self.storage.copy(copy.source, copy.target)
         embedding, generating = split_embeddings(plan.work)
-        self._process(self._run(generating, self._runner.run), self._sample)
+        self._process(self._fetch(self._run(generating, self._runner.run)), self._sample)
         self._process(self._run(embedding, self._runner.run_hidden), self._embed)
         updates, self._updates = self._updates, []
         return updates
 
-    def _process(self, results: list[tuple[Work, Tensor]], process: Callable[[Work, Tensor], None]) -> None:
+    def _process(self, results: Iterable[tuple[Work, T]], process: Callable[[Work, T], None]) -> None:
         for work, rows in results:
             try:
                 process(work, rows)
@@ -246,7 +248,7 @@ class Engine(TextEngine):
                 return []
             return [pair for item in work for pair in self._run((item,), run)]
 
-    def _sample(self, work: Work, logits_RV: Tensor) -> None:
+    def _sample(self, work: Work, result: StepResult) -> None:
         sequence, handle, known = work.sequence, work.sequence.handle, work.count - len(work.draft)
         # Behind a window, logits do not depend on all tokens of a chunk: its keys are checked instead.
         checked = self.pool.window is not None and (known > 1 or not work.samples)
@@ -254,9 +256,9 @@ class Engine(TextEngine):
             self._runner.check_keys(work)
         self.pool.commit(sequence.block_table, sequence.next_ids(known), verified=checked and handle.use_cache)
         if sequence.needs_prompt_logits:
-            sequence.add_prompt_logprobs(logits_RV)
+            sequence.add_prompt_logprobs(result.logits_RV)
         if work.samples:
-            reason = sample_tokens(work, logits_RV[-1 - len(work.draft) :], self.scheduler, self._updates)
+            reason = sample_tokens(work, result, self.scheduler, self._updates)
             if reason:
                 self._remove(sequence, reason)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from torch import Tensor
 
@@ -12,6 +12,13 @@ from slm_kv.sampling.params import SamplingParams
 from slm_kv.sampling.speculation import SpeculationCounts
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
+
+
+class TokenScore(NamedTuple):
+    """How likely a given token is: its natural log-probability, and whether no token is likelier."""
+
+    logprob: float
+    greedy: bool
 
 
 @dataclass(eq=False)
@@ -35,6 +42,7 @@ class Handle:
         reused_tokens: Tokens of the prompt whose keys and values were found in the pool.
         slides: How often its context was cut in order to continue (``on_full="window"``).
         speculation: Tokens of the answer that were drafted, and how many of them were sampled.
+        scores: One entry for each token of the continuation, for a request of ``submit_scoring``.
         embedding: The embedding of the prompt, [D] in float32, for a request of ``submit_embedding`` that has ended.
     """
 
@@ -53,6 +61,7 @@ class Handle:
     reused_tokens: int = 0
     slides: int = 0
     speculation: SpeculationCounts = field(default_factory=SpeculationCounts)
+    scores: list[TokenScore] = field(default_factory=list)
     embedding: Tensor | None = None
 
     @property

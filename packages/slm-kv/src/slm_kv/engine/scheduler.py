@@ -188,19 +188,19 @@ class Scheduler:
         one new prompt, or questions after one long instruction, then compute it once: 16 requests with a new prompt of
         401 tokens finish 1.31 times as fast.
         """
-        if not (self.pool.prefix_caching and sequence.reuses_prefix):
+        if not (self.pool.prefix_caching and sequence.reusable_ids):
             return False
         for running in self.running:
             same_weights = running.prefix_root == sequence.prefix_root
             if running.pending > 1 and same_weights and running.block_table.chained:
-                shared = self._shared_tokens(running.context, sequence.context)
+                shared = self._shared_tokens(running.context, sequence.reusable_ids)
                 if shared and self._unknown_tokens(sequence, shared) * 2 >= running.pending:
                     return True
         return False
 
     def _unknown_tokens(self, sequence: Sequence, tokens: int) -> int:
         """How many of the sequence's first ``tokens`` are in no known pages."""
-        return tokens - self.pool.cached_prefix(sequence.context, sequence.prefix_root)
+        return tokens - self.pool.cached_prefix(sequence.reusable_ids, sequence.prefix_root)
 
     def _shared_tokens(self, context: list[int], other: list[int]) -> int:
         """The length of the common beginning, in whole pages, that ``other`` can reuse."""
@@ -214,7 +214,7 @@ class Scheduler:
 
         Without these extra pages, the running sequences would soon preempt the one just admitted.
         """
-        table = self.pool.open(sequence.context if sequence.reuses_prefix else (), sequence.prefix_root)
+        table = self.pool.open(sequence.reusable_ids, sequence.prefix_root)
         needed = self.pool.largest_need(table, len(sequence.context) - table.tokens, self.max_step_tokens)
         if needed > self.pool.free_pages or needed + self._growing_sequences() > self.pool.free_pages:
             self.pool.release(table)

@@ -54,6 +54,15 @@ class Sequence:
         return self.handle.use_cache and not self.needs_prompt_logits
 
     @property
+    def reusable_ids(self) -> list[int]:
+        """Its first tokens, as far as cached pages may be used for them."""
+        return self.context if self.reuses_prefix else []
+
+    def first_logits_row(self, count: int) -> int:
+        """The first of its next ``count`` rows whose logits are needed, if its last token is among them."""
+        return 0 if self.needs_prompt_logits else count - 1
+
+    @property
     def running(self) -> bool:
         """Whether it has pages; otherwise it waits."""
         return self._block_table is not None

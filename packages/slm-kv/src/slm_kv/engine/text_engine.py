@@ -19,6 +19,7 @@ from slm_kv.constraints.grammar import Grammar
 from slm_kv.engine.adapter_host import AdapterHost
 from slm_kv.engine.embeddings import NO_TEXT, EmbeddingSequence
 from slm_kv.engine.requests import FinishReason, Handle, Update
+from slm_kv.engine.scoring import ScoringSequence
 from slm_kv.engine.sequence import Sequence
 from slm_kv.engine.text_stream import TextStream
 from slm_kv.engine.vocabulary import Prompt, Vocabulary
@@ -248,6 +249,23 @@ class TextEngine(AdapterHost):
             raise handle.exception
         assert handle.embedding is not None
         return handle.embedding
+
+    def submit_scoring(self, context: Prompt, continuation: Ids[int], *, adapter: str | None = None) -> Handle:
+        """Queue a request for the log-probabilities of the tokens of ``continuation`` after ``context``.
+
+        ``handle.scores`` has them when the request has ended. Pages of the context are shared, as those of a prompt.
+
+        Raises:
+            KVError: the context or the continuation is empty, both are too long, or the adapter is unknown.
+        """
+        if not len(continuation):
+            raise KVError("the continuation is empty: give at least one token")
+        context_ids, continuation_ids = self._vocabulary.encode(context), self._vocabulary.encode(continuation)
+        self.check([*context_ids, *continuation_ids[:-1]], NO_TEXT, adapter=adapter)
+        name = self.adapters.resolve(adapter)
+        handle = Handle(next(self._next_id), tuple(context_ids), NO_TEXT, name)
+        self._queue(ScoringSequence(handle, continuation_ids, self.adapters.prefix_root(name)))
+        return handle
 
     def cancel(self, handle: Handle) -> bool:
         """End a request and release its memory at once; return False if it had already ended."""

@@ -14,6 +14,7 @@ from slm_kv.engine.base_copy import BaseCopy
 from slm_kv.engine.context_limits import OnFull
 from slm_kv.engine.embeddings import EmbeddingSequence, last_hidden_states
 from slm_kv.engine.requests import FinishReason, Handle, Update
+from slm_kv.engine.scoring import ScoringSequence
 from slm_kv.engine.sequence import Sequence
 from slm_kv.engine.text_engine import EngineLoad, TextEngine
 from slm_kv.errors import KVError, require_at_least
@@ -151,6 +152,11 @@ class TransformersEngine(TextEngine):
             self._embed(sequence)
             return
         logits_RV = self._next_logits(sequence)
+        if isinstance(sequence, ScoringSequence):
+            sequence.add_prompt_logprobs(logits_RV[-len(sequence.continuation) :])
+            self._updates.append(Update(sequence.handle, "", (), True))
+            self._remove(sequence, "stop")
+            return
         if sequence.needs_prompt_logits:
             sequence.add_prompt_logprobs(logits_RV)
         token = sequence.sampler.sample(logits_RV[-1])

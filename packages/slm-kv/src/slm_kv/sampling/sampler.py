@@ -8,7 +8,9 @@ from __future__ import annotations
 import math
 import random
 import secrets
+from collections import deque
 from collections.abc import Iterable, Sequence
+from itertools import islice
 
 import numpy as np
 import torch
@@ -16,6 +18,7 @@ from torch import Tensor
 
 from slm_kv.constraints.token_constraint import TokenConstraint
 from slm_kv.errors import GrammarError
+from slm_kv.sampling.device_sampling import SampledRow
 from slm_kv.sampling.logit_bias import LogitBias
 from slm_kv.sampling.logprobs import SampledToken, with_logprobs
 from slm_kv.sampling.params import SamplingParams
@@ -53,22 +56,44 @@ class TokenSampler:
         self._random = random.Random(self.seed)
         self._penalties = Penalties(params, prompt_ids, vocab_size) if params.penalised else None
         self._bias = LogitBias(params.logit_bias) if params.logit_bias else None
-        self._takes_likeliest = params.greedy and not (params.penalised or params.logit_bias or constraint)
+        self._numbers: deque[float] = deque()
+        self._depends_on_text = bool(params.penalised or params.logit_bias or constraint)
 
     @property
     def complete(self) -> bool:
         """Whether the text is finished because its grammar allows no further token."""
         return self._constraint is not None and self._constraint.complete
 
-    def sample(self, logits_V: Tensor) -> SampledToken:
+    @property
+    def is_plain(self) -> bool:
+        """Whether the next tokens depend on nothing but logits, settings and numbers, and need no logprobs."""
+        return not (self._depends_on_text or self._tokens_before_end) and self.params.logprobs is None
+
+    def next_rows(self, count: int) -> list[SampledRow]:
+        """How the next ``count`` tokens are sampled, if ``is_plain``."""
+        if self.params.greedy:
+            return [SampledRow(self.params, 0.0)] * count
+        while len(self._numbers) < count:
+            self._numbers.append(self._random.random())
+        return [SampledRow(self.params, number) for number in islice(self._numbers, count)]
+
+    def sample(self, logits_V: Tensor, chosen: int | None = None) -> SampledToken:
         """Sample the next token and add it to the history.
+
+        Args:
+            logits_V: The logits.
+            chosen: The token that was sampled from them as the first of ``next_rows``; None for none.
 
         Raises:
             InvalidLogits: the logits contain NaN, or the largest is infinite.
             GrammarError: no token may come next.
         """
         params = self.params
-        if self._takes_likeliest and not self._tokens_before_end:
+        if chosen is not None:
+            token = chosen
+            if not params.greedy:
+                self._next_number()
+        elif params.greedy and not (self._depends_on_text or self._tokens_before_end):
             token = likeliest(logits_V)  # needs no float64 copy of the logits
         else:
             scores_V = self._scores(logits_V)
@@ -119,6 +144,9 @@ class TokenSampler:
         """Sample a token: invert the cumulative distribution, in order of token ids, at one random number."""
         ids_K, weights_K = truncate(scores_V, self.params)
         cumulative_K = weights_K.cumsum(0).numpy()
-        target = self._random.random() * cumulative_K[-1]
+        target = self._next_number() * cumulative_K[-1]
         index = int(np.searchsorted(cumulative_K, target, side="right"))
         return index if ids_K is None else int(ids_K[index])
+
+    def _next_number(self) -> float:
+        return self._numbers.popleft() if self._numbers else self._random.random()

@@ -26,6 +26,7 @@ from slm_train.checkpoints.random_state import random_state, set_random_state
 from slm_train.checkpoints.step_checkpoint import StepCheckpoint
 from slm_train.checkpoints.step_checkpoint_file import load_weights
 from slm_train.hardware.memory_usage import MemoryUsage
+from slm_train.hardware.synchronization import synchronize
 from slm_train.loop.changed_settings import NewSettings
 from slm_train.loop.finite_check import check_evaluation
 from slm_train.loop.gradient_accumulation import GradientAccumulation
@@ -117,6 +118,8 @@ class BudgetTrainer(SlmTrainer):
         self.state.epoch = self.plan.progress(step)
         self.state.num_input_tokens_seen += predicted
         self.trained_tokens += predicted
+        if self._is_interrupted():
+            synchronize(self.args.device)
         sums = StepSums(loss, predicted, self.plan.real_tokens(share), slots, time.perf_counter() - start)
         self.metrics.add(sums, tokens=self.state.num_input_tokens_seen, norm=norm, rate=rate)
         self.control = self.callback_handler.on_step_end(self.args, self.state, self.control)
@@ -177,6 +180,12 @@ class BudgetTrainer(SlmTrainer):
                 self.accelerator.set_trigger()
             has_signal = self.accelerator.check_trigger()
         return has_signal
+
+    def _is_interrupted(self) -> bool:
+        """Return whether the step is followed by something else than a step, so that its time must be complete."""
+        budget, is_last = self.budget, self.state.global_step == len(self.plan)
+        intervals = (budget.log_interval, budget.eval_interval, budget.checkpoint_interval)
+        return is_last or any(self._is_due(interval) for interval in intervals)
 
     def _is_due(self, interval: int) -> bool:
         return interval > 0 and self.state.global_step % interval == 0

@@ -13,11 +13,15 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 
 from slm_train.arguments import UNLIMITED_STEPS, Arguments
+from slm_train.hardware.synchronization import synchronize
 from slm_train.loop.learning_rate import follow_fraction, update_learning_rate
 
 
 class TrainingTime(TrainerCallback):
-    """Counts the seconds spent on training, excluding evaluations, checkpoints and text samples."""
+    """Counts the seconds spent on training, excluding evaluations, checkpoints and text samples.
+
+    Before these, and where training ends, a GPU is waited for: its queued steps are training.
+    """
 
     def __init__(self, seconds: float = 0.0) -> None:
         self.seconds = seconds
@@ -36,7 +40,10 @@ class TrainingTime(TrainerCallback):
         # Holds in both orders of callbacks: if this one's on_step_end comes later, it measures from a later moment.
         self._measured_from += seconds
 
-    def on_step_end(self, *_: Any, **__: Any) -> None:
+    def on_step_end(self, *positional: Any, **_: Any) -> None:
+        args: TrainingArguments = positional[0]
+        if _is_interrupted(*positional[1:]):
+            synchronize(args.device)
         now = time.perf_counter()
         self.seconds, self._measured_from = self.seconds + now - self._measured_from, now
 
@@ -74,7 +81,7 @@ class TimeBudget(TrainingTime, ExportableState):
         args: TrainingArguments = positional[0]
         control: TrainerControl = positional[2]
         before = self.fraction
-        super().on_step_end()
+        super().on_step_end(*positional)
         self.seconds = _seconds_of_first_process(self.seconds, args.device)
         update_learning_rate(named["lr_scheduler"])
         is_over = self.fraction >= 1
@@ -90,6 +97,12 @@ class TimeBudget(TrainingTime, ExportableState):
         if interval and interval < 1 and self.fraction // interval > before // interval:
             return True
         return at_the_end
+
+
+def _is_interrupted(state: TrainerState, control: TrainerControl) -> bool:
+    """Return whether training is followed by something else after this step."""
+    is_last = control.should_training_stop or state.global_step >= state.max_steps
+    return is_last or control.should_log or control.should_evaluate or control.should_save
 
 
 def make_time_budget(arguments: Arguments, checkpoint: Path | None) -> TimeBudget | None:

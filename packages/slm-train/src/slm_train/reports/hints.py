@@ -37,7 +37,7 @@ def _more(record: dict[str, Any]) -> str:
     settings, steps = record["arguments"], record["speed"]["steps"]
     flags = []
     if steps < _FEW_STEPS:
-        flags.append(f"train longer than {steps:,} {'step' if steps == 1 else 'steps'} ({_longer(settings)})")
+        flags.append(f"training longer than {steps:,} {'step' if steps == 1 else 'steps'} ({_longer(settings)})")
     if "learning_rate_search" not in record:
         flags.append("--find_learning_rate")
     flags.append(f"a higher --learning_rate than {settings['learning_rate']:.2g}")

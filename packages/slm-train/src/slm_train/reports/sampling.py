@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.text import Text
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from slm_train.hardware.synchronization import synchronize
 from slm_train.loop.time_budget import TrainingTime
 from slm_train.loop.trainer import SlmTrainer
 from slm_train.model.chat_format import ChatFormat
@@ -44,6 +45,7 @@ class Sampling(TrainerCallback):
         self.trainer.check_finite(is_saved=True)  # nothing can be sampled from probabilities that are NaN
         if not state.is_world_process_zero:
             return
+        synchronize(args.device)  # the steps before are training
         start = time.perf_counter()
         model: Any = self.trainer.model
         tokenizer: Any = self.trainer.processing_class

@@ -20,8 +20,8 @@ class TrainingCosts(TrainingTime):
         if not self.gradients:
             self.gradients = gradient_bytes(named["model"])
 
-    def on_step_end(self, *_: Any, **named: Any) -> None:
-        super().on_step_end()
+    def on_step_end(self, *positional: Any, **named: Any) -> None:
+        super().on_step_end(*positional)
         self.steps += 1
         if not self.optimizer:
             self.optimizer = optimizer_bytes(named["optimizer"])

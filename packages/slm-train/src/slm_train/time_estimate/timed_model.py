@@ -13,6 +13,7 @@ from torch import Tensor
 
 from slm_data import RowCollator, RowDataset
 from slm_train.arguments import SlmTrainingArguments
+from slm_train.hardware.synchronization import synchronize
 from slm_train.losses.evaluation_loss import EvaluationLoss
 from slm_train.time_estimate.remaining_work import Ints
 from slm_train.verification.undisturbed import undisturbed
@@ -112,15 +113,8 @@ class TimedModel:
         return torch.autocast(training.device.type, dtype, enabled=training.bf16 or training.fp16)
 
     def _seconds(self, run: Callable[[], object]) -> float:
-        self._synchronize()
+        synchronize(self.training.device)
         start = time.perf_counter()
         run()
-        self._synchronize()
+        synchronize(self.training.device)
         return time.perf_counter() - start
-
-    def _synchronize(self) -> None:
-        device = self.training.device
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        elif device.type == "mps":
-            torch.mps.synchronize()

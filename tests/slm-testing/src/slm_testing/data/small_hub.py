@@ -31,7 +31,7 @@ CHILD = """
 import json, sys
 from contextlib import ExitStack
 from unittest.mock import patch
-from slm_data import SourceOptions, load_corpus
+from slm_data import SourceOptions, load_corpus, split_texts
 print(json.dumps({"imported": "datasets" in sys.modules}), flush=True)
 for line in sys.stdin:
     options = json.loads(line)
@@ -40,6 +40,9 @@ for line in sys.stdin:
             if options.pop("offline", False):  # has the effect of HF_HUB_OFFLINE=1
                 for library in ("huggingface_hub.constants", "datasets.config"):
                     stack.enter_context(patch(f"{library}.HF_HUB_OFFLINE", True))
+            if "split" in options:
+                print(json.dumps(split_texts(**options)), flush=True)
+                continue
             corpus = load_corpus(SourceOptions(**options))
             answer = {
                 "train": list(corpus.train), "again": list(corpus.train),
@@ -65,7 +68,10 @@ BROKEN_LINES = [" \n", " = Filter = \n", " \n", " Let it be \n", " = 1 rad and k
 CONFIGS = """---
 configs:
 - config_name: wikitext-2-raw-v1
-  data_files: [{split: train, path: train.parquet}, {split: validation, path: validation.parquet}]
+  data_files:
+  - {split: train, path: train.parquet}
+  - {split: validation, path: validation.parquet}
+  - {split: test, path: test.parquet}
 - config_name: other
   data_files: [{split: train, path: train.parquet}]
 ---
@@ -81,6 +87,7 @@ REPOS: dict[str, dict[str, bytes]] = {
         "README.md": CONFIGS.encode(),
         "train.parquet": parquet(text=LINES + BROKEN_LINES),
         "validation.parquet": parquet(text=LINES),
+        "test.parquet": parquet(text=["", *BROKEN_LINES]),
     },
     "sick/stories": PAIR,
     "cut/stories": PAIR,

@@ -58,7 +58,7 @@ def random_step(
     rows_before = len(lengths)
     step_chunks = []
     for (past, rows), table in zip(chunks, tables[len(lengths) :], strict=True):
-        step_chunks.append(Chunk(rows_before, rows_before + rows, past, table.to(device)))
+        step_chunks.append(Chunk(rows_before, rows_before + rows, past, table.numpy(), table.to(device)))
         rows_before += rows
     decode_pages = torch.zeros(len(lengths), max(counts), dtype=torch.int32)
     for row, table in enumerate(tables[: len(lengths)]):

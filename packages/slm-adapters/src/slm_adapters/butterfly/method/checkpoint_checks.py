@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
+from peft.tuners.tuners_utils import BaseTuner
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
@@ -13,6 +14,36 @@ from slm_adapters.butterfly.method.layer import ButterflyLayer
 from slm_adapters.errors import AdapterError
 
 _PEFT_PREFIX = "base_model.model."
+_FSDP1_WRAPPER = "_fsdp_wrapped_module."  # in names of modules, not in those of the gathered state
+
+
+class CheckpointTensors(BaseTuner):  # type: ignore[misc]  # PEFT is partly typed
+    """Selects the tensors of an adapter for saving, and checks those that are loaded."""
+
+    @classmethod
+    def _get_adapter_state_dict(
+        cls, model: nn.Module, config: Any, adapter_name: str, state_dict: dict[str, Tensor], **others: Any
+    ) -> dict[str, Tensor]:
+        """Return the adapter's part of ``state_dict``. In blocks that FSDP1 has wrapped, PEFT 0.21 finds nothing."""
+        found: dict[str, Tensor] = super()._get_adapter_state_dict(
+            model=model, config=config, adapter_name=adapter_name, state_dict=state_dict, **others
+        )
+        in_wrapped_blocks = {
+            f"{name.replace(_FSDP1_WRAPPER, '')}.{part}.{adapter_name}"
+            for name, layer in model.named_modules()
+            if _FSDP1_WRAPPER in name and isinstance(layer, ButterflyLayer)
+            for part in layer.adapter_layer_names
+        }
+        return found | {name: state_dict[name] for name in sorted(in_wrapped_blocks & state_dict.keys())}
+
+    @classmethod
+    def _remap_adapter_state_dict_for_load(
+        cls, model: nn.Module, config: Any, adapter_name: str, state_dict: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Refuse checkpoints of which PEFT would silently load only a part."""
+        state: dict[str, Tensor] = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
+        check_checkpoint(model, adapter_name, state)
+        return state
 
 
 def check_checkpoint(model: nn.Module, adapter_name: str, saved: Mapping[str, Tensor]) -> None:

@@ -18,13 +18,13 @@ from peft.mapping import (
     PEFT_TYPE_TO_TUNER_MAPPING,
 )
 from peft.tuners.lora import LoraModel
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
-from torch import Tensor, nn
+from torch import nn
 
 from slm_adapters.base.layer_weights import features
 from slm_adapters.base.quantization import is_quantized, keep_layout
-from slm_adapters.butterfly.method.checkpoint_checks import check_checkpoint
+from slm_adapters.butterfly.method.checkpoint_checks import CheckpointTensors
 from slm_adapters.butterfly.method.config import ButterflyConfig, ButterflyType
 from slm_adapters.butterfly.method.layer import ButterflyLayer
 from slm_adapters.butterfly.method.placement import (
@@ -42,7 +42,7 @@ from slm_adapters.errors import AdapterError
 from slm_adapters.targets import is_named, shortest_names
 
 
-class ButterflyModel(BaseTuner):  # type: ignore[misc]  # PEFT is partly typed
+class ButterflyModel(CheckpointTensors):
     """Wraps each target of a model with a ButterflyLayer."""
 
     prefix = PREFIX
@@ -253,15 +253,6 @@ class ButterflyModel(BaseTuner):  # type: ignore[misc]  # PEFT is partly typed
         finally:
             for handle in handles:
                 handle.remove()
-
-    @classmethod
-    def _remap_adapter_state_dict_for_load(
-        cls, model: nn.Module, config: Any, adapter_name: str, state_dict: dict[str, Tensor]
-    ) -> dict[str, Tensor]:
-        """Refuse checkpoints of which PEFT would silently load only a part."""
-        state = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
-        check_checkpoint(model, adapter_name, state)
-        return state
 
 
 def _linear_layer_names(model: nn.Module) -> set[str]:

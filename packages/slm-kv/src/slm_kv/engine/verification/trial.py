@@ -15,10 +15,10 @@ from transformers import PreTrainedModel
 
 from slm_kv.attention.probe import AttentionProbe
 from slm_kv.engine.adapters import Adapters
-from slm_kv.engine.model_runner import ModelRunner
 from slm_kv.engine.requests import Handle
 from slm_kv.engine.scheduler import Work
 from slm_kv.engine.sequence import Sequence
+from slm_kv.engine.step.model_runner import ModelRunner
 from slm_kv.engine.text_stream import TextStream
 from slm_kv.pages.pool import PagePool
 from slm_kv.pages.storage import PagedStorage

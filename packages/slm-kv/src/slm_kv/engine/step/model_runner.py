@@ -10,19 +10,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from slm_kv.attention.backends import select_attention
 from slm_kv.attention.interface import AttentionStep, attention_step
-from slm_kv.attention.step_batch import Chunk, StepBatch
 from slm_kv.engine.adapters import Adapters, ModelCall
 from slm_kv.engine.embeddings import EmbeddingSequence, last_hidden_states
 from slm_kv.engine.scheduler import Work
+from slm_kv.engine.step.step_inputs import slots_of, sort_rows, step_inputs
 from slm_kv.errors import InvalidLogits
-from slm_kv.pages.block_table import BlockTable
 from slm_kv.pages.storage import PagedStorage
 from slm_kv.peft_models import base_model
 
@@ -54,8 +52,8 @@ class ModelRunner:
 
         Yields:
             For each call of a model, its work and the logits of each item: [1, V] for the last row; all rows if
-            it has a draft or logprobs of the prompt are requested; [0, V] for a chunk that ends before the prompt's
-            last token.
+            it has a draft or logprobs of the prompt are requested; those from the context's last token on for scores;
+            [0, V] for a chunk that ends before.
         """
         compiled, others = _split_work(self.step, work)
         if self.step is not None and compiled:
@@ -73,8 +71,9 @@ class ModelRunner:
         """
         with closing(self.adapters.calls(work, mix=False)) as calls:
             for call in calls:
-                ids, positions = self._inputs(call.work, (1, -1))
-                with attention_step(AttentionStep(self._batch(call.work), self._attend)):
+                inputs = step_inputs(sort_rows(call.work), self.storage)
+                ids, positions = inputs.token_ids[None], inputs.positions[None]
+                with attention_step(AttentionStep(inputs.batch, self._attend)):
                     hidden_ND = last_hidden_states(base_model(call.model), ids, position_ids=positions)
                 yield call.work, list(hidden_ND.split([item.count for item in call.work]))
 
@@ -91,7 +90,8 @@ class ModelRunner:
         Raises:
             InvalidLogits: a key is NaN.
         """
-        keys_NGD = self.storage.keys[-1].flatten(0, 1)[self._tensor(self._slots(work).tolist())]
+        slots_N = torch.from_numpy(slots_of(work, self.storage.page_size)).to(self.storage.device)
+        keys_NGD = self.storage.keys[-1].flatten(0, 1)[slots_N]
         if bool(keys_NGD.isnan().any()):
             raise InvalidLogits("the model gave NaN keys for the prompt; check its weights, or try dtype float32")
 
@@ -104,25 +104,20 @@ class ModelRunner:
         return list(step.run(rows)[keep].split(counts))
 
     def _run_call(self, call: ModelCall) -> list[Tensor]:
-        work, names = call.work, call.row_adapters
-        ids, positions = self._inputs(work, (-1, 1) if names else (1, -1))  # PEFT chooses the adapter by batch entry
+        names, work = call.row_adapters, sort_rows(call.work)
         keep, counts = _rows_with_logits(work)
-        keep_all = bool(names) or len(keep) == ids.numel()
+        inputs = step_inputs(work, self.storage, keep)
+        keep_all = bool(names) or len(keep) == len(inputs.token_ids)
+        shape = (-1, 1) if names else (1, -1)  # PEFT chooses the adapter by batch entry
         logits_NV = self._logits(
             call.model,
-            ids,
-            positions,
-            None if keep_all else self._tensor(keep),
-            AttentionStep(self._batch(work), self._attend),
+            inputs.token_ids.view(shape),
+            inputs.positions.view(shape),
+            None if keep_all else inputs.keep,
+            AttentionStep(inputs.batch, self._attend),
             {"adapter_names": names} if names else {},
         )
         return list(logits_NV.split(counts))
-
-    def _inputs(self, work: list[Work], shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """The token ids and positions of all rows. ``work`` is sorted: decode rows come first, as in StepBatch."""
-        work.sort(key=lambda item: not item.decodes)  # stable
-        ids = [token for item in work for token in item.token_ids]
-        return self._tensor(ids).view(shape), self._tensor(_positions(work)).view(shape)
 
     def _logits(
         self,
@@ -140,47 +135,6 @@ class ModelRunner:
         logits_NV = logits.flatten(0, 1)
         return logits_NV if keep is None or self._supports_logits_to_keep else logits_NV[keep]
 
-    def _tensor(self, numbers: list[int]) -> Tensor:
-        return torch.tensor(numbers, dtype=torch.long, device=self.storage.device)
-
-    def _batch(self, work: list[Work]) -> StepBatch:
-        # Each row of a draft attends to the tokens up to its own, like a sequence that shares the pages.
-        tables: list[BlockTable] = []
-        lengths: list[int] = []
-        for item in work:
-            if item.decodes:
-                table = item.sequence.block_table
-                tables += [table] * item.count
-                lengths += range(table.length + 1, table.length + item.count + 1)
-        pages = np.zeros((len(tables), max((len(table.pages) for table in tables), default=0)), np.int32)
-        for row, table in enumerate(tables):
-            pages[row, : len(table.pages)] = table.pages
-        device = self.storage.device
-        return StepBatch(
-            self.storage,
-            torch.from_numpy(np.concatenate([self._slots(item) for item in work])).to(device),
-            torch.from_numpy(pages).to(device),
-            torch.tensor(lengths, dtype=torch.int32, device=device),
-            tuple(self._chunks(work, len(tables))),
-        )
-
-    def _chunks(self, work: list[Work], first: int) -> Iterator[Chunk]:
-        for item in work:
-            if not item.decodes:
-                table = item.sequence.block_table
-                pages = torch.tensor(table.pages, device=self.storage.device)
-                yield Chunk(first, first + item.count, table.length, pages)
-                first += item.count
-
-    def _slots(self, item: Work) -> np.ndarray:
-        """The slots that the next ``item.count`` keys and values are written to: page * page_size + slot."""
-        table, page_size = item.sequence.block_table, self.storage.page_size
-        if item.count == 1:
-            page, slot = divmod(table.length, page_size)
-            return np.array([table.pages[page] * page_size + slot])
-        tokens = np.arange(table.length, table.length + item.count)
-        return np.array(table.pages)[tokens // page_size] * page_size + tokens % page_size
-
 
 def _split_work(step: DecodeStep | None, work: tuple[Work, ...]) -> tuple[tuple[Work, ...], tuple[Work, ...]]:
     """The work of a compiled step, none if it has too many rows, and the rest, whose adapters it does not compute."""
@@ -193,10 +147,6 @@ def _split_work(step: DecodeStep | None, work: tuple[Work, ...]) -> tuple[tuple[
     return compiled, tuple(item for item in work if item not in compiled) if len(compiled) < len(work) else ()
 
 
-def _positions(work: list[Work]) -> list[int]:
-    return [item.sequence.position + row for item in work for row in range(item.count)]
-
-
 def _rows_with_logits(work: list[Work]) -> tuple[list[int], list[int]]:
     """The rows whose logits are needed, and how many of them each item of work has."""
     keep: list[int] = []
@@ -204,7 +154,7 @@ def _rows_with_logits(work: list[Work]) -> tuple[list[int], list[int]]:
     first = 0
     for item in work:
         end = first + item.count
-        first_needed = first if item.draft or item.sequence.needs_prompt_logits else end - 1
+        first_needed = first if item.draft else first + item.sequence.first_logits_row(item.count)
         rows = range(first_needed, end) if item.needs_logits else range(0)
         keep += rows
         counts.append(len(rows))

@@ -1,6 +1,6 @@
 """Sampling the tokens of a step for one sequence: one token, or several that confirm a draft.
 
-Shapes: R rows, those of the draft and the one before it; V vocabulary.
+Shapes: V vocabulary.
 """
 
 from __future__ import annotations
@@ -9,17 +9,20 @@ from torch import Tensor
 
 from slm_kv.engine.requests import FinishReason, Update
 from slm_kv.engine.scheduler import Scheduler, Work
+from slm_kv.engine.scoring import ScoringSequence
 from slm_kv.engine.sequence import Sequence
+from slm_kv.engine.step.step_results import StepResult
+from slm_kv.sampling.device_sampling import INVALID
 
 
-def sample_tokens(work: Work, logits_RV: Tensor, scheduler: Scheduler, updates: list[Update]) -> FinishReason | None:
+def sample_tokens(work: Work, result: StepResult, scheduler: Scheduler, updates: list[Update]) -> FinishReason | None:
     """Sample the next token, and further ones as long as the draft continues with the token sampled last.
 
     The known tokens of ``work`` are in the sequence's pages; those of its draft become so as they are sampled.
 
     Args:
         work: The rows that were computed.
-        logits_RV: The logits of the last known token and of the draft's.
+        result: Their logits.
         scheduler: That of the sequence.
         updates: Gets one update with all tokens, also if a later one fails.
 
@@ -30,24 +33,33 @@ def sample_tokens(work: Work, logits_RV: Tensor, scheduler: Scheduler, updates: 
         InvalidLogits, GrammarError: a token cannot be sampled. Those before it are in the update.
     """
     sequence, first = work.sequence, len(work.sequence.token_ids)
+    if isinstance(sequence, ScoringSequence):  # its scores are complete, and have no NaN
+        scheduler.pool.commit(sequence.block_table, (), verified=True)
+        scheduler.end_draft(work, 0)
+        updates.append(Update(sequence.handle, "", (), True))
+        return "stop"
+    rows = 1 + len(work.draft)
+    tokens = result.tokens or (None,) * rows
     text, reason = "", None
     try:
-        for row, logits_V in enumerate(logits_RV):
+        for row, (logits_V, chosen) in enumerate(zip(result.logits_RV[-rows:], tokens, strict=True)):
             if row:  # the last token was sampled as it had been drafted
                 scheduler.pool.commit(sequence.block_table, work.draft[row - 1 : row], verified=False)
-            new_text, reason = _sample_token(sequence, logits_V, scheduler)
+            new_text, reason = _sample_token(sequence, logits_V, chosen, scheduler)
             text += new_text
             if reason or work.draft[row : row + 1] != (sequence.token_ids[-1],):
                 break
     finally:
         scheduler.end_draft(work, len(sequence.token_ids) - first)
-        if tokens := tuple(sequence.token_ids[first:]):
-            updates.append(Update(sequence.handle, text, tokens, reason is not None))
+        if sampled := tuple(sequence.token_ids[first:]):
+            updates.append(Update(sequence.handle, text, sampled, reason is not None))
     return reason
 
 
-def _sample_token(sequence: Sequence, logits_V: Tensor, scheduler: Scheduler) -> tuple[str, FinishReason | None]:
-    token = sequence.sampler.sample(logits_V)
+def _sample_token(
+    sequence: Sequence, logits_V: Tensor, chosen: int | None, scheduler: Scheduler
+) -> tuple[str, FinishReason | None]:
+    token = sequence.sampler.sample(logits_V, None if chosen == INVALID else chosen)  # which says what is invalid
     if sequence.handle.use_cache:
         # A NaN in any other key or value would have made these logits NaN, which ``sample`` refuses.
         scheduler.pool.commit(sequence.block_table, (), verified=True)
