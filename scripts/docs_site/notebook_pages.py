@@ -22,10 +22,7 @@ def notebook_page(file: Path) -> str:
 
 def _cell(cell: Any) -> Iterator[str]:
     if cell.cell_type == "markdown":
-        title, separator, rest = cell.source.partition("\n")
-        yield title
-        if separator:
-            yield rest.strip()
+        yield from cell.source.split("\n\n")
     elif cell.cell_type == "code":
         yield _fenced(cell.source, "python")
         text = "".join(_output(output) for output in cell.outputs).rstrip()
@@ -34,6 +31,8 @@ def _cell(cell: Any) -> Iterator[str]:
 
 
 def _output(output: Any) -> str:
+    if output.get("name") == "stderr" or output.output_type == "display_data":  # warnings, bars of progress
+        return ""
     text = output.text if output.output_type == "stream" else output.get("data", {}).get("text/plain", "")
     return _COLOURS.sub("", text)
 
