@@ -131,7 +131,7 @@ def test_a_merge_that_cannot_be_written_leaves_out_as_it_was(
     def fail_disk_full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("slm_adapters.merging.merged_folder._sync_to_disk", fail_disk_full)
+    monkeypatch.setattr("slm_adapters.merging.staged_folder._sync_to_disk", fail_disk_full)
     assert "No space left on device" in refusal(capsys, "merge", run, out, "--overwrite", "--dtype", "float16")
     assert ({path.name: path.read_bytes() for path in out.iterdir()} if out.exists() else None) == before
     assert list(tmp_path.glob(".out*")) == []

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from slm_adapters.base.base_lookup import FULL_NAMES, BaseLocation, find_base, probe_base
     from slm_adapters.base.causality import find_config_fault
     from slm_adapters.base.four_bit import prepare_four_bit
+    from slm_adapters.base.gguf_model import check_gguf_model, gguf_precision, gguf_weight_options
+    from slm_adapters.base.gguf_reader import parse_gguf_once
     from slm_adapters.base.hub_errors import HUB_REASONS, as_adapter_error, hub_error_reason, probe_hub
     from slm_adapters.base.log_filters import quiet_bitsandbytes
     from slm_adapters.base.model_folder import (
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from slm_adapters.cards.run_record import run_card
     from slm_adapters.closed_output import CLOSED_OUTPUT, end_with_output
     from slm_adapters.errors import AdapterError
+    from slm_adapters.export.export import export_gguf, export_gguf_adapter
     from slm_adapters.loading.adapter_loader import AdapterFolder, AdapterLoader
     from slm_adapters.loading.end_tokens import recorded_end_ids
     from slm_adapters.loading.load import Loaded, load, load_tokenizer, read_adapter_folder
@@ -102,6 +105,7 @@ __all__ = [
     "apply_soft_cap",
     "as_adapter_error",
     "butterfly_config",
+    "check_gguf_model",
     "check_targets",
     "common_base",
     "compare_logits",
@@ -109,11 +113,15 @@ __all__ = [
     "default_targets",
     "embedding_rows",
     "end_with_output",
+    "export_gguf",
+    "export_gguf_adapter",
     "export_oft",
     "find_base",
     "find_config_fault",
     "find_token_without_row",
     "four_bit_config",
+    "gguf_precision",
+    "gguf_weight_options",
     "has_own_readme",
     "hub_error_reason",
     "load",
@@ -122,6 +130,7 @@ __all__ = [
     "load_tokenizers",
     "lora_config",
     "oft_config",
+    "parse_gguf_once",
     "prepare_four_bit",
     "probe_base",
     "probe_hub",
@@ -179,12 +188,18 @@ _EXPORTS = {
     "apply_soft_cap": "base.soft_cap:apply_soft_cap",
     "as_adapter_error": "base.hub_errors:as_adapter_error",
     "butterfly_config": "butterfly.method.adapter_setup:butterfly_config",
+    "check_gguf_model": "base.gguf_model:check_gguf_model",
+    "gguf_precision": "base.gguf_model:gguf_precision",
+    "gguf_weight_options": "base.gguf_model:gguf_weight_options",
+    "parse_gguf_once": "base.gguf_reader:parse_gguf_once",
     "check_targets": "targets:check_targets",
     "common_base": "loading.multi_adapter:common_base",
     "compare_logits": "merging.logit_comparison:compare_logits",
     "compute_dtype": "base.quantization:compute_dtype",
     "default_targets": "targets:default_targets",
     "embedding_rows": "base.vocabulary:embedding_rows",
+    "export_gguf": "export.export:export_gguf",
+    "export_gguf_adapter": "export.export:export_gguf_adapter",
     "export_oft": "butterfly.method.oft_export:export_oft",
     "find_config_fault": "base.causality:find_config_fault",
     "find_base": "base.base_lookup:find_base",

@@ -10,11 +10,14 @@ from typing import Any, NoReturn
 
 from slm_adapters import __version__
 from slm_adapters.closed_output import end_with_output
+from slm_adapters.command_line.export_flags import DESCRIPTION as EXPORT
+from slm_adapters.command_line.export_flags import EXAMPLES as EXPORT_EXAMPLES
+from slm_adapters.command_line.export_flags import add_export_flags
 from slm_adapters.errors import AdapterError
 
 DTYPES = ("float32", "bfloat16", "float16")
 
-DESCRIPTION = "Merge an adapter of slm-train or PEFT into its base model, or inspect a run folder."
+DESCRIPTION = "Merge an adapter of slm-train or PEFT into its base model, export it as GGUF, or inspect a run folder."
 MERGE = """\
 Merge an adapter into its base, in float32, and save a plain transformers model: config, safetensors and tokenizer,
 which any program that reads GPT-2, Llama and the like can load. An adapter trained over 4-bit weights (qlora) is merged
@@ -50,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str] | None) -> int:
     try:
         options = _parser().parse_args(argv)
-        code: int = options.run(options)
+        code: int = options.run_command(options)
     except KeyboardInterrupt:
         print("slm-adapters: interrupted", file=sys.stderr)
         return 130
@@ -70,6 +73,15 @@ def _parser() -> argparse.ArgumentParser:
             "merge", help="merge an adapter into its base", description=MERGE, epilog=MERGE_EXAMPLES, **layout
         )
     )
+    export = commands.add_parser(
+        "export",
+        help="write a GGUF file for llama.cpp and Ollama",
+        description=EXPORT,
+        epilog=EXPORT_EXAMPLES,
+        **layout,
+    )
+    add_export_flags(export)
+    export.set_defaults(run_command=_export)
     _add_inspect_flags(
         commands.add_parser(
             "inspect", help="describe a run folder", description=INSPECT, epilog=INSPECT_EXAMPLES, **layout
@@ -87,13 +99,13 @@ def _add_merge_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a model that is in OUT")
     parser.add_argument("--probe", metavar="TEXT", help="compare the models on this text. Default: a built-in one")
-    parser.set_defaults(run=_merge)
+    parser.set_defaults(run_command=_merge)
 
 
 def _add_inspect_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="RUN", type=Path, help="folder of a run, a model or an adapter")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.set_defaults(run=_inspect)
+    parser.set_defaults(run_command=_inspect)
 
 
 # The commands are imported after parsing, so that help and errors are fast: they import torch, transformers and PEFT.
@@ -103,6 +115,12 @@ def _merge(options: argparse.Namespace) -> int:
     from slm_adapters.command_line.merge import run_merge
 
     return run_merge(options)
+
+
+def _export(options: argparse.Namespace) -> int:
+    from slm_adapters.command_line.export import run_export
+
+    return run_export(options)
 
 
 def _inspect(options: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from slm_adapters import gguf_precision
 from slm_data import dataset_hub_id
 from slm_train.checkpoints.retention import last_checkpoint
 from slm_train.data.rows import summarize_rows, summarize_validation
@@ -16,6 +17,7 @@ from slm_train.errors import DivergenceError
 from slm_train.hardware.device_defaults import precision_name
 from slm_train.learning_rate_search.search import LearningRateSearch
 from slm_train.loop.trainer import SlmTrainer
+from slm_train.model.base_model import BaseModel
 from slm_train.model.learning_rates import default_learning_rate
 from slm_train.model.parameter_counts import count_parameters, weight_bytes
 from slm_train.reports.text_samples import continue_prompts
@@ -42,6 +44,7 @@ def opening_record(current: Run, dataset: str, model: PreTrainedModel) -> dict[s
         "hub": _hub_ids(current),
         "date": datetime.now(UTC).date().isoformat(),
         "precision": precision_name(arguments.training),
+        **_base_precision(current.base),
         **environment(arguments.training.device, arguments.device_name),
         "data": {"train": summarize_rows(rows.train), "validation": summarize_validation(rows)},
         "parameters": {"trainable": parameters.trainable, "total": parameters.total},
@@ -52,11 +55,17 @@ def opening_record(current: Run, dataset: str, model: PreTrainedModel) -> dict[s
     }
 
 
+def _base_precision(base: BaseModel) -> dict[str, str]:
+    """Return the precision that a base from a GGUF file had there: its weights are dequantised when they are read."""
+    precision = gguf_precision(base.source) if base.source else None
+    return {"base_precision": precision} if precision else {}
+
+
 def _hub_ids(current: Run) -> dict[str, str | None]:
     """Return the ids of base and dataset on the hub: other names may be folders, or mean something here only."""
     location, source = current.base.source, current.arguments.source
     return {
-        "base": location.name if location and location.folder is None else None,
+        "base": location.name if location and location.is_on_hub else None,
         "dataset": None if source.train_file else dataset_hub_id(source.dataset),
     }
 

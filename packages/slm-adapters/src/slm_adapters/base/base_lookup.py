@@ -36,6 +36,11 @@ class BaseLocation:
     gguf_file: str | None = None  # a file in the folder ``location`` that has configuration, tokenizer and weights
 
     @property
+    def is_on_hub(self) -> bool:
+        """Whether it is a repository on the hub, neither a folder nor a GGUF file."""
+        return self.folder is None and self.gguf_file is None
+
+    @property
     def from_pretrained_options(self) -> dict[str, Any]:
         """Keyword arguments for ``from_pretrained`` besides the location."""
         if self.gguf_file:

@@ -23,6 +23,11 @@ def check_gguf_file(path: Path) -> None:
     with path.open("rb") as file:
         if file.read(len(MAGIC)) != MAGIC:
             raise AdapterError(f"{path} is not a GGUF file: its first bytes are not GGUF; copy it again")
+    check_gguf_installed(str(path))
+
+
+def check_gguf_installed(subject: str) -> None:
+    """Raise AdapterError if the package gguf, which ``subject`` needs, is not installed."""
     if find_spec("gguf") is None:
         remedy = "install it with pip install slm-adapters[gguf]"
-        raise AdapterError(f"{path} needs the package gguf, which is not installed; {remedy}")
+        raise AdapterError(f"{subject} needs the package gguf, which is not installed; {remedy}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from threading import RLock
@@ -17,7 +17,7 @@ _lock = RLock()  # one thread at a time replaces the class
 
 @contextmanager
 def parse_gguf_once(model_path: str | Path) -> Iterator[None]:
-    """Within the block, each GGUF file is parsed once; nothing happens for another ``model_path``.
+    """Within the block, each GGUF file is parsed once, without progress bars; nothing happens for other models.
 
     transformers 5.19 parses the whole file for the configuration (twice), the tokenizer and the weights. A parse of a
     vocabulary of 49,152 tokens takes three seconds of CPU.
@@ -26,12 +26,13 @@ def parse_gguf_once(model_path: str | Path) -> Iterator[None]:
         yield
         return
     import gguf
+    from transformers import modeling_gguf_pytorch_utils as reading
 
-    module: Any = gguf
+    modules: tuple[Any, Any] = (gguf, reading)
     with _lock:
-        reader = module.GGUFReader
-        module.GGUFReader = cache(reader)
+        reader, bar = modules[0].GGUFReader, modules[1].tqdm
+        modules[0].GGUFReader, modules[1].tqdm = cache(reader), partial(bar, disable=True)
         try:
             yield
         finally:
-            module.GGUFReader = reader
+            modules[0].GGUFReader, modules[1].tqdm = reader, bar

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from slm_adapters.base.base_lookup import BaseLocation
 from slm_adapters.base.causality import find_config_fault
+from slm_adapters.base.gguf_model import check_gguf_model, gguf_weight_options
 from slm_adapters.base.hub_errors import as_adapter_error
 from slm_adapters.base.layer_weights import read_weight, write_weight
 from slm_adapters.base.log_filters import quiet_bitsandbytes, quiet_loading_report
@@ -28,9 +28,7 @@ def load_base(base: BaseLocation, device: torch.device, dtype: torch.dtype, four
     Raises AdapterError for a model that cannot be found, is damaged, lacks weights, or is not a causal language model.
     """
     _check_causal(base)
-    options: dict[str, Any] = {"dtype": dtype}
-    if base.gguf_file and hasattr(transformers, "GgufConfig"):  # since 5.19, which else keeps the file's blocks
-        options["quantization_config"] = transformers.GgufConfig(dequantize=True)
+    options: dict[str, Any] = {"dtype": dtype} | gguf_weight_options(base)
     if four_bit:
         quantization = four_bit_config(dtype)
         options = {"dtype": torch.float32, "quantization_config": quantization, "device_map": {"": device}}
@@ -47,8 +45,7 @@ def load_base(base: BaseLocation, device: torch.device, dtype: torch.dtype, four
         )
     model, report = loaded
     _check_complete(base, model, report)
-    if base.gguf_file:
-        _forget_quantization(model)
+    check_gguf_model(base, model)
     apply_soft_cap(model)
     if not four_bit:
         return model.to(device)
@@ -76,14 +73,6 @@ def _check_causal(base: BaseLocation) -> None:
         return  # loading the model reports the reason, or knows what to do with a repository without config.json
     if fault := find_config_fault(config):
         raise AdapterError(f"{base.name}: {fault}; give a model that continues text")
-
-
-def _forget_quantization(model: Any) -> None:
-    """Make a dequantised model a plain one, which can be cast and saved."""
-    model.is_quantized = False
-    for owner, name in ((model, "hf_quantizer"), (model, "quantization_method"), (model.config, "quantization_config")):
-        if name in vars(owner):
-            delattr(owner, name)
 
 
 def _check_complete(base: BaseLocation, model: PreTrainedModel, report: dict[str, Any]) -> None:

@@ -121,6 +121,8 @@ def _figures(record: Record, method: str) -> Iterator[tuple[str, str]]:
         yield "device", device
     if precision := text(record, "precision"):
         yield "precision", precision
+    if precision := text(record, "base_precision"):
+        yield "precision of the base's file", precision
     if date := text(record, "date"):
         yield "date", date
     if versions := [f"{name} {version}" for name in VERSIONS if (version := text(record, "versions", name))]:

@@ -19,6 +19,7 @@ from slm_adapters.base.base_lookup import (
     probe_base,
 )
 from slm_adapters.base.device import usable_device
+from slm_adapters.base.gguf_model import restore_gguf_tokenizer
 from slm_adapters.base.gguf_reader import parse_gguf_once
 from slm_adapters.base.hub_errors import as_adapter_error
 from slm_adapters.base.model_folder import ADAPTER_CONFIG, ModelFolder, read_model_folder
@@ -154,8 +155,12 @@ def load_tokenizer(base: BaseLocation, adapter: ModelFolder | None) -> PreTraine
     if lacks_tokenizer(base, adapter):
         raise AdapterError(f"{base.location} has no tokenizer; copy its tokenizer.json there")
     subject = base.name if base.gguf_file else base.location
-    with as_adapter_error(f"the tokenizer of {subject}", base.remedy, base.hub_error):
-        return _read_tokenizer(base.location, **base.from_pretrained_options)
+    with parse_gguf_once(base.name):
+        with as_adapter_error(f"the tokenizer of {subject}", base.remedy, base.hub_error):
+            tokenizer = _read_tokenizer(base.location, **base.from_pretrained_options)
+        if base.gguf_file:
+            restore_gguf_tokenizer(base, tokenizer)
+    return tokenizer
 
 
 def lacks_tokenizer(base: BaseLocation, adapter: ModelFolder | None = None) -> bool:

@@ -43,7 +43,7 @@ def _loaded_base(merged: Loaded, adapter: ModelFolder) -> Base:
     if merged.base in PROVIDERS:
         return Base(merged.base, "built-in")
     location = find_base(merged.base)
-    if location.folder is None:
+    if location.is_on_hub:
         return Base(location.name, "hub", adapter.config.get("revision"))
     return Base(last_part(merged.base), "local")
 

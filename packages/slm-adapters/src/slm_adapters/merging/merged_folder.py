@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from slm_adapters.base.model_folder import MODEL_CONFIG, RUN_RECORD
@@ -17,6 +15,7 @@ from slm_adapters.cards.readme_file import README, has_own_readme, write_model_c
 from slm_adapters.errors import AdapterError
 from slm_adapters.loading.load import Loaded
 from slm_adapters.merging.merged_card import merged_card
+from slm_adapters.merging.staged_folder import staged_folder
 
 MODEL_FILE_SUFFIXES = {".json", ".safetensors", ".jinja", ".txt", ".model", ".md"}
 
@@ -51,19 +50,10 @@ def write_model(loaded: Loaded, out: Path) -> None:
     Raises AdapterError if the disk is full or not writable.
     """
     out = out.resolve()
-    staging = out.with_name(f".{out.name}.writing")
-    shutil.rmtree(staging, ignore_errors=True)  # left by a merge that was killed
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+    with staged_folder(out) as staging:
         loaded.model.save_pretrained(staging)
         loaded.tokenizer.save_pretrained(staging)
         _add_readme(loaded, staging, out)
-        _sync_to_disk(staging)
-        _replace(out, staging)
-    except (OSError, SafetensorError) as error:
-        raise AdapterError(f"cannot write {out}: {error}; give a folder on another disk") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def reload_model(out: Path, like: PreTrainedModel) -> PreTrainedModel:
@@ -83,19 +73,3 @@ def _add_readme(loaded: Loaded, staging: Path, out: Path) -> None:
         shutil.copy2(out / README, staging / README)
     elif card := merged_card(loaded):
         write_model_card(staging, card)
-
-
-def _sync_to_disk(folder: Path) -> None:
-    for path in folder.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-
-
-def _replace(out: Path, new: Path) -> None:
-    """Rename ``new`` to ``out``. A folder with files cannot be renamed over, so the old one is moved aside first."""
-    old = out.with_name(f".{out.name}.old")
-    if out.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        out.rename(old)
-    new.rename(out)
-    shutil.rmtree(old, ignore_errors=True)

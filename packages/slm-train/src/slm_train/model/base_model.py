@@ -24,12 +24,15 @@ from slm_adapters import (
     BaseLocation,
     apply_soft_cap,
     as_adapter_error,
+    check_gguf_model,
     embedding_rows,
     find_base,
     find_config_fault,
     find_token_without_row,
+    gguf_weight_options,
     hub_error_reason,
     load_tokenizer,
+    parse_gguf_once,
     probe_base,
     quiet_bitsandbytes,
 )
@@ -82,10 +85,10 @@ class BaseModel:
     def load_weights(self, **settings: Any) -> PreTrainedModel:
         """Load the model with the given settings of ``from_pretrained``. Raises AdapterError if that fails."""
         assert self.source
-        with _explain_loading(self.source), quiet_bitsandbytes():
-            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-                self.location, **self.source.from_pretrained_options, **settings
-            )
+        options = self.source.from_pretrained_options | gguf_weight_options(self.source) | settings
+        with _explain_loading(self.source), quiet_bitsandbytes(), parse_gguf_once(self.source.name):
+            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(self.location, **options)
+        check_gguf_model(self.source, model)
         return apply_soft_cap(model)
 
 
@@ -105,7 +108,7 @@ def find_base_model(options: ModelOptions, name: str, texts: Documents) -> BaseM
     if options.from_scratch:
         return _new_base_model(options, texts)
     source = probe_base(replace(find_base(name), revision=options.model_revision))
-    with _explain_loading(source):
+    with _explain_loading(source), parse_gguf_once(source.name):
         config = AutoConfig.from_pretrained(source.location, **source.from_pretrained_options)
     _check_causal(config)
     path = options.tokenizer_path

@@ -18,7 +18,7 @@ _WEIGHT_FILES = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGH
 def will_be_downloaded(base: BaseModel) -> bool:
     """Return whether the weights of ``base`` are on the hub and not in its cache."""
     source = base.source
-    if source is None or source.folder or source.hub_error or constants.HF_HUB_OFFLINE:
+    if source is None or not source.is_on_hub or source.hub_error or constants.HF_HUB_OFFLINE:
         return False
     # Otherwise the path of the file, or an object that says that the repository does not have it.
     files = (try_to_load_from_cache(source.location, name, revision=source.revision) for name in _WEIGHT_FILES)

@@ -1,0 +1,1 @@
+"""Writing models and adapters as GGUF files, which llama.cpp and Ollama run."""

@@ -1,0 +1,1 @@
+"""The Modelfile, and chat templates in the form that Ollama reads."""

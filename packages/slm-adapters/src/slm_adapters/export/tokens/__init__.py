@@ -1,0 +1,1 @@
+"""Tokenizers in GGUF: tokens, merges or scores, and special tokens."""
