@@ -73,6 +73,7 @@ def test_own_texts_are_learned_and_served(tutorial: TutorialRun, capsys: pytest.
     tutorial.run("serve-and-export")
     assert "dragon: " in capsys.readouterr().out
     assert Path("outputs/mine-merged/model.safetensors").is_file()
+    assert Path("exports/dragon/Modelfile").is_file()
 
 
 def test_conversations_are_learned(tutorial: TutorialRun) -> None:
