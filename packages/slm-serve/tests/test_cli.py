@@ -1,6 +1,7 @@
 """Flags of ``slm-serve``: help, version, invalid values, and a start without heavy imports."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -63,3 +64,28 @@ def test_an_invalid_flag_is_rejected_in_one_sentence(
     printed = capsys.readouterr().err
     assert printed.startswith(f"slm-serve: {sentence}")
     assert printed.count("\n") == 1
+
+
+def test_a_key_is_read_from_a_folder_of_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    served: list[Settings] = []
+
+    def serve(settings: Settings) -> int:
+        served.append(settings)
+        return 0
+
+    monkeypatch.setattr("slm_serve.server.serve", serve)
+    (tmp_path / "slm_api_key").write_text("s3cret\n")
+    (tmp_path / "grafana_password").write_text("other")
+    assert main(["--secrets_dir", str(tmp_path)]) == 0
+    assert served[0].api_key is not None
+    assert served[0].api_key.get_secret_value() == "s3cret"
+
+
+def test_a_folder_without_secrets_is_refused_rather_than_serving_without_a_key(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "api_key").write_text("s3cret")
+    assert main(["--secrets_dir", str(tmp_path)]) == 2
+    assert "has no file named like a variable, such as slm_api_key" in capsys.readouterr().err
+    assert main(["--secrets_dir", str(tmp_path / "none")]) == 2
+    assert "is not a folder" in capsys.readouterr().err

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from slm_adapters import end_with_output
+from slm_adapters import add_completion, end_with_output
 from slm_bench import __version__
 from slm_bench.adapters.arguments import add_adapters
 from slm_bench.all.arguments import add_all
@@ -42,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: Sequence[str] | None) -> int:
     parser = Command(prog="slm-bench", description="Measure what the slm packages claim.")
     parser.add_argument("--version", action="version", version=f"slm-bench {__version__}")
+    add_completion(parser)
     commands = parser.add_subparsers(dest="command", required=True)
     for add_command in (add_kv, add_adapters, add_train, add_serve, add_all, add_report):
         add_command(commands)

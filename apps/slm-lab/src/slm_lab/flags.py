@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from slm_adapters import add_completion
 from slm_lab import __version__
 from slm_lab.errors import LabError
 from slm_lab.eval_flags import EVAL, EVAL_EXAMPLES, add_eval_flags
@@ -79,6 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Build the parser of all commands."""
     parser = _Parser(prog="slm-lab", description=DESCRIPTION, epilog="slm-lab COMMAND --help shows examples.")
     parser.add_argument("--version", action="version", version=f"slm-lab {__version__}")
+    add_completion(parser)
     commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="command")
     # No abbreviations: argparse would read --mode as --modes, and any prefix of a flag that is meant for slm-train.
     options: Any = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from slm_adapters.cards.readme_file import has_own_readme, remove_model_card, write_model_card
     from slm_adapters.cards.run_record import run_card
     from slm_adapters.closed_output import CLOSED_OUTPUT, end_with_output
+    from slm_adapters.completion import COMPLETION_FLAG, SHELLS, add_completion, completion_script
     from slm_adapters.errors import AdapterError
     from slm_adapters.export.export import export_gguf, export_gguf_adapter
     from slm_adapters.loading.adapter_loader import AdapterFolder, AdapterLoader
@@ -74,12 +75,14 @@ __version__ = "0.10.0"
 __all__ = [
     "ADAPTER_CONFIG",
     "CLOSED_OUTPUT",
+    "COMPLETION_FLAG",
     "FULL_NAMES",
     "HUB_REASONS",
     "LOGIT_TOLERANCE",
     "MODEL_CONFIG",
     "MODEL_FILE_SUFFIXES",
     "PROBE_TEXT",
+    "SHELLS",
     "TOKENIZER_FILES",
     "AdapterError",
     "AdapterFolder",
@@ -100,6 +103,7 @@ __all__ = [
     "TokenWithoutRow",
     "Tokenizers",
     "add_butterfly",
+    "add_completion",
     "add_lora",
     "add_oft",
     "apply_soft_cap",
@@ -109,6 +113,7 @@ __all__ = [
     "check_targets",
     "common_base",
     "compare_logits",
+    "completion_script",
     "compute_dtype",
     "default_targets",
     "embedding_rows",
@@ -161,6 +166,10 @@ _EXPORTS = {
     "BaseLocation": "base.base_lookup:BaseLocation",
     "CLOSED_OUTPUT": "closed_output:CLOSED_OUTPUT",
     "end_with_output": "closed_output:end_with_output",
+    "COMPLETION_FLAG": "completion:COMPLETION_FLAG",
+    "SHELLS": "completion:SHELLS",
+    "add_completion": "completion:add_completion",
+    "completion_script": "completion:completion_script",
     "ButterflyConfig": "butterfly.method.config:ButterflyConfig",
     "ButterflyLayer": "butterfly.method.layer:ButterflyLayer",
     "ButterflyModel": "butterfly.method.tuner:ButterflyModel",

@@ -13,11 +13,15 @@ from slm_adapters.closed_output import end_with_output
 from slm_adapters.command_line.export_flags import DESCRIPTION as EXPORT
 from slm_adapters.command_line.export_flags import EXAMPLES as EXPORT_EXAMPLES
 from slm_adapters.command_line.export_flags import add_export_flags
+from slm_adapters.command_line.push_flags import DESCRIPTION as PUSH
+from slm_adapters.command_line.push_flags import EXAMPLES as PUSH_EXAMPLES
+from slm_adapters.command_line.push_flags import add_push_flags
+from slm_adapters.completion import add_completion
 from slm_adapters.errors import AdapterError
 
 DTYPES = ("float32", "bfloat16", "float16")
 
-DESCRIPTION = "Merge an adapter of slm-train or PEFT into its base model, export it as GGUF, or inspect a run folder."
+DESCRIPTION = "Merge, export as GGUF, inspect or publish adapters of slm-train or PEFT and their models."
 MERGE = """\
 Merge an adapter into its base, in float32, and save a plain transformers model: config, safetensors and tokenizer,
 which any program that reads GPT-2, Llama and the like can load. An adapter trained over 4-bit weights (qlora) is merged
@@ -66,6 +70,7 @@ def _run(argv: Sequence[str] | None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="slm-adapters", description=DESCRIPTION, epilog="slm-adapters COMMAND --help shows examples.")
     parser.add_argument("--version", action="version", version=f"slm-adapters {__version__}")
+    add_completion(parser)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     layout: Any = {"formatter_class": argparse.RawDescriptionHelpFormatter}
     _add_merge_flags(
@@ -87,6 +92,11 @@ def _parser() -> argparse.ArgumentParser:
             "inspect", help="describe a run folder", description=INSPECT, epilog=INSPECT_EXAMPLES, **layout
         )
     )
+    push = commands.add_parser(
+        "push", help="upload a folder to the Hugging Face hub", description=PUSH, epilog=PUSH_EXAMPLES, **layout
+    )
+    add_push_flags(push)
+    push.set_defaults(run_command=_push)
     return parser
 
 
@@ -127,6 +137,12 @@ def _inspect(options: argparse.Namespace) -> int:
     from slm_adapters.command_line.inspect import run_inspect
 
     return run_inspect(options)
+
+
+def _push(options: argparse.Namespace) -> int:
+    from slm_adapters.command_line.push import run_push
+
+    return run_push(options)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from slm_kv.errors import KVError
 
@@ -46,6 +46,31 @@ def run_command(program: str, run: Callable[[], int]) -> int:
         # Python flushes stdout once more at exit; without a valid target that would print an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return CLOSED_OUTPUT
+
+
+def add_completion(parser: argparse.ArgumentParser, paths: Collection[str]) -> None:
+    """Add ``--print_completion SHELL``, whose script completes the flags that ``paths`` names by files."""
+    parser.add_argument(
+        "--print_completion",
+        action=_PrintCompletion,
+        choices=("bash", "zsh", "tcsh"),
+        const=tuple(paths),
+        default=argparse.SUPPRESS,
+        help="print a script for this shell, which completes flags, choices and paths",
+    )
+
+
+class _PrintCompletion(argparse.Action):
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option_string: str | None = None
+    ) -> None:
+        import shtab  # only when a script is printed
+
+        for action in parser._actions:
+            if action.dest in self.const:
+                action.complete = shtab.FILE  # type: ignore[attr-defined]  # shtab's way to mark an argument
+        print(shtab.complete(parser, values))
+        parser.exit()
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:

@@ -16,7 +16,14 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from slm_kv import __version__
-from slm_kv.command_line import DefaultsHelpFormatter, add_model_flags, positive_int, run_command, weight_options
+from slm_kv.command_line import (
+    DefaultsHelpFormatter,
+    add_completion,
+    add_model_flags,
+    positive_int,
+    run_command,
+    weight_options,
+)
 from slm_kv.sampling.params import SamplingParams
 
 if TYPE_CHECKING:
@@ -203,6 +210,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=DefaultsHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"slm-paged {__version__}")
+    add_completion(parser, paths=("model_path", "adapter_path", "weights_text"))
     add_model_flags(parser)
     add = parser.add_argument
     add("--prompt", default="Once upon a time", help="the text to continue")

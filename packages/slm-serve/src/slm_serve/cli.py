@@ -9,12 +9,13 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, get_args
 
 from dotenv import load_dotenv
 from pydantic import ValidationError
 
-from slm_adapters import end_with_output
+from slm_adapters import add_completion, end_with_output
 from slm_serve import __version__
 from slm_serve.errors import StartError
 from slm_serve.http.validation_errors import sentence, with_subject
@@ -43,11 +44,13 @@ def _main(argv: Sequence[str] | None) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     flags = vars(_parser().parse_args(argv))
-    reload, env_file = flags.pop("reload", False), flags.pop("env_file", None)
+    reload, env_file, secrets = (flags.pop(name, None) for name in ("reload", "env_file", "secrets_dir"))
     if env_file and not load_dotenv(env_file):
         return _fail(f"env_file: {env_file} does not exist or sets no variables; give another file")
+    if secrets and (fault := _secrets_fault(Path(secrets))):
+        return _fail(f"secrets_dir: {fault}")
     try:
-        settings = Settings(**flags)
+        settings = Settings(_secrets_dir=secrets, **flags)
         _ = settings.adapters  # checks for duplicate names
     except ValidationError as error:
         return _fail(_first_error(error))
@@ -59,6 +62,18 @@ def _main(argv: Sequence[str] | None) -> int:
         return serve_reloading(settings) if reload else serve(settings)
     except StartError as error:
         return _fail(str(error))
+
+
+def _secrets_fault(folder: Path) -> str | None:
+    """Return why no setting can be read from ``folder``: a server that misses its key would serve anyone."""
+    if not folder.is_dir():
+        return f"{folder} is not a folder; give the one with files such as slm_api_key"
+    names = {f"slm_{name}" for name in Settings.model_fields}
+    files = [file for file in folder.iterdir() if file.name.lower() in names]
+    if not files:
+        return f"{folder} has no file named like a variable, such as slm_api_key; add one, or leave --secrets_dir out"
+    unreadable = [file for file in files if not os.access(file, os.R_OK)]
+    return f"{unreadable[0]} cannot be read; allow it to the user of the server" if unreadable else None
 
 
 def _fail(message: str) -> int:
@@ -84,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    add_completion(parser)
     for name, field in Settings.model_fields.items():
         options: dict[str, Any] = {"help": _help(field.description or "", field.default)}
         if field.annotation is bool:
@@ -96,6 +112,9 @@ def _parser() -> argparse.ArgumentParser:
             options["metavar"] = "FILE"
         parser.add_argument(f"--{name}", **options)
     parser.add_argument("--env_file", help="file of environment variables, one NAME=VALUE per line")
+    parser.add_argument(
+        "--secrets_dir", help="folder of files named like the variables, such as slm_api_key: Docker's /run/secrets"
+    )
     parser.add_argument("--reload", action="store_true", help="for development: restart when a source file changes")
     return parser
 

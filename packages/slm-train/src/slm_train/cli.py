@@ -61,11 +61,28 @@ def _run(words: list[str]) -> int:
 
         print(f"slm-train {__version__}")
         return 0
+    if text := _printed(words):
+        print(text)
+        return 0
     command_line = read_flags(words)  # a mistyped flag or a broken --config is reported here, before the heavy imports
     from slm_train.command_line.parsing import make_arguments
     from slm_train.flow import run
 
     return run(make_arguments(command_line))
+
+
+def _printed(words: list[str]) -> str | None:
+    """Return the script or the schema that a command line asks for, which are made from the whole parser."""
+    names = {word.partition("=")[0] for word in words}
+    if "--print_completion" in names:
+        from slm_train.command_line.completion import completion
+
+        return completion(words)
+    if "--config_schema" in names:
+        from slm_train.command_line.config_schema import config_schema_text
+
+        return config_schema_text(words)
+    return None
 
 
 def _report(error: Exception) -> int:

@@ -67,10 +67,15 @@ def hub_error_reason(error: Exception) -> str:
     for names, reason in HUB_REASONS:
         if names & class_names:
             return reason.format(endpoint=constants.ENDPOINT)
-    for cause in causes:
-        if status := getattr(getattr(cause, "response", None), "status_code", None):
-            return f"the hub answers with status {status}"
+    if status := hub_status(error):
+        return f"the hub answers with status {status}"
     return _first_sentence(str(error)) or type(error).__name__
+
+
+def hub_status(error: Exception) -> int | None:
+    """Return the HTTP status that the hub answered with, if ``error`` or one of its causes has one."""
+    statuses = (getattr(getattr(cause, "response", None), "status_code", None) for cause in _causes(error))
+    return next((status for status in statuses if status), None)
 
 
 def _first_sentence(text: str) -> str:

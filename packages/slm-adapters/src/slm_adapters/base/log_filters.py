@@ -27,6 +27,18 @@ def quiet_bitsandbytes() -> Iterator[None]:
 
 
 @contextmanager
+def quiet_hub() -> Iterator[None]:
+    """Suppress huggingface_hub's log messages below errors inside the block."""
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextmanager
 def quiet_loading_report() -> Iterator[None]:
     """Suppress transformers' table of missing and unexpected weights inside the block.
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from slm_adapters.base.base_lookup import PROVIDERS, find_base
 from slm_adapters.base.model_folder import ModelFolder, read_model_folder
-from slm_adapters.cards.base_names import base_words, last_part
-from slm_adapters.cards.markdown import escape
+from slm_adapters.cards.adapter_card import adapter_card
+from slm_adapters.cards.base_names import last_part
 from slm_adapters.cards.model_card import ModelCard
-from slm_adapters.cards.run_record import METHODS, run_card
 from slm_adapters.cards.usage import Base, Usage
 from slm_adapters.loading.load import Loaded
 
@@ -24,7 +22,7 @@ def merged_card(merged: Loaded) -> ModelCard | None:
         return None
     adapter = read_model_folder(Path(merged.adapter))
     base = _loaded_base(merged, adapter)
-    recorded = _recorded_card(adapter, base)
+    recorded = adapter_card(adapter, base)
     evaluation = f"{recorded.evaluation} {BEFORE_MERGING}".strip() if recorded.metrics or recorded.samples else ""
     return replace(
         recorded,
@@ -46,20 +44,3 @@ def _loaded_base(merged: Loaded, adapter: ModelFolder) -> Base:
     if location.is_on_hub:
         return Base(location.name, "hub", adapter.config.get("revision"))
     return Base(last_part(merged.base), "local")
-
-
-def _recorded_card(adapter: ModelFolder, base: Base) -> ModelCard:
-    if adapter.run:
-        hub: dict[str, Any] = {"base": base.name} if base.kind == "hub" else {}
-        dataset = adapter.run.get("hub")
-        record = {"base": base.name, "mode": "adapter"} | adapter.run
-        record["hub"] = (dataset if isinstance(dataset, dict) else {}) | hub
-        return run_card(record)
-    peft_type = str(adapter.config.get("peft_type", "adapter")).lower()
-    method = METHODS.get(peft_type, peft_type)
-    return ModelCard(
-        title=f"{method} on {base_words(base, linked=False)}",
-        summary=f"An adapter ({escape(method)}) for {base_words(base)}.",
-        usage=Usage(base=base),
-        tags=("slm", peft_type),
-    )

@@ -21,8 +21,8 @@ from slm_train.errors import UsageError, shown
 
 _MISSING_VALUE = re.compile(r"argument (--\w+)\S*: expected (?:at least )?one argument")
 # Their types are classes, which HfArgumentParser would call with the word.
-_NOT_ON_COMMAND_LINE = {"liger_kernel_config", "parallelism_config"}
-_PATHS = {
+NOT_ON_COMMAND_LINE = {"liger_kernel_config", "parallelism_config"}
+PATHS = {
     "train_file",
     "validation_file",
     "model_path",
@@ -35,7 +35,7 @@ _PATHS = {
 }
 _LONGEST_NAME, _LONGEST_PATH = 255, 4095  # bytes, on every common file system
 _MAY_BE_BLANK = {"prompt", "document_separator"}
-_CHOICES = {
+CHOICES = {
     "ddp_backend": ("gloo", "nccl", "mpi", "ccl", "xccl", "hccl", "cncl", "mccl"),
     "dataloader_multiprocessing_context": ("fork", "forkserver", "spawn"),
     "torch_compile_mode": ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
@@ -50,6 +50,7 @@ class FlagParser(HfArgumentParser):
         for action in self._actions:
             if action.type is string_to_bool and action.nargs is None:
                 action.nargs, action.const = "?", True  # a switch that is unset by default is on without a value too
+            action.choices = action.choices or CHOICES.get(action.dest)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         """Parse, and check each value by itself: nothing has been created from them yet."""
@@ -67,7 +68,7 @@ class FlagParser(HfArgumentParser):
         raise UsageError(f"{missing[1]} needs a value" if missing else f"{message}; slm-train --help lists the flags")
 
     def _get_value(self, action: Action, arg_string: str) -> Any:
-        if action.dest in _NOT_ON_COMMAND_LINE:
+        if action.dest in NOT_ON_COMMAND_LINE:
             raise UsageError(f"--{action.dest} {shown(arg_string)} is not supported: leave it out")
         _check_text(action.dest, arg_string)
         try:
@@ -76,9 +77,9 @@ class FlagParser(HfArgumentParser):
             raise UsageError(f"--{action.dest} {shown(arg_string)} must be {_expected(action, arg_string)}") from None
 
     def _check_value(self, action: Action, value: Any) -> None:
-        choices = action.choices or _CHOICES.get(action.dest)
-        if choices is not None and value not in choices:
-            raise UsageError(f"--{action.dest} {shown(str(value))}: {choose_from(str(value), [*map(str, choices)])}")
+        if action.choices is not None and value not in action.choices:
+            choices = [*map(str, action.choices)]
+            raise UsageError(f"--{action.dest} {shown(str(value))}: {choose_from(str(value), choices)}")
 
 
 def _check_text(name: str, word: str) -> None:
@@ -87,7 +88,7 @@ def _check_text(name: str, word: str) -> None:
         raise UsageError(f"--{name} {shown(word)} is blank: give a value, or leave out --{name}")
     if "\0" in word or word != word.encode(errors="ignore").decode():
         raise UsageError(f"--{name} {shown(word)} must be text in UTF-8")
-    if name in _PATHS:
+    if name in PATHS:
         _check_path(name, word)
 
 

@@ -79,11 +79,16 @@ def make_arguments(line: CommandLine) -> Arguments:
     return Arguments(source, model, rows, run, training, device.name, all_notes, line.explicit_flags, *budget)
 
 
+def flag_parser(*, dynamic: bool) -> FlagParser:
+    """Return the parser of all flags of a loop."""
+    groups: Any = (*PARSED_GROUPS, BudgetOptions) if dynamic else PARSED_GROUPS
+    # No abbreviations: they would bypass the check of names, and mean another flag once one is added.
+    return FlagParser(groups, prog="slm-train", allow_abbrev=False)
+
+
 def _parse_groups(words: list[str], line: CommandLine) -> tuple[Any, ...]:
     """Return an instance of each group of options, that of the token budget last."""
-    groups: Any = (*PARSED_GROUPS, BudgetOptions) if line.is_dynamic else PARSED_GROUPS
-    # No abbreviations: they would bypass the check of names, and mean another flag once one is added.
-    parser = FlagParser(groups, prog="slm-train", allow_abbrev=False)
+    parser = flag_parser(dynamic=line.is_dynamic)
     try:
         # HfArgumentParser would otherwise read flags from a file named like the program (slm-train.args).
         *options, strays = parser.parse_args_into_dataclasses(

@@ -23,7 +23,18 @@ from slm_train import parse_arguments
 # Flags of uv run, and the number of words that follow each.
 UV_RUN_FLAGS = {"--isolated": 0, "--all-packages": 0, "--package": 1, "--extra": 1, "--group": 1, "--with": 1}
 SERVER = "http://localhost:8000"
-OTHER_PROGRAMS = {"uv", "pip", "printf", "pytest", "vllm"}  # not ours: their flags are not checked
+# Not ours: their flags are not checked.
+OTHER_PROGRAMS = {
+    "chmod",
+    "docker",
+    "kubectl",
+    "pip",
+    "printf",
+    "pytest",
+    "python3",
+    "uv",
+    "vllm",
+}  # not ours: their flags are not checked
 
 
 class Parsed(Exception):

@@ -13,7 +13,13 @@ READMES = [
     ROOT / "README.md",
     *(
         file
-        for pattern in ("docs/*.md", "docs/how-to/*.md", "packages/*/README.md", "apps/*/README.md")
+        for pattern in (
+            "docs/*.md",
+            "docs/how-to/*.md",
+            "packages/*/README.md",
+            "apps/*/README.md",
+            "deploy/README.md",
+        )
         for file in sorted(ROOT.glob(pattern))
     ),
 ]

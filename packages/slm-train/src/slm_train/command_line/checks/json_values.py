@@ -14,11 +14,11 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 from slm_train.errors import UsageError, shown
 
 _ACCUMULATION = "gradient_accumulation_kwargs"
-_OBJECTS = {
+OBJECTS = {
     "lr_scheduler_kwargs": '{"num_cycles": 2}',
     "gradient_checkpointing_kwargs": '{"use_reentrant": false}',
 }
-_OBJECTS_OR_FILES = {
+OBJECTS_OR_FILES = {
     "accelerator_config": '{"split_batches": true}',
     "fsdp_config": '{"cpu_offload": true}',
     "deepspeed": '{"zero_optimization": {"stage": 2}}',
@@ -27,10 +27,10 @@ _OBJECTS_OR_FILES = {
 
 def check_json_values(values: Mapping[str, Any]) -> None:
     """Raise UsageError for a value that is not a JSON object, nor a file with one where that is allowed."""
-    for name, example in (_OBJECTS | _OBJECTS_OR_FILES).items():
+    for name, example in (OBJECTS | OBJECTS_OR_FILES).items():
         value = values.get(name)
         if isinstance(value, str):
-            text = value if name in _OBJECTS or value.startswith("{") else _text_of(name, value, example)
+            text = value if name in OBJECTS or value.startswith("{") else _text_of(name, value, example)
             _check_object(name, value, text, example)
 
 

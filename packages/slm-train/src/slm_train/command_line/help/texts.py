@@ -11,6 +11,8 @@ slm-train: fine-tune a small language model and see what it cost.
   slm-train --config run.yaml --learning_rate 1e-4       flags from a file; the command line takes precedence
   slm-train ... --resume_from_checkpoint                 continue a run that was stopped
   slm-train dynamic ...                                  the token-budget loop; see slm-train dynamic --help
+  slm-train --print_completion bash                      a script that completes flags: bash, zsh or tcsh
+  slm-train --config_schema                              the JSON schema of files for --config, for editors
   slm-train --version                                    print the version
 """
 
