@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import nbformat
 
+_COLUMNS = 90
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -31,10 +33,17 @@ def _cell(cell: Any) -> Iterator[str]:
 
 
 def _output(output: Any) -> str:
-    if output.get("name") == "stderr" or output.output_type == "display_data":  # warnings, bars of progress
+    """Return the text of an output, wrapped; bars of progress, which are displayed as HTML, have none."""
+    if output.output_type == "display_data":
         return ""
     text = output.text if output.output_type == "stream" else output.get("data", {}).get("text/plain", "")
-    return _COLOURS.sub("", text)
+    return "\n".join(_wrapped(line) for line in _COLOURS.sub("", text).split("\n"))
+
+
+def _wrapped(line: str) -> str:
+    if len(line) <= _COLUMNS:
+        return line
+    return textwrap.fill(line, _COLUMNS, break_long_words=False, break_on_hyphens=False)
 
 
 def _fenced(text: str, language: str) -> str:
