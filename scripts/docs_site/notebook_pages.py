@@ -10,7 +10,7 @@ from typing import Any
 
 import nbformat
 
-_COLUMNS = 90
+_COLUMNS = 84
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -33,10 +33,10 @@ def _cell(cell: Any) -> Iterator[str]:
 
 
 def _output(output: Any) -> str:
-    """Return the text of an output, wrapped; bars of progress, which are displayed as HTML, have none."""
-    if output.output_type == "display_data":
-        return ""
+    """Return the text of an output, wrapped; HTML, such as a bar of progress, has none."""
     text = output.text if output.output_type == "stream" else output.get("data", {}).get("text/plain", "")
+    if text.startswith("<IPython.core.display"):
+        return ""
     return "\n".join(_wrapped(line) for line in _COLOURS.sub("", text).split("\n"))
 
 
