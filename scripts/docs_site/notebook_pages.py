@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import nbformat
 
+_COLUMNS = 84
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -22,10 +24,7 @@ def notebook_page(file: Path) -> str:
 
 def _cell(cell: Any) -> Iterator[str]:
     if cell.cell_type == "markdown":
-        title, separator, rest = cell.source.partition("\n")
-        yield title
-        if separator:
-            yield rest.strip()
+        yield from cell.source.split("\n\n")
     elif cell.cell_type == "code":
         yield _fenced(cell.source, "python")
         text = "".join(_output(output) for output in cell.outputs).rstrip()
@@ -34,8 +33,17 @@ def _cell(cell: Any) -> Iterator[str]:
 
 
 def _output(output: Any) -> str:
+    """Return the text of an output, wrapped; HTML, such as a bar of progress, has none."""
     text = output.text if output.output_type == "stream" else output.get("data", {}).get("text/plain", "")
-    return _COLOURS.sub("", text)
+    if text.startswith("<IPython.core.display"):
+        return ""
+    return "\n".join(_wrapped(line) for line in _COLOURS.sub("", text).split("\n"))
+
+
+def _wrapped(line: str) -> str:
+    if len(line) <= _COLUMNS:
+        return line
+    return textwrap.fill(line, _COLUMNS, break_long_words=False, break_on_hyphens=False)
 
 
 def _fenced(text: str, language: str) -> str:

@@ -13,6 +13,8 @@ from slm_testing.start_up import run_fresh
     [
         (["--help"], 0, "check what works on this machine"),
         (["compare", "--help"], 0, "--max_minutes"),
+        (["eval", "--help"], 0, "slm-lab eval outputs/run --perplexity wikitext2 --stride 512"),
+        (["eval", "sample", "--tsaks", "piqa"], 2, "slm-lab eval has no flag '--tsaks'"),
         (["--version"], 0, f"slm-lab {slm_lab.__version__}"),
         (["runs", "--srot", "mode"], 2, "slm-lab runs has no flag '--srot'"),
         (["compare", "--max_stpes", "4"], 2, "--max_steps"),

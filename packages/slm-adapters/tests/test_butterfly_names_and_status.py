@@ -1,7 +1,5 @@
 """Names of butterfly adapters, PEFT's status of a model, and PEFT without this package."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +7,7 @@ import torch
 from peft import PeftModel, get_layer_status, get_model_status, get_peft_model, inject_adapter_in_model
 from safetensors.torch import load_file
 
+import slm_testing.forked as forked
 from slm_adapters import AdapterError, ButterflyConfig
 from slm_testing.adapters.tiny_adapters import MakeModel, assert_differ, logits, random_butterfly, randomize_angles
 
@@ -119,6 +118,5 @@ print(peft.PeftConfig.from_pretrained(folder).side)
 
 def test_peft_alone_does_not_know_the_type_and_the_import_is_the_remedy(tiny: MakeModel, tmp_path: Path) -> None:
     random_butterfly(tiny("llama"), side="output").save_pretrained(tmp_path)
-    command = [sys.executable, "-c", PROGRAM, str(tmp_path)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    result = forked.run_program(PROGRAM, [tmp_path], tmp_path, imported="transformers")
     assert result.stdout.splitlines() == ["KeyError('BUTTERFLY')", "KeyError('BUTTERFLY')", "output"], result.stderr

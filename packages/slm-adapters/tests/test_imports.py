@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import slm_adapters
+import slm_testing.forked as forked
 from slm_testing.adapters.tiny_adapters import MakeModel, Save, logits, with_butterfly
 
 HEAVY = ["torch", "transformers", "peft", "bitsandbytes", "datasets", "pyarrow", "huggingface_hub", "hypothesis"]
@@ -62,7 +63,7 @@ print(type(model.base_model).__name__, torch.equal(actual, torch.load(sys.argv[4
 """
 
 
-# Slow: ten seconds each, for new interpreters that import torch.
+# Slow: four seconds each, for PEFT's imports.
 @pytest.mark.parametrize(
     "imports",
     [
@@ -84,8 +85,8 @@ def test_peft_alone_loads_a_butterfly_in_every_order_of_imports(
     torch.save(logits(adapted, input_ids), tmp_path / "logits.pt")
     setup = "import sys\nfrom transformers.utils.logging import disable_progress_bar\ndisable_progress_bar()\n"
     code = f"{setup}{imports}\n{LOAD}"
-    command = [sys.executable, "-c", code, base, run, tmp_path / "ids.pt", tmp_path / "logits.pt"]
-    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    words = [base, run, tmp_path / "ids.pt", tmp_path / "logits.pt"]
+    process = forked.run_program(code, words, tmp_path, imported="transformers")
     assert (process.returncode, process.stdout.strip()) == (0, "ButterflyModel True"), process.stderr
 
 
@@ -150,10 +151,13 @@ print(has_bitsandbytes == ("bitsandbytes" in sys.modules))
 """
 
 
-def test_asking_whether_peft_is_installed_does_not_import_it_and_importing_it_warns_of_no_missing_kernel() -> None:
-    """In one process, because importing PEFT takes seven seconds."""
-    lines = run_python(IMPORT_PEFT).splitlines()
-    assert lines == ["True False", "True SourceFileLoader SourceFileLoader", "[]", "True"]
+def test_asking_whether_peft_is_installed_does_not_import_it_and_importing_it_warns_of_no_missing_kernel(
+    tmp_path: Path,
+) -> None:
+    """In one process, because importing PEFT takes four seconds."""
+    process = forked.run_program(IMPORT_PEFT, [], tmp_path, imported="transformers")
+    assert (process.returncode, process.stderr) == (0, "")
+    assert process.stdout.splitlines() == ["True False", "True SourceFileLoader SourceFileLoader", "[]", "True"]
 
 
 def test_slm_adapters_may_be_imported_while_peft_is_half_initialised(tmp_path: Path) -> None:

@@ -1,11 +1,8 @@
 """Models and adapters that do not match or are damaged are refused in one sentence."""
 
-import os
 import pickle
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BartConfig, DistilBertConfig, PreTrainedConfig, T5Config
 
+import slm_testing.forked as forked
 from slm_adapters import AdapterError, load, load_adapters
 from slm_testing.adapters.tiny_adapters import MakeBase, MakeModel, adapted, edit_json, logits, save_run, tokenizer
 
@@ -255,9 +253,9 @@ for name in ("some/nothing", "some/failing"):
 
 
 def test_a_failing_hub_is_reported_in_one_sentence_that_names_the_repository(failing_hub: str, tmp_path: Path) -> None:
-    env = os.environ | {"HF_ENDPOINT": failing_hub, "HF_HOME": str(tmp_path), "HF_HUB_DISABLE_XET": "1"}
-    env.pop("HF_HUB_OFFLINE", None)
-    done = subprocess.run([sys.executable, "-c", ASK], capture_output=True, text=True, check=True, env=env)
+    hub = {"HF_ENDPOINT": failing_hub, "HF_HOME": str(tmp_path), "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
+    done = forked.run_program(ASK, [], tmp_path, imported="torch", **hub)
+    assert done.returncode == 0, done.stderr
     missing, failing = done.stdout.splitlines()
     assert re.match(r"cannot load the \w+ (of )?some/nothing: no repository of that name exists on the hub", missing)
     assert re.match(r"cannot load the \w+ (of )?some/failing: the hub answers with status 503", failing)

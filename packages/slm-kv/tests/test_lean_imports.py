@@ -1,12 +1,13 @@
 """``slm-paged`` imports only what generating on a CPU needs; the rest works when something uses it after all."""
 
-import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 import transformers.modeling_utils  # noqa: F401 - imported before the function under test
 
+import slm_testing.forked as forked
 from slm_kv import import_modelling_code
 
 GENERATE = """
@@ -19,15 +20,15 @@ print([name for name in ("sympy", "torch._inductor", "torch.distributed.tensor")
 IMPORT = "from slm_kv import import_modelling_code; import_modelling_code('cpu')\n"
 
 
-def last_line(code: str) -> str:
-    """Run code in a new interpreter, and return the last line that it prints."""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+def last_line(code: str, folder: Path) -> str:
+    """Run code in a process that has imported torch only, and return the last line that it prints."""
+    done = forked.run_program(code, [], folder, imported="torch")
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()[-1]
 
 
-def test_generating_on_a_cpu_imports_no_compiler_and_no_distributed_tensors() -> None:
-    assert last_line(GENERATE) == "[]"
+def test_generating_on_a_cpu_imports_no_compiler_and_no_distributed_tensors(tmp_path: Path) -> None:
+    assert last_line(GENERATE, tmp_path) == "[]"
 
 
 @pytest.mark.parametrize(
@@ -38,8 +39,8 @@ def test_generating_on_a_cpu_imports_no_compiler_and_no_distributed_tensors() ->
         "import torch._dynamo.utils; print(hasattr(torch._dynamo.utils, 'counters'))",
     ],
 )
-def test_the_compiler_is_imported_when_it_is_used(use: str) -> None:
-    assert last_line(IMPORT + use) == "True"
+def test_the_compiler_is_imported_when_it_is_used(use: str, tmp_path: Path) -> None:
+    assert last_line(IMPORT + use, tmp_path) == "True"
 
 
 def test_modelling_code_that_is_imported_already_is_left_alone() -> None:

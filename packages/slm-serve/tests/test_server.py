@@ -4,7 +4,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -146,22 +145,25 @@ def test_a_signal_while_the_model_loads_stops_immediately(tmp_path: Path, client
 def test_the_app_factory_reads_the_environment(tiny_model: Path, tmp_path: Path, client: httpx.Client) -> None:
     file = tmp_path / "environment"
     file.write_text(f"SLM_MODEL_PATH={tiny_model}\nSLM_SERVED_MODEL_NAME=mine\nSLM_API_KEY=s3cret\nSLM_THREADS=1\n")
-    uvicorn = [sys.executable, "-m", "uvicorn", "slm_serve.app:create_app", "--factory", "--env-file", str(file)]
-    uvicorn += ["--http", "slm_serve.http.protocol:HttpProtocol", "--ws", "none"]
-    with subprocess.Popen([*uvicorn, "--port", "0"], stderr=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stderr
-            url = next(urls[0] for line in process.stderr if (urls := re.findall(r"http://\S+", line)))
-            end = time.monotonic() + START_TIMEOUT
-            while client.get(f"{url}/health/ready").status_code != 200:
-                assert time.monotonic() < end
-                time.sleep(0.1)
-            models = client.get(f"{url}/v1/models", headers={"Authorization": "Bearer s3cret"})
-            assert [model["id"] for model in models.json()["data"]] == ["mine"]
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(TIMEOUT) in (0, -signal.SIGTERM)
-        finally:
-            process.kill()
+    argv = ["slm_serve.app:create_app", "--factory", "--env-file", str(file), "--port", "0", "--ws", "none"]
+    argv += ["--http", "slm_serve.http.protocol:HttpProtocol"]
+    output = tmp_path / "output.txt"
+    process = forked.start("uvicorn.main", argv, output=output, errors=output)
+    try:
+        line = forked.wait_for_line(process, output, "INFO:     Uvicorn running on ", START_TIMEOUT)
+        url = line.split()[4]
+        end = time.monotonic() + START_TIMEOUT
+        while client.get(f"{url}/health/ready").status_code != 200:
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        models = client.get(f"{url}/v1/models", headers={"Authorization": "Bearer s3cret"})
+        assert [model["id"] for model in models.json()["data"]] == ["mine"]
+        os.kill(process.pid, signal.SIGTERM)
+        process.join(TIMEOUT)
+        assert process.exitcode in (0, -signal.SIGTERM)
+    finally:
+        process.kill()
+        process.join()
 
 
 def test_a_model_that_cannot_be_loaded_ends_the_process_with_one_sentence(

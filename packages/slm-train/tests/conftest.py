@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -42,12 +41,6 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     GPT2LMHeadModel(config).save_pretrained(model)
     tokenizer.save_pretrained(model)
     return Tiny(model, root / "texts.txt", root / "held_out.txt", root / "cache")
-
-
-@pytest.fixture
-def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Skip fsync: a busy disk takes 20 ms for each of thousands, and these tests do not cut the power."""
-    monkeypatch.setattr(os, "fsync", os.fstat)
 
 
 @pytest.fixture

@@ -18,8 +18,6 @@ from slm_train.checkpoints.files.atomic_write import atomic_folder, remove_lefto
 from slm_train.checkpoints.files.manifest import MANIFEST, find_fault
 from slm_train.checkpoints.retention import latest_complete, list_checkpoints, rotate
 
-pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
-
 
 class Crash(BaseException):
     """The process ends here: no later change of the disk happens."""

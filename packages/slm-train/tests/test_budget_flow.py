@@ -74,7 +74,7 @@ def test_an_epoch_is_every_token_once(tiny: Tiny, tmp_path: Path) -> None:
 def test_a_dry_run_counts_the_steps_that_a_run_takes(
     tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = dynamic(tiny, tmp_path, "--max_steps", "-1", "--max_train_samples", "12")
+    flags = dynamic(tiny, tmp_path, "--max_steps", "-1", "--num_train_epochs", "2", "--max_train_samples", "5")
     assert main([*flags, "--dry_run"]) == 0
     output = capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []

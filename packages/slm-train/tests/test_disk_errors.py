@@ -6,9 +6,10 @@ import errno
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -17,7 +18,7 @@ from slm_train.checkpoints.files.atomic_write import atomic_folder, remove_lefto
 from slm_train.checkpoints.retention import latest_complete
 from slm_train.errors import CheckpointError
 
-pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
+NOBODY = 65534  # the user without rights
 
 
 def write_too_much(temporary: Path) -> None:
@@ -81,13 +82,26 @@ def test_a_disk_error_is_one_sentence_that_names_the_folder(
     assert contents(latest_complete(tmp_path, fail_if_skipped) or tmp_path) == "1"
 
 
-def test_a_folder_without_permission_is_reported(tmp_path: Path) -> None:
-    if os.name == "nt" or os.geteuid() == 0:
-        pytest.skip("this user may write anywhere")
-    tmp_path.chmod(0o500)
-    with pytest.raises(CheckpointError, match="permission denied"):
-        save(tmp_path, 1)
-    tmp_path.chmod(0o700)
+@contextmanager
+def ordinary_user() -> Iterator[None]:
+    """Become another user than root, who may write anywhere."""
+    is_root = os.geteuid() == 0
+    if is_root:
+        os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        if is_root:
+            os.seteuid(0)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has other permissions")
+def test_a_folder_without_permission_is_reported() -> None:
+    with TemporaryDirectory() as folder:  # not in the folder of pytest, which only its owner may enter
+        Path(folder).chmod(0o555)
+        with ordinary_user(), pytest.raises(CheckpointError, match="permission denied"):
+            save(Path(folder), 1)
+        Path(folder).chmod(0o700)
 
 
 def lose_the_folder(temporary: Path) -> None:

@@ -13,7 +13,6 @@ from slm_testing.train.tiny_runs import Refused, Tiny, read_record
 from slm_train.cli import main
 from slm_train.data.evaluated_rows import choose_evaluated
 
-pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
 LIMIT = ("--max_eval_tokens", "300")
 
 

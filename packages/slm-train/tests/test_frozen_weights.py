@@ -115,7 +115,6 @@ def test_no_copies_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> Non
     assert frozen_weights(frozen_linear(), BFLOAT16_RUN) is None
 
 
-@pytest.mark.usefixtures("no_waiting_for_the_disk")
 @pytest.mark.parametrize("flags", [Tiny.flags, dynamic], ids=["trainer", "dynamic"])
 def test_a_run_with_copies_ends_with_the_same_bits(
     tiny: Tiny, tmp_path: Path, flags: Any, monkeypatch: pytest.MonkeyPatch

@@ -17,8 +17,6 @@ from slm_train.checkpoints.files.atomic_write import atomic_folder
 from slm_train.checkpoints.files.manifest import MANIFEST, find_fault
 from slm_train.checkpoints.retention import latest_complete, list_checkpoints
 
-pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
-
 FILES = st.dictionaries(st.sampled_from(["a", "b.pt", "in/c"]), st.binary(max_size=300), min_size=1)
 
 

@@ -83,7 +83,6 @@ def frames_of(tiny: Tiny, folder: Path) -> str:
     return output.getvalue()
 
 
-@pytest.mark.usefixtures("no_waiting_for_the_disk")
 def test_on_a_terminal_training_and_evaluation_have_bars_that_vanish(tiny: Tiny, tmp_path: Path) -> None:
     raw = frames_of(tiny, tmp_path / "run")
     lines = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line) for line in re.split(r"[\r\n]+", raw)]

@@ -22,8 +22,6 @@ from slm_train.checkpoints.random_state import random_state, set_random_state
 from slm_train.checkpoints.step_checkpoint_file import STEP_CHECKPOINT_FILE, load_weights, read_step_checkpoint
 from slm_train.errors import CheckpointError
 
-pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
-
 
 def test_what_is_saved_is_read_back(tmp_path: Path) -> None:
     checkpoint, model = saved(tmp_path)

@@ -34,7 +34,6 @@ def replace_by(target: Path, content: str) -> None:
         temporary.write_text(content)
 
 
-@pytest.mark.usefixtures("no_waiting_for_the_disk")
 @pytest.mark.parametrize("exists", [True, False])
 def test_a_crash_at_any_change_leaves_the_old_file_or_the_new_one(tmp_path: Path, exists: bool) -> None:
     changes: list[str] = []
@@ -125,7 +124,6 @@ def test_other_disk_errors_are_reported_in_one_sentence(
     assert hidden_names(tmp_path) == []
 
 
-@pytest.mark.usefixtures("no_waiting_for_the_disk")
 def test_two_checkpoints_are_never_written_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint, model = saved(tmp_path)
     checkpoint.wait()

@@ -23,7 +23,6 @@ from slm_train.time_estimate.step_timing import RunTimes, estimate_times
 from slm_train.time_estimate.timed_model import TimedModel
 
 Flags = Callable[..., list[str]]
-pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
 flows = pytest.mark.parametrize("flags", [Tiny.flags, dynamic], ids=["trainer", "dynamic"])
 FEW = ("--max_eval_tokens", "400")  # evaluations take no longer than needed
 PER_SLOT, PER_EVALUATED_SLOT, OPTIMIZER = 1e-3, 2e-4, 0.5  # seconds
@@ -33,7 +32,7 @@ PER_SLOT, PER_EVALUATED_SLOT, OPTIMIZER = 1e-3, 2e-4, 0.5  # seconds
 def test_a_run_that_is_timed_ends_with_the_same_bits(
     tiny: Tiny, tmp_path: Path, flags: Flags, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    more = ("--max_steps", "24", "--lora_dropout", "0.5", "--learning_rate", "1e-2", *FEW)
+    more = ("--max_steps", "12", "--lora_dropout", "0.5", "--learning_rate", "1e-2", *FEW)
     assert main(flags(tiny, tmp_path / "timed", *more)) == 0
     assert "\ntime " in capsys.readouterr().out
     monkeypatch.setattr(flow, "show_run_summary", lambda *_: None)
@@ -103,7 +102,7 @@ def estimates(monkeypatch: pytest.MonkeyPatch) -> list[RunTimes | None]:
 @pytest.mark.parametrize(
     ("packing", "length"),
     [
-        ("none", ("--num_train_epochs", "2", "--max_steps", "-1", "--max_train_samples", "30")),
+        ("none", ("--num_train_epochs", "2", "--max_steps", "-1", "--max_train_samples", "15")),
         ("best_fit", ("--max_steps", "24")),
     ],
 )
@@ -152,7 +151,7 @@ def test_the_estimate_is_that_of_all_batches_of_the_run(
         (Tiny.flags, ("--eval_strategy", "steps", "--eval_steps", "0.25")),
         (
             Tiny.flags,
-            ("--eval_strategy", "epoch", "--max_steps", "-1", "--num_train_epochs", "3", "--max_train_samples", "20"),
+            ("--eval_strategy", "epoch", "--max_steps", "-1", "--num_train_epochs", "3", "--max_train_samples", "4"),
         ),
         (dynamic, ("--eval_interval", "4")),
         (dynamic, ("--eval_interval", "10", "--keep_best")),
@@ -215,7 +214,7 @@ def test_the_summary_and_the_dry_run_show_the_size_of_the_run(
     tiny: Tiny, tmp_path: Path, flags: Flags, capsys: pytest.CaptureFixture[str]
 ) -> None:
     summaries = []
-    argv = flags(tiny, tmp_path / "run", "--max_steps", "30", "--learning_rate", "0.003", "--max_eval_tokens", "300")
+    argv = flags(tiny, tmp_path / "run", "--max_steps", "12", "--learning_rate", "0.003", "--max_eval_tokens", "300")
     for more in (["--dry_run"], []):
         assert main([*argv, *more]) == 0
         lines = capsys.readouterr().out.splitlines()
@@ -224,7 +223,7 @@ def test_the_summary_and_the_dry_run_show_the_size_of_the_run(
     dry, real = summaries
     assert dry[:4] == real[:4]
     assert [line.split("  ")[0] for line in dry] == ["training", "steps", "learning rate", "evaluation", "time"]
-    assert "30 of " in dry[1]
+    assert "12 of " in dry[1]
     assert "0.003, linear" in dry[2]
     assert re.search(r" rows, [23]\d\d of \d,\d{3} tokens$", dry[3])
 

@@ -58,7 +58,7 @@ def test_resized_embeddings_are_trained_saved_and_resumed(hero: Tiny, tmp_path: 
     first, whole = tmp_path / "resumed", tmp_path / "whole"
     interval = ["--checkpoint_interval", "1"] if flow == "dynamic" else ["--save_steps", "1"]
     more = ["--mode", mode, "--resize_embeddings", "--learning_rate", "0.01", "--lr_scheduler_type", "constant"]
-    words = ["dynamic"] if flow == "dynamic" else []
+    words = ["dynamic", "--target_tokens_per_step", "300"] if flow == "dynamic" else []
 
     def train(folder: Path, steps: str, *extra: str) -> int:
         return main([*words, *hero.flags(folder, *more, *interval, "--max_steps", steps, *extra)])

@@ -15,7 +15,7 @@ from slm_lab.eval_flags import EVAL, EVAL_EXAMPLES, add_eval_flags
 from slm_lab.modes import MODES
 from slm_lab.variants import Variant, parse_variants
 
-DESCRIPTION = "Compare the training modes of slm-train, and check what works on this machine."
+DESCRIPTION = "Compare the training modes of slm-train, evaluate models, and check what works on this machine."
 COMPARE = """\
 Train each mode under the same budget, each in its own process, and compare the results: a table in the terminal, a page
 (compare.html) and the figures (compare.json) in --output_dir. Flags that are not listed here are passed to slm-train:

@@ -166,6 +166,20 @@ def test_tasks_of_lm_eval_are_found_without_its_index() -> None:
     assert {"hellaswag", "mmlu_abstract_algebra"} <= entries
 
 
+def test_a_group_has_its_own_score_beside_those_of_its_tasks(
+    runs: list[Path], tmp_path: Path, evaluate: Evaluate, read_results: ReadResults
+) -> None:
+    for name, count in (("few", 2), ("more", 6)):
+        write_task(tmp_path / "mine", name, "choice", story_examples(count))
+    group = "group: both\ntask: [few, more]\naggregate_metric_list: [{metric: acc, weight_by_size: true}]\n"
+    (tmp_path / "mine" / "both.yaml").write_text(group)
+    evaluate(runs[0], "--no_base", "--tasks", "both", "--include_path", tmp_path / "mine")
+    scores = read_results(runs[0])["tasks"]["both"]["scores"]
+    few, more, both = ({"n": each["n"], "acc": each["value"]} for each in scores if each["metric"] == "acc")
+    assert [few["n"], more["n"]] == [2, 6]
+    assert both["acc"] == pytest.approx((2 * few["acc"] + 6 * more["acc"]) / 8)
+
+
 def test_damaged_results_are_computed_again(
     runs: list[Path], tasks: Path, evaluate: Evaluate, read_results: ReadResults
 ) -> None:

@@ -7,8 +7,10 @@ shards.
 
 from __future__ import annotations
 
+import gc
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -26,6 +28,23 @@ def import_modelling_code(device: str | None = None) -> None:
     available, as a torch does that was built without it, and functions are not marked for the compiler until something
     else of it is used, which imports it. Does nothing if the modelling code was imported before.
     """
+    with _paused_collections():
+        _import(device)
+
+
+@contextmanager
+def _paused_collections() -> Iterator[None]:
+    """Without garbage collections, which take a second: each looks at what was imported before, and frees nothing."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _import(device: str | None) -> None:
     import torch.distributed
 
     on_cpu = device == "cpu" or (device is None and not torch.cuda.is_available())

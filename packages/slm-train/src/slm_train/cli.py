@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from slm_adapters import end_with_output
 from slm_train.errors import TrainError
@@ -65,8 +67,9 @@ def _run(words: list[str]) -> int:
         print(text)
         return 0
     command_line = read_flags(words)  # a mistyped flag or a broken --config is reported here, before the heavy imports
-    from slm_train.command_line.parsing import make_arguments
-    from slm_train.flow import run
+    with _paused_collections():
+        from slm_train.command_line.parsing import make_arguments
+        from slm_train.flow import run
 
     return run(make_arguments(command_line))
 
@@ -83,6 +86,18 @@ def _printed(words: list[str]) -> str | None:
 
         return config_schema_text(words)
     return None
+
+
+@contextmanager
+def _paused_collections() -> Iterator[None]:
+    """Without garbage collections, which take a second: each looks at what was imported before, and frees nothing."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _report(error: Exception) -> int:

@@ -38,7 +38,7 @@ def _rows(records: Mapping[str, Sequence[TaskRecord]]) -> dict[str, tuple[Score,
     for each in records.values():
         for record in each:
             for score in record.scores:
-                rows.setdefault(score.key, (score, record.examples))
+                rows.setdefault(score.key, (score, score.n or record.examples))
     return rows
 
 

@@ -23,6 +23,7 @@ class Score:
         value: The number.
         stderr: Its standard error, if it has one.
         higher_is_better: Whether a larger number is better; None if that is unknown.
+        n: Examples, if the record of the task is about several tasks.
     """
 
     task: str
@@ -30,6 +31,7 @@ class Score:
     value: float
     stderr: float | None = None
     higher_is_better: bool | None = None
+    n: int | None = None
 
     @property
     def key(self) -> str:
@@ -81,7 +83,7 @@ def parse_scores(record: Mapping[str, Any]) -> list[Score]:
 
 
 def _score(entry: Mapping[str, Any]) -> Score | None:
-    value, stderr, better = entry.get("value"), entry.get("stderr"), entry.get("higher_is_better")
+    value, stderr, better, n = (entry.get(key) for key in ("value", "stderr", "higher_is_better", "n"))
     if not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return Score(
@@ -90,6 +92,7 @@ def _score(entry: Mapping[str, Any]) -> Score | None:
         float(value),
         float(stderr) if isinstance(stderr, int | float) and math.isfinite(stderr) else None,
         better if isinstance(better, bool) else None,
+        n if isinstance(n, int) else None,
     )
 
 

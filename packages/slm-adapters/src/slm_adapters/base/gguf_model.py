@@ -108,7 +108,8 @@ def _restore_pre_tokenizer(base: BaseLocation, tokenizer: PreTrainedTokenizerBas
             f"the tokenizer of {base.name} splits text as {name!r}, which is not known here: the tokens would be "
             f"others than those of training; {AS_FOLDER}"
         )
-    backend: Any = tokenizer.backend_tokenizer
+    fast: Any = tokenizer  # mypy finds the attribute below only with some caches
+    backend = fast.backend_tokenizer
     backend.pre_tokenizer = known.build()
     backend.model.ignore_merges = known.ignore_merges
 

@@ -57,8 +57,8 @@ def carry_out(
 ) -> None:
     """Copy files from ``context`` to ``workdir`` and run the commands of a stage there, in its shell.
 
-    What is copied from other images is expected to be installed. ``replace`` has the contents of files that differ from
-    those in ``context``; ``arguments`` replace the defaults of ``ARG``.
+    The tools that it installs with pip are expected to be there. ``replace`` has the contents of files that differ from
+    those in ``context``; ``arguments`` replace the defaults of ``ARG``, and an empty one unsets it.
     """
     shell, variables = ["/bin/sh", "-c"], dict(os.environ) | environment(stage)
     for instruction in stage:
@@ -66,14 +66,15 @@ def carry_out(
             shell = instruction.words
         elif instruction.name == "ARG":
             name, _, default = instruction.value.partition("=")
-            variables[name] = arguments.get(name, default)
+            variables.pop(name, None)
+            variables |= {name: value} if (value := arguments.get(name, default)) else {}
         elif instruction.name == "COPY" and not instruction.flags:
             *sources, target = instruction.words
             for source in sources:
                 _copy(context / source, workdir / target)
                 if source in replace:
                     (workdir / target / source).write_bytes(replace[source])
-        elif instruction.name == "RUN":
+        elif instruction.name == "RUN" and not instruction.value.startswith("pip install"):
             subprocess.run([*shell, instruction.value], cwd=workdir, env=variables, check=True)
 
 

@@ -153,7 +153,7 @@ def read_scores(results: Mapping[str, Any]) -> list[Score]:
     """The numbers in lm-eval's results, of each task and group."""
     scores = []
     for task, values in {**results["results"], **results.get("groups", {})}.items():
-        better = results["higher_is_better"].get(task, {})
+        better, counts = results["higher_is_better"].get(task, {}), results["n-samples"].get(task)
         filters = {key.partition(",")[2] for key in values if "," in key}
         for key, value in values.items():
             metric, _, answer_filter = key.partition(",")
@@ -162,7 +162,8 @@ def read_scores(results: Mapping[str, Any]) -> list[Score]:
             stderr = values.get(f"{metric}_stderr,{answer_filter}")
             name = metric if len(filters) == 1 else f"{metric},{answer_filter}"
             error = float(stderr) if isinstance(stderr, int | float) else None
-            scores.append(Score(task, name, float(value), error, better.get(metric)))
+            examples = counts["effective"] if counts else None
+            scores.append(Score(task, name, float(value), error, better.get(metric), examples))
     return scores
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ def task_manager(names: Sequence[str], include_path: Path | None) -> TaskManager
     return TaskManager(include_path=include_path)  # a group of tasks in other folders
 
 
+@cache
 def declared_names() -> dict[str, list[Path]]:
     """The names of lm-eval's own tasks, groups and tags, with the files that declare them."""
     names: dict[str, list[Path]] = {}
