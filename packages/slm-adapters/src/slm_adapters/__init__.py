@@ -75,7 +75,7 @@ if TYPE_CHECKING:
     from slm_adapters.oft.settings import OftSettings
     from slm_adapters.targets import check_targets, default_targets
 
-__version__ = "0.10.0"
+__version__ = "0.11.0"
 
 __all__ = [
     "ADAPTER_CONFIG",

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from slm_data.tokens.split_stores import tokenize_splits
     from slm_data.tokens.store import TokenCounts, TokenStore, token_cache_dir, tokenize
 
-__version__ = "0.6.1"
+__version__ = "0.7.0"
 
 __all__ = [
     "DATA_FORMATS",
