@@ -63,8 +63,7 @@ def _import(device: str | None) -> None:
 @contextmanager
 def _without_scikit_learn() -> Iterator[None]:
     """Let transformers' modules believe, while they are imported, that scikit-learn is not installed."""
-    from transformers import utils
-
+    utils: Any = import_module("transformers.utils")
     available = utils.is_sklearn_available
     utils.is_sklearn_available = lambda: False
     try:

@@ -9,6 +9,8 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
 
 from slm_adapters import end_with_output
 from slm_train.errors import TrainError
@@ -103,8 +105,7 @@ def _paused_collections() -> Iterator[None]:
 @contextmanager
 def _without_scikit_learn() -> Iterator[None]:
     """Without scikit-learn, which transformers imports for assisted generation where it is installed: 1.5 s of CPU."""
-    from transformers import utils
-
+    utils: Any = import_module("transformers.utils")
     available = utils.is_sklearn_available
     utils.is_sklearn_available = lambda: False
     try:
