@@ -64,7 +64,9 @@ class Worker:
 
         self._library, self._numpy = library, numpy
         library.llama_backend_init()
-        self._model = library.llama_model_load_from_file(path.encode(), library.llama_model_default_params())
+        model_options = library.llama_model_default_params()
+        model_options.use_extra_bufts = False  # AMX kernels, which stop with an illegal instruction on some machines
+        self._model = library.llama_model_load_from_file(path.encode(), model_options)
         assert self._model, f"llama.cpp cannot load {path}"
         options = library.llama_context_default_params()
         options.n_ctx, options.n_batch, options.n_ubatch = CONTEXT, BATCH, BATCH
