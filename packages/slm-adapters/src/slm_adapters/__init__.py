@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from slm_adapters.loading.end_tokens import recorded_end_ids
     from slm_adapters.loading.load import Loaded, load, load_tokenizer, read_adapter_folder
     from slm_adapters.loading.multi_adapter import LoadedAdapters, common_base, load_adapters
-    from slm_adapters.loading.tokenizers import Tokenizers, load_tokenizers
+    from slm_adapters.loading.tokenizers import Tokenizers, load_gguf_tokenizer, load_tokenizers
     from slm_adapters.lora.adapter_setup import add_lora, lora_config
     from slm_adapters.lora.settings import LoraSettings
     from slm_adapters.merging.logit_comparison import (
@@ -136,6 +136,7 @@ __all__ = [
     "hub_error_reason",
     "load",
     "load_adapters",
+    "load_gguf_tokenizer",
     "load_tokenizer",
     "load_tokenizers",
     "lora_config",
@@ -224,6 +225,7 @@ _EXPORTS = {
     "hub_error_reason": "base.hub_errors:hub_error_reason",
     "load": "loading.load:load",
     "load_adapters": "loading.multi_adapter:load_adapters",
+    "load_gguf_tokenizer": "loading.tokenizers:load_gguf_tokenizer",
     "load_tokenizer": "loading.load:load_tokenizer",
     "load_tokenizers": "loading.tokenizers:load_tokenizers",
     "lora_config": "lora.adapter_setup:lora_config",

@@ -21,6 +21,7 @@ from transformers import (
 from slm_kv.errors import KVError
 from slm_kv.gguf.file import check_gguf_file, is_gguf_path
 from slm_kv.gguf.model import load_blocks
+from slm_kv.gguf.tokenizer import load_tokenizer as load_gguf_tokenizer
 from slm_kv.peft_models import add_adapter
 from slm_kv.weight_dtype import automatic_dtype
 
@@ -107,7 +108,10 @@ def _load_with_transformers(
     if getattr(model.config.get_text_config(), "attn_logit_softcapping", None):
         model.set_attn_implementation("eager")  # transformers' default ignores the soft cap
     model.to(target)
-    tokenizer = AutoTokenizer.from_pretrained(model_path, trust_remote_code=False, **gguf)
+    if gguf:
+        tokenizer = load_gguf_tokenizer(Path(model_path, gguf["gguf_file"]))
+    else:
+        tokenizer = AutoTokenizer.from_pretrained(model_path, trust_remote_code=False)
     if adapter_path is not None:
         _add_end_ids(model, adapter_path)
         model = add_adapter(model, adapter_path)

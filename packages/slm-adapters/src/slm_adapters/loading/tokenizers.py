@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from slm_adapters.base.base_lookup import BaseLocation
+from slm_adapters.base.base_lookup import BaseLocation, find_base
 from slm_adapters.base.model_folder import ModelFolder
 from slm_adapters.errors import AdapterError
 from slm_adapters.loading.load import lacks_tokenizer, load_tokenizer, tokenizer_source
@@ -26,6 +26,14 @@ class Tokenizers:
     shared: PreTrainedTokenizerBase
     base: PreTrainedTokenizerBase | None
     adapters: Mapping[str, PreTrainedTokenizerBase]
+
+
+def load_gguf_tokenizer(path: str) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a GGUF file, which splits text as the file says.
+
+    slm-kv finds it by the entry point ``slm_kv.gguf_tokenizers``. Raises AdapterError for one that is not known.
+    """
+    return load_tokenizer(find_base(path), None)
 
 
 def load_tokenizers(base: BaseLocation, adapters: Mapping[str, ModelFolder]) -> Tokenizers:

@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 from slm_kv.errors import KVError
 from slm_kv.gguf.file import reading_once
 from slm_kv.gguf.tensors import GGUFTensors
+from slm_kv.gguf.tokenizer import load_tokenizer
 from slm_kv.linear.layer_selection import weight_OI
 from slm_kv.linear.packed_embedding import PackedEmbedding
 from slm_kv.linear.packing import replace_module
@@ -48,7 +49,7 @@ def load_blocks(path: Path, dtype: torch.dtype | Callable[..., torch.dtype]) -> 
             dtype = dtype(tensors.dtype, torch.device("cpu"))
         model = _empty_model(config, dtype)
         _fill(model, tensors, dtype)
-        return model, AutoTokenizer.from_pretrained(location, **options)
+        return model, load_tokenizer(path)
 
 
 @contextmanager
