@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 from transformers import AutoTokenizer
 
 from slm_adapters import export_gguf
-from slm_adapters.base.pre_tokenizers import named
 from slm_kv import KVError, load
-from slm_testing.export_models import byte_level_tokenizer, save_model, tiny_model
+from slm_testing.adapters.pre_tokenized import tokenizer_named
+from slm_testing.export_models import save_model, tiny_model
 
 PRE_TOKENIZERS = ("gpt-2", "smollm", "llama-bpe", "qwen2", "tekken")
 # Without combining marks: GGUF has no place for NFC, with which Qwen2's tokenizer composes them.
@@ -26,10 +26,8 @@ class Exported(NamedTuple):
 @pytest.fixture(scope="module", params=[(pre, model) for pre in PRE_TOKENIZERS for model in ("llama", "qwen2", "gpt2")])
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     pre, model = request.param
-    known: Any = named(pre)
-    tokenizer = byte_level_tokenizer(known.build(), ignore_merges=known.ignore_merges)
     folder = tmp_path_factory.mktemp("exported")
-    save_model(folder / "model", tiny_model(model), tokenizer)
+    save_model(folder / "model", tiny_model(model), tokenizer_named(pre))
     ids = AutoTokenizer.from_pretrained(folder / "model")(TEXT)["input_ids"]
     return Exported(export_gguf(folder / "model", folder / "out").file, ids)
 

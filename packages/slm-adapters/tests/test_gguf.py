@@ -10,7 +10,7 @@ from tokenizers import processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from slm_adapters import AdapterError, export_gguf, find_base, gguf_precision, load, load_adapters
-from slm_adapters.base.pre_tokenizers import named
+from slm_adapters.base.gguf.pre_tokenizers import named
 from slm_testing.export_models import byte_level_tokenizer, save_model, tiny_model
 from slm_testing.gguf_files import TEMPLATE, TOKENS, write_gguf
 
@@ -83,7 +83,7 @@ def test_a_missing_file_and_one_of_another_format_are_refused(tmp_path: Path) ->
 
 def test_without_the_package_gguf_the_message_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.gguf").write_bytes(b"GGUF")
-    monkeypatch.setattr("slm_adapters.base.gguf_file.find_spec", lambda _: None)
+    monkeypatch.setattr("slm_adapters.base.gguf.file.find_spec", lambda _: None)
     with pytest.raises(AdapterError, match="needs the package gguf, which is not installed; install it with"):
         find_base(tmp_path / "a.gguf")
 

@@ -18,6 +18,7 @@ from slm_testing.adapters.publishing_hub import TOKEN, PublishingHub, StoredRepo
 from slm_testing.adapters.tiny_adapters import edit_json, refusal
 
 NAME = "me/stories-lora"
+Capture = pytest.CaptureFixture[str]
 NOT_PUBLISHED = ("optimizer.pt", "training_args.bin", "train.log", ".cache/x", "checkpoint-2/adapter_model.safetensors")
 
 
@@ -60,7 +61,7 @@ def download(hub: PublishingHub, folder: Path) -> Path:
 
 
 def test_an_adapter_arrives_with_its_card_and_without_paths_of_this_machine(
-    hub: PublishingHub, full_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    hub: PublishingHub, full_run: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     before = {path: path.read_bytes() for path in full_run.iterdir() if path.is_file()}
     assert main(["push", str(full_run), NAME]) == 0
@@ -111,14 +112,14 @@ def test_a_named_base_is_in_the_card_and_in_the_configuration(hub: PublishingHub
     assert hub.repositories[NAME].messages == ["first"]
 
 
-def test_a_folder_is_no_base_that_can_be_named(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_is_no_base_that_can_be_named(run: Path, capsys: Capture) -> None:
     assert "--base '/models/x' is not an id on the hub; give OWNER/NAME" in refusal(
         capsys, "push", run, NAME, "--base", "/models/x"
     )
 
 
 def test_a_recorded_base_on_the_hub_is_kept_and_no_other_is_accepted(
-    hub: PublishingHub, run: Path, capsys: pytest.CaptureFixture[str]
+    hub: PublishingHub, run: Path, capsys: Capture
 ) -> None:
     edit_json(run / "run.json", base="distilbert/distilgpt2", hub={"base": "distilbert/distilgpt2"})
     assert "trained on distilbert/distilgpt2, not on me/x" in refusal(capsys, "push", run, NAME, "--base", "me/x")
@@ -146,9 +147,7 @@ def test_a_folder_with_a_gguf_file_needs_no_configuration(hub: PublishingHub, tm
     assert (data["base_model"], data["tags"]) == ("distilbert/distilgpt2", ["slm", "gguf"])
 
 
-def test_a_dry_run_needs_no_login_and_no_network(
-    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_dry_run_needs_no_login_and_no_network(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     monkeypatch.setattr(hub_constants, "ENDPOINT", "http://127.0.0.1:9")
     assert main(["push", str(run), NAME, "--dry_run"]) == 0
     assert "adapter_model.safetensors" in capsys.readouterr().out
@@ -178,7 +177,7 @@ def test_the_users_own_card_is_published_as_it_is(hub: PublishingHub, run: Path)
     ],
 )
 def test_metadata_that_the_hub_would_refuse_is_named_before_the_upload(
-    run: Path, capsys: pytest.CaptureFixture[str], text: str, problem: str
+    run: Path, capsys: Capture, text: str, problem: str
 ) -> None:
     (run / "README.md").write_text(f"---\n{text}\n---\n\nMine.\n")
     assert problem in refusal(capsys, "push", run, NAME)
@@ -195,16 +194,14 @@ def test_metadata_that_the_hub_would_refuse_is_named_before_the_upload(
         ("datasets/me/x", "names a kind of repository; give OWNER/NAME alone, for a model"),
     ],
 )
-def test_a_name_that_the_hub_cannot_have_is_refused(
-    run: Path, capsys: pytest.CaptureFixture[str], name: str, problem: str
-) -> None:
+def test_a_name_that_the_hub_cannot_have_is_refused(run: Path, capsys: Capture, name: str, problem: str) -> None:
     assert problem in refusal(capsys, "push", run, name)
 
 
 # What the hub refuses. In all of these cases the list of files is printed first.
 
 
-def failure(capsys: pytest.CaptureFixture[str], run: Path, *flags: str) -> str:
+def failure(capsys: Capture, run: Path, *flags: str) -> str:
     """Push, assert that it ends with one sentence and exit code 2, and return the sentence."""
     capsys.readouterr()
     assert main(["push", str(run), NAME, *flags]) == 2
@@ -219,7 +216,7 @@ def test_a_token_that_is_missing_or_wrong(
     run: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    capsys: Capture,
     token: str,
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", token)
@@ -230,38 +227,30 @@ def test_a_token_that_is_missing_or_wrong(
     assert token not in sentence or not token
 
 
-def test_an_owner_under_whom_the_token_may_not_write(
-    hub: PublishingHub, run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_owner_under_whom_the_token_may_not_write(hub: PublishingHub, run: Path, capsys: Capture) -> None:
     hub.writable.clear()
     assert "the token of me may not write there; use one with write access to it" in failure(capsys, run)
 
 
-def test_a_name_of_a_repository_of_another_type(
-    hub: PublishingHub, run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_name_of_a_repository_of_another_type(hub: PublishingHub, run: Path, capsys: Capture) -> None:
     hub.taken.add(NAME)
     assert f"{NAME} is the name of a repository that is not one of a model" in failure(capsys, run)
 
 
-def test_a_repository_with_another_model(hub: PublishingHub, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_repository_with_another_model(hub: PublishingHub, run: Path, capsys: Capture) -> None:
     files = {"README.md": b"", "config.json": b"{}", "model.safetensors": b"x"}
     hub.repositories[NAME] = StoredRepository(branches={"main": files})
     assert f"{NAME} holds another model (config.json)" in failure(capsys, run)
     assert len(files) == 3
 
 
-def test_a_public_repository_is_not_taken_for_a_private_one(
-    hub: PublishingHub, run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_public_repository_is_not_taken_for_a_private_one(hub: PublishingHub, run: Path, capsys: Capture) -> None:
     hub.repositories[NAME] = StoredRepository()
     assert f"{NAME} exists and is public" in failure(capsys, run, "--private")
     assert published(hub) == {}
 
 
-def test_an_interrupted_upload_is_continued_by_the_same_command(
-    hub: PublishingHub, run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_interrupted_upload_is_continued_by_the_same_command(hub: PublishingHub, run: Path, capsys: Capture) -> None:
     hub.broken.add("/commit/main")
     sentence = failure(capsys, run)
     assert "the connection to the hub was interrupted" in sentence
@@ -273,37 +262,27 @@ def test_an_interrupted_upload_is_continued_by_the_same_command(
     assert "adapter_model.safetensors" in published(hub)
 
 
-def test_a_hub_that_cannot_be_reached(
-    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_hub_that_cannot_be_reached(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setattr(hub_constants, "ENDPOINT", "http://127.0.0.1:9")
     assert "the hub at http://127.0.0.1:9 cannot be reached; check the network" in failure(capsys, run)
 
 
 @pytest.mark.parametrize(
-    ("end", "status", "message", "sentence"),
+    ("end", "answer", "sentence"),
     [
-        ("/whoami-v2", 503, "", "the hub answers with status 503; try again later"),
-        ("/commit/main", 400, "License is not valid", "does not accept the request (License is not valid)"),
-        ("/commit/main", 413, "", "the hub answers with status 413"),
+        ("/whoami-v2", (503, ""), "the hub answers with status 503; try again later"),
+        ("/commit/main", (400, "License is not valid"), "does not accept the request (License is not valid)"),
+        ("/commit/main", (413, ""), "the hub answers with status 413"),
     ],
 )
 def test_another_answer_of_the_hub_is_one_sentence(
-    hub: PublishingHub,
-    run: Path,
-    capsys: pytest.CaptureFixture[str],
-    end: str,
-    status: int,
-    message: str,
-    sentence: str,
+    hub: PublishingHub, run: Path, capsys: Capture, end: str, answer: tuple[int, str], sentence: str
 ) -> None:
-    hub.answers[end] = (status, message)
+    hub.answers[end] = answer
     assert sentence in failure(capsys, run)
 
 
-def test_a_file_that_the_repository_ignores_is_reported(
-    hub: PublishingHub, run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_file_that_the_repository_ignores_is_reported(hub: PublishingHub, run: Path, capsys: Capture) -> None:
     hub.ignored.add("run.json")
     assert f"{NAME} does not take run.json; remove it from the .gitignore there" in failure(capsys, run)

@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 from slm_adapters import AdapterError
 from slm_data import DataError
 from slm_train.cli import main
-from slm_train.command_line.config_schema import config_schema
+from slm_train.command_line.generated.config_schema import config_schema
 from slm_train.command_line.help.page import help_page
 from slm_train.command_line.parsing import parse_arguments
 from slm_train.errors import TrainError

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slm_adapters import load
-from slm_lab.evaluation.perplexity import windows
+from slm_lab.evaluation.perplexity.sliding_window import windows
 from slm_testing.lab.local_tasks import story_examples
 
 TEXT = "\n\n".join(example["story"] for example in story_examples(5))

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from slm_adapters.base.base_lookup import FULL_NAMES, BaseLocation, find_base, probe_base
     from slm_adapters.base.causality import find_config_fault
     from slm_adapters.base.four_bit import prepare_four_bit
+    from slm_adapters.base.gguf.reader import parse_gguf_once
     from slm_adapters.base.gguf_model import (
         check_gguf_model,
         gguf_precision,
         gguf_weight_options,
         restore_gguf_config,
     )
-    from slm_adapters.base.gguf_reader import parse_gguf_once
     from slm_adapters.base.hub_errors import HUB_REASONS, as_adapter_error, hub_error_reason, probe_hub
     from slm_adapters.base.log_filters import quiet_bitsandbytes
     from slm_adapters.base.model_folder import (
@@ -207,7 +207,7 @@ _EXPORTS = {
     "check_gguf_model": "base.gguf_model:check_gguf_model",
     "gguf_precision": "base.gguf_model:gguf_precision",
     "gguf_weight_options": "base.gguf_model:gguf_weight_options",
-    "parse_gguf_once": "base.gguf_reader:parse_gguf_once",
+    "parse_gguf_once": "base.gguf.reader:parse_gguf_once",
     "check_targets": "targets:check_targets",
     "common_base": "loading.multi_adapter:common_base",
     "compare_logits": "merging.logit_comparison:compare_logits",

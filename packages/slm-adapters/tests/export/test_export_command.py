@@ -68,7 +68,7 @@ def test_a_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_without_the_package_gguf_the_message_names_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("slm_adapters.base.gguf_file.find_spec", lambda _: None)
+    monkeypatch.setattr("slm_adapters.base.gguf.file.find_spec", lambda _: None)
     assert "exporting to GGUF needs the package gguf" in refusal(capsys, "export", tmp_path, tmp_path / "out")
 
 

@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from slm_adapters import export_gguf, export_gguf_adapter, load
-from slm_adapters.base.pre_tokenizers import PRE_TOKENIZERS
+from slm_adapters.base.gguf.pre_tokenizers import PRE_TOKENIZERS
 from slm_testing.adapters.tiny_adapters import with_lora
 from slm_testing.export_models import EXPORTED, byte_level_tokenizer, save_model, save_tiny_model, tiny_model
 from slm_testing.llama_process import VARIABLE, run_llama

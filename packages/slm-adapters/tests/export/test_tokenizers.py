@@ -8,7 +8,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import PreTrainedTokenizerFast
 
 from slm_adapters import AdapterError, export_gguf
-from slm_adapters.base.pre_tokenizers import PRE_TOKENIZERS, recognise
+from slm_adapters.base.gguf.pre_tokenizers import PRE_TOKENIZERS, recognise
 from slm_testing.export_models import byte_level_tokenizer, save_model, tiny_model
 
 SPACE = "\u2581"

@@ -80,11 +80,11 @@ def _printed(words: list[str]) -> str | None:
     """Return the script or the schema that a command line asks for, which are made from the whole parser."""
     names = {word.partition("=")[0] for word in words}
     if "--print_completion" in names:
-        from slm_train.command_line.completion import completion
+        from slm_train.command_line.generated.completion import completion
 
         return completion(words)
     if "--config_schema" in names:
-        from slm_train.command_line.config_schema import config_schema_text
+        from slm_train.command_line.generated.config_schema import config_schema_text
 
         return config_schema_text(words)
     return None

@@ -16,8 +16,8 @@ from slm_lab.errors import LabError
 from slm_lab.evaluation.evaluator import Evaluation, Job
 from slm_lab.evaluation.loading import EngineOptions
 from slm_lab.evaluation.members import plan_groups
-from slm_lab.evaluation.perplexity import perplexity_job
-from slm_lab.evaluation.perplexity_text import read_text
+from slm_lab.evaluation.perplexity.sliding_window import perplexity_job
+from slm_lab.evaluation.perplexity.text import read_text
 from slm_lab.evaluation.prompt_file import PromptFile, read_prompts
 from slm_lab.evaluation.prompts import prompts_job, prompts_task
 from slm_lab.evaluation.prompts_report import write_answers

@@ -7,7 +7,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from slm_adapters.base.gguf_file import DAMAGED_FILE, check_gguf_file, is_gguf_path
+from slm_adapters.base.gguf.file import DAMAGED_FILE, check_gguf_file, is_gguf_path
 from slm_adapters.base.hub_errors import probe_hub
 from slm_adapters.base.model_folder import ModelFolder, read_model_folder
 from slm_adapters.errors import AdapterError

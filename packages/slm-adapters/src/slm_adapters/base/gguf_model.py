@@ -11,7 +11,7 @@ from tokenizers import processors
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from slm_adapters.base.base_lookup import BaseLocation
-from slm_adapters.base.pre_tokenizers import named
+from slm_adapters.base.gguf.pre_tokenizers import named
 from slm_adapters.errors import AdapterError
 
 AS_FOLDER = "give the model as a folder with safetensors"

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from shlex import quote
 
-from slm_adapters.base.gguf_file import is_gguf_path
+from slm_adapters.base.gguf.file import is_gguf_path
 from slm_adapters.cards.markdown import code_block, escape
 
 HERE = "."

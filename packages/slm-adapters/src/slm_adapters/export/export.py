@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slm_adapters.base.gguf_file import check_gguf_installed
+from slm_adapters.base.gguf.file import check_gguf_installed
 from slm_adapters.errors import AdapterError
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from slm_adapters.base.base_lookup import (
     probe_base,
 )
 from slm_adapters.base.device import usable_device
+from slm_adapters.base.gguf.reader import parse_gguf_once
 from slm_adapters.base.gguf_model import restore_gguf_tokenizer
-from slm_adapters.base.gguf_reader import parse_gguf_once
 from slm_adapters.base.hub_errors import as_adapter_error
 from slm_adapters.base.model_folder import ADAPTER_CONFIG, ModelFolder, read_model_folder
 from slm_adapters.base.model_loading import cast_parameters, check_finite, checkpoint_dtype, copy_dequantized, load_base

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from slm_adapters.base.base_lookup import BaseLocation, find_base, find_base_for, find_recorded_base, probe_base
 from slm_adapters.base.device import usable_device
-from slm_adapters.base.gguf_reader import parse_gguf_once
+from slm_adapters.base.gguf.reader import parse_gguf_once
 from slm_adapters.base.model_folder import ModelFolder
 from slm_adapters.base.model_loading import check_finite, load_base
 from slm_adapters.base.vocabulary import check_vocabulary

@@ -8,7 +8,7 @@ from typing import Any
 
 import gguf
 
-from slm_adapters.base.pre_tokenizers import PreTokenizer, recognise
+from slm_adapters.base.gguf.pre_tokenizers import PreTokenizer, recognise
 from slm_adapters.errors import AdapterError
 from slm_adapters.export.tokens.sentencepiece import (
     check_sentencepiece,

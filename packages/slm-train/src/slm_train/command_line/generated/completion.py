@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from slm_adapters import COMPLETION_FLAG, SHELLS, completion_script
 from slm_train.command_line.budget_flags import DYNAMIC, is_hidden
-from slm_train.command_line.config_schema import OWN_CHOICES, SCHEMA_FLAG
 from slm_train.command_line.flag_choices import choose_from
 from slm_train.command_line.flag_parser import PATHS, FlagParser
+from slm_train.command_line.generated.config_schema import OWN_CHOICES, SCHEMA_FLAG
 from slm_train.command_line.parsing import flag_parser
 from slm_train.errors import UsageError, shown
 

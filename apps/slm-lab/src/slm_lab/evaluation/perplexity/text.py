@@ -7,7 +7,7 @@ from pathlib import Path
 
 from slm_data import split_texts
 from slm_lab.errors import LabError
-from slm_lab.evaluation.perplexity import Text
+from slm_lab.evaluation.perplexity.sliding_window import Text
 
 WIKITEXT2 = "wikitext2"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from threading import RLock
 from typing import Any
 
-from slm_adapters.base.gguf_file import is_gguf_path
+from slm_adapters.base.gguf.file import is_gguf_path
 
 _lock = RLock()  # one thread at a time replaces the class
 

@@ -1,0 +1,1 @@
+"""GGUF files: finding, parsing, and the pre-tokenizers that they name."""
