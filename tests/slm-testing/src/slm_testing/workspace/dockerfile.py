@@ -58,9 +58,12 @@ def carry_out(
     """Copy files from ``context`` to ``workdir`` and run the commands of a stage there, in its shell.
 
     The tools that it installs with pip are expected to be there. ``replace`` has the contents of files that differ from
-    those in ``context``; ``arguments`` replace the defaults of ``ARG``, and an empty one unsets it.
+    those in ``context``; ``arguments`` replace the defaults of ``ARG``, and an empty one unsets it. Variables that name
+    a mounted folder are left out.
     """
-    shell, variables = ["/bin/sh", "-c"], dict(os.environ) | environment(stage)
+    mounts = {part.removeprefix("target=") for step in stage for flag in step.flags for part in flag.split(",")}
+    own = {name: value for name, value in environment(stage).items() if value not in mounts}
+    shell, variables = ["/bin/sh", "-c"], dict(os.environ) | own
     for instruction in stage:
         if instruction.name == "SHELL":
             shell = instruction.words
