@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-SERVER = "SLM_TESTING_FORK_SERVER"  # the environment variable with the folder of the server's sockets
+SERVER = "FORK_SERVER_OF_TESTS"  # the environment variable with the folder of the server's sockets
 
 
 def share_server() -> None:
