@@ -1,8 +1,10 @@
 """``slm-adapters export`` on the command line, and adapters alone."""
 
+import time
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub.constants as hub_constants
 import pytest
 import torch
 
@@ -124,3 +126,11 @@ def test_adapters_that_gguf_cannot_express_are_refused(settings: dict[str, Any],
     with pytest.raises(ValueError, match=reason):
         export_gguf_adapter(run, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_hub_that_cannot_be_reached_is_one_sentence_without_retries(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail(f"waits {seconds} s to try again"))
+    assert "the hub at http://127.0.0.1:9 cannot be reached" in refusal(capsys, "export", "me/model", tmp_path / "out")

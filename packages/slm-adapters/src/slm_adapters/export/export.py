@@ -86,7 +86,7 @@ def _checked_folder(out: str | Path, overwrite: bool) -> Path:
 def _read_config(run: str | Path, base: str | None) -> Any:
     from transformers import AutoConfig
 
-    from slm_adapters.base.base_lookup import find_base, find_recorded_base
+    from slm_adapters.base.base_lookup import find_base, find_recorded_base, probe_base
     from slm_adapters.base.hub_errors import as_adapter_error
     from slm_adapters.base.model_folder import read_model_folder
     from slm_adapters.loading.load import holds_adapter_config
@@ -96,6 +96,7 @@ def _read_config(run: str | Path, base: str | None) -> Any:
         location = find_recorded_base(read_model_folder(path))
     else:
         location = find_base(base or run)
+    location = probe_base(location)
     with as_adapter_error(f"the model {location.name}", location.remedy, location.hub_error):
         return AutoConfig.from_pretrained(
             location.location, trust_remote_code=False, **location.from_pretrained_options
