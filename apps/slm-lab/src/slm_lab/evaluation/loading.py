@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from slm_kv import TextEngine
 
 DEFAULT_MAX_LENGTH = 8192  # tokens of context, unless the model has fewer positions
+STEP_TOKENS = 2048  # long steps: nobody waits for a first token
 POOL_TOKENS = 8192  # at least, so that many requests run at the same time
 PAGE_SIZE = 16
 
@@ -113,7 +114,7 @@ def _create_engine(loaded: LoadedAdapters, options: EngineOptions) -> TextEngine
         loaded.tokenizer,
         page_size=PAGE_SIZE,
         max_pages=-(-tokens // PAGE_SIZE) + 1,  # a page more, so that the positions are the limit
-        max_step_tokens=512,
+        max_step_tokens=STEP_TOKENS,
         on_full="stop",
     )
 
