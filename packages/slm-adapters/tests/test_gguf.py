@@ -10,7 +10,7 @@ from tokenizers import processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from slm_adapters import AdapterError, export_gguf, find_base, gguf_precision, load, load_adapters
-from slm_adapters.base.gguf.pre_tokenizers import named
+from slm_testing.adapters.pre_tokenized import tokenizer_named
 from slm_testing.export_models import byte_level_tokenizer, save_model, tiny_model
 from slm_testing.gguf_files import TEMPLATE, TOKENS, write_gguf
 
@@ -100,7 +100,7 @@ def exported(tmp_path: Path) -> Callable[..., Path]:
 
 
 def test_text_is_split_as_the_file_says(exported: Callable[..., Path]) -> None:
-    tokenizer = byte_level_tokenizer(named("smollm").build())  # type: ignore[union-attr]  # it is in the table
+    tokenizer = tokenizer_named("smollm")
     ids = tokenizer("in 12 rooms")["input_ids"]
     assert ids != byte_level_tokenizer()("in 12 rooms")["input_ids"]
     assert load(exported(tokenizer), device="cpu").tokenizer("in 12 rooms")["input_ids"] == ids
