@@ -41,6 +41,15 @@ class SlmTrainingArguments(TrainingArguments):
         default=False, metadata={"help": "Has no effect here: rows contain only what the model accepts."}
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.fsdp_plugin_args = None  # accelerate does not shard: slm_train.sharding does
+
+    @property
+    def place_model_on_device(self) -> bool | None:
+        """Whether the Trainer moves the model to its device; None for its own choice. A sharded one is moved in parts."""
+        return False if self.fsdp else None
+
 
 @dataclass(frozen=True)
 class Arguments:

@@ -259,9 +259,9 @@ def _evaluate_and_save(current: Run, trainer: SlmTrainer, print_line: Callable[[
     check_evaluation(metrics, trainer.state.global_step)
     record_evaluation(current, trainer, "after", metrics)
     current.record["status"] = "finished"
+    temporary = current.start.folder / ".weights.writing"
+    trainer.save_model(str(temporary))  # the first process writes; with --fsdp all send it their parts
     if trainer.args.should_save:
-        temporary = current.start.folder / ".weights.writing"
-        trainer.save_model(str(temporary))
         add_model_card(temporary, current.start.folder, current.record)
         move_files(temporary, current.start.folder)
         write_run(current.start.folder, current.record)

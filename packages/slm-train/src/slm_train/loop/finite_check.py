@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from slm_train.errors import DivergenceError
+from slm_train.sharding.whole_tensors import whole
 
 
 class FiniteCheck:
@@ -54,8 +54,8 @@ class FiniteCheck:
     def _as_tensor(self, norm: Tensor | float | None) -> Tensor:
         if norm is None or self.accelerator.scaler is not None:
             return self._zeros(1)
-        whole: Any = norm.full_tensor() if isinstance(norm, DTensor) else norm  # of FSDP's sharded gradients
-        return torch.as_tensor(whole, dtype=torch.float32, device=self.accelerator.device).detach().reshape(1)
+        total = whole(norm) if isinstance(norm, Tensor) else norm
+        return torch.as_tensor(total, dtype=torch.float32, device=self.accelerator.device).detach().reshape(1)
 
     def check(self) -> None:
         """Raise DivergenceError if a step was not finite. Every process must call this."""
@@ -74,7 +74,7 @@ class FiniteCheck:
         """Raise DivergenceError if a trained weight is not finite after ``step``. Every process must call this."""
         weights = [parameter.detach() for parameter in model.parameters() if parameter.requires_grad]
         largest = nn.utils.get_total_norm([weight for weight in weights if weight.numel()], math.inf)
-        if not torch.isfinite(largest.full_tensor() if isinstance(largest, DTensor) else largest):
+        if not torch.isfinite(whole(largest)):
             raise DivergenceError(step, "a weight became NaN or infinite", self._rates.get(step))
 
 
