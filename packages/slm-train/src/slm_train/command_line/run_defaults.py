@@ -40,6 +40,7 @@ def default_words(
     """Return words for flags that the user did not set, and lines to print about them."""
     switches = {
         "bf16": device.bf16 and "fp16" not in explicit_flags,
+        **({"fp16": True} if device.fp16 and "bf16" not in explicit_flags else {}),
         "dataloader_pin_memory": not device.use_cpu,
     }
     words = [word for name, on in switches.items() if name not in explicit_flags for word in (f"--{name}", str(on))]

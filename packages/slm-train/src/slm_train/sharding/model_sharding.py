@@ -42,7 +42,7 @@ class ShardingSettings:
     def of(cls, training: TrainingArguments) -> ShardingSettings:
         """Return the settings in ``--fsdp_config``, as transformers completed it."""
         config: Any = training.fsdp_config or {}
-        return cls(tuple(config.get(LAYER_CLASSES) or ()), bool(config.get(RESHARD, True)))
+        return cls(tuple(config.get(LAYER_CLASSES) or ()), str(config.get(RESHARD, True)).lower() == "true")
 
 
 def shard_model(model: nn.Module, device: torch.device, settings: ShardingSettings) -> None:
@@ -63,6 +63,8 @@ def shard_model(model: nn.Module, device: torch.device, settings: ShardingSettin
             f"--fsdp gathers the weights of one layer at a time, but {wanted}; name it with --fsdp_config "
             f"'{{\"{LAYER_CLASSES}\": [\"...\"]}}' (choose from {', '.join(classes)})"
         )
+    for parameter in model.parameters():
+        parameter.data = parameter.data.contiguous()  # OFT's layers in GPT-2 are transposed views
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
     for block in reversed(blocks):  # those within another first
         fully_shard(block, mesh=mesh, reshard_after_forward=settings.frees_after_forward)

@@ -15,6 +15,11 @@ def whole(values: Tensor) -> Tensor:
     return values.full_tensor() if isinstance(values, DTensor) else values
 
 
+def local_part(values: Tensor) -> Tensor:
+    """Return this process's part of a sharded tensor, which may be empty."""
+    return values.to_local() if isinstance(values, DTensor) else values
+
+
 def part_for(parameter: Tensor, values: Tensor) -> Tensor:
     """Return this process's part of ``values``, which is whole and the same on every process.
 
