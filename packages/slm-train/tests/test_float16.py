@@ -33,6 +33,7 @@ class Scaling:
 
     def __init__(self) -> None:
         self.trainer: Any = None
+        self.first_scale = FIRST_SCALE
         self.overflowing: set[int] = set()
         self.skipped_weights: list[bool] = []
 
@@ -45,7 +46,7 @@ def scaling(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scaling]:
     def create_with_scaler(self: Any) -> None:
         create(self)
         self.accelerator.native_amp, self.accelerator.state._mixed_precision = True, "fp16"
-        self.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=FIRST_SCALE, growth_interval=3)
+        self.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=state.first_scale, growth_interval=3)
         state.trainer = self
 
     def overflowing_backward(self: Any, loss: Any, **named: Any) -> None:
@@ -121,11 +122,11 @@ def test_a_float16_run_resumes_exactly(
 def test_a_gradient_that_no_loss_scale_makes_finite_stops_the_run(
     tiny: Tiny, tmp_path: Path, scaling: Scaling, flags: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    scaling.overflowing = set(range(40))
-    assert main(flags(tiny, tmp_path / "run", *RATE, "--max_steps", "40")) == 1
+    scaling.first_scale, scaling.overflowing = 2.0**-10, set(range(8))
+    assert main(flags(tiny, tmp_path / "run", *RATE, "--max_steps", "8")) == 1
     assert read_record(tmp_path / "run")["status"] == "failed"
     error = capsys.readouterr().err
-    assert "the gradient is not finite, with the loss scaled by 6e-05 for float16 at step 26" in error
+    assert "the gradient is not finite, with the loss scaled by 6e-05 for float16 at step 4" in error
 
 
 @FLOWS

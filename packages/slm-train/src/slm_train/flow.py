@@ -239,8 +239,7 @@ def _train(current: Run, trainer: SlmTrainer) -> None:
         current.record["checkpoints"] = trainer.checkpoint.summary()
     else:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    skipped = None if trainer.accelerator.scaler is None else trainer.finite_check.skipped
-    record_costs(current, costs, int(trainer.trained_tokens), skipped)
+    record_costs(current, costs, int(trainer.trained_tokens), trainer.finite_check.skipped)
 
 
 def _stop(current: Run, console: Console, signals: StopSignals) -> int:

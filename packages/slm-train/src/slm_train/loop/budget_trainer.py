@@ -114,7 +114,6 @@ class BudgetTrainer(SlmTrainer):
         self.finite_check.end_step(step + 1, norm, rate)
         self.control = self.callback_handler.on_pre_optimizer_step(self.args, self.state, self.control)
         self.optimizer.step()
-        self.finite_check.count_skipped()
         self.lr_scheduler.step()  # after skipped steps too: the rate is a function of the step in the plan
         self.optimizer.zero_grad()
         self.state.global_step = step + 1

@@ -23,8 +23,8 @@ class FiniteCheck:
     The steps are compared on the device. The result is read, which makes the CPU wait for a GPU, only where a run waits
     anyway: at log lines, evaluations and checkpoints; on a CPU, in a run of one process, after each step.
 
-    With a GradScaler (float16), infinite gradients are part of its method: it skips their steps, which are counted in
-    ``skipped``, and halves the loss scale. Only if that does not help is the gradient not finite.
+    With a GradScaler (float16), infinite gradients are part of its method: it skips their steps, which are counted,
+    and halves the loss scale. Only if that does not help is the gradient not finite.
     """
 
     def __init__(self, accelerator: Accelerator):
@@ -32,7 +32,7 @@ class FiniteCheck:
         self.is_free = accelerator.device.type == "cpu" and accelerator.num_processes == 1
         self._loss = self._zeros(1)  # of the current step
         self._first = self._zeros(3)  # step, loss and norm of the first one that is not finite; step 0 for none
-        self.skipped = 0
+        self._skipped = self._zeros(1)  # a count
         self._rates: dict[int, float] = {}  # learning rates of the steps since the last check
 
     def _zeros(self, size: int) -> Tensor:
@@ -52,17 +52,22 @@ class FiniteCheck:
         """
         self._rates[step] = rate
         norms = self._as_tensor(norm)
+        if self.accelerator.scaler is not None:
+            # Counted here: accelerate 1.15 does not notice when a fused optimizer skips a step.
+            self._skipped += ~torch.isfinite(norms)
+            norms = self._zeros(1)
         is_finite = torch.isfinite(self._loss) & torch.isfinite(norms)
         values = torch.cat([torch.full_like(self._loss, step), self._loss, norms])
         self._first = torch.where((self._first[:1] == 0) & ~is_finite, values, self._first)
         self._loss = self._zeros(1)
 
-    def count_skipped(self) -> None:
-        """Count the last optimizer step if GradScaler skipped it."""
-        self.skipped += bool(self.accelerator.optimizer_step_was_skipped)
+    @property
+    def skipped(self) -> int | None:
+        """The number of steps that GradScaler has skipped; None without one. Waits for the device."""
+        return None if self.accelerator.scaler is None else int(self._skipped.item())
 
     def _as_tensor(self, norm: Tensor | float | None) -> Tensor:
-        if norm is None or self.accelerator.scaler is not None:
+        if norm is None:
             return self._zeros(1)
         total = whole(norm) if isinstance(norm, Tensor) else norm
         return torch.as_tensor(total, dtype=torch.float32, device=self.accelerator.device).detach().reshape(1)

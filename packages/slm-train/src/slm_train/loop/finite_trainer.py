@@ -31,7 +31,6 @@ class FiniteTrainer(ShardingTrainer):
     def _maybe_log_save_evaluate(self, *arguments: Any, **named: Any) -> None:
         """Log, evaluate and save what is due, unless the step was not finite. transformers 5.19: after each step."""
         control = self.control
-        self.finite_check.count_skipped()
         is_saved = control.should_evaluate or control.should_save or control.should_training_stop
         self.check_finite(is_read=control.should_log, is_saved=is_saved)
         super()._maybe_log_save_evaluate(*arguments, **named)

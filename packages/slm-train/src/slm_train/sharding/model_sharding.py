@@ -61,7 +61,7 @@ def shard_model(model: nn.Module, device: torch.device, settings: ShardingSettin
         wanted = f"it has no layers of the class {', '.join(names)}" if names else "the class of its layers is unknown"
         raise TrainError(
             f"--fsdp gathers the weights of one layer at a time, but {wanted}; name it with --fsdp_config "
-            f"'{{\"{LAYER_CLASSES}\": [\"...\"]}}' (choose from {', '.join(classes)})"
+            f'\'{{"{LAYER_CLASSES}": ["..."]}}\' (choose from {", ".join(classes)})'
         )
     for parameter in model.parameters():
         parameter.data = parameter.data.contiguous()  # OFT's layers in GPT-2 are transposed views

@@ -43,7 +43,10 @@ def check_sharding(training: SlmTrainingArguments, model: ModelOptions, run: Run
         f"--mode {model.mode}, whose base has 4-bit weights": (model.is_four_bit, "give --mode lora"),
         "--torch_compile": (training.torch_compile, "leave it out"),
         "--muon": (run.muon, "leave it out"),
-        f"--optim {optimizer}": (not run.muon and optimizer not in _OPTIMIZERS, f"choose from {', '.join(_OPTIMIZERS)}"),
+        f"--optim {optimizer}": (
+            not run.muon and optimizer not in _OPTIMIZERS,
+            f"choose from {', '.join(_OPTIMIZERS)}",
+        ),
         "--use_liger_kernel": (training.use_liger_kernel, "leave it out"),
         "--auto_find_batch_size": (training.auto_find_batch_size, "give --per_device_train_batch_size"),
     }
