@@ -45,6 +45,15 @@ class DeviceTensor(Tensor):
         made.on_cpu = on_cpu
         return made  # type: ignore[no-any-return]
 
+    def tolist(self) -> Any:
+        return self.on_cpu.tolist()
+
+    def data_ptr(self) -> int:
+        return self.on_cpu.data_ptr()
+
+    def untyped_storage(self) -> torch.UntypedStorage:
+        return self.on_cpu.untyped_storage()
+
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _compute(func, args, kwargs or {})

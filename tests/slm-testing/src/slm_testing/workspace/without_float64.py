@@ -1,0 +1,78 @@
+"""Training, merging and serving on an emulated device without float64. A module for ``forked``.
+
+    without_float64 train ARGUMENTS OF slm-train ...
+    without_float64 merge RUN
+    without_float64 serve RUN
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import torch
+from torch import nn
+
+import slm_adapters.base.device as adapter_devices
+import slm_train.command_line.parsing as parsing
+from slm_adapters import load
+from slm_kv import Engine, SamplingParams
+from slm_testing.emulated_device import NAME, emulated_device
+from slm_train.cli import main as train
+from slm_train.hardware.device_defaults import DeviceDefaults
+
+SAMPLING = {
+    "greedy": {"temperature": 0},
+    "sampled": {"temperature": 0.8, "top_k": 20, "top_p": 0.9, "min_p": 0.01, "seed": 1},
+    "with penalties": {"temperature": 0.8, "seed": 2, "repetition_penalty": 1.3, "logprobs": 2},
+}
+
+
+def train_on_device(argv: list[str]) -> int:
+    usual: Any = parsing.device_defaults
+    parsing.device_defaults = lambda cpu_wanted=False: DeviceDefaults(False, False, NAME)  # as device_defaults for MPS
+    try:
+        return train(argv)
+    finally:
+        parsing.device_defaults = usual
+
+
+def on_device(model: Any) -> Any:
+    """Return ``model``, loaded on the CPU and moved: safetensors does not know the emulated device."""
+    return model.to(NAME)
+
+
+def merge_on_device(folder: str) -> int:
+    adapted: Any = on_device(load(folder, device="cpu").model)
+    merged = adapted.merge_and_unload()
+    expected = load(folder, merge=True, device="cpu").model
+    for (name, values), other in zip(merged.named_parameters(), expected.parameters(), strict=True):
+        assert values.device.type == NAME, name
+        torch.testing.assert_close(values.cpu(), other, rtol=1e-5, atol=1e-6)
+    return 0
+
+
+def serve_on_device(folder: str) -> int:
+    texts = []
+    for device in (NAME, "cpu"):
+        loaded = load(folder, device="cpu")
+        model = loaded.model if device == "cpu" else on_device(loaded.model)
+        with Engine(model, loaded.tokenizer, page_size=4, max_pages=64) as engine:
+            handles = [
+                engine.submit("One day", SamplingParams(max_new_tokens=6, **settings)) for settings in SAMPLING.values()
+            ]
+            while any(handle.finish_reason is None for handle in handles):
+                engine.step()
+        texts.append([handle.token_ids for handle in handles])
+    assert texts[0] == texts[1], texts
+    return 0
+
+
+def main() -> int:
+    part, *rest = sys.argv[1:]
+    adapter_devices.WITHOUT_FLOAT64.add(NAME)
+    with emulated_device() as device:
+        assert nn.Linear(2, 2).to(device).weight.device == device
+        if part == "train":
+            return train_on_device(rest)
+        return {"merge": merge_on_device, "serve": serve_on_device}[part](rest[0])
