@@ -69,10 +69,15 @@ def emulated_device() -> Iterator[torch.device]:
     """Emulate the device within the block; yield it. Not for threads that the block starts."""
     _setup_privateuseone_for_python_backend(NAME, _Backend())
     torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device=...) is an operation on a tensor of the CPU
+    usual: Any = torch._C._InferenceMode
+    # torch 2.13 cannot make views of inference tensors of a subclass.
+    inference: Any = torch._C
+    inference._InferenceMode = lambda enabled: torch.set_grad_enabled(not enabled and torch.is_grad_enabled())
     try:
         with _EmulatedDevice():
             yield torch.device(NAME, 0)
     finally:
+        inference._InferenceMode = usual
         torch._C._set_only_lift_cpu_tensors(False)
 
 
@@ -90,7 +95,7 @@ def _compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         stays = isinstance(args[0], DeviceTensor) if func is _aten.copy_.default else is_on_device
     values = func(*tree_map(_values, args), **tree_map(_values, kwargs))
     results = tree_map(lambda leaf: DeviceTensor(leaf) if stays and isinstance(leaf, Tensor) else leaf, values)
-    return return_and_correct_aliasing(func, args, kwargs, results) if is_on_device else results
+    return return_and_correct_aliasing(func, args, kwargs, results) if is_on_device and stays else results
 
 
 def _values(leaf: Any) -> Any:
