@@ -47,9 +47,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("part", ["merge", "serve"])
-def test_what_was_trained_is_merged_and_served_there_as_on_the_cpu(
-    run_folder: Path, tmp_path: Path, part: str
-) -> None:
+def test_what_was_trained_is_merged_and_served_there_as_on_the_cpu(run_folder: Path, tmp_path: Path, part: str) -> None:
     on_device([part, str(run_folder)], tmp_path)
 
 

@@ -48,7 +48,7 @@ class SlmTrainingArguments(TrainingArguments):
 
     @property
     def place_model_on_device(self) -> bool | None:
-        """Whether the Trainer moves the model to its device; None for its own choice. A sharded one is moved in parts."""
+        """Whether the Trainer moves the model to its device; None for its own choice. Sharding moves it in parts."""
         return False if self.fsdp else None
 
 

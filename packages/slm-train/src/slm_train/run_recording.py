@@ -153,7 +153,7 @@ def record_best(current: Run, trainer: SlmTrainer, print_line: Callable[[str], N
 
 
 def record_costs(current: Run, costs: TrainingCosts, tokens: int, skipped: int | None = None) -> None:
-    """Record memory and speed; ``skipped`` are the steps whose gradients exceeded float16, None for other precisions."""
+    """Record memory and speed; ``skipped`` steps had gradients beyond float16, None with other precisions."""
     before = current.start.record
     if not costs.steps and before and "speed" in before:  # the resumed run had already finished training
         current.record |= {part: before[part] for part in ("memory", "speed")}

@@ -6,7 +6,6 @@ import torch
 
 from slm_adapters.errors import AdapterError
 
-
 # Types of devices that raise where a float64 tensor would be created.
 WITHOUT_FLOAT64 = {"mps"}
 

@@ -10,7 +10,7 @@ from transformers import TrainingArguments
 
 from slm_train.arguments import autocast_dtype
 
-
+APPLE_GPU = "Apple GPU"
 _FAST_FLOAT16 = (7, 0)  # the compute capability of the first GPUs with fast float16 products (V100; T4 is 7.5)
 
 
@@ -32,13 +32,13 @@ class DeviceDefaults:
 
 
 def device_defaults(cpu_wanted: bool = False) -> DeviceDefaults:
-    """Return the accelerator if there is one (CUDA or ROCm, Apple's MPS, Intel's XPU), and the precision it is fast in."""
+    """Return the accelerator if there is one (CUDA or ROCm, Apple's MPS, Intel's XPU), and its precision."""
     if torch.cuda.is_available() and not cpu_wanted:
         bf16 = torch.cuda.is_bf16_supported(False)  # by default torch also counts emulation
         fp16 = not bf16 and torch.cuda.get_device_capability() >= _FAST_FLOAT16
         return DeviceDefaults(False, bf16, torch.cuda.get_device_name(), fp16)
     if torch.backends.mps.is_available() and not cpu_wanted:
-        return DeviceDefaults(False, False, "Apple GPU")
+        return DeviceDefaults(False, False, APPLE_GPU)
     if torch.xpu.is_available() and not cpu_wanted:
         return DeviceDefaults(False, torch.xpu.is_bf16_supported(False), torch.xpu.get_device_name())
     return DeviceDefaults(True, multiplies_bfloat16(), "CPU")
@@ -62,7 +62,7 @@ def notes_on_precision(
         fp16_on_cpu: Whether the user chose float16 on a CPU.
     """
     notes = []
-    if bf16 and not device.bf16 and device.name != "Apple GPU":
+    if bf16 and not device.bf16 and device.name != APPLE_GPU:
         usual = "float16" if device.fp16 else "float32"
         notes.append(f"--bf16 is emulated on this {device.name}, slowly: leave it out for {usual}")
     if fp16_on_cpu:  # accelerate 1.15 ignores it there

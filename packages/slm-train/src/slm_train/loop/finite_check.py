@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from slm_train.errors import DivergenceError
 from slm_train.sharding.whole_tensors import is_sharded, local_part, whole
 
-
 # Below it the gradient is not finite for another reason than the range of float16 (as in fairseq: --min-loss-scale).
 LEAST_LOSS_SCALE = 1e-4
 

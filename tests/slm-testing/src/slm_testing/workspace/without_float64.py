@@ -1,8 +1,8 @@
 """Training, merging and serving on an emulated device without float64. A module for ``forked``.
 
-    without_float64 train ARGUMENTS OF slm-train ...
-    without_float64 merge RUN
-    without_float64 serve RUN
+without_float64 train ARGUMENTS OF slm-train ...
+without_float64 merge RUN
+without_float64 serve RUN
 """
 
 from __future__ import annotations
