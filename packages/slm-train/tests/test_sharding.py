@@ -112,7 +112,8 @@ def test_sharded_over_two_processes_a_run_gives_the_weights_of_one_process(
 
 @pytest.mark.parametrize("flow", FLOWS)
 def test_a_sharded_run_resumes_exactly_and_its_model_loads(undropped: Tiny, tmp_path: Path, flow: str) -> None:
-    saving = () if flow == "dynamic" else ("--save_strategy", "steps", "--save_steps", "2")
+    saving = () if flow == "dynamic" else ("--save_strategy", "steps", "--save_steps", "2", "--keep_best")
+    saving = (*saving, "--eval_strategy", "steps", "--eval_steps", "1") if saving else ()
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     first, second = (
         FLOWS[flow](undropped, folder, "--mode", "baseline", *SETTINGS, *saving, "--prompt", "One day")
