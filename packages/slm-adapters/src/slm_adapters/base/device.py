@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 
 from slm_adapters.errors import AdapterError
 
-# Types of devices that raise where a float64 tensor would be created.
-WITHOUT_FLOAT64 = {"mps"}
-
 
 def has_float64(device: torch.device) -> bool:
-    """Return whether ``device`` can hold float64 tensors."""
+    """Return whether ``device`` computes in float64: MPS and some XPUs do not."""
     if device.type == "xpu":
         return bool(torch.xpu.get_device_properties(device).has_fp64)
-    return device.type not in WITHOUT_FLOAT64
+    return device.type in ("cpu", "cuda", "meta") or _creates_float64(device)
+
+
+@cache
+def _creates_float64(device: torch.device) -> bool:
+    try:
+        torch.empty(0, dtype=torch.float64, device=device)
+    except TypeError:  # of MPS
+        return False
+    return True
 
 
 def default_device() -> torch.device:

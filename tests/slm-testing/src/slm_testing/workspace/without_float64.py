@@ -1,6 +1,5 @@
-"""Training, merging and serving on an emulated device without float64. A module for ``forked``.
+"""Merging and serving on an emulated device without float64. A module for ``forked``.
 
-without_float64 train ARGUMENTS OF slm-train ...
 without_float64 merge RUN
 without_float64 serve RUN
 """
@@ -10,30 +9,15 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from torch import nn
-
-import slm_adapters.base.device as adapter_devices
-import slm_train.command_line.parsing as parsing
 from slm_adapters import load
 from slm_kv import Engine, SamplingParams
 from slm_testing.emulated_device import NAME, emulated_device
-from slm_train.cli import main as train
-from slm_train.hardware.device_defaults import DeviceDefaults
 
-SAMPLING = {
-    "greedy": {"temperature": 0},
-    "sampled": {"temperature": 0.8, "top_k": 20, "top_p": 0.9, "min_p": 0.01, "seed": 1},
-    "with penalties": {"temperature": 0.8, "seed": 2, "repetition_penalty": 1.3, "logprobs": 2},
-}
-
-
-def train_on_device(argv: list[str]) -> int:
-    usual: Any = parsing.device_defaults
-    parsing.device_defaults = lambda cpu_wanted=False: DeviceDefaults(False, False, NAME)  # as device_defaults for MPS
-    try:
-        return train(argv)
-    finally:
-        parsing.device_defaults = usual
+SAMPLING: list[dict[str, Any]] = [
+    {"temperature": 0},
+    {"temperature": 0.8, "top_k": 20, "top_p": 0.9, "min_p": 0.01, "seed": 1},
+    {"temperature": 0.8, "seed": 2, "repetition_penalty": 1.3, "logprobs": 2},
+]
 
 
 def on_device(model: Any) -> Any:
@@ -42,7 +26,7 @@ def on_device(model: Any) -> Any:
 
 
 def merge_on_device(folder: str) -> int:
-    adapted: Any = on_device(load(folder, device="cpu").model)
+    adapted = on_device(load(folder, device="cpu").model)
     # Values are not compared: an assignment to ``.data``, as merging does, does not reach the emulated values.
     assert {values.device.type for values in adapted.merge_and_unload().parameters()} == {NAME}
     return 0
@@ -54,9 +38,7 @@ def serve_on_device(folder: str) -> int:
         loaded = load(folder, merge=True, device="cpu")
         model = loaded.model if device == "cpu" else on_device(loaded.model)
         with Engine(model, loaded.tokenizer, page_size=4, max_pages=64) as engine:
-            handles = [
-                engine.submit("One day", SamplingParams(max_new_tokens=6, **settings)) for settings in SAMPLING.values()
-            ]
+            handles = [engine.submit("One day", SamplingParams(max_new_tokens=6, **settings)) for settings in SAMPLING]
             while any(handle.finish_reason is None for handle in handles):
                 engine.step()
         texts.append([handle.token_ids for handle in handles])
@@ -65,10 +47,6 @@ def serve_on_device(folder: str) -> int:
 
 
 def main() -> int:
-    part, *rest = sys.argv[1:]
-    adapter_devices.WITHOUT_FLOAT64.add(NAME)
-    with emulated_device() as device:
-        assert nn.Linear(2, 2).to(device).weight.device == device
-        if part == "train":
-            return train_on_device(rest)
-        return {"merge": merge_on_device, "serve": serve_on_device}[part](rest[0])
+    part, folder = sys.argv[1:]
+    with emulated_device():
+        return {"merge": merge_on_device, "serve": serve_on_device}[part](folder)
