@@ -43,7 +43,8 @@ class DeviceTensor(Tensor):
             layout=on_cpu.layout, device=torch.device(NAME, 0),
         )  # fmt: skip
         made.on_cpu = on_cpu
-        return made  # type: ignore[no-any-return]
+        tensor: DeviceTensor = made
+        return tensor
 
     def tolist(self) -> Any:
         return self.on_cpu.tolist()
@@ -54,9 +55,7 @@ class DeviceTensor(Tensor):
     def untyped_storage(self) -> torch.UntypedStorage:
         return self.on_cpu.untyped_storage()
 
-    @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return _compute(func, args, kwargs or {})
+    __torch_dispatch__: Any = staticmethod(lambda func, types, args=(), kwargs=None: _compute(func, args, kwargs or {}))
 
 
 class _EmulatedDevice(TorchDispatchMode):
