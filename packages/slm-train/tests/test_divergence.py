@@ -149,11 +149,12 @@ def test_a_gpu_is_waited_for_only_where_figures_are_read(
 
 
 def test_infinite_gradients_of_a_gradient_scaler_do_not_stop_a_run_but_its_loss_does() -> None:
-    accelerator: Any = SimpleNamespace(device=torch.device("cpu"), num_processes=1, scaler=object())
+    accelerator: Any = SimpleNamespace(device=torch.device("cpu"), num_processes=1, scaler=torch.amp.GradScaler("cpu"))
     watched = FiniteCheck(accelerator)
     watched.add_loss(torch.tensor(2.0))
     watched.end_step(1, torch.tensor(math.inf), 1e-3)
     watched.check()
+    assert watched.skipped == 1
     watched.add_loss(torch.tensor(math.inf))
     watched.end_step(2, torch.tensor(1.0), 2e-3)
     watched.add_loss(torch.tensor(math.nan))
