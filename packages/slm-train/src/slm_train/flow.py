@@ -239,7 +239,7 @@ def _train(current: Run, trainer: SlmTrainer) -> None:
         current.record["checkpoints"] = trainer.checkpoint.summary()
     else:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    record_costs(current, costs, int(trainer.trained_tokens))
+    record_costs(current, costs, int(trainer.trained_tokens), trainer.finite_check.skipped)
 
 
 def _stop(current: Run, console: Console, signals: StopSignals) -> int:
@@ -259,9 +259,9 @@ def _evaluate_and_save(current: Run, trainer: SlmTrainer, print_line: Callable[[
     check_evaluation(metrics, trainer.state.global_step)
     record_evaluation(current, trainer, "after", metrics)
     current.record["status"] = "finished"
+    temporary = current.start.folder / ".weights.writing"
+    trainer.save_model(str(temporary))  # the first process writes; with --fsdp all send it their parts
     if trainer.args.should_save:
-        temporary = current.start.folder / ".weights.writing"
-        trainer.save_model(str(temporary))
         add_model_card(temporary, current.start.folder, current.record)
         move_files(temporary, current.start.folder)
         write_run(current.start.folder, current.record)

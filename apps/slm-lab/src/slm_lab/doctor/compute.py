@@ -33,7 +33,7 @@ def check_bfloat16() -> Check:
         # By default torch also counts emulation as support.
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return Check("bfloat16", "works", "supported by the GPU")
-        return Check("bfloat16", "limited", "not supported by the GPU", "use --fp16 true")
+        return Check("bfloat16", "limited", "not supported by the GPU", "training uses float16 there by default")
     if multiplies_bfloat16():
         return Check("bfloat16", "works", "supported by the CPU: on unless --bf16 false")
     # Training takes float32 by default on such CPUs.

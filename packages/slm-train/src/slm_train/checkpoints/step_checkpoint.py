@@ -16,17 +16,13 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, gather_object
+from accelerate.utils import gather_object
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import (
-    get_optimizer_state_dict,
-    set_optimizer_state_dict,
-)
 from torch.utils._pytree import tree_leaves, tree_map
 
 from slm_train.checkpoints.files.atomic_write import atomic_file
-from slm_train.checkpoints.step_checkpoint_file import FORMAT, STEP_CHECKPOINT_FILE
-from slm_train.checkpoints.whole_weights import WHOLE, load_whole_weights, whole_trained_weights
+from slm_train.checkpoints.step_checkpoint_file import FORMAT, STEP_CHECKPOINT_FILE, load_weights
+from slm_train.checkpoints.whole_weights import whole_trained_weights
 
 MAX_BACKGROUND_BYTES = 256 * 2**20  # larger checkpoints are written in the foreground, without a second copy in memory
 
@@ -71,25 +67,17 @@ class StepCheckpoint:
         start = time.perf_counter()
         weights = whole_trained_weights(accelerator, model)
         wrapper: Any = optimizer
-        if accelerator.distributed_type == DistributedType.FSDP:
-            optimizer_state: Any = get_optimizer_state_dict(model, wrapper.optimizer, options=WHOLE)
-        else:
-            optimizer_state = wrapper.optimizer.state_dict()
+        optimizer_state = wrapper.optimizer.state_dict()
         ranks = gather_object([rank]) if accelerator.num_processes > 1 else [rank]
         if accelerator.is_main_process:
             header = {"format": FORMAT, "version": version("slm-train"), "identity": self.identity}
             self._write(header | state | {"ranks": ranks, "weights": weights, "optimizer": optimizer_state})
         self.seconds += time.perf_counter() - start
 
-    def restore(
-        self, accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]
-    ) -> None:
+    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
         """Load weights and optimizer state from the content of a checkpoint."""
         wrapper: Any = optimizer
-        load_whole_weights(accelerator, model, state["weights"])
-        if accelerator.distributed_type == DistributedType.FSDP:
-            set_optimizer_state_dict(model, wrapper.optimizer, state["optimizer"], options=WHOLE)
-            return
+        load_weights(model, state["weights"])
         wrapper.optimizer.load_state_dict(state["optimizer"])
 
     def join(self) -> None:

@@ -15,7 +15,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from transformers import set_seed
 from transformers.trainer_callback import TrainerState
@@ -37,6 +36,7 @@ from slm_train.loop.trainer import SlmTrainer
 from slm_train.losses.loss_normalization import step_mean
 from slm_train.options.budget import BudgetOptions
 from slm_train.run_folder.metrics_file import metrics_size
+from slm_train.sharding.whole_tensors import whole
 
 
 class BudgetTrainer(SlmTrainer):
@@ -68,7 +68,9 @@ class BudgetTrainer(SlmTrainer):
         self.plan, self.budget, self.checkpoint, self.resume_state = plan, budget, checkpoint, state
         self.rank, self.ranks = self.accelerator.process_index, self.accelerator.num_processes
         self._best_step_saved: int = state["best"]["step"] if state else 0
-        self.accumulation = GradientAccumulation(self.accelerator, self._loss, print_line)
+        self.accumulation = GradientAccumulation(
+            self.accelerator, self._loss, print_line, is_sharded=bool(self.args.fsdp)
+        )
 
     def _inner_training_loop(self, *_: Any, **__: Any) -> TrainOutput:
         """Replace transformers' inner loop; its set-up (activation checkpointing, callbacks) is still used."""
@@ -112,7 +114,7 @@ class BudgetTrainer(SlmTrainer):
         self.finite_check.end_step(step + 1, norm, rate)
         self.control = self.callback_handler.on_pre_optimizer_step(self.args, self.state, self.control)
         self.optimizer.step()
-        self.lr_scheduler.step()
+        self.lr_scheduler.step()  # after skipped steps too: the rate is a function of the step in the plan
         self.optimizer.zero_grad()
         self.state.global_step = step + 1
         self.state.epoch = self.plan.progress(step)
@@ -130,15 +132,14 @@ class BudgetTrainer(SlmTrainer):
         accepts_token_count = bool(self.model_accepts_loss_kwargs)
         return step_mean(model_loss, batch_tokens, step_tokens, self.ranks, accepts_token_count=accepts_token_count)
 
-    def _clip(self, model: nn.Module) -> Tensor | None:
-        """Clip the gradient of the step; return its norm before clipping."""
+    def _clip(self, model: nn.Module) -> Tensor:
+        """Clip the gradient of the step; return its norm before clipping, over all processes."""
         if self.args.max_grad_norm and self.args.max_grad_norm > 0:
-            norm: Tensor | None = self.accelerator.clip_grad_norm_(model.parameters(), self.args.max_grad_norm)
-            return norm
-        if self.accelerator.distributed_type == DistributedType.FSDP:
-            return None  # each process has only a part of each gradient
-        self.accelerator.unscale_gradients()
-        return nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+            norm: Any = self.accelerator.clip_grad_norm_(model.parameters(), self.args.max_grad_norm)
+        else:
+            self.accelerator.unscale_gradients()
+            norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+        return whole(norm)
 
     def _micro_batches(self) -> Iterator[MicroBatch]:
         rows, collator, args = self.train_dataset, self.data_collator, self.args
@@ -214,7 +215,7 @@ class BudgetTrainer(SlmTrainer):
     def _restore(self, state: dict[str, Any]) -> None:
         """Continue from the content of a checkpoint."""
         new = NewSettings(self.optimizer, self.lr_scheduler, self.changed)
-        self.checkpoint.restore(self.accelerator, self._unwrapped, self.optimizer, state)
+        self.checkpoint.restore(self._unwrapped, self.optimizer, state)
         self.lr_scheduler.load_state_dict(state["schedule"])
         new.apply()
         update_learning_rate(self.lr_scheduler)
