@@ -236,7 +236,7 @@ def _train(current: Run, trainer: SlmTrainer) -> None:
             cut_last_evaluation(current.start.folder, current.start.step)
     elif isinstance(trainer, BudgetTrainer):
         trainer.train()
-        current.record["checkpoints"] = trainer.checkpoint.summary()
+        current.record["checkpoints"] = trainer.checkpoint.summary(trainer.trained_seconds)
     else:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     record_costs(current, costs, int(trainer.trained_tokens))

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from slm_train.errors import TrainError
 
+AUTO = "auto"
+AUTO_FLAGS = frozenset({"checkpoint_interval"})  # flags that take a number or AUTO
 COMPILED_LENGTH_MULTIPLE = 64  # with --torch_compile: torch compiles again for each new length of a micro-batch
 
 
@@ -21,7 +23,13 @@ class BudgetOptions:
     )
     log_interval: int = field(default=10, metadata={"help": "Steps between log lines."})
     eval_interval: int = field(default=0, metadata={"help": "Steps between evaluations during training; 0 for none."})
-    checkpoint_interval: int = field(default=1, metadata={"help": "Steps between checkpoints."})
+    checkpoint_interval: int | str = field(
+        default=1,
+        metadata={
+            "help": "Steps between checkpoints, or auto: as often as costs at most 2 %% of the training time. Default: "
+            "1 on a CPU, auto on a GPU."
+        },
+    )
     schedule_in: str = field(default="steps", metadata={"help": "Unit of the learning-rate schedule: steps or tokens."})
     pad_to_multiple_of: int | None = field(
         default=None,
@@ -34,12 +42,19 @@ class BudgetOptions:
     def __post_init__(self) -> None:
         for name in ("log_interval", "checkpoint_interval", "pad_to_multiple_of"):
             value = getattr(self, name)
-            if value is not None and value < 1:
+            if isinstance(value, str) and value != AUTO:
+                raise TrainError(f"--{name} {value} must be a whole number, or auto")
+            if isinstance(value, int) and value < 1:
                 raise TrainError(f"--{name} {value} must be at least 1")
         if self.eval_interval < 0:
             raise TrainError(f"--eval_interval {self.eval_interval} must not be below 0; use 0 for no evaluations")
         if self.schedule_in not in ("steps", "tokens"):
             raise TrainError(f"--schedule_in {self.schedule_in!r}: choose from steps, tokens")
+
+    @property
+    def steps_between_checkpoints(self) -> int | None:
+        """The interval in steps; None if checkpoints are chosen by what they cost."""
+        return self.checkpoint_interval if isinstance(self.checkpoint_interval, int) else None
 
     def length_multiple(self, compiled: bool) -> int:
         """Return what the lengths of micro-batches are rounded up to."""
