@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from slm_train.errors import TrainError
 
 AUTO = "auto"
-AUTO_FLAGS = frozenset({"checkpoint_interval"})  # flags that take a number or AUTO
+AUTO_FLAGS = frozenset({"checkpoint_interval", "max_tokens_per_micro_batch"})  # flags that take a number or AUTO
+USUAL_MICRO_BATCH = 2048  # tokens
 COMPILED_LENGTH_MULTIPLE = 64  # with --torch_compile: torch compiles again for each new length of a micro-batch
 
 
@@ -18,8 +19,12 @@ class BudgetOptions:
     target_tokens_per_step: int = field(
         default=4096, metadata={"help": "Predicted tokens of an optimizer step, over all processes."}
     )
-    max_tokens_per_micro_batch: int = field(
-        default=2048, metadata={"help": "Upper bound on the tokens of a micro-batch, padding included; bounds memory."}
+    max_tokens_per_micro_batch: int | str = field(
+        default=2048,  # a literal, which the help page reads
+        metadata={
+            "help": "Upper bound on the tokens of a micro-batch, padding included; bounds memory. auto: as many as fit "
+            "in the memory that is free, by an estimate."
+        },
     )
     log_interval: int = field(default=10, metadata={"help": "Steps between log lines."})
     eval_interval: int = field(default=0, metadata={"help": "Steps between evaluations during training; 0 for none."})
@@ -40,7 +45,7 @@ class BudgetOptions:
     )
 
     def __post_init__(self) -> None:
-        for name in ("log_interval", "checkpoint_interval", "pad_to_multiple_of"):
+        for name in ("log_interval", "checkpoint_interval", "pad_to_multiple_of", "max_tokens_per_micro_batch"):
             value = getattr(self, name)
             if isinstance(value, str) and value != AUTO:
                 raise TrainError(f"--{name} {value} must be a whole number, or auto")
@@ -55,6 +60,17 @@ class BudgetOptions:
     def steps_between_checkpoints(self) -> int | None:
         """The interval in steps; None if checkpoints are chosen by what they cost."""
         return self.checkpoint_interval if isinstance(self.checkpoint_interval, int) else None
+
+    @property
+    def has_automatic_size(self) -> bool:
+        """Whether the size of micro-batches is still to be chosen by the memory that is free."""
+        return self.max_tokens_per_micro_batch == AUTO
+
+    @property
+    def micro_batch_tokens(self) -> int:
+        """The upper bound on the tokens of a micro-batch; the usual one while it is to be chosen."""
+        size = self.max_tokens_per_micro_batch
+        return size if isinstance(size, int) else USUAL_MICRO_BATCH
 
     def length_multiple(self, compiled: bool) -> int:
         """Return what the lengths of micro-batches are rounded up to."""
