@@ -31,7 +31,8 @@ def precision_name(training: TrainingArguments) -> str:
     """Return what a run computes in. Weights and optimizer state are float32, or 4-bit where that is chosen."""
     if training.bf16 or training.fp16:
         return f"{'bfloat16' if training.bf16 else 'float16'} autocast"
-    return "float32"
+    # transformers refuses --tf32 true on a device without it.
+    return "float32, products of matrices in TF32" if training.tf32 else "float32"
 
 
 def ignored_precision_flags(explicit_flags: Collection[str], *, fp16_on_cpu: bool) -> list[str]:
