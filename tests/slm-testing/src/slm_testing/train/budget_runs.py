@@ -1,4 +1,4 @@
-"""Runs of the token-budget loop on the tiny model."""
+"""Trainers of both flows on the tiny model."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from slm_train.command_line.parsing import parse_arguments
 from slm_train.data.budget_plan import make_plan
 from slm_train.data.rows import make_rows
 from slm_train.loop.budget_trainer import BudgetTrainer
+from slm_train.loop.trainer import SlmTrainer
 from slm_train.model.base_model import find_base_model
 from slm_train.model.model_building import build_model
 
@@ -66,6 +67,22 @@ def trainer_of(
         state=None,
         print_line=printed.append,
         model=model,
+        args=arguments.training,
+        rows=rows.train,
+        eval_rows=rows.validation,
+        processing_class=base.tokenizer,
+        fused_loss=arguments.run.fused_loss,
+    )
+
+
+def trainer_flow_of(tiny: Tiny, folder: Path, *more: str) -> SlmTrainer:
+    """Return a trainer of the other flow over the tiny texts, as the command line makes it."""
+    arguments = parse_arguments(tiny.flags(folder, *more))
+    corpus = load_corpus(arguments.source)
+    base = find_base_model(arguments.model, arguments.model_name, corpus.train)
+    rows = make_rows(arguments, corpus, base, lambda _: None)
+    return SlmTrainer(
+        model=build_model(arguments, base),
         args=arguments.training,
         rows=rows.train,
         eval_rows=rows.validation,
