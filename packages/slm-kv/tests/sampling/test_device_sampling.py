@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from slm_kv.sampling import device_sampling
 from slm_kv.sampling.device_sampling import INVALID, SampledRow, sample_rows
+from slm_kv.sampling.logprobs import SampledToken
 from slm_kv.sampling.params import SamplingParams
 from slm_kv.sampling.sampler import TokenSampler
 
@@ -37,16 +38,16 @@ def test_a_row_gets_the_token_of_its_own_sampler(options: list[dict[str, Any]], 
         rows = [row for sampler in samplers for row in sampler.next_rows(1)]
         tokens = sample_rows(logits, rows).tolist()
         assert tokens == [sampler.sample(row).token_id for sampler, row in zip(alone, logits, strict=True)]
-        for sampler, row, token in zip(samplers, logits, tokens, strict=True):
-            assert sampler.sample(row, token).token_id == token
+        for sampler, token in zip(samplers, tokens, strict=True):
+            assert sampler.take(SampledToken(token)).token_id == token
 
 
 def test_drafted_rows_take_the_numbers_that_the_tokens_would_take_one_by_one() -> None:
     params, logits = SamplingParams(seed=4), torch.randn(6, SIZE, generator=torch.Generator().manual_seed(0))
     ahead, alone = TokenSampler(params, [], SIZE), TokenSampler(params, [], SIZE)
     rows = ahead.next_rows(4)
-    for index, token in enumerate(sample_rows(logits[:2], rows[:2]).tolist()):  # the other two rows are rejected
-        ahead.sample(logits[index], token)
+    for token in sample_rows(logits[:2], rows[:2]).tolist():  # the other two rows are rejected
+        ahead.take(SampledToken(token))
     assert ahead.next_rows(2) == rows[2:]
     actual = [ahead.sample(row).token_id for row in logits[2:]]
     assert actual == [alone.sample(row).token_id for row in logits][2:]

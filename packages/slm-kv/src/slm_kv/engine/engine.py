@@ -18,8 +18,9 @@ from slm_kv.engine.prepared_models import PreparedModels, check_weights
 from slm_kv.engine.requests import FinishReason, Handle, Update
 from slm_kv.engine.scheduler import Scheduler, Work
 from slm_kv.engine.sequence import Sequence
+from slm_kv.engine.step.device_results import device_results
 from slm_kv.engine.step.model_runner import ModelRunner, split_embeddings
-from slm_kv.engine.step.step_results import StepResult, fetch, unfetched
+from slm_kv.engine.step.step_results import StepResult, host_results
 from slm_kv.engine.step.token_step import sample_tokens
 from slm_kv.engine.text_engine import EngineLoad, TextEngine
 from slm_kv.engine.verification.added_adapter import prepare_adapter
@@ -125,7 +126,7 @@ class Engine(TextEngine):
         positions, step = self.context_limits.positions, self._compiler.step_on(self.storage)
         self._runner = ModelRunner(base_model(self.model), self.adapters, self.storage, step)
         self.scheduler = Scheduler(self.pool, max_sequences, max_step_tokens, positions, speculate == "auto")
-        self._fetch = fetch if self.device.type == "cuda" else unfetched
+        self._results = device_results if self.device.type == "cuda" else host_results
         self._sequences: dict[int, Sequence] = {}
 
     def load(self) -> EngineLoad:
@@ -173,7 +174,8 @@ class Engine(TextEngine):
         for copy in plan.copies:
             self.storage.copy(copy.source, copy.target)
         embedding, generating = split_embeddings(plan.work)
-        self._process(self._fetch(self._run(generating, self._runner.run)), self._sample)
+        results = self._results(self._run(generating, self._runner.run), self._runner.nan_keys)
+        self._process(results(), self._sample)
         self._process(self._run(embedding, self._runner.run_hidden), self._embed)
         updates, self._updates = self._updates, []
         return updates
@@ -250,12 +252,12 @@ class Engine(TextEngine):
 
     def _sample(self, work: Work, result: StepResult) -> None:
         sequence, handle, known = work.sequence, work.sequence.handle, work.count - len(work.draft)
-        # Behind a window, logits do not depend on all tokens of a chunk: its keys are checked instead.
-        checked = self.pool.window is not None and (known > 1 or not work.samples)
-        if checked:
-            self._runner.check_keys(work)
-        self.pool.commit(sequence.block_table, sequence.next_ids(known), verified=checked and handle.use_cache)
-        if sequence.needs_prompt_logits:
+        result.check_keys()
+        verified = work.checks_keys and handle.use_cache
+        self.pool.commit(sequence.block_table, sequence.next_ids(known), verified=verified)
+        if result.prompt_numbers is not None:
+            sequence.add_prompt_numbers(result.prompt_numbers)
+        elif sequence.needs_prompt_logits:
             sequence.add_prompt_logprobs(result.logits_RV)
         if work.samples:
             reason = sample_tokens(work, result, self.scheduler, self._updates)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Ids
+
 from torch import Tensor
 
 from slm_kv.engine.requests import FinishReason, Handle
 from slm_kv.engine.text_stream import TextStream
 from slm_kv.pages.block_table import BlockTable
-from slm_kv.sampling.logprobs import SampledToken, prompt_logprobs
+from slm_kv.sampling.logprobs import SampledToken, described_token, prompt_logprobs
 from slm_kv.sampling.sampler import TokenSampler
 from slm_kv.sampling.speculation import Drafter
 
@@ -114,13 +116,21 @@ class Sequence:
         first = self.context_start + self.position
         return self.token_ids[first : first + count]
 
+    def prompt_targets(self, rows: int) -> Ids[int]:
+        """The tokens of the prompt that the logits of its next ``rows`` rows predict; the last row may predict none."""
+        first = len(self.handle.prompt_logprobs) + 1
+        return self.handle.prompt_ids[first : first + rows]
+
     def add_prompt_logprobs(self, logits_RV: Tensor) -> None:
-        """Add logprobs of the prompt from the logits of its next R rows."""
-        handle = self.handle
-        first = len(handle.prompt_logprobs) + 1  # index of the prompt token that the first row predicts
-        rows = min(len(logits_RV), len(handle.prompt_ids) - first)
-        token_ids = handle.prompt_ids[first - 1 : first + rows]  # the token of the first row, then those predicted
-        handle.prompt_logprobs += prompt_logprobs(logits_RV[:rows], token_ids, handle.params.prompt_logprobs or 0)
+        """Add logprobs of the prompt from the logits of its next R rows. Raises InvalidLogits if the model gave NaN."""
+        targets = self.prompt_targets(len(logits_RV))
+        top = self.handle.params.prompt_logprobs or 0
+        self.handle.prompt_logprobs += prompt_logprobs(logits_RV[: len(targets)], targets, top)
+
+    def add_prompt_numbers(self, numbers: Ids[Ids[float]]) -> None:
+        """Add logprobs of the prompt from their ``logprob_numbers``. Raises InvalidLogits if the model gave NaN."""
+        targets, top = self.prompt_targets(len(numbers)), self.handle.params.prompt_logprobs or 0
+        self.handle.prompt_logprobs += [described_token(*pair, top) for pair in zip(targets, numbers, strict=True)]
 
     def append(self, token: SampledToken) -> tuple[str, FinishReason | None]:
         """Add a sampled token; return the text that has become certain, and the reason if the sequence ends."""

@@ -6,7 +6,7 @@ Shapes: N rows of one call, V vocabulary.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +19,7 @@ from slm_kv.attention.interface import AttentionStep, attention_step
 from slm_kv.engine.adapters import Adapters, ModelCall
 from slm_kv.engine.embeddings import EmbeddingSequence, last_hidden_states
 from slm_kv.engine.scheduler import Work
-from slm_kv.engine.step.step_inputs import slots_of, sort_rows, step_inputs
-from slm_kv.errors import InvalidLogits
+from slm_kv.engine.step.step_inputs import slots_of, sort_rows, step_inputs, to_device
 from slm_kv.pages.storage import PagedStorage
 from slm_kv.peft_models import base_model
 
@@ -82,18 +81,14 @@ class ModelRunner:
         if self.step is not None:
             self.step.adapters = adapters
 
-    def check_keys(self, work: Work) -> None:
-        """Check the keys that ``work`` has computed.
+    def nan_keys(self, work: Sequence[Work]) -> Tensor:
+        """Return [N]: whether each row of ``work``, which has been computed, has a NaN key. Waits for nothing.
 
         A NaN in any layer's key or value makes the outputs of this layer NaN, and with them the last layer's keys.
-
-        Raises:
-            InvalidLogits: a key is NaN.
         """
-        slots_N = torch.from_numpy(slots_of(work, self.storage.page_size)).to(self.storage.device)
-        keys_NGD = self.storage.keys[-1].flatten(0, 1)[slots_N]
-        if bool(keys_NGD.isnan().any()):
-            raise InvalidLogits("the model gave NaN keys for the prompt; check its weights, or try dtype float32")
+        slots = [slots_of(item, self.storage.page_size) for item in work]
+        keys_NGD = self.storage.keys[-1].flatten(0, 1)[to_device(slots, self.storage.device).long()]
+        return keys_NGD.isnan().flatten(1).any(1)
 
     def _run_step(self, step: DecodeStep, work: tuple[Work, ...]) -> list[Tensor]:
         rows = [

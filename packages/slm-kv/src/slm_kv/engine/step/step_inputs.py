@@ -35,7 +35,7 @@ def step_inputs(work: list[Work], storage: PagedStorage, keep: Sequence[int] = (
     page_numbers = [np.array(item.sequence.block_table.pages) for item in chunks]
     indices = [_token_ids(work), _positions(work), slots, np.array(keep, np.int64), *page_numbers]
     sizes = [len(numbers) for numbers in indices]
-    staged = _to_device([*indices, decode_pages.ravel(), decode_lengths], storage.device)
+    staged = to_device([*indices, decode_pages.ravel(), decode_lengths], storage.device)
     indices_size, pages_end = sum(sizes), sum(sizes) + decode_pages.size
     token_ids, positions, slots_N, keep_K, *pages = staged[:indices_size].long().split(sizes)
     batch = StepBatch(
@@ -98,7 +98,7 @@ def _chunks(work: list[Work], first: int, page_numbers: list[np.ndarray], pages:
     return tuple(chunks)
 
 
-def _to_device(parts: list[np.ndarray], device: torch.device) -> Tensor:
+def to_device(parts: list[np.ndarray], device: torch.device) -> Tensor:
     """Copy the numbers to ``device`` one after the other, as int32: a pool has fewer than 2^31 slots.
 
     From pinned memory, the copy waits for nothing. torch keeps that memory until the copy is done.

@@ -12,7 +12,7 @@ from slm_kv.engine.scheduler import Scheduler, Work
 from slm_kv.engine.scoring import ScoringSequence
 from slm_kv.engine.sequence import Sequence
 from slm_kv.engine.step.step_results import StepResult
-from slm_kv.sampling.device_sampling import INVALID
+from slm_kv.sampling.logprobs import SampledToken
 
 
 def sample_tokens(work: Work, result: StepResult, scheduler: Scheduler, updates: list[Update]) -> FinishReason | None:
@@ -39,7 +39,7 @@ def sample_tokens(work: Work, result: StepResult, scheduler: Scheduler, updates:
         updates.append(Update(sequence.handle, "", (), True))
         return "stop"
     rows = 1 + len(work.draft)
-    tokens = result.tokens or (None,) * rows
+    tokens: tuple[SampledToken | None, ...] = result.tokens or (None,) * rows
     text, reason = "", None
     try:
         for row, (logits_V, chosen) in enumerate(zip(result.logits_RV[-rows:], tokens, strict=True)):
@@ -57,9 +57,10 @@ def sample_tokens(work: Work, result: StepResult, scheduler: Scheduler, updates:
 
 
 def _sample_token(
-    sequence: Sequence, logits_V: Tensor, chosen: int | None, scheduler: Scheduler
+    sequence: Sequence, logits_V: Tensor, chosen: SampledToken | None, scheduler: Scheduler
 ) -> tuple[str, FinishReason | None]:
-    token = sequence.sampler.sample(logits_V, None if chosen == INVALID else chosen)  # which says what is invalid
+    # Where no token could be sampled on the device, ``sample`` says why.
+    token = sequence.sampler.sample(logits_V) if chosen is None else sequence.sampler.take(chosen)
     if sequence.handle.use_cache:
         # A NaN in any other key or value would have made these logits NaN, which ``sample`` refuses.
         scheduler.pool.commit(sequence.block_table, (), verified=True)
