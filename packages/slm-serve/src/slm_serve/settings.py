@@ -88,7 +88,7 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
         description="data type of the weights and the KV cache, if it is not given by --weights; auto takes that of "
-        "the checkpoint, or float32 where that would be slower and with --backend vllm",
+        "the checkpoint, or float32 where that would be slower and with --backend vllm on a CPU",
     )
     device: str | None = Field(None, description="cpu or cuda (default: cuda if available)")
     threads: PositiveInt | None = Field(None, description="CPU threads (default: the fastest number in a short test)")
@@ -192,12 +192,6 @@ class Settings(BaseSettings):
             if value is not None:
                 variables[f"SLM_{name.upper()}"] = _to_variable(value)
         return variables
-
-    @property
-    def vllm_dtype(self) -> str:
-        """The dtype for vLLM, whose merged models are saved in float32."""
-        named = self.weights if self.weights in ("float32", "bfloat16") else self.dtype
-        return "float32" if named == "auto" else named
 
     @property
     def _unnamed_adapter(self) -> str | None:
