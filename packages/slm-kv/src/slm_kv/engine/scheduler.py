@@ -84,9 +84,10 @@ class Scheduler:
         self.waiting.append(sequence)
 
     def remove(self, sequence: Sequence) -> None:
-        """Remove a sequence and release its pages."""
+        """Remove a sequence and release its pages. Does nothing if it was removed before."""
         if not sequence.running:
-            self.waiting.remove(sequence)
+            if sequence in self.waiting:
+                self.waiting.remove(sequence)
             return
         self.running.remove(sequence)
         self.pool.release(sequence.block_table)

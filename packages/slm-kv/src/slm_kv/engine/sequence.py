@@ -24,6 +24,7 @@ class Sequence:
         context_start: The index of the first token in the context.
         dropped: The number of tokens that ``on_full="window"`` took out of the middle of the context.
         drafter: Drafts its next tokens; None without speculation.
+        is_decoded: Whether its last token was decoded to text.
 
     ``context_start`` and ``dropped`` are 0 as long as everything fits into the pool and the model's positions.
     """
@@ -43,6 +44,7 @@ class Sequence:
         self.context_start = 0
         self.dropped = 0
         self.drafter: Drafter | None = None
+        self.is_decoded = True
 
     @property
     def needs_prompt_logits(self) -> bool:
@@ -132,16 +134,41 @@ class Sequence:
         targets, top = self.prompt_targets(len(numbers)), self.handle.params.prompt_logprobs or 0
         self.handle.prompt_logprobs += [described_token(*pair, top) for pair in zip(targets, numbers, strict=True)]
 
-    def append(self, token: SampledToken) -> tuple[str, FinishReason | None]:
-        """Add a sampled token; return the text that has become certain, and the reason if the sequence ends."""
-        handle, params = self.handle, self.handle.params
+    def append(self, token: SampledToken) -> None:
+        """Add a sampled token. ``decode`` must be called before the next one."""
+        self.is_decoded = False
         self.token_ids.append(token.token_id)
-        handle.token_ids.append(token.token_id)
-        if params.logprobs is not None:
-            handle.logprobs.append(token)
-        if token.token_id in params.stop_token_ids or (token.token_id in self.end_ids and not params.ignore_eos):
+        self.handle.token_ids.append(token.token_id)
+        if self.handle.params.logprobs is not None:
+            self.handle.logprobs.append(token)
+
+    @property
+    def ends_by_tokens(self) -> bool:
+        """Whether its last token ends it, whatever its text."""
+        length = len(self.handle.token_ids)
+        return self._has_end_token or self.sampler.complete or length == self.handle.params.max_new_tokens
+
+    @property
+    def _has_end_token(self) -> bool:
+        token, params = self.token_ids[-1], self.handle.params
+        return token in params.stop_token_ids or (token in self.end_ids and not params.ignore_eos)
+
+    def decode(self) -> tuple[str, FinishReason | None]:
+        """Decode the token added last, and add to the handle's text what has become certain.
+
+        Returns:
+            That text, and the reason if the sequence ends.
+        """
+        self.is_decoded = True
+        text, reason = self._decode()
+        self.handle.text += text
+        return text, reason
+
+    def _decode(self) -> tuple[str, FinishReason | None]:
+        handle, params = self.handle, self.handle.params
+        if self._has_end_token:
             return self.stream.finish(), "stop"
-        text = self.stream.push(token.token_id, may_stop=len(handle.token_ids) > params.min_new_tokens)
+        text = self.stream.push(self.token_ids[-1], may_stop=len(handle.token_ids) > params.min_new_tokens)
         if self.stream.stopped:
             return text, "stop"
         if self.sampler.complete:

@@ -17,8 +17,10 @@ from transformers import PreTrainedModel
 from slm_kv.attention.backends import select_attention
 from slm_kv.attention.interface import AttentionStep, attention_step
 from slm_kv.engine.adapters import Adapters, ModelCall
-from slm_kv.engine.embeddings import EmbeddingSequence, last_hidden_states
+from slm_kv.engine.embeddings import last_hidden_states
 from slm_kv.engine.scheduler import Work
+from slm_kv.engine.step.cuda_graphs import select_capture
+from slm_kv.engine.step.graphed_decode import CudaGraphs, GraphedDecode
 from slm_kv.engine.step.step_inputs import slots_of, sort_rows, step_inputs, to_device
 from slm_kv.pages.storage import PagedStorage
 from slm_kv.peft_models import base_model
@@ -36,6 +38,9 @@ class ModelRunner:
         adapters: The models with their adapters.
         storage: The pages.
         step: The base model's compiled decode step on these pages; None for none.
+
+    Attributes:
+        graphs: Runs decode steps of fixed shapes; None runs none so.
     """
 
     def __init__(
@@ -43,7 +48,27 @@ class ModelRunner:
     ) -> None:
         self.adapters, self.storage, self.step = adapters, storage, step
         self._attend = select_attention(storage.device, storage.dtype)
+        self.graphs: GraphedDecode | None = None
+        self._asks_for_graphs = False
         self._supports_logits_to_keep = "logits_to_keep" in inspect.signature(model.forward).parameters
+
+    def use_graphs(self, cuda_graphs: CudaGraphs, max_rows: int) -> None:
+        """Capture decode steps of at most ``max_rows`` rows, if ``cuda_graphs`` and the device allow it."""
+        device, self._asks_for_graphs = self.storage.device, cuda_graphs == "auto"
+        if capture := select_capture(cuda_graphs, device):
+            self.graphs = GraphedDecode(self.storage, self._attend, capture, max_rows, self.adapters.default)
+
+    def forget_graphs(self) -> None:
+        """Capture again, after weights or adapters have changed."""
+        if self.graphs is not None:
+            self.graphs.clear()
+
+    @property
+    def graphs_summary(self) -> str:
+        """A line for the engine's summary, if graphs were asked for."""
+        if not self._asks_for_graphs:
+            return ""
+        return f"\ncuda graphs: {self.graphs.summary if self.graphs else f'none on a {self.storage.device.type}'}"
 
     @torch.inference_mode()
     def run(self, work: tuple[Work, ...]) -> Iterator[tuple[list[Work], list[Tensor]]]:
@@ -101,6 +126,10 @@ class ModelRunner:
     def _run_call(self, call: ModelCall) -> list[Tensor]:
         names, work = call.row_adapters, sort_rows(call.work)
         keep, counts = _rows_with_logits(work)
+        if self.graphs is not None and len(keep) == sum(item.count for item in work):
+            graphed_NV = self.graphs.run(call, work)
+            if graphed_NV is not None:
+                return list(graphed_NV.split(counts))
         inputs = step_inputs(work, self.storage, keep)
         keep_all = bool(names) or len(keep) == len(inputs.token_ids)
         shape = (-1, 1) if names else (1, -1)  # PEFT chooses the adapter by batch entry
@@ -155,9 +184,3 @@ def _rows_with_logits(work: list[Work]) -> tuple[list[int], list[int]]:
         counts.append(len(rows))
         first = end
     return keep, counts
-
-
-def split_embeddings(work: tuple[Work, ...]) -> tuple[tuple[Work, ...], tuple[Work, ...]]:
-    """The work of embeddings, and the rest."""
-    embedding = tuple(item for item in work if isinstance(item.sequence, EmbeddingSequence))
-    return embedding, tuple(item for item in work if item not in embedding) if embedding else work

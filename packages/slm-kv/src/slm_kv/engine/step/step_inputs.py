@@ -48,6 +48,27 @@ def step_inputs(work: list[Work], storage: PagedStorage, keep: Sequence[int] = (
     return StepInputs(token_ids, positions, keep_K, batch)
 
 
+def decode_inputs(work: list[Work], storage: PagedStorage, rows: int, width: int) -> list[np.ndarray]:
+    """The numbers of a decode step of ``rows`` rows with tables of ``width`` pages; those of ``work`` come first.
+
+    The other rows compute token 0 at position 0 in the spare page of ``storage``.
+
+    Returns:
+        Token ids, positions, slots and lengths [rows] each, and pages [rows, width] in one dimension.
+    """
+    spare = storage.spare_page
+    pages, lengths = _decode_rows(work)
+    known = sum(item.count for item in work)
+    vectors = np.zeros((4, rows), np.int64)
+    vectors[2], vectors[3] = spare * storage.page_size, 1
+    tables = np.full((rows, width), spare, np.int32)
+    if work:
+        slots = np.concatenate([slots_of(item, storage.page_size) for item in work])
+        vectors[:, :known] = _token_ids(work), _positions(work), slots, lengths
+        tables[:known, : pages.shape[1]] = pages
+    return [vectors.ravel(), tables.ravel()]
+
+
 def sort_rows(work: list[Work]) -> list[Work]:
     """Sort ``work`` in place: decode rows come first, as in StepBatch."""
     work.sort(key=lambda item: not item.decodes)  # stable
@@ -103,6 +124,11 @@ def to_device(parts: list[np.ndarray], device: torch.device) -> Tensor:
 
     From pinned memory, the copy waits for nothing. torch keeps that memory until the copy is done.
     """
+    return stage(parts, device).to(device, non_blocking=True)
+
+
+def stage(parts: list[np.ndarray], device: torch.device) -> Tensor:
+    """Write the numbers one after the other, as int32, to memory of the host from which ``device`` can copy them."""
     staged = torch.empty(sum(part.size for part in parts), dtype=torch.int32, pin_memory=device.type == "cuda")
     np.concatenate(parts, out=staged.numpy(), casting="same_kind")
-    return staged.to(device, non_blocking=True)
+    return staged
