@@ -196,8 +196,8 @@ class Engine(TextEngine):
         return launch(plan.work, self._runner, self._results)
 
     def _can_launch(self) -> bool:
-        """Whether there may be a next step, and no sequence has reached a limit, at which its text is needed."""
-        return bool(self._sequences) and all(map(self.context_limits.fits, self.scheduler.running))
+        """Whether there is a next step, and no sequence has reached a limit, at which its text is needed."""
+        return self.scheduler.busy and all(map(self.context_limits.fits, self.scheduler.running))
 
     def _take_launched(self) -> LaunchedStep | None:
         """The step that was launched ahead, unless all of its sequences have ended since."""

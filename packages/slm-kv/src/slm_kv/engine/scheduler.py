@@ -77,6 +77,11 @@ class Scheduler:
         self.running: list[Sequence] = []
         self.preemptions, self.speculation, self.step_times = 0, SpeculationCounts(), StepTimes()
 
+    @property
+    def busy(self) -> bool:
+        """Whether a sequence runs or waits."""
+        return bool(self.running or self.waiting)
+
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence."""
         if self.speculates and sequence.may_draft:
