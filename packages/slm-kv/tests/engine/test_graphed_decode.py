@@ -76,6 +76,7 @@ def test_tokens_are_exact_for_batches_that_grow_and_shrink(name: str) -> None:
 def test_any_order_of_requests_changes_no_text(data: st.DataObject) -> None:
     speculate: Any = data.draw(st.sampled_from(("auto", "off")))
     with graphed_engine(MODEL, page_size=data.draw(st.sampled_from((1, 3, 16))), speculate=speculate) as engine:
+        engine._launches_ahead = data.draw(st.booleans(), label="launches ahead")
         handles: list[tuple[int, Handle]] = []
         for _ in range(data.draw(st.integers(1, 12), label="events")):
             event = data.draw(st.sampled_from(("submit", "submit", "step", "step", "cancel")))

@@ -127,6 +127,12 @@ class Settings(BaseSettings):
         "that is faster; the texts are the same. Only with the engine",
     )
 
+    cuda_graphs: Literal["auto", "off"] = Field(
+        "off",
+        description="auto captures the engine's decode steps on a CUDA device and replays each with one launch. Only with "
+        "the engine",
+    )
+
     stream_interval: float = Field(
         0.02, ge=0, description="minimum seconds between two events of a stream; tokens in between are sent together"
     )
