@@ -174,3 +174,65 @@ def test_logits_leave_the_device_only_for_tokens_that_depend_on_the_text_so_far(
     model = make_model("gpt2")
     assert whole_logits(model, on_device) == [0, 0, 0]
     assert whole_logits(model, [*on_device[:1], *on_host]) == [3, 3, 3]
+
+
+def count_step(model: Any, kind: str, sequences: int) -> tuple[int, int]:
+    """The operations of a step within the model's forward pass and beside it. None of them waits for the device."""
+    counts, within = OperationCounts(), []
+    forward = model.forward
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        before = len(counts.operations)
+        output = forward(*arguments, **options)
+        within.append(len(counts.operations) - before)
+        return output
+
+    settings: dict[str, Any] = {"sampled": {"top_p": 0.9}, "logprobs": {"temperature": 0, "logprobs": 2}}
+    params = SamplingParams(max_new_tokens=9, seed=1, ignore_eos=True, **settings.get(kind, {"temperature": 0}))
+    sizes: dict[str, Any] = {
+        "page_size": 4,
+        "max_pages": 99,
+        "max_sequences": sequences,
+        "max_step_tokens": 8 * sequences,
+    }
+    with Engine(model, packed=False, prefix_caching=False, speculate="off", **sizes) as engine:
+        engine._results = device_results
+        for index in range(sequences):
+            if kind == "chunk":
+                engine.submit([5 + index] * (30 + 7 * index), params)
+            elif kind == "scores":
+                engine.submit_scoring([5 + index] * 8, [3] * 30)
+            else:
+                engine.submit([5 + index, 6], params)
+        engine.step()
+        engine.step()
+        model.forward = counted
+        with counts:
+            engine.step()
+        model.forward = forward
+    assert counts.waits == []
+    (forward_pass,) = within
+    return forward_pass, len(counts.operations) - forward_pass
+
+
+# Beside the forward pass: one copy to the device, its views as int64, and the results.
+@pytest.mark.parametrize(
+    ("name", "kind", "operations"),
+    [
+        ("llama", "greedy", 12),
+        ("gpt2", "greedy", 12),
+        ("gpt2", "sampled", 53),
+        ("gpt2", "logprobs", 27),
+        ("gpt2", "chunk", 12),
+        ("gpt2", "scores", 20),
+        ("mistral", "chunk", 23),
+        ("gemma3", "chunk", 12),
+    ],
+)
+def test_the_operations_beside_the_forward_pass_are_few_for_any_number_of_sequences(
+    name: str, kind: str, operations: int
+) -> None:
+    model = model_named(name)
+    (_, one), (_, four) = (count_step(model, kind, sequences) for sequences in (1, 4))
+    assert one <= four <= operations
+    assert one == four or kind == "chunk"  # of one sequence, the chunk is not its last: nothing is sampled
