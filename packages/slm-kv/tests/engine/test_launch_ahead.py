@@ -2,6 +2,8 @@
 
 from collections import defaultdict
 from collections.abc import Callable
+from copy import deepcopy
+from functools import cache
 from itertools import chain
 from typing import Any
 
@@ -14,6 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from slm_kv import Engine, Grammar, Handle, SamplingParams
 from slm_kv.engine import engine as engine_module
 from slm_kv.engine.step.device_results import device_results
+from slm_kv.engine.step.step_results import host_results
 from slm_testing.kv.lora_model import make_lora_model
 from slm_testing.kv.small_tokenizers import characters
 from slm_testing.kv.tiny_models import GROUPED_HEADS, SIZES, greedy_params, make_model, randomize, run_to_end
@@ -44,60 +47,60 @@ requests = st.fixed_dictionaries(
 )
 
 
-def run(ahead: bool, events: list[Any], on_device: bool, **options: Any) -> tuple[list[Handle], dict[int, list[Any]]]:
+# So few pages that sequences are preempted, and reach the limit.
+OPTIONS: list[dict[str, Any]] = [
+    {"page_size": 2, "max_pages": 18, "speculate": "off", "on_full": "stop"},
+    {"page_size": 5, "max_pages": 8, "speculate": "auto", "on_full": "refuse"},
+    {"page_size": 5, "max_pages": 7, "speculate": "off", "on_full": "window"},
+    {"page_size": 2, "max_pages": 17, "speculate": "auto", "on_full": "error"},
+]
+
+
+@cache
+def shared_engine(options: int, ahead: bool) -> Engine:
+    engine = Engine(deepcopy(MODEL), TOKENIZER, max_step_tokens=9, max_sequences=3, **OPTIONS[options])
+    engine._launches_ahead = ahead
+    return engine
+
+
+def run(engine: Engine, events: list[Any], on_device: bool) -> tuple[list[Handle], list[list[Any]]]:
     """Submit requests, with steps between them, and return their handles and updates."""
     updates = defaultdict(list)
-    with Engine(MODEL, TOKENIZER, max_step_tokens=9, max_sequences=3, **options) as engine:
-        engine._launches_ahead = ahead
-        engine._results = device_results if on_device else engine._results
-        handles = []
-        for event in [*events, None]:
-            if event is None:
-                remaining = 10**6
-            elif isinstance(event, int):
-                remaining = event
-            else:
-                prompt, use_cache = event["prompt"], event["use_cache"]
-                params = {name: value for name, value in event.items() if name not in ("prompt", "use_cache")}
-                handles.append(engine.submit(prompt, SamplingParams(**params), use_cache=use_cache))
-                continue
-            while engine.busy and remaining:
-                for update in engine.step():
-                    updates[update.handle.id].append((update.text, update.token_ids, update.finished))
-                engine.pool.check_integrity()
-                remaining -= 1
-        assert (engine.pool.used_pages, engine.pool.filled_slots, engine.scheduler.running) == (0, 0, [])
-    return handles, updates
+    engine.pool.clear_cache()
+    engine._results = device_results if on_device else host_results
+    handles = []
+    for event in [*events, 10**6]:
+        if not isinstance(event, int):
+            params = {name: value for name, value in event.items() if name not in ("prompt", "use_cache")}
+            handles.append(engine.submit(event["prompt"], SamplingParams(**params), use_cache=event["use_cache"]))
+            continue
+        while engine.busy and event:
+            for update in engine.step():
+                updates[update.handle.id].append((update.text, update.token_ids, update.finished))
+            engine.pool.check_integrity()
+            event -= 1
+    assert (engine.pool.used_pages, engine.pool.filled_slots, engine.scheduler.running) == (0, 0, [])
+    return handles, [updates[handle.id] for handle in handles]
 
 
 def answer(handle: Handle) -> tuple[Any, ...]:
     return (handle.token_ids, handle.text, handle.finish_reason, handle.logprobs, handle.prompt_logprobs, handle.error)
 
 
-@given(st.lists(requests | st.integers(1, 4), min_size=1, max_size=8), st.data())
+@given(st.lists(requests | st.integers(1, 4), min_size=1, max_size=8), st.sampled_from(range(4)), st.booleans())
 @settings(max_examples=40, deadline=None)
-def test_all_texts_updates_and_reasons_are_the_same(events: list[Any], data: st.DataObject) -> None:
-    options: dict[str, Any] = {
-        "page_size": data.draw(st.sampled_from((2, 5)), label="page size"),
-        "speculate": data.draw(st.sampled_from(("auto", "off")), label="speculate"),
-        "on_full": data.draw(st.sampled_from(("refuse", "stop", "error", "window")), label="at the limit"),
-    }
-    # So few pages that sequences are preempted, and reach the limit.
-    options["max_pages"] = data.draw(st.integers(32, 40), label="slots") // options["page_size"] + 1
-    on_device = data.draw(st.booleans(), label="results on the device")
-    handles, updates = run(False, events, on_device, **options)
-    ahead, updates_ahead = run(True, events, on_device, **options)
+def test_all_texts_updates_and_reasons_are_the_same(events: list[Any], options: int, on_device: bool) -> None:
+    handles, updates = run(shared_engine(options, False), events, on_device)
+    ahead, updates_ahead = run(shared_engine(options, True), events, on_device)
     assert [answer(handle) for handle in ahead] == [answer(handle) for handle in handles]
-    if options["speculate"] == "off":  # the length of drafts depends on the time
+    if OPTIONS[options]["speculate"] == "off":  # the length of drafts depends on the time
         assert updates_ahead == updates
-    else:
-        assert joined(updates_ahead) == joined(updates)
+    assert [joined(each) for each in updates_ahead] == [joined(each) for each in updates]
 
 
-def joined(updates: dict[int, list[Any]]) -> dict[int, Any]:
-    """All text and tokens of each request, and how many of its updates said that it has ended."""
-    parts = {id: list(zip(*each, strict=True)) for id, each in updates.items()}
-    return {id: ("".join(texts), [*chain(*tokens)], sum(ends)) for id, (texts, tokens, ends) in parts.items()}
+def joined(updates: list[Any]) -> tuple[str, list[int], int]:
+    """The text and the tokens of updates, and how many of them said that the request has ended."""
+    return "".join(text for text, *_ in updates), [*chain(*(ids for _, ids, _ in updates))], sum(u[2] for u in updates)
 
 
 def record(monkeypatch: pytest.MonkeyPatch) -> list[str]:
