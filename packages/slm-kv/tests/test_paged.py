@@ -43,6 +43,11 @@ def test_the_same_seed_gives_the_same_text_and_the_report_adds_up(
     assert len(texts[0][1].split()) == 23
 
 
+def test_graphs_that_the_device_does_not_have_are_mentioned(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(flags(folder, "--max_new_tokens", "2", "--cuda_graphs", "auto")) == 0
+    assert "\ncuda graphs: none on a cpu, threads: 1\n" in capsys.readouterr().out
+
+
 @pytest.fixture(scope="module")
 def chat_folder(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The model with a chat template: w8, the question, w9."""

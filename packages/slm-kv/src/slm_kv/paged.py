@@ -97,6 +97,7 @@ def run(args: argparse.Namespace, *, owns_process: bool = False) -> int:
         weights=options.weights,
         gate_text=options.gate_text,
         speculate=args.speculate,
+        cuda_graphs=args.cuda_graphs,
     )
     try:
         print(f"weights: {f'{options.weights} of ' if options.weights else ''}{dtype.reason}")
@@ -250,6 +251,12 @@ def _parser() -> argparse.ArgumentParser:
         default="auto",
         help="auto: draft tokens that repeat the prompt or the text so far, and check them in one step while that is "
         "faster; the text is the same (needs pages)",
+    )
+    add(
+        "--cuda_graphs",
+        choices=("auto", "off"),
+        default="off",
+        help="auto: capture decode steps on a CUDA device and replay each with one launch (needs pages)",
     )
     add("--seed", type=int, help="makes sampling repeatable")
     add("--stop", nargs="+", default=[], metavar="TEXT", help="end before one of these texts")
