@@ -9,26 +9,37 @@ D dimensions of a head, J parts of the longest sequence.
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import torch
 from torch import Tensor
 from triton import cdiv, next_power_of_2
 
 from slm_kv.attention.gpu_kernels import decode_kernel, reduce_kernel
 from slm_kv.attention.layer_attention import LayerAttention
-from slm_kv.attention.prefill import attend_chunks
+from slm_kv.attention.prefill import AttendChunks, masked, together, unmasked
 from slm_kv.attention.step_batch import StepBatch
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-TILE_PRODUCTS = 4096  # Q * L * C: 32 registers for each thread of four warps
+TILE_PRODUCTS = 2048  # Q * L * C: with 4096, a few combinations of heads and dimensions spill registers
 MAX_TILE_TOKENS = 128
 REDUCED_PARTS = 16  # parts in a tile of reduce_kernel
 PART_TOKENS = 512  # as in vLLM's second version of paged attention
 MAX_PARTS = 64  # bounds the memory of partial results
+IS_AMD = torch.version.hip is not None
 UNLIMITED = 2**31 - 1  # the window of a layer without one
 
 
 def attend(
-    query_NHD: Tensor, key_NGD: Tensor, value_NGD: Tensor, layer: int, batch: StepBatch, options: LayerAttention
+    query_NHD: Tensor,
+    key_NGD: Tensor,
+    value_NGD: Tensor,
+    layer: int,
+    batch: StepBatch,
+    options: LayerAttention,
+    *,
+    attend_chunks: AttendChunks = unmasked,
 ) -> Tensor:
     """Store the step's keys and values, then attend. Returns [N, H, D]."""
     storage, rows = batch.storage, batch.decode_rows
@@ -50,7 +61,8 @@ def decode(query_SHD: Tensor, layer: int, batch: StepBatch, options: LayerAttent
     """Write the attention of the decode rows, each over its own pages, to the contiguous ``out_SHD``."""
     keys_PSGD, values_PSGD = batch.storage.keys[layer], batch.storage.values[layer]
     (rows, heads, dim), groups = query_SHD.shape, keys_PSGD.shape[2]
-    padded_group_size, padded_dim = next_power_of_2(heads // groups), next_power_of_2(dim)
+    group_size = heads // groups
+    padded_group_size, padded_dim, tile_tokens = tile_sizes(group_size, dim, IS_AMD)
     window = options.window or UNLIMITED
     parts = max_parts(batch.decode_pages.shape[1] * batch.storage.page_size, window)
     partial_acc = query_SHD.new_empty(rows, heads, parts, dim, dtype=torch.float32)
@@ -73,7 +85,7 @@ def decode(query_SHD: Tensor, layer: int, batch: StepBatch, options: LayerAttent
             *query_SHD.stride(),
             batch.decode_pages.stride(0),
             keys_PSGD.stride(1),
-            GROUP_SIZE=heads // groups,
+            GROUP_SIZE=group_size,
             DIM=dim,
             PAGE_SIZE=batch.storage.page_size,
             HAS_SOFTCAP=options.softcap is not None,
@@ -81,7 +93,7 @@ def decode(query_SHD: Tensor, layer: int, batch: StepBatch, options: LayerAttent
             PART_TOKENS=PART_TOKENS,
             Q=padded_group_size,
             C=padded_dim,
-            L=min(MAX_TILE_TOKENS, max(1, TILE_PRODUCTS // (padded_group_size * padded_dim))),
+            L=tile_tokens,
             M=MAX_PARTS,
         )
         if parts > 1:
@@ -101,6 +113,34 @@ def decode(query_SHD: Tensor, layer: int, batch: StepBatch, options: LayerAttent
             )
 
 
+def tile_sizes(group_size: int, dim: int, is_amd: bool) -> tuple[int, int, int]:
+    """The sizes Q, C and L of a tile (see gpu_kernels) for heads of ``dim`` that share keys by ``group_size``."""
+    # For AMD, Triton 3.7.1 fails to compile some kernels with Q = 1 ("failed to translate module to LLVM IR").
+    padded_group_size, padded_dim = max(2 if is_amd else 1, next_power_of_2(group_size)), next_power_of_2(dim)
+    return (
+        padded_group_size,
+        padded_dim,
+        min(MAX_TILE_TOKENS, max(1, TILE_PRODUCTS // (padded_group_size * padded_dim))),
+    )
+
+
 def max_parts(table_tokens: int, window: int) -> int:
     """The largest number of parts of a sequence in a table for ``table_tokens``."""
     return min(MAX_PARTS, cdiv(min(table_tokens, window), PART_TOKENS))
+
+
+def varlen_attn(*args: Any, **options: Any) -> Any:
+    """Call torch's function, which not every version of torch has."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    return varlen_attn(*args, **options)
+
+
+# The fastest first. Which of them a GPU and a version of torch support shows when they are tried.
+VARIANTS = {
+    "Triton kernels, prompts together by flash attention": partial(
+        attend, attend_chunks=partial(together, varlen_attn=varlen_attn)
+    ),
+    "Triton kernels, prompts one by one by torch's attention without a mask": attend,
+    "Triton kernels, prompts one by one by torch's attention": partial(attend, attend_chunks=masked),
+}

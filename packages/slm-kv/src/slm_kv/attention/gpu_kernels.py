@@ -26,7 +26,8 @@ import triton.language as tl
 # What changes from step to step: the strides, and the alignment of tables and lengths, which are parts of one tensor.
 # Specialized on it, the kernel would be recompiled in the middle of a text.
 @triton.jit(
-    do_not_specialize=["row_stride", "head_stride", "table_stride"], do_not_specialize_on_alignment=["tables", "lengths"]
+    do_not_specialize=["row_stride", "head_stride", "table_stride"],
+    do_not_specialize_on_alignment=["tables", "lengths"],
 )
 def decode_kernel(
     query,

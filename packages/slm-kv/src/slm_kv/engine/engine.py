@@ -123,7 +123,7 @@ class Engine(TextEngine):
             raise
         self._prepared.release_memory()
         positions, step = self.context_limits.positions, self._compiler.step_on(self.storage)
-        self._runner = ModelRunner(base_model(self.model), self.adapters, self.storage, step)
+        self._runner = ModelRunner(base_model(self.model), self.adapters, self.storage, probe, step)
         self.scheduler = Scheduler(self.pool, max_sequences, max_step_tokens, positions, speculate == "auto")
         self._fetch = fetch if self.device.type == "cuda" else unfetched
         self._sequences: dict[int, Sequence] = {}
@@ -151,14 +151,14 @@ class Engine(TextEngine):
 
     @property
     def summary(self) -> str:
-        """The pool and the model in two lines, and a third if the context is shorter than the model's."""
+        """A line each: the pool, attention on a GPU, the model, and the context if it is shorter than the model's."""
         limits, storage = self.context_limits, self.storage
         adapter = f"adapter {self.adapters.default}" if self.adapters.default else "no adapter"
         return (
             f"pool: {limits.max_pages} pages of {limits.page_size} tokens, {limits.slots:,} tokens in total, "
             f"{storage.nbytes / 1e6:.1f} MB ({str(storage.dtype)[6:]}, {len(storage.keys)} layers)\n"
-            f"model: {type(base_model(self.model)).__name__} on {storage.device.type}, {adapter}, "
-            f"{self._prepared.packed_layers}, {self._compiler.summary}{limits.limitation}"
+            f"{self._runner.attention.summary_line}model: {type(base_model(self.model)).__name__} "
+            f"on {storage.device.type}, {adapter}, {self._prepared.packed_layers}, {self._compiler.summary}{limits.limitation}"
         )
 
     @property

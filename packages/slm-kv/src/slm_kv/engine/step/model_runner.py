@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from slm_kv.attention.backends import select_attention
+from slm_kv.attention.backends import attention_of
 from slm_kv.attention.interface import AttentionStep, attention_step
+from slm_kv.attention.probe import AttentionProbe
 from slm_kv.engine.adapters import Adapters, ModelCall
 from slm_kv.engine.embeddings import EmbeddingSequence, last_hidden_states
 from slm_kv.engine.scheduler import Work
@@ -36,14 +37,20 @@ class ModelRunner:
         model: One of the models, without its PeftModel wrapper.
         adapters: The models with their adapters.
         storage: The pages.
+        probe: What the layers require of attention.
         step: The base model's compiled decode step on these pages; None for none.
     """
 
     def __init__(
-        self, model: PreTrainedModel, adapters: Adapters, storage: PagedStorage, step: DecodeStep | None = None
+        self,
+        model: PreTrainedModel,
+        adapters: Adapters,
+        storage: PagedStorage,
+        probe: AttentionProbe,
+        step: DecodeStep | None = None,
     ) -> None:
         self.adapters, self.storage, self.step = adapters, storage, step
-        self._attend = select_attention(storage.device, storage.dtype)
+        self.attention = attention_of(probe, storage.page_size)
         self._supports_logits_to_keep = "logits_to_keep" in inspect.signature(model.forward).parameters
 
     @torch.inference_mode()
@@ -73,7 +80,7 @@ class ModelRunner:
             for call in calls:
                 inputs = step_inputs(sort_rows(call.work), self.storage)
                 ids, positions = inputs.token_ids[None], inputs.positions[None]
-                with attention_step(AttentionStep(inputs.batch, self._attend)):
+                with attention_step(AttentionStep(inputs.batch, self.attention.attend)):
                     hidden_ND = last_hidden_states(base_model(call.model), ids, position_ids=positions)
                 yield call.work, list(hidden_ND.split([item.count for item in call.work]))
 
@@ -114,7 +121,7 @@ class ModelRunner:
             inputs.token_ids.view(shape),
             inputs.positions.view(shape),
             None if keep_all else inputs.keep,
-            AttentionStep(inputs.batch, self._attend),
+            AttentionStep(inputs.batch, self.attention.attend),
             {"adapter_names": names} if names else {},
         )
         return list(logits_NV.split(counts))
