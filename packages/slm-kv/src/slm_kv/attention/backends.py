@@ -11,7 +11,7 @@ import torch
 
 from slm_kv.attention import reference
 from slm_kv.attention.probe import AttentionProbe
-from slm_kv.attention.reference import Attend
+from slm_kv.attention.reference import Attend as Attend
 from slm_kv.attention.trial import LayerKind, try_on_step
 from slm_kv.optional_imports import import_optional
 from slm_kv.pages.storage import LayerShape

@@ -22,12 +22,15 @@ from slm_kv.attention.prefill import AttendChunks, masked, together, unmasked
 from slm_kv.attention.step_batch import StepBatch
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-TILE_PRODUCTS = 2048  # Q * L * C: with 4096, a few combinations of heads and dimensions spill registers
+TILE_PRODUCTS = 2048  # Q * L * C
 MAX_TILE_TOKENS = 128
 REDUCED_PARTS = 16  # parts in a tile of reduce_kernel
 PART_TOKENS = 512  # as in vLLM's second version of paged attention
 MAX_PARTS = 64  # bounds the memory of partial results
 IS_AMD = torch.version.hip is not None
+# Registers of a thread: four blocks fit on a multiprocessor. Without the limit, ptxas spills two registers of some
+# kernels to reach a smaller number. AMD's compiler has no such option.
+LAUNCH_OPTIONS = {} if IS_AMD else {"maxnreg": 128}
 UNLIMITED = 2**31 - 1  # the window of a layer without one
 
 
@@ -95,6 +98,7 @@ def decode(query_SHD: Tensor, layer: int, batch: StepBatch, options: LayerAttent
             C=padded_dim,
             L=tile_tokens,
             M=MAX_PARTS,
+            **LAUNCH_OPTIONS,
         )
         if parts > 1:
             reduce_kernel[(rows, heads)](
@@ -110,18 +114,15 @@ def decode(query_SHD: Tensor, layer: int, batch: StepBatch, options: LayerAttent
                 C=padded_dim,
                 M=MAX_PARTS,
                 TILE=REDUCED_PARTS,
+                **LAUNCH_OPTIONS,
             )
 
 
 def tile_sizes(group_size: int, dim: int, is_amd: bool) -> tuple[int, int, int]:
     """The sizes Q, C and L of a tile (see gpu_kernels) for heads of ``dim`` that share keys by ``group_size``."""
     # For AMD, Triton 3.7.1 fails to compile some kernels with Q = 1 ("failed to translate module to LLVM IR").
-    padded_group_size, padded_dim = max(2 if is_amd else 1, next_power_of_2(group_size)), next_power_of_2(dim)
-    return (
-        padded_group_size,
-        padded_dim,
-        min(MAX_TILE_TOKENS, max(1, TILE_PRODUCTS // (padded_group_size * padded_dim))),
-    )
+    queries, dims = max(2 if is_amd else 1, next_power_of_2(group_size)), next_power_of_2(dim)
+    return queries, dims, min(MAX_TILE_TOKENS, max(1, TILE_PRODUCTS // (queries * dims)))
 
 
 def max_parts(table_tokens: int, window: int) -> int:

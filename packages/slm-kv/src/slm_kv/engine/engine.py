@@ -152,13 +152,13 @@ class Engine(TextEngine):
     @property
     def summary(self) -> str:
         """A line each: the pool, attention on a GPU, the model, and the context if it is shorter than the model's."""
-        limits, storage = self.context_limits, self.storage
+        limits, storage, attention = self.context_limits, self.storage, self._runner.attention.summary_line
         adapter = f"adapter {self.adapters.default}" if self.adapters.default else "no adapter"
         return (
             f"pool: {limits.max_pages} pages of {limits.page_size} tokens, {limits.slots:,} tokens in total, "
-            f"{storage.nbytes / 1e6:.1f} MB ({str(storage.dtype)[6:]}, {len(storage.keys)} layers)\n"
-            f"{self._runner.attention.summary_line}model: {type(base_model(self.model)).__name__} "
-            f"on {storage.device.type}, {adapter}, {self._prepared.packed_layers}, {self._compiler.summary}{limits.limitation}"
+            f"{storage.nbytes / 1e6:.1f} MB ({str(storage.dtype)[6:]}, {len(storage.keys)} layers)\n{attention}"
+            f"model: {type(base_model(self.model)).__name__} on {storage.device.type}, {adapter}, "
+            f"{self._prepared.packed_layers}, {self._compiler.summary}{limits.limitation}"
         )
 
     @property

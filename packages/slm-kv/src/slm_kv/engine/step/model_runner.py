@@ -51,6 +51,7 @@ class ModelRunner:
     ) -> None:
         self.adapters, self.storage, self.step = adapters, storage, step
         self.attention = attention_of(probe, storage.page_size)
+        self._attend = self.attention.attend
         self._supports_logits_to_keep = "logits_to_keep" in inspect.signature(model.forward).parameters
 
     @torch.inference_mode()
@@ -80,7 +81,7 @@ class ModelRunner:
             for call in calls:
                 inputs = step_inputs(sort_rows(call.work), self.storage)
                 ids, positions = inputs.token_ids[None], inputs.positions[None]
-                with attention_step(AttentionStep(inputs.batch, self.attention.attend)):
+                with attention_step(AttentionStep(inputs.batch, self._attend)):
                     hidden_ND = last_hidden_states(base_model(call.model), ids, position_ids=positions)
                 yield call.work, list(hidden_ND.split([item.count for item in call.work]))
 
@@ -121,7 +122,7 @@ class ModelRunner:
             inputs.token_ids.view(shape),
             inputs.positions.view(shape),
             None if keep_all else inputs.keep,
-            AttentionStep(inputs.batch, self.attention.attend),
+            AttentionStep(inputs.batch, self._attend),
             {"adapter_names": names} if names else {},
         )
         return list(logits_NV.split(counts))
