@@ -113,7 +113,7 @@ def test_the_reducing_kernel_compiles_without_spilling_registers() -> None:
 def configurations(architecture: str) -> Iterator[tuple[int, int, str, int, bool]]:
     """All head and group sizes, each with one dtype and page size, and with options or without.
 
-    With which one differs from architecture to architecture. No GPU that needs "75" computes in bfloat16.
+    With which one differs from architecture to architecture. 75 (T4) has no bfloat16.
     """
     start = list(SHARED_MEMORY).index(architecture)
     for row, dim in enumerate(HEAD_SIZES):

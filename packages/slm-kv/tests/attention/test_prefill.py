@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.attention.bias import CausalBias
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from slm_kv.attention import prefill
 from slm_kv.attention.layer_attention import LayerAttention
@@ -50,6 +51,34 @@ def test_chunks_without_masks_equal_float64(
         patch.setattr(prefill, "can_use_efficient_attention", lambda _: efficient)
         step = random_step([3], chunks, shape, 3, torch.float32, window)
         attend_chunks(step, LayerAttention(0.3, window, softcap), prefill.unmasked)
+
+
+class Operations(TorchDispatchMode):
+    """Records the names of operations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("chunks", [[(0, 5)], [(9, 4), (0, 3)]])
+def test_no_mask_is_computed_and_no_number_read_from_the_device(
+    monkeypatch: pytest.MonkeyPatch, chunks: list[tuple[int, int]]
+) -> None:
+    monkeypatch.setattr(prefill, "can_use_flash_attention", lambda _: True)
+    monkeypatch.setattr(prefill, "scaled_dot_product_attention", lambda query, *_, **__: query)
+    monkeypatch.setattr(prefill, "causal_lower_right", lambda *_: None)  # cannot be made in such a mode
+    step = random_step([3], chunks, (6, 2, 16), 3, torch.float32)
+    inputs = step.query_NHD, step.key_NGD, step.value_NGD, 0, step.batch, LayerAttention(0.3)
+    out = step.query_NHD.clone()
+    with Operations() as operations:
+        prefill.unmasked(*inputs, out)
+        prefill.together(*inputs, out, varlen_attn=lambda query, *_, **__: query)
+    assert not operations.names & {"_local_scalar_dense", "nonzero", "equal", "ones", "tril", "masked_fill"}
 
 
 @pytest.mark.parametrize(("flash", "efficient", "heads"), [(True, True, 2), (False, True, 6)])

@@ -83,7 +83,7 @@ def unmasked_attention(
         query,
         key,
         value,
-        attn_mask=causal_lower_right(rows, past + rows),  # an object, no tensor
+        attn_mask=causal_lower_right(rows, past + rows),  # stands for a mask that is not made
         scale=options.scale,
         enable_gqa=key.shape[1] != heads,
     )
