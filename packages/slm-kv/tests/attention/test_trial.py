@@ -99,9 +99,9 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """The problems that variants are to have, the fastest variant first; then they have none."""
     problems: list[str] = []
     monkeypatch.setattr(backends, "try_on_step", lambda *args: problems.pop(0) if problems else "")
-    backends._try_attention.cache_clear()
+    backends._problem.cache_clear()
     yield problems
-    backends._try_attention.cache_clear()
+    backends._problem.cache_clear()
 
 
 def test_on_a_gpu_the_first_variant_that_works_is_used(tried: list[str]) -> None:

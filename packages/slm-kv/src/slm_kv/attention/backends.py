@@ -74,13 +74,6 @@ def try_attention(
     On a GPU each kind is tried on one step and compared with the reference, because a kernel may not run, or not on
     this GPU. The results are remembered.
     """
-    return _try_attention(device, dtype, tuple(sorted(set(kinds), key=repr)), page_size)
-
-
-@lru_cache
-def _try_attention(
-    device: torch.device, dtype: torch.dtype, kinds: tuple[LayerKind, ...], page_size: int
-) -> SelectedAttention:
     library = LIBRARIES.get(device.type)
     if library is None:
         return SelectedAttention(reference.attend)
@@ -89,17 +82,18 @@ def _try_attention(
         return SelectedAttention(reference.attend, problem=f"{library} is not installed")
     if dtype not in backend.DTYPES:
         return SelectedAttention(reference.attend)
-    problem = ""
+    problem, distinct_kinds = "", frozenset(kinds)
     for name, attend in backend.VARIANTS.items():
-        problem = _problem(attend, device, dtype, kinds, page_size)
+        problem = _problem(attend, device, dtype, distinct_kinds, page_size)
         if not problem:
             return SelectedAttention(attend, name)
         logger.info("%s do not work here: %s", name, problem)
     return SelectedAttention(reference.attend, problem=f"{library}'s kernels cannot be used: {problem}")
 
 
+@lru_cache
 def _problem(
-    attend: Attend, device: torch.device, dtype: torch.dtype, kinds: tuple[LayerKind, ...], page_size: int
+    attend: Attend, device: torch.device, dtype: torch.dtype, kinds: frozenset[LayerKind], page_size: int
 ) -> str:
     """Why ``attend`` cannot be used; empty if it can. Those of a CPU are not tried: they run wherever numba does."""
     if device.type == "cpu":

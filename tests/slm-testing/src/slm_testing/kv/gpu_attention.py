@@ -75,8 +75,8 @@ def check_row_independence(step: RandomStep, options: LayerAttention, result: to
         alone = StepBatch(
             batch.storage, batch.slots[only], batch.decode_pages[only, :pages], batch.decode_lengths[only], ()
         )
-        inputs = (tensor[only] for tensor in (step.query_NHD, step.key_NGD, step.value_NGD))
-        assert torch.equal(gpu.attend(*inputs, 0, alone, options), result[only])
+        query, key, value = (tensor[only] for tensor in (step.query_NHD, step.key_NGD, step.value_NGD))
+        assert torch.equal(gpu.attend(query, key, value, 0, alone, options), result[only])
 
 
 @contextmanager
