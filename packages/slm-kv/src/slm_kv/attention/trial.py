@@ -104,7 +104,7 @@ def _run(
         normal(heads, len(step.slots), kind.shape.dim).transpose(0, 1)
         for heads in (kind.heads, kind.shape.heads, kind.shape.heads)
     )
-    sinks = torch.linspace(-2, 2, kind.heads, device=device, dtype=dtype) if kind.has_sinks else None
+    sinks = torch.linspace(-2, 2, kind.heads).to(rounded).to(device, dtype) if kind.has_sinks else None
     out = attend(query, key, value, 0, step, LayerAttention(kind.scale, kind.window, kind.softcap, sinks))
     stored = torch.stack(storage.keys + storage.values)
     return out.cpu().double(), stored.cpu().double()
