@@ -60,14 +60,14 @@ def _cuda_resources(cubin: bytes) -> tuple[int, int]:
     path.write_bytes(cubin)
     command = [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", str(path)]
     usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    registers, stack, local = (int(re.search(rf"{name}:(\d+)", usage)[1]) for name in ("REG", "STACK", "LOCAL"))
+    registers, stack, local = (int(re.findall(rf"{name}:(\d+)", usage)[0]) for name in ("REG", "STACK", "LOCAL"))
     return registers, stack + local
 
 
 def _amd_resources(assembly: str) -> tuple[int, int]:
     """Scalar registers are spilled to lanes of vector registers, not to memory."""
     names = ("vgpr_count", "vgpr_spill_count", "private_segment_fixed_size")
-    registers, spilled, private = (int(re.search(rf"\.{name}:\s+(\d+)", assembly)[1]) for name in names)
+    registers, spilled, private = (int(re.findall(rf"\.{name}:\s+(\d+)", assembly)[0]) for name in names)
     return registers, 4 * spilled + private
 
 

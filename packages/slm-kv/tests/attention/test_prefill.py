@@ -1,6 +1,7 @@
 """Attention of prompt chunks without masks, with torch's kernels for GPUs replaced by what a CPU can compute."""
 
 import inspect
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -22,13 +23,13 @@ CHUNKS = st.lists(st.tuples(st.integers(0, 20), st.integers(2, 12)), min_size=1,
 WINDOWS = st.sampled_from([None, 1, 7, 100])
 
 
-def attend_chunks(step: RandomStep, options: LayerAttention, attend: AttendChunks, **functions: Any) -> None:
+def attend_chunks(step: RandomStep, options: LayerAttention, attend: AttendChunks) -> None:
     """Store the step's keys and values, and assert that ``attend`` gives its chunks' attention."""
     storage = step.batch.storage
     storage.keys[0].flatten(0, 1)[step.batch.slots] = step.key_NGD
     storage.values[0].flatten(0, 1)[step.batch.slots] = step.value_NGD
     out = torch.full_like(step.query_NHD, torch.nan)
-    attend(step.query_NHD, step.key_NGD, step.value_NGD, 0, step.batch, options, out, **functions)
+    attend(step.query_NHD, step.key_NGD, step.value_NGD, 0, step.batch, options, out)
     rows = slice(step.batch.decode_rows, None)
     assert torch.allclose(out[rows].double(), dense_attention(step, options)[rows], atol=4e-6)
     assert out[: rows.start].isnan().all()
@@ -145,11 +146,11 @@ def test_chunks_together_equal_float64(
     calls: list[dict[str, Any]] = []
     step = random_step([3, 8], chunks, shape, 3, torch.float32, window)
     options = LayerAttention(0.3, window, softcap)
-    attend_chunks(step, options, prefill.together, varlen_attn=plain_varlen_attention(calls))
+    attend_chunks(step, options, partial(prefill.together, varlen_attn=plain_varlen_attention(calls)))
     is_plain = softcap is None and (window is None or max(map(sum, chunks)) <= window)
     assert len(calls) == is_plain  # one call for all chunks
 
 
 def test_without_chunks_nothing_is_called() -> None:
     step = random_step([3], [], (4, 4, 8), 3, torch.float32)
-    attend_chunks(step, LayerAttention(0.3), prefill.together, varlen_attn=plain_varlen_attention([]))
+    attend_chunks(step, LayerAttention(0.3), partial(prefill.together, varlen_attn=plain_varlen_attention([])))

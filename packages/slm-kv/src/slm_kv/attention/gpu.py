@@ -19,6 +19,7 @@ from triton import cdiv, next_power_of_2
 from slm_kv.attention.gpu_kernels import decode_kernel, reduce_kernel
 from slm_kv.attention.layer_attention import LayerAttention
 from slm_kv.attention.prefill import AttendChunks, masked, together, unmasked
+from slm_kv.attention.reference import Attend
 from slm_kv.attention.step_batch import StepBatch
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -138,7 +139,7 @@ def varlen_attn(*args: Any, **options: Any) -> Any:
 
 
 # The fastest first. Which of them a GPU and a version of torch support shows when they are tried.
-VARIANTS = {
+VARIANTS: dict[str, Attend] = {
     "Triton kernels, prompts together by flash attention": partial(
         attend, attend_chunks=partial(together, varlen_attn=varlen_attn)
     ),
