@@ -3,6 +3,7 @@
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -64,6 +65,29 @@ def test_a_backend_that_fails_is_described_in_one_line_with_a_remedy(error: Exce
     text = problem(fail)
     assert words in text
     assert "\n" not in text
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"PATH": ""}, "Triton finds no C compiler (Failed to find C compiler"),
+        ({"CC": "no-such-compiler"}, "no-such-compiler'); install gcc and python3-dev"),
+        ({"CC": "false"}, "the headers of Python"),
+    ],
+)
+def test_errors_of_tritons_own_build_have_the_remedy(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variables: dict[str, str], words: str
+) -> None:
+    build = pytest.importorskip("triton.runtime.build", reason="triton is not installed")
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+    def launch(*args: object) -> Tensor:
+        raise AssertionError(build.compile_module_from_src("int x;", "launcher"))
+
+    assert words in problem(launch)
 
 
 def changed(change: Callable[[Tensor], Tensor]) -> Attend:
