@@ -109,7 +109,7 @@ class Engine(TextEngine):
             self._compiler = StepCompiler(subject)
             if packed and not weights:
                 self._compiler.compute_references()
-            known = verify(self._prepared, self.adapters, probe, ids, limits, copies=self._compiler.copies)
+            known = verify(self._prepared, self.adapters, probe, ids, limits)
             self.context_limits = limits.narrowed(known, probe.window)
             self.pool = PagePool(page_size, max_pages, prefix_caching=prefix_caching, window=probe.window)
             if packed:
@@ -192,13 +192,13 @@ class Engine(TextEngine):
         self.adapters.refresh()
         self.pool.clear_cache()
 
-    def close(self) -> None:
-        """Cancel all requests and restore the models."""
+    def close(self, *, restore: bool = True) -> None:
         for sequence in list(self._sequences.values()):
             self._finish(sequence, "cancelled")
         self._runner.step = None
         self._compiler.clear("the engine is closed")
-        self._prepared.restore()
+        if restore:
+            self._prepared.restore()
 
     def copy_base(self) -> BaseCopy:
         prepare = partial(prepare_adapter, compiler=self._compiler, limits=self.context_limits)
