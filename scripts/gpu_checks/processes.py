@@ -1,0 +1,123 @@
+"""Running parts in processes of their own, each with a time limit, some of them side by side."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from heapq import heapreplace
+from pathlib import Path
+
+import psutil
+
+from gpu_checks.registry import Part
+from gpu_checks.results import RUNNING, PartResult, ResultError, read_result
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SOURCES = ("packages/*/src", "apps/*/src", "tests/slm-testing/src")
+LAST_LINES = 3  # of the log of a process that died without a result
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How parts are run: see ``scripts/gpu_check --help``. ``registry`` is the module with PARTS."""
+
+    out: Path
+    device: str
+    small: bool
+    commit: str
+    jobs: int
+    registry: str = "gpu_checks.registry"
+
+
+def time_limits(parts: Sequence[Part], jobs: int, seconds: float) -> dict[str, float]:
+    """Return the seconds of each part, so that all of them, each at its limit, take ``seconds``."""
+    workers = [0.0] * max(1, jobs)
+    for part in parts:
+        if not part.alone:
+            heapreplace(workers, workers[0] + part.seconds)
+    total = max(workers) + sum(part.seconds for part in parts if part.alone)
+    return {part.name: part.seconds * seconds / total for part in parts}
+
+
+def run_parts(
+    parts: Sequence[Part], limits: dict[str, float], settings: Settings, report: Callable[[PartResult], None]
+) -> list[PartResult]:
+    """Run all parts, first those that may run side by side, and call ``report`` with each result as it comes."""
+
+    def run(part: Part) -> PartResult:
+        result = run_process(part, limits[part.name], settings)
+        report(result)
+        return result
+
+    with ThreadPoolExecutor(settings.jobs) as threads:
+        beside = list(threads.map(run, (part for part in parts if not part.alone)))
+    return beside + [run(part) for part in parts if part.alone]
+
+
+def run_process(part: Part, limit: float, settings: Settings) -> PartResult:
+    """Run a part in a process of its own, and end it and its children at the limit."""
+    file, log = settings.out / f"{part.name}.json", settings.out / f"{part.name}.log"
+    file.unlink(missing_ok=True)
+    words = ["--registry", settings.registry, "--part", part.name, "--out", str(file), "--device", settings.device]
+    words += ["--seconds", f"{limit:.1f}", "--commit", settings.commit, *(["--small"] if settings.small else [])]
+    start = time.monotonic()
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gpu_checks.worker", *words],
+            stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=_environment(), cwd=settings.out,
+        )  # fmt: skip
+        try:
+            process.wait(limit)
+            ending = ""
+        except subprocess.TimeoutExpired:
+            ending = f"ended at its limit of {limit:.0f} s"
+        finally:
+            end_tree(process)
+    return _result(part, file, log, ending or _description(process.returncode), time.monotonic() - start, settings)
+
+
+def end_tree(process: subprocess.Popen[bytes]) -> None:
+    """Kill the process and its children, if they still run, and wait for it."""
+    with suppress(psutil.NoSuchProcess):
+        own = psutil.Process(process.pid)
+        for each in (*own.children(recursive=True), own):
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
+    process.wait()
+
+
+def _result(part: Part, file: Path, log: Path, ending: str, seconds: float, settings: Settings) -> PartResult:
+    """Return the result that the process wrote; one that did not finish it has failed."""
+    try:
+        result = read_result(file)
+    except ResultError:
+        result = PartResult(part.name, small=settings.small, provenance={"commit": settings.commit})
+    if result.status == RUNNING:
+        last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-LAST_LINES:]
+        result.status, result.seconds = "failed", round(seconds, 1)
+        result.reason = f"the process {ending}" + (f"; it last printed: {' / '.join(last)}" if last else "")
+        result.save(file)
+    return result
+
+
+def _description(code: int) -> str:
+    return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+
+
+def _environment() -> dict[str, str]:
+    folders = [str(ROOT / "scripts"), *source_folders()]
+    before = os.environ.get("PYTHONPATH")
+    path = os.pathsep.join([*folders, *([before] if before else [])])
+    return {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
+
+
+def source_folders() -> Iterable[str]:
+    """Return the folders with the source of all members."""
+    return sorted(str(folder) for pattern in SOURCES for folder in ROOT.glob(pattern))
