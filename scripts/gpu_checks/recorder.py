@@ -10,7 +10,7 @@ import torch
 
 from gpu_checks.registry import Part
 from gpu_checks.results import Claim, PartResult, Table
-from gpu_checks.sizes import FULL, SMALL, Sizes
+from gpu_checks.sizes import FULL, SMALL
 
 TIMING_NEEDS_FULL_SIZES = "small sizes say nothing about speed"
 

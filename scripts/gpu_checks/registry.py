@@ -99,8 +99,8 @@ PARTS = (
         "QLoRA",
         50,
         {
+            "gradients": "The gradients of a step in float32 are those in float64 over the dequantised weights within 1e-4",
             "training": "`--mode qlora` trains, with finite losses that fall",
-            "loading": "The saved adapter over 4-bit weights gives the losses that the run reported",
         },
         packages=("bitsandbytes",),
     ),

@@ -6,8 +6,6 @@ import copy
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from gpu_checks.models import save_model
 from gpu_checks.recorder import Recorder
 from slm_testing.train.budget_runs import exactly, make_trainer, trained
