@@ -81,14 +81,12 @@ def _print_result(result: PartResult) -> None:
 
 
 def _summarize(results: Sequence[PartResult]) -> int:
-    names = {status: [result.part for result in results if result.status == status] for status in ("failed", "skipped")}
-    passed = sum(result.status == "passed" for result in results)
-    print(
-        f"{passed} of {len(results)} parts passed",
-        *(f"{key}: {', '.join(n)}" for key, n in names.items() if n),
-        sep="; ",
-    )
-    return 1 if names["failed"] else 0
+    def named(status: str) -> list[str]:
+        return [result.part for result in results if result.status == status]
+
+    lists = [f"{status}: {', '.join(named(status))}" for status in ("failed", "skipped") if named(status)]
+    print(f"{len(named('passed'))} of {len(results)} parts passed", *lists, sep="; ")
+    return 1 if named("failed") else 0
 
 
 def _render(folder: Path | None, page: Path, known: Sequence[Part]) -> int:

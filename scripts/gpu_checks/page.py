@@ -86,9 +86,8 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     def line(cells: Sequence[str]) -> str:
         return f"| {' | '.join(map(_cell, cells))} |".replace("|  |", "| |")
 
-    alignment = [
-        "---:" if index and _are_numbers(row[index] for row in rows) else "---" for index in range(len(columns))
-    ]
+    are_numbers = [index > 0 and _are_numbers(row[index] for row in rows) for index in range(len(columns))]
+    alignment = ["---:" if each else "---" for each in are_numbers]
     return [line(columns), f"|{'|'.join(alignment)}|", *map(line, rows)]
 
 

@@ -21,6 +21,7 @@ class Sizes:
         vocabulary: Logits of a row that is sampled.
         sequences: Numbers of sequences that are decoded at a time.
         modes: Modes of training.
+        timed_modes: Those that are timed for all sizes of a step.
         block_size: Tokens in a row of training.
         documents: Documents that are trained on.
         step_tokens: Tokens of a training step.
@@ -40,6 +41,7 @@ class Sizes:
     vocabulary: int
     sequences: tuple[int, ...]
     modes: tuple[str, ...]
+    timed_modes: tuple[str, ...]
     block_size: int
     documents: int
     step_tokens: tuple[int, ...]
@@ -60,6 +62,7 @@ FULL = Sizes(
     vocabulary=49_152,
     sequences=(1, 8, 64, 256),
     modes=("baseline", "lora", "butterfly", "butterfly_block", "oft"),
+    timed_modes=("baseline", "lora", "butterfly"),
     block_size=1024,
     documents=2000,
     step_tokens=(2048, 16_384, 65_536),
@@ -79,6 +82,7 @@ SMALL = Sizes(
     vocabulary=97,
     sequences=(1, 3),
     modes=("baseline", "lora", "butterfly", "butterfly_block", "oft"),
+    timed_modes=("baseline", "lora", "butterfly"),
     block_size=64,
     documents=24,
     step_tokens=(128,),

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from gpu_checks.cuda_graphs import graph_options, graph_settings, has_cuda_graphs
 from gpu_checks.recorder import Recorder
 from slm_kv import Engine, SamplingParams
 from slm_testing.kv.tiny_models import greedy_params, make_model, random_prompts, run_to_end
@@ -22,15 +23,22 @@ SAMPLED = {"temperature": 1.1, "top_p": 0.9, "top_k": 40}
 
 def run(recorder: Recorder) -> None:
     """Compare greedy texts, then sampled ones alone and batched, then count waits."""
-    equal, prompts = {}, random_prompts(recorder.sizes.prompts)
+    prompts = random_prompts(recorder.sizes.prompts)
+    equal = {setting: dict[str, int]() for setting in graph_settings(recorder.device)}
     for name in recorder.sizes.exact_models:
-        model = make_model(name).to(recorder.device)
+        model: Any = make_model(name)
+        model.to(recorder.device)
         expected = [generated(model, prompt) for prompt in prompts]
-        with Engine(model, **SIZES) as engine:
-            texts = [handle.token_ids for handle in engine.generate(prompts, greedy_params(NEW))]
-        equal[name] = sum(ours == theirs for ours, theirs in zip(texts, expected, strict=True))
-    observed = ", ".join(f"{name} {count} of {len(prompts)} texts" for name, count in equal.items())
-    recorder.claim("tokens", all(count == len(prompts) for count in equal.values()), observed)
+        for setting, counts in equal.items():
+            with Engine(model, **SIZES, **graph_options(setting)) as engine:
+                texts = [handle.token_ids for handle in engine.generate(prompts, greedy_params(NEW))]
+            counts[name] = sum(ours == theirs for ours, theirs in zip(texts, expected, strict=True))
+    for key, setting in (("tokens", "off"), ("graphs", "auto")):
+        if setting in equal:
+            observed = ", ".join(f"{name} {count} of {len(prompts)} texts" for name, count in equal[setting].items())
+            recorder.claim(key, set(equal[setting].values()) == {len(prompts)}, observed)
+        else:
+            recorder.skip(key, "needs a CUDA device" if has_cuda_graphs() else "the engine has no CUDA graphs")
     same = sampled_alone_and_batched(recorder.device, prompts)
     recorder.claim("sampled", same == len(prompts), f"{same} of {len(prompts)} texts")
     _check_waits(recorder)
@@ -48,10 +56,10 @@ def generated(model: PreTrainedModel, prompt: list[int]) -> list[int]:
 
 def sampled_alone_and_batched(device: torch.device, prompts: list[list[int]]) -> int:
     """Return how many sampled texts are the same alone and among the others."""
-    settings = [
-        SamplingParams(max_new_tokens=NEW, ignore_eos=True, seed=seed, **SAMPLED) for seed in range(len(prompts))
-    ]
-    with Engine(make_model("llama").to(device), **SIZES, prefix_caching=False, speculate="off") as engine:
+    options: dict[str, Any] = {"max_new_tokens": NEW, "ignore_eos": True, **SAMPLED}
+    settings = [SamplingParams(seed=seed, **options) for seed in range(len(prompts))]
+    model: Any = make_model("llama")
+    with Engine(model.to(device), **SIZES, prefix_caching=False, speculate="off") as engine:
         alone = []
         for prompt, params in zip(prompts, settings, strict=True):
             alone.append(engine.submit(prompt, params))
@@ -76,7 +84,8 @@ def _check_waits(recorder: Recorder) -> None:
 def waits_of_steps(device: torch.device, *, greedy: bool) -> int:
     """Return how often torch waits for the device in decode steps of several sequences."""
     options: dict[str, Any] = {"temperature": 0} if greedy else dict(SAMPLED)
-    with Engine(make_model("llama").to(device), **SIZES, speculate="off") as engine:
+    model: Any = make_model("llama")
+    with Engine(model.to(device), **SIZES, speculate="off") as engine:
         handles = [
             engine.submit(prompt, SamplingParams(max_new_tokens=32, ignore_eos=True, seed=0, **options))
             for prompt in random_prompts(SIZES["max_sequences"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from gpu_checks.recorder import Recorder
@@ -11,7 +13,7 @@ from slm_testing.kv.sampled_on_device import sample_on_both
 
 TOLERANCES = {torch.float32: 2e-5, torch.bfloat16: 3e-2, torch.float16: 5e-3}
 PAGE_SIZES = (16, 3)
-SAMPLING = (
+SAMPLING: tuple[dict[str, Any], ...] = (
     {"temperature": 0.0},
     {"temperature": 1.0},
     {"temperature": 0.7, "top_p": 0.9},

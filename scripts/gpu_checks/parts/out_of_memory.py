@@ -21,7 +21,7 @@ from slm_train import main
 
 ALL_ROWS, ONE_ROW = 100_000, 1
 DOCUMENTS = 400
-# Bytes that training and the engine may take beyond what the process has: enough for a small batch, not for a large one.
+# Bytes that training and the engine may take beyond what the process has: enough for a small batch only.
 TRAINING_ROOM, SMALL_TRAINING_ROOM, ENGINE_ROOM = 4 * 2**30, 400 * 2**20, 48 * 2**20
 PAGE_SIZE, SHORT, LONG, SMALL_LONG = 16, 8, 8000, 200
 
@@ -41,7 +41,7 @@ def run(recorder: Recorder) -> None:
 
 
 def train(recorder: Recorder, base: Path, batch: int) -> tuple[int, str]:
-    """Train one step of ``batch`` rows, without the fused loss. Returns the exit code and what was printed as errors."""
+    """Train one step of ``batch`` rows, without the fused loss. Returns the exit code and the errors."""
     settings = {"mode": "baseline", "per_device_train_batch_size": batch, "per_device_eval_batch_size": 1}
     settings |= {"max_steps": 1, "block_size": recorder.sizes.block_size, "max_train_samples": DOCUMENTS}
     flags = device_flags(base, recorder.folder / f"run-{batch}", recorder.device, fused_loss="false", **settings)
@@ -74,17 +74,13 @@ def limited_memory(device: torch.device, room: int) -> Iterator[None]:
 def _check_engine(recorder: Recorder) -> None:
     model: Any = new_model(recorder.sizes.speed_model, recorder.device, torch.bfloat16)
     tokens = SMALL_LONG if recorder.small else LONG
-    settings = {"max_pages": tokens // PAGE_SIZE + 4, "max_step_tokens": tokens, "max_sequences": 2}
+    settings: dict[str, Any] = {"max_pages": tokens // PAGE_SIZE + 4, "max_step_tokens": tokens, "max_sequences": 2}
     with Engine(model, page_size=PAGE_SIZE, **settings) as engine, _too_little_for(recorder, model, tokens):
-        long, short = (
-            engine.submit(
-                [1 + number % 1000 for number in range(count)], SamplingParams(max_new_tokens=2, ignore_eos=True)
-            )
-            for count in (tokens, SHORT)
-        )
+        two = SamplingParams(max_new_tokens=2, temperature=0, ignore_eos=True)
+        long, short = (engine.submit([1 + n % 1000 for n in range(count)], two) for count in (tokens, SHORT))
         while engine.busy:
             engine.step()
-        after = engine.submit([5] * SHORT, SamplingParams(max_new_tokens=2, ignore_eos=True))
+        after = engine.submit([5] * SHORT, two)
         while engine.busy:
             engine.step()
     answered = [len(handle.token_ids) for handle in (short, after)]
@@ -94,7 +90,7 @@ def _check_engine(recorder: Recorder) -> None:
 
 @contextmanager
 def _too_little_for(recorder: Recorder, model: Any, tokens: int) -> Iterator[None]:
-    """Limit the GPU's memory; on a CPU, whose limit a small prompt does not reach, let the model fail for ``tokens``."""
+    """Limit the GPU's memory; on a CPU, whose limit no small prompt reaches, let the model fail for ``tokens``."""
     if recorder.on_gpu:
         with limited_memory(recorder.device, ENGINE_ROOM):
             yield

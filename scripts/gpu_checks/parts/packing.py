@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -25,12 +26,12 @@ def run(recorder: Recorder) -> None:
     """Look for documents that influence each other, then compare steps."""
     faults = {}
     for name in recorder.sizes.exact_models:
-        model = make_model(name).to(recorder.device)
-        faults[name] = find_packing_fault(model, BLOCK, autocast=torch.bfloat16) or "none"
+        model: Any = make_model(name)
+        faults[name] = find_packing_fault(model.to(recorder.device), BLOCK, autocast=torch.bfloat16) or "none"
     recorder.claim(
         "logits", set(faults.values()) == {"none"}, "; ".join(f"{name}: {fault}" for name, fault in faults.items())
     )
-    differences = {}
+    differences: dict[tuple[str, str], float] = {}
     for shape in SHAPES:
         base = save_model(shape, recorder.folder / shape)
         differences |= {(shape, mode): difference(recorder, base, shape, mode) for mode in MODES}
