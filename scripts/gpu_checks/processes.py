@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,11 +16,13 @@ from pathlib import Path
 
 import psutil
 
+from gpu_checks.member_metadata import write_metadata
 from gpu_checks.registry import Part
 from gpu_checks.results import RUNNING, PartResult, ResultError, read_result
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-SOURCES = ("packages/*/src", "apps/*/src", "tests/slm-testing/src")
+MEMBERS = ("packages/*", "apps/*", "tests/slm-testing")
+METADATA = "metadata"  # the folder of results has it
 LAST_LINES = 3  # of the log of a process that died without a result
 
 
@@ -71,7 +73,7 @@ def run_process(part: Part, limit: float, settings: Settings) -> PartResult:
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "gpu_checks.worker", *words],
-            stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=_environment(), cwd=settings.out,
+            stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=_environment(settings.out), cwd=settings.out,
         )  # fmt: skip
         try:
             process.wait(limit)
@@ -111,13 +113,17 @@ def _description(code: int) -> str:
     return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
 
 
-def _environment() -> dict[str, str]:
-    folders = [str(ROOT / "scripts"), *source_folders()]
+def _environment(out: Path) -> dict[str, str]:
+    metadata = out / METADATA
+    write_metadata(member_folders(), metadata)
     before = os.environ.get("PYTHONPATH")
-    path = os.pathsep.join([*folders, *([before] if before else [])])
-    return {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
+    folders = [ROOT / "scripts", *(member / "src" for member in member_folders()), metadata]
+    path = os.pathsep.join([*map(str, folders), *([before] if before else [])])
+    settings = {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
+    return {**os.environ, **settings}
 
 
-def source_folders() -> Iterable[str]:
-    """Return the folders with the source of all members."""
-    return sorted(str(folder) for pattern in SOURCES for folder in ROOT.glob(pattern))
+def member_folders() -> list[Path]:
+    """Return the folders of all members."""
+    found = (folder for pattern in MEMBERS for folder in ROOT.glob(pattern))
+    return sorted(folder for folder in found if (folder / "pyproject.toml").exists())

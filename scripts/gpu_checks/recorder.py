@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from gpu_checks.registry import Part
 from gpu_checks.results import Claim, PartResult, Table
 from gpu_checks.sizes import FULL, SMALL
+
+if TYPE_CHECKING:
+    import torch
 
 TIMING_NEEDS_FULL_SIZES = "small sizes say nothing about speed"
 
@@ -23,17 +26,23 @@ class Recorder:
     """Records findings of a part, and writes them at once, so that they outlive a process that is killed.
 
     Attributes:
-        device: The device to check.
         small: Whether to use the sizes for a CPU.
         sizes: The sizes.
         folder: An empty folder for files.
     """
 
-    def __init__(self, part: Part, device: torch.device, result: PartResult, file: Path, folder: Path, seconds: float):
-        self.device, self.folder = device, folder
+    def __init__(self, part: Part, device: str, result: PartResult, file: Path, folder: Path, seconds: float):
+        self.folder, self._device = folder, device
         self.small, self.sizes = result.small, SMALL if result.small else FULL
         self._part, self._result, self._file = part, result, file
         self._end = time.monotonic() + seconds
+
+    @cached_property
+    def device(self) -> torch.device:
+        """The device to check."""
+        import torch  # takes seconds, which a part without it need not wait for
+
+        return torch.device(self._device)
 
     @property
     def on_gpu(self) -> bool:

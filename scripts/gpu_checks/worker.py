@@ -14,8 +14,6 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
-import torch
-
 from gpu_checks.recorder import Recorder, Unavailable
 from gpu_checks.registry import Part
 from gpu_checks.results import PartResult
@@ -33,7 +31,7 @@ def main() -> int:
     return 0
 
 
-def run_part(part: Part, device: torch.device, result: PartResult, file: Path, seconds: float) -> PartResult:
+def run_part(part: Part, device: str, result: PartResult, file: Path, seconds: float) -> PartResult:
     """Run a part in this process, and return its result, which is also written to ``file``."""
     start = time.monotonic()
     result.save(file)
@@ -56,16 +54,24 @@ def run_part(part: Part, device: torch.device, result: PartResult, file: Path, s
     return result
 
 
-def choose_device(name: str) -> torch.device:
-    """Return the device ``name``, or for ``auto`` the GPU if there is one."""
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+def choose_device(name: str) -> str:
+    """Return ``name``, or for ``auto`` the GPU if there is one."""
+    if name != "auto":
+        return name
+    import torch  # takes seconds, which a part without it need not wait for
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def provenance(device: torch.device, commit: str) -> dict[str, str]:
+def provenance(device: str, commit: str) -> dict[str, str]:
     """Return what a result depends on: device, versions, commit and time."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} ({platform.machine()})"
-    facts = {"device": name, "commit": commit, "when": datetime.now(UTC).isoformat(timespec="seconds")}
-    return facts | {"python": platform.python_version(), "cuda": torch.version.cuda or "none"} | _versions()
+    facts = {"device": f"{device} ({platform.machine()})", "commit": commit}
+    facts |= {"when": datetime.now(UTC).isoformat(timespec="seconds"), "python": platform.python_version()}
+    if device.startswith("cuda"):
+        import torch
+
+        facts |= {"device": torch.cuda.get_device_name(device), "cuda": torch.version.cuda or "none"}
+    return facts | _versions()
 
 
 def _versions() -> dict[str, str]:
@@ -78,8 +84,8 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-def _missing(part: Part, device: torch.device) -> str:
-    if part.needs_cuda and device.type != "cuda":
+def _missing(part: Part, device: str) -> str:
+    if part.needs_cuda and not device.startswith("cuda"):
         return "needs a CUDA device"
     missing = [name for name in part.packages if find_spec(name) is None]
     return f"{', '.join(missing)} is not installed" if missing else ""
