@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,10 +85,8 @@ class Made:
     results: dict[str, PartResult]
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """A run of parts that pass, fail, raise, hang, die and forget a claim."""
-    folder = tmp_path_factory.mktemp("made")
+def write_parts(folder: Path) -> None:
+    """Write the module ``made_parts``, whose PARTS are the functions above."""
     modules = "".join(
         f'\nsys.modules["made_{name}"] = type("Module", (), {{"run": staticmethod({name})}})' for name in MADE_SECONDS
     )
@@ -93,6 +94,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
         f'Part("{name}", "{name}", {seconds}, {CLAIMS}, module="made_{name}")' for name, seconds in MADE_SECONDS.items()
     )
     (folder / "made_parts.py").write_text(f"{MADE_PARTS}{modules}\nPARTS = ({parts},)\n")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """A run of parts that pass, fail, raise, hang, die and forget a claim."""
+    folder = tmp_path_factory.mktemp("made")
+    write_parts(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
         patch.setenv("PYTHONPATH", str(folder))
@@ -118,6 +126,22 @@ def test_a_hanging_part_is_ended_at_its_limit_with_its_children(made: Made) -> N
     pid = made.out / "child.pid"
     if pid.exists():  # unless it was ended before it started one
         assert not _is_running(int(pid.read_text()))
+
+
+def test_sigterm_ends_the_parts_that_run(tmp_path: Path) -> None:
+    write_parts(tmp_path)
+    words = ["--out", str(tmp_path / "out"), "--device", "cpu", "--minutes", "9", "--parts", "hanging", "--commit", "a"]
+    program = f"import sys; from gpu_checks.command import main; sys.exit(main({words}, registry='made_parts'))"
+    path = os.pathsep.join([str(tmp_path), str(ROOT / "scripts")])
+    environment = os.environ | {"PYTHONPATH": path, "TMPDIR": str(tmp_path)}
+    process = subprocess.Popen([sys.executable, "-c", program], env=environment)
+    child = tmp_path / "child.pid"
+    while not (child.exists() and child.read_text()):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.terminate()
+    assert process.wait() == 128 + signal.SIGTERM
+    assert not _is_running(int(child.read_text()))
 
 
 def test_a_killed_part_is_reported_with_what_it_had_found(made: Made) -> None:

@@ -25,9 +25,8 @@ def write_metadata(members: list[Path], folder: Path) -> None:
 
 
 def _entry_points(project: dict[str, Any]) -> str:
-    groups: dict[str, dict[str, str]] = {"console_scripts": project.get("scripts", {})} | project.get(
-        "entry-points", {}
-    )
+    groups: dict[str, dict[str, str]] = {"console_scripts": project.get("scripts", {})}
+    groups |= project.get("entry-points", {})
     lines = []
     for group, entries in groups.items():
         lines += [f"[{group}]", *(f"{name} = {value}" for name, value in entries.items()), ""]

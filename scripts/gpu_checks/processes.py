@@ -7,12 +7,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from heapq import heapreplace
 from pathlib import Path
+from threading import Event
 
 import psutil
 
@@ -51,19 +52,30 @@ def time_limits(parts: Sequence[Part], jobs: int, seconds: float) -> dict[str, f
 def run_parts(
     parts: Sequence[Part], limits: dict[str, float], settings: Settings, report: Callable[[PartResult], None]
 ) -> list[PartResult]:
-    """Run all parts, first those that may run side by side, and call ``report`` with each result as it comes."""
+    """Run all parts, first those that may run side by side, and call ``report`` with each result as it comes.
+
+    SIGTERM raises SystemExit here; then, as with Ctrl-C, the parts that run are ended.
+    """
+    environment, stopped = _environment(settings.out), Event()
 
     def run(part: Part) -> PartResult:
-        result = run_process(part, limits[part.name], settings)
+        if stopped.is_set():
+            return PartResult(part.name, "skipped", "the run was stopped")
+        result = run_process(part, limits[part.name], settings, environment)
         report(result)
         return result
 
-    with ThreadPoolExecutor(settings.jobs) as threads:
-        beside = list(threads.map(run, (part for part in parts if not part.alone)))
-    return beside + [run(part) for part in parts if part.alone]
+    with _sigterm_as_exception(), ThreadPoolExecutor(settings.jobs) as threads:
+        try:
+            beside = list(threads.map(run, (part for part in parts if not part.alone)))
+            return beside + [run(part) for part in parts if part.alone]
+        except BaseException:
+            stopped.set()
+            end_children(psutil.Process())
+            raise
 
 
-def run_process(part: Part, limit: float, settings: Settings) -> PartResult:
+def run_process(part: Part, limit: float, settings: Settings, environment: dict[str, str]) -> PartResult:
     """Run a part in a process of its own, and end it and its children at the limit."""
     file, log = settings.out / f"{part.name}.json", settings.out / f"{part.name}.log"
     file.unlink(missing_ok=True)
@@ -73,7 +85,8 @@ def run_process(part: Part, limit: float, settings: Settings) -> PartResult:
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "gpu_checks.worker", *words],
-            stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=_environment(settings.out), cwd=settings.out,
+            stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment, cwd=settings.out,
+            start_new_session=True,
         )  # fmt: skip
         try:
             process.wait(limit)
@@ -81,18 +94,34 @@ def run_process(part: Part, limit: float, settings: Settings) -> PartResult:
         except subprocess.TimeoutExpired:
             ending = f"ended at its limit of {limit:.0f} s"
         finally:
-            end_tree(process)
+            end_process(process)
     return _result(part, file, log, ending or _description(process.returncode), time.monotonic() - start, settings)
 
 
-def end_tree(process: subprocess.Popen[bytes]) -> None:
-    """Kill the process and its children, if they still run, and wait for it."""
+def end_process(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process that leads a session, its children and their children, if they still run, and wait for it."""
     with suppress(psutil.NoSuchProcess):
-        own = psutil.Process(process.pid)
-        for each in (*own.children(recursive=True), own):
-            with suppress(psutil.NoSuchProcess):
-                each.kill()
+        end_children(psutil.Process(process.pid))  # also those with sessions of their own, such as torchrun's
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)  # also those that outlived their parent
     process.wait()
+
+
+def end_children(process: psutil.Process) -> None:
+    """Kill the children of a process, and their children."""
+    for each in process.children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            each.kill()
+
+
+@contextmanager
+def _sigterm_as_exception() -> Iterator[None]:
+    """Make SIGTERM raise SystemExit within the block."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _result(part: Part, file: Path, log: Path, ending: str, seconds: float, settings: Settings) -> PartResult:
