@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from gpu_checks.command import PAGE, main
 from gpu_checks.page import NOT_RUN, render
-from gpu_checks.processes import time_limits
+from gpu_checks.processes import time_limits, visible_gpu
 from gpu_checks.registry import PARTS, Part
 from gpu_checks.results import Claim, PartResult, ResultError, Table, read_result, read_results
 from gpu_checks.worker import run_part
@@ -73,7 +73,7 @@ def forgetful(recorder):
     recorder.claim("one", True, "and nothing else")
 """
 CLAIMS = {"one": "The first claim", "two": "The second claim"}
-MADE_SECONDS = {"passing": 300, "failing": 300, "raising": 300, "hanging": 8, "dying": 300, "forgetful": 300}
+MADE_SECONDS = {"passing": 300, "failing": 300, "raising": 300, "hanging": 4, "dying": 300, "forgetful": 300}
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def test_a_failed_part_makes_the_exit_code_1_and_every_part_leaves_a_result(made
 
 
 def test_a_hanging_part_is_ended_at_its_limit_with_its_children(made: Made) -> None:
-    assert "ended at its limit of 8 s" in made.results["hanging"].reason
+    assert "ended at its limit of 4 s" in made.results["hanging"].reason
     pid = made.out / "child.pid"
     if pid.exists():  # unless it was ended before it started one
         assert not _is_running(int(pid.read_text()))
@@ -178,6 +178,7 @@ def test_without_results_every_claim_is_not_yet_run() -> None:
     [
         (["--parts", "kernels,colonels"], "there is no part colonels; choose from environment, gpu_tests,"),
         (["--parts", ","], "there is no part in it; choose from environment"),
+        (["--device", "tpu"], "--device tpu is not one of auto, cpu, cuda and cuda:N"),
         (["--minutes", "0"], "--minutes 0 leaves no time; give a positive number"),
         (["--render", "nowhere"], "nowhere is not a folder"),
     ],
@@ -223,6 +224,20 @@ def test_parts_that_all_reach_their_limits_take_the_whole_time(
             ends[ends.index(min(ends))] += limits[part.name]
     total = max(ends) + sum(limits[part.name] for part in parts if part.alone)
     assert total == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    ("device", "variables", "expected"),
+    [
+        ("auto", {}, "0"),
+        ("cuda", {"CUDA_VISIBLE_DEVICES": "3,5"}, "3"),
+        ("cuda:1", {}, "1"),
+        ("cuda:1", {"CUDA_VISIBLE_DEVICES": "3,5"}, "5"),
+        ("cpu", {"CUDA_VISIBLE_DEVICES": "3"}, ""),
+    ],
+)
+def test_parts_see_one_gpu(device: str, variables: dict[str, str], expected: str) -> None:
+    assert visible_gpu(device, variables) == expected
 
 
 def test_the_parts_fit_in_eight_minutes_on_a_machine_with_eight_cores() -> None:

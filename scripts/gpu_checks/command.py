@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -47,6 +48,8 @@ def main(argv: Sequence[str] | None = None, registry: str = "gpu_checks.registry
 
 def _run(arguments: argparse.Namespace, known: Sequence[Part], registry: str) -> int:
     parts = choose_parts(arguments.parts, known)
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", arguments.device):
+        raise UsageError(f"--device {arguments.device} is not one of auto, cpu, cuda and cuda:N")
     if arguments.minutes is not None and arguments.minutes <= 0:
         raise UsageError(f"--minutes {arguments.minutes:g} leaves no time; give a positive number")
     minutes = arguments.minutes or (SMALL_MINUTES if arguments.small else MINUTES)

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -56,7 +56,7 @@ def run_parts(
 
     SIGTERM raises SystemExit here; then, as with Ctrl-C, the parts that run are ended.
     """
-    environment, stopped = _environment(settings.out), Event()
+    environment, stopped = _environment(settings.out, settings.device), Event()
 
     def run(part: Part) -> PartResult:
         if stopped.is_set():
@@ -142,14 +142,28 @@ def _description(code: int) -> str:
     return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
 
 
-def _environment(out: Path) -> dict[str, str]:
+def _environment(out: Path, device: str) -> dict[str, str]:
     metadata = out / METADATA
     write_metadata(member_folders(), metadata)
     before = os.environ.get("PYTHONPATH")
     folders = [ROOT / "scripts", *(member / "src" for member in member_folders()), metadata]
     path = os.pathsep.join([*map(str, folders), *([before] if before else [])])
     settings = {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
-    return {**os.environ, **settings}
+    return {**os.environ, **settings, "CUDA_VISIBLE_DEVICES": visible_gpu(device, os.environ)}
+
+
+def visible_gpu(device: str, variables: Mapping[str, str]) -> str:
+    """Return CUDA_VISIBLE_DEVICES for the parts: one GPU, as transformers' Trainer would use all of several.
+
+    Args:
+        device: ``auto``, ``cuda``, ``cuda:N`` or ``cpu``.
+        variables: Those of the environment.
+    """
+    if device == "cpu":
+        return ""
+    visible = variables.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    index = int(device.partition(":")[2] or 0)
+    return visible[index] if visible[0] else str(index)
 
 
 def member_folders() -> list[Path]:

@@ -55,12 +55,12 @@ def run_part(part: Part, device: str, result: PartResult, file: Path, seconds: f
 
 
 def choose_device(name: str) -> str:
-    """Return ``name``, or for ``auto`` the GPU if there is one."""
-    if name != "auto":
-        return name
-    import torch  # takes seconds, which a part without it need not wait for
+    """Return ``cpu``, or ``cuda:0`` for a GPU, which is the only one that this process sees."""
+    if name == "auto":
+        import torch  # takes seconds, which a part without it need not wait for
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return "cuda:0" if name.startswith("cuda") else name
 
 
 def provenance(device: str, commit: str) -> dict[str, str]:

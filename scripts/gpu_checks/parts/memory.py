@@ -33,8 +33,9 @@ def run(recorder: Recorder) -> None:
             settings = {"mode": mode, "bf16": "true", "per_device_train_batch_size": BATCH, "max_steps": 2, **more}
             settings |= {"block_size": recorder.sizes.block_size, "max_train_samples": recorder.sizes.documents}
             flags = device_flags(base, folder, recorder.device, **settings)
+            _free(recorder)  # what is left of a run would count as that of the process
             estimate = estimate_run(flags)
-            gc.collect()
+            _free(recorder)
             if main(flags) != 0:
                 raise RuntimeError(f"slm-train {' '.join(flags)} failed; see the log")
             measured = _recorded_memory(folder)
@@ -44,8 +45,6 @@ def run(recorder: Recorder) -> None:
             ratios[case] = measured["peak"] / estimate.peak
             rows.append([mode, " ".join(more), estimate.peak / 1e6, measured["peak"] / 1e6, f"{ratios[case]:.3f}"])
             recorder.table("Peak memory", COLUMNS, rows, f"{measured['kind']}, batches of {BATCH} rows.")
-            if recorder.on_gpu:
-                torch.cuda.empty_cache()
     worst = max(size_errors.values())
     recorder.claim("sizes", worst <= EXACT, f"{worst:.2%}")
     if recorder.on_gpu:
@@ -53,6 +52,12 @@ def run(recorder: Recorder) -> None:
         recorder.claim("peak", abs(ratios[far] - 1) <= PEAK, f"measured / estimated {ratios[far]:.3f} ({far})")
     else:
         recorder.skip("peak", "resident memory of one process that runs several times tells nothing")
+
+
+def _free(recorder: Recorder) -> None:
+    gc.collect()
+    if recorder.on_gpu:
+        torch.cuda.empty_cache()
 
 
 def _recorded_memory(folder: Path) -> dict[str, Any]:

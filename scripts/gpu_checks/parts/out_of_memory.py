@@ -22,7 +22,7 @@ from slm_train import main
 ALL_ROWS, ONE_ROW = 100_000, 1
 DOCUMENTS = 400
 # Bytes that training and the engine may take beyond what the process has: enough for a small batch only.
-TRAINING_ROOM, SMALL_TRAINING_ROOM, ENGINE_ROOM = 4 * 2**30, 400 * 2**20, 48 * 2**20
+TRAINING_ROOM, SMALL_TRAINING_ROOM, ENGINE_ROOM = 8 * 2**30, 400 * 2**20, 32 * 2**20
 PAGE_SIZE, SHORT, LONG, SMALL_LONG = 16, 8, 8000, 200
 
 
