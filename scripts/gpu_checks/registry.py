@@ -93,6 +93,7 @@ PARTS = (
             "fsdp2": "A model sharded by `fully_shard` over one process has the gradients of the plain model",
             "trainer": "`torchrun -m slm_train.cli` gives the losses of the run without torchrun",
             "dynamic": "the same for `slm-train dynamic`",
+            "fsdp": "the same for `--mode baseline --fsdp`",
         },
     ),
     Part(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import torch
 
+import slm_kv
 from gpu_checks.recorder import Recorder
-from slm_kv import select_attention
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 KERNEL = "slm_kv.attention.gpu"
@@ -23,9 +24,19 @@ def run(recorder: Recorder) -> None:
     name = torch.cuda.get_device_name(recorder.device) if recorder.on_gpu else "CPU"
     holds = name in " ".join(completed.stdout.split()) and "Traceback" not in completed.stderr
     recorder.claim("doctor", holds, f"exit code {completed.returncode}")
-    modules = {str(dtype)[6:]: select_attention(recorder.device, dtype).__module__ for dtype in DTYPES}
-    recorder.table("Attention by dtype", ["dtype", "module"], list(modules.items()))
+    names = {str(dtype)[6:]: attention_name(recorder.device, dtype) for dtype in DTYPES}
+    recorder.table("Attention by dtype", ["dtype", "attention"], list(names.items()))
     if recorder.on_gpu:
-        recorder.claim("kernel", set(modules.values()) == {KERNEL}, ", ".join(sorted(set(modules.values()))))
+        observed = "; ".join(dict.fromkeys(names.values()))
+        recorder.claim("kernel", all(name.startswith(("Triton", KERNEL)) for name in names.values()), observed)
     else:
         recorder.skip("kernel", "needs a CUDA device")
+
+
+def attention_name(device: torch.device, dtype: torch.dtype) -> str:
+    """Return what computes attention over pages, and why it is not something faster."""
+    try_attention: Any = getattr(slm_kv, "try_attention", None)
+    if try_attention is None:  # a slm-kv that does not try its kernels
+        return slm_kv.select_attention(device, dtype).__module__
+    tried = try_attention(device, dtype)
+    return f"{tried.name}, because {tried.problem}" if tried.problem else str(tried.name)

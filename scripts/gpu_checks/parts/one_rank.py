@@ -22,9 +22,12 @@ from gpu_checks.recorder import Recorder
 from slm_testing.train.device_runs import device_flags
 
 SHAPE = "tiny"
-FLOWS: dict[str, tuple[list[str], dict[str, object]]] = {
-    "trainer": ([], {"logging_steps": 1, "per_device_train_batch_size": 4}),
-    "dynamic": (["dynamic"], {"log_interval": 1, "target_tokens_per_step": 256}),
+TRAINER: dict[str, object] = {"logging_steps": 1, "per_device_train_batch_size": 4}
+# The command, its flags, and those that are given under torchrun only.
+FLOWS: dict[str, tuple[list[str], dict[str, object], list[str]]] = {
+    "trainer": ([], TRAINER, []),
+    "dynamic": (["dynamic"], {"log_interval": 1, "target_tokens_per_step": 256}, []),
+    "fsdp": ([], TRAINER | {"mode": "baseline"}, ["--fsdp"]),
 }
 STEPS, DOCUMENTS, BLOCK = 3, 24, 64
 TOLERANCE = 1e-5
@@ -85,13 +88,16 @@ def sharded_difference(device: torch.device) -> tuple[float, int, int]:
 
 def _start_runs(recorder: Recorder, base: Path, name: str) -> list[subprocess.Popen[bytes]]:
     """Start the same run under torchrun and without."""
-    words, more = FLOWS[name]
+    words, more, launched = FLOWS[name]
     processes = []
-    for kind, launcher in (("launched", [*TORCHRUN, "slm_train.cli"]), ("plain", ["slm_train.cli"])):
+    for kind, launcher, added in (
+        ("launched", [*TORCHRUN, "slm_train.cli"], launched),
+        ("plain", ["slm_train.cli"], []),
+    ):
         folder = recorder.folder / f"{name}-{kind}"
         settings = {"max_steps": STEPS, "max_train_samples": DOCUMENTS, "block_size": BLOCK, **more}
         flags = device_flags(base, folder, recorder.device, **settings, token_cache=f"{folder}-tokens")
-        processes.append(subprocess.Popen([sys.executable, "-m", *launcher, *words, *flags]))
+        processes.append(subprocess.Popen([sys.executable, "-m", *launcher, *words, *flags, *added]))
     return processes
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,27 +25,31 @@ class Breakdown:
 @contextmanager
 def timed_parts(engine: Engine) -> Iterator[Breakdown]:
     """Time the parts of ``engine``'s steps; the device is waited for after each, so the whole step is slower."""
-    parts, any_engine = Breakdown(), engine
+    parts, owner = Breakdown(), engine
     runner: Any = engine._runner
-    run, fetch = runner.run, engine._fetch
+    # The engine that launches the next step ahead computes results in two calls: start, and wait.
+    name = "_results" if hasattr(engine, "_results") else "_fetch"
+    run, sample = runner.run, getattr(owner, name)
+    timed = partial(_timed, engine.device, parts)
 
-    def timed_run(work: Any) -> list[Any]:
-        start = _now(engine.device)
-        results = list(run(work))
-        parts.forward += _now(engine.device) - start
-        return results
+    def timed_sample(*inputs: Any) -> Any:
+        results = timed("sampling", lambda: sample(*inputs))
+        return (lambda: timed("sampling", results)) if callable(results) else results
 
-    def timed_fetch(items: Any) -> Any:
-        start = _now(engine.device)
-        results = fetch(items)
-        parts.sampling += _now(engine.device) - start
-        return results
-
-    runner.run, any_engine._fetch = timed_run, timed_fetch
+    runner.run = lambda work: timed("forward", lambda: list(run(work)))
+    setattr(owner, name, timed_sample)
     try:
         yield parts
     finally:
-        runner.run, any_engine._fetch = run, fetch
+        runner.run = run
+        setattr(owner, name, sample)
+
+
+def _timed(device: torch.device, parts: Breakdown, name: str, function: Callable[[], Any]) -> Any:
+    start = _now(device)
+    result = function()
+    setattr(parts, name, getattr(parts, name) + _now(device) - start)
+    return result
 
 
 def _now(device: torch.device) -> float:
