@@ -89,11 +89,9 @@ def sharded_difference(device: torch.device) -> tuple[float, int, int]:
 def _start_runs(recorder: Recorder, base: Path, name: str) -> list[subprocess.Popen[bytes]]:
     """Start the same run under torchrun and without."""
     words, more, launched = FLOWS[name]
+    kinds = {"launched": ([*TORCHRUN, "slm_train.cli"], launched), "plain": (["slm_train.cli"], [])}
     processes = []
-    for kind, launcher, added in (
-        ("launched", [*TORCHRUN, "slm_train.cli"], launched),
-        ("plain", ["slm_train.cli"], []),
-    ):
+    for kind, (launcher, added) in kinds.items():
         folder = recorder.folder / f"{name}-{kind}"
         settings = {"max_steps": STEPS, "max_train_samples": DOCUMENTS, "block_size": BLOCK, **more}
         flags = device_flags(base, folder, recorder.device, **settings, token_cache=f"{folder}-tokens")
