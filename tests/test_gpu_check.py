@@ -268,8 +268,9 @@ def test_all_parts_run_on_a_cpu_with_the_packages_of_a_gpu_machine(tmp_path: Pat
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
     check = f"from importlib.util import find_spec; assert not any(map(find_spec, {ABSENT}))"
     subprocess.run([python, "-c", check], env=environment, check=True)
-    command = [str(python), str(ROOT / "scripts" / "gpu_check"), "--small", "--device", "cpu", "--minutes", "60", "--jobs", "1"]
-    completed = subprocess.run([*command, "--out", str(tmp_path / "out")], env=environment, check=False)
+    words = ["--small", "--device", "cpu", "--minutes", "60", "--jobs", "1", "--out", str(tmp_path / "out")]
+    command = [str(python), str(ROOT / "scripts" / "gpu_check"), *words]
+    completed = subprocess.run(command, env=environment, check=False)
     results = {part.name: json.loads((tmp_path / "out" / f"{part.name}.json").read_text()) for part in PARTS}
     assert completed.returncode == 0, {name: result["reason"] for name, result in results.items()}
     assert {name for name, result in results.items() if result["status"] == "skipped"} == {
