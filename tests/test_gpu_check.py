@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from gpu_checks.command import PAGE, main
 from gpu_checks.page import NOT_RUN, render
+from gpu_checks.parts.gpu_tests import by_module, read_outcomes
 from gpu_checks.processes import time_limits, visible_gpu
 from gpu_checks.registry import PARTS, Part
 from gpu_checks.results import Claim, PartResult, ResultError, Table, read_result, read_results
@@ -253,6 +254,17 @@ def test_a_part_runs_on_a_cpu(name: str, tmp_path: Path) -> None:
     assert result.claims.keys() == part.claims.keys()
     assert result.tables
     assert read_result(tmp_path / "result.json") == result
+
+
+def test_the_outcomes_of_tests_are_read_from_the_report_of_pytest(tmp_path: Path) -> None:
+    cases = {"good": "", "bad": "<failure>no</failure>", "left": "<skipped/>", "broken": "<error>no</error>"}
+    written = "".join(
+        f'<testcase classname="a.test_made" name="{name}">{each}</testcase>' for name, each in cases.items()
+    )
+    (tmp_path / "tests.xml").write_text(f"<testsuites><testsuite>{written}</testsuite></testsuites>")
+    outcomes = read_outcomes(tmp_path / "tests.xml")
+    assert [*outcomes.values()] == ["passed", "failed", "skipped", "failed"]
+    assert by_module(outcomes) == [["test_made", 1, 2, 1]]
 
 
 def test_parts_that_need_something_missing_are_skipped_with_the_reason(tmp_path: Path) -> None:
