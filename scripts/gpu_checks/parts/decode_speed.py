@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from gpu_checks.cuda_graphs import graph_options, graph_settings, has_cuda_graphs
+from gpu_checks.engine_features import graph_options, graph_settings, has_cuda_graphs
 from gpu_checks.measuring import cached_bytes, copy_bandwidth, read_weights, synchronized_time
 from gpu_checks.models import new_model
 from gpu_checks.recorder import Recorder

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from typing import Any
 
 import torch
 
-import slm_kv
+from gpu_checks.engine_features import attention_name
 from gpu_checks.recorder import Recorder
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -31,12 +30,3 @@ def run(recorder: Recorder) -> None:
         recorder.claim("kernel", all(name.startswith(("Triton", KERNEL)) for name in names.values()), observed)
     else:
         recorder.skip("kernel", "needs a CUDA device")
-
-
-def attention_name(device: torch.device, dtype: torch.dtype) -> str:
-    """Return what computes attention over pages, and why it is not something faster."""
-    try_attention: Any = getattr(slm_kv, "try_attention", None)
-    if try_attention is None:  # a slm-kv that does not try its kernels
-        return slm_kv.select_attention(device, dtype).__module__
-    tried = try_attention(device, dtype)
-    return f"{tried.name}, because {tried.problem}" if tried.problem else str(tried.name)

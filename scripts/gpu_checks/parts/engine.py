@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from gpu_checks.cuda_graphs import graph_options, graph_settings, has_cuda_graphs
+from gpu_checks.engine_features import graph_options, graph_settings, has_cuda_graphs
 from gpu_checks.recorder import Recorder
 from slm_kv import Engine, SamplingParams
 from slm_testing.kv.tiny_models import greedy_params, make_model, random_prompts, run_to_end

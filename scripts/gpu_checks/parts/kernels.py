@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from gpu_checks.engine_features import attention_name
 from gpu_checks.recorder import Recorder
 from slm_kv import LayerAttention, SamplingParams, select_attention
 from slm_testing.kv.paged_steps import dense_attention, random_step
@@ -13,6 +14,7 @@ from slm_testing.kv.sampled_on_device import sample_on_both
 
 TOLERANCES = {torch.float32: 2e-5, torch.bfloat16: 3e-2, torch.float16: 5e-3}
 PAGE_SIZES = (16, 3)
+COLUMNS = ("heads", "key heads", "dim", "dtype", "largest error", "computed by")
 SAMPLING: tuple[dict[str, Any], ...] = (
     {"temperature": 0.0},
     {"temperature": 1.0},
@@ -29,8 +31,9 @@ def run(recorder: Recorder) -> None:
     rows = []
     for dtype, tolerance in TOLERANCES.items():
         errors = {shape: attention_error(recorder, shape, dtype) for shape in recorder.sizes.heads}
-        rows += [[*shape, str(dtype)[6:], error] for shape, error in errors.items()]
-        recorder.table("Attention over pages", ["heads", "key heads", "dim", "dtype", "largest error"], rows)
+        name = attention_name(recorder.device, dtype)
+        rows += [[*shape, str(dtype)[6:], error, name] for shape, error in errors.items()]
+        recorder.table("Attention over pages", COLUMNS, rows)
         recorder.claim(str(dtype)[6:], max(errors.values()) <= tolerance, f"{max(errors.values()):.1g}")
     differing, total = differing_tokens(recorder)
     recorder.claim("sampling", differing == 0, f"{total - differing} of {total} tokens are equal")
