@@ -129,8 +129,8 @@ class Settings(BaseSettings):
 
     cuda_graphs: Literal["auto", "off"] = Field(
         "off",
-        description="auto captures the engine's decode steps on a CUDA device and replays each with one launch. Only with "
-        "the engine",
+        description="auto captures the engine's decode steps on a CUDA device and replays each with one launch. Only "
+        "with the engine",
     )
 
     stream_interval: float = Field(
