@@ -87,7 +87,7 @@ def test_the_default_model_is_prompted_by_its_own_template(folders: dict[str, Pa
 
 
 def test_vllm_gets_the_tokenizer_of_each_model(folders: dict[str, Path]) -> None:
-    tokenizers = plan_serving(Settings(**settings(folders, *TEMPLATES, "weights"))).tokenizers
+    tokenizers = plan_serving(Settings(**settings(folders, *TEMPLATES, "weights")), "cpu").tokenizers
     assert {name: tokenizer.chat_template for name, tokenizer in tokenizers.items()} == {
         "base": None,
         "weights": None,
@@ -99,7 +99,7 @@ def test_adapters_with_different_vocabularies_are_not_served_together(folders: d
     other = save_adapter(tmp_path / "other", folders["base"], lora_config())
     save_tokenizer(other, None, additional_special_tokens=["<|im_end|>"])
     both = Settings(**settings({**folders, "other": other}, "zephyr", "other"))
-    for start in (lambda: load_backend(both, asyncio.new_event_loop()), lambda: plan_serving(both)):
+    for start in (lambda: load_backend(both, asyncio.new_event_loop()), lambda: plan_serving(both, "cpu")):
         with pytest.raises(AdapterError, match=r"zephyr and .*other have different vocabularies \('<\|im_end\|>'"):
             start()
 

@@ -123,7 +123,7 @@ def test_room_for_later_adapters_is_planned_only_with_a_root_and_a_base_that_can
     gpt2 = save_base(tmp_path / "gpt2", "gpt2")
     for base, root, expected in [(folders["base"], "/srv", 9), (folders["base"], None, None), (gpt2, "/srv", None)]:
         settings = Settings(model_path=str(base), adapter_root=root)
-        plan = plan_serving(settings)
-        arguments = engine_arguments(plan, plan.engines[0], settings, "cpu")
+        plan = plan_serving(settings, "cpu")
+        arguments = engine_arguments(plan, plan.engines[0], "cpu")
         assert arguments.get("max_loras") == expected
         assert arguments.get("max_lora_rank") == (64 if expected else None)

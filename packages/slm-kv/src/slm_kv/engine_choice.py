@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from slm_kv.engine.context_limits import OnFull
 from slm_kv.engine.engine import Engine
+from slm_kv.engine.step.graphed_decode import CudaGraphs
 from slm_kv.engine.vocabulary import Prompt
 from slm_kv.errors import REMEDY, KVError, UnsupportedModel, require_at_least
 from slm_kv.fallback.engine import TransformersEngine
@@ -31,6 +32,7 @@ class EngineOptions(TypedDict, total=False):
     weights: QuantisedFormat | None
     gate_text: Prompt | None
     speculate: Speculate
+    cuda_graphs: CudaGraphs
 
 
 def create_engine(

@@ -86,7 +86,7 @@ def run(args: argparse.Namespace, *, owns_process: bool = False) -> int:
     ids = loaded.tokenizer(prompt, verbose=False)["input_ids"] if isinstance(prompt, str) else prompt
     pages = args.max_pages or pages_for(len(ids) + args.max_new_tokens, args.page_size, args.on_full, loaded.model)
     threads = set_threads(loaded.model, args.threads)
-    with create_engine(
+    engine = create_engine(
         loaded.model,
         loaded.tokenizer,
         backend=args.backend,
@@ -97,7 +97,9 @@ def run(args: argparse.Namespace, *, owns_process: bool = False) -> int:
         weights=options.weights,
         gate_text=options.gate_text,
         speculate=args.speculate,
-    ) as engine:
+        cuda_graphs=args.cuda_graphs,
+    )
+    try:
         print(f"weights: {f'{options.weights} of ' if options.weights else ''}{dtype.reason}")
         print(f"{engine.summary}, threads: {threads}")
         if engine.quantised:
@@ -108,6 +110,8 @@ def run(args: argparse.Namespace, *, owns_process: bool = False) -> int:
         statistics = StreamStatistics()
         statistics.print_stream(engine, handle)
         print("\n\n" + "\n".join(statistics.report(engine, handle)))
+    finally:
+        engine.close(restore=False)
     return 0 if handle.error is None else 2
 
 
@@ -247,6 +251,12 @@ def _parser() -> argparse.ArgumentParser:
         default="auto",
         help="auto: draft tokens that repeat the prompt or the text so far, and check them in one step while that is "
         "faster; the text is the same (needs pages)",
+    )
+    add(
+        "--cuda_graphs",
+        choices=("auto", "off"),
+        default="off",
+        help="auto: capture decode steps on a CUDA device and replay each with one launch (needs pages)",
     )
     add("--seed", type=int, help="makes sampling repeatable")
     add("--stop", nargs="+", default=[], metavar="TEXT", help="end before one of these texts")

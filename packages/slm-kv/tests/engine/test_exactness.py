@@ -68,6 +68,7 @@ def test_any_order_of_requests_and_cancellations_leaks_nothing_and_changes_no_te
     page_size = data.draw(st.sampled_from((1, 2, 5, 16)), label="page size")
     pages = data.draw(st.integers(-(-30 // page_size), -(-60 // page_size)), label="pages")
     with Engine(MODEL, page_size=page_size, max_pages=pages, max_sequences=3, max_step_tokens=6) as engine:
+        engine._launches_ahead = data.draw(st.booleans(), label="launches ahead")
         handles: list[tuple[int, Handle]] = []
         for _ in range(data.draw(st.integers(1, 12), label="events")):
             event = data.draw(st.sampled_from(("submit", "submit", "step", "step", "cancel")))

@@ -115,13 +115,16 @@ def check(soak: Soak) -> None:
     assert len(soak.handles) + soak.counts["refused"] == soak.counts["requests"]
 
 
-@pytest.mark.parametrize("requests", [300, pytest.param(10_000, marks=pytest.mark.slow)])  # 10,000: two minutes
-def test_random_requests_leak_no_pages_and_all_finish(requests: int) -> None:
+# 10,000: two minutes
+@pytest.mark.parametrize("requests", [150, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("launches_ahead", [False, True])
+def test_random_requests_leak_no_pages_and_all_finish(requests: int, launches_ahead: bool) -> None:
     model = make_model("llama")
     with torch.no_grad():
         model.get_input_embeddings().weight[POISON] = torch.nan
         model.get_output_embeddings().weight[POISON] = 0  # so that it is sampled rarely
     with Engine(model, page_size=4, max_pages=20, max_sequences=8, max_step_tokens=24) as engine:
+        engine._launches_ahead = launches_ahead
         soak = Soak(engine, random.Random(requests))
         soak.run(requests)
         check(soak)

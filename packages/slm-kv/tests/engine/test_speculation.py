@@ -215,9 +215,9 @@ def test_nan_logits_in_the_middle_of_a_draft_end_the_text_after_the_tokens_befor
         sampler_of[:] = [len(result.work[0].draft)] if result.work else [0]
         return result
 
-    def fail_at_the_third(logits_V: torch.Tensor, chosen: int | None = None) -> Any:
+    def fail_at_the_third(logits_V: torch.Tensor) -> Any:
         failing = sampler_of[0] > 2 and len(handle.token_ids) - before[0] == 2
-        return sample(torch.full_like(logits_V, torch.nan) if failing else logits_V, chosen)
+        return sample(torch.full_like(logits_V, torch.nan) if failing else logits_V)
 
     scheduler: Any = repeating.scheduler
     scheduler.plan, sequence.sampler.sample = planned, fail_at_the_third

@@ -190,6 +190,7 @@ def test_any_order_of_requests_and_cancellations_changes_no_text(data: st.DataOb
     step_tokens = data.draw(st.integers(3, 40), label="tokens in a step")
     expected = expected_tokens("mistral")
     with Engine(MODEL, page_size=page_size, max_pages=pages, max_sequences=3, max_step_tokens=step_tokens) as engine:
+        engine._launches_ahead = data.draw(st.booleans(), label="launches ahead")
         handles: list[tuple[int, Handle]] = []
         for _ in range(data.draw(st.integers(1, 12), label="events")):
             event = data.draw(st.sampled_from(("submit", "submit", "step", "step", "cancel")))

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 
 from slm_kv.sampling import device_sampling
 from slm_kv.sampling.device_sampling import INVALID, SampledRow, sample_rows
+from slm_kv.sampling.logprobs import SampledToken
 from slm_kv.sampling.params import SamplingParams
 from slm_kv.sampling.sampler import TokenSampler
+from slm_testing.kv.operation_counts import OperationCounts
 
 SIZE = 40
 inf, nan = float("inf"), float("nan")
@@ -37,16 +39,16 @@ def test_a_row_gets_the_token_of_its_own_sampler(options: list[dict[str, Any]], 
         rows = [row for sampler in samplers for row in sampler.next_rows(1)]
         tokens = sample_rows(logits, rows).tolist()
         assert tokens == [sampler.sample(row).token_id for sampler, row in zip(alone, logits, strict=True)]
-        for sampler, row, token in zip(samplers, logits, tokens, strict=True):
-            assert sampler.sample(row, token).token_id == token
+        for sampler, token in zip(samplers, tokens, strict=True):
+            assert sampler.take(SampledToken(token)).token_id == token
 
 
 def test_drafted_rows_take_the_numbers_that_the_tokens_would_take_one_by_one() -> None:
     params, logits = SamplingParams(seed=4), torch.randn(6, SIZE, generator=torch.Generator().manual_seed(0))
     ahead, alone = TokenSampler(params, [], SIZE), TokenSampler(params, [], SIZE)
     rows = ahead.next_rows(4)
-    for index, token in enumerate(sample_rows(logits[:2], rows[:2]).tolist()):  # the other two rows are rejected
-        ahead.sample(logits[index], token)
+    for token in sample_rows(logits[:2], rows[:2]).tolist():  # the other two rows are rejected
+        ahead.take(SampledToken(token))
     assert ahead.next_rows(2) == rows[2:]
     actual = [ahead.sample(row).token_id for row in logits[2:]]
     assert actual == [alone.sample(row).token_id for row in logits][2:]
@@ -73,3 +75,27 @@ def test_many_rows_are_sampled_in_groups_to_the_same_tokens(monkeypatch: pytest.
     together = sample_rows(logits, rows)
     monkeypatch.setattr(device_sampling, "MAX_NUMBERS", 2 * SIZE)
     assert torch.equal(sample_rows(logits, rows), together)
+
+
+def count_operations(rows: int, **params: Any) -> int:
+    """The operations that a GPU would be given to sample ``rows`` rows of different seeds, none of which waits."""
+    logits = torch.randn(rows, SIZE, generator=torch.Generator().manual_seed(rows))
+    sampled = [SampledRow(SamplingParams(seed=index, **params), index / rows) for index in range(rows)]
+    with OperationCounts() as counts:
+        tokens = sample_rows(logits, sampled)
+    assert (tokens.dtype, tokens.shape, counts.waits) == (torch.int64, (rows,), [])
+    return len(counts.operations)
+
+
+@pytest.mark.parametrize(
+    ("params", "operations"),
+    [
+        ({"temperature": 0}, 3),
+        ({"temperature": 0.8}, 23),
+        ({"min_p": 0.1}, 23),
+        ({"top_k": 5}, 44),
+        ({"temperature": 0.8, "top_k": 5, "top_p": 0.9, "min_p": 0.1}, 44),
+    ],
+)
+def test_64_rows_take_no_more_operations_than_one(params: dict[str, Any], operations: int) -> None:
+    assert count_operations(1, **params) == count_operations(64, **params) <= operations

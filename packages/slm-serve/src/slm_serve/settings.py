@@ -88,7 +88,7 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
         description="data type of the weights and the KV cache, if it is not given by --weights; auto takes that of "
-        "the checkpoint, or float32 where that would be slower and with --backend vllm",
+        "the checkpoint, or float32 where that would be slower and with --backend vllm on a CPU",
     )
     device: str | None = Field(None, description="cpu, cuda, mps or xpu (default: a GPU if there is one)")
     threads: PositiveInt | None = Field(None, description="CPU threads (default: the fastest number in a short test)")
@@ -125,6 +125,12 @@ class Settings(BaseSettings):
         "auto",
         description="auto drafts tokens that repeat the prompt or the text so far, and checks them in one step while "
         "that is faster; the texts are the same. Only with the engine",
+    )
+
+    cuda_graphs: Literal["auto", "off"] = Field(
+        "off",
+        description="auto captures the engine's decode steps on a CUDA device and replays each with one launch. Only "
+        "with the engine",
     )
 
     stream_interval: float = Field(
@@ -192,12 +198,6 @@ class Settings(BaseSettings):
             if value is not None:
                 variables[f"SLM_{name.upper()}"] = _to_variable(value)
         return variables
-
-    @property
-    def vllm_dtype(self) -> str:
-        """The dtype for vLLM, whose merged models are saved in float32."""
-        named = self.weights if self.weights in ("float32", "bfloat16") else self.dtype
-        return "float32" if named == "auto" else named
 
     @property
     def _unnamed_adapter(self) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
+from slm_kv.engine.scheduler import Scheduler
 from slm_kv.engine.sequence import Sequence
 from slm_kv.errors import KVError
 from slm_kv.pages.pool import PagePool
@@ -147,6 +148,15 @@ class ContextLimits:
         """
         pool.drop(sequence.block_table, 1, 1)
         sequence.dropped += self.page_size
+
+    def slide(self, sequence: Sequence, scheduler: Scheduler) -> None:
+        """Let a running sequence that does not fit continue: drop a page, or compute the last half again."""
+        sequence.handle.slides += 1
+        if sequence.handle.use_cache and self.can_drop_page(sequence):
+            self.drop_page(sequence, scheduler.pool)
+        else:
+            scheduler.preempt(sequence)
+            self.keep_last_half(sequence)
 
     def keep_last_half(self, sequence: Sequence) -> None:
         """Continue from the last half of the limit, as if the text began there. The sequence must be waiting."""

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Sequence as Ids
 from functools import partial
-from typing import Literal, TypeVar
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from slm_kv.engine.base_copy import BaseCopy, NewAdapter
 from slm_kv.engine.context_limits import ContextLimits, OnFull
-from slm_kv.engine.embeddings import EmbeddingSequence
 from slm_kv.engine.prepared_models import PreparedModels, check_weights
 from slm_kv.engine.requests import FinishReason, Handle, Update
 from slm_kv.engine.scheduler import Scheduler, Work
 from slm_kv.engine.sequence import Sequence
-from slm_kv.engine.step.model_runner import ModelRunner, split_embeddings
-from slm_kv.engine.step.step_results import StepResult, fetch, unfetched
-from slm_kv.engine.step.token_step import sample_tokens
+from slm_kv.engine.step.cuda_graphs import require_cuda_graphs
+from slm_kv.engine.step.device_results import device_results
+from slm_kv.engine.step.graphed_decode import CudaGraphs
+from slm_kv.engine.step.launched_step import LaunchedStep, launch
+from slm_kv.engine.step.model_runner import ModelRunner
+from slm_kv.engine.step.step_results import host_results
+from slm_kv.engine.step.token_step import decode_token, take_failure, take_hidden, take_result
 from slm_kv.engine.text_engine import EngineLoad, TextEngine
 from slm_kv.engine.verification.added_adapter import prepare_adapter
 from slm_kv.engine.verification.comparison import Subject
@@ -33,11 +35,9 @@ from slm_kv.linear.quantised_selection import QuantisedFormat
 from slm_kv.pages.pool import PagePool
 from slm_kv.pages.storage import PagedStorage
 from slm_kv.peft_models import base_model
-from slm_kv.sampling.speculation import Speculate, require_speculate
+from slm_kv.sampling.speculation import MAX_DECODE_ROWS, Speculate, require_speculate
 
-# Computes the rows of work: for each call of a model, its items and a tensor for each.
-T = TypeVar("T")
-Run = Callable[[tuple[Work, ...]], Iterable[tuple[list[Work], list[Tensor]]]]
+Take = Callable[[Work, Any, Scheduler, list[Update]], FinishReason | None]
 
 
 class Engine(TextEngine):
@@ -66,6 +66,7 @@ class Engine(TextEngine):
         gate_text: A text or its token ids; the default is a built-in text.
         speculate: ``auto`` drafts tokens that repeat the prompt or the text so far, and computes them beside the next
             token, while that pays: the text is the same, in fewer steps. ``off`` computes one token in a step.
+        cuda_graphs: ``auto`` replays captured decode steps on a CUDA device, one launch each. Not run on a GPU yet.
 
     Raises:
         UnsupportedModel: the model's logits on pages are not those of its own forward pass.
@@ -91,11 +92,13 @@ class Engine(TextEngine):
         weights: QuantisedFormat | None = None,
         gate_text: Prompt | None = None,
         speculate: Speculate = "auto",
+        cuda_graphs: CudaGraphs = "off",
     ) -> None:
         require_at_least(1, page_size=page_size, max_pages=max_pages, max_sequences=max_sequences)
         require_at_least(max_sequences, max_step_tokens=max_step_tokens)
         check_weights(weights, gate_text, packed)
         require_speculate(speculate)
+        require_cuda_graphs(cuda_graphs)
         super().__init__(model, tokenizer)
         self.max_sequences = max_sequences
         self._prepared = PreparedModels(self.models)
@@ -104,18 +107,19 @@ class Engine(TextEngine):
             if packed and not weights:
                 self._prepared.let_rotated_layers_only_call()
             probe = self._prepared.install_attention(limits.positions)
-            ids, sizes = self._vocabulary.ordinary_ids(), (page_size, limits.positions)
-            subject = Subject(self._prepared, self.models[0], self.adapters, None, probe, ids, *sizes)
+            ids, lengths = self._vocabulary.ordinary_ids(), (page_size, limits.positions)
+            subject = Subject(self._prepared, self.models[0], self.adapters, None, probe, ids, *lengths)
             self._compiler = StepCompiler(subject)
             if packed and not weights:
                 self._compiler.compute_references()
-            known = verify(self._prepared, self.adapters, probe, ids, limits, copies=self._compiler.copies)
+            known = verify(self._prepared, self.adapters, probe, ids, limits)
             self.context_limits = limits.narrowed(known, probe.window)
             self.pool = PagePool(page_size, max_pages, prefix_caching=prefix_caching, window=probe.window)
             if packed:
                 self._prepared.pack(weights, gate_text, self._vocabulary, self.context_limits.positions)
             # Allocated after packing, whose temporary memory is free again by then: the peak is lower.
-            self.storage = PagedStorage(probe.shapes, max_pages, page_size, probe.dtype, probe.device)
+            sizes = (max_pages, page_size, probe.dtype, probe.device)
+            self.storage = PagedStorage(probe.shapes, *sizes, has_spare_page=cuda_graphs == "auto")
             if not self._compiler.compile(self.context_limits.positions):
                 self._prepared.unpack_rotated_layers()
         except BaseException:
@@ -123,9 +127,12 @@ class Engine(TextEngine):
             raise
         self._prepared.release_memory()
         positions, step = self.context_limits.positions, self._compiler.step_on(self.storage)
-        self._runner = ModelRunner(base_model(self.model), self.adapters, self.storage, step)
+        self._runner = ModelRunner(base_model(self.model), self.adapters, self.storage, probe, step)
+        self._runner.use_graphs(cuda_graphs, max(max_sequences, MAX_DECODE_ROWS))
         self.scheduler = Scheduler(self.pool, max_sequences, max_step_tokens, positions, speculate == "auto")
-        self._fetch = fetch if self.device.type == "cuda" else unfetched
+        self._results = device_results if self.device.type == "cuda" else host_results
+        self._launches_ahead = self.device.type != "cpu"
+        self._launched: LaunchedStep | None = None
         self._sequences: dict[int, Sequence] = {}
 
     def load(self) -> EngineLoad:
@@ -151,14 +158,14 @@ class Engine(TextEngine):
 
     @property
     def summary(self) -> str:
-        """The pool and the model in two lines, and a third if the context is shorter than the model's."""
-        limits, storage = self.context_limits, self.storage
+        """A line each: the pool, attention on a GPU, the model, graphs if asked for, and a limit of the context."""
+        limits, storage, attention = self.context_limits, self.storage, self._runner.attention.summary_line
         adapter = f"adapter {self.adapters.default}" if self.adapters.default else "no adapter"
         return (
             f"pool: {limits.max_pages} pages of {limits.page_size} tokens, {limits.slots:,} tokens in total, "
-            f"{storage.nbytes / 1e6:.1f} MB ({str(storage.dtype)[6:]}, {len(storage.keys)} layers)\n"
+            f"{storage.nbytes / 1e6:.1f} MB ({str(storage.dtype)[6:]}, {len(storage.keys)} layers)\n{attention}"
             f"model: {type(base_model(self.model)).__name__} on {storage.device.type}, {adapter}, "
-            f"{self._prepared.packed_layers}, {self._compiler.summary}{limits.limitation}"
+            f"{self._prepared.packed_layers}, {self._compiler.summary}{limits.limitation}{self._runner.graphs_summary}"
         )
 
     @property
@@ -167,38 +174,72 @@ class Engine(TextEngine):
         return bool(self._sequences or self._updates)
 
     def step(self) -> list[Update]:
-        """Compute a token, or by speculation several, of each sequence that decodes, and a chunk of waiting prompts."""
+        """Compute a token, or by speculation several, of each sequence that decodes, and a chunk of waiting prompts.
+
+        On a GPU, the next step is launched before the tokens of this one are decoded, and stop strings found.
+        """
+        launched = self._take_launched() or self._launch()
+        undecoded = [*self._take(launched.failures, take_failure), *self._take(launched.results(), take_result)]
+        undecoded += self._take(launched.hidden, take_hidden)
+        if self._launches_ahead and self._can_launch():
+            self._launched = self._launch()
+        for sequence in undecoded:
+            self._end_if(sequence, partial(decode_token, sequence, self._updates))
+        updates, self._updates = self._updates, []
+        return updates
+
+    def _launch(self) -> LaunchedStep:
         self._enforce_limits()
         plan = self.scheduler.plan()
         for copy in plan.copies:
             self.storage.copy(copy.source, copy.target)
-        embedding, generating = split_embeddings(plan.work)
-        self._process(self._fetch(self._run(generating, self._runner.run)), self._sample)
-        self._process(self._run(embedding, self._runner.run_hidden), self._embed)
-        updates, self._updates = self._updates, []
-        return updates
+        return launch(plan.work, self._runner, self._results)
 
-    def _process(self, results: Iterable[tuple[Work, T]], process: Callable[[Work, T], None]) -> None:
+    def _can_launch(self) -> bool:
+        """Whether there is a next step, and no sequence has reached a limit, at which its text is needed."""
+        return self.scheduler.busy and all(map(self.context_limits.fits, self.scheduler.running))
+
+    def _take_launched(self) -> LaunchedStep | None:
+        """The step that was launched ahead, unless all of its sequences have ended since."""
+        launched, self._launched = self._launched, None
+        return launched if launched and any(self._runs(work.sequence) for work in launched.work) else None
+
+    def _runs(self, sequence: Sequence) -> bool:
+        return sequence.handle.id in self._sequences
+
+    def _take(self, results: Iterable[tuple[Work, Any]], take: Take) -> Iterator[Sequence]:
+        """Take the results of sequences that have not ended since; yield those whose last token is not decoded."""
         for work, rows in results:
-            try:
-                process(work, rows)
-            except Exception as error:  # ends this request only
-                self._fail(work.sequence, error)
+            if self._runs(work.sequence):
+                self._end_if(work.sequence, partial(take, work, rows, self.scheduler, self._updates))
+                if self._runs(work.sequence) and not work.sequence.is_decoded:
+                    yield work.sequence
+
+    def _end_if(self, sequence: Sequence, action: Callable[[], FinishReason | None]) -> None:
+        """End a sequence if ``action`` returns a reason or fails, which ends no other request."""
+        try:
+            if reason := action():
+                self._remove(sequence, reason)
+        except Exception as error:
+            self._fail(sequence, error)
 
     def weights_changed(self) -> None:
         """Drop all known prefixes. Must be called after weights were changed in place."""
+        self._launched = None  # the next step computes it again, with the new weights
         self._compiler.refresh()
         self._runner.step = self._compiler.step_on(self.storage)
+        self._runner.forget_graphs()
         self.adapters.refresh()
         self.pool.clear_cache()
 
-    def close(self) -> None:
-        """Cancel all requests and restore the models."""
+    def close(self, *, restore: bool = True) -> None:
+        self._launched = None
         for sequence in list(self._sequences.values()):
             self._finish(sequence, "cancelled")
         self._runner.step = None
         self._compiler.clear("the engine is closed")
-        self._prepared.restore()
+        if restore:
+            self._prepared.restore()
 
     def copy_base(self) -> BaseCopy:
         prepare = partial(prepare_adapter, compiler=self._compiler, limits=self.context_limits)
@@ -211,6 +252,7 @@ class Engine(TextEngine):
 
     def _discard(self, name: str) -> None:
         super()._discard(name)
+        self._runner.forget_graphs()
         self._compiler.remove(name)
         self._runner.set_step_adapters(self._compiler.adapters)
 
@@ -223,54 +265,12 @@ class Engine(TextEngine):
             if self.context_limits.fits(sequence):
                 continue
             if self.context_limits.on_full == "window":
-                self._slide(sequence)
+                self.context_limits.slide(sequence, self.scheduler)
             elif self.context_limits.on_full == "error":
                 tokens = len(sequence.token_ids)
                 self._fail(sequence, KVError(f"the context is full after {tokens} tokens (on_full=error)"))
             else:
                 self._finish(sequence, "length")
-
-    def _slide(self, sequence: Sequence) -> None:
-        sequence.handle.slides += 1
-        if sequence.handle.use_cache and self.context_limits.can_drop_page(sequence):
-            self.context_limits.drop_page(sequence, self.pool)
-        else:
-            self.scheduler.preempt(sequence)
-            self.context_limits.keep_last_half(sequence)
-
-    def _run(self, work: tuple[Work, ...], run: Run) -> list[tuple[Work, Tensor]]:
-        """Compute the rows of each item of work. If the model fails, each item is run alone to find the cause."""
-        try:
-            return [pair for items, rows in run(work) for pair in zip(items, rows, strict=True)]
-        except Exception as error:
-            if len(work) == 1:
-                self._fail(work[0].sequence, error)
-                return []
-            return [pair for item in work for pair in self._run((item,), run)]
-
-    def _sample(self, work: Work, result: StepResult) -> None:
-        sequence, handle, known = work.sequence, work.sequence.handle, work.count - len(work.draft)
-        # Behind a window, logits do not depend on all tokens of a chunk: its keys are checked instead.
-        checked = self.pool.window is not None and (known > 1 or not work.samples)
-        if checked:
-            self._runner.check_keys(work)
-        self.pool.commit(sequence.block_table, sequence.next_ids(known), verified=checked and handle.use_cache)
-        if sequence.needs_prompt_logits:
-            sequence.add_prompt_logprobs(result.logits_RV)
-        if work.samples:
-            reason = sample_tokens(work, result, self.scheduler, self._updates)
-            if reason:
-                self._remove(sequence, reason)
-
-    def _embed(self, work: Work, hidden_TD: Tensor) -> None:
-        sequence = work.sequence
-        assert isinstance(sequence, EmbeddingSequence)
-        self.pool.commit(sequence.block_table, sequence.next_ids(work.count), verified=False)
-        sequence.add_hidden_states(hidden_TD)
-        if work.samples:  # the last tokens
-            sequence.finish()
-            self._updates.append(Update(sequence.handle, "", (), True))
-            self._remove(sequence, "stop")
 
     def _fail(self, sequence: Sequence, error: Exception) -> None:
         sequence.handle.error, sequence.handle.exception = str(error) or type(error).__name__, error

@@ -20,12 +20,15 @@ class Work:
     Attributes:
         samples: Whether the next token is sampled from them, because they are the last known ones.
         draft: The last of the ``count`` tokens, if they are a guess: tokens are sampled as long as they confirm it.
+        checks_keys: Whether its keys are to be checked for NaN. Behind a window, the logits do not depend on all tokens
+            of a chunk, so that they cannot tell.
     """
 
     sequence: Sequence
     count: int
     samples: bool
     draft: tuple[int, ...] = ()
+    checks_keys: bool = False
 
     @property
     def decodes(self) -> bool:
@@ -74,6 +77,11 @@ class Scheduler:
         self.running: list[Sequence] = []
         self.preemptions, self.speculation, self.step_times = 0, SpeculationCounts(), StepTimes()
 
+    @property
+    def busy(self) -> bool:
+        """Whether a sequence runs or waits."""
+        return bool(self.running or self.waiting)
+
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence."""
         if self.speculates and sequence.may_draft:
@@ -81,9 +89,10 @@ class Scheduler:
         self.waiting.append(sequence)
 
     def remove(self, sequence: Sequence) -> None:
-        """Remove a sequence and release its pages."""
+        """Remove a sequence and release its pages. Does nothing if it was removed before."""
         if not sequence.running:
-            self.waiting.remove(sequence)
+            if sequence in self.waiting:
+                self.waiting.remove(sequence)
             return
         self.running.remove(sequence)
         self.pool.release(sequence.block_table)
@@ -170,7 +179,9 @@ class Scheduler:
                 if not self._preempt_youngest(sequence, work):
                     return
             else:
-                work.append(Work(sequence, count, count == sequence.pending))
+                samples = count == sequence.pending
+                checks_keys = self.pool.window is not None and (count > 1 or not samples)
+                work.append(Work(sequence, count, samples, checks_keys=checks_keys))
                 return
 
     def _preempt_youngest(self, sequence: Sequence, work: list[Work]) -> bool:

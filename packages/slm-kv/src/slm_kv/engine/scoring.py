@@ -56,24 +56,30 @@ class ScoringSequence(Sequence):
         self.handle.reused_tokens = table.tokens
         self.handle.scores.clear()  # it may have been preempted
 
+    def prompt_targets(self, rows: int) -> list[int]:
+        """The tokens of the continuation that the logits of its next ``rows`` rows predict."""
+        first = len(self.handle.scores)
+        return self.continuation[first : first + rows]
+
     def add_prompt_logprobs(self, logits_RV: Tensor) -> None:
         """Add the scores of the next R tokens of the continuation. Raises InvalidLogits if the model gave NaN."""
-        first = len(self.handle.scores)
-        self.handle.scores += token_scores(logits_RV, self.continuation[first : first + len(logits_RV)])
+        if targets := self.prompt_targets(len(logits_RV)):
+            self.add_prompt_numbers(score_numbers(logits_RV, torch.tensor(targets, device=logits_RV.device)).tolist())
+
+    def add_prompt_numbers(self, numbers: Ids[Ids[float]]) -> None:
+        """Add scores from their ``score_numbers``. Raises InvalidLogits if the model gave NaN."""
+        check_finite(sum(largest for largest, _, _ in numbers))
+        self.handle.scores += [TokenScore(logprob, bool(greedy)) for _, logprob, greedy in numbers]
 
 
 @torch.inference_mode()
-def token_scores(logits_RV: Tensor, token_ids: Ids[int]) -> list[TokenScore]:
-    """Return the score of each token from the logits that predict it, in float32.
+def score_numbers(logits_RV: Tensor, tokens_R: Tensor) -> Tensor:
+    """Compute the score of each row's token on the device of the logits, in float32. The device is not waited for.
 
-    Raises:
-        InvalidLogits: the largest logit of a row is NaN or infinite.
+    Returns:
+        [R, 3] float32: the largest logit, the token's log-probability, and 1 if no token is likelier, else 0.
     """
-    if not len(token_ids):
-        return []
     logits_RV = logits_RV.float()
     largest_R, likeliest_R = logits_RV.max(-1)
-    check_finite(float(largest_R.sum()))
-    ids_R = torch.tensor(token_ids, device=logits_RV.device)
-    logprobs_R = logits_RV.gather(1, ids_R[:, None])[:, 0] - logits_RV.logsumexp(-1)
-    return [TokenScore(*pair) for pair in zip(logprobs_R.tolist(), (likeliest_R == ids_R).tolist(), strict=True)]
+    logprobs_R = logits_RV.gather(1, tokens_R[:, None])[:, 0] - logits_RV.logsumexp(-1)
+    return torch.stack([largest_R, logprobs_R, (likeliest_R == tokens_R).float()], 1)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Ids
+
 from torch import Tensor
 
 from slm_kv.engine.requests import FinishReason, Handle
 from slm_kv.engine.text_stream import TextStream
 from slm_kv.pages.block_table import BlockTable
-from slm_kv.sampling.logprobs import SampledToken, prompt_logprobs
+from slm_kv.sampling.logprobs import SampledToken, described_token, prompt_logprobs
 from slm_kv.sampling.sampler import TokenSampler
 from slm_kv.sampling.speculation import Drafter
 
@@ -22,6 +24,7 @@ class Sequence:
         context_start: The index of the first token in the context.
         dropped: The number of tokens that ``on_full="window"`` took out of the middle of the context.
         drafter: Drafts its next tokens; None without speculation.
+        is_decoded: Whether its last token was decoded to text.
 
     ``context_start`` and ``dropped`` are 0 as long as everything fits into the pool and the model's positions.
     """
@@ -41,6 +44,7 @@ class Sequence:
         self.context_start = 0
         self.dropped = 0
         self.drafter: Drafter | None = None
+        self.is_decoded = True
 
     @property
     def needs_prompt_logits(self) -> bool:
@@ -114,24 +118,57 @@ class Sequence:
         first = self.context_start + self.position
         return self.token_ids[first : first + count]
 
-    def add_prompt_logprobs(self, logits_RV: Tensor) -> None:
-        """Add logprobs of the prompt from the logits of its next R rows."""
-        handle = self.handle
-        first = len(handle.prompt_logprobs) + 1  # index of the prompt token that the first row predicts
-        rows = min(len(logits_RV), len(handle.prompt_ids) - first)
-        token_ids = handle.prompt_ids[first - 1 : first + rows]  # the token of the first row, then those predicted
-        handle.prompt_logprobs += prompt_logprobs(logits_RV[:rows], token_ids, handle.params.prompt_logprobs or 0)
+    def prompt_targets(self, rows: int) -> Ids[int]:
+        """The tokens of the prompt that the logits of its next ``rows`` rows predict; the last row may predict none."""
+        first = len(self.handle.prompt_logprobs) + 1
+        return self.handle.prompt_ids[first : first + rows]
 
-    def append(self, token: SampledToken) -> tuple[str, FinishReason | None]:
-        """Add a sampled token; return the text that has become certain, and the reason if the sequence ends."""
-        handle, params = self.handle, self.handle.params
+    def add_prompt_logprobs(self, logits_RV: Tensor) -> None:
+        """Add logprobs of the prompt from the logits of its next R rows. Raises InvalidLogits if the model gave NaN."""
+        targets = self.prompt_targets(len(logits_RV))
+        top = self.handle.params.prompt_logprobs or 0
+        self.handle.prompt_logprobs += prompt_logprobs(logits_RV[: len(targets)], targets, top)
+
+    def add_prompt_numbers(self, numbers: Ids[Ids[float]]) -> None:
+        """Add logprobs of the prompt from their ``logprob_numbers``. Raises InvalidLogits if the model gave NaN."""
+        targets, top = self.prompt_targets(len(numbers)), self.handle.params.prompt_logprobs or 0
+        self.handle.prompt_logprobs += [described_token(*pair, top) for pair in zip(targets, numbers, strict=True)]
+
+    def append(self, token: SampledToken) -> None:
+        """Add a sampled token. ``decode`` must be called before the next one."""
+        self.is_decoded = False
         self.token_ids.append(token.token_id)
-        handle.token_ids.append(token.token_id)
-        if params.logprobs is not None:
-            handle.logprobs.append(token)
-        if token.token_id in params.stop_token_ids or (token.token_id in self.end_ids and not params.ignore_eos):
+        self.handle.token_ids.append(token.token_id)
+        if self.handle.params.logprobs is not None:
+            self.handle.logprobs.append(token)
+
+    @property
+    def ends_by_tokens(self) -> bool:
+        """Whether its last token ends it, whatever its text."""
+        length = len(self.handle.token_ids)
+        return self._has_end_token or self.sampler.complete or length == self.handle.params.max_new_tokens
+
+    @property
+    def _has_end_token(self) -> bool:
+        token, params = self.token_ids[-1], self.handle.params
+        return token in params.stop_token_ids or (token in self.end_ids and not params.ignore_eos)
+
+    def decode(self) -> tuple[str, FinishReason | None]:
+        """Decode the token added last, and add to the handle's text what has become certain.
+
+        Returns:
+            That text, and the reason if the sequence ends.
+        """
+        self.is_decoded = True
+        text, reason = self._decode()
+        self.handle.text += text
+        return text, reason
+
+    def _decode(self) -> tuple[str, FinishReason | None]:
+        handle, params = self.handle, self.handle.params
+        if self._has_end_token:
             return self.stream.finish(), "stop"
-        text = self.stream.push(token.token_id, may_stop=len(handle.token_ids) > params.min_new_tokens)
+        text = self.stream.push(self.token_ids[-1], may_stop=len(handle.token_ids) > params.min_new_tokens)
         if self.stream.stopped:
             return text, "stop"
         if self.sampler.complete:

@@ -130,8 +130,7 @@ class TransformersEngine(TextEngine):
         updates, self._updates = self._updates, []
         return updates
 
-    def close(self) -> None:
-        """Cancel all requests."""
+    def close(self, *, restore: bool = True) -> None:
         for sequence in [*self._running, *self._waiting]:
             self._finish(sequence, "cancelled")
 
@@ -160,8 +159,8 @@ class TransformersEngine(TextEngine):
         if sequence.needs_prompt_logits:
             sequence.add_prompt_logprobs(logits_RV)
         token = sequence.sampler.sample(logits_RV[-1])
-        text, reason = sequence.append(token)
-        sequence.handle.text += text
+        sequence.append(token)
+        text, reason = sequence.decode()
         self._updates.append(Update(sequence.handle, text, (token.token_id,), reason is not None))
         if reason:
             self._remove(sequence, reason)

@@ -27,6 +27,8 @@ class LayerShape:
 class PagedStorage:
     """The pool's tensors: ``keys[layer]`` and ``values[layer]`` of shape [max_pages, page_size, G, D].
 
+    With a spare page there is one page more, which the pool does not know.
+
     Allocated once; never grows. A token's heads lie together and a page is contiguous, so that decode attention reads
     memory in order: 1.3 to 1.44 times the speed of torch's attention over contiguous keys, instead of 0.84 to 0.95 with
     a separate piece for each head and page (EPYC with AVX2). Neighbouring pages can be viewed as one tensor for each
@@ -34,16 +36,28 @@ class PagedStorage:
     """
 
     def __init__(
-        self, layers: Sequence[LayerShape], max_pages: int, page_size: int, dtype: torch.dtype, device: torch.device
+        self,
+        layers: Sequence[LayerShape],
+        max_pages: int,
+        page_size: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        has_spare_page: bool = False,
     ) -> None:
         def allocate() -> list[Tensor]:
             return [
-                torch.zeros(max_pages, page_size, layer.heads, layer.dim, dtype=dtype, device=device)
+                torch.zeros(max_pages + has_spare_page, page_size, layer.heads, layer.dim, dtype=dtype, device=device)
                 for layer in layers
             ]
 
         self.page_size, self.max_pages, self.dtype, self.device = page_size, max_pages, dtype, device
         self.keys, self.values = allocate(), allocate()
+
+    @property
+    def spare_page(self) -> int:
+        """The number of the spare page, if there is one."""
+        return self.max_pages
 
     @property
     def nbytes(self) -> int:

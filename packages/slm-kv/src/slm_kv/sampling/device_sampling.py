@@ -46,12 +46,12 @@ def sample_rows(logits_RV: Tensor, rows: Sequence[SampledRow]) -> Tensor:
     size = max(1, MAX_NUMBERS // logits_RV.shape[1])
     for first in range(0, len(drawn), size):
         indices = drawn[first : first + size]
-        indices_G = _on_device(indices, torch.long, logits_RV.device)
+        indices_G = on_device(indices, torch.long, logits_RV.device)
         tokens_R.index_copy_(0, indices_G, _draw(logits_RV[indices_G], [rows[index] for index in indices]))
     return torch.where(highest_R.isfinite(), tokens_R, INVALID)
 
 
-def _on_device(
+def on_device(
     numbers: Sequence[float] | Sequence[tuple[float, ...]], dtype: torch.dtype, device: torch.device
 ) -> Tensor:
     """Copy numbers to the device, from pinned memory: the copy waits for nothing."""
@@ -61,7 +61,7 @@ def _on_device(
 def _draw(logits_RV: Tensor, rows: Sequence[SampledRow]) -> Tensor:
     scores_RV, device = logits_RV.double(), logits_RV.device
     settings = [(row.params.temperature, row.params.min_p, row.number) for row in rows]
-    temperature_R1, min_p_R1, number_R1 = _on_device(settings, torch.float64, device).T.unsqueeze(2)
+    temperature_R1, min_p_R1, number_R1 = on_device(settings, torch.float64, device).T.unsqueeze(2)
     weights_RV = ((scores_RV - scores_RV.amax(1, keepdim=True)) / temperature_R1).exp()
     if any(row.params.top_k or row.params.top_p < 1 for row in rows):
         weights_RV *= _kept(scores_RV, weights_RV, [row.params for row in rows])
@@ -81,11 +81,11 @@ def _kept(scores_RV: Tensor, weights_RV: Tensor, params: Sequence[SamplingParams
     size, device = scores_RV.shape[1], scores_RV.device
     sorted_RV, order_RV = scores_RV.sort(dim=1, stable=True)  # ascending; of equal scores, the lowest id comes first
     last_R = [size - each.top_k if 0 < each.top_k < size else 0 for each in params]
-    lowest_R1 = sorted_RV.gather(1, _on_device(last_R, torch.long, device)[:, None])
+    lowest_R1 = sorted_RV.gather(1, on_device(last_R, torch.long, device)[:, None])
     likeliest_first_RV = (weights_RV.gather(1, order_RV) * (sorted_RV >= lowest_R1)).flip(1)
     before_RV = likeliest_first_RV.cumsum(1) - likeliest_first_RV
     shares = [each.top_p if each.top_p < 1 else math.inf for each in params]
     total_R1 = likeliest_first_RV.sum(1, keepdim=True)
-    is_kept_RV = before_RV < _on_device(shares, torch.float64, device)[:, None] * total_R1
+    is_kept_RV = before_RV < on_device(shares, torch.float64, device)[:, None] * total_R1
     is_kept_RV[:, 0] = True
     return torch.empty_like(is_kept_RV).scatter_(1, order_RV, is_kept_RV.flip(1)) & (scores_RV >= lowest_R1)

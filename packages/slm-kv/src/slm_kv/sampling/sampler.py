@@ -66,8 +66,8 @@ class TokenSampler:
 
     @property
     def is_plain(self) -> bool:
-        """Whether the next tokens depend on nothing but logits, settings and numbers, and need no logprobs."""
-        return not (self._depends_on_text or self._tokens_before_end) and self.params.logprobs is None
+        """Whether the next tokens depend on nothing but logits, settings and numbers."""
+        return not (self._depends_on_text or self._tokens_before_end)
 
     def next_rows(self, count: int) -> list[SampledRow]:
         """How the next ``count`` tokens are sampled, if ``is_plain``."""
@@ -77,23 +77,22 @@ class TokenSampler:
             self._numbers.append(self._random.random())
         return [SampledRow(self.params, number) for number in islice(self._numbers, count)]
 
-    def sample(self, logits_V: Tensor, chosen: int | None = None) -> SampledToken:
-        """Sample the next token and add it to the history.
+    def take(self, token: SampledToken) -> SampledToken:
+        """Add a token to the history that was sampled elsewhere as the first of ``next_rows``, and return it."""
+        if not self.params.greedy:
+            self._next_number()
+        self.record(token.token_id)
+        return token
 
-        Args:
-            logits_V: The logits.
-            chosen: The token that was sampled from them as the first of ``next_rows``; None for none.
+    def sample(self, logits_V: Tensor) -> SampledToken:
+        """Sample the next token and add it to the history.
 
         Raises:
             InvalidLogits: the logits contain NaN, or the largest is infinite.
             GrammarError: no token may come next.
         """
         params = self.params
-        if chosen is not None:
-            token = chosen
-            if not params.greedy:
-                self._next_number()
-        elif params.greedy and not (self._depends_on_text or self._tokens_before_end):
+        if params.greedy and self.is_plain:
             token = likeliest(logits_V)  # needs no float64 copy of the logits
         else:
             scores_V = self._scores(logits_V)

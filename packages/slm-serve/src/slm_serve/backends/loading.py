@@ -92,6 +92,7 @@ def _create_engine(settings: Settings, loaded: LoadedAdapters, options: WeightOp
             weights=options.weights,
             gate_text=options.gate_text,
             speculate=settings.speculate,
+            cuda_graphs=settings.cuda_graphs,
         )
     except UnsupportedModel as error:
         reason = str(error).rpartition(";")[0]  # its remedy, the model's own generate, is --backend transformers here

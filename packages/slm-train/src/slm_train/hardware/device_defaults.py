@@ -47,7 +47,10 @@ def device_defaults(cpu_wanted: bool = False) -> DeviceDefaults:
 def precision_name(training: TrainingArguments) -> str:
     """Return what a run computes in. Weights and optimizer state are float32, or 4-bit where that is chosen."""
     name = str(autocast_dtype(training)).removeprefix("torch.")
-    return f"{name} autocast" if training.bf16 or training.fp16 else name
+    if training.bf16 or training.fp16:
+        return f"{name} autocast"
+    # transformers refuses --tf32 true on a device without it.
+    return f"{name}, products of matrices in TF32" if training.tf32 else name
 
 
 def notes_on_precision(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from slm_train.losses.evaluation_loss import EvaluationLoss
 from slm_train.losses.fused_loss import loss_context
 from slm_train.losses.loss_path import observe_loss_path
 from slm_train.model.fast_dropout import use_fast_dropout
+from slm_train.model.mask_checks import without_mask_checks
 
 
 class SlmTrainer(FiniteTrainer):
@@ -66,6 +68,7 @@ class SlmTrainer(FiniteTrainer):
         use_fast_dropout(model)
         self._check_loss_path(model)
         self.loss_context = loss_context(model, self.args, fused_loss)
+        self.mask_context = without_mask_checks(self.args, collator.packed) or nullcontext
         self.evaluation_loss = EvaluationLoss.fitting(model, self.args)
         self.shard()
         self.trained_tokens: Any = 0
@@ -98,7 +101,7 @@ class SlmTrainer(FiniteTrainer):
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *rest: Any, **named: Any) -> Any:
         """Compute the loss without a cache: with one, packed documents would attend to each other."""
-        with self.loss_context():
+        with self.loss_context(), self.mask_context():
             return super().compute_loss(model, inputs | {"use_cache": False}, *rest, **named)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:

@@ -13,10 +13,11 @@ from transformers import AutoTokenizer
 from slm_adapters import AdapterLoader, Tokenizers, find_base
 from slm_data import sample_base
 from slm_kv import SamplingParams
-from slm_serve import Answer, Delta, Job, Settings, VLLMBackend
+from slm_serve import Answer, Delta, Job, VLLMBackend
 from slm_serve.backends.served_models import ServedModel
 from slm_serve.backends.vllm.library import VLLMLibrary
 from slm_serve.backends.vllm.plan import EnginePlan, ServingPlan
+from slm_serve.backends.vllm.sizes import EngineSizes
 
 VOCABULARY, CONTEXT_LENGTH, END = 2048, 64, 1
 TOKENIZER = AutoTokenizer.from_pretrained(sample_base())
@@ -43,6 +44,15 @@ class FakeEngine:
     hangs_after: int | None = None  # tokens
     failing_lora: str | None = None
     hanging: bool = False
+
+    @property
+    def vllm_config(self) -> Any:
+        """The limits that were given, or those that this vLLM chooses."""
+        arguments = {"max_model_len": 60, "max_num_seqs": 7} | self.arguments
+        return SimpleNamespace(
+            model_config=SimpleNamespace(max_model_len=arguments["max_model_len"]),
+            scheduler_config=SimpleNamespace(max_num_seqs=arguments["max_num_seqs"]),
+        )
 
     async def add_lora(self, lora: Any) -> None:
         self.loras.append(lora)
@@ -126,7 +136,10 @@ class FakeSetup:
         self.loop.run_until_complete(asyncio.wait_for(poll(), 20))
 
 
-def serving_plan(base: Path | None = None) -> ServingPlan:
+SIZES = EngineSizes("float32", CONTEXT_LENGTH, 1000, 2, 256)
+
+
+def serving_plan(base: Path | None = None, sizes: EngineSizes = SIZES) -> ServingPlan:
     """Return a plan for a base with a LoRA (red) and a merged adapter (moth).
 
     With the folder of a base, two more LoRAs can be loaded later.
@@ -143,10 +156,9 @@ def serving_plan(base: Path | None = None) -> ServingPlan:
         {},
         TOKENIZER,
         tokenizers,
-        CONTEXT_LENGTH,
         VOCABULARY,
         frozenset([END]),
-        1000,
+        sizes,
         "LlamaForCausalLM",
         loader,
     )
@@ -180,11 +192,11 @@ def fake_vllm(engines: list[FakeEngine], failing: int | None = None, failing_lor
 
 
 @contextmanager
-def fake_setup(base: Path | None = None, **options: Any) -> Iterator[FakeSetup]:
+def fake_setup(base: Path | None = None, sizes: EngineSizes = SIZES, **options: Any) -> Iterator[FakeSetup]:
     """Run a backend over fake engines. The arguments are those of ``serving_plan`` and ``fake_vllm``."""
     loop = asyncio.new_event_loop()
     engines: list[FakeEngine] = []
-    backend = VLLMBackend(serving_plan(base), Settings(max_sequences=2), fake_vllm(engines, **options), loop)
+    backend = VLLMBackend(serving_plan(base, sizes), fake_vllm(engines, **options), loop)
     yield FakeSetup(backend, engines, loop)
     backend.close()
     loop.close()

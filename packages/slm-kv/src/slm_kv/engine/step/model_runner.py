@@ -6,7 +6,7 @@ Shapes: N rows of one call, V vocabulary.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +14,15 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from slm_kv.attention.backends import select_attention
+from slm_kv.attention.backends import attention_of
 from slm_kv.attention.interface import AttentionStep, attention_step
+from slm_kv.attention.probe import AttentionProbe
 from slm_kv.engine.adapters import Adapters, ModelCall
-from slm_kv.engine.embeddings import EmbeddingSequence, last_hidden_states
+from slm_kv.engine.embeddings import last_hidden_states
 from slm_kv.engine.scheduler import Work
-from slm_kv.engine.step.step_inputs import slots_of, sort_rows, step_inputs
-from slm_kv.errors import InvalidLogits
+from slm_kv.engine.step.cuda_graphs import select_capture
+from slm_kv.engine.step.graphed_decode import CudaGraphs, GraphedDecode
+from slm_kv.engine.step.step_inputs import slots_of, sort_rows, step_inputs, to_device
 from slm_kv.pages.storage import PagedStorage
 from slm_kv.peft_models import base_model
 
@@ -36,15 +38,45 @@ class ModelRunner:
         model: One of the models, without its PeftModel wrapper.
         adapters: The models with their adapters.
         storage: The pages.
+        probe: What the layers require of attention.
         step: The base model's compiled decode step on these pages; None for none.
+
+    Attributes:
+        graphs: Runs decode steps of fixed shapes; None runs none so.
     """
 
     def __init__(
-        self, model: PreTrainedModel, adapters: Adapters, storage: PagedStorage, step: DecodeStep | None = None
+        self,
+        model: PreTrainedModel,
+        adapters: Adapters,
+        storage: PagedStorage,
+        probe: AttentionProbe,
+        step: DecodeStep | None = None,
     ) -> None:
         self.adapters, self.storage, self.step = adapters, storage, step
-        self._attend = select_attention(storage.device, storage.dtype)
+        self.attention = attention_of(probe, storage.page_size)
+        self._attend = self.attention.attend
+        self.graphs: GraphedDecode | None = None
+        self._asks_for_graphs = False
         self._supports_logits_to_keep = "logits_to_keep" in inspect.signature(model.forward).parameters
+
+    def use_graphs(self, cuda_graphs: CudaGraphs, max_rows: int) -> None:
+        """Capture decode steps of at most ``max_rows`` rows, if ``cuda_graphs`` and the device allow it."""
+        device, self._asks_for_graphs = self.storage.device, cuda_graphs == "auto"
+        if capture := select_capture(cuda_graphs, device):
+            self.graphs = GraphedDecode(self.storage, self._attend, capture, max_rows, self.adapters.default)
+
+    def forget_graphs(self) -> None:
+        """Capture again, after weights or adapters have changed."""
+        if self.graphs is not None:
+            self.graphs.clear()
+
+    @property
+    def graphs_summary(self) -> str:
+        """A line for the engine's summary, if graphs were asked for."""
+        if not self._asks_for_graphs:
+            return ""
+        return f"\ncuda graphs: {self.graphs.summary if self.graphs else f'none on a {self.storage.device.type}'}"
 
     @torch.inference_mode()
     def run(self, work: tuple[Work, ...]) -> Iterator[tuple[list[Work], list[Tensor]]]:
@@ -82,18 +114,14 @@ class ModelRunner:
         if self.step is not None:
             self.step.adapters = adapters
 
-    def check_keys(self, work: Work) -> None:
-        """Check the keys that ``work`` has computed.
+    def nan_keys(self, work: Sequence[Work]) -> Tensor:
+        """Return [N]: whether each row of ``work``, which has been computed, has a NaN key. Waits for nothing.
 
         A NaN in any layer's key or value makes the outputs of this layer NaN, and with them the last layer's keys.
-
-        Raises:
-            InvalidLogits: a key is NaN.
         """
-        slots_N = torch.from_numpy(slots_of(work, self.storage.page_size)).to(self.storage.device)
-        keys_NGD = self.storage.keys[-1].flatten(0, 1)[slots_N]
-        if bool(keys_NGD.isnan().any()):
-            raise InvalidLogits("the model gave NaN keys for the prompt; check its weights, or try dtype float32")
+        slots = [slots_of(item, self.storage.page_size) for item in work]
+        keys_NGD = self.storage.keys[-1].flatten(0, 1)[to_device(slots, self.storage.device).long()]
+        return keys_NGD.isnan().flatten(1).any(1)
 
     def _run_step(self, step: DecodeStep, work: tuple[Work, ...]) -> list[Tensor]:
         rows = [
@@ -106,6 +134,10 @@ class ModelRunner:
     def _run_call(self, call: ModelCall) -> list[Tensor]:
         names, work = call.row_adapters, sort_rows(call.work)
         keep, counts = _rows_with_logits(work)
+        if self.graphs is not None and len(keep) == sum(item.count for item in work):
+            graphed_NV = self.graphs.run(call, work)
+            if graphed_NV is not None:
+                return list(graphed_NV.split(counts))
         inputs = step_inputs(work, self.storage, keep)
         keep_all = bool(names) or len(keep) == len(inputs.token_ids)
         shape = (-1, 1) if names else (1, -1)  # PEFT chooses the adapter by batch entry
@@ -160,9 +192,3 @@ def _rows_with_logits(work: list[Work]) -> tuple[list[int], list[int]]:
         counts.append(len(rows))
         first = end
     return keep, counts
-
-
-def split_embeddings(work: tuple[Work, ...]) -> tuple[tuple[Work, ...], tuple[Work, ...]]:
-    """The work of embeddings, and the rest."""
-    embedding = tuple(item for item in work if isinstance(item.sequence, EmbeddingSequence))
-    return embedding, tuple(item for item in work if item not in embedding) if embedding else work

@@ -35,7 +35,7 @@ def step_inputs(work: list[Work], storage: PagedStorage, keep: Sequence[int] = (
     page_numbers = [np.array(item.sequence.block_table.pages) for item in chunks]
     indices = [_token_ids(work), _positions(work), slots, np.array(keep, np.int64), *page_numbers]
     sizes = [len(numbers) for numbers in indices]
-    staged = _to_device([*indices, decode_pages.ravel(), decode_lengths], storage.device)
+    staged = to_device([*indices, decode_pages.ravel(), decode_lengths], storage.device)
     indices_size, pages_end = sum(sizes), sum(sizes) + decode_pages.size
     token_ids, positions, slots_N, keep_K, *pages = staged[:indices_size].long().split(sizes)
     batch = StepBatch(
@@ -46,6 +46,27 @@ def step_inputs(work: list[Work], storage: PagedStorage, keep: Sequence[int] = (
         _chunks(chunks, len(decode_lengths), page_numbers, pages),
     )
     return StepInputs(token_ids, positions, keep_K, batch)
+
+
+def decode_inputs(work: list[Work], storage: PagedStorage, rows: int, width: int) -> list[np.ndarray]:
+    """The numbers of a decode step of ``rows`` rows with tables of ``width`` pages; those of ``work`` come first.
+
+    The other rows compute token 0 at position 0 in the spare page of ``storage``.
+
+    Returns:
+        Token ids, positions, slots and lengths [rows] each, and pages [rows, width] in one dimension.
+    """
+    spare = storage.spare_page
+    pages, lengths = _decode_rows(work)
+    known = sum(item.count for item in work)
+    vectors = np.zeros((4, rows), np.int64)
+    vectors[2], vectors[3] = spare * storage.page_size, 1
+    tables = np.full((rows, width), spare, np.int32)
+    if work:
+        slots = np.concatenate([slots_of(item, storage.page_size) for item in work])
+        vectors[:, :known] = _token_ids(work), _positions(work), slots, lengths
+        tables[:known, : pages.shape[1]] = pages
+    return [vectors.ravel(), tables.ravel()]
 
 
 def sort_rows(work: list[Work]) -> list[Work]:
@@ -98,11 +119,16 @@ def _chunks(work: list[Work], first: int, page_numbers: list[np.ndarray], pages:
     return tuple(chunks)
 
 
-def _to_device(parts: list[np.ndarray], device: torch.device) -> Tensor:
+def to_device(parts: list[np.ndarray], device: torch.device) -> Tensor:
     """Copy the numbers to ``device`` one after the other, as int32: a pool has fewer than 2^31 slots.
 
     From pinned memory, the copy waits for nothing. torch keeps that memory until the copy is done.
     """
+    return stage(parts, device).to(device, non_blocking=True)
+
+
+def stage(parts: list[np.ndarray], device: torch.device) -> Tensor:
+    """Write the numbers one after the other, as int32, to memory of the host from which ``device`` can copy them."""
     staged = torch.empty(sum(part.size for part in parts), dtype=torch.int32, pin_memory=device.type == "cuda")
     np.concatenate(parts, out=staged.numpy(), casting="same_kind")
-    return staged.to(device, non_blocking=True)
+    return staged

@@ -1,21 +1,21 @@
-"""What the host needs of a step's results, fetched from the device for all requests together.
+"""What the host needs of a step's results: logits, or tokens and numbers that were computed from them on the device.
 
-Shapes: R rows of one item of work, V vocabulary.
+Shapes: R rows of one item of work, N rows of several, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
-import torch
 from torch import Tensor
 
 from slm_kv.engine.scheduler import Work
-from slm_kv.sampling.device_sampling import sample_rows
+from slm_kv.errors import InvalidLogits
+from slm_kv.sampling.logprobs import SampledToken
 
 Item = tuple[Work, Tensor]  # and its logits [R, V]
+NanKeys = Callable[[Sequence[Work]], Tensor]  # [N]: whether each row of several items of work has a NaN key
 
 
 @dataclass(frozen=True)
@@ -24,51 +24,32 @@ class StepResult:
 
     Attributes:
         logits_RV: Its logits: on the host, if tokens are sampled there.
-        tokens: The tokens sampled on the device from the rows of the last known token and the draft, or INVALID; empty
-            if none were.
+        tokens: The tokens sampled on the device from the rows of the last known token and the draft; None for logits
+            from which none can be sampled. Empty if none were sampled there.
+        prompt_numbers: The numbers of its tokens that ``Sequence.add_prompt_numbers`` takes. None if they are not
+            needed, or are to be computed from the logits.
+        has_nan_keys: Whether a key that was checked is NaN.
     """
 
     logits_RV: Tensor
-    tokens: tuple[int, ...] = ()
+    tokens: tuple[SampledToken | None, ...] = ()
+    prompt_numbers: Sequence[Sequence[float]] | None = None
+    has_nan_keys: bool = False
+
+    def check_keys(self) -> None:
+        """Raise InvalidLogits if a key is NaN."""
+        if self.has_nan_keys:
+            raise InvalidLogits("the model gave NaN keys for the prompt; check its weights, or try dtype float32")
 
 
-def unfetched(items: Sequence[Item]) -> list[tuple[Work, StepResult]]:
+# Waits for the device, and returns the results.
+Wait = Callable[[], list[tuple[Work, StepResult]]]
+
+
+def host_results(items: Sequence[Item], nan_keys: NanKeys) -> Wait:
     """The results on a CPU, where numpy samples faster than torch."""
-    return [(work, StepResult(logits_RV)) for work, logits_RV in items]
-
-
-def fetch(items: Sequence[Item]) -> list[tuple[Work, StepResult]]:
-    """Sample on the device where logits and settings suffice, and copy the other requests' logits to the host.
-
-    Each is one copy for all requests, for which the host waits.
-    """
-    plain = [(work, logits_RV) for work, logits_RV in items if _is_plain(work)]
-    others = [(work, logits_RV) for work, logits_RV in items if not _is_plain(work)]
-    return [*_sample(plain), *_copy_to_host(others)]
-
-
-def _is_plain(work: Work) -> bool:
-    return work.samples and not work.sequence.needs_prompt_logits and work.sequence.sampler.is_plain
-
-
-def _sample(items: Sequence[Item]) -> list[tuple[Work, StepResult]]:
-    if not items:
-        return []
-    counts = [1 + len(work.draft) for work, _ in items]
-    logits_RV = torch.cat([logits_RV[-count:] for (_, logits_RV), count in zip(items, counts, strict=True)])
-    rows = [row for work, _ in items for row in work.sequence.sampler.next_rows(1 + len(work.draft))]
-    try:
-        tokens = iter(sample_rows(logits_RV, rows).tolist())
-    except torch.OutOfMemoryError:  # the host samples one row at a time
-        return _copy_to_host(items)
-    return [
-        (work, StepResult(logits_RV, tuple(islice(tokens, count))))
-        for (work, logits_RV), count in zip(items, counts, strict=True)
-    ]
-
-
-def _copy_to_host(items: Sequence[Item]) -> list[tuple[Work, StepResult]]:
-    if not items:
-        return []
-    logits = torch.cat([logits_RV for _, logits_RV in items]).cpu().split([len(logits_RV) for _, logits_RV in items])
-    return [(work, StepResult(logits_RV)) for (work, _), logits_RV in zip(items, logits, strict=True)]
+    results = []
+    for work, logits_RV in items:
+        has_nan_keys = work.checks_keys and bool(nan_keys([work]).any())
+        results.append((work, StepResult(logits_RV, has_nan_keys=has_nan_keys)))
+    return lambda: results

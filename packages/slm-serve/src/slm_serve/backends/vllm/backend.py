@@ -53,25 +53,21 @@ class VLLMBackend:
     results are sent to ``loop``, the server's.
     """
 
-    def __init__(
-        self, plan: ServingPlan, settings: Settings, vllm: VLLMLibrary, loop: asyncio.AbstractEventLoop
-    ) -> None:
+    def __init__(self, plan: ServingPlan, vllm: VLLMLibrary, loop: asyncio.AbstractEventLoop) -> None:
         self._served, self._tokenizers = dict(plan.served), dict(plan.tokenizers)
         self.served: Mapping[str, ServedModel] = self._served
         self.tokenizer = plan.tokenizer
         self.tokenizers: Mapping[str, PreTrainedTokenizerBase] = self._tokenizers
-        self.context_length = plan.context_length
         self.kind: BackendKind = "vllm"
         self.reason: str | None = None
-        self.max_sequences = settings.max_sequences
-        self.summary = format_summary(plan, settings, vllm.version, vllm.device)
+        self.summary = format_summary(plan, vllm.version, vllm.device)
         self._plan, self._vllm, self._server = plan, vllm, ServerLoop(loop)
         # A copy: a fast tokenizer must not be used by two threads at once.
         self._thread_tokenizer = copy.deepcopy(plan.tokenizer)
         self._grammars = GrammarCompiler(
             copy.deepcopy(plan.tokenizer) if tokenizer_folder(plan) else None, plan.vocabulary_size
         )
-        self._routes = Routes(plan, settings, vllm)
+        self._routes = Routes(plan, vllm)
         self._removals: set[asyncio.Task[None]] = set()  # the loop itself holds weak references only
         self._running: dict[asyncio.Task[None], VLLMJob] = {}
         self._failure: str | None = None
@@ -81,6 +77,9 @@ class VLLMBackend:
         self._thread = threading.Thread(target=self._run, args=(started,), name="vllm", daemon=True)
         self._thread.start()
         started.result()
+        limits = [vllm.limits(engine) for engine in self._routes.engines.values()]
+        self.context_length = plan.sizes.context_length or min(each.context_length for each in limits)
+        self.max_sequences = plan.sizes.max_sequences or min(each.max_sequences for each in limits)
 
     @classmethod
     def start(cls, settings: Settings, loop: asyncio.AbstractEventLoop) -> Self:
@@ -92,9 +91,9 @@ class VLLMBackend:
         vllm = import_vllm()
         if settings.device not in (None, vllm.device):
             raise StartError(f"--device {settings.device}: this vLLM is built for {vllm.device}; install the other one")
-        plan = plan_serving(settings)
+        plan = plan_serving(settings, vllm.device)
         set_cpu_threads(settings.threads, len(plan.engines))
-        return cls(plan, settings, vllm, loop)
+        return cls(plan, vllm, loop)
 
     @property
     def failure(self) -> str | None:

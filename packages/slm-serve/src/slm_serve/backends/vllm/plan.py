@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from huggingface_hub import snapshot_download
 from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase
 
@@ -32,11 +31,10 @@ from slm_adapters import (
 from slm_serve.backends.merged_models import default_cache_dir, merged_model
 from slm_serve.backends.served_models import ServedModel, served_models, served_tokenizers
 from slm_serve.backends.vllm.lora_support import LORA_LAYERS, LoadDecision, decide_loading, max_lora_rank
+from slm_serve.backends.vllm.sizes import EngineSizes
 from slm_serve.errors import StartError
 from slm_serve.settings import Settings
 
-# Tokens in a block of vLLM's cache on a CPU. Blocks on a GPU are smaller, so rounding up to this size is safe on both.
-BLOCK_SIZE = 128
 MAX_LATER_LORAS, MAX_LATER_RANK = 8, 64  # LoRA adapters that can be loaded later: vLLM allocates memory for them
 DOWNLOADED_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]  # no pickles, which can run code
 
@@ -69,9 +67,8 @@ class ServingPlan:
         decisions: how each adapter is loaded, and why.
         tokenizer: decodes the texts of all models.
         tokenizers: as in the backend.
-        context_length: maximum number of tokens of a prompt and its continuation.
         eos_token_ids: tokens that end a text.
-        cache_bytes: size of the KV cache of each engine.
+        sizes: of each engine.
         architecture: of the base, as in its config.json.
         loader: reads further adapters.
     """
@@ -81,16 +78,15 @@ class ServingPlan:
     decisions: Mapping[str, LoadDecision]
     tokenizer: PreTrainedTokenizerBase
     tokenizers: Mapping[str, PreTrainedTokenizerBase]
-    context_length: int
     vocabulary_size: int
     eos_token_ids: frozenset[int]
-    cache_bytes: int
+    sizes: EngineSizes
     architecture: str
     loader: AdapterLoader
 
 
-def plan_serving(settings: Settings) -> ServingPlan:
-    """Plan the engines for ``settings``, and merge the adapters that vLLM cannot load.
+def plan_serving(settings: Settings, device: str) -> ServingPlan:
+    """Plan the engines for ``settings`` on ``device`` (cpu or cuda), and merge the adapters that vLLM cannot load.
 
     Raises ValueError, one sentence, for settings, models and adapters that do not fit.
     """
@@ -112,22 +108,12 @@ def plan_serving(settings: Settings) -> ServingPlan:
         decisions=decisions,
         tokenizer=tokenizer,
         tokenizers=served_tokenizers(served, tokenizers),
-        context_length=min(config.max_position_embeddings, settings.page_size * settings.max_pages),
         vocabulary_size=config.vocab_size,
         eos_token_ids=_eos_token_ids(folder.path, config, tokenizer).union(*map(recorded_end_ids, adapters.values())),
-        cache_bytes=kv_cache_bytes(config, settings),
+        sizes=EngineSizes.from_settings(settings, config, device),
         architecture=architecture,
         loader=AdapterLoader(base, tokenizers, four_bit=False),
     )
-
-
-def kv_cache_bytes(config: Any, settings: Settings) -> int:
-    """Return the size of the pages in the settings, rounded up to whole blocks, plus the block that vLLM reserves."""
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    itemsize: int = getattr(torch, settings.vllm_dtype).itemsize
-    blocks = -(-settings.page_size * settings.max_pages // BLOCK_SIZE) + 1
-    return blocks * BLOCK_SIZE * 2 * config.num_hidden_layers * heads * head_size * itemsize
 
 
 def tokenizer_folder(plan: ServingPlan) -> str | None:
@@ -136,7 +122,7 @@ def tokenizer_folder(plan: ServingPlan) -> str | None:
     return folder if Path(folder, "tokenizer.json").is_file() else None
 
 
-def engine_arguments(plan: ServingPlan, engine: EnginePlan, settings: Settings, device: str) -> dict[str, Any]:
+def engine_arguments(plan: ServingPlan, engine: EnginePlan, device: str) -> dict[str, Any]:
     """Return the arguments of vLLM's AsyncEngineArgs for ``engine``.
 
     The variable VLLM_CPU_KVCACHE_SPACE, if set, takes precedence over the number of pages.
@@ -147,11 +133,7 @@ def engine_arguments(plan: ServingPlan, engine: EnginePlan, settings: Settings, 
         "tokenizer": tokenizer_folder(plan),
         "load_format": "safetensors",
         "trust_remote_code": False,
-        "dtype": settings.vllm_dtype,
-        "max_model_len": plan.context_length,
-        "max_num_seqs": settings.max_sequences,
-        "max_num_batched_tokens": max(settings.max_step_tokens, settings.max_sequences),
-        "kv_cache_memory_bytes": plan.cache_bytes,
+        **plan.sizes.arguments(len(plan.engines)),
         "enforce_eager": device == "cpu",
         "seed": secrets.randbits(31),  # for requests without a seed
         "disable_log_stats": True,
@@ -164,13 +146,14 @@ def engine_arguments(plan: ServingPlan, engine: EnginePlan, settings: Settings, 
     return arguments
 
 
-def format_summary(plan: ServingPlan, settings: Settings, version: str, device: str) -> str:
+def format_summary(plan: ServingPlan, version: str, device: str) -> str:
     """Return the start-up message: engines, cache size, and how each adapter is loaded and why."""
     count = len(plan.engines)
     engines = "one engine" if count == 1 else f"{count} engines, each with its own weights and cache"
+    dtype = "dtype as vLLM chooses" if plan.sizes.dtype == "auto" else plan.sizes.dtype
     lines = [
-        f"model: vLLM {version} on {device}, {settings.vllm_dtype}, {engines}",
-        f"cache: {plan.cache_bytes / 1e6:.1f} MB per engine, at most {plan.context_length:,} tokens per text",
+        f"model: vLLM {version} on {device}, {dtype}, {engines}",
+        plan.sizes.describe(),
     ]
     for name, decision in plan.decisions.items():
         method = "loaded by vLLM" if decision.method == "lora" else "merged, in an engine of its own"

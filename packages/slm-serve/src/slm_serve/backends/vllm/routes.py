@@ -15,7 +15,6 @@ from slm_serve.backends.vllm.library import VLLMLibrary
 from slm_serve.backends.vllm.lora_support import decide_loading, max_lora_rank
 from slm_serve.backends.vllm.plan import EnginePlan, ServingPlan, engine_arguments
 from slm_serve.errors import RequestError, StartError, unknown_model
-from slm_serve.settings import Settings
 
 logger = logging.getLogger("slm_serve")
 
@@ -42,8 +41,8 @@ class Route:
 class Routes:
     """The routes by served name."""
 
-    def __init__(self, plan: ServingPlan, settings: Settings, vllm: VLLMLibrary) -> None:
-        self._plan, self._settings, self._vllm = plan, settings, vllm
+    def __init__(self, plan: ServingPlan, vllm: VLLMLibrary) -> None:
+        self._plan, self._vllm = plan, vllm
         self._by_model: dict[str, Route] = {}
         self._lora_ids = itertools.count(1)
         self._loaded: set[int] = set()  # ids of the LoRAs that were added while the engines run
@@ -83,7 +82,7 @@ class Routes:
 
     async def start_engine(self, number: int, engine_plan: EnginePlan) -> None:
         """Start an engine and load its LoRA adapters, so that a broken adapter is reported at start-up."""
-        vllm, arguments = self._vllm, engine_arguments(self._plan, engine_plan, self._settings, self._vllm.device)
+        vllm, arguments = self._vllm, engine_arguments(self._plan, engine_plan, self._vllm.device)
         name = engine_plan.model
         try:
             # Its library is slm_kv's; the default would not read the grammars of tool calls.
