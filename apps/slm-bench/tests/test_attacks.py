@@ -28,9 +28,9 @@ async def with_server(handler: Handler, client: Callable[[int], Coroutine[Any, A
         server.close()
 
 
-def attack(name: str, handler: Handler) -> dict[str, int]:
+def attack(name: str, handler: Handler, seconds: float = SECONDS) -> dict[str, int]:
     return asyncio.run(
-        with_server(handler, lambda port: ATTACKS[name](Target(port, "model", 16, time.monotonic() + SECONDS)))
+        with_server(handler, lambda port: ATTACKS[name](Target(port, "model", 16, time.monotonic() + seconds)))
     )
 
 
@@ -61,7 +61,8 @@ def test_connections_that_the_server_closes_are_counted(name: str, monkeypatch: 
     monkeypatch.setattr(slow_requests, "PAUSE", 0.05)
     monkeypatch.setattr(connection_flood, "PAUSE", 0.05)
     monkeypatch.setattr(connection_flood, "CONNECTIONS", 20)
-    assert attack(name, close)["closed"] > 0
+    # A busy machine may need longer for one connection than an attack lasts.
+    assert any(attack(name, close, seconds)["closed"] for seconds in (SECONDS, 5 * SECONDS, 25 * SECONDS))
 
 
 def test_a_reader_that_is_refused_tries_again() -> None:

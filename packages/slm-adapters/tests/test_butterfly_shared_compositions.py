@@ -11,6 +11,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from slm_adapters import ButterflyConfig
@@ -191,3 +192,48 @@ def test_a_layer_outside_of_a_model_composes_alone() -> None:
     x = torch.randn(3, 16)
     first, second = layer(x), layer(x)
     assert torch.equal(first, second)
+
+
+class Products(TorchDispatchMode):
+    """Records the types of matrix products in a composition, which TF32 (``--tf32``) would round if it were float32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.composing = False
+        self.types: list[torch.dtype] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        is_product = func.overloadpacket.__name__ in ("mm", "bmm", "addmm", "baddbmm", "dot", "mv", "addmv", "linear")
+        if self.composing and is_product:
+            self.types.append(args[0].dtype)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_no_setting_of_tf32_reaches_a_composition_or_its_gradients(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block = {"block_size": 8} if "block_size" in settings else {}
+    model, products, calls = chain(5, **{"block_size": None, **settings, **block}), Products(), list[str]()
+
+    def watched(name: str) -> Any:
+        usual = getattr(joint_composition, name)
+
+        def call(angles: torch.Tensor, *rest: Any) -> Any:
+            assert angles.dtype == torch.float64  # cosines and products of angles; rounded once, to the type of x
+            calls.append(name)
+            products.composing = True
+            try:
+                return usual(angles, *rest)
+            finally:
+                products.composing = False
+
+        return call
+
+    for name in ("compose_layers", "angle_gradients"):
+        monkeypatch.setattr(joint_composition, name, watched(name))
+    randomize_angles(model, seed=4)
+    with products:
+        gradients(model, loss(model))
+    assert set(calls) == {"compose_layers", "angle_gradients"}
+    assert products.types == []

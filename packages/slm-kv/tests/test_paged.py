@@ -9,6 +9,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from slm_kv.linear.packing import PackedModel
 from slm_kv.paged import main
 from slm_testing.kv.tiny_models import make_model
 
@@ -172,3 +173,11 @@ def test_the_pool_is_as_large_as_the_request_needs(
     output = capsys.readouterr().out
     assert f"pool: {pages} page" in output
     assert ending in output
+
+
+def test_the_weights_are_not_unpacked_when_the_process_ends(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unpack(_: PackedModel) -> None:
+        raise AssertionError("a second copy of the weights")
+
+    monkeypatch.setattr(PackedModel, "unpack", unpack)
+    assert main(flags(folder, "--max_new_tokens", "2")) == 0

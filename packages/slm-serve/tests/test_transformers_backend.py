@@ -32,7 +32,7 @@ def folders(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope="module")
 def server(folders: dict[str, Path]) -> Iterator[RunningServer]:
-    settings: dict[str, Any] = {"max_sequences": 2, "max_queue": 8, "request_timeout": 1.5}
+    settings: dict[str, Any] = {"max_sequences": 2, "max_queue": 8}
     with running_server(model_path=str(folders["base"]), adapter=(f"red={folders['red']}",), **settings) as running:
         yield running
 
@@ -40,6 +40,8 @@ def server(folders: dict[str, Path]) -> Iterator[RunningServer]:
 @pytest.fixture
 def slow_server(server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> RunningServer:
     monkeypatch.setattr(server.engine, "step", delayed(server.engine.step, 0.05))
+    settings = server.service.settings.model_copy(update={"request_timeout": 1.5})
+    monkeypatch.setattr(server.service, "settings", settings)
     return server
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ from slm_testing.train.tiny_runs import Refused, Tiny
 from slm_train.cli import main
 from slm_train.command_line.budget_flags import RENAMED, WITHOUT_EFFECT
 from slm_train.command_line.parsing import parse_arguments
+from slm_train.command_line.run_defaults import default_words
 from slm_train.errors import UsageError
+from slm_train.hardware.device_defaults import DeviceDefaults
 from slm_train.options.budget import BudgetOptions
 
 COMMAND = (
@@ -68,6 +71,8 @@ def test_a_flag_of_the_loop_is_refused_by_the_trainer_with_the_command_to_use(wo
     [
         (("--target_tokens_per_step", "0"), "--target_tokens_per_step 0 must be at least 1"),
         (("--log_interval", "0"), "--log_interval 0 must be at least 1"),
+        (("--checkpoint_interval", "0"), "--checkpoint_interval 0 must be at least 1"),
+        (("--checkpoint_interval", "often"), "--checkpoint_interval often must be a whole number, or auto"),
         (("--eval_interval", "-1"), "--eval_interval -1 must not be below 0"),
         (("--schedule_in", "centuries"), "choose from steps, tokens"),
         (("--max_tokens_per_micro_batch", "9"), "does not hold the longest row of 64 tokens"),
@@ -110,7 +115,7 @@ def test_the_help_page_shows_the_defaults_of_the_loop(capsys: pytest.CaptureFixt
     assert main(["dynamic", "--help"]) == 0
     page = " ".join(capsys.readouterr().out.split())
     assert "Default: best_fit" not in page
-    assert "Steps between checkpoints. Default: 1." in page
+    assert "at most 2 % of the training time. Default: 1 on a CPU, auto on a GPU." in page
     assert "outputs/<dataset>-<mode>-dynamic" in page
 
 
@@ -122,6 +127,17 @@ def test_the_help_page_counts_the_flags_that_it_leaves_out(capsys: pytest.Captur
             pages.append(capsys.readouterr().out)
         short, whole = ({line.split()[0] for line in page.splitlines() if line.startswith("  --")} for page in pages)
         assert f"--help_all has {len(whole - short)} more flags" in pages[0]
+
+
+def test_checkpoints_are_chosen_by_their_cost_on_a_gpu_and_written_after_every_step_on_a_cpu() -> None:
+    for device, expected in ((DeviceDefaults(False, True, "GPU"), "auto"), (DeviceDefaults(True, True, "CPU"), None)):
+        words, _ = default_words(set(), device, dynamic=True)
+        assert dict(pairwise(words)).get("--checkpoint_interval") == expected
+        for explicit, is_dynamic in (({"checkpoint_interval"}, True), (set(), False)):
+            assert "--checkpoint_interval" not in default_words(explicit, device, dynamic=is_dynamic)[0]
+    budget = parse_arguments(["dynamic"]).budget
+    assert budget
+    assert budget.steps_between_checkpoints == 1
 
 
 @pytest.mark.parametrize("kind", ["reduce_lr_on_plateau", "greedy"])

@@ -97,6 +97,7 @@ def test_one_process_and_two_give_the_same_weights_and_the_run_continues(
     more = ("--mode", mode, "--lora_dropout", "0", "--model_path", str(undropped), "--max_train_samples", "20")
     # A low rate: Adam enlarges the rounding of gradients that are summed in another order, in proportion to it.
     more = (*more, "--eval_interval", "4", "--lr_scheduler_type", "constant", "--learning_rate", "1e-4")
+    more = (*more, "--checkpoint_interval", "auto")  # decided by the first process
     one, two = tmp_path / "one", tmp_path / "two"
     assert main(dynamic(tiny, one, *more, "--max_steps", "8")) == 0
     launch = by_torchrun if mode == "lora" else by_forks

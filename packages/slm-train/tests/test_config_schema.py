@@ -126,7 +126,10 @@ def test_what_the_command_refuses_is_not_valid(schema: dict[str, Any], tmp_path:
 
 def test_the_other_loop_has_a_schema_of_its_own(tmp_path: Path) -> None:
     dynamic = config_schema(dynamic=True)
-    for text, expected in (("target_tokens_per_step: 100", True), ("eval_strategy: steps", False)):
+    cases = {"target_tokens_per_step: 100": True, "eval_strategy: steps": False}
+    cases |= {f"checkpoint_interval: {value}": True for value in ("auto", "3", "'3'")}
+    cases |= {f"checkpoint_interval: {value}": False for value in ("often", "0", "2.5", "[auto, 3]")}
+    for text, expected in cases.items():
         assert is_accepted(tmp_path, text, "dynamic") is expected
         assert is_valid(dynamic, text) is expected
 

@@ -9,12 +9,13 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import slm_train.losses.evaluation_loss as evaluation_loss
 from slm_data import IGNORE_INDEX
 from slm_testing.zoo.models import build
-from slm_train.losses.evaluation_loss import EvaluationLoss
+from slm_train.losses.evaluation_loss import EvaluationLoss, _summed_nll
 from slm_train.losses.fused_loss import FusedLoss
 from slm_train.reports.live_tensors import LiveTensors
 
@@ -120,3 +121,9 @@ def training_peak(model: Any, ids: Tensor) -> int:
             loss = model(input_ids=ids.clone(), labels=ids.clone(), use_cache=False).loss
         loss.backward()
     return live.highest
+
+
+def test_on_a_gpu_losses_are_computed_in_few_large_parts() -> None:
+    with FakeTensorMode():
+        logits, targets = torch.empty(2048, 50_257, device="cuda"), torch.zeros(2048, dtype=torch.long, device="cuda")
+        assert len(_summed_nll(logits, targets)) == 4  # of 128 MiB, instead of 205 of 2 MiB

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import OFTConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
@@ -20,6 +21,7 @@ from slm_train.losses.fused_loss import FusedLoss, loss_context
 
 BFLOAT16_RUN: Any = SimpleNamespace(
     bf16=True,
+    fp16=False,
     device=torch.device("cpu"),
     label_smoothing_factor=0,
     use_liger_kernel=False,
@@ -42,6 +44,10 @@ def llama() -> Any:
 def with_adapter(base: Any, name: str) -> Any:
     if name == "butterfly":
         return add_butterfly(base, ButterflySettings())
+    if name == "butterfly_block":
+        return add_butterfly(base, ButterflySettings(block_size=8))
+    if name == "oft":
+        return get_peft_model(base, OFTConfig(task_type="CAUSAL_LM", oft_block_size=8, target_modules="all-linear"))
     return add_lora(base, LoraSettings(r=2, dropout=0.1))
 
 
@@ -53,8 +59,13 @@ def loss_and_gradients(model: Any, context: Any) -> list[Tensor]:
     return [loss, *torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad])]
 
 
-@pytest.mark.parametrize("adapter", ["lora", "butterfly"])
-@pytest.mark.parametrize("base", [gpt2, llama])
+@pytest.mark.parametrize(
+    ("base", "adapter"),
+    [
+        *((base, adapter) for base in (gpt2, llama) for adapter in ("lora", "butterfly", "butterfly_block")),
+        (llama, "oft"),  # PEFT's OFT has no Conv1D
+    ],
+)
 def test_losses_and_gradients_are_equal_to_the_bit(base: Any, adapter: str) -> None:
     torch.manual_seed(0)
     model = with_adapter(base(), adapter).train()
@@ -101,12 +112,29 @@ def test_layers_outside_of_autocast_multiply_in_float32() -> None:
             assert torch.equal(model(x), nn.functional.linear(x, model[0].weight, model[0].bias))
 
 
-@pytest.mark.parametrize("change", [{"bf16": False}, {"device": torch.device("cuda")}, {"torch_compile": True}])
-def test_no_copies_without_bfloat16_on_a_plain_cpu_run(change: dict[str, Any]) -> None:
+@pytest.mark.parametrize("change", [{"bf16": False}, {"device": torch.device("mps")}, {"torch_compile": True}])
+def test_no_copies_without_autocast_or_where_they_do_not_help(change: dict[str, Any]) -> None:
     run: Any = SimpleNamespace(**vars(BFLOAT16_RUN) | change)
     assert frozen_weights(frozen_linear(), BFLOAT16_RUN)
     assert frozen_weights(frozen_linear(), run) is None
     assert frozen_weights(nn.Linear(8, 4), BFLOAT16_RUN) is None  # trained
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_on_a_gpu_there_are_copies_in_the_precision_of_autocast_if_its_memory_has_space(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device, free = torch.device("cuda", 0), {"cuda": 4 * 36 * 2}
+    monkeypatch.setattr("slm_train.losses.frozen_weights.free_memory", lambda device: free[device.type])
+    precision = {"bf16": dtype == torch.bfloat16, "fp16": dtype == torch.float16}
+    run: Any = SimpleNamespace(**vars(BFLOAT16_RUN) | {"device": device} | precision)
+    weights = frozen_weights(frozen_linear(), run)
+    assert weights
+    assert (weights.dtype, weights.device_type) == (dtype, "cuda")
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not weights.is_autocast()  # that of another device
+    free["cuda"] -= 1
+    assert frozen_weights(frozen_linear(), run) is None
 
 
 def test_no_copies_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -10,12 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 from transformers.activations import NewGELUActivation
 
 from slm_data import IGNORE_INDEX
 from slm_train.losses.fused_loss import FusedLoss
-from slm_train.losses.linear_cross_entropy import linear_cross_entropy
+from slm_train.losses.linear_cross_entropy import (
+    _turn_into_gradient,
+    _turn_into_gradient_in_few_passes,
+    linear_cross_entropy,
+)
 from slm_train.model.single_kernel_gelu import single_kernel_gelu
 
 TOKENS = {"vocab_size": 64, "bos_token_id": 0, "eos_token_id": 1}
@@ -131,3 +137,46 @@ def test_gelu_in_one_kernel_has_the_same_values_and_gradients() -> None:
         assert slow_weight.grad is not None
         torch.testing.assert_close(fast_weight.grad, slow_weight.grad, rtol=1e-9, atol=1e-12)
     assert fast.config.activation_function == "gelu_new"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("turn", [_turn_into_gradient, _turn_into_gradient_in_few_passes])
+def test_logits_become_the_gradient_of_their_loss(turn: Any, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    logits, targets = (4 * torch.randn(7, 50)).to(dtype), torch.randint(50, (7,))
+    targets[[2, 5]] = IGNORE_INDEX
+    exact = logits.double().clone().requires_grad_()
+    expected = functional.cross_entropy(exact, targets, reduction="sum")
+    expected.backward()
+    loss = turn(logits, targets, torch.promote_types(dtype, torch.float32))
+    assert loss.dtype == torch.promote_types(dtype, torch.float32)
+    torch.testing.assert_close(loss.double(), expected.detach(), rtol=1e-6, atol=0)
+    tolerance = 4e-3 if dtype == torch.bfloat16 else 1e-6
+    torch.testing.assert_close(logits.double(), exact.grad, rtol=tolerance, atol=1e-7)
+    assert not logits[[2, 5]].any()
+
+
+class Passes(TorchDispatchMode):
+    """Counts the operations that read or write a tensor of ``size`` numbers."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size, self.names = size, list[str]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(isinstance(value, torch.Tensor) and value.numel() == self.size for value in args):
+            self.names.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_gpu_passes_over_the_logits_four_times_instead_of_seven() -> None:
+    passes = []
+    for turn in (_turn_into_gradient, _turn_into_gradient_in_few_passes):
+        logits, targets = torch.randn(4, 30).bfloat16(), torch.arange(4)
+        with Passes(logits.numel()) as mode:
+            turn(logits, targets, torch.float32)
+        passes.append([name for name in mode.names if name not in ("gather", "scatter_add_")])  # a number of each row
+    assert passes == [
+        ["_to_copy", "amax", "sub_", "exp_", "sum", "mul_", "copy_"],
+        ["_to_copy", "_log_softmax", "exp_", "mul"],
+    ]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from huggingface_hub import HfApi
+from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import LocalTokenNotFoundError
 
 from slm_testing.train.tiny_runs import Refused, Tiny, read_record
@@ -27,19 +28,14 @@ def uploads(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Replace the hub: what is uploaded, with the files that the folder has at that time."""
     made: list[dict[str, Any]] = []
 
-    def upload(_: HfApi, *, folder_path: Path, ignore_patterns: list[str] | None, **named: Any) -> None:
-        kept = [
-            path.name
-            for path in folder_path.iterdir()
-            if not any(path.match(pattern) for pattern in ignore_patterns or [])
-        ]
-        is_run = (folder_path / "run.json").exists()
-        status = read_record(folder_path)["status"] if is_run else None
-        made.append({"folder": folder_path.name, "files": set(kept), "status": status, **named})
+    def create_commit(_: HfApi, name: str, operations: list[CommitOperationAdd], **named: Any) -> None:
+        contents = {operation.path_in_repo: operation.path_or_fileobj for operation in operations}
+        read = {file: it if isinstance(it, bytes) else Path(str(it)).read_bytes() for file, it in contents.items()}
+        made.append({"repository": name, "files": read, **named})
 
     monkeypatch.setattr(HfApi, "whoami", lambda _: {"name": "someone"})
     monkeypatch.setattr(HfApi, "create_repo", lambda _, name, **__: SimpleNamespace(repo_id=f"someone/{name}"))
-    monkeypatch.setattr(HfApi, "upload_folder", upload)
+    monkeypatch.setattr(HfApi, "create_commit", create_commit)
     return made
 
 
@@ -47,23 +43,36 @@ def test_what_is_uploaded_is_the_finished_run(tiny: Tiny, tmp_path: Path, upload
     flags = ("--max_steps", "2", "--save_steps", "1", "--push_to_hub", "--hub_strategy", "end", "--hub_token", "secret")
     assert main(tiny.flags(tmp_path / "run", *flags)) == 0
     (made,) = uploads
-    assert made["repo_id"] == "someone/run"
-    assert made["status"] == "finished"
-    assert {"adapter_model.safetensors", "adapter_config.json", "README.md", "run.json"} <= made["files"]
+    assert made["repository"] == "someone/run"
+    assert json.loads(made["files"]["run.json"])["status"] == "finished"
+    assert {"adapter_model.safetensors", "adapter_config.json", "README.md", "tokenizer.json"} <= made["files"].keys()
     assert not [name for name in made["files"] if name.startswith("checkpoint-") or name.endswith(".bin")]
     assert "secret" not in (tmp_path / "run" / "run.json").read_text()
+
+
+@pytest.mark.parametrize("strategy", ["end", "checkpoint"])
+def test_no_path_of_this_machine_is_uploaded_with_a_model(
+    tiny: Tiny, tmp_path: Path, uploads: list[dict[str, Any]], strategy: str
+) -> None:
+    flags = ("--max_steps", "1", "--save_steps", "1", "--push_to_hub", "--hub_strategy", strategy)
+    assert main(tiny.flags(tmp_path / "run", *flags)) == 0
+    local = [path.encode() for path in (str(tmp_path), str(tiny.model))]
+    for made in uploads:
+        model = {name: content for name, content in made["files"].items() if "/" not in name}
+        assert not [name for name, content in model.items() if any(path in content for path in local)]
 
 
 def test_checkpoints_are_uploaded_complete(tiny: Tiny, tmp_path: Path, uploads: list[dict[str, Any]]) -> None:
     flags = ("--max_steps", "2", "--save_steps", "1", "--push_to_hub", "--hub_strategy", "checkpoint")
     assert main(tiny.flags(tmp_path / "run", *flags)) == 0
-    weights, whole = uploads[0], uploads[1]
-    assert weights["folder"] == whole["folder"] == "checkpoint-1"
-    assert "adapter_model.safetensors" in weights["files"]
-    assert "optimizer.pt" not in weights["files"]
-    assert "optimizer.pt" in whole["files"]
-    assert whole["path_in_repo"] == "last-checkpoint"
-    assert uploads[-1]["status"] == "finished"
+    weights, whole = uploads[0]["files"], uploads[1]["files"]
+    assert "adapter_model.safetensors" in weights
+    assert "optimizer.pt" not in weights
+    assert {"last-checkpoint/optimizer.pt", "last-checkpoint/adapter_model.safetensors"} <= whole.keys()
+    checkpoint = tmp_path / "run" / "checkpoint-1"
+    assert whole["last-checkpoint/manifest.json"] == (checkpoint / "manifest.json").read_bytes()
+    assert whole["last-checkpoint/adapter_config.json"] == (checkpoint / "adapter_config.json").read_bytes()
+    assert json.loads(uploads[-1]["files"]["run.json"])["status"] == "finished"
 
 
 @pytest.mark.parametrize(
@@ -104,11 +113,11 @@ def test_a_repository_that_cannot_be_created_is_named(
 def test_a_failed_upload_leaves_a_finished_run_and_says_how_to_upload_it(
     tiny: Tiny, tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch, uploads: list[dict[str, Any]]
 ) -> None:
-    def upload_folder(*_: Any, **__: Any) -> None:
+    def create_commit(*_: Any, **__: Any) -> None:
         raise HubError(503)
 
-    monkeypatch.setattr(HfApi, "upload_folder", upload_folder)
+    monkeypatch.setattr(HfApi, "create_commit", create_commit)
     flags = tiny.flags(tmp_path / "run", "--max_steps", "1", "--push_to_hub", "--hub_strategy", "end")
-    assert f"hf upload someone/run {tmp_path / 'run'}" in refused(flags)
+    assert f"slm-adapters push {tmp_path / 'run'} someone/run" in refused(flags)
     assert read_record(tmp_path / "run")["status"] == "finished"
     assert not uploads

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from slm_testing.train.budget_runs import dynamic
-from slm_testing.train.tiny_runs import Tiny, read_record
+from slm_testing.train.tiny_runs import Refused, Tiny, read_record
 from slm_train import SlmTrainer, parse_arguments
 from slm_train.cli import main
+from slm_train.hardware.device_defaults import precision_name
 
 
 @pytest.mark.parametrize("flags", [Tiny.flags, dynamic], ids=["trainer", "dynamic"])
@@ -51,3 +53,17 @@ def test_a_run_on_a_cpu_reports_the_precision_that_it_used(
 def test_a_precision_of_evaluations_that_is_not_used_is_reported(flag: str) -> None:
     notes = parse_arguments([f"--{flag}"]).notes
     assert f"--{flag} is not used: evaluations compute as training does" in notes
+
+
+def test_tf32_is_refused_on_a_cpu_and_reported_where_it_is_used(refused: Refused) -> None:
+    assert "--tf32" in refused(["--tf32", "true"])
+    used: Any = SimpleNamespace(bf16=False, fp16=False, tf32=True)
+    assert precision_name(used) == "float32, products of matrices in TF32"
+
+
+@pytest.mark.parametrize("flow", [(), ("dynamic",)], ids=["trainer", "dynamic"])
+def test_adamw_is_fused_in_both_flows(flow: tuple[str, ...]) -> None:
+    training = parse_arguments(flow).training
+    optimizer, settings = SlmTrainer.get_optimizer_cls_and_kwargs(training)
+    assert optimizer is torch.optim.AdamW
+    assert settings["fused"] is True

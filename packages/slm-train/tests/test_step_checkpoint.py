@@ -194,6 +194,8 @@ def test_a_large_checkpoint_is_written_at_once_and_its_size_printed_once(
     save(checkpoint, model, 2)
     assert len(printed) == 1
     assert "GB; --checkpoint_interval N" in printed[0]
+    checkpoint, _ = saved(tmp_path, printed=printed, is_automatic=True)
+    assert checkpoint.written == len(printed) == 1  # no advice is needed
 
 
 def test_random_numbers_continue_after_restoring() -> None:

@@ -54,7 +54,7 @@ def add_eval_flags(parser: argparse.ArgumentParser, integer_from: Callable[[int]
     models = parser.add_argument_group("models")
     dtypes = ("auto", "float32", "bfloat16", "float16")
     models.add_argument("--dtype", default="auto", choices=dtypes, help="dtype of the weights. Default: %(default)s")
-    models.add_argument("--device", metavar="NAME", help="cpu or cuda. Default: cuda if there is a GPU")
+    models.add_argument("--device", metavar="NAME", help="cpu, cuda, mps or xpu. Default: a GPU if there is one")
     models.add_argument("--threads", type=one, metavar="N", help="threads of torch. Default: the fastest number")
     models.add_argument("--max_length", type=integer_from(2), metavar="N",
                         help="tokens of context. Default: the model's positions, at most 8192")  # fmt: skip

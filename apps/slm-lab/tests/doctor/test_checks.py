@@ -14,6 +14,7 @@ import pytest
 import torch
 from huggingface_hub import HfApi, constants
 
+import slm_kv
 from slm_lab.cli import main
 from slm_lab.doctor import cgroups, command, compute, hub, libraries, machine
 from slm_lab.doctor.check import Check, run_check
@@ -148,6 +149,24 @@ class HubError(RuntimeError):
     def __init__(self, status: int) -> None:
         super().__init__("refused")
         self.response = SimpleNamespace(status_code=status)
+
+
+def test_attention_kernels_that_do_not_run_are_limited_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = "Triton's kernels cannot be used: Triton finds no C compiler; install gcc and python3-dev"
+    selected = SimpleNamespace(name="plain torch", problem=problem)
+    tried: list[torch.dtype] = []
+    monkeypatch.setattr(slm_kv, "try_attention", lambda _, dtype: tried.append(dtype) or selected, raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    monkeypatch.setattr(compute, "find_spec", lambda _: object())
+    check = compute.check_triton()
+    assert (check.state, check.advice) == ("limited", "install gcc and python3-dev")
+    assert "computed by plain torch: Triton's kernels cannot be used: Triton finds no C compiler" in check.detail
+    selected.name, selected.problem = "Triton kernels", ""
+    assert compute.check_triton() == Check("Triton", "works", "attention, tried: Triton kernels")
+    assert tried == [torch.float16] * 2
+    without(monkeypatch, "triton")
+    assert compute.check_triton().state == "missing"
 
 
 def test_a_hub_that_answers_works_even_if_it_lacks_the_model(monkeypatch: pytest.MonkeyPatch) -> None:

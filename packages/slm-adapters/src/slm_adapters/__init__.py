@@ -73,6 +73,7 @@ if TYPE_CHECKING:
     from slm_adapters.merging.merged_folder import MODEL_FILE_SUFFIXES, reload_model, write_model
     from slm_adapters.oft.adapter_setup import add_oft, oft_config
     from slm_adapters.oft.settings import OftSettings
+    from slm_adapters.publishing.files import PublishedFile, published_files
     from slm_adapters.targets import check_targets, default_targets
 
 __version__ = "0.11.0"
@@ -104,6 +105,7 @@ __all__ = [
     "ModelCard",
     "ModelFolder",
     "OftSettings",
+    "PublishedFile",
     "Rotation",
     "TokenWithoutRow",
     "Tokenizers",
@@ -147,6 +149,7 @@ __all__ = [
     "probe_hub",
     "probe_ids",
     "probe_logits",
+    "published_files",
     "quiet_bitsandbytes",
     "read_adapter_folder",
     "read_json",
@@ -193,6 +196,8 @@ _EXPORTS = {
     "ModelCard": "cards.model_card:ModelCard",
     "ModelFolder": "base.model_folder:ModelFolder",
     "OftSettings": "oft.settings:OftSettings",
+    "PublishedFile": "publishing.files:PublishedFile",
+    "published_files": "publishing.files:published_files",
     "PROBE_TEXT": "merging.logit_comparison:PROBE_TEXT",
     "Rotation": "butterfly.structure:Rotation",
     "TOKENIZER_FILES": "base.model_folder:TOKENIZER_FILES",

@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from slm_kv.attention.backends import select_attention
+    from slm_kv.attention.backends import SelectedAttention, select_attention, try_attention
     from slm_kv.attention.layer_attention import LayerAttention
     from slm_kv.attention.step_batch import StepBatch
     from slm_kv.command_line import (
@@ -63,6 +63,7 @@ __all__ = [
     "RotatedLayer",
     "SampledToken",
     "SamplingParams",
+    "SelectedAttention",
     "StepBatch",
     "TextEngine",
     "TextStream",
@@ -81,6 +82,7 @@ __all__ = [
     "run_command",
     "select_attention",
     "set_threads",
+    "try_attention",
     "weight_options",
 ]
 
@@ -107,6 +109,7 @@ _EXPORTS = {
     "RotatedLayer": "peft_models:RotatedLayer",
     "SampledToken": "sampling.logprobs:SampledToken",
     "SamplingParams": "sampling.params:SamplingParams",
+    "SelectedAttention": "attention.backends:SelectedAttention",
     "StepBatch": "attention.step_batch:StepBatch",
     "TextEngine": "engine.text_engine:TextEngine",
     "TextStream": "engine.text_stream:TextStream",
@@ -125,6 +128,7 @@ _EXPORTS = {
     "run_command": "command_line:run_command",
     "select_attention": "attention.backends:select_attention",
     "set_threads": "threads:set_threads",
+    "try_attention": "attention.backends:try_attention",
     "weight_options": "command_line:weight_options",
 }
 

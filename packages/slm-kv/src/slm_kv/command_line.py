@@ -81,7 +81,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     )
     add("--adapter_path", help="folder of a PEFT adapter, such as slm-train writes; it stays unmerged")
     add_weights_flags(parser)
-    add("--device", help="cpu or cuda; the default is cuda if available")
+    add("--device", help="cpu, cuda, mps or xpu; the default is a GPU if there is one")
     add("--threads", type=positive_int, help="CPU threads; the default is the fastest number in a short probe")
 
 

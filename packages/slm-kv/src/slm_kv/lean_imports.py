@@ -47,7 +47,8 @@ def _paused_collections() -> Iterator[None]:
 def _import(device: str | None) -> None:
     import torch.distributed
 
-    on_cpu = device == "cpu" or (device is None and not torch.cuda.is_available())
+    has_gpu = any(backend.is_available() for backend in (torch.cuda, torch.backends.mps, torch.xpu))
+    on_cpu = device == "cpu" or (device is None and not has_gpu)
     if not on_cpu or sys.modules.keys() & {COMPILER, *MODELLING_CODE}:
         return
     torch.distributed.is_available = lambda: False

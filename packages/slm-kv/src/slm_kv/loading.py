@@ -56,7 +56,7 @@ def load(
         adapter_path: The folder of a PEFT adapter. It stays unmerged.
         dtype: The dtype of the weights; or a function that chooses it from the checkpoint's dtype and the device, such
             as None's ``automatic_dtype``: the checkpoint's own where that is not slower, else float32.
-        device: ``cpu`` or ``cuda``; None means cuda if available.
+        device: ``cpu``, ``cuda``, ``mps`` or ``xpu``; None for ``default_device``.
 
     Raises:
         KVError: the model or adapter is missing, damaged, or does not fit; the device cannot be used.
@@ -79,7 +79,15 @@ def check_device(device: str) -> None:
     try:
         torch.empty(0, device=device)
     except (AssertionError, NotImplementedError, RuntimeError) as error:  # by the backend and how torch was built
-        raise KVError(f"device {device!r} cannot be used on this machine; use cpu, or cuda with a GPU") from error
+        raise KVError(
+            f"device {device!r} cannot be used on this machine; use cpu, or cuda, mps or xpu with such a GPU"
+        ) from error
+
+
+def default_device() -> str:
+    """Return the type of the accelerator if there is one (CUDA or ROCm, Apple's MPS, Intel's XPU), else ``cpu``."""
+    available = {"cuda": torch.cuda, "mps": torch.backends.mps, "xpu": torch.xpu}
+    return next((name for name, backend in available.items() if backend.is_available()), "cpu")
 
 
 def installed_loader() -> Callable[..., Any] | None:
@@ -91,7 +99,7 @@ def installed_loader() -> Callable[..., Any] | None:
 def _load_with_transformers(
     model_path: str, adapter_path: str | None, *, dtype: torch.dtype | ChooseDtype, device: str | None
 ) -> Loaded:
-    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    target = torch.device(device or default_device())
     gguf: dict[str, Any] = {}
     dequantize: dict[str, Any] = {}
     if is_gguf_path(model_path):
@@ -123,7 +131,7 @@ def _load_blocks(model_path: str, dtype: torch.dtype | ChooseDtype, device: str 
     if not is_gguf_path(model_path):
         return None
     check_gguf_file(path := Path(model_path).expanduser())
-    if (device or ("cuda" if torch.cuda.is_available() else "cpu")) != "cpu":
+    if (device or default_device()) != "cpu":
         return None
     loaded = load_blocks(path, dtype)
     return None if loaded is None else Loaded(*loaded)

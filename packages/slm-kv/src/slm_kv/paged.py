@@ -86,7 +86,7 @@ def run(args: argparse.Namespace, *, owns_process: bool = False) -> int:
     ids = loaded.tokenizer(prompt, verbose=False)["input_ids"] if isinstance(prompt, str) else prompt
     pages = args.max_pages or pages_for(len(ids) + args.max_new_tokens, args.page_size, args.on_full, loaded.model)
     threads = set_threads(loaded.model, args.threads)
-    with create_engine(
+    engine = create_engine(
         loaded.model,
         loaded.tokenizer,
         backend=args.backend,
@@ -98,7 +98,8 @@ def run(args: argparse.Namespace, *, owns_process: bool = False) -> int:
         gate_text=options.gate_text,
         speculate=args.speculate,
         cuda_graphs=args.cuda_graphs,
-    ) as engine:
+    )
+    try:
         print(f"weights: {f'{options.weights} of ' if options.weights else ''}{dtype.reason}")
         print(f"{engine.summary}, threads: {threads}")
         if engine.quantised:
@@ -109,6 +110,8 @@ def run(args: argparse.Namespace, *, owns_process: bool = False) -> int:
         statistics = StreamStatistics()
         statistics.print_stream(engine, handle)
         print("\n\n" + "\n".join(statistics.report(engine, handle)))
+    finally:
+        engine.close(restore=False)
     return 0 if handle.error is None else 2
 
 

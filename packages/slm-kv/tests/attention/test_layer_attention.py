@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slm_kv.attention import cpu, reference
-from slm_kv.attention.backends import Attend
 from slm_kv.attention.layer_attention import LayerAttention
+from slm_kv.attention.reference import Attend
 from slm_testing.kv.paged_steps import dense_attention, random_step
 
 BACKENDS = [pytest.param(reference.attend, id="reference"), pytest.param(cpu.attend, id="cpu")]

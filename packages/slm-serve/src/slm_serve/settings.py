@@ -90,7 +90,7 @@ class Settings(BaseSettings):
         description="data type of the weights and the KV cache, if it is not given by --weights; auto takes that of "
         "the checkpoint, or float32 where that would be slower and with --backend vllm on a CPU",
     )
-    device: str | None = Field(None, description="cpu or cuda (default: cuda if available)")
+    device: str | None = Field(None, description="cpu, cuda, mps or xpu (default: a GPU if there is one)")
     threads: PositiveInt | None = Field(None, description="CPU threads (default: the fastest number in a short test)")
 
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
@@ -129,8 +129,8 @@ class Settings(BaseSettings):
 
     cuda_graphs: Literal["auto", "off"] = Field(
         "off",
-        description="auto captures the engine's decode steps on a CUDA device and replays each with one launch. Only with "
-        "the engine",
+        description="auto captures the engine's decode steps on a CUDA device and replays each with one launch. Only "
+        "with the engine",
     )
 
     stream_interval: float = Field(

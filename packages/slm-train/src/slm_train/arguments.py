@@ -6,6 +6,7 @@ import copy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from transformers import TrainingArguments
 
 from slm_data import SourceOptions
@@ -40,6 +41,22 @@ class SlmTrainingArguments(TrainingArguments):
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Has no effect here: rows contain only what the model accepts."}
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.fsdp_plugin_args = None  # accelerate does not shard: slm_train.sharding does
+
+    @property
+    def place_model_on_device(self) -> bool | None:
+        """Whether the Trainer moves the model to its device; None for its own choice. Sharding moves it in parts."""
+        return False if self.fsdp else None
+
+
+def autocast_dtype(training: TrainingArguments) -> torch.dtype:
+    """Return what a run multiplies in: the dtype of autocast, and of 4-bit layers; float32 without autocast."""
+    if training.bf16 or training.fp16:
+        return torch.bfloat16 if training.bf16 else torch.float16
+    return torch.float32
 
 
 @dataclass(frozen=True)

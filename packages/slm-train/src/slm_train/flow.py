@@ -39,6 +39,7 @@ from slm_train.loop.stop_signals import StopSignals
 from slm_train.loop.time_budget import make_time_budget
 from slm_train.loop.trainer import SlmTrainer
 from slm_train.loop.trial.schedule import check_schedule
+from slm_train.micro_batch_size import choose_micro_batch_size, size_of_resumed_run
 from slm_train.model.base_model import BaseModel, find_base_model
 from slm_train.model.device_placement import move_to_device
 from slm_train.model.download import will_be_downloaded
@@ -125,6 +126,7 @@ def _plan_run(arguments: Arguments, console: Console) -> tuple[Run, str]:
     arguments = with_learning_rate(arguments, base, start.record)
     arguments = packing_of_resumed_run(arguments, start.record, print_line)
     arguments = evaluated_rows_of_resumed_run(arguments, start.record, print_line)
+    arguments = size_of_resumed_run(arguments, start.identity)
     tokens = tokenize_corpus(arguments, corpus, base, print_line)
     check_row_tokens(arguments, base, tokens)
     arguments = choose_prompts(arguments, base, corpus, tokens, start.record, print_line)
@@ -176,6 +178,7 @@ def _load_model(current: Run, console: Console) -> tuple[Run, PreTrainedModel]:
         current = _lay_out(verified, current.start, current.base, current.tokens, console)
     packing = packing_record(verified, reason, current.start.record)
     current.record |= {"packing": packing, "memory": usage}
+    choose_micro_batch_size(current, model, console.print)
     return current, model
 
 
@@ -236,10 +239,10 @@ def _train(current: Run, trainer: SlmTrainer) -> None:
             cut_last_evaluation(current.start.folder, current.start.step)
     elif isinstance(trainer, BudgetTrainer):
         trainer.train()
-        current.record["checkpoints"] = trainer.checkpoint.summary()
+        current.record["checkpoints"] = trainer.checkpoint.summary(trainer.trained_seconds)
     else:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    record_costs(current, costs, int(trainer.trained_tokens))
+    record_costs(current, costs, int(trainer.trained_tokens), trainer.finite_check.skipped)
 
 
 def _stop(current: Run, console: Console, signals: StopSignals) -> int:
@@ -259,9 +262,9 @@ def _evaluate_and_save(current: Run, trainer: SlmTrainer, print_line: Callable[[
     check_evaluation(metrics, trainer.state.global_step)
     record_evaluation(current, trainer, "after", metrics)
     current.record["status"] = "finished"
+    temporary = current.start.folder / ".weights.writing"
+    trainer.save_model(str(temporary))  # the first process writes; with --fsdp all send it their parts
     if trainer.args.should_save:
-        temporary = current.start.folder / ".weights.writing"
-        trainer.save_model(str(temporary))
         add_model_card(temporary, current.start.folder, current.record)
         move_files(temporary, current.start.folder)
         write_run(current.start.folder, current.record)

@@ -123,7 +123,7 @@ def _remedy(current: Run, error: DivergenceError) -> str:
         return f"The base model's weights may be damaged: copy them again{without}."
     rate = min(training.learning_rate / 5, default_learning_rate(current.arguments.model, current.base))
     lower = f"Start again with a lower --learning_rate, such as {rate:.2g}"
-    return f"{lower}, or with --bf16 instead of --fp16." if training.fp16 else f"{lower}."
+    return f"{lower}, or with --bf16 true or --fp16 false." if training.fp16 else f"{lower}."
 
 
 def record_best(current: Run, trainer: SlmTrainer, print_line: Callable[[str], None]) -> None:
@@ -152,7 +152,8 @@ def record_best(current: Run, trainer: SlmTrainer, print_line: Callable[[str], N
         )
 
 
-def record_costs(current: Run, costs: TrainingCosts, tokens: int) -> None:
+def record_costs(current: Run, costs: TrainingCosts, tokens: int, skipped: int | None = None) -> None:
+    """Record memory and speed; ``skipped`` steps had gradients beyond float16, None with other precisions."""
     before = current.start.record
     if not costs.steps and before and "speed" in before:  # the resumed run had already finished training
         current.record |= {part: before[part] for part in ("memory", "speed")}
@@ -168,3 +169,5 @@ def record_costs(current: Run, costs: TrainingCosts, tokens: int) -> None:
         "train_seconds": costs.seconds,
         "tokens_per_second": tokens / max(costs.seconds, 1e-9),
     }
+    if skipped is not None:
+        current.record["speed"]["skipped_steps"] = skipped

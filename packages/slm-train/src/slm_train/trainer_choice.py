@@ -32,11 +32,13 @@ def make_trainer(current: Run, model: PreTrainedModel, signals: StopSignals, con
     }
     if not current.plan:
         return SlmTrainer(**settings)
-    assert arguments.budget
+    budget = arguments.budget
+    assert budget
+    is_automatic, identity = budget.steps_between_checkpoints is None, current.record["identity"]
     return BudgetTrainer(
         plan=current.plan,
-        budget=arguments.budget,
-        checkpoint=StepCheckpoint(current.start.folder, current.record["identity"], console.print),
+        budget=budget,
+        checkpoint=StepCheckpoint(current.start.folder, identity, console.print, is_automatic=is_automatic),
         state=current.start.state,
         print_line=console.print,
         **settings,

@@ -33,7 +33,7 @@ def check_bfloat16() -> Check:
         # By default torch also counts emulation as support.
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return Check("bfloat16", "works", "supported by the GPU")
-        return Check("bfloat16", "limited", "not supported by the GPU", "use --fp16 true")
+        return Check("bfloat16", "limited", "not supported by the GPU", "training uses float16 there by default")
     if multiplies_bfloat16():
         return Check("bfloat16", "works", "supported by the CPU: on unless --bf16 false")
     # Training takes float32 by default on such CPUs.
@@ -58,10 +58,17 @@ def check_threads() -> Check:
 
 
 def check_triton() -> Check:
-    """Check Triton, which compiles fused kernels for GPUs."""
+    """Check Triton, which compiles kernels for GPUs: those of slm-kv's attention are tried."""
     installed = find_spec("triton") is not None
     if not torch.cuda.is_available():
         return Check("Triton", "works", f"{'installed, ' if installed else ''}not needed without a GPU")
-    if installed:
-        return Check("Triton", "works", "compiles kernels for the GPU")
-    return Check("Triton", "missing", "not installed", "pip install triton: torch.compile needs it on a GPU")
+    if not installed:
+        return Check("Triton", "missing", "not installed", "pip install triton: torch.compile needs it on a GPU")
+    from slm_kv import try_attention
+
+    has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    attention = try_attention(torch.device("cuda"), torch.bfloat16 if has_bfloat16 else torch.float16)
+    if attention.problem:
+        problem, _, remedy = attention.problem.rpartition("; ")
+        return Check("Triton", "limited", f"attention is computed by {attention.name}: {problem}", remedy)
+    return Check("Triton", "works", f"attention, tried: {attention.name}")

@@ -25,7 +25,7 @@ class EngineOptions:
 
     Attributes:
         dtype: ``auto`` or a dtype of the weights.
-        device: None for cuda if there is a GPU.
+        device: None for a GPU if there is one.
         max_length: Tokens of context; None for the model's positions, at most ``DEFAULT_MAX_LENGTH``.
         threads: Threads of torch; None for the fastest number.
     """

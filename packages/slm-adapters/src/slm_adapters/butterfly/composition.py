@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from slm_adapters.base.device import has_float64
 from slm_adapters.butterfly.structure import Rotation, Stage
 
 # Cost of a factor's pass over the activations, in the unit in which the cost of its products is the group size. The
@@ -95,8 +96,8 @@ def ungroup_angles(grouped: Tensor, like: Tensor, rotation: Rotation, factors: t
 
 
 def to_float64(tensor: Tensor) -> Tensor:
-    """Return ``tensor`` in float64, or in float32 on Apple's MPS, which has no float64."""
-    return tensor.float() if tensor.device.type == "mps" else tensor.to(torch.float64)
+    """Return ``tensor`` in float64, or in float32 on a device that does not have it (Apple's MPS, some of Intel)."""
+    return tensor.to(torch.float64 if has_float64(tensor.device) else torch.float32)
 
 
 def _sweeps(rotation: Rotation) -> list[tuple[int, int]]:

@@ -75,7 +75,7 @@ def load(
         dtype: Dtype of the weights; for a 4-bit base, of its matrix products. None for float32, whatever the
             checkpoint has (for a 4-bit base on a GPU: bfloat16 or float16). A function chooses it from the
             checkpoint's dtype and the device.
-        device: None for cuda if there is a GPU, else cpu.
+        device: None for a GPU if there is one (cuda, mps or xpu), else cpu.
         four_bit: Whether to load the base in 4 bits; None if the adapter was trained over 4-bit weights.
 
     Raises:

@@ -102,6 +102,11 @@ def read_publication(folder: Path, base: str | None = None, license_id: str | No
     return Publication(tuple(sorted(files, key=lambda file: file.name)), tuple(left_out), adapter_base)
 
 
+def published_files(folder: Path) -> tuple[PublishedFile, ...]:
+    """Return the files of ``read_publication(folder)``, sorted by name. Raises AdapterError as it does."""
+    return read_publication(folder).files
+
+
 def _model_files(model: ModelFolder, base: Base | None) -> Iterator[PublishedFile]:
     for path in (*model.weights, *_existing(model.path, (*_UNCHANGED, WEIGHTS_INDEX)), *model.path.glob(_TEMPLATES)):
         if path.name != TOKENIZER_CONFIG:

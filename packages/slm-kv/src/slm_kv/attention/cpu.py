@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from slm_kv.attention.layer_attention import LayerAttention
-from slm_kv.attention.prefill import attend_chunks
+from slm_kv.attention.prefill import masked
 from slm_kv.attention.step_batch import StepBatch
 from slm_kv.compiled import paged_attention
 from slm_kv.compiled.arrays import as_array
@@ -27,9 +27,12 @@ def attend(
         query, out = as_array(query_NHD), as_array(out_NHD)
         scores = np.float32(options.scale), options.window or 0, np.float32(options.softcap or 0.0), _sinks(options)
         paged_attention.decode(query[:rows], keys, values, pages, lengths, *scores, out[:rows])
-    attend_chunks(query_NHD, key_NGD, value_NGD, layer, batch, options, out_NHD)
+    masked(query_NHD, key_NGD, value_NGD, layer, batch, options, out_NHD)
     return out_NHD
 
 
 def _sinks(options: LayerAttention) -> np.ndarray:
     return NO_SINKS if options.sinks is None else options.sinks.detach().float().contiguous().numpy()
+
+
+VARIANTS = {"compiled kernels": attend}

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.utils import logging
 
-from slm_kv.attention.backends import Attend
 from slm_kv.attention.masks import MaskRecorder
 from slm_kv.attention.probe import AttentionProbe, layer_attention, layer_index, refuse
+from slm_kv.attention.reference import Attend
 from slm_kv.attention.step_batch import StepBatch
 from slm_kv.errors import REMEDY, KVError, UnsupportedModel
 from slm_kv.peft_models import base_model

@@ -8,6 +8,8 @@ E = H / G, D dimensions of a head, P pages, S slots in a page.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -15,6 +17,9 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from slm_kv.attention.layer_attention import LayerAttention
 from slm_kv.attention.step_batch import Chunk, StepBatch
+
+# attend(query_NHD, key_NGD, value_NGD, layer, batch, options) stores the step's keys and values and returns [N, H, D].
+Attend = Callable[[Tensor, Tensor, Tensor, int, StepBatch, LayerAttention], Tensor]
 
 
 def attend(

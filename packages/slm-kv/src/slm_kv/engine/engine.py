@@ -112,7 +112,7 @@ class Engine(TextEngine):
             self._compiler = StepCompiler(subject)
             if packed and not weights:
                 self._compiler.compute_references()
-            known = verify(self._prepared, self.adapters, probe, ids, limits, copies=self._compiler.copies)
+            known = verify(self._prepared, self.adapters, probe, ids, limits)
             self.context_limits = limits.narrowed(known, probe.window)
             self.pool = PagePool(page_size, max_pages, prefix_caching=prefix_caching, window=probe.window)
             if packed:
@@ -127,7 +127,7 @@ class Engine(TextEngine):
             raise
         self._prepared.release_memory()
         positions, step = self.context_limits.positions, self._compiler.step_on(self.storage)
-        self._runner = ModelRunner(base_model(self.model), self.adapters, self.storage, step)
+        self._runner = ModelRunner(base_model(self.model), self.adapters, self.storage, probe, step)
         self._runner.use_graphs(cuda_graphs, max(max_sequences, MAX_DECODE_ROWS))
         self.scheduler = Scheduler(self.pool, max_sequences, max_step_tokens, positions, speculate == "auto")
         self._results = device_results if self.device.type == "cuda" else host_results
@@ -158,12 +158,12 @@ class Engine(TextEngine):
 
     @property
     def summary(self) -> str:
-        """The pool and the model in two lines, and more on graphs and on a context that is shorter than the model's."""
-        limits, storage = self.context_limits, self.storage
+        """A line each: the pool, attention on a GPU, the model, graphs if asked for, and a limit of the context."""
+        limits, storage, attention = self.context_limits, self.storage, self._runner.attention.summary_line
         adapter = f"adapter {self.adapters.default}" if self.adapters.default else "no adapter"
         return (
             f"pool: {limits.max_pages} pages of {limits.page_size} tokens, {limits.slots:,} tokens in total, "
-            f"{storage.nbytes / 1e6:.1f} MB ({str(storage.dtype)[6:]}, {len(storage.keys)} layers)\n"
+            f"{storage.nbytes / 1e6:.1f} MB ({str(storage.dtype)[6:]}, {len(storage.keys)} layers)\n{attention}"
             f"model: {type(base_model(self.model)).__name__} on {storage.device.type}, {adapter}, "
             f"{self._prepared.packed_layers}, {self._compiler.summary}{limits.limitation}{self._runner.graphs_summary}"
         )
@@ -232,14 +232,14 @@ class Engine(TextEngine):
         self.adapters.refresh()
         self.pool.clear_cache()
 
-    def close(self) -> None:
-        """Cancel all requests and restore the models."""
+    def close(self, *, restore: bool = True) -> None:
         self._launched = None
         for sequence in list(self._sequences.values()):
             self._finish(sequence, "cancelled")
         self._runner.step = None
         self._compiler.clear("the engine is closed")
-        self._prepared.restore()
+        if restore:
+            self._prepared.restore()
 
     def copy_base(self) -> BaseCopy:
         prepare = partial(prepare_adapter, compiler=self._compiler, limits=self.context_limits)

@@ -134,8 +134,13 @@ class TextEngine(AdapterHost):
         """Compute the next token of each running request."""
 
     @abstractmethod
-    def close(self) -> None:
-        """Cancel all requests and restore the models."""
+    def close(self, *, restore: bool = True) -> None:
+        """Cancel all requests.
+
+        Args:
+            restore: Put the models back as they were given. False is for a process that ends: it saves the time, and
+                the memory of a second copy of the weights, and the models must not be used any more.
+        """
 
     @abstractmethod
     def _queue(self, sequence: Sequence) -> None:

@@ -130,8 +130,7 @@ class TransformersEngine(TextEngine):
         updates, self._updates = self._updates, []
         return updates
 
-    def close(self) -> None:
-        """Cancel all requests."""
+    def close(self, *, restore: bool = True) -> None:
         for sequence in [*self._running, *self._waiting]:
             self._finish(sequence, "cancelled")
 

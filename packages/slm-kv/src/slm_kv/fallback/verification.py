@@ -5,12 +5,13 @@ Shapes: T tokens, V vocabulary.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from slm_kv.engine.verification.model_state import float32_weights
+from slm_kv.engine.verification.float32_weights import float32_weights
 from slm_kv.errors import KVError
 from slm_kv.fallback.generation import start
 from slm_kv.sampling.scores import check_finite
@@ -43,7 +44,7 @@ def find_cache_fault(model: Any, vocab_size: int) -> str | None:
     if not model.can_generate():
         raise KVError(f"{name} is not a causal language model: transformers cannot generate with it")
     token_ids = _token_ids(model.config, vocab_size)
-    with float32_weights(model) as exact:
+    with float32_weights(model, partial(_logits, model, token_ids)) as exact:
         _check_causal(model, token_ids, CAUSAL_TOLERANCE if exact else LOW_PRECISION_TOLERANCE)
         try:
             differences = [_difference(cached, expected) for cached, expected in _cached_and_whole(model, token_ids)]

@@ -172,7 +172,7 @@ class EngineBackend:
         while not self._inbox.empty():
             if action := self._inbox.get():
                 action()
-        self._engine.close()
+        self._engine.close(restore=False)
 
     def _end(self) -> None:
         """Take no more steps and fail the jobs that are still running."""

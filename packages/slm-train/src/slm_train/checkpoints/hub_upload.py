@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from huggingface_hub import HfApi
+from huggingface_hub import CommitOperationAdd, HfApi
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
-from slm_adapters import hub_error_reason
+from slm_adapters import hub_error_reason, published_files
 from slm_train.arguments import Arguments
-from slm_train.checkpoints.best_weights import stored_weights
-from slm_train.checkpoints.step_checkpoint_file import STEP_CHECKPOINT_FILE
 from slm_train.errors import TrainError, shown
 
 _LOG_IN = "log in with 'hf auth login', or give --hub_token with write access"
-_STATE_OF_TRAINING = ["optimizer*", "scheduler*", "scaler*", "rng_state*", "trainer_state.json", "manifest*", "*.pt"]
-_NOT_OF_THE_RESULT = ["_*", ".*", "checkpoint-*", STEP_CHECKPOINT_FILE]
 
 
 def prepare_upload(arguments: Arguments) -> Arguments:
@@ -54,9 +50,9 @@ def upload_result(training: TrainingArguments, folder: Path, print_line: Callabl
     """
     if not training.push_to_hub or not training.should_save:
         return
-    best = [path.name for path in stored_weights(folder).values()]
-    with _explain(f"the run in {folder} is finished, but not uploaded", f"hf upload {training.hub_model_id} {folder}"):
-        _upload(training, folder, "End of training", ignore_patterns=[*_NOT_OF_THE_RESULT, *best])
+    remedy = f"slm-adapters push {folder} {training.hub_model_id}"
+    with _explain(f"the run in {folder} is finished, but not uploaded", remedy):
+        _commit(training, "End of training", _model_files(folder))
     print_line(f"uploaded to {training.hub_model_id}")
 
 
@@ -70,29 +66,31 @@ def upload_checkpoint(training: TrainingArguments, checkpoint: Path) -> None:
         return
     message = f"Training in progress, {checkpoint.name}"
     try:
-        _upload(training, checkpoint, message, ignore_patterns=_STATE_OF_TRAINING)
+        _commit(training, message, _model_files(checkpoint))
         if strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
             name = "last-checkpoint" if strategy == HubStrategy.CHECKPOINT else checkpoint.name
-            _upload(training, checkpoint, message, path_in_repo=name)
+            _commit(training, message, {f"{name}/{file}": path for file, path in _all_files(checkpoint).items()})
     except Exception as error:  # whatever it is, the run continues
         print(f"{checkpoint.name} was not uploaded: {hub_error_reason(error)}")
 
 
-def _upload(
-    training: TrainingArguments,
-    folder: Path,
-    message: str,
-    *,
-    path_in_repo: str | None = None,
-    ignore_patterns: list[str] | None = None,
-) -> None:
-    HfApi(token=training.hub_token).upload_folder(
-        repo_id=str(training.hub_model_id),
-        folder_path=folder,
-        path_in_repo=path_in_repo,
+def _model_files(folder: Path) -> dict[str, Path | bytes]:
+    """The files of the model in ``folder`` by name, without paths of this machine."""
+    return {file.name: file.source for file in published_files(folder)}
+
+
+def _all_files(folder: Path) -> dict[str, Path]:
+    """All files of a checkpoint by name, unchanged: it can only be resumed with the files of its manifest."""
+    return {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+
+
+def _commit(training: TrainingArguments, message: str, files: Mapping[str, Path | bytes]) -> None:
+    """Upload ``files`` in one commit, so that the repository never has a part of them."""
+    HfApi(token=training.hub_token).create_commit(
+        str(training.hub_model_id),
+        [CommitOperationAdd(name, source) for name, source in files.items()],
         commit_message=message,
         revision=training.hub_revision,
-        ignore_patterns=ignore_patterns,
     )
 
 

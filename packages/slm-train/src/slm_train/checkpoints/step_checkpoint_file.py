@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from slm_train.errors import CheckpointError
+from slm_train.sharding.whole_tensors import part_for
 
 STEP_CHECKPOINT_FILE = "dynamic_checkpoint.pt"
 FORMAT = 1
@@ -69,7 +70,7 @@ def _damaged_part(path: Path) -> str | None:
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Copy ``weights`` into the parameters of the same names.
+    """Copy ``weights``, which are whole, into the parameters of the same names, which may be sharded.
 
     Raises CheckpointError, before anything is copied, for weights of another model.
     """
@@ -79,4 +80,4 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
             raise CheckpointError(f"the checkpoint has {name} {list(values.shape)}, which this model does not have")
     with torch.no_grad():
         for name, values in weights.items():
-            parameters[name].copy_(values)
+            parameters[name].copy_(part_for(parameters[name], values))

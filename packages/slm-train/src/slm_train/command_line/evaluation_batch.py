@@ -17,5 +17,5 @@ def limit_evaluation_batch(
         return
     size = training.per_device_train_batch_size
     if budget and "per_device_train_batch_size" not in explicit_flags:
-        size = budget.max_tokens_per_micro_batch // (rows.block_size or DEFAULT_BLOCK_SIZE)
+        size = budget.micro_batch_tokens // (rows.block_size or DEFAULT_BLOCK_SIZE)
     training.per_device_eval_batch_size = max(1, min(training.per_device_eval_batch_size, size))

@@ -18,14 +18,13 @@ def check_evaluation_flags(
     run: RunOptions, training: SlmTrainingArguments, budget: BudgetOptions | None, explicit_flags: Collection[str]
 ) -> None:
     """Raise TrainError for flags that contradict each other."""
-    is_sharded = bool(training.fsdp or training.deepspeed)
-    if run.sample_every and is_sharded:
+    if run.sample_every and (training.fsdp or training.deepspeed):
         raise TrainError(
             "--sample_every does not work with --fsdp or --deepspeed, where no process has all the weights; leave it "
             "out: the texts before and after training remain"
         )
     if run.keep_best:
-        _check_keep_best(training, is_sharded=is_sharded and budget is None)
+        _check_keep_best(training)
     _check_metric(training, explicit_flags)
     if run.patience is not None or run.keep_best:
         _check_evaluations("--keep_best" if run.keep_best else "--patience", training, budget, explicit_flags)
@@ -44,13 +43,13 @@ def _check_metric(training: SlmTrainingArguments, explicit_flags: Collection[str
     training.greater_is_better = None if metric is None else False  # transformers: true for a name not ending in loss
 
 
-def _check_keep_best(training: SlmTrainingArguments, *, is_sharded: bool) -> None:
+def _check_keep_best(training: SlmTrainingArguments) -> None:
     if training.load_best_model_at_end:
         raise TrainError("--keep_best and --load_best_model_at_end both choose the final weights; give one of them")
-    if is_sharded:
+    if training.deepspeed:
         raise TrainError(
-            "--keep_best does not work with --fsdp or --deepspeed, where no process has all the weights; give "
-            "--load_best_model_at_end, or slm-train dynamic --fsdp"
+            "--keep_best does not work with --deepspeed, where no process has all the weights; give "
+            "--load_best_model_at_end, or --fsdp"
         )
 
 

@@ -18,6 +18,7 @@ from slm_train.command_line.checks.optional_packages import check_packages
 from slm_train.command_line.checks.value_ranges import check_ranges
 from slm_train.command_line.flag_choices import choose_from
 from slm_train.errors import UsageError, shown
+from slm_train.options.budget import AUTO, AUTO_FLAGS
 
 _MISSING_VALUE = re.compile(r"argument (--\w+)\S*: expected (?:at least )?one argument")
 # Their types are classes, which HfArgumentParser would call with the word.
@@ -50,6 +51,8 @@ class FlagParser(HfArgumentParser):
         for action in self._actions:
             if action.type is string_to_bool and action.nargs is None:
                 action.nargs, action.const = "?", True  # a switch that is unset by default is on without a value too
+            if action.dest in AUTO_FLAGS:
+                action.type = number_or_auto
             action.choices = action.choices or CHOICES.get(action.dest)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
@@ -82,6 +85,11 @@ class FlagParser(HfArgumentParser):
             raise UsageError(f"--{action.dest} {shown(str(value))}: {choose_from(str(value), choices)}")
 
 
+def number_or_auto(word: str) -> int | str:
+    """Read the value of a flag of AUTO_FLAGS."""
+    return AUTO if word == AUTO else int(word)
+
+
 def _check_text(name: str, word: str) -> None:
     """Raise UsageError for a value that is blank, and for one that no file name or JSON file can contain."""
     if not word.strip() and name not in _MAY_BE_BLANK:
@@ -103,8 +111,8 @@ def _check_path(name: str, word: str) -> None:
 
 
 def _expected(action: Action, word: str) -> str:
-    if action.type is int:
-        return "a whole number"
+    if action.type in (int, number_or_auto):
+        return "a whole number, or auto" if action.type is number_or_auto else "a whole number"
     if action.type is float:
         return "a number"
     if isinstance(action.type, type) and issubclass(action.type, Enum):

@@ -11,6 +11,7 @@ from slm_data import DataError
 from slm_train.arguments import Arguments, SlmTrainingArguments
 from slm_train.checkpoints.output_folder import check_folder
 from slm_train.command_line.checks.ineffective_flags import ineffective_flags
+from slm_train.command_line.checks.sharding_flags import check_sharding
 from slm_train.command_line.evaluation_batch import limit_evaluation_batch
 from slm_train.command_line.evaluation_flags import check_evaluation_flags
 from slm_train.command_line.flag_parser import FlagParser
@@ -25,7 +26,7 @@ from slm_train.command_line.run_defaults import (
     limit_by_time,
 )
 from slm_train.errors import TrainError, UsageError
-from slm_train.hardware.device_defaults import device_defaults, ignored_precision_flags
+from slm_train.hardware.device_defaults import device_defaults, notes_on_precision
 from slm_train.loop.trial.activation_checkpointing import check_activation_checkpointing
 from slm_train.loop.trial.optimizer import check_optimizer
 from slm_train.loop.trial.schedule import check_schedule
@@ -62,9 +63,10 @@ def make_arguments(line: CommandLine) -> Arguments:
     limit_evaluation_batch(training, rows, budget[0] if budget else None, line.explicit_flags)
     if run.muon and model.mode != "baseline":
         raise TrainError(f"--muon is for training every weight; give --mode baseline instead of {model.mode}")
+    check_sharding(training, model, run)
     if run.max_minutes is not None:
         limit_by_time(training, line.explicit_flags)
-    notes += ignored_precision_flags(line.explicit_flags, fp16_on_cpu=fp16_on_cpu)
+    notes += notes_on_precision(line.explicit_flags, device, bf16=training.bf16, fp16_on_cpu=fp16_on_cpu)
     notes = [*notes, *check_learning_rate_search(run, source, training)]
     check_evaluation_flags(run, training, budget[0] if budget else None, line.explicit_flags)
     check_loggers(training.report_to)

@@ -12,7 +12,8 @@ from transformers.trainer_utils import SaveStrategy
 from slm_data import SourceOptions
 from slm_train.arguments import UNLIMITED_STEPS, SlmTrainingArguments
 from slm_train.errors import TrainError
-from slm_train.hardware.device_defaults import DeviceDefaults
+from slm_train.hardware.device_defaults import APPLE_GPU, DeviceDefaults
+from slm_train.options.budget import AUTO
 from slm_train.options.model import ModelOptions
 from slm_train.options.rows import RowOptions
 from slm_train.options.run import RunOptions
@@ -40,9 +41,12 @@ def default_words(
     """Return words for flags that the user did not set, and lines to print about them."""
     switches = {
         "bf16": device.bf16 and "fp16" not in explicit_flags,
-        "dataloader_pin_memory": not device.use_cpu,
+        **({"fp16": True} if device.fp16 and "bf16" not in explicit_flags else {}),
+        "dataloader_pin_memory": not device.use_cpu and device.name != APPLE_GPU,  # it has none
     }
     words = [word for name, on in switches.items() if name not in explicit_flags for word in (f"--{name}", str(on))]
+    if dynamic and not device.use_cpu and "checkpoint_interval" not in explicit_flags:
+        words += ["--checkpoint_interval", AUTO]  # a checkpoint takes longer than a step of a small model
     if DATASET_FLAGS & set(explicit_flags):
         return words, []
     sample = SAMPLE_RUN_DYNAMIC if dynamic else SAMPLE_RUN

@@ -23,9 +23,10 @@ def make_plan(arguments: Arguments, base: BaseModel, rows: Rows, print_line: Pri
     assert isinstance(rows.train, RowDataset)
     _check_size(training, rows.train)
     _check_padded_length(options.length_multiple(training.torch_compile), rows.train, base)
-    budget = TokenBudget(
-        options.target_tokens_per_step, options.max_tokens_per_micro_batch, arguments.max_micro_batch_rows
-    )
+    slots = options.micro_batch_tokens
+    if options.has_automatic_size:  # provisional: it is chosen once the model is loaded
+        slots = max(slots, int(rows.train.plan.row_lengths.max()))
+    budget = TokenBudget(options.target_tokens_per_step, slots, arguments.max_micro_batch_rows)
     plan = plan_budget(
         rows.train.plan,
         budget,
@@ -34,7 +35,8 @@ def make_plan(arguments: Arguments, base: BaseModel, rows: Rows, print_line: Pri
         max_steps=int(training.max_steps),
         ranks=training.world_size,
     )
-    print_line(describe_plan(plan))
+    if not options.has_automatic_size:
+        print_line(describe_plan(plan))
     return plan
 
 

@@ -48,7 +48,7 @@ def micro_batches(arguments: Arguments, lengths: Ints, rows: list[int]) -> list[
         return [rows[start : start + limit] for start in range(0, len(rows), limit)]
     rest, parts = sorted(rows, key=lambda row: -lengths[row]), []
     while rest:
-        size = max(1, arguments.budget.max_tokens_per_micro_batch // int(lengths[rest[0]]))
+        size = max(1, arguments.budget.micro_batch_tokens // int(lengths[rest[0]]))
         size = min(size, arguments.max_micro_batch_rows or size)
         parts.append(rest[:size])
         rest = rest[size:]

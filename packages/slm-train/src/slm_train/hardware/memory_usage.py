@@ -42,6 +42,17 @@ class MemoryUsage:
             _CLEAR_REFS.write_text(_RESET_PEAK)
 
 
+def free_memory(device: torch.device) -> int:
+    """Return the bytes that this process can still allocate on ``device``.
+
+    Of a GPU: what is free there, and what torch has reserved and does not use. Of a CPU: what the system has available.
+    """
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + unused
+    return int(psutil.virtual_memory().available)
+
+
 def _status_field(name: str) -> int:
     lines = _STATUS.read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name + ":"))

@@ -15,13 +15,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from accelerate.utils import DistributedType
+import torch
 from torch import Tensor, nn
 from transformers import set_seed
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import TrainOutput
 
 from slm_data import BudgetPlan, RowCollator, RowDataset
+from slm_train.checkpoints.checkpoint_schedule import CheckpointSchedule
 from slm_train.checkpoints.random_state import random_state, set_random_state
 from slm_train.checkpoints.step_checkpoint import StepCheckpoint
 from slm_train.checkpoints.step_checkpoint_file import load_weights
@@ -33,10 +34,12 @@ from slm_train.loop.gradient_accumulation import GradientAccumulation
 from slm_train.loop.learning_rate import follow_tokens, update_learning_rate, warmup_in_tokens
 from slm_train.loop.micro_batches import MicroBatch, Shares, make_micro_batches
 from slm_train.loop.step_metrics import StepMetrics, StepSums
+from slm_train.loop.time_budget import TrainingTime
 from slm_train.loop.trainer import SlmTrainer
 from slm_train.losses.loss_normalization import step_mean
 from slm_train.options.budget import BudgetOptions
 from slm_train.run_folder.metrics_file import metrics_size
+from slm_train.sharding.whole_tensors import whole
 
 
 class BudgetTrainer(SlmTrainer):
@@ -67,8 +70,12 @@ class BudgetTrainer(SlmTrainer):
         super().__init__(**settings)
         self.plan, self.budget, self.checkpoint, self.resume_state = plan, budget, checkpoint, state
         self.rank, self.ranks = self.accelerator.process_index, self.accelerator.num_processes
+        self.trained_seconds = 0.0  # of this process, without evaluations and checkpoints
         self._best_step_saved: int = state["best"]["step"] if state else 0
-        self.accumulation = GradientAccumulation(self.accelerator, self._loss, print_line)
+        self.schedule = CheckpointSchedule(budget.steps_between_checkpoints, decides=self.rank == 0)
+        self.accumulation = GradientAccumulation(
+            self.accelerator, self._loss, print_line, is_sharded=bool(self.args.fsdp)
+        )
 
     def _inner_training_loop(self, *_: Any, **__: Any) -> TrainOutput:
         """Replace transformers' inner loop; its set-up (activation checkpointing, callbacks) is still used."""
@@ -83,25 +90,26 @@ class BudgetTrainer(SlmTrainer):
     def _take_steps(self, model: nn.Module) -> None:
         batches = self._micro_batches()
         for step in range(self.state.global_step, len(self.plan)):
-            self._take_step(model, step, batches)
+            is_due = self._take_step(model, step, batches)
             is_last = step + 1 == len(self.plan)
-            must_stop = not is_last and self._has_signal()
-            is_saved = must_stop or is_last or self._is_due(self.budget.checkpoint_interval)
-            is_saved = is_saved or self._is_due(self.budget.eval_interval)
+            must_stop, is_due = self._agree(must_stop=not is_last and self.control.should_training_stop, is_due=is_due)
+            is_evaluated = self._is_due(self.budget.eval_interval)
+            is_due = is_due or is_last or (self.schedule.is_automatic and is_evaluated)
+            is_saved = must_stop or is_due or is_evaluated
             self.check_finite(is_read=self._is_due(self.budget.log_interval), is_saved=is_saved)
             if self._is_due(self.budget.log_interval) or is_last:
                 self.log(self.metrics.log_line(self.accelerator, self.memory))
-            if self._is_due(self.budget.eval_interval) or (is_last and self.best.is_used):
+            if is_evaluated or (is_last and self.best.is_used):
                 check_evaluation(self.evaluate(), self.state.global_step)
                 self._track_best()
                 must_stop = must_stop or (not is_last and self.best.is_exhausted)
-            if self._is_due(self.budget.checkpoint_interval) or is_last or must_stop:
+            if is_due or must_stop:
                 self._write_step_checkpoint()
             if must_stop:
                 break
 
-    def _take_step(self, model: nn.Module, step: int, batches: Iterator[MicroBatch]) -> None:
-        """Take one optimizer step."""
+    def _take_step(self, model: nn.Module, step: int, batches: Iterator[MicroBatch]) -> bool:
+        """Take one optimizer step; return whether a checkpoint is due after it."""
         start, rate = time.perf_counter(), self.lr_scheduler.get_last_lr()[0]
         share = self.plan.share(step, self.rank, self.ranks)
         rank_batches = list(islice(batches, len(share)))
@@ -111,18 +119,23 @@ class BudgetTrainer(SlmTrainer):
         self.finite_check.add_loss(loss)
         self.finite_check.end_step(step + 1, norm, rate)
         self.control = self.callback_handler.on_pre_optimizer_step(self.args, self.state, self.control)
+        self.checkpoint.before_update()
         self.optimizer.step()
-        self.lr_scheduler.step()
+        self.lr_scheduler.step()  # after skipped steps too: the rate is a function of the step in the plan
         self.optimizer.zero_grad()
         self.state.global_step = step + 1
         self.state.epoch = self.plan.progress(step)
         self.state.num_input_tokens_seen += predicted
         self.trained_tokens += predicted
-        if self._is_interrupted():
+        is_due = self.schedule.is_due(step + 1, self.trained_seconds + time.perf_counter() - start)
+        if is_due or self._is_interrupted():
             synchronize(self.args.device)
-        sums = StepSums(loss, predicted, self.plan.real_tokens(share), slots, time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        self.trained_seconds += seconds
+        sums = StepSums(loss, predicted, self.plan.real_tokens(share), slots, seconds)
         self.metrics.add(sums, tokens=self.state.num_input_tokens_seen, norm=norm, rate=rate)
         self.control = self.callback_handler.on_step_end(self.args, self.state, self.control)
+        return is_due
 
     def _loss(self, model: nn.Module, inputs: MicroBatch, batch_tokens: int, step_tokens: int) -> Tensor:
         """Return the part that a micro-batch contributes to the mean loss of its step."""
@@ -130,15 +143,14 @@ class BudgetTrainer(SlmTrainer):
         accepts_token_count = bool(self.model_accepts_loss_kwargs)
         return step_mean(model_loss, batch_tokens, step_tokens, self.ranks, accepts_token_count=accepts_token_count)
 
-    def _clip(self, model: nn.Module) -> Tensor | None:
-        """Clip the gradient of the step; return its norm before clipping."""
+    def _clip(self, model: nn.Module) -> Tensor:
+        """Clip the gradient of the step; return its norm before clipping, over all processes."""
         if self.args.max_grad_norm and self.args.max_grad_norm > 0:
-            norm: Tensor | None = self.accelerator.clip_grad_norm_(model.parameters(), self.args.max_grad_norm)
-            return norm
-        if self.accelerator.distributed_type == DistributedType.FSDP:
-            return None  # each process has only a part of each gradient
-        self.accelerator.unscale_gradients()
-        return nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+            norm: Any = self.accelerator.clip_grad_norm_(model.parameters(), self.args.max_grad_norm)
+        else:
+            self.accelerator.unscale_gradients()
+            norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+        return whole(norm)
 
     def _micro_batches(self) -> Iterator[MicroBatch]:
         rows, collator, args = self.train_dataset, self.data_collator, self.args
@@ -172,20 +184,18 @@ class BudgetTrainer(SlmTrainer):
         self.optimizer.zero_grad()
         return model
 
-    def _has_signal(self) -> bool:
-        """Return whether any process received a signal."""
-        has_signal = self.control.should_training_stop
-        if self.ranks > 1:
-            if has_signal:
-                self.accelerator.set_trigger()
-            has_signal = self.accelerator.check_trigger()
-        return has_signal
+    def _agree(self, *, must_stop: bool, is_due: bool) -> tuple[bool, bool]:
+        """Return whether any process must stop, and whether any decided that a checkpoint is due."""
+        if self.ranks == 1:
+            return must_stop, is_due
+        flags: Any = self.accelerator.reduce(torch.tensor([must_stop, is_due], device=self.args.device).int(), "sum")
+        any_must_stop, any_is_due = flags.tolist()
+        return bool(any_must_stop), bool(any_is_due)
 
     def _is_interrupted(self) -> bool:
-        """Return whether the step is followed by something else than a step, so that its time must be complete."""
-        budget, is_last = self.budget, self.state.global_step == len(self.plan)
-        intervals = (budget.log_interval, budget.eval_interval, budget.checkpoint_interval)
-        return is_last or any(self._is_due(interval) for interval in intervals)
+        """Return whether the step is followed by a log line or an evaluation, so that its time must be complete."""
+        is_last = self.state.global_step == len(self.plan)
+        return is_last or self._is_due(self.budget.log_interval) or self._is_due(self.budget.eval_interval)
 
     def _is_due(self, interval: int) -> bool:
         return interval > 0 and self.state.global_step % interval == 0
@@ -208,13 +218,18 @@ class BudgetTrainer(SlmTrainer):
             "best": self.best.state(),
             "log_bytes": metrics_size(self.checkpoint.path.parent),
         }
+        before = self.checkpoint.seconds
         self.checkpoint.save(self.accelerator, self._unwrapped, self.optimizer, state, rank)
+        self.schedule.written(self.trained_seconds, self.checkpoint.seconds)
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, TrainingTime):
+                callback.exclude(self.checkpoint.seconds - before)
         self._best_step_saved = self.best.step
 
     def _restore(self, state: dict[str, Any]) -> None:
         """Continue from the content of a checkpoint."""
         new = NewSettings(self.optimizer, self.lr_scheduler, self.changed)
-        self.checkpoint.restore(self.accelerator, self._unwrapped, self.optimizer, state)
+        self.checkpoint.restore(self._unwrapped, self.optimizer, state)
         self.lr_scheduler.load_state_dict(state["schedule"])
         new.apply()
         update_learning_rate(self.lr_scheduler)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
-from transformers import Trainer
 
 from slm_train.loop.finite_check import FiniteCheck
+from slm_train.sharding.sharding_trainer import ShardingTrainer
 
 
-class FiniteTrainer(Trainer):
+class FiniteTrainer(ShardingTrainer):
     """A Trainer that raises DivergenceError before a step that was not finite is logged, evaluated or saved."""
 
     def __init__(self, **settings: Any):

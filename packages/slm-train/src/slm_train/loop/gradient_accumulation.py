@@ -7,7 +7,6 @@ from contextlib import nullcontext
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
 from slm_train.hardware.out_of_memory import is_out_of_memory
@@ -23,12 +22,25 @@ class GradientAccumulation:
     """Accumulates the gradient of a step.
 
     ``max_slots`` is None until memory runs out. From then on it bounds the tokens of micro-batches, padding included.
+
+    Args:
+        accelerator: For the device, the backward pass and the exchange of gradients.
+        scaled_loss: The part of a micro-batch in the loss of its step.
+        print_line: Prints a line.
+        is_sharded: Whether each process has only a part of the weights (``--fsdp``).
     """
 
-    def __init__(self, accelerator: Accelerator, scaled_loss: ScaledLoss, print_line: Callable[[str], None]):
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        scaled_loss: ScaledLoss,
+        print_line: Callable[[str], None],
+        *,
+        is_sharded: bool = False,
+    ):
         self.accelerator, self.scaled_loss, self.print_line = accelerator, scaled_loss, print_line
         self.ranks = accelerator.num_processes
-        self.is_sharded = accelerator.distributed_type == DistributedType.FSDP
+        self.is_sharded = is_sharded
         self.max_slots: int | None = None
 
     def __call__(self, model: nn.Module, batches: list[MicroBatch], step_tokens: int, max_batches: int) -> Tensor:
@@ -51,9 +63,7 @@ class GradientAccumulation:
         """
         while True:
             parts = [part for batch in batches for part in split_micro_batch(batch, self.max_slots)]
-            if (
-                self.is_sharded
-            ):  # FSDP gathers weights in each forward pass, so all processes need the same number of parts
+            if self.is_sharded:  # weights are gathered in each pass, so all processes need the same number of parts
                 parts += [without_loss(parts[-1])] * (max_batches - len(parts))
             finished, total = 0, torch.zeros((), device=self.accelerator.device)
             try:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, Sampler, Subset
+from torch.utils.data import DataLoader, Sampler
 from transformers import PreTrainedTokenizerBase
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME, TRAINING_ARGS_NAME
@@ -23,7 +24,9 @@ from slm_train.checkpoints.files.atomic_write import atomic_folder, temporary_pa
 from slm_train.checkpoints.hub_upload import upload_checkpoint
 from slm_train.checkpoints.retention import list_checkpoints, rotate
 from slm_train.checkpoints.run_identity import IDENTITY_NAME
-from slm_train.checkpoints.whole_weights import load_whole_weights, whole_trained_weights
+from slm_train.checkpoints.step_checkpoint_file import load_weights
+from slm_train.checkpoints.whole_weights import whole_trained_weights
+from slm_train.data.evaluation_share import EvaluationShare
 from slm_train.hardware.heap import kept_heap
 from slm_train.loop.changed_settings import NewSettings
 from slm_train.loop.evaluation import evaluate
@@ -36,6 +39,7 @@ from slm_train.losses.evaluation_loss import EvaluationLoss
 from slm_train.losses.fused_loss import loss_context
 from slm_train.losses.loss_path import observe_loss_path
 from slm_train.model.fast_dropout import use_fast_dropout
+from slm_train.model.mask_checks import without_mask_checks
 
 
 class SlmTrainer(FiniteTrainer):
@@ -64,7 +68,9 @@ class SlmTrainer(FiniteTrainer):
         use_fast_dropout(model)
         self._check_loss_path(model)
         self.loss_context = loss_context(model, self.args, fused_loss)
+        self.mask_context = without_mask_checks(self.args, collator.packed) or nullcontext
         self.evaluation_loss = EvaluationLoss.fitting(model, self.args)
+        self.shard()
         self.trained_tokens: Any = 0
         self.last_evaluation: tuple[int, dict[str, Any]] | None = (
             None  # step and metrics of the last one during training
@@ -95,7 +101,7 @@ class SlmTrainer(FiniteTrainer):
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *rest: Any, **named: Any) -> Any:
         """Compute the loss without a cache: with one, packed documents would attend to each other."""
-        with self.loss_context():
+        with self.loss_context(), self.mask_context():
             return super().compute_loss(model, inputs | {"use_cache": False}, *rest, **named)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -119,14 +125,11 @@ class SlmTrainer(FiniteTrainer):
             super()._load_scaler(checkpoint)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
-        """Give each process every n-th row, n being the number of processes, so that no row is counted twice.
-
-        accelerate's own sharding repeats rows to make the shares of all processes equally long.
-        """
+        """Give each process its share. accelerate's own sharding counts rows twice, for shares of equal length."""
         rows: Any = eval_dataset if isinstance(eval_dataset, RowDataset) else self.eval_dataset
         # Not prepared by accelerate on purpose: it would shard these rows again.
-        share = range(self.args.process_index, len(rows), self.args.world_size)
-        return DataLoader(Subset(rows, share), self.args.eval_batch_size, collate_fn=self.data_collator)
+        share = EvaluationShare(rows, self.args.process_index, self.args.world_size, equal=self.is_sharded)
+        return DataLoader(share, self.args.eval_batch_size, collate_fn=self.data_collator)
 
     def evaluation_loop(
         self,
@@ -205,7 +208,7 @@ class SlmTrainer(FiniteTrainer):
         if self.args.should_save and self.best.keep:
             self.best.remove_except(self._best_steps_in_checkpoints())
         if weights := self.best.read_weights():
-            load_whole_weights(self.accelerator, self._unwrapped, weights)
+            load_weights(self._unwrapped, weights)
             self.last_evaluation = self.state.global_step, self.best.metrics
 
     @property

@@ -99,7 +99,8 @@ class EvaluationLoss:
 def _summed_nll(logits: Tensor, targets: Tensor) -> list[Tensor]:
     """Return the summed negative log likelihood of each chunk of ``logits [tokens, vocabulary]``."""
     exact = torch.promote_types(logits.dtype, torch.float32)
-    size = max(1, CACHE_BYTES // (torch.float32.itemsize * logits.shape[-1]))
+    most = CACHE_BYTES if logits.device.type == "cpu" else MAX_LOGIT_BYTES  # on a GPU fewer kernels instead
+    size = max(1, most // (torch.float32.itemsize * logits.shape[-1]))
     return [
         -torch.log_softmax(part, 1, dtype=exact).gather(1, expected[:, None]).sum()
         for part, expected in zip(logits.split(size), targets.split(size), strict=True)

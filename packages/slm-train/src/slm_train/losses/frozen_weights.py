@@ -1,4 +1,4 @@
-"""Copies of frozen weights in the precision of autocast, for the matrix products of training on a CPU.
+"""Copies of frozen weights in the precision of autocast, for the matrix products of training.
 
 Autocast converts a frozen float32 weight at each forward pass; only weights that are trained are converted once. Here
 the same conversion is kept from step to step, so losses and gradients are equal to the bit. The float32 weights stay
@@ -12,11 +12,12 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor, nn
 from transformers import TrainingArguments
 from transformers.pytorch_utils import Conv1D
+
+from slm_train.hardware.memory_usage import free_memory
 
 _SHARE_OF_MEMORY = 0.25  # of what is free: copies of a weight are half of its size
 
@@ -29,9 +30,10 @@ class FrozenWeights:
     again, to the same values.
     """
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype, others: Sequence[Tensor] = ()):
+    def __init__(self, model: nn.Module, dtype: torch.dtype, others: Sequence[Tensor] = (), device_type: str = "cpu"):
         layers = [layer for layer in model.modules() if type(layer) in (nn.Linear, Conv1D)]
         self.layers: list[Any] = [layer for layer in layers if _is_frozen(layer) and "forward" not in vars(layer)]
+        self.device_type = device_type
         self.dtype, self.others = dtype, [weight for weight in others if not weight.requires_grad]
         self._copies: dict[int, tuple[Tensor, int, int, Tensor]] = {}
 
@@ -53,6 +55,11 @@ class FrozenWeights:
             for layer in changed:
                 del layer.forward
 
+    def is_autocast(self) -> bool:
+        """Return whether autocast is enabled at this point: a model may turn it off for some of its layers."""
+        device = self.device_type
+        return torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == self.dtype
+
     def copy(self, weight: Tensor) -> Tensor:
         """Return ``weight`` in ``dtype``, converted once while it is the same."""
         known = self._copies.get(id(weight))
@@ -68,15 +75,16 @@ def frozen_weights(
 ) -> FrozenWeights | None:
     """Return the copies for a run, or None where they do not help.
 
-    That is: without bfloat16 autocast, not on a CPU, with weights that are sharded or compiled, or if the copies would
-    take more than a quarter of the memory that is free.
+    That is: without 16-bit autocast, with weights that are sharded or compiled, or if the copies would take more than a
+    quarter of the memory that is free on the device.
     """
-    if not training.bf16 or training.device.type != "cpu":
+    if not (training.bf16 or training.fp16) or training.device.type not in ("cpu", "cuda"):
         return None
     if training.fsdp or training.deepspeed or training.torch_compile:
         return None
-    weights = FrozenWeights(model, torch.bfloat16, others)
-    return weights if 0 < weights.nbytes <= _SHARE_OF_MEMORY * psutil.virtual_memory().available else None
+    dtype = torch.bfloat16 if training.bf16 else torch.float16
+    weights = FrozenWeights(model, dtype, others, training.device.type)
+    return weights if 0 < weights.nbytes <= _SHARE_OF_MEMORY * free_memory(training.device) else None
 
 
 def _is_frozen(layer: nn.Module) -> bool:
@@ -84,13 +92,8 @@ def _is_frozen(layer: nn.Module) -> bool:
     return all(p.dtype == torch.float32 and not p.requires_grad for p in parameters)
 
 
-def _is_autocast(dtype: torch.dtype) -> bool:
-    """Return whether autocast is enabled at this point: a model may turn it off for some of its layers."""
-    return torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == dtype
-
-
 def _linear(weights: FrozenWeights, layer: Any, x: Tensor) -> Tensor:
-    if not _is_autocast(weights.dtype):
+    if not weights.is_autocast():
         usual: Tensor = nn.Linear.forward(layer, x)
         return usual
     bias = None if layer.bias is None else weights.copy(layer.bias)
@@ -99,7 +102,7 @@ def _linear(weights: FrozenWeights, layer: Any, x: Tensor) -> Tensor:
 
 def _conv1d(weights: FrozenWeights, layer: Any, x: Tensor) -> Tensor:
     """Compute as Conv1D of transformers does."""
-    if not _is_autocast(weights.dtype):
+    if not weights.is_autocast():
         usual: Tensor = Conv1D.forward(layer, x)
         return usual
     y = torch.addmm(weights.copy(layer.bias), x.view(-1, x.size(-1)), weights.copy(layer.weight))

@@ -95,14 +95,14 @@ class FusedLoss:
 
     def _weight(self) -> Tensor:
         weight: Tensor = self.head.weight
-        is_low = self.frozen is not None and torch.is_autocast_enabled("cpu") and not weight.requires_grad
+        is_low = self.frozen is not None and self.frozen.is_autocast() and not weight.requires_grad
         return self.frozen.copy(weight) if self.frozen and is_low else weight
 
 
 def loss_context(
     model: nn.Module, training: TrainingArguments, enabled: bool
 ) -> Callable[[], AbstractContextManager[None]]:
-    """Return the context of forward passes in training: FusedLoss if ``enabled``, and what is faster on a CPU."""
+    """Return the context of forward passes in training: FusedLoss if ``enabled``, and what is faster."""
     fused = FusedLoss.fitting(model) if enabled and _is_possible(training) else None
     frozen = frozen_weights(model, training, [fused.head.weight] if fused else [])
     if fused:

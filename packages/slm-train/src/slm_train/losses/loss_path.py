@@ -89,7 +89,7 @@ def is_cross_entropy(loss_function: Any, vocabulary: int) -> bool:
 
 
 def _are_equal(values: Tensor, expected: Tensor) -> bool:
-    return values.shape == expected.shape and torch.equal(values.double(), expected.double())
+    return values.shape == expected.shape and torch.equal(values.cpu().double(), expected.cpu().double())
 
 
 @contextmanager

@@ -16,13 +16,12 @@ from slm_adapters import (
     add_lora,
     add_oft,
     apply_soft_cap,
-    compute_dtype,
     embedding_rows,
     four_bit_config,
     prepare_four_bit,
     resize_embeddings,
 )
-from slm_train.arguments import Arguments
+from slm_train.arguments import Arguments, autocast_dtype
 from slm_train.model.base_model import BaseModel, check_vocabulary
 from slm_train.model.chat_format import end_answers
 from slm_train.model.single_kernel_gelu import single_kernel_gelu
@@ -85,7 +84,7 @@ def _load_weights(arguments: Arguments, base: BaseModel) -> tuple[PreTrainedMode
         model = base.load_weights(dtype=torch.float32)
         return model, fit_embeddings(model, base, options)
     # Only here is bitsandbytes needed; slm_adapters imports it behind four_bit_config.
-    config = four_bit_config(compute_dtype(training.device, training.bf16))
+    config = four_bit_config(autocast_dtype(training))
     model = base.load_weights(dtype=torch.float32, quantization_config=config, device_map={"": training.device})
     new_rows = fit_embeddings(model, base, options)
     return prepare_four_bit(model, gradient_checkpointing=training.gradient_checkpointing), new_rows

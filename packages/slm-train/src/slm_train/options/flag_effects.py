@@ -20,7 +20,7 @@ _MODEL = _names("""
     lora_r lora_alpha use_rslora use_dora oft_block_size
     butterfly_stages butterfly_block_size butterfly_preset butterfly_side butterfly_scale
 """)
-_KIND_OF_OPTIMIZER = _names("optim optim_args optim_target_modules muon fsdp fsdp_config deepspeed parallelism_config")
+_KIND_OF_OPTIMIZER = _names("optim optim_args optim_target_modules muon deepspeed parallelism_config")
 _ROWS_OF_STEPS = _names("""
     seed data_seed packing packing_fill per_device_train_batch_size gradient_accumulation_steps auto_find_batch_size
     train_sampling_strategy length_column_name dataloader_drop_last dataloader_in_order accelerator_config
@@ -60,7 +60,7 @@ _OF_FILES_AND_REPORTS = _names("""
 """)
 _OF_SPEED_AND_MEMORY = _names("""
     gradient_checkpointing gradient_checkpointing_kwargs torch_compile torch_compile_backend torch_compile_mode
-    use_liger_kernel liger_kernel_config use_cache torch_empty_cache_steps full_determinism use_cpu
+    fsdp fsdp_config use_liger_kernel liger_kernel_config use_cache torch_empty_cache_steps full_determinism use_cpu
     restore_callback_states_from_checkpoint remove_unused_columns label_names local_rank debug skip_memory_metrics
     dataloader_num_workers dataloader_pin_memory dataloader_persistent_workers dataloader_prefetch_factor
     dataloader_multiprocessing_context

@@ -69,7 +69,7 @@ def _share_of_validation(record: dict[str, Any]) -> str:
 def _figures(record: dict[str, Any]) -> list[tuple[str, str]]:
     parameters, memory, speed = record["parameters"], record["memory"], record["speed"]
     percent = 100 * parameters["trainable"] / max(parameters["total"], 1)
-    return [
+    figures = [
         ("trainable parameters", f"{parameters['trainable']:,} ({percent:.2f} %)"),
         ("all parameters", f"{parameters['total']:,}"),
         ("weights", megabytes(memory["weights"])),
@@ -79,6 +79,9 @@ def _figures(record: dict[str, Any]) -> list[tuple[str, str]]:
         ("tokens per second", f"{speed['tokens_per_second']:,.0f}"),
         ("steps, time", f"{speed['steps']:,}, {speed['train_seconds']:,.0f} s"),
     ]
+    if checkpoints := record.get("checkpoints"):  # of the token-budget loop
+        figures.append(("checkpoints", f"{checkpoints['written']:,}, {checkpoints['share']:.1%} of the time"))
+    return figures
 
 
 def show_samples(console: Console, samples: dict[str, Samples]) -> None:

@@ -69,13 +69,12 @@ def estimate_memory(arguments: Arguments, base: BaseModel, rows: Rows) -> tuple[
         model.to(training.device)
     left_by_loading = max(0, memory.current() - process - weight_bytes(model))
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = _optimizer_bytes(arguments, model, trained)
+    optimizer = optimizer_bytes(arguments, model)
     gradients = sum(p.nbytes for p in trained)
     with loss_context(model, training, arguments.run.fused_loss)():
-        activations = _activation_bytes(model, arguments, rows)
+        activations = activation_bytes(model, arguments, _largest_shape(arguments, rows), is_packed=_is_packed(rows))
     evaluation = _evaluation_bytes(model, arguments, rows)
     on_gpu = training.device.type == "cuda"  # there MemoryUsage counts allocated bytes, without fragmentation
-    share = _FRAGMENTATION_CHECKPOINTING if training.gradient_checkpointing else _FRAGMENTATION
     estimate = MemoryEstimate(
         process=process,
         weights=weight_bytes(model),
@@ -83,23 +82,32 @@ def estimate_memory(arguments: Arguments, base: BaseModel, rows: Rows) -> tuple[
         optimizer=optimizer,
         activations=activations,
         evaluation=evaluation,
-        fragmentation=0 if on_gpu else left_by_loading + int(share * max(activations, evaluation)),
+        fragmentation=0
+        if on_gpu
+        else left_by_loading + int(fragmentation_share(training) * max(activations, evaluation)),
         checkpoint=gradients + optimizer,  # the trained weights have the size of their gradients
         parameters=count_parameters(model),
     )
     return estimate, model
 
 
-def _optimizer_bytes(arguments: Arguments, model: Any, trained: list[torch.nn.Parameter]) -> int:
+def fragmentation_share(training: Any) -> float:
+    """Return the bytes that malloc holds unused, as a share of the activations."""
+    if training.device.type == "cuda":
+        return 0.0
+    return _FRAGMENTATION_CHECKPOINTING if training.gradient_checkpointing else _FRAGMENTATION
+
+
+def optimizer_bytes(arguments: Arguments, model: Any) -> int:
     """Return the bytes of optimizer state: two values per trained weight with Adam, one with Muon."""
-    adam = 2 * sum(p.nbytes for p in trained)
+    adam = 2 * sum(p.nbytes for p in model.parameters() if p.requires_grad)
     if not arguments.run.muon:
         return adam
     return adam - sum(p.nbytes for p in muon_groups(model, model.get_input_embeddings())[0]["params"])
 
 
-def _activation_bytes(model: Any, arguments: Arguments, rows: Rows) -> int:
-    """Return the peak of live bytes, beyond the weights, in the micro-batches of a step.
+def activation_bytes(model: Any, arguments: Arguments, shape: tuple[int, int], *, is_packed: bool) -> int:
+    """Return the peak of live bytes, beyond the weights, in the micro-batches of a step, each of ``shape``.
 
     If a step has several micro-batches, two are run: in the second one, gradients already exist.
     """
@@ -110,7 +118,7 @@ def _activation_bytes(model: Any, arguments: Arguments, rows: Rows) -> int:
         live.ignore(model)
         for _ in range(2 if arguments.budget else min(2, training.gradient_accumulation_steps)):
             with _autocast(training):
-                batch = _largest_batch(arguments, rows)
+                batch = _batch(shape, training.device, is_packed=is_packed)
                 loss = model(**batch, use_cache=False, num_items_in_batch=torch.tensor(1)).loss
             loss.backward()
             del loss, batch
@@ -136,10 +144,8 @@ def _evaluation_bytes(model: Any, arguments: Arguments, rows: Rows) -> int:
     return live.highest
 
 
-def _largest_batch(arguments: Arguments, rows: Rows) -> dict[str, torch.Tensor]:
-    """Return the largest batch of a run, ``[rows, tokens]``."""
-    shape = _largest_shape(arguments, rows)
-    return _batch(shape, arguments.training.device, is_packed=rows.train.packing == "best_fit")
+def _is_packed(rows: Rows) -> bool:
+    return rows.train.packing == "best_fit"
 
 
 def _batch(shape: tuple[int, int], device: torch.device, *, is_packed: bool) -> dict[str, torch.Tensor]:
@@ -154,7 +160,7 @@ def _largest_shape(arguments: Arguments, rows: Rows) -> tuple[int, int]:
     longest = int(rows.train.plan.row_lengths.max()) if isinstance(rows.train, RowDataset) else rows.block_size
     if not arguments.budget:
         return arguments.training.per_device_train_batch_size, longest
-    fitting = max(1, arguments.budget.max_tokens_per_micro_batch // longest)
+    fitting = max(1, arguments.budget.micro_batch_tokens // longest)
     max_rows = arguments.max_micro_batch_rows
     return (fitting if max_rows is None else min(fitting, max_rows)), longest
 

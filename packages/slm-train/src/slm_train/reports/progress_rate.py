@@ -58,12 +58,12 @@ class ProgressRate:
 
 
 class EvaluatedTokens(ProgressRate):
-    """Progress of an evaluation: tokens of the batches of ``loader``, whose dataset is a share of a RowDataset."""
+    """Progress of an evaluation: tokens of the batches of ``loader``, whose dataset is an EvaluationShare."""
 
     def __init__(self, loader: DataLoader[Any]):
         self.loader = loader
         share: Any = loader.dataset
-        lengths = share.dataset.plan.row_lengths[np.asarray(share.indices, dtype=np.int64)]
+        lengths = share.rows.plan.row_lengths[np.asarray(share.numbers, dtype=np.int64)]
         self._tokens = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
         self._rows = 0
         super().__init__(int(self._tokens[-1]), 0)

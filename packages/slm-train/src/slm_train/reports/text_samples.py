@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from slm_train.model.chat_format import ChatFormat
+from slm_train.sharding.whole_tensors import is_sharded
 
 
 def continue_prompts(
@@ -77,6 +78,7 @@ def _generate(
         temperature=0.7,
         top_k=50,
         use_cache=True,
+        synced_gpus=is_sharded(model),  # each process needs the others for its next token
         pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
     )[0]
     # Decoded together, because the text of a token can depend on the one before it, such as the space between them.

@@ -1,7 +1,8 @@
-"""Runs of the token-budget loop on the tiny model."""
+"""Trainers of both flows on the tiny model."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from slm_train.command_line.parsing import parse_arguments
 from slm_train.data.budget_plan import make_plan
 from slm_train.data.rows import make_rows
 from slm_train.loop.budget_trainer import BudgetTrainer
+from slm_train.loop.trainer import SlmTrainer
 from slm_train.model.base_model import find_base_model
 from slm_train.model.model_building import build_model
 
@@ -40,9 +42,32 @@ def trainer_of(
 
     The lines that it prints are added to ``printed``.
     """
-    arguments: Arguments = parse_arguments(
-        dynamic(tiny, folder, "--max_steps", steps, "--lora_dropout", "0", "--max_grad_norm", "0", *more)
-    )
+    flags = dynamic(tiny, folder, "--max_steps", steps, "--lora_dropout", "0", "--max_grad_norm", "0", *more)
+    return make_trainer(flags, folder, [] if printed is None else printed, exactly)
+
+
+def exactly(model: torch.nn.Module) -> None:
+    """Switch dropout off, and make adapters non-zero: zeros would make other gradients zero as well."""
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name or "butterfly_" in name or "oft_R" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+
+
+def make_trainer(
+    argv: Sequence[str], folder: Path, printed: list[str], prepare: Callable[[torch.nn.Module], None] | None = None
+) -> BudgetTrainer:
+    """Return the trainer of a command line of ``slm-train dynamic``.
+
+    Args:
+        argv: The command line.
+        folder: For its checkpoints.
+        printed: Gets the lines that the trainer prints.
+        prepare: Is called with the model before the trainer gets it.
+    """
+    arguments: Arguments = parse_arguments(argv)
     corpus = load_corpus(arguments.source)
     base = find_base_model(arguments.model, arguments.model_name, corpus.train)
     rows = make_rows(arguments, corpus, base, lambda _: None)
@@ -51,13 +76,8 @@ def trainer_of(
     assert arguments.budget
     torch.manual_seed(0)
     model: Any = build_model(arguments, base)
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name or "butterfly_" in name:  # initially zero, which makes other gradients zero as well
-            torch.nn.init.normal_(parameter, std=0.1)
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-    printed = [] if printed is None else printed
+    if prepare:
+        prepare(model)
     folder.mkdir(exist_ok=True)
     return BudgetTrainer(
         plan=plan,
@@ -66,6 +86,22 @@ def trainer_of(
         state=None,
         print_line=printed.append,
         model=model,
+        args=arguments.training,
+        rows=rows.train,
+        eval_rows=rows.validation,
+        processing_class=base.tokenizer,
+        fused_loss=arguments.run.fused_loss,
+    )
+
+
+def trainer_flow_of(tiny: Tiny, folder: Path, *more: str) -> SlmTrainer:
+    """Return a trainer of the other flow over the tiny texts, as the command line makes it."""
+    arguments = parse_arguments(tiny.flags(folder, *more))
+    corpus = load_corpus(arguments.source)
+    base = find_base_model(arguments.model, arguments.model_name, corpus.train)
+    rows = make_rows(arguments, corpus, base, lambda _: None)
+    return SlmTrainer(
+        model=build_model(arguments, base),
         args=arguments.training,
         rows=rows.train,
         eval_rows=rows.validation,

@@ -19,11 +19,14 @@ class WrappedOptimizer:
         self.optimizer = optimizer
 
 
-def saved(folder: Path, step: int = 1, printed: list[str] | None = None) -> tuple[StepCheckpoint, torch.nn.Linear]:
+def saved(
+    folder: Path, step: int = 1, printed: list[str] | None = None, *, is_automatic: bool = False
+) -> tuple[StepCheckpoint, torch.nn.Linear]:
     """Save a checkpoint of a new layer; return both. Lines that it prints are added to ``printed``."""
     torch.manual_seed(step)
     model = torch.nn.Linear(4, 3)
-    checkpoint = StepCheckpoint(folder, {"mode": "baseline"}, (printed if printed is not None else []).append)
+    print_line = (printed if printed is not None else []).append
+    checkpoint = StepCheckpoint(folder, {"mode": "baseline"}, print_line, is_automatic=is_automatic)
     save(checkpoint, model, step)
     return checkpoint, model
 

@@ -1,4 +1,4 @@
-"""Virtual environments with one member of the workspace and only its declared dependencies.
+"""Virtual environments with one member of the workspace and only its declared dependencies, or with some packages.
 
 Members are installed from their wheels. Third-party packages are symbolic links into the environment of the tests, so
 nothing is downloaded; only declared dependencies, direct and indirect, are linked.
@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
-from importlib.metadata import Distribution, distribution, distributions
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
+from importlib.metadata import Distribution, PackageNotFoundError, distribution, distributions
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -20,8 +21,7 @@ MEMBER_PREFIX = "slm-"
 
 def create_environment(name: str, wheels: Path, folder: Path) -> Path:
     """Create an environment with the member ``name`` in ``folder``, and return its folder of programs."""
-    subprocess.run(["uv", "venv", "--quiet", "--python", sys.executable, folder], check=True)
-    site = next(folder.glob("lib/python*/site-packages"))
+    site = _create(folder)
     pending, done = [Requirement(name)], set[str]()
     while pending:
         requirement = pending.pop()
@@ -31,6 +31,34 @@ def create_environment(name: str, wheels: Path, folder: Path) -> Path:
             installed = _install(requirement.name, wheels, folder) if is_member else _link(requirement.name, site)
             pending += _requirements(installed, requirement)
     return folder / "bin"
+
+
+def create_environment_of(packages: Iterable[str], folder: Path, without: Collection[str] = ()) -> Path:
+    """Create an environment with those of ``packages`` that are installed, and all that they require.
+
+    Args:
+        packages: Their names.
+        folder: Where to create it.
+        without: Names of requirements that are left out.
+
+    Returns:
+        Its folder of programs.
+    """
+    site = _create(folder)
+    pending, done = [Requirement(name) for name in packages], set(without)
+    while pending:
+        requirement = pending.pop()
+        if (name := canonicalize_name(requirement.name)) not in done:
+            done.add(name)
+            with suppress(PackageNotFoundError):
+                pending += _requirements(_link(requirement.name, site), requirement)
+    return folder / "bin"
+
+
+def _create(folder: Path) -> Path:
+    """Create an empty environment, and return the folder of its packages."""
+    subprocess.run(["uv", "venv", "--quiet", "--python", sys.executable, folder], check=True)
+    return next(folder.glob("lib/python*/site-packages"))
 
 
 def _install(name: str, wheels: Path, folder: Path) -> Distribution:

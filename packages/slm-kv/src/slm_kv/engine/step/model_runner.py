@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from slm_kv.attention.backends import select_attention
+from slm_kv.attention.backends import attention_of
 from slm_kv.attention.interface import AttentionStep, attention_step
+from slm_kv.attention.probe import AttentionProbe
 from slm_kv.engine.adapters import Adapters, ModelCall
 from slm_kv.engine.embeddings import last_hidden_states
 from slm_kv.engine.scheduler import Work
@@ -37,6 +38,7 @@ class ModelRunner:
         model: One of the models, without its PeftModel wrapper.
         adapters: The models with their adapters.
         storage: The pages.
+        probe: What the layers require of attention.
         step: The base model's compiled decode step on these pages; None for none.
 
     Attributes:
@@ -44,10 +46,16 @@ class ModelRunner:
     """
 
     def __init__(
-        self, model: PreTrainedModel, adapters: Adapters, storage: PagedStorage, step: DecodeStep | None = None
+        self,
+        model: PreTrainedModel,
+        adapters: Adapters,
+        storage: PagedStorage,
+        probe: AttentionProbe,
+        step: DecodeStep | None = None,
     ) -> None:
         self.adapters, self.storage, self.step = adapters, storage, step
-        self._attend = select_attention(storage.device, storage.dtype)
+        self.attention = attention_of(probe, storage.page_size)
+        self._attend = self.attention.attend
         self.graphs: GraphedDecode | None = None
         self._asks_for_graphs = False
         self._supports_logits_to_keep = "logits_to_keep" in inspect.signature(model.forward).parameters

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from slm_kv.decode_step.recognise_adapter import recognise_adapter
 from slm_kv.decode_step.recognise_parts import NotRecognised
@@ -44,12 +44,11 @@ class StepCompiler:
         self._step = CompiledStep(None, "it was not compiled")
         self._adapters: dict[str, CompiledAdapter] = {}
         self._references: dict[str | None, list[Tensor] | None] = {}
-        self.copies: dict[nn.Parameter, Tensor] = {}  # of weights in float32, see ``float32_weights``
 
     def compute_references(self) -> None:
         """Compute the models' own logits, before their layers are packed."""
         for name in (None, *self.base.adapters.names):
-            self._references[name] = reference_logits(self._subject(name), copies=self.copies)
+            self._references[name] = reference_logits(self._subject(name))
 
     def compile(self, positions: int) -> bool:
         """Compile the base and all adapters, once layers are packed, for texts of so many positions.

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from slm_kv.engine.verification.comparison import (
     LAST_ROWS,
@@ -26,7 +27,8 @@ from slm_kv.engine.verification.comparison import (
     relative_errors,
     tokens_past_window,
 )
-from slm_kv.engine.verification.model_state import float32_weights, keep_state
+from slm_kv.engine.verification.float32_weights import float32_weights
+from slm_kv.engine.verification.model_state import keep_state
 from slm_kv.linear.quantised_linear import QuantisedLinear, widening_exactly
 from slm_kv.optional_imports import import_optional
 from slm_kv.pages.storage import PagedStorage
@@ -66,19 +68,18 @@ class CompiledStep:
         return decode_step
 
 
-def reference_logits(
-    subject: Subject, *, shared: bool = False, copies: dict[nn.Parameter, Tensor] | None = None
-) -> list[Tensor] | None:
+def reference_logits(subject: Subject, *, shared: bool = False) -> list[Tensor] | None:
     """The logits of the model's own forward pass in float32; None if memory is short.
 
     Linear layers must be plain or quantised.
 
     Args:
         subject: The model. Its adapter acts on all texts but the second, which stands for other rows in a step.
-        shared, copies: See ``float32_weights``.
+        shared: See ``float32_weights``.
     """
     widened = widening_exactly(subject.model.modules())
-    with float32_weights(subject.model, shared=shared, copies=copies) as exact, widened:
+    forward = partial(own_logits, subject, _texts(subject)[0])
+    with float32_weights(subject.model, forward, shared=shared) as exact, widened:
         pairs = zip(_subjects(subject), _texts(subject), strict=False)
         return [own_logits(each, text).float() for each, text in pairs] if exact else None
 

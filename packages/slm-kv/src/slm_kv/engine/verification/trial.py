@@ -51,7 +51,7 @@ class Trial:
         pages = -(-tokens // page_size) + texts  # the last page of each text may be almost empty
         self._pool = PagePool(page_size, pages, prefix_caching=False, window=probe.window)
         self.storage = PagedStorage(probe.shapes, pages, page_size, probe.dtype, probe.device)
-        self._runner = ModelRunner(base_model(model), adapters, self.storage)
+        self._runner = ModelRunner(base_model(model), adapters, self.storage, probe)
         embedding: Any = without_adapters(model.get_input_embeddings())
         self._vocabulary = embedding.num_embeddings
 

@@ -9,18 +9,20 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from collections.abc import Sequence as Ids
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from slm_kv.attention.probe import AttentionProbe, refuse
 from slm_kv.engine.adapters import Adapters
 from slm_kv.engine.context_limits import ContextLimits
 from slm_kv.engine.prepared_models import PreparedModels
-from slm_kv.engine.verification.comparison import Subject, compare, relative_errors
-from slm_kv.engine.verification.model_state import float32_weights, keep_state, return_freed_memory
+from slm_kv.engine.verification.comparison import SHORT, Subject, compare, own_logits, relative_errors
+from slm_kv.engine.verification.float32_weights import float32_weights
+from slm_kv.engine.verification.model_state import keep_state, return_freed_memory
 from slm_kv.errors import REMEDY, KVError, UnsupportedModel
 from slm_kv.linear.quantised_linear import widening_exactly
 from slm_kv.peft_models import keep_adapter_state, names_of_each_method
@@ -42,7 +44,6 @@ def verify(
     limits: ContextLimits,
     *,
     shared: bool = False,
-    copies: dict[nn.Parameter, Tensor] | None = None,
 ) -> int:
     """Compare each model's logits on pages with those of its own attention, with an adapter of each method.
 
@@ -53,7 +54,6 @@ def verify(
         token_ids: Ordinary tokens to make texts of.
         limits: The size of a page, and the number of positions that a text can have.
         shared: Whether other models that may run meanwhile share the weights.
-        copies: See ``float32_weights``; cleared after the first comparison.
 
     Returns:
         The number of positions within which a text does not depend on its neighbours in a batch.
@@ -69,19 +69,18 @@ def verify(
                     prepared, model, adapters, adapter, probe, token_ids, limits.page_size, limits.positions
                 )
                 with _as_refusals(subject):
-                    positions = min(positions, _check(subject, shared, copies))
+                    positions = min(positions, _check(subject, shared))
     return positions
 
 
-def _check(subject: Subject, shared: bool, copies: dict[nn.Parameter, Tensor] | None) -> int:
+def _check(subject: Subject, shared: bool) -> int:
     """Refuse the model if its logits differ; return the number of positions in which texts are independent."""
-    with float32_weights(subject.model, shared=shared, copies=copies) as exact:
+    forward = partial(own_logits, subject, subject.texts([min(SHORT, subject.positions)])[0])
+    with float32_weights(subject.model, forward, shared=shared) as exact:
         dtype = torch.float32 if exact else subject.probe.dtype
         with widening_exactly(subject.model.modules(), float32_rows=exact):
             positions = _check_logits(subject, dtype)
-    if copies is not None:
-        copies.clear()
-        return_freed_memory()
+    return_freed_memory()
     if dtype is not subject.probe.dtype:  # that the model runs on pages of its own dtype, too
         for what, errors_R in islice(compare(subject, subject.probe.dtype), LOW_PRECISION_STEPS):
             _refuse_if(not tolerable(errors_R, subject.probe.dtype), subject, what)

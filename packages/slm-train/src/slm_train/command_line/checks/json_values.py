@@ -20,7 +20,7 @@ OBJECTS = {
 }
 OBJECTS_OR_FILES = {
     "accelerator_config": '{"split_batches": true}',
-    "fsdp_config": '{"cpu_offload": true}',
+    "fsdp_config": '{"reshard_after_forward": false}',
     "deepspeed": '{"zero_optimization": {"stage": 2}}',
 }
 

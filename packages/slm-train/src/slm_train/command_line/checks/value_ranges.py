@@ -89,6 +89,7 @@ RANGES: dict[str, Range] = {
     "eval_steps": _INTERVAL,
     "save_steps": _INTERVAL,
     "eval_delay": Range(0, _LARGEST),
+    "checkpoint_interval": _COUNT,
     "save_total_limit": _COUNT,
     "eval_accumulation_steps": _COUNT,
     "torch_empty_cache_steps": _COUNT,

@@ -14,10 +14,11 @@ from slm_train.command_line.budget_flags import is_dynamic, is_hidden
 from slm_train.command_line.checks.json_values import OBJECTS, OBJECTS_OR_FILES
 from slm_train.command_line.checks.value_ranges import RANGES, Range
 from slm_train.command_line.config_file import CONFIG_FLAG
-from slm_train.command_line.flag_parser import NOT_ON_COMMAND_LINE
+from slm_train.command_line.flag_parser import NOT_ON_COMMAND_LINE, number_or_auto
 from slm_train.command_line.flag_types import FALSE_WORDS, TRUE_WORDS, Removed, Switch
 from slm_train.command_line.legacy_flags import LEGACY_FLAGS, LEGACY_VALUES
 from slm_train.command_line.parsing import flag_parser
+from slm_train.options.budget import AUTO
 from slm_train.options.model import MODES
 
 SCHEMA_FLAG = "--config_schema"
@@ -106,6 +107,8 @@ def _scalar(action: Action) -> Schema:
         return {"enum": list(dict.fromkeys(name for name in names if name))}
     if action.type is int:
         return _number("integer", _INTEGER_TEXT, RANGES.get(action.dest))
+    if action.type is number_or_auto:
+        return {"anyOf": [*_number("integer", _INTEGER_TEXT, RANGES.get(action.dest))["anyOf"], {"const": AUTO}]}
     if action.type is float:
         return _number("number", _NUMBER_TEXT, RANGES.get(action.dest))
     if action.nargs in (0, "?") and action.type is not str:

@@ -17,11 +17,11 @@ slm-train: fine-tune a small language model and see what it cost.
 """
 
 OPENING_DYNAMIC = """\
-slm-train dynamic: optimizer steps of a fixed number of tokens, a checkpoint after each, exact resume.
+slm-train dynamic: optimizer steps of a fixed number of tokens, frequent checkpoints, exact resume.
 
   slm-train dynamic                                      the built-in base on the built-in corpus
   slm-train dynamic --dataset tinystories --target_tokens_per_step 4096
-  slm-train dynamic ... --resume_from_checkpoint         continue after the last step, however the run ended
+  slm-train dynamic ... --resume_from_checkpoint         continue after the last checkpoint
   torchrun --nproc_per_node 2 -m slm_train.cli dynamic ...
 
 Rows of similar length are batched together to minimise padding (--packing none). A step ends with the row
@@ -67,5 +67,5 @@ DYNAMIC_ROW_TEXTS = {
 DYNAMIC_TRAINING_TEXTS = {
     "output_dir": "The run folder. Default: outputs/<dataset>-<mode>-dynamic.",
     "per_device_train_batch_size": "Upper bound on the rows of a micro-batch. Default: as many as its tokens allow.",
-    "resume_from_checkpoint": "Continue after the last step; starts from the beginning if there is no checkpoint.",
+    "resume_from_checkpoint": "Continue after the last checkpoint; starts from the beginning if there is none.",
 }

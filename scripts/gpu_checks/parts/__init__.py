@@ -1,0 +1,1 @@
+"""The parts: one module each, with ``run(recorder)``, described in ``gpu_checks.registry``."""
