@@ -116,7 +116,12 @@ def test_a_step_waits_for_the_device_once(name: str, monkeypatch: pytest.MonkeyP
     """Chunks with and without a past, decode rows, logprobs and scores, of sequences whose pages are not neighbours."""
     fetches: list[int] = []
     original = module.fetch
-    monkeypatch.setattr(module, "fetch", lambda parts: fetches.append(len(parts)) or original(parts))
+
+    def counted(parts: Any) -> Any:
+        fetches.append(len(parts))
+        return original(parts)
+
+    monkeypatch.setattr(module, "fetch", counted)
     with Engine(model_named(name), packed=False, **SMALL) as engine:
         for index, prompt in enumerate(PROMPTS[:3]):
             logprobs: Any = {"logprobs": 2, "prompt_logprobs": 2} if index == 2 else {}

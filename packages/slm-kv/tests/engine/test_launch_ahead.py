@@ -15,6 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from slm_kv import Engine, Grammar, Handle, SamplingParams
 from slm_kv.engine import engine as engine_module
+from slm_kv.engine.context_limits import OnFull
 from slm_kv.engine.step.device_results import device_results
 from slm_kv.engine.step.step_results import host_results
 from slm_testing.kv.lora_model import make_lora_model
@@ -65,7 +66,7 @@ def shared_engine(options: int, ahead: bool) -> Engine:
 
 def run(engine: Engine, events: list[Any], on_device: bool) -> tuple[list[Handle], list[list[Any]]]:
     """Submit requests, with steps between them, and return their handles and updates."""
-    updates = defaultdict(list)
+    updates: defaultdict[int, list[Any]] = defaultdict(list)
     engine.pool.clear_cache()
     engine._results = device_results if on_device else host_results
     handles = []
@@ -207,7 +208,7 @@ def test_adapters_embeddings_and_scores_are_the_same() -> None:
 
 def test_a_failing_model_ends_its_request_after_the_tokens_before() -> None:
     """The step that fails was launched ahead: the token of the step before is decoded first."""
-    model = make_model("llama")
+    model: Any = make_model("llama")
     forward, fails = model.forward, [False]
 
     def failing(*arguments: Any, **options: Any) -> Any:
@@ -225,3 +226,19 @@ def test_a_failing_model_ends_its_request_after_the_tokens_before() -> None:
             fails[0] = True
     assert (handle.finish_reason, handle.error) == ("error", "out of order")
     assert updates == [((handle.token_ids[0],), False), ((handle.token_ids[1],), False), ((), True)]
+
+
+@pytest.mark.parametrize("on_full", ["stop", "error", "window"])
+def test_the_last_token_before_a_limit_is_decoded_before_the_text_ends(on_full: OnFull) -> None:
+    answers = []
+    for ahead in (False, True):
+        with Engine(MODEL, TOKENIZER, page_size=2, max_pages=8, on_full=on_full, speculate="off") as engine:
+            engine._launches_ahead = ahead
+            handle, updates = engine.submit("the cat", greedy_params(20, stop=("long text",))), []
+            while engine.busy:
+                updates += [(update.text, update.token_ids, update.finished) for update in engine.step()]
+        assert [token for _, ids, _ in updates for token in ids] == handle.token_ids
+        assert "".join(text for text, *_ in updates) == handle.text == TOKENIZER.decode(handle.token_ids)
+        answers.append((*answer(handle), updates, handle.slides))
+    assert answers[0] == answers[1]
+    assert answers[0][2] == {"stop": "length", "error": "error", "window": "length"}[on_full]
