@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from slm_adapters import ButterflyLayer
+from slm_adapters.butterfly.method.inference_cache import TensorSnapshot
 
 Change = Callable[[ButterflyLayer, nn.Parameter], Any]
 
