@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, TrainerCallback, masking_utils
 
-from slm_adapters.butterfly.method.inference_cache import TensorSnapshot
+from slm_testing.adapters.cache_changes import compare_by_memory
 from slm_testing.train.budget_runs import trainer_flow_of, trainer_of
 from slm_testing.train.step_operations import OperationCounter, Readings
 from slm_testing.train.tiny_runs import Tiny
@@ -69,7 +69,7 @@ def test_nothing_in_a_step_waits_for_a_gpu(
     # As on a GPU.
     trainer.finite_check.is_free = False
     trainer.mask_context = WithoutMaskChecks(packing == "best_fit")
-    monkeypatch.setattr(TensorSnapshot, "of_copy", lambda tensor, _: TensorSnapshot.of_memory(tensor))
+    compare_by_memory(monkeypatch)
     counted = CountedStep()
     trainer.add_callback(counted)
     trainer.train()

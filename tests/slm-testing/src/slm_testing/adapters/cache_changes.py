@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from slm_adapters import ButterflyLayer
+from slm_adapters.butterfly.method.inference_cache import TensorSnapshot
 
 Change = Callable[[ButterflyLayer, nn.Parameter], Any]
 
@@ -77,3 +79,8 @@ CHANGES: dict[str, Change] = {
     "strength-of-active": lambda layer, angles: layer.scale_layer(0.5),
     "to-float64-and-back": lambda layer, angles: layer.double().float().butterfly_input["default"].data.add_(0.5),
 }
+
+
+def compare_by_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let layers see changes of their angles as on a GPU: by torch's counts of writes, not by values."""
+    monkeypatch.setattr(TensorSnapshot, "of_copy", lambda tensor, _: TensorSnapshot.of_memory(tensor))
