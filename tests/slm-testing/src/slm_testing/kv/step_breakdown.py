@@ -25,24 +25,23 @@ class Breakdown:
 @contextmanager
 def timed_parts(engine: Engine) -> Iterator[Breakdown]:
     """Time the parts of ``engine``'s steps; the device is waited for after each, so the whole step is slower."""
-    parts, owner = Breakdown(), engine
-    runner: Any = engine._runner
-    # The engine that launches the next step ahead computes results in two calls: start, and wait.
-    name = "_results" if hasattr(engine, "_results") else "_fetch"
-    run, sample = runner.run, getattr(owner, name)
+    parts = Breakdown()
+    owner: Any = engine
+    runner = owner._runner
+    run, start = runner.run, owner._results  # which returns a function that waits
     timed = partial(_timed, engine.device, parts)
 
-    def timed_sample(*inputs: Any) -> Any:
-        results = timed("sampling", lambda: sample(*inputs))
-        return (lambda: timed("sampling", results)) if callable(results) else results
+    def timed_start(*inputs: Any) -> Any:
+        results = timed("sampling", lambda: start(*inputs))
+        return lambda: timed("sampling", results)
 
     runner.run = lambda work: timed("forward", lambda: list(run(work)))
-    setattr(owner, name, timed_sample)
+    owner._results = timed_start
     try:
         yield parts
     finally:
         runner.run = run
-        setattr(owner, name, sample)
+        owner._results = start
 
 
 def _timed(device: torch.device, parts: Breakdown, name: str, function: Callable[[], Any]) -> Any:

@@ -5,24 +5,25 @@ from __future__ import annotations
 import json
 import sys
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
-import slm_train.flow as flow
 from slm_train import cli
+from slm_train.trainer_choice import make_trainer
 
 
 class ShardReport(TrainerCallback):
     """Prints a line of JSON about the tensors of this process after each step."""
 
-    def on_pre_optimizer_step(self, *_: object, model: Any, **__: object) -> None:
-        self.gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        self.gradients = [p.grad for p in given["model"].parameters() if p.grad is not None]
 
-    def on_step_end(self, *_: object, model: Any, optimizer: Any, **__: object) -> None:
-        parameters = list(model.parameters())
-        moments = [state["exp_avg"] for state in optimizer.optimizer.state.values()]
+    def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        parameters = list(given["model"].parameters())
+        moments = [state["exp_avg"] for state in given["optimizer"].optimizer.state.values()]
         parts = {"parameters": parameters, "gradients": self.gradients, "moments": moments}
         print(json.dumps({name: sizes(tensors) for name, tensors in parts.items()}), flush=True)
 
@@ -39,12 +40,10 @@ def sizes(tensors: list[torch.Tensor]) -> dict[str, int]:
 
 
 def main() -> int:
-    make_trainer = flow.make_trainer
-
     def make_reporting_trainer(*arguments: Any) -> Any:
         trainer = make_trainer(*arguments)
         trainer.add_callback(ShardReport())
         return trainer
 
-    flow.make_trainer = make_reporting_trainer
-    return cli.main(sys.argv[1:])
+    with patch("slm_train.flow.make_trainer", make_reporting_trainer):
+        return cli.main(sys.argv[1:])

@@ -6,8 +6,8 @@ It needs the environment variable ``ACCELERATE_TORCH_DEVICE``, with the name of 
 from __future__ import annotations
 
 import sys
+from unittest.mock import patch
 
-import slm_train.command_line.parsing as parsing
 from slm_testing.emulated_device import NAME, emulated_device
 from slm_train import cli
 from slm_train.hardware.device_defaults import DeviceDefaults
@@ -18,6 +18,5 @@ def on_device(cpu_wanted: bool = False) -> DeviceDefaults:
 
 
 def main() -> int:
-    parsing.device_defaults = on_device
-    with emulated_device():
+    with emulated_device(), patch("slm_train.command_line.parsing.device_defaults", on_device):
         return cli.main(sys.argv[1:])

@@ -53,7 +53,8 @@ def check_sharding(training: SlmTrainingArguments, model: ModelOptions, run: Run
     for what, (is_given, remedy) in obstacles.items():
         if is_given:
             raise TrainError(f"--fsdp does not work with {what}; {remedy}, or leave out --fsdp")
-    _check_config(dict(training.fsdp_config or {}))
+    config: Any = training.fsdp_config  # transformers has read it, if it was a file
+    _check_config(config or {})
 
 
 def _check_config(config: dict[str, Any]) -> None:
