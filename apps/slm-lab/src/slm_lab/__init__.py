@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from slm_lab.runs.reading import read_run
     from slm_lab.runs.record import Run
 
-__version__ = "0.5.0"
+__version__ = "0.6.0"
 
 __all__ = [
     "LabError",

@@ -76,7 +76,7 @@ if TYPE_CHECKING:
     from slm_adapters.publishing.files import PublishedFile, published_files
     from slm_adapters.targets import check_targets, default_targets
 
-__version__ = "0.11.0"
+__version__ = "0.12.0"
 
 __all__ = [
     "ADAPTER_CONFIG",

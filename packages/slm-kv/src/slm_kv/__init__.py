@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from slm_kv.threads import set_threads
     from slm_kv.weight_dtype import DtypeChoice, automatic_dtype
 
-__version__ = "0.9.0"
+__version__ = "0.10.0"
 
 __all__ = [
     "BASE_ADAPTER",

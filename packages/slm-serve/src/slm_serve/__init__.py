@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from slm_serve.server import Server
     from slm_serve.settings import Settings
 
-__version__ = "0.8.0"
+__version__ = "0.9.0"
 
 __all__ = [
     "Answer",

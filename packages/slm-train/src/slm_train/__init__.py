@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from slm_train.verification.causality import find_causality_fault
     from slm_train.verification.packing import find_packing_fault
 
-__version__ = "0.10.0"
+__version__ = "0.11.0"
 
 __all__ = [
     "MODES",
