@@ -23,7 +23,7 @@ from slm_kv.engine.step.step_inputs import decode_inputs, stage
 from slm_kv.pages.storage import PagedStorage
 
 CudaGraphs = Literal["auto", "off"]
-MIN_PAGES = 8  # of a bucket: wider tables cost nothing, so that there are few buckets
+MIN_PAGES = 8  # of a bucket: wider tables cost little, and fewer buckets are captured
 VECTORS = 4  # token ids, positions, slots and lengths of the rows
 MAX_ERROR = 1e-2  # of replayed logits, relative to the largest one; what a capture gets wrong is larger
 
