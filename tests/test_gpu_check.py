@@ -27,14 +27,12 @@ from slm_testing.workspace.environments import create_environment_of
 from slm_testing.workspace.readme_blocks import ROOT
 
 RESULTS = ROOT / "docs" / "gpu-results"  # committed after a run on a GPU
-FAST_PARTS = ("environment", "kernels")  # the others take longer, and are run by the slow test
-# What docs/gpu.md may rely on: a machine with a GPU has this and no network.
-LISTED_PACKAGES = (
+FAST_PARTS = ("environment", "kernels")  # the slow test runs the others too
+LISTED_PACKAGES = (  # of a machine with a GPU, without a network
     "torch", "triton", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "hypothesis", "pytest",
     "rich", "matplotlib", "pyarrow", "xxhash", "tensorboard",
 )  # fmt: skip
-# Requirements of a newer huggingface-hub, which such a machine does not have.
-NOT_THERE = ("pydantic", "pydantic-core")
+NOT_THERE = ("pydantic", "pydantic-core")  # requirements of a newer huggingface-hub
 ABSENT = ("datasets", "dill", "bitsandbytes", "fastapi", "uvicorn", "vllm", "numba", "shtab", "pydantic")
 
 MADE_PARTS = """

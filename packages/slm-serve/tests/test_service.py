@@ -16,14 +16,17 @@ from slm_testing.serve.waiting import wait_until
 def test_an_error_in_one_request_ends_only_that_one_and_reveals_nothing_of_the_server(
     limited_server: RunningServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sample = limited_server.engine._sample
+    take = limited_server.engine._take
 
-    def fail_for_one_seed(work: Any, logits: Any) -> None:
-        if work.sequence.handle.params.seed == 666:
-            raise RuntimeError("secret/path/model.py failed")
-        sample(work, logits)
+    def fail_for_one_seed(results: Any, action: Any) -> Any:
+        def fail_or_act(work: Any, *rest: Any) -> Any:
+            if work.sequence.handle.params.seed == 666:
+                raise RuntimeError("secret/path/model.py failed")
+            return action(work, *rest)
 
-    monkeypatch.setattr(limited_server.engine, "_sample", fail_for_one_seed)
+        return take(results, fail_or_act)
+
+    monkeypatch.setattr(limited_server.engine, "_take", fail_for_one_seed)
     with ThreadPoolExecutor(2) as threads:
         body = {"prompt": "a b", "max_new_tokens": 20}
         unaffected = threads.submit(limited_server.post, "/generate", body)

@@ -135,12 +135,7 @@ class TextEngine(AdapterHost):
 
     @abstractmethod
     def close(self, *, restore: bool = True) -> None:
-        """Cancel all requests.
-
-        Args:
-            restore: Put the models back as they were given. False is for a process that ends: it saves the time, and
-                the memory of a second copy of the weights, and the models must not be used any more.
-        """
+        """Cancel all requests, and restore the models unless the process ends: that makes a copy of the weights."""
 
     @abstractmethod
     def _queue(self, sequence: Sequence) -> None:
