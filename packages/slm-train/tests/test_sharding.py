@@ -19,6 +19,8 @@ from slm_data import harbour_stories
 from slm_testing.train.budget_runs import dynamic
 from slm_testing.train.tiny_runs import Tiny, read_record
 from slm_train.cli import main
+from slm_train.command_line.checks.optional_packages import check_packages
+from slm_train.errors import TrainError
 
 FLOWS = {"dynamic": dynamic, "trainer": Tiny.flags}
 
@@ -142,3 +144,11 @@ def test_a_sharded_run_continues_with_another_number_of_processes_and_with_one(u
     sharded([*again, "--max_steps", "4"], tmp_path, ranks=3)
     assert main([*again, "--max_steps", "6"]) == 0
     assert largest_difference(weights(one), weights(several)) <= 1e-6
+
+
+def test_sharding_needs_a_launcher_which_may_start_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    check_packages({"fsdp": True})
+    monkeypatch.delenv("WORLD_SIZE")
+    with pytest.raises(TrainError, match="start them with torchrun"):
+        check_packages({"fsdp": True})

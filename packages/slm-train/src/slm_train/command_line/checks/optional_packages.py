@@ -22,7 +22,7 @@ def check_packages(values: Mapping[str, Any]) -> None:
             raise TrainError(f"--{name} needs the package {package}: pip install {package}, or leave out --{name}")
     if values.get("torch_compile") or values.get("torch_compile_backend") or values.get("torch_compile_mode"):
         _check_compiler(values.get("torch_compile_backend") or "inductor")
-    if values.get("fsdp") and int(os.environ.get("WORLD_SIZE", "1")) < 2:
+    if values.get("fsdp") and "WORLD_SIZE" not in os.environ:  # torchrun sets it
         raise TrainError(
             "--fsdp shards a model over several processes, and this is one; start them with torchrun "
             "--nproc_per_node N -m slm_train.cli ..., or leave out --fsdp"
